@@ -1,0 +1,309 @@
+//! The configuration: parsed once from variables, into types that cannot be wrong.
+
+mod mistake;
+mod program;
+mod resources;
+mod values;
+mod variables;
+mod warnings;
+
+pub use mistake::{Mistake, Mistakes};
+pub use values::LogFormat;
+pub use variables::{Environment, RESOURCE_VARIABLES, any_set};
+
+use std::path::PathBuf;
+
+use crate::numa::NumaNodes;
+use crate::resource::Resource;
+
+/// All that the program is told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The namespace it runs in, for the log.
+    pub namespace: String,
+    /// The node's name: part of every device's ID.
+    pub node: String,
+    /// The kubelet's device plugin directory.
+    pub plugin_dir: PathBuf,
+    /// Directives for `tracing_subscriber::EnvFilter`.
+    pub log_directives: String,
+    /// How log lines look.
+    pub log_format: LogFormat,
+    /// What to offer, in index order.
+    pub resources: Vec<Resource>,
+    /// What works, but probably not as meant.
+    pub warnings: Vec<String>,
+}
+
+/// What the configuration needs to know of the machine.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// Names the node where `NODE_NAME` does not.
+    pub hostname: Option<String>,
+    /// The NUMA nodes that are online; `None` where that is not known.
+    pub numa: Option<NumaNodes>,
+}
+
+impl Config {
+    /// Reads the variables as this host sees them.
+    ///
+    /// # Errors
+    /// Every mistake there is.
+    pub fn from_variables(environment: &Environment, host: &Host) -> Result<Self, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let program = program::read(environment, host, &mut mistakes);
+        let resources = variables::by_resource(environment, &program.node, &mut mistakes);
+        let resources = resources::read(&resources, &program, &mut mistakes);
+        let resources = mistakes.unless_any(resources)?;
+        Ok(Self {
+            warnings: warnings::of(&resources, host.numa.as_ref()),
+            resources,
+            namespace: program.namespace,
+            node: program.node,
+            plugin_dir: program.plugin_dir,
+            log_directives: program.log_directives,
+            log_format: program.log_format,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Environment {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), value.into());
+        pairs.iter().map(owned).collect()
+    }
+
+    fn config(pairs: &[(&str, &str)]) -> Result<Config, Mistakes> {
+        let host = Host {
+            hostname: Some("n".to_owned()),
+            numa: "0".parse().ok(),
+        };
+        Config::from_variables(&environment(pairs), &host)
+    }
+
+    fn sockets(pairs: &[(&str, &str)]) -> Vec<String> {
+        let config = config(pairs).expect("a good configuration");
+        let socket = |resource: &Resource| resource.socket.to_string();
+        config.resources.iter().map(socket).collect()
+    }
+
+    #[track_caller]
+    fn refused(pairs: &[(&str, &str)], expected: &str) {
+        let mistakes = config(pairs).expect_err("no mistake").to_string();
+        assert_eq!(mistakes, expected);
+    }
+
+    #[test]
+    fn nothing_set_is_the_default() {
+        let config = config(&[]).unwrap();
+        let resource = &config.resources[0];
+        assert_eq!(resource.name.as_str(), "example.com/simple-device");
+        assert_eq!(resource.socket.as_str(), "simple-device-plugin.sock");
+        let ids: Vec<&str> = resource.devices.as_slice().iter().map(|d| &*d.id).collect();
+        assert_eq!(ids, ["simple-device-n-0", "simple-device-n-1"]);
+        assert_eq!(
+            config.plugin_dir.to_str(),
+            Some("/var/lib/kubelet/device-plugins")
+        );
+        assert_eq!(config.namespace, "simple-device-plugin");
+        assert!(config.warnings.is_empty());
+    }
+
+    #[test]
+    fn ids_carry_the_resource_where_there_are_several() {
+        let config = config(&[("RESOURCE_NAME", "a/x,a/y"), ("DEVICE_ID_PREFIX", "p,")]).unwrap();
+        let first = |resource: &Resource| resource.devices.as_slice()[0].id.to_string();
+        let firsts: Vec<String> = config.resources.iter().map(first).collect();
+        assert_eq!(firsts, ["p-n-0", "y-n-0"]);
+    }
+
+    #[test]
+    fn sockets_are_the_resources_own_or_carry_its_name() {
+        let two = ("RESOURCE_NAME", "a/x,a/y");
+        assert_eq!(sockets(&[("PLUGIN_NAME", "w")]), ["w.sock"]);
+        assert_eq!(
+            sockets(&[two, ("PLUGIN_NAME", "w")]),
+            ["w-a_x.sock", "w-a_y.sock"]
+        );
+        assert_eq!(
+            sockets(&[two, ("PLUGIN_NAME", "w,v")]),
+            ["w.sock", "v.sock"]
+        );
+        assert_eq!(
+            sockets(&[two, ("PLUGIN_NAME_0", "w")]),
+            ["w.sock", "simple-device-plugin-a_y.sock"]
+        );
+        assert_eq!(
+            sockets(&[two, ("PLUGIN_NAME", ",v")]),
+            ["simple-device-plugin-a_x.sock", "v.sock"]
+        );
+    }
+
+    #[test]
+    fn every_mistake_is_told_at_once() {
+        let pairs = [
+            ("RESOURCE_NAME", "gpu,a/y,a/y"),
+            ("NUMBER_DEVICES", "two,1,300000"),
+            ("PLUGIN_NAME", "kubelet,v,v"),
+            ("ENV_PREFIX", "A=B"),
+            ("DEVICE_FILE_PREFIX", "../x,/y,"),
+            ("DEVICE_FILE_HOST_PATH", "dev/null"),
+            ("NUMA_NODES", "0-,1024,1-0"),
+            ("PREFERRED_ALLOCATION", "best"),
+            ("LOG_FORMAT", "xml"),
+            ("RUST_LOG", "loud"),
+            ("CONFIG_FILE", "/etc/sdp.yaml"),
+        ];
+        let told: Vec<String> = config(&pairs)
+            .expect_err("no mistake")
+            .as_slice()
+            .iter()
+            .map(|mistake| format!("{}={}", mistake.variable, mistake.value))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "CONFIG_FILE=/etc/sdp.yaml",
+                "RUST_LOG=loud",
+                "LOG_FORMAT=xml",
+                "RESOURCE_NAME=gpu",
+                "PLUGIN_NAME=kubelet",
+                "NUMBER_DEVICES=two",
+                "NUMA_NODES=0-",
+                "PREFERRED_ALLOCATION=best",
+                "ENV_PREFIX=A=B",
+                "DEVICE_FILE_PREFIX=../x",
+                "DEVICE_FILE_HOST_PATH=dev/null",
+                "NUMA_NODES=1024",
+                "DEVICE_FILE_PREFIX=/y",
+                "RESOURCE_NAME=a/y",
+                "PLUGIN_NAME=v",
+                "NUMA_NODES=1-0",
+            ]
+        );
+    }
+
+    #[test]
+    fn resources_are_judged_together() {
+        refused(
+            &[("RESOURCE_NAME", "a/x,a/x"), ("PLUGIN_NAME", "v,w")],
+            "RESOURCE_NAME=\"a/x\": expected each resource once; RESOURCE_NAME has it already",
+        );
+        refused(
+            &[("RESOURCE_NAME", "a/x,a/y"), ("PLUGIN_NAME", "v,v")],
+            "PLUGIN_NAME=\"v\": expected a name of its own; another resource has v.sock",
+        );
+        refused(
+            &[("RESOURCE_NAME", "a/x,")],
+            "RESOURCE_NAME=\"\": expected a name with one '/', as in example.com/gpu",
+        );
+    }
+
+    #[test]
+    fn a_list_that_the_kubelet_cannot_take_is_a_mistake() {
+        let Err(mistakes) = config(&[("NUMBER_DEVICES", "99999999999999999999")]) else {
+            panic!("no mistake");
+        };
+        let expected = &mistakes.as_slice()[0].expected;
+        assert!(expected.starts_with("at most 1"), "{expected}");
+        assert_eq!(mistakes.as_slice()[0].value, "99999999999999999999");
+    }
+
+    #[test]
+    fn a_path_that_no_socket_can_have_is_a_mistake() {
+        let long = format!("/{}", "d".repeat(90));
+        let mistakes = config(&[("DEVICE_PLUGIN_PATH", &long)]).expect_err("no mistake");
+        assert!(
+            mistakes.to_string().contains("at most 107 bytes, not 117"),
+            "{mistakes}"
+        );
+    }
+
+    #[test]
+    fn what_is_not_utf8_is_a_mistake_unless_it_is_anothers() {
+        use std::os::unix::ffi::OsStringExt;
+        let broken = || std::ffi::OsString::from_vec(vec![b'a', 0xff]);
+        let mut environment = environment(&[]);
+        environment.insert("HOME".to_owned(), broken());
+        environment.insert("ENV_PREFIX.other".to_owned(), broken());
+        let host = Host {
+            hostname: Some("n".to_owned()),
+            numa: None,
+        };
+        assert!(Config::from_variables(&environment, &host).is_ok());
+        environment.insert("ENV_PREFIX".to_owned(), broken());
+        let mistakes = Config::from_variables(&environment, &host).expect_err("no mistake");
+        assert_eq!(
+            mistakes.to_string(),
+            "ENV_PREFIX=\"a\u{fffd}\": expected text in UTF-8"
+        );
+    }
+
+    #[test]
+    fn warns_of_what_will_not_work_as_meant() {
+        let pairs = [
+            ("RESOURCE_NAME", "a/x,b/x"),
+            ("DEVICE_ID_PREFIX", &"p".repeat(60)),
+            ("ENV_PREFIX", "E"),
+            ("ANNOTATION_PREFIX", "n"),
+            ("DEVICE_FILE_PREFIX", "f"),
+            ("NUMA_NODES", "0-1,"),
+        ];
+        let warnings = config(&pairs).unwrap().warnings;
+        let starts = [
+            "a/x: device ID ppp",
+            "b/x: device ID ppp",
+            "a/x and b/x have the devices' IDs in common",
+            "a/x and b/x have ENV_PREFIX in common (E)",
+            "a/x and b/x have ANNOTATION_PREFIX in common (n)",
+            "a/x and b/x have DEVICE_FILE_PREFIX in common (f)",
+            "a/x: this host has no NUMA node 1;",
+        ];
+        assert_eq!(warnings.len(), starts.len(), "{warnings:#?}");
+        for (warning, start) in warnings.iter().zip(starts) {
+            assert!(warning.starts_with(start), "{warning}");
+        }
+    }
+
+    fn any_name() -> impl Strategy<Value = String> {
+        let base = prop::sample::select(RESOURCE_VARIABLES.to_vec());
+        (base, "(_[0-9]{1,2})?", "(\\.n|\\.m)?").prop_map(|(b, i, n)| format!("{b}{i}{n}"))
+    }
+
+    proptest! {
+        /// Whatever stands in the variables, they are read without a panic, and what is accepted
+        /// holds what the types promise.
+        #[test]
+        fn anything_is_read_or_refused(
+            pairs in prop::collection::btree_map(any_name(), "[ -~]{0,12}|[a-c]/[x-z](,[a-c]/[x-z]){0,2}|[0-9](,[0-9]){0,2}", 0..12),
+        ) {
+            let pairs: Vec<(&str, &str)> = pairs.iter().map(|(n, v)| (&**n, &**v)).collect();
+            match config(&pairs) {
+                Err(mistakes) => prop_assert!(!mistakes.as_slice().is_empty()),
+                Ok(config) => {
+                    let names: std::collections::BTreeSet<_> = config.resources.iter().map(|r| &r.name).collect();
+                    let sockets: std::collections::BTreeSet<_> = config.resources.iter().map(|r| &r.socket).collect();
+                    prop_assert!(!config.resources.is_empty());
+                    prop_assert_eq!(names.len(), config.resources.len());
+                    prop_assert_eq!(sockets.len(), config.resources.len());
+                }
+            }
+        }
+
+        /// IDs are unique, found again, and never another device's.
+        #[test]
+        fn device_ids_are_deterministic(prefix in "[!-+--~]{1,20}", count in 0_usize..300) {
+            let pairs = [("DEVICE_ID_PREFIX", &*prefix), ("NUMBER_DEVICES", &count.to_string())];
+            let devices = config(&pairs).unwrap().resources.remove(0).devices;
+            prop_assert_eq!(devices.len(), count);
+            for (index, device) in devices.as_slice().iter().enumerate() {
+                prop_assert_eq!(&*device.id, format!("{prefix}-n-{index}"));
+                prop_assert_eq!(devices.get(&device.id), Some(device));
+            }
+        }
+    }
+}

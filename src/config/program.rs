@@ -1,0 +1,160 @@
+//! The variables that the program has once, whatever its resources.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use super::Host;
+use super::mistake::Mistakes;
+use super::values::{self, LogFormat};
+use super::variables::{Environment, utf8};
+
+/// As the variables have them.
+#[derive(Debug, Default, Deserialize)]
+struct Texts {
+    namespace: Option<String>,
+    node_name: Option<String>,
+    device_plugin_path: Option<String>,
+    config_file: Option<String>,
+    rust_log: Option<String>,
+    log_format: Option<String>,
+    kubernetes_service_host: Option<String>,
+}
+
+const VARIABLES: [&str; 7] = [
+    "NAMESPACE",
+    "NODE_NAME",
+    "DEVICE_PLUGIN_PATH",
+    "CONFIG_FILE",
+    "RUST_LOG",
+    "LOG_FORMAT",
+    "KUBERNETES_SERVICE_HOST",
+];
+
+/// The parsed values.
+#[derive(Debug)]
+pub struct Program {
+    pub namespace: String,
+    pub node: String,
+    pub plugin_dir: PathBuf,
+    pub log_directives: String,
+    pub log_format: LogFormat,
+}
+
+/// Reads the program's variables; what is set but empty counts as not set.
+pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> Program {
+    let texts = texts(environment, mistakes);
+    if let Some(file) = &texts.config_file {
+        mistakes.add(
+            "CONFIG_FILE",
+            file,
+            "to be unset: this version reads variables only",
+        );
+    }
+    let log_directives = parsed(
+        "RUST_LOG",
+        texts.rust_log.as_deref(),
+        values::log_directives,
+        mistakes,
+    );
+    let log_format = parsed(
+        "LOG_FORMAT",
+        texts.log_format.as_deref(),
+        str::parse,
+        mistakes,
+    );
+    Program {
+        node: node(&texts, host, mistakes),
+        namespace: texts
+            .namespace
+            .unwrap_or_else(|| "simple-device-plugin".to_owned()),
+        plugin_dir: texts
+            .device_plugin_path
+            .unwrap_or_else(|| "/var/lib/kubelet/device-plugins".to_owned())
+            .into(),
+        log_directives: log_directives
+            .unwrap_or_else(|| "warn,simple_device_plugin=info".to_owned()),
+        log_format: log_format.unwrap_or_default(),
+    }
+}
+
+fn texts(environment: &Environment, mistakes: &mut Mistakes) -> Texts {
+    let mut set = Vec::new();
+    for name in VARIABLES {
+        if let Some(value) = environment.get(name) {
+            let value = utf8(name, value, mistakes).trim().to_owned();
+            if !value.is_empty() {
+                set.push((name.to_owned(), value));
+            }
+        }
+    }
+    // Cannot fail: every field is an optional text.
+    envy::from_iter(set).unwrap_or_default()
+}
+
+fn parsed<T, E: std::fmt::Display>(
+    name: &str,
+    text: Option<&str>,
+    parse: impl FnOnce(&str) -> Result<T, E>,
+    mistakes: &mut Mistakes,
+) -> Option<T> {
+    let text = text?;
+    parse(text)
+        .map_err(|expected| mistakes.add(name, text, expected))
+        .ok()
+}
+
+/// The node's name. A pod's hostname is another after every rollout, and with it the devices' IDs
+/// would be others, so inside a pod only `NODE_NAME` counts.
+fn node(texts: &Texts, host: &Host, mistakes: &mut Mistakes) -> String {
+    if let Some(name) = &texts.node_name {
+        return name.clone();
+    }
+    let hostname = host.hostname.as_deref().unwrap_or_default().trim();
+    if texts.kubernetes_service_host.is_some() {
+        let expected =
+            "the node's name: set it from the field spec.nodeName, since a pod's hostname changes";
+        mistakes.add("NODE_NAME", "", expected);
+    } else if hostname.is_empty() {
+        mistakes.add("NODE_NAME", "", "the node's name, since this host has none");
+    }
+    hostname.to_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node_of(pairs: &[(&str, &str)], hostname: Option<&str>) -> Result<String, String> {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), value.into());
+        let environment = pairs.iter().map(owned).collect();
+        let host = Host {
+            hostname: hostname.map(str::to_owned),
+            numa: None,
+        };
+        let mut mistakes = Mistakes::default();
+        let program = read(&environment, &host, &mut mistakes);
+        let node = program.node;
+        mistakes.unless_any(Some(node)).map_err(|m| m.to_string())
+    }
+
+    #[test]
+    fn the_node_is_named_by_variable_or_host() {
+        let host = Some(" Worker.Example ");
+        assert_eq!(node_of(&[], host), Ok("worker.example".into()));
+        assert_eq!(
+            node_of(&[("NODE_NAME", " ")], host),
+            Ok("worker.example".into())
+        );
+        assert_eq!(node_of(&[("NODE_NAME", "n1 ")], host), Ok("n1".into()));
+    }
+
+    #[test]
+    fn a_pod_needs_node_name() {
+        let pod = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
+        assert_eq!(node_of(&[pod, ("NODE_NAME", "n1")], None), Ok("n1".into()));
+        for refused in [node_of(&[pod], Some("host")), node_of(&[], None)] {
+            assert!(refused.unwrap_err().starts_with("NODE_NAME=\"\": expected"));
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! The resources, each parsed from its variables, then judged together.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
+use std::fmt::Display;
+use std::path::Path;
+
+use super::mistake::Mistakes;
+use super::program::Program;
+use super::values;
+use super::variables::{self as names, ResourceVariables};
+use crate::allocation::{DeviceFileRule, Outputs};
+use crate::device::{Devices, counted_list_size};
+use crate::numa::NumaNodes;
+use crate::preference::Policy;
+use crate::resource::Resource;
+use crate::resource_name::{ResourceName, ResourceNameError};
+use crate::socket_name::{PluginName, SocketName};
+
+const NUMBER_DEVICES_DEFAULT: usize = 2;
+const DEVICE_ID_PREFIX_DEFAULT: &str = "simple-device";
+
+/// `sockaddr_un.sun_path` less its closing zero, in bytes.
+const SOCKET_PATH_MAX: usize = 107;
+
+/// Every resource; `None` where there is a mistake.
+pub fn read(
+    all: &[ResourceVariables],
+    program: &Program,
+    mistakes: &mut Mistakes,
+) -> Option<Vec<Resource>> {
+    let mut taken = Taken::default();
+    let read = |variables| {
+        let several = all.len() > 1;
+        Reader {
+            variables,
+            several,
+            mistakes,
+        }
+        .resource(program, &mut taken)
+    };
+    // Collected first: a mistake in one resource must not hide those of the next.
+    let resources: Vec<Result<Resource, Told>> = all.iter().map(read).collect();
+    resources.into_iter().collect::<Result<_, Told>>().ok()
+}
+
+/// Something is wrong, and the mistakes tell what.
+struct Told;
+
+/// Reads one resource; what is wrong goes to the mistakes.
+struct Reader<'a> {
+    variables: &'a ResourceVariables,
+    several: bool,
+    mistakes: &'a mut Mistakes,
+}
+
+impl Reader<'_> {
+    fn resource(&mut self, program: &Program, taken: &mut Taken) -> Result<Resource, Told> {
+        // All of it is read before anything is given up, so that every mistake is told.
+        let name = self.resource_name(taken);
+        let socket = self.socket(name.as_ref().ok(), program, taken);
+        let devices = self.devices(name.as_ref().ok(), &program.node);
+        let preference = self.value(names::PREFERRED_ALLOCATION, str::parse::<Policy>);
+        let outputs = self.outputs();
+        Ok(Resource {
+            name: name?,
+            socket: socket?,
+            devices: devices?,
+            preference: preference?.unwrap_or_default(),
+            outputs: outputs?,
+        })
+    }
+
+    fn resource_name(&mut self, taken: &mut Taken) -> Result<ResourceName, Told> {
+        let name = self
+            .value(names::RESOURCE_NAME, ResourceName::parse)?
+            .ok_or_else(|| {
+                self.mistake(names::RESOURCE_NAME, "", ResourceNameError::NotQualified)
+            })?;
+        let variable = self.full_name(names::RESOURCE_NAME);
+        if let Some(first) = taken.names.insert(name.clone(), variable) {
+            let expected = format!("each resource once; {first} has it already");
+            return Err(self.mistake(names::RESOURCE_NAME, name.as_str(), expected));
+        }
+        Ok(name)
+    }
+
+    /// `<PLUGIN_NAME>.sock` where the name is the resource's own, else one that carries the resource.
+    fn socket(
+        &mut self,
+        resource: Option<&ResourceName>,
+        program: &Program,
+        taken: &mut Taken,
+    ) -> Result<SocketName, Told> {
+        let given = self.value(names::PLUGIN_NAME, PluginName::parse)?;
+        let own = given.is_some() && self.variables[names::PLUGIN_NAME].own;
+        let plugin = given.unwrap_or_default();
+        let socket = if own || !self.several {
+            plugin
+                .own_socket()
+                .map_err(|expected| self.mistake(names::PLUGIN_NAME, plugin.as_str(), expected))?
+        } else {
+            plugin.shared_socket(resource.ok_or(Told)?)
+        };
+        if taken.sockets.contains(&socket) {
+            let expected = format!("a name of its own; another resource has {socket}");
+            return Err(self.mistake(names::PLUGIN_NAME, plugin.as_str(), expected));
+        }
+        taken.sockets.insert(socket.clone());
+        self.judge_path(&program.plugin_dir, &socket)?;
+        Ok(socket)
+    }
+
+    fn judge_path(&mut self, dir: &Path, socket: &SocketName) -> Result<(), Told> {
+        let length = dir.join(socket.as_str()).as_os_str().len();
+        if length <= SOCKET_PATH_MAX {
+            return Ok(());
+        }
+        let expected = format!(
+            "a directory in which {socket} has a path of at most {SOCKET_PATH_MAX} bytes, not {length}"
+        );
+        let dir = dir.to_string_lossy();
+        self.mistakes.add("DEVICE_PLUGIN_PATH", &dir, expected);
+        Err(Told)
+    }
+
+    fn devices(&mut self, resource: Option<&ResourceName>, node: &str) -> Result<Devices, Told> {
+        let count = self.value(names::NUMBER_DEVICES, values::count);
+        let numa = self.value(names::NUMA_NODES, str::parse::<NumaNodes>);
+        let prefix = self.text(names::DEVICE_ID_PREFIX)?;
+        let (count, numa) = (
+            count?.unwrap_or(NUMBER_DEVICES_DEFAULT),
+            numa?.unwrap_or_default(),
+        );
+        let prefix = match prefix {
+            Some(prefix) => prefix,
+            None if self.several => resource.ok_or(Told)?.name_part().to_owned(),
+            None => DEVICE_ID_PREFIX_DEFAULT.to_owned(),
+        };
+        counted_list_size(&prefix, node, count, &numa).map_err(|expected| {
+            let found = self.variables.get(names::NUMBER_DEVICES);
+            let value = found.map_or_else(|| count.to_string(), |found| found.value.clone());
+            self.mistake(names::NUMBER_DEVICES, &value, expected)
+        })?;
+        Ok(Devices::counted(&prefix, node, count, &numa))
+    }
+
+    fn outputs(&mut self) -> Result<Outputs, Told> {
+        let env_prefix = self.value(names::ENV_PREFIX, values::env_prefix);
+        let annotation_prefix = self.text(names::ANNOTATION_PREFIX);
+        let prefix = self.value(names::DEVICE_FILE_PREFIX, values::device_file_prefix);
+        let host_path = self.value(names::DEVICE_FILE_HOST_PATH, values::host_path)?;
+        Ok(Outputs {
+            env_prefix: env_prefix?,
+            annotation_prefix: annotation_prefix?,
+            device_file: prefix?.map(|prefix| DeviceFileRule { prefix, host_path }),
+        })
+    }
+
+    fn text(&mut self, variable: &str) -> Result<Option<String>, Told> {
+        self.value(variable, |text| Ok::<_, Infallible>(text.to_owned()))
+    }
+
+    /// The parsed value; `None` where it is not set or empty.
+    fn value<T, E: Display>(
+        &mut self,
+        variable: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, Told> {
+        let found = self.variables.get(variable);
+        let Some(found) = found.filter(|found| !found.value.is_empty()) else {
+            return Ok(None);
+        };
+        match parse(&found.value) {
+            Ok(parsed) => Ok(Some(parsed)),
+            Err(expected) => Err(self.mistake(variable, &found.value, expected)),
+        }
+    }
+
+    /// A mistake under the full name of the variable that gave the value.
+    fn mistake(&mut self, variable: &str, value: &str, expected: impl Display) -> Told {
+        let full_name = self.full_name(variable);
+        self.mistakes.add(&full_name, value, expected);
+        Told
+    }
+
+    fn full_name(&self, variable: &str) -> String {
+        let found = self.variables.get(variable);
+        found.map_or(variable, |found| &found.variable).to_owned()
+    }
+}
+
+/// The names of the resources so far, with the variables that gave them, and their sockets.
+#[derive(Default)]
+struct Taken {
+    names: BTreeMap<ResourceName, String>,
+    sockets: BTreeSet<SocketName>,
+}

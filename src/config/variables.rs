@@ -1,0 +1,470 @@
+//! Which variable gives a resource's value: the forms of a name and their precedence.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use super::mistake::Mistakes;
+
+pub const RESOURCE_NAME: &str = "RESOURCE_NAME";
+pub const NUMBER_DEVICES: &str = "NUMBER_DEVICES";
+pub const DEVICE_ID_PREFIX: &str = "DEVICE_ID_PREFIX";
+pub const PLUGIN_NAME: &str = "PLUGIN_NAME";
+pub const ENV_PREFIX: &str = "ENV_PREFIX";
+pub const ANNOTATION_PREFIX: &str = "ANNOTATION_PREFIX";
+pub const DEVICE_FILE_PREFIX: &str = "DEVICE_FILE_PREFIX";
+pub const DEVICE_FILE_HOST_PATH: &str = "DEVICE_FILE_HOST_PATH";
+pub const NUMA_NODES: &str = "NUMA_NODES";
+pub const PREFERRED_ALLOCATION: &str = "PREFERRED_ALLOCATION";
+
+/// The variables that each resource has. `RESOURCE_NAME` tells how many resources there are.
+pub const RESOURCE_VARIABLES: [&str; 10] = [
+    RESOURCE_NAME,
+    NUMBER_DEVICES,
+    DEVICE_ID_PREFIX,
+    PLUGIN_NAME,
+    ENV_PREFIX,
+    ANNOTATION_PREFIX,
+    DEVICE_FILE_PREFIX,
+    DEVICE_FILE_HOST_PATH,
+    NUMA_NODES,
+    PREFERRED_ALLOCATION,
+];
+
+const RESOURCE_NAME_DEFAULT: &str = "example.com/simple-device";
+
+/// Variables by name, as a process gets them: the values may be anything.
+pub type Environment = BTreeMap<String, OsString>;
+
+/// A resource's value of one variable, and where it stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The full name of the variable that gave it.
+    pub variable: String,
+    /// The value, trimmed; empty where it was set empty.
+    pub value: String,
+    /// Whether it is meant for this resource alone: given by index or as one of several elements.
+    pub own: bool,
+}
+
+/// All that the variables say of one resource; what is missing was not set.
+pub type ResourceVariables = BTreeMap<&'static str, Found>;
+
+/// Whether any variable of a resource is set, in a form that concerns some node.
+pub fn any_set(environment: &Environment) -> bool {
+    environment.keys().any(|name| Form::of(name).is_some())
+}
+
+/// What the variables say of each resource of this node, in index order.
+pub fn by_resource(
+    environment: &Environment,
+    node: &str,
+    mistakes: &mut Mistakes,
+) -> Vec<ResourceVariables> {
+    let mut settings = Settings::gather(environment, node, mistakes);
+    let names = settings
+        .remove(RESOURCE_NAME)
+        .unwrap_or_default()
+        .names(mistakes);
+    for variable in settings.values() {
+        variable.judge_indexes(&names, mistakes);
+    }
+    let count = names.len();
+    names
+        .into_iter()
+        .map(|(index, name)| {
+            let rest = settings.iter().filter_map(|(variable, set)| {
+                Some((*variable, set.serving(index, count, mistakes)?))
+            });
+            let mut found: ResourceVariables = rest.collect();
+            found.insert(RESOURCE_NAME, name);
+            found
+        })
+        .collect()
+}
+
+/// A variable's name taken apart: `NAME`, `NAME_<i>`, `NAME.<node>` or `NAME_<i>.<node>`.
+#[derive(Debug, PartialEq, Eq)]
+struct Form<'a> {
+    variable: &'static str,
+    index: Option<usize>,
+    node: Option<&'a str>,
+}
+
+impl<'a> Form<'a> {
+    fn of(name: &'a str) -> Option<Self> {
+        let (stem, node) = match name.split_once('.') {
+            Some((stem, node)) => (stem, Some(node)),
+            None => (name, None),
+        };
+        RESOURCE_VARIABLES.into_iter().find_map(|variable| {
+            let index = match stem.strip_prefix(variable)? {
+                "" => None,
+                suffix => Some(index(suffix.strip_prefix('_')?)?),
+            };
+            Some(Self {
+                variable,
+                index,
+                node,
+            })
+        })
+    }
+}
+
+/// A decimal index without leading zeros. One beyond all bounds has no resource, like the highest.
+fn index(digits: &str) -> Option<usize> {
+    let decimal = !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit());
+    let leading_zero = digits.len() > 1 && digits.starts_with('0');
+    (decimal && !leading_zero).then(|| digits.parse().unwrap_or(usize::MAX))
+}
+
+/// One variable's forms that concern this node.
+#[derive(Debug, Default)]
+struct Settings {
+    /// 1. `NAME_<i>.<node>`
+    node_indexed: BTreeMap<usize, Setting>,
+    /// 2. `NAME.<node>`
+    node: Option<Setting>,
+    /// 3. `NAME_<i>`
+    indexed: BTreeMap<usize, Setting>,
+    /// 4. `NAME`
+    plain: Option<Setting>,
+}
+
+/// A variable as set: full name and value.
+#[derive(Clone, Debug)]
+struct Setting {
+    variable: String,
+    value: String,
+}
+
+impl Settings {
+    fn gather(
+        environment: &Environment,
+        node: &str,
+        mistakes: &mut Mistakes,
+    ) -> BTreeMap<&'static str, Self> {
+        let mut all: BTreeMap<&'static str, Self> = BTreeMap::new();
+        for (name, value) in environment {
+            let Some(form) = Form::of(name) else { continue };
+            if form.node.is_some_and(|of| of != node) {
+                continue;
+            }
+            let setting = Setting {
+                variable: name.clone(),
+                value: utf8(name, value, mistakes),
+            };
+            let variable = all.entry(form.variable).or_default();
+            match (form.index, form.node) {
+                (Some(index), Some(_)) => drop(variable.node_indexed.insert(index, setting)),
+                (None, Some(_)) => variable.node = Some(setting),
+                (Some(index), None) => drop(variable.indexed.insert(index, setting)),
+                (None, None) => variable.plain = Some(setting),
+            }
+        }
+        all
+    }
+
+    /// `RESOURCE_NAME`: the resources' names by index. `NAME.<node>` is the node's whole list, else
+    /// `NAME` with `NAME_<i>` over it; `NAME_<i>.<node>` replaces or appends in any case.
+    fn names(&self, mistakes: &mut Mistakes) -> BTreeMap<usize, Found> {
+        let list = self.node.as_ref().or(self.plain.as_ref());
+        let elements = list.map(Setting::elements).unwrap_or_default();
+        let mut names: BTreeMap<usize, Found> = elements.into_iter().enumerate().collect();
+        let shared_indexes = self.indexed.iter().filter(|_| self.node.is_none());
+        for (index, setting) in shared_indexes.chain(&self.node_indexed) {
+            names.insert(*index, setting.single(mistakes));
+        }
+        if names.is_empty() {
+            let default = Setting {
+                variable: RESOURCE_NAME.to_owned(),
+                value: RESOURCE_NAME_DEFAULT.to_owned(),
+            };
+            names.insert(0, default.single(mistakes));
+        }
+        if let Some(gap) = (0..names.len()).find(|index| !names.contains_key(index)) {
+            for found in names.range(gap..).map(|(_, found)| found) {
+                let expected = format!("no gap: there is no resource {gap}");
+                mistakes.add(&found.variable, &found.value, expected);
+            }
+        }
+        names
+    }
+
+    /// Tells of the indexes that no resource has.
+    fn judge_indexes(&self, names: &BTreeMap<usize, Found>, mistakes: &mut Mistakes) {
+        let in_force = self.indexed.iter().filter(|_| self.node.is_none());
+        for (index, setting) in in_force.chain(&self.node_indexed) {
+            if !names.contains_key(index) {
+                let expected = match names.len() {
+                    1 => "index 0, there is one resource".to_owned(),
+                    count => format!("an index below {count}, there are {count} resources"),
+                };
+                mistakes.add(&setting.variable, &setting.value, expected);
+            }
+        }
+    }
+
+    /// The value for the resource with this index; the first form that is set wins.
+    fn serving(&self, index: usize, count: usize, mistakes: &mut Mistakes) -> Option<Found> {
+        if let Some(setting) = self.node_indexed.get(&index) {
+            return Some(setting.single(mistakes));
+        }
+        if let Some(setting) = &self.node {
+            return setting.element(index, count, mistakes);
+        }
+        if let Some(setting) = self.indexed.get(&index) {
+            return Some(setting.single(mistakes));
+        }
+        self.plain.as_ref()?.element(index, count, mistakes)
+    }
+}
+
+impl Setting {
+    fn elements(&self) -> Vec<Found> {
+        let own = self.value.contains(',');
+        let found = |element| self.found(element, own);
+        self.value.split(',').map(found).collect()
+    }
+
+    /// The element of a list that serves this resource: the only one, or its own.
+    fn element(&self, index: usize, count: usize, mistakes: &mut Mistakes) -> Option<Found> {
+        let mut elements = self.elements();
+        match elements.len() {
+            1 => elements.pop(),
+            length if length == count => elements.into_iter().nth(index),
+            length => {
+                let expected = match count {
+                    1 => format!("one element for the one resource, not {length}"),
+                    _ => format!("1 or {count} elements for the {count} resources, not {length}"),
+                };
+                mistakes.add(&self.variable, &self.value, expected);
+                None
+            }
+        }
+    }
+
+    /// The one value of an indexed form.
+    fn single(&self, mistakes: &mut Mistakes) -> Found {
+        if self.value.contains(',') {
+            let expected = "one value without a comma, since the name has an index";
+            mistakes.add(&self.variable, &self.value, expected);
+        }
+        self.found(&self.value, true)
+    }
+
+    fn found(&self, value: &str, own: bool) -> Found {
+        Found {
+            variable: self.variable.clone(),
+            value: value.trim().to_owned(),
+            own,
+        }
+    }
+}
+
+/// The value as text; what is not UTF-8 is a mistake and shown as well as it can be.
+pub fn utf8(name: &str, value: &OsString, mistakes: &mut Mistakes) -> String {
+    let text = value.to_string_lossy();
+    if value.to_str().is_none() {
+        mistakes.add(name, &text, "text in UTF-8");
+    }
+    text.into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> Environment {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), OsString::from(value));
+        pairs.iter().map(owned).collect()
+    }
+
+    /// The values of a variable for each resource on node `n`, or the mistakes.
+    fn values(pairs: &[(&str, &str)], variable: &str) -> Result<Vec<String>, Vec<String>> {
+        let mut mistakes = Mistakes::default();
+        let resources = by_resource(&environment(pairs), "n", &mut mistakes);
+        if !mistakes.as_slice().is_empty() {
+            return Err(mistakes
+                .as_slice()
+                .iter()
+                .map(ToString::to_string)
+                .collect());
+        }
+        let value = |r: &ResourceVariables| r.get(variable).map_or("-".into(), |f| f.value.clone());
+        Ok(resources.iter().map(value).collect())
+    }
+
+    #[track_caller]
+    fn check(variable: &str, pairs: &[(&str, &str)], expected: &[&str]) {
+        let expected = expected.iter().map(|v| (*v).to_owned()).collect();
+        assert_eq!(values(pairs, variable), Ok(expected));
+    }
+
+    #[track_caller]
+    fn refused(pairs: &[(&str, &str)], expected: &[&str]) {
+        let mistakes = values(pairs, NUMBER_DEVICES).expect_err("no mistake");
+        assert_eq!(mistakes, expected);
+    }
+
+    #[test]
+    fn forms_of_a_name() {
+        let form = |variable, index, node| {
+            Some(Form {
+                variable,
+                index,
+                node,
+            })
+        };
+        for (name, expected) in [
+            ("ENV_PREFIX", form(ENV_PREFIX, None, None)),
+            ("ENV_PREFIX_12", form(ENV_PREFIX, Some(12), None)),
+            ("ENV_PREFIX.a.b", form(ENV_PREFIX, None, Some("a.b"))),
+            ("ENV_PREFIX_0.a_1", form(ENV_PREFIX, Some(0), Some("a_1"))),
+            (
+                "ENV_PREFIX_99999999999999999999",
+                form(ENV_PREFIX, Some(usize::MAX), None),
+            ),
+            ("ENV_PREFIX_01", None),
+            ("ENV_PREFIX_", None),
+            ("ENV_PREFIX_x", None),
+            ("ENV_PREFIX_+1", None),
+            ("ENV_PREFIXES", None),
+            ("MY_ENV_PREFIX", None),
+        ] {
+            assert_eq!(Form::of(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_first_form_that_is_set_wins() {
+        let forms = [
+            ("NUMBER_DEVICES_0.n", "1"),
+            ("NUMBER_DEVICES.n", "2"),
+            ("NUMBER_DEVICES_0", "3"),
+            ("NUMBER_DEVICES", "4"),
+        ];
+        for first in 0..forms.len() {
+            check(NUMBER_DEVICES, &forms[first..], &[forms[first].1]);
+        }
+        check(NUMBER_DEVICES, &[], &["-"]);
+        check(
+            NUMBER_DEVICES,
+            &[("NUMBER_DEVICES_0", ""), ("NUMBER_DEVICES", "4")],
+            &[""],
+        );
+    }
+
+    #[test]
+    fn one_element_serves_all_and_several_serve_each() {
+        let two = ("RESOURCE_NAME", "a/x, a/y");
+        check(RESOURCE_NAME, &[two], &["a/x", "a/y"]);
+        check(
+            NUMBER_DEVICES,
+            &[two, ("NUMBER_DEVICES", " 3 ")],
+            &["3", "3"],
+        );
+        check(NUMBER_DEVICES, &[two], &["-", "-"]);
+        check(
+            NUMBER_DEVICES,
+            &[two, ("NUMBER_DEVICES", "3 ,")],
+            &["3", ""],
+        );
+        check(
+            NUMBER_DEVICES,
+            &[two, ("NUMBER_DEVICES", "3,4"), ("NUMBER_DEVICES_1", "5")],
+            &["3", "5"],
+        );
+    }
+
+    #[test]
+    fn resources_are_replaced_and_appended_by_index() {
+        check(RESOURCE_NAME, &[], &["example.com/simple-device"]);
+        check(
+            RESOURCE_NAME,
+            &[("RESOURCE_NAME_0", "a/x"), ("RESOURCE_NAME_1", "a/y")],
+            &["a/x", "a/y"],
+        );
+        let list = ("RESOURCE_NAME", "a/x,a/y");
+        check(
+            RESOURCE_NAME,
+            &[list, ("RESOURCE_NAME_1", "a/z")],
+            &["a/x", "a/z"],
+        );
+        check(
+            RESOURCE_NAME,
+            &[list, ("RESOURCE_NAME_2.n", "a/z")],
+            &["a/x", "a/y", "a/z"],
+        );
+        // A node's list is its whole list; only what is meant for the node goes over it.
+        let nodes = ("RESOURCE_NAME.n", "a/n");
+        check(
+            RESOURCE_NAME,
+            &[list, nodes, ("RESOURCE_NAME_0", "a/z")],
+            &["a/n"],
+        );
+        check(
+            RESOURCE_NAME,
+            &[list, nodes, ("RESOURCE_NAME_0.n", "a/z")],
+            &["a/z"],
+        );
+    }
+
+    #[test]
+    fn other_nodes_are_not_judged() {
+        check(
+            NUMBER_DEVICES,
+            &[("NUMBER_DEVICES_7.other", "x,y"), ("NUMBER_DEVICES", "4")],
+            &["4"],
+        );
+        check(
+            RESOURCE_NAME,
+            &[("RESOURCE_NAME.other", "a/x")],
+            &["example.com/simple-device"],
+        );
+    }
+
+    #[test]
+    fn shadowed_forms_are_not_judged() {
+        let pairs = [
+            ("NUMBER_DEVICES.n", "4"),
+            ("NUMBER_DEVICES_3", "1"),
+            ("NUMBER_DEVICES", "1,2"),
+        ];
+        check(NUMBER_DEVICES, &pairs, &["4"]);
+    }
+
+    #[test]
+    fn mistakes_name_the_variable() {
+        refused(
+            &[("RESOURCE_NAME", "a/x,a/y"), ("NUMBER_DEVICES", "1,2,3")],
+            &["NUMBER_DEVICES=\"1,2,3\": expected 1 or 2 elements for the 2 resources, not 3"],
+        );
+        refused(
+            &[("NUMBER_DEVICES_0.n", "1,2")],
+            &[
+                "NUMBER_DEVICES_0.n=\"1,2\": expected one value without a comma, since the name has an index",
+            ],
+        );
+        refused(
+            &[
+                ("NUMBER_DEVICES_1", "2"),
+                ("ENV_PREFIX_99999999999999999999", "X"),
+            ],
+            &[
+                "ENV_PREFIX_99999999999999999999=\"X\": expected index 0, there is one resource",
+                "NUMBER_DEVICES_1=\"2\": expected index 0, there is one resource",
+            ],
+        );
+        refused(
+            &[
+                ("RESOURCE_NAME_0", "a/x"),
+                ("RESOURCE_NAME_2", "a/z"),
+                ("NUMBER_DEVICES_2", "3,4"),
+            ],
+            &[
+                "RESOURCE_NAME_2=\"a/z\": expected no gap: there is no resource 1",
+                "NUMBER_DEVICES_2=\"3,4\": expected one value without a comma, since the name has an index",
+            ],
+        );
+    }
+}

@@ -1,0 +1,234 @@
+//! A resource's devices: their IDs, health and NUMA nodes, and the size of their list on the wire.
+
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::numa::NumaNodes;
+
+/// The largest message that the kubelet's gRPC client takes (grpc-go's default), in bytes.
+pub const LIST_SIZE_MAX: usize = 4 * 1024 * 1024;
+
+/// Health as the kubelet knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// Counts as allocatable.
+    Healthy,
+    /// Stays in capacity, leaves allocatable.
+    Unhealthy,
+}
+
+impl Health {
+    /// The word on the wire (`v1beta1.Healthy`, `v1beta1.Unhealthy`).
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Healthy => "Healthy",
+            Self::Unhealthy => "Unhealthy",
+        }
+    }
+}
+
+/// One device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Device {
+    /// Unique in its resource, the same after every restart.
+    pub id: Box<str>,
+    /// Its place in the resource's list, from 0.
+    pub index: usize,
+    /// Told to the kubelet and judged by Allocate.
+    pub health: Health,
+    /// The NUMA nodes it is near to; empty: no topology. Shared between the devices of a node.
+    pub numa: Arc<[u16]>,
+}
+
+/// A resource's whole list, in index order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Devices {
+    list: Vec<Device>,
+    /// Positions in `list`, sorted by ID.
+    by_id: Vec<u32>,
+}
+
+/// An ID that no device has.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("no device has this ID")]
+pub struct UnknownDevice;
+
+impl Devices {
+    /// `count` healthy devices `<prefix>-<node>-<index>`, dealt over `numa` in turn.
+    pub fn counted(prefix: &str, node: &str, count: usize, numa: &NumaNodes) -> Self {
+        let no_topology: Arc<[u16]> = Arc::new([]);
+        let shared: Vec<Arc<[u16]>> = numa.as_slice().iter().map(|n| Arc::from([*n])).collect();
+        let device = |index| Device {
+            id: counted_id(prefix, node, index),
+            index,
+            health: Health::Healthy,
+            numa: Arc::clone(if shared.is_empty() {
+                &no_topology
+            } else {
+                &shared[index % shared.len()]
+            }),
+        };
+        Self::from_list((0..count).map(device).collect())
+    }
+
+    fn from_list(list: Vec<Device>) -> Self {
+        let mut by_id: Vec<u32> = (0..).take(list.len()).collect();
+        by_id.sort_by(|a, b| list[*a as usize].id.cmp(&list[*b as usize].id));
+        Self { list, by_id }
+    }
+
+    /// The devices in index order.
+    pub fn as_slice(&self) -> &[Device] {
+        &self.list
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    /// The device with this ID.
+    pub fn get(&self, id: &str) -> Option<&Device> {
+        self.position(id).map(|position| &self.list[position])
+    }
+
+    /// Sets a device's health and tells whether that changed anything.
+    ///
+    /// # Errors
+    /// When no device has this ID.
+    pub fn set_health(&mut self, id: &str, health: Health) -> Result<bool, UnknownDevice> {
+        let position = self.position(id).ok_or(UnknownDevice)?;
+        let old = std::mem::replace(&mut self.list[position].health, health);
+        Ok(old != health)
+    }
+
+    fn position(&self, id: &str) -> Option<usize> {
+        self.by_id
+            .binary_search_by(|position| (*self.list[*position as usize].id).cmp(id))
+            .ok()
+            .map(|found| self.by_id[found] as usize)
+    }
+}
+
+/// The ID of a counted device.
+fn counted_id(prefix: &str, node: &str, index: usize) -> Box<str> {
+    format!("{prefix}-{node}-{index}").into()
+}
+
+/// A counted list that the kubelet could not receive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("at most {fit} devices with such IDs, or the list passes the kubelet's 4 MiB")]
+pub struct ListTooLarge {
+    /// How many devices would fit.
+    pub fit: usize,
+}
+
+/// The bytes of the list that [`Devices::counted`] would make, with every device Unhealthy. It is
+/// computed without building it, in a time that does not depend on `count` once the list is too large.
+///
+/// # Errors
+/// When the list is over [`LIST_SIZE_MAX`].
+pub fn counted_list_size(
+    prefix: &str,
+    node: &str,
+    count: usize,
+    numa: &NumaNodes,
+) -> Result<usize, ListTooLarge> {
+    let mut total = 0;
+    let mut digits = 1;
+    let mut next_power: usize = 10;
+    for index in 0..count {
+        if index == next_power {
+            digits += 1;
+            next_power = next_power.saturating_mul(10);
+        }
+        let id = prefix.len() + 1 + node.len() + 1 + digits;
+        let message = delimited(id)
+            + delimited(Health::Unhealthy.as_str().len())
+            + topology_size(numa.deal(index));
+        total += delimited(message);
+        if total > LIST_SIZE_MAX {
+            return Err(ListTooLarge { fit: index });
+        }
+    }
+    Ok(total)
+}
+
+/// The bytes of `Device.topology` with one NUMA node; proto3 leaves out a 0.
+fn topology_size(node: Option<u16>) -> usize {
+    match node {
+        None => 0,
+        Some(0) => delimited(delimited(0)),
+        Some(node) => delimited(delimited(1 + varint_size(node.into()))),
+    }
+}
+
+/// The bytes of a length-delimited field with this many bytes in it: tag, length, content.
+const fn delimited(len: usize) -> usize {
+    1 + varint_size(len) + len
+}
+
+const fn varint_size(mut value: usize) -> usize {
+    let mut bytes = 1;
+    while value > 0x7f {
+        value >>= 7;
+        bytes += 1;
+    }
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numa(text: &str) -> NumaNodes {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn ids_are_prefix_node_index() {
+        let devices = Devices::counted("gpu", "worker", 11, &numa("0+2"));
+        assert_eq!(&*devices.as_slice()[10].id, "gpu-worker-10");
+        assert_eq!(*devices.as_slice()[1].numa, [2]);
+        assert_eq!(devices.get("gpu-worker-9").map(|d| d.index), Some(9));
+        assert_eq!(devices.get("gpu-worker-11"), None);
+    }
+
+    #[test]
+    fn health_is_set_by_id() {
+        let mut devices = Devices::counted("gpu", "worker", 2, &NumaNodes::default());
+        assert_eq!(
+            devices.set_health("gpu-worker-1", Health::Unhealthy),
+            Ok(true)
+        );
+        assert_eq!(
+            devices.set_health("gpu-worker-1", Health::Unhealthy),
+            Ok(false)
+        );
+        assert_eq!(devices.as_slice()[1].health, Health::Unhealthy);
+        assert_eq!(
+            devices.set_health("other", Health::Healthy),
+            Err(UnknownDevice)
+        );
+    }
+
+    #[test]
+    fn too_large_a_list_says_what_fits() {
+        let Err(ListTooLarge { fit }) =
+            counted_list_size("gpu", "worker", usize::MAX, &NumaNodes::default())
+        else {
+            panic!("an endless list fits");
+        };
+        assert!(counted_list_size("gpu", "worker", fit, &NumaNodes::default()).is_ok());
+        assert_eq!(
+            counted_list_size("gpu", "worker", fit + 1, &NumaNodes::default()),
+            Err(ListTooLarge { fit })
+        );
+    }
+}

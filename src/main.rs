@@ -1,0 +1,3 @@
+//! The simple-device-plugin program.
+
+fn main() {}

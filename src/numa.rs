@@ -1,0 +1,107 @@
+//! The NUMA nodes over which devices are dealt.
+
+use std::str::FromStr;
+
+use thiserror::Error;
+
+/// The highest NUMA node that Linux knows (`CONFIG_NODES_SHIFT` is at most 10).
+const NUMA_NODE_MAX: u16 = 1023;
+
+/// NUMA nodes in the order in which devices are dealt to them; empty means no topology.
+///
+/// Written `0-1`, `0+2` or `0-1+4`. A node named twice gets twice its share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NumaNodes(Vec<u16>);
+
+/// Why a text names no NUMA nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "each message says what was expected")]
+pub enum NumaNodesError {
+    #[error("NUMA nodes, as in 0-1 or 0+2")]
+    Unreadable,
+    #[error("NUMA nodes from 0 to {NUMA_NODE_MAX}")]
+    TooHigh,
+    #[error("a range whose first node is not above its last")]
+    Descending,
+}
+
+impl NumaNodes {
+    /// The NUMA node of the device with this index; `None` without topology.
+    pub fn deal(&self, index: usize) -> Option<u16> {
+        (!self.0.is_empty()).then(|| self.0[index % self.0.len()])
+    }
+
+    /// The nodes in dealing order.
+    pub fn as_slice(&self) -> &[u16] {
+        &self.0
+    }
+}
+
+impl FromStr for NumaNodes {
+    type Err = NumaNodesError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let mut nodes = Vec::new();
+        for term in text.split('+') {
+            let (first, last) = term.split_once('-').unwrap_or((term, term));
+            let (first, last) = (node(first)?, node(last)?);
+            if first > last {
+                return Err(NumaNodesError::Descending);
+            }
+            nodes.extend(first..=last);
+        }
+        Ok(Self(nodes))
+    }
+}
+
+fn node(text: &str) -> Result<u16, NumaNodesError> {
+    if text.is_empty() || !text.bytes().all(|c| c.is_ascii_digit()) {
+        return Err(NumaNodesError::Unreadable);
+    }
+    text.parse()
+        .ok()
+        .filter(|node| *node <= NUMA_NODE_MAX)
+        .ok_or(NumaNodesError::TooHigh)
+}
+
+/// The NUMA nodes in a kernel list such as `0-1,4` (`/sys/devices/system/node/online`); `None` if it can't be read.
+pub fn parse_kernel_list(text: &str) -> Option<NumaNodes> {
+    text.trim().replace(',', "+").parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Vec<u16>, NumaNodesError> {
+        text.parse::<NumaNodes>().map(|nodes| nodes.0)
+    }
+
+    #[test]
+    fn reads_ranges_and_lists() {
+        assert_eq!(parsed("0-1"), Ok(vec![0, 1]));
+        assert_eq!(parsed("0+2"), Ok(vec![0, 2]));
+        assert_eq!(parsed("3"), Ok(vec![3]));
+        assert_eq!(parsed("0-1+1023"), Ok(vec![0, 1, 1023]));
+        assert_eq!(parse_kernel_list("0-1,4\n"), Some(NumaNodes(vec![0, 1, 4])));
+    }
+
+    #[test]
+    fn refuses_the_rest() {
+        use NumaNodesError::*;
+        for text in ["", "a", "0,1", "0-", "-1", "0++1", "0 1", "+0", "0-1-2"] {
+            assert_eq!(parsed(text), Err(Unreadable), "{text}");
+        }
+        assert_eq!(parsed("1024"), Err(TooHigh));
+        assert_eq!(parsed("99999999999999999999"), Err(TooHigh));
+        assert_eq!(parsed("2-1"), Err(Descending));
+    }
+
+    #[test]
+    fn deals_in_turn() {
+        let nodes: NumaNodes = "0+2".parse().unwrap();
+        let dealt: Vec<_> = (0..4).filter_map(|index| nodes.deal(index)).collect();
+        assert_eq!(dealt, [0, 2, 0, 2]);
+        assert_eq!(NumaNodes::default().deal(0), None);
+    }
+}

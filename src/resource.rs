@@ -1,0 +1,22 @@
+//! One extended resource as configured.
+
+use crate::allocation::Outputs;
+use crate::device::Devices;
+use crate::preference::Policy;
+use crate::resource_name::ResourceName;
+use crate::socket_name::SocketName;
+
+/// What one plugin offers to the kubelet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resource {
+    /// The name it registers.
+    pub name: ResourceName,
+    /// The socket that it serves: the endpoint of its registration.
+    pub socket: SocketName,
+    /// The devices it starts with.
+    pub devices: Devices,
+    /// How it answers GetPreferredAllocation.
+    pub preference: Policy,
+    /// What a container gets with its devices.
+    pub outputs: Outputs,
+}

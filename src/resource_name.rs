@@ -1,0 +1,157 @@
+//! The name of an extended resource, by the kubelet's rules.
+
+use std::fmt;
+
+use thiserror::Error;
+
+/// Longest domain: the kubelet judges `requests.<name>` as a DNS subdomain of at most 253 bytes.
+const DOMAIN_MAX: usize = 253 - "requests.".len();
+const NAME_PART_MAX: usize = 63;
+
+/// An extended resource name that the kubelet accepts, as in `example.com/gpu`.
+///
+/// Source of the rules: `IsExtendedResourceName` in the kubelet's `pkg/apis/core/v1/helper`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ResourceName(String);
+
+/// Why the kubelet would refuse a resource name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "each message says what was expected")]
+pub enum ResourceNameError {
+    #[error("a name with one '/', as in example.com/gpu")]
+    NotQualified,
+    #[error("a domain that does not start with 'requests.'")]
+    Requests,
+    #[error("a domain outside of kubernetes.io, which is kept for the cluster's own resources")]
+    Native,
+    #[error(
+        "a domain of at most {DOMAIN_MAX} lower-case letters, digits, '-' and '.' before the '/'"
+    )]
+    Domain,
+    #[error(
+        "1 to {NAME_PART_MAX} letters, digits, '-', '_' and '.' after the '/', \
+         the first and the last a letter or digit"
+    )]
+    NamePart,
+}
+
+impl ResourceName {
+    /// Takes a name that the kubelet's Register would accept.
+    ///
+    /// # Errors
+    /// Which of the kubelet's rules the name breaks, worded as what was expected.
+    pub fn parse(name: &str) -> Result<Self, ResourceNameError> {
+        let (domain, name_part) = name
+            .split_once('/')
+            .filter(|(_, rest)| !rest.contains('/'))
+            .ok_or(ResourceNameError::NotQualified)?;
+        if name.starts_with("requests.") {
+            return Err(ResourceNameError::Requests);
+        }
+        if name.contains("kubernetes.io/") {
+            return Err(ResourceNameError::Native);
+        }
+        if domain.len() > DOMAIN_MAX || !domain.split('.').all(is_dns_label) {
+            return Err(ResourceNameError::Domain);
+        }
+        if name_part.len() > NAME_PART_MAX || !is_name_part(name_part) {
+            return Err(ResourceNameError::NamePart);
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The whole name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// What stands after the `/`.
+    pub fn name_part(&self) -> &str {
+        self.0
+            .split_once('/')
+            .map_or(self.as_str(), |(_, part)| part)
+    }
+}
+
+impl fmt::Display for ResourceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+fn is_dns_label(label: &str) -> bool {
+    bounded_by(label, |c| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && label
+            .bytes()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+}
+
+fn is_name_part(part: &str) -> bool {
+    bounded_by(part, |c| c.is_ascii_alphanumeric())
+        && part
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
+}
+
+/// Whether the first and the last byte are of the given kind; false for an empty text.
+fn bounded_by(text: &str, kind: impl Fn(u8) -> bool) -> bool {
+    let bytes = text.as_bytes();
+    matches!((bytes.first(), bytes.last()), (Some(&first), Some(&last)) if kind(first) && kind(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn takes_what_the_kubelet_takes() {
+        let longest = format!("{}/{}", "a".repeat(244), "b".repeat(63));
+        for name in [
+            "example.com/gpu",
+            "demo/sample-device",
+            "a/B_c.d",
+            "ska-sdp.org/widget",
+            &longest,
+        ] {
+            assert_eq!(
+                ResourceName::parse(name).map(|n| n.to_string()),
+                Ok(name.to_owned())
+            );
+        }
+    }
+
+    #[test]
+    fn refuses_what_the_kubelet_refuses() {
+        use ResourceNameError::*;
+        let long_domain = format!("{}/x", "a".repeat(245));
+        let long_name = format!("a/{}", "b".repeat(64));
+        for (name, why) in [
+            ("", NotQualified),
+            ("gpu", NotQualified),
+            ("a/b/c", NotQualified),
+            ("requests.example.com/gpu", Requests),
+            ("kubernetes.io/gpu", Native),
+            ("x.kubernetes.io/gpu", Native),
+            ("/gpu", Domain),
+            ("Example.com/gpu", Domain),
+            ("a..b/gpu", Domain),
+            ("-a/gpu", Domain),
+            ("a_b/gpu", Domain),
+            (&long_domain, Domain),
+            ("a/", NamePart),
+            ("a/-b", NamePart),
+            ("a/b ", NamePart),
+            ("a/b.", NamePart),
+            ("a/ü", NamePart),
+            (&long_name, NamePart),
+        ] {
+            assert_eq!(ResourceName::parse(name), Err(why), "{name}");
+        }
+    }
+
+    #[test]
+    fn knows_its_name_part() {
+        let name = ResourceName::parse("example.com/gpu").unwrap();
+        assert_eq!(name.name_part(), "gpu");
+    }
+}
