@@ -11,3 +11,16 @@ pub mod allocation;
 pub mod preference;
 pub mod resource;
 pub mod config;
+mod backoff;
+
+// The edge: the API on the wire, sockets and files.
+pub mod wire;
+pub mod plugin_dir;
+pub mod plugin_socket;
+mod connections;
+mod registration;
+mod watcher;
+
+// The life of a plugin, and of all of them.
+pub mod plugin;
+pub mod supervisor;

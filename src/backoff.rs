@@ -1,0 +1,50 @@
+//! How long to wait before the next try.
+
+use std::time::Duration;
+
+const FIRST: Duration = Duration::from_millis(100);
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// 0.1 s doubling to 30 s, spread by 20 % so that many instances do not try in step.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    next: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self { next: FIRST }
+    }
+}
+
+impl Backoff {
+    /// The next pause; `chance` is from 0 to 1.
+    pub fn pause(&mut self, chance: f64) -> Duration {
+        let pause = self.next.mul_f64(0.8 + 0.4 * chance.clamp(0.0, 1.0));
+        self.next = LONGEST.min(self.next * 2);
+        pause
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn doubles_up_to_the_longest() {
+        let mut backoff = Backoff::default();
+        let pauses: Vec<u128> = (0..11).map(|_| backoff.pause(0.5).as_millis()).collect();
+        assert_eq!(
+            pauses,
+            [
+                100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000
+            ]
+        );
+    }
+
+    #[test]
+    fn is_spread() {
+        assert_eq!(Backoff::default().pause(0.0).as_millis(), 80);
+        assert_eq!(Backoff::default().pause(1.0).as_millis(), 120);
+    }
+}

@@ -1,0 +1,279 @@
+//! The connections to a socket of ours: who may connect, how many, what each did, and how all end.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+use tracing::warn;
+
+/// The kubelet needs one; the rest is for people who look.
+const CONNECTIONS_MAX: usize = 16;
+
+/// Out of descriptors, an accept fails at once, again and again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Numbers the connections to one socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionId(u64);
+
+/// What one peer did so far.
+#[derive(Debug, Default)]
+pub struct Peer {
+    /// It called something.
+    pub called: bool,
+    /// It called GetDevicePluginOptions.
+    pub asked_options: bool,
+    /// It opened ListAndWatch.
+    pub streamed: bool,
+    /// ListAndWatch streams that are open.
+    pub streams: usize,
+    cut: CancellationToken,
+}
+
+/// The peers of one socket, by connection.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    table: watch::Sender<Table>,
+    cut: CancellationToken,
+}
+
+/// The open connections.
+#[derive(Debug, Default)]
+pub struct Table {
+    next: u64,
+    open: BTreeMap<ConnectionId, Peer>,
+}
+
+impl Table {
+    /// What the peer of this connection did; `None` when it is closed.
+    pub fn get(&self, id: ConnectionId) -> Option<&Peer> {
+        self.open.get(&id)
+    }
+
+    /// The first connection whose peer is like this.
+    pub fn find(&self, like: impl Fn(&Peer) -> bool) -> Option<ConnectionId> {
+        let found = self.open.iter().find(|(_, peer)| like(peer));
+        found.map(|(id, _)| *id)
+    }
+}
+
+impl Peers {
+    /// No peers yet. When `cut` is cancelled, every connection fails.
+    pub fn new(cut: CancellationToken) -> Self {
+        let table = watch::Sender::new(Table::default());
+        Self { table, cut }
+    }
+
+    /// Follows what the peers do.
+    pub fn subscribe(&self) -> watch::Receiver<Table> {
+        self.table.subscribe()
+    }
+
+    /// Notes what the peer of a connection does.
+    pub fn note(&self, id: ConnectionId, change: impl FnOnce(&mut Peer)) {
+        self.table.send_if_modified(|table| {
+            let peer = table.open.get_mut(&id);
+            peer.map(|peer| {
+                peer.called = true;
+                change(peer);
+            })
+            .is_some()
+        });
+    }
+
+    /// Closes the connections whose peers have nothing to wait for: they never called anything.
+    pub fn cut_silent(&self) {
+        let table = self.table.borrow();
+        for peer in table.open.values().filter(|peer| !peer.called) {
+            peer.cut.cancel();
+        }
+    }
+
+    fn admit(&self) -> Option<Open> {
+        let mut admitted = None;
+        self.table.send_if_modified(|table| {
+            if table.open.len() < CONNECTIONS_MAX {
+                let id = ConnectionId(table.next);
+                let cut = self.cut.child_token();
+                let peer = Peer {
+                    cut: cut.clone(),
+                    ..Peer::default()
+                };
+                table.next += 1;
+                table.open.insert(id, peer);
+                admitted = Some((id, cut));
+            }
+            admitted.is_some()
+        });
+        let (id, cut) = admitted?;
+        let peers = self.clone();
+        Some(Open { id, peers, cut })
+    }
+}
+
+/// A place in the table, given back on drop.
+#[derive(Debug)]
+struct Open {
+    id: ConnectionId,
+    peers: Peers,
+    cut: CancellationToken,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.peers.table.send_modify(|table| {
+            table.open.remove(&self.id);
+        });
+    }
+}
+
+/// The connections that are let in, for as long as tonic asks for more. Accepts on the newest listener.
+pub fn incoming(
+    listeners: watch::Receiver<Arc<UnixListener>>,
+    peers: Peers,
+) -> impl Stream<Item = io::Result<Connection>> {
+    stream::unfold((listeners, peers), |(mut listeners, peers)| async move {
+        let connection = next(&mut listeners, &peers).await?;
+        Some((Ok(connection), (listeners, peers)))
+    })
+}
+
+/// The next connection; `None` when nobody can give another listener.
+async fn next(
+    listeners: &mut watch::Receiver<Arc<UnixListener>>,
+    peers: &Peers,
+) -> Option<Connection> {
+    loop {
+        let listener = Arc::clone(&listeners.borrow_and_update());
+        let accepted = tokio::select! {
+            changed = listeners.changed() => { changed.ok()?; continue }
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if let Some(connection) = admit(stream, peers) {
+                    return Some(connection);
+                }
+            }
+            Err(error) => {
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
+    let uid = stream.peer_cred().ok()?.uid();
+    if !may_connect(uid, rustix::process::geteuid().as_raw()) {
+        warn!(
+            uid,
+            "refused a connection: only root and our own user may connect"
+        );
+        return None;
+    }
+    let Some(open) = peers.admit() else {
+        warn!("refused a connection: {CONNECTIONS_MAX} are open");
+        return None;
+    };
+    let cut = Box::pin(open.cut.clone().cancelled_owned());
+    Some(Connection { stream, cut, open })
+}
+
+/// Who can write to the plugin dir anyway.
+const fn may_connect(uid: u32, own: u32) -> bool {
+    uid == 0 || uid == own
+}
+
+/// A connection whose reads fail once it is cut, so that no peer can keep a server from ending.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    open: Open,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ConnectionId;
+
+    fn connect_info(&self) -> ConnectionId {
+        self.open.id
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.cut.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_and_our_own_user_may_connect() {
+        assert!(may_connect(0, 1000) && may_connect(1000, 1000));
+        assert!(!may_connect(1001, 1000) && !may_connect(65534, 0));
+    }
+
+    #[tokio::test]
+    async fn the_seventeenth_is_refused_until_one_leaves() {
+        let peers = Peers::new(CancellationToken::new());
+        let (ours, _theirs): (Vec<_>, Vec<_>) =
+            (0..17).map(|_| UnixStream::pair().unwrap()).unzip();
+        let mut ours = ours.into_iter();
+        let mut open: Vec<_> = ours.by_ref().take(16).map(|s| admit(s, &peers)).collect();
+        assert!(open.iter().all(Option::is_some));
+        let another = || UnixStream::pair().unwrap().0;
+        assert!(admit(another(), &peers).is_none());
+        open.pop();
+        assert!(admit(another(), &peers).is_some());
+    }
+}

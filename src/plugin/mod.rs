@@ -1,0 +1,284 @@
+//! One device plugin: a run from the connection to the kubelet to the removal of its socket.
+
+mod server;
+mod service;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, trace, warn};
+
+use crate::connections::{ConnectionId, Table};
+use crate::device::Devices;
+use crate::plugin_dir::{PluginDir, SocketIdentity};
+use crate::plugin_socket::{Before, BindError, PluginSocket};
+use crate::registration::{KubeletConnection, NoKubelet, RegisterError};
+use crate::resource::Resource;
+use crate::watcher::Sight;
+use crate::wire;
+
+use server::Server;
+
+/// The kubelet takes leave of a plugin up to 20 ms after it closed the connection, and the leave hits
+/// whoever registers in between.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// How long a registration keeps others from theirs.
+const TURN: Duration = Duration::from_millis(250);
+
+const STREAM_OPENS_WITHIN: Duration = Duration::from_secs(5);
+
+/// A kubelet takes its connections along when it dies, before its successor makes a socket. A stream
+/// that outlives a change of kubelet.sock by this much has the same kubelet: the file was relabelled.
+const SUCCESSION: Duration = Duration::from_secs(1);
+
+/// One resource's plugin, run again and again.
+pub struct PluginInstance {
+    /// What it offers.
+    pub resource: Arc<Resource>,
+    /// The resource's devices as they are now.
+    pub devices: watch::Receiver<Arc<Devices>>,
+    /// Where its socket goes.
+    pub dir: PluginDir,
+    /// What stands at kubelet.sock.
+    pub kubelet: watch::Receiver<Sight>,
+    /// Lets a few instances register at a time.
+    pub turns: Arc<Semaphore>,
+}
+
+/// What one run leaves for the next.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// The kubelet.sock of the last try.
+    pub tried: Sight,
+    /// The kubelet, if still the same, may be taking leave of a predecessor.
+    leaving: Leaving,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Leaving {
+    #[default]
+    None,
+    /// A stream ended under this kubelet.
+    Of(SocketIdentity),
+    /// Somebody else had the socket or was about to.
+    Anyone,
+}
+
+/// Why a run did not come to be registered.
+#[derive(Debug, Error)]
+pub enum RunError {
+    /// Nobody to register with.
+    #[error(transparent)]
+    NoKubelet(#[from] NoKubelet),
+    /// No socket of its own.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// Not registered.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// A kubelet newer than 1.36.2 answers so while it holds an older connection to the socket.
+    #[error("the kubelet answered Register with OK but did not call back")]
+    NotCalledBack,
+    /// Registered and then forgotten.
+    #[error("the kubelet did not open ListAndWatch within {} s", STREAM_OPENS_WITHIN.as_secs())]
+    NoStream,
+}
+
+impl PluginInstance {
+    /// Connect, bind, register, and stay until the stream ends or `stop`; then leave. Whatever
+    /// happens, the socket is removed and every connection closed when this returns. Returns how long
+    /// the stream was open; no time at all where `stop` came first.
+    ///
+    /// # Errors
+    /// Why it was never registered.
+    pub async fn run(
+        &mut self,
+        past: &mut Past,
+        stop: &CancellationToken,
+    ) -> Result<Duration, RunError> {
+        let (kubelet, turn) = tokio::select! {
+            connected = self.connect(past) => connected?,
+            () = stop.cancelled() => return Ok(Duration::ZERO),
+        };
+        let (socket, before) = self.bind(past)?;
+        let quiet = past.needs_quiet(before);
+        let mut server = Server::start(socket, Arc::clone(&self.resource), self.devices.clone());
+        let registered = tokio::select! {
+            registered = self.register(kubelet, &server, quiet, turn) => registered.map(Some),
+            () = stop.cancelled() => Ok(None),
+        };
+        let ended = match registered {
+            Ok(Some(stream)) => Ok(self.watch_stream(&mut server, stream, past, stop).await),
+            Ok(None) => Ok(Duration::ZERO),
+            Err(error) => Err(error),
+        };
+        server.leave().await;
+        debug!(resource = %self.resource.name, "left");
+        ended
+    }
+
+    /// Waits for its turn, then for the kubelet.
+    async fn connect(
+        &mut self,
+        past: &mut Past,
+    ) -> Result<(KubeletConnection, Option<OwnedSemaphorePermit>), NoKubelet> {
+        // Never closed, so there is always a turn.
+        let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
+        past.tried = *self.kubelet.borrow_and_update();
+        let kubelet = KubeletConnection::open(&self.dir.kubelet_socket()).await?;
+        past.tried = Some(kubelet.identity());
+        Ok((kubelet, turn))
+    }
+
+    fn bind(&self, past: &mut Past) -> Result<(PluginSocket, Before), BindError> {
+        let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
+        let bound = PluginSocket::bind(&self.dir, endpoint);
+        match &bound {
+            Ok(_) => debug!(%resource, %endpoint, "Starting to listen"),
+            Err(BindError::Taken | BindError::Locked) => past.leaving = Leaving::Anyone,
+            Err(_) => {}
+        }
+        bound
+    }
+
+    /// Registers on the connection that was open before the socket was bound, and waits until the
+    /// kubelet has opened ListAndWatch. Returns the connection of that stream.
+    async fn register(
+        &self,
+        kubelet: KubeletConnection,
+        server: &Server,
+        quiet: bool,
+        mut turn: Option<OwnedSemaphorePermit>,
+    ) -> Result<ConnectionId, RunError> {
+        let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
+        if quiet {
+            drop(turn.take());
+            debug!(%resource, "quiet: the kubelet may be taking leave of a predecessor");
+            sleep(QUIET).await;
+        }
+        let registering = async {
+            trace!(%resource, %endpoint, "Registration.register");
+            kubelet.register(wire::registration(&self.resource)).await?;
+            called_back(server.peers()).await
+        };
+        // A slow registration gives its turn away.
+        let turn_over = async {
+            sleep(TURN).await;
+            drop(turn.take());
+            std::future::pending().await
+        };
+        tokio::select! {
+            registered = registering => registered,
+            never = turn_over => never,
+        }
+    }
+
+    /// The open stream is the truth: only its end, or `stop`, ends this.
+    async fn watch_stream(
+        &mut self,
+        server: &mut Server,
+        stream: ConnectionId,
+        past: &mut Past,
+        stop: &CancellationToken,
+    ) -> Duration {
+        let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
+        let devices = self.devices.borrow().len();
+        info!(%resource, %endpoint, devices, "registered");
+        let opened = Instant::now();
+        let mut under = Succession::new(past.tried);
+        let mut peers = server.peers();
+        let ended = loop {
+            let over = peers.wait_for(|t| t.get(stream).is_none_or(|peer| peer.streams == 0));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break false,
+                _ = over => break true,
+                Ok(()) = self.kubelet.changed() => {
+                    under.saw(*self.kubelet.borrow_and_update());
+                    self.keep_socket(server);
+                }
+            }
+        };
+        past.leaving = under.same_kubelet().map_or(Leaving::None, Leaving::Of);
+        let lived = opened.elapsed();
+        if ended {
+            warn!(%resource, seconds = lived.as_secs(), "the stream ended: starting over");
+        }
+        lived
+    }
+
+    /// Binds the socket anew if someone removed it. The open connections stay, and nobody registers:
+    /// that would end the stream.
+    fn keep_socket(&self, server: &mut Server) {
+        if server.socket().is_in_place() {
+            return;
+        }
+        let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
+        match PluginSocket::bind(&self.dir, endpoint) {
+            Ok((socket, _)) => {
+                server.move_to(socket);
+                warn!(%resource, %endpoint, "the socket was removed: bound it anew");
+            }
+            Err(error) => debug!(%resource, %endpoint, %error, "the socket was removed"),
+        }
+    }
+}
+
+/// OK alone does not mean registered: the kubelet must have asked for the options meanwhile, and it
+/// must open ListAndWatch on that same connection.
+async fn called_back(mut peers: watch::Receiver<Table>) -> Result<ConnectionId, RunError> {
+    let asked = peers.borrow().find(|peer| peer.asked_options);
+    if asked.is_none() {
+        return Err(RunError::NotCalledBack);
+    }
+    let streamed = |table: &Table| table.find(|peer| peer.asked_options && peer.streamed);
+    let opened = peers.wait_for(|table| streamed(table).is_some());
+    match timeout(STREAM_OPENS_WITHIN, opened).await {
+        Ok(Ok(table)) => streamed(&table).ok_or(RunError::NoStream),
+        _ => Err(RunError::NoStream),
+    }
+}
+
+impl Past {
+    /// Whether the kubelet may still be taking leave of a predecessor; asked once.
+    fn needs_quiet(&mut self, before: Before) -> bool {
+        let leaving = std::mem::take(&mut self.leaving);
+        before == Before::Stale
+            || leaving == Leaving::Anyone
+            || self
+                .tried
+                .is_some_and(|kubelet| leaving == Leaving::Of(kubelet))
+    }
+}
+
+/// Which kubelet.sock belongs to the kubelet that has a stream open.
+struct Succession {
+    now: Sight,
+    changed: Option<Instant>,
+}
+
+impl Succession {
+    fn new(now: Sight) -> Self {
+        Self { now, changed: None }
+    }
+
+    fn saw(&mut self, sight: Sight) {
+        if sight != self.now {
+            self.now = sight;
+            self.changed = Some(Instant::now());
+        }
+    }
+
+    /// The kubelet.sock under which the stream ended; `None` when a new kubelet made it.
+    fn same_kubelet(&self) -> Sight {
+        let outlived = self
+            .changed
+            .is_none_or(|changed| changed.elapsed() > SUCCESSION);
+        self.now.filter(|_| outlived)
+    }
+}

@@ -1,0 +1,116 @@
+//! A plugin's gRPC server on its socket, from the first accept to the last connection's end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::Server as GrpcServer;
+use tracing::{debug, error};
+
+use crate::connections::{Peers, Table, incoming};
+use crate::device::Devices;
+use crate::plugin_socket::PluginSocket;
+use crate::resource::Resource;
+use crate::wire::REQUEST_SIZE_MAX;
+use crate::wire::v1beta1::device_plugin_server::DevicePluginServer;
+
+use super::service::Service;
+
+/// The kubelet closes its connection within 10 ms after the stream's end, if it lives.
+const KUBELET_CLOSES_WITHIN: Duration = Duration::from_secs(2);
+const CALLS_END_WITHIN: Duration = Duration::from_secs(1);
+/// Nothing is left to wait for by then but our own tasks.
+const TASKS_END_WITHIN: Duration = Duration::from_millis(500);
+
+/// A socket that is served. [`Server::leave`] ends it in order; dropping it ends it at once.
+pub struct Server {
+    socket: PluginSocket,
+    listeners: watch::Sender<Arc<UnixListener>>,
+    peers: Peers,
+    /// Ends the streams.
+    ending: CancellationToken,
+    /// Takes no more calls.
+    draining: CancellationToken,
+    /// Fails every connection.
+    cut: DropGuard,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Server {
+    /// Serves the resource on the socket. Must be called within a tokio runtime.
+    pub fn start(
+        socket: PluginSocket,
+        resource: Arc<Resource>,
+        devices: watch::Receiver<Arc<Devices>>,
+    ) -> Self {
+        let cut = CancellationToken::new();
+        let peers = Peers::new(cut.clone());
+        let (ending, draining) = (CancellationToken::new(), CancellationToken::new());
+        let listeners = watch::Sender::new(Arc::clone(socket.listener()));
+        let service = Service {
+            resource,
+            devices,
+            peers: peers.clone(),
+            ending: ending.clone(),
+        };
+        let service = DevicePluginServer::new(service).max_decoding_message_size(REQUEST_SIZE_MAX);
+        let incoming = incoming(listeners.subscribe(), peers.clone());
+        let drained = draining.clone().cancelled_owned();
+        let task = tokio::spawn(async move {
+            let mut server = GrpcServer::builder();
+            let served = server.add_service(service);
+            if let Err(error) = served.serve_with_incoming_shutdown(incoming, drained).await {
+                error!(%error, "the plugin's server failed");
+            }
+        });
+        Self {
+            socket,
+            listeners,
+            peers,
+            ending,
+            draining,
+            cut: cut.drop_guard(),
+            task: AbortOnDropHandle::new(task),
+        }
+    }
+
+    /// The socket that is served.
+    pub fn socket(&self) -> &PluginSocket {
+        &self.socket
+    }
+
+    /// Follows what the peers do.
+    pub fn peers(&self) -> watch::Receiver<Table> {
+        self.peers.subscribe()
+    }
+
+    /// Accepts on another socket from now on; connections stay.
+    pub fn move_to(&mut self, socket: PluginSocket) {
+        self.listeners.send_replace(Arc::clone(socket.listener()));
+        self.socket = socket;
+    }
+
+    /// Ends the streams with OK and goes on answering until the kubelet closes its connection, gives
+    /// calls in flight their time, closes every connection that is left, and removes the socket.
+    pub async fn leave(mut self) {
+        self.ending.cancel();
+        let mut peers = self.peers();
+        let closed = peers.wait_for(|table| table.find(|peer| peer.streamed).is_none());
+        if timeout(KUBELET_CLOSES_WITHIN, closed).await.is_err() {
+            debug!("the kubelet keeps its connection");
+        }
+        self.peers.cut_silent();
+        self.draining.cancel();
+        if timeout(CALLS_END_WITHIN, &mut self.task).await.is_ok() {
+            return;
+        }
+        drop(self.cut);
+        if timeout(TASKS_END_WITHIN, &mut self.task).await.is_err() {
+            error!("a connection outlives its plugin");
+        }
+    }
+}

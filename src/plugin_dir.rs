@@ -1,0 +1,72 @@
+//! The kubelet's device plugin directory, and how to tell one socket in it from its successor.
+
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use crate::wire::KUBELET_SOCKET;
+
+/// The directory in which the kubelet and its device plugins have their sockets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginDir(PathBuf);
+
+/// Tells a socket from one bound later under the same name. An inode number alone may be used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketIdentity {
+    device: u64,
+    inode: u64,
+    ctime: (i64, i64),
+}
+
+impl PluginDir {
+    /// The directory with this path; it need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The path of the kubelet's registration socket.
+    pub fn kubelet_socket(&self) -> PathBuf {
+        self.0.join(KUBELET_SOCKET)
+    }
+
+    /// Holds the directory's lock until the file is dropped; `None` while another process has it.
+    /// The lock is on the directory itself: nothing is left behind in it.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened or locked.
+    pub fn try_lock(&self) -> io::Result<Option<File>> {
+        let dir = File::open(&self.0)?;
+        match dir.try_lock() {
+            Ok(()) => Ok(Some(dir)),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+impl SocketIdentity {
+    /// The identity of the socket at this path; `None` where there is no socket.
+    pub fn of(path: &Path) -> Option<Self> {
+        let metadata = path.symlink_metadata().ok()?;
+        metadata
+            .file_type()
+            .is_socket()
+            .then(|| Self::from(&metadata))
+    }
+}
+
+impl From<&Metadata> for SocketIdentity {
+    fn from(metadata: &Metadata) -> Self {
+        Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            ctime: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}

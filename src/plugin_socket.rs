@@ -1,0 +1,213 @@
+//! A plugin's socket: bound without taking anyone's, removed only if it is still ours.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use thiserror::Error;
+use tokio::net::UnixListener;
+
+use crate::plugin_dir::PluginDir;
+use crate::socket_name::SocketName;
+
+/// A bound socket. Dropping it removes the file, unless another has taken its place.
+#[derive(Debug)]
+pub struct PluginSocket {
+    dir: PluginDir,
+    path: PathBuf,
+    /// Device and inode. The open listener keeps the inode number from being used again.
+    file: (u64, u64),
+    listener: Arc<UnixListener>,
+}
+
+/// What stood in the socket's place before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// No file.
+    Nothing,
+    /// A socket that nobody served any more; it was removed.
+    Stale,
+}
+
+/// Why the socket can't be bound now.
+#[derive(Debug, Error)]
+pub enum BindError {
+    /// A socket there still answers: it is never taken.
+    #[error("another plugin serves this socket")]
+    Taken,
+    /// Something else has the name.
+    #[error("the path is taken by something that is not a socket")]
+    NotASocket,
+    /// Another process is binding in the directory at this moment.
+    #[error("the plugin dir is locked")]
+    Locked,
+    /// The operating system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl PluginSocket {
+    /// Binds the socket with mode 0600. Test, removal and bind happen under the directory's lock, so
+    /// that of two starters one wins and the other sees it.
+    ///
+    /// # Errors
+    /// When the place is taken, or the operating system refuses. Must be called within a tokio runtime.
+    pub fn bind(dir: &PluginDir, name: &SocketName) -> Result<(Self, Before), BindError> {
+        let _lock = dir.try_lock()?.ok_or(BindError::Locked)?;
+        let path = dir.path().join(name.as_str());
+        let before = clear(&path)?;
+        let listener = Arc::new(UnixListener::bind(&path)?);
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
+        let metadata = path.symlink_metadata()?;
+        let socket = Self {
+            dir: dir.clone(),
+            file: (metadata.dev(), metadata.ino()),
+            path,
+            listener,
+        };
+        Ok((socket, before))
+    }
+
+    /// The listener behind the file.
+    pub fn listener(&self) -> &Arc<UnixListener> {
+        &self.listener
+    }
+
+    /// Whether the file is still there and still ours.
+    pub fn is_in_place(&self) -> bool {
+        let metadata = self.path.symlink_metadata();
+        metadata.is_ok_and(|file| (file.dev(), file.ino()) == self.file)
+    }
+}
+
+impl Drop for PluginSocket {
+    /// Without the lock the file stays: who binds next finds it stale.
+    fn drop(&mut self) {
+        let lock = self.dir.try_lock();
+        if matches!(lock, Ok(Some(_))) && self.is_in_place() {
+            // Whoever removed it first did what was to be done.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Makes room for a socket, if nobody serves the one that is there.
+fn clear(path: &Path) -> Result<Before, BindError> {
+    match path.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Before::Nothing),
+        Err(error) => return Err(error.into()),
+        Ok(file) if !file.file_type().is_socket() => return Err(BindError::NotASocket),
+        Ok(_) => {}
+    }
+    if answers(path)? {
+        return Err(BindError::Taken);
+    }
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(Before::Stale),
+    }
+}
+
+/// Whether someone listens. Only a refusal says no: a full backlog or a missing right is someone.
+fn answers(path: &Path) -> io::Result<bool> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    let address = SocketAddrUnix::new(path)?;
+    let connected = rustix::net::connect(&probe, &address);
+    Ok(!matches!(connected, Err(Errno::CONNREFUSED | Errno::NOENT)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::socket_name::PluginName;
+
+    fn name() -> SocketName {
+        PluginName::default().own_socket().unwrap()
+    }
+
+    fn dir() -> (tempfile::TempDir, PluginDir) {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = PluginDir::new(temporary.path());
+        (temporary, dir)
+    }
+
+    #[tokio::test]
+    async fn is_private_and_removed_with_its_owner() {
+        let (_temporary, dir) = dir();
+        let (socket, before) = PluginSocket::bind(&dir, &name()).unwrap();
+        assert_eq!(before, Before::Nothing);
+        let mode = socket.path.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        let path = socket.path.clone();
+        drop(socket);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn one_that_answers_is_not_taken_and_a_stale_one_is() {
+        let (_temporary, dir) = dir();
+        let path = dir.path().join(name().as_str());
+        let neighbour = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let bound = PluginSocket::bind(&dir, &name());
+        assert!(matches!(bound, Err(BindError::Taken)), "{bound:?}");
+        drop(neighbour);
+        let (_socket, before) = PluginSocket::bind(&dir, &name()).unwrap();
+        assert_eq!(before, Before::Stale);
+    }
+
+    #[tokio::test]
+    async fn a_full_backlog_still_answers() {
+        let (_temporary, dir) = dir();
+        let path = dir.path().join(name().as_str());
+        let _busy = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let mut waiting = Vec::new();
+        loop {
+            let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+            let client =
+                rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
+                    .unwrap();
+            let connected = rustix::net::connect(&client, &SocketAddrUnix::new(&path).unwrap());
+            waiting.push(client);
+            if connected == Err(Errno::AGAIN) {
+                break;
+            }
+        }
+        let bound = PluginSocket::bind(&dir, &name());
+        assert!(matches!(bound, Err(BindError::Taken)), "{bound:?}");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_socket_stays() {
+        let (_temporary, dir) = dir();
+        let path = dir.path().join(name().as_str());
+        std::fs::write(&path, "precious").unwrap();
+        let bound = PluginSocket::bind(&dir, &name());
+        assert!(matches!(bound, Err(BindError::NotASocket)), "{bound:?}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[tokio::test]
+    async fn a_successor_is_not_removed() {
+        let (_temporary, dir) = dir();
+        let (ours, _) = PluginSocket::bind(&dir, &name()).unwrap();
+        std::fs::remove_file(&ours.path).unwrap();
+        assert!(!ours.is_in_place());
+        let (theirs, _) = PluginSocket::bind(&dir, &name()).unwrap();
+        drop(ours);
+        assert!(theirs.is_in_place());
+    }
+
+    #[tokio::test]
+    async fn only_one_binds_at_a_time() {
+        let (_temporary, dir) = dir();
+        let lock = dir.try_lock().unwrap();
+        let bound = PluginSocket::bind(&dir, &name());
+        assert!(matches!(bound, Err(BindError::Locked)), "{bound:?}");
+        drop(lock);
+        assert!(PluginSocket::bind(&dir, &name()).is_ok());
+    }
+}

@@ -1,0 +1,124 @@
+//! The connection to the kubelet, and what is asked of it: to register.
+
+use std::io;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use thiserror::Error;
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::foreign::foreign;
+use crate::plugin_dir::SocketIdentity;
+use crate::wire::AUTHORITY;
+use crate::wire::v1beta1::RegisterRequest;
+use crate::wire::v1beta1::registration_client::RegistrationClient;
+
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+/// Inside Register the kubelet dials our socket, for 10 s at most.
+const REGISTER_WITHIN: Duration = Duration::from_secs(15);
+
+/// One connection to one kubelet. It never reconnects: a registration reaches the kubelet that was
+/// there when the socket was bound, or none.
+#[derive(Debug)]
+pub struct KubeletConnection {
+    channel: Channel,
+    identity: SocketIdentity,
+}
+
+/// Why there is no kubelet to talk to.
+#[derive(Debug, Error)]
+pub enum NoKubelet {
+    /// No socket.
+    #[error("there is no kubelet.sock")]
+    Missing,
+    /// A socket that a kubelet left behind, or one that may not be opened.
+    #[error("kubelet.sock does not answer: {0}")]
+    Refused(io::Error),
+    /// A socket with someone behind it who says nothing.
+    #[error("the kubelet says nothing")]
+    Silent,
+    /// The socket was replaced meanwhile.
+    #[error("kubelet.sock was replaced")]
+    Replaced,
+}
+
+/// Why a registration did not come about.
+#[derive(Debug, Error)]
+pub enum RegisterError {
+    /// The kubelet's word, or that of the broken connection.
+    #[error("the kubelet refused: {0}")]
+    Refused(String),
+    /// No answer within 15 s.
+    #[error("the kubelet did not answer Register within {} s", REGISTER_WITHIN.as_secs())]
+    TimedOut,
+}
+
+impl KubeletConnection {
+    /// Connects and waits for the kubelet's greeting, one second in all.
+    ///
+    /// # Errors
+    /// When no kubelet answers.
+    pub async fn open(socket: &Path) -> Result<Self, NoKubelet> {
+        let identity = SocketIdentity::of(socket).ok_or(NoKubelet::Missing)?;
+        let stream = timeout(CONNECT_WITHIN, greeted(socket))
+            .await
+            .map_err(|_| NoKubelet::Silent)?
+            .map_err(NoKubelet::Refused)?;
+        if SocketIdentity::of(socket) != Some(identity) {
+            return Err(NoKubelet::Replaced);
+        }
+        let channel = channel_over(stream)
+            .await
+            .map_err(|error| NoKubelet::Refused(io::Error::other(error)))?;
+        Ok(Self { channel, identity })
+    }
+
+    /// Which kubelet.sock this is.
+    pub fn identity(&self) -> SocketIdentity {
+        self.identity
+    }
+
+    /// Registers; the kubelet answers after it has dialled back and asked for the options.
+    ///
+    /// # Errors
+    /// When the kubelet refuses, does not answer in time, or is gone.
+    pub async fn register(self, request: RegisterRequest) -> Result<(), RegisterError> {
+        let mut client = RegistrationClient::new(self.channel);
+        match timeout(REGISTER_WITHIN, client.register(request)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(status)) => Err(RegisterError::Refused(told(&status))),
+            Err(_) => Err(RegisterError::TimedOut),
+        }
+    }
+}
+
+/// A connection whose server has spoken. grpc-go's server writes its SETTINGS before it reads
+/// (`NewServerTransport`), so a kubelet that accepts but is stuck is told from one that works.
+async fn greeted(socket: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(socket).await?;
+    stream.readable().await?;
+    Ok(stream)
+}
+
+/// A channel over this stream alone: once it is closed, every call fails.
+async fn channel_over(stream: UnixStream) -> Result<Channel, tonic::transport::Error> {
+    let once = Mutex::new(Some(TokioIo::new(stream)));
+    let connector = tower::service_fn(move |_| {
+        let stream = once.lock().ok().and_then(|mut stream| stream.take());
+        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the connection is closed");
+        std::future::ready(stream.ok_or_else(gone))
+    });
+    Endpoint::from_static(AUTHORITY)
+        .connect_with_connector(connector)
+        .await
+}
+
+fn told(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), foreign(status.message()))
+}

@@ -1,0 +1,179 @@
+//! Runs one plugin per resource, each in a loop of its own, and one watch for all of them.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::backoff::Backoff;
+use crate::device::Devices;
+use crate::foreign::foreign;
+use crate::plugin::{Past, PluginInstance, RunError};
+use crate::plugin_dir::PluginDir;
+use crate::plugin_socket::BindError;
+use crate::resource::Resource;
+use crate::resource_name::ResourceName;
+use crate::watcher::{DirReplaced, KubeletWatcher};
+
+/// How many instances connect and register at a time.
+const TURNS: usize = 4;
+
+/// A stream that lived this long makes the next trouble the first one.
+const LONG_LIFE: Duration = Duration::from_secs(60);
+
+/// While another plugin has the socket.
+const TAKEN_PAUSE: Duration = Duration::from_secs(2);
+
+/// Leaving takes 3.5 s at most; whoever is not done then is aborted.
+const STOP_WITHIN: Duration = Duration::from_millis(4500);
+
+/// A resource's devices while the supervisor runs: change them, and the kubelet is told.
+pub type DevicesHandle = watch::Sender<Arc<Devices>>;
+
+/// All plugins of the process.
+pub struct Supervisor {
+    watcher: KubeletWatcher,
+    plugins: Vec<(DevicesHandle, PluginInstance)>,
+}
+
+impl Supervisor {
+    /// One plugin for each resource, in this plugin dir. Nothing is touched yet.
+    pub fn new(resources: Vec<Resource>, plugin_dir: impl Into<PathBuf>) -> Self {
+        let dir = PluginDir::new(plugin_dir);
+        let watcher = KubeletWatcher::new(dir.clone());
+        let turns = Arc::new(Semaphore::new(TURNS));
+        let plugin = |resource: Resource| {
+            let devices = watch::Sender::new(Arc::new(resource.devices.clone()));
+            let instance = PluginInstance {
+                devices: devices.subscribe(),
+                resource: Arc::new(resource),
+                dir: dir.clone(),
+                kubelet: watcher.subscribe(),
+                turns: Arc::clone(&turns),
+            };
+            (devices, instance)
+        };
+        let plugins = resources.into_iter().map(plugin).collect();
+        Self { watcher, plugins }
+    }
+
+    /// The devices of the resource with this name.
+    pub fn devices(&self, resource: &str) -> Option<DevicesHandle> {
+        let named = |(_, plugin): &&(DevicesHandle, PluginInstance)| {
+            plugin.resource.name.as_str() == resource
+        };
+        self.plugins
+            .iter()
+            .find(named)
+            .map(|(devices, _)| devices.clone())
+    }
+
+    /// Runs until `stop`, then lets every plugin leave; at most 5 s after `stop` it returns.
+    ///
+    /// # Errors
+    /// When the plugin dir was replaced, so that nothing can be registered from here any more.
+    pub async fn run(self, stop: CancellationToken) -> Result<(), DirReplaced> {
+        if self.plugins.is_empty() {
+            info!("no resources: nothing to register");
+        }
+        let leave = stop.child_token();
+        let mut plugins = JoinSet::new();
+        for (devices, instance) in self.plugins {
+            plugins.spawn(keep(devices, instance, leave.clone()));
+        }
+        let ended = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            replaced = self.watcher.run() => Err(replaced),
+        };
+        leave.cancel();
+        let all_left = async { while plugins.join_next().await.is_some() {} };
+        if timeout(STOP_WITHIN, all_left).await.is_err() {
+            error!("some plugins did not leave in time: they are aborted");
+            plugins.shutdown().await;
+        }
+        ended
+    }
+}
+
+/// Runs one plugin over and over until `stop`. Holds the handle, so that the devices never end.
+async fn keep(_devices: DevicesHandle, mut plugin: PluginInstance, stop: CancellationToken) {
+    let resource = plugin.resource.name.clone();
+    let mut kubelet = plugin.kubelet.clone();
+    let mut past = Past::default();
+    let mut tries = Tries::default();
+    while !stop.is_cancelled() {
+        let run = AssertUnwindSafe(plugin.run(&mut past, &stop)).catch_unwind();
+        let outcome = run.await.map_err(|panic| said(&*panic));
+        if stop.is_cancelled() {
+            break;
+        }
+        let pause = tries.after(&outcome);
+        tries.tell(&resource, &outcome, pause);
+        let tried = past.tried;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(pause) => {}
+            Ok(_) = kubelet.wait_for(|sight| sight.is_some() && *sight != tried) => tries = Tries::default(),
+        }
+    }
+}
+
+/// How a run ended: how long its stream was open, why it had none, or with which panic.
+type Outcome = Result<Result<Duration, RunError>, String>;
+
+/// The tries of one plugin since it last had a long life or a new kubelet.
+#[derive(Default)]
+struct Tries {
+    failed: u32,
+    backoff: Backoff,
+}
+
+impl Tries {
+    /// Counts a run; returns the pause before the next.
+    fn after(&mut self, outcome: &Outcome) -> Duration {
+        match outcome {
+            Ok(Ok(lived)) if *lived >= LONG_LIFE => *self = Self::default(),
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) | Err(_) => self.failed += 1,
+        }
+        let pause = self.backoff.pause(fastrand::f64());
+        match outcome {
+            Ok(Err(RunError::Bind(BindError::Taken))) => TAKEN_PAUSE,
+            _ => pause,
+        }
+    }
+
+    /// One line for each failure; the same trouble again is for those who look closer.
+    fn tell(&self, resource: &ResourceName, outcome: &Outcome, pause: Duration) {
+        let attempt = self.failed;
+        let again_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+        match outcome {
+            Ok(Ok(_)) => {}
+            Ok(Err(error @ RunError::NoKubelet(_))) if attempt == 1 => {
+                info!(%resource, %error, "waiting for the kubelet");
+            }
+            Ok(Err(error @ RunError::Bind(BindError::Taken))) if attempt == 1 => {
+                warn!(%resource, %error, "waiting for the socket; another PLUGIN_NAME is the way out");
+            }
+            Ok(Err(error @ (RunError::NoKubelet(_) | RunError::Bind(BindError::Taken)))) => {
+                debug!(%resource, %error, attempt, again_ms, "still waiting");
+            }
+            Ok(Err(error)) => warn!(%resource, %error, attempt, again_ms, "not registered"),
+            Err(error) => error!(%resource, error, attempt, again_ms, "a plugin panicked"),
+        }
+    }
+}
+
+fn said(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    foreign(text.unwrap_or("no message"))
+}

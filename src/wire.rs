@@ -1,0 +1,201 @@
+//! The device plugin API on the wire: the one file that spells the generated field names.
+
+/// The generated API, as `proto/deviceplugin/v1beta1/api.proto` has it.
+#[expect(missing_docs, clippy::pedantic, reason = "generated")]
+pub mod v1beta1 {
+    tonic::include_proto!("v1beta1");
+}
+
+use crate::allocation::{Allocation, DeviceFile};
+use crate::device::{Device, Devices, Health, LIST_SIZE_MAX};
+use crate::preference::Policy;
+use crate::resource::Resource;
+
+/// The only version of the API that kubelets speak.
+pub const VERSION: &str = "v1beta1";
+
+/// The kubelet's registration socket in the plugin dir.
+pub const KUBELET_SOCKET: &str = "kubelet.sock";
+
+/// The authority of every request: what the kubelet sends since 1.26.
+pub const AUTHORITY: &str = "http://localhost";
+
+/// The largest request that a kubelet can have to send, in bytes: the IDs of a whole list, once as
+/// available and once as must-include.
+pub const REQUEST_SIZE_MAX: usize = 2 * LIST_SIZE_MAX;
+
+/// One container's question to GetPreferredAllocation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PreferenceQuestion {
+    /// The IDs to choose from.
+    pub available: Vec<String>,
+    /// The IDs that must be part of the answer.
+    pub must_include: Vec<String>,
+    /// How many IDs to answer.
+    pub size: usize,
+}
+
+/// What a plugin tells of itself; the kubelet heeds the answer of GetDevicePluginOptions.
+#[must_use]
+pub fn options(preference: Policy) -> v1beta1::DevicePluginOptions {
+    v1beta1::DevicePluginOptions {
+        pre_start_required: false,
+        get_preferred_allocation_available: preference != Policy::None,
+    }
+}
+
+/// The announcement of a resource.
+#[must_use]
+pub fn registration(resource: &Resource) -> v1beta1::RegisterRequest {
+    v1beta1::RegisterRequest {
+        version: VERSION.to_owned(),
+        endpoint: resource.socket.to_string(),
+        resource_name: resource.name.to_string(),
+        options: Some(options(resource.preference)),
+    }
+}
+
+impl From<&Devices> for v1beta1::ListAndWatchResponse {
+    fn from(devices: &Devices) -> Self {
+        Self {
+            devices: devices.as_slice().iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl From<&Device> for v1beta1::Device {
+    fn from(device: &Device) -> Self {
+        let node = |id: &u16| v1beta1::NumaNode { id: (*id).into() };
+        Self {
+            id: device.id.to_string(),
+            health: device.health.as_str().to_owned(),
+            topology: (!device.numa.is_empty()).then(|| v1beta1::TopologyInfo {
+                nodes: device.numa.iter().map(node).collect(),
+            }),
+        }
+    }
+}
+
+impl v1beta1::Device {
+    /// Whether the kubelet takes it for healthy.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.health == Health::Healthy.as_str()
+    }
+}
+
+impl From<Allocation> for v1beta1::ContainerAllocateResponse {
+    fn from(allocation: Allocation) -> Self {
+        Self {
+            envs: allocation.envs.into_iter().collect(),
+            annotations: allocation.annotations.into_iter().collect(),
+            devices: allocation
+                .device_files
+                .into_iter()
+                .map(Into::into)
+                .collect(),
+            mounts: Vec::new(),
+            cdi_devices: Vec::new(),
+        }
+    }
+}
+
+impl From<DeviceFile> for v1beta1::DeviceSpec {
+    fn from(file: DeviceFile) -> Self {
+        Self {
+            container_path: file.container_path,
+            host_path: file.host_path,
+            permissions: file.permissions.to_owned(),
+        }
+    }
+}
+
+/// The IDs of each container.
+pub fn allocations(request: v1beta1::AllocateRequest) -> impl Iterator<Item = Vec<String>> {
+    request
+        .container_requests
+        .into_iter()
+        .map(|c| c.devices_ids)
+}
+
+/// A request for one container, as the kubelet makes it.
+#[must_use]
+pub fn allocation_of(ids: Vec<String>) -> v1beta1::AllocateRequest {
+    v1beta1::AllocateRequest {
+        container_requests: vec![v1beta1::ContainerAllocateRequest { devices_ids: ids }],
+    }
+}
+
+/// The question of each container; a negative size asks for nothing.
+pub fn preferences(
+    request: v1beta1::PreferredAllocationRequest,
+) -> impl Iterator<Item = PreferenceQuestion> {
+    request
+        .container_requests
+        .into_iter()
+        .map(|container| PreferenceQuestion {
+            available: container.available_device_i_ds,
+            must_include: container.must_include_device_i_ds,
+            size: container.allocation_size.try_into().unwrap_or(0),
+        })
+}
+
+/// A question for one container, as the kubelet asks it.
+#[must_use]
+pub fn preference_of(question: PreferenceQuestion) -> v1beta1::PreferredAllocationRequest {
+    v1beta1::PreferredAllocationRequest {
+        container_requests: vec![v1beta1::ContainerPreferredAllocationRequest {
+            available_device_i_ds: question.available,
+            must_include_device_i_ds: question.must_include,
+            allocation_size: question.size.try_into().unwrap_or(i32::MAX),
+        }],
+    }
+}
+
+/// The answer to [`preferences`], one list of IDs for each container.
+#[must_use]
+pub fn preferred(
+    answers: impl Iterator<Item = Vec<String>>,
+) -> v1beta1::PreferredAllocationResponse {
+    v1beta1::PreferredAllocationResponse {
+        container_responses: answers
+            .map(|ids| v1beta1::ContainerPreferredAllocationResponse { device_i_ds: ids })
+            .collect(),
+    }
+}
+
+/// The IDs for the first container of an answer: the kubelet asks for one only.
+#[must_use]
+pub fn preferred_ids(response: v1beta1::PreferredAllocationResponse) -> Vec<String> {
+    let first = response.container_responses.into_iter().next();
+    first
+        .map(|container| container.device_i_ds)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::counted_list_size;
+    use crate::numa::NumaNodes;
+    use proptest::prelude::*;
+    use prost::Message;
+
+    proptest! {
+        /// The size that the configuration computes is the size that goes over the wire.
+        #[test]
+        fn the_computed_size_is_the_encoded_size(
+            prefix in "[a-z]{1,150}",
+            count in 0_usize..300,
+            numa in "((0|1|127|128|1023)(\\+(0|5)){0,2})?",
+        ) {
+            let numa: NumaNodes = numa.parse().unwrap_or_default();
+            let mut devices = Devices::counted(&prefix, "node", count, &numa);
+            for index in 0..count {
+                devices.set_health(&format!("{prefix}-node-{index}"), Health::Unhealthy).unwrap();
+            }
+            let encoded = v1beta1::ListAndWatchResponse::from(&devices).encoded_len();
+            prop_assert_eq!(counted_list_size(&prefix, "node", count, &numa), Ok(encoded));
+        }
+    }
+}
