@@ -15,9 +15,6 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
-/// The kubelet needs one; the rest is for people who look.
-const CONNECTIONS_MAX: usize = 16;
-
 /// Out of descriptors, an accept fails at once, again and again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -43,6 +40,7 @@ pub struct Peer {
 #[derive(Clone, Debug)]
 pub struct Peers {
     table: watch::Sender<Table>,
+    most: usize,
     cut: CancellationToken,
 }
 
@@ -67,10 +65,10 @@ impl Table {
 }
 
 impl Peers {
-    /// No peers yet. When `cut` is cancelled, every connection fails.
-    pub fn new(cut: CancellationToken) -> Self {
+    /// No peers yet, and never more than `most`. When `cut` is cancelled, every connection fails.
+    pub fn new(cut: CancellationToken, most: usize) -> Self {
         let table = watch::Sender::new(Table::default());
-        Self { table, cut }
+        Self { table, most, cut }
     }
 
     /// Follows what the peers do.
@@ -101,7 +99,7 @@ impl Peers {
     fn admit(&self) -> Option<Open> {
         let mut admitted = None;
         self.table.send_if_modified(|table| {
-            if table.open.len() < CONNECTIONS_MAX {
+            if table.open.len() < self.most {
                 let id = ConnectionId(table.next);
                 let cut = self.cut.child_token();
                 let peer = Peer {
@@ -182,7 +180,7 @@ fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
         return None;
     }
     let Some(open) = peers.admit() else {
-        warn!("refused a connection: {CONNECTIONS_MAX} are open");
+        warn!("refused a connection: {} are open", peers.most);
         return None;
     };
     let cut = Box::pin(open.cut.clone().cancelled_owned());
@@ -265,7 +263,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_seventeenth_is_refused_until_one_leaves() {
-        let peers = Peers::new(CancellationToken::new());
+        let peers = Peers::new(CancellationToken::new(), 16);
         let (ours, _theirs): (Vec<_>, Vec<_>) =
             (0..17).map(|_| UnixStream::pair().unwrap()).unzip();
         let mut ours = ours.into_iter();

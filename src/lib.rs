@@ -19,8 +19,11 @@ pub mod plugin_dir;
 pub mod plugin_socket;
 mod connections;
 mod registration;
-mod watcher;
+pub mod watcher;
 
 // The life of a plugin, and of all of them.
 pub mod plugin;
 pub mod supervisor;
+
+// A kubelet to try it all on.
+pub mod kubelet;

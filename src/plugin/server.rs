@@ -20,6 +20,9 @@ use crate::wire::v1beta1::device_plugin_server::DevicePluginServer;
 
 use super::service::Service;
 
+/// The kubelet needs one; the rest is for people who look.
+const CONNECTIONS_MAX: usize = 16;
+
 /// The kubelet closes its connection within 10 ms after the stream's end, if it lives.
 const KUBELET_CLOSES_WITHIN: Duration = Duration::from_secs(2);
 const CALLS_END_WITHIN: Duration = Duration::from_secs(1);
@@ -48,7 +51,7 @@ impl Server {
         devices: watch::Receiver<Arc<Devices>>,
     ) -> Self {
         let cut = CancellationToken::new();
-        let peers = Peers::new(cut.clone());
+        let peers = Peers::new(cut.clone(), CONNECTIONS_MAX);
         let (ending, draining) = (CancellationToken::new(), CancellationToken::new());
         let listeners = watch::Sender::new(Arc::clone(socket.listener()));
         let service = Service {

@@ -1,0 +1,137 @@
+//! The kubelet's side of one plugin's socket. Follows `plugin/v1beta1/client.go`.
+
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Response, Status, Streaming};
+
+use crate::wire::v1beta1::device_plugin_client::DevicePluginClient;
+use crate::wire::{self, AUTHORITY, PreferenceQuestion, v1beta1};
+
+/// Between tries to reach a socket that nobody serves yet.
+const DIAL_PAUSE: Duration = Duration::from_millis(50);
+
+/// Like the kubelet's: PreStartContainer alone has a deadline.
+const PRE_START_WITHIN: Duration = Duration::from_secs(30);
+
+/// A plugin that registered.
+#[derive(Debug)]
+pub struct Client {
+    pub resource: String,
+    pub socket: PathBuf,
+    channel: Mutex<Option<Channel>>,
+    closed: CancellationToken,
+}
+
+impl Client {
+    pub fn new(resource: String, socket: PathBuf) -> Self {
+        Self {
+            resource,
+            socket,
+            channel: Mutex::new(None),
+            closed: CancellationToken::new(),
+        }
+    }
+
+    /// Connects to the socket; tries until the time is over, as grpc-go's dial does.
+    pub async fn dial(&self, within: Duration) -> Result<(), Status> {
+        let deadline = Instant::now() + within;
+        let endpoint = Endpoint::from_shared(format!("unix:{}", self.socket.display()))
+            .map_err(|error| Status::unknown(error.to_string()))?
+            .origin(tonic::codegen::http::Uri::from_static(AUTHORITY));
+        loop {
+            let error = match timeout_at(deadline, endpoint.connect()).await {
+                Ok(Ok(channel)) => {
+                    *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
+                    return Ok(());
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "timed out".to_owned(),
+            };
+            if Instant::now() + DIAL_PAUSE >= deadline {
+                let socket = self.socket.display();
+                return Err(Status::unknown(format!("failed to dial {socket}: {error}")));
+            }
+            sleep(DIAL_PAUSE).await;
+        }
+    }
+
+    /// Closes the connection; calls in flight end with Cancelled.
+    pub fn close(&self) {
+        self.closed.cancel();
+        self.channel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
+
+    pub async fn options(&self) -> Result<v1beta1::DevicePluginOptions, Status> {
+        let call = async |mut rpc: Rpc| rpc.get_device_plugin_options(v1beta1::Empty {}).await;
+        self.call(call).await
+    }
+
+    pub async fn list_and_watch(&self) -> Result<Streaming<v1beta1::ListAndWatchResponse>, Status> {
+        self.call(async |mut rpc: Rpc| rpc.list_and_watch(v1beta1::Empty {}).await)
+            .await
+    }
+
+    /// The stream's next list; `None` at its end, whatever ended it.
+    pub async fn next_list(
+        &self,
+        stream: &mut Streaming<v1beta1::ListAndWatchResponse>,
+    ) -> Option<v1beta1::ListAndWatchResponse> {
+        let next = self.closed.run_until_cancelled(stream.message()).await;
+        next?.ok().flatten()
+    }
+
+    pub async fn preferred(&self, question: PreferenceQuestion) -> Result<Vec<String>, Status> {
+        let request = wire::preference_of(question);
+        let response = self
+            .call(async |mut rpc: Rpc| rpc.get_preferred_allocation(request).await)
+            .await?;
+        Ok(wire::preferred_ids(response))
+    }
+
+    /// What one container gets. Like the kubelet's, the call has no deadline.
+    pub async fn allocate(
+        &self,
+        ids: Vec<String>,
+    ) -> Result<v1beta1::ContainerAllocateResponse, Status> {
+        let request = wire::allocation_of(ids);
+        let response = self
+            .call(async |mut rpc: Rpc| rpc.allocate(request).await)
+            .await?;
+        let first = response.container_responses.into_iter().next();
+        first.ok_or_else(|| Status::unknown("the answer has no container"))
+    }
+
+    pub async fn pre_start(&self, ids: Vec<String>) -> Result<(), Status> {
+        let request = v1beta1::PreStartContainerRequest { devices_ids: ids };
+        let call = self.call(async |mut rpc: Rpc| rpc.pre_start_container(request).await);
+        match tokio::time::timeout(PRE_START_WITHIN, call).await {
+            Ok(answer) => answer.map(|_| ()),
+            Err(_) => Err(Status::deadline_exceeded("PreStartContainer")),
+        }
+    }
+
+    async fn call<T>(
+        &self,
+        rpc: impl AsyncFnOnce(Rpc) -> Result<Response<T>, Status>,
+    ) -> Result<T, Status> {
+        let channel = self
+            .channel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let closed = || Status::cancelled("the connection is closed");
+        let client = DevicePluginClient::new(channel.ok_or_else(closed)?);
+        let answer = self.closed.run_until_cancelled(rpc(client)).await;
+        answer.ok_or_else(closed)?.map(Response::into_inner)
+    }
+}
+
+type Rpc = DevicePluginClient<Channel>;

@@ -1,0 +1,387 @@
+//! An embedded kubelet: the device manager of a real one, with its traps, for the demo, the tests and
+//! the benchmark. It keeps the structure of the original (`pkg/kubelet/cm/devicemanager`, 1.36),
+//! because its traps come from that structure.
+
+mod checkpoint;
+mod client;
+mod manager;
+mod registration;
+
+pub use manager::{AdmissionError, Assignment, Node, Quantities};
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::Server;
+use tracing::{debug, warn};
+
+use crate::connections::{Peers, incoming};
+use crate::foreign::foreign;
+use crate::wire::v1beta1::registration_server::RegistrationServer;
+use crate::wire::{KUBELET_SOCKET, PreferenceQuestion, v1beta1};
+
+use client::Client;
+use manager::DeviceManager;
+use registration::Registrar;
+
+/// A kubelet takes as many as come; plugins come one connection each.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// Which kubelet to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Behaviour {
+    /// 1.36: a second registration takes the resource over.
+    #[default]
+    V1_36,
+    /// After 1.36.2: a second registration of the same resource and socket, while the old connection
+    /// is held, is answered with OK and ignored.
+    Newer,
+}
+
+/// How the kubelet is to be.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The device plugin directory; made where it does not exist.
+    pub dir: PathBuf,
+    /// Which kubelet to be.
+    pub behaviour: Behaviour,
+    /// For how long a resource keeps its capacity after its plugin went.
+    pub grace: Duration,
+    /// For how long a plugin's socket is dialled inside Register.
+    pub dial_within: Duration,
+    /// How long after the close of a plugin's connection the resource is taken leave of. Whoever
+    /// registers in between is hit by it.
+    pub leave_after: Duration,
+}
+
+impl Settings {
+    /// A 1.36 in this directory, with the times of a real one.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            behaviour: Behaviour::default(),
+            grace: Duration::from_secs(5 * 60),
+            dial_within: Duration::from_secs(10),
+            leave_after: Duration::from_millis(20),
+        }
+    }
+}
+
+/// A pod of one container, bound to this node.
+#[derive(Clone, Debug)]
+pub struct Pod {
+    /// Its name, unique on the node.
+    pub name: String,
+    /// How many devices of each resource its container asks for.
+    pub requests: BTreeMap<String, usize>,
+}
+
+/// A running kubelet. Dropped or stopped, it leaves its socket behind, as a real one does.
+#[derive(Debug)]
+pub struct Kubelet {
+    shared: Arc<Shared>,
+    /// The kubelet admits one pod at a time.
+    admission: tokio::sync::Mutex<()>,
+}
+
+/// What the kubelet's tasks have in common.
+#[derive(Debug)]
+struct Shared {
+    settings: Settings,
+    manager: Mutex<DeviceManager<Arc<Client>>>,
+    /// The plugins by resource, as the registration server knows them.
+    clients: Mutex<BTreeMap<String, Arc<Client>>>,
+    /// Connections that the kubelet forgets to close.
+    leaked: Mutex<Vec<Arc<Client>>>,
+    node: watch::Sender<Node>,
+    registrations: watch::Sender<BTreeMap<String, u64>>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Kubelet {
+    /// Reads the checkpoint, removes every socket in the directory, and listens.
+    ///
+    /// # Errors
+    /// When the directory, the checkpoint or the socket cannot be had. Must be called within a tokio runtime.
+    pub fn start(settings: Settings) -> io::Result<Self> {
+        std::fs::create_dir_all(&settings.dir)?;
+        let (registered, assignments) = checkpoint::read(&settings.dir)?;
+        let now = Instant::now();
+        let mut manager = DeviceManager::restored(settings.grace, registered, assignments, now);
+        let node = manager.node(now);
+        wipe(&settings.dir)?;
+        let listener = UnixListener::bind(settings.dir.join(KUBELET_SOCKET))?;
+        let shared = Arc::new(Shared {
+            manager: Mutex::new(manager),
+            clients: Mutex::default(),
+            leaked: Mutex::default(),
+            node: watch::Sender::new(node),
+            registrations: watch::Sender::default(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            settings,
+        });
+        let listeners = watch::Sender::new(Arc::new(listener));
+        let peers = Peers::new(shared.stop.clone(), CONNECTIONS_MAX);
+        let incoming = incoming(listeners.subscribe(), peers);
+        let registrar = RegistrationServer::new(Registrar(Arc::clone(&shared)));
+        let stopped = shared.stop.clone().cancelled_owned();
+        shared.tasks.spawn(async move {
+            let mut server = Server::builder();
+            let served = server.add_service(registrar);
+            if let Err(error) = served.serve_with_incoming_shutdown(incoming, stopped).await {
+                warn!(%error, "the kubelet's server failed");
+            }
+            drop(listeners);
+        });
+        Arc::clone(&shared).spawn_expiry();
+        Ok(Self {
+            shared,
+            admission: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// Ends like a process: every connection closes, the socket's file stays.
+    pub async fn stop(self) {
+        self.shared.end();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+
+    /// Stops, and starts anew with what the checkpoint tells.
+    ///
+    /// # Errors
+    /// As [`Kubelet::start`].
+    pub async fn restart(self) -> io::Result<Self> {
+        let settings = self.shared.settings.clone();
+        self.stop().await;
+        Self::start(settings)
+    }
+
+    /// Follows the Node's extended resources.
+    pub fn node(&self) -> watch::Receiver<Node> {
+        self.shared.node.subscribe()
+    }
+
+    /// Follows how often Register was called since the start, by resource.
+    pub fn registrations(&self) -> watch::Receiver<BTreeMap<String, u64>> {
+        self.shared.registrations.subscribe()
+    }
+
+    /// What the pod holds.
+    pub fn assignments(&self, pod: &str) -> Vec<Assignment> {
+        let manager = self.shared.manager();
+        let of_pod = manager.assignments().iter().filter(|a| a.pod == pod);
+        of_pod.cloned().collect()
+    }
+
+    /// Admits the pod: chooses its devices and asks each plugin what its container gets. A pod that
+    /// holds devices already keeps them; its plugins are not called.
+    ///
+    /// # Errors
+    /// When there are too few devices or a plugin refuses; the pod then holds nothing.
+    pub async fn admit(&self, pod: &Pod) -> Result<Vec<Assignment>, AdmissionError> {
+        let _one_at_a_time = self.admission.lock().await;
+        let held = self.assignments(&pod.name);
+        if !held.is_empty() {
+            return Ok(held);
+        }
+        for (resource, count) in pod.requests.iter().filter(|(_, count)| **count > 0) {
+            if let Err(error) = self.allocate(&pod.name, resource, *count).await {
+                self.shared.manager().release(&pod.name);
+                return Err(error);
+            }
+        }
+        self.shared.changed();
+        Ok(self.assignments(&pod.name))
+    }
+
+    /// Frees what the pod holds.
+    pub fn delete(&self, pod: &str) {
+        self.shared.manager().release(pod);
+        self.shared.changed();
+    }
+
+    async fn allocate(
+        &self,
+        pod: &str,
+        resource: &str,
+        count: usize,
+    ) -> Result<(), AdmissionError> {
+        let Some(endpoint) = self.shared.manager().endpoint(resource).cloned() else {
+            return Ok(());
+        };
+        let available = self.shared.manager().available(resource, count)?;
+        let failed = |rpc| {
+            move |status: tonic::Status| AdmissionError::Plugin {
+                resource: resource.to_owned(),
+                rpc,
+                error: format!("{:?}: {}", status.code(), foreign(status.message())),
+            }
+        };
+        let stopped = || AdmissionError::Stopped(resource.to_owned());
+        let client = endpoint.client.as_ref().ok_or_else(stopped)?;
+        let mut preferred = Vec::new();
+        if endpoint.options.get_preferred_allocation_available && !endpoint.is_stopped() {
+            let question = PreferenceQuestion {
+                available: available.clone(),
+                must_include: Vec::new(),
+                size: count,
+            };
+            let answer = client.preferred(question).await;
+            preferred = answer.map_err(failed("GetPreferredAllocation"))?;
+        }
+        let ids = manager::take(available, &preferred, count);
+        if self
+            .shared
+            .manager()
+            .endpoint(resource)
+            .is_none_or(manager::Endpoint::is_stopped)
+        {
+            return Err(stopped());
+        }
+        let response = client
+            .allocate(ids.clone())
+            .await
+            .map_err(failed("Allocate"))?;
+        self.shared.manager().assign(pod, resource, &ids, response);
+        if endpoint.options.pre_start_required {
+            client
+                .pre_start(ids)
+                .await
+                .map_err(failed("PreStartContainer"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        self.shared.end();
+    }
+}
+
+impl Shared {
+    fn manager(&self) -> MutexGuard<'_, DeviceManager<Arc<Client>>> {
+        self.manager.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Client>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn leak(&self, client: Arc<Client>) {
+        self.leaked
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(client);
+    }
+
+    /// Shows the books on the Node and writes the checkpoint.
+    fn changed(&self) {
+        let mut manager = self.manager();
+        let node = manager.node(Instant::now());
+        let written = checkpoint::write(
+            &self.settings.dir,
+            manager.registered(),
+            manager.assignments(),
+        );
+        drop(manager);
+        if let Err(error) = written {
+            warn!(%error, "the checkpoint is not written");
+        }
+        self.node.send_if_modified(|shown| {
+            let changed = *shown != node;
+            *shown = node;
+            changed
+        });
+    }
+
+    /// Looks at the books again when the grace of whoever stopped now is over.
+    fn spawn_expiry(self: Arc<Self>) {
+        let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
+        tasks.spawn(stop.run_until_cancelled_owned(async move {
+            tokio::time::sleep(self.settings.grace).await;
+            self.changed();
+        }));
+    }
+
+    fn end(&self) {
+        self.stop.cancel();
+        let clients = std::mem::take(&mut *self.clients());
+        let leaked =
+            std::mem::take(&mut *self.leaked.lock().unwrap_or_else(PoisonError::into_inner));
+        for client in clients.values().chain(&leaked) {
+            client.close();
+        }
+    }
+
+    /// The life of a registered plugin: its lists, until its stream ends. Then the kubelet takes leave
+    /// of whoever stands for the resource, be it this plugin or a successor (`runClient`).
+    async fn run(self: Arc<Self>, client: Arc<Client>) {
+        let resource = client.resource.clone();
+        if let Ok(mut stream) = client.list_and_watch().await {
+            while let Some(list) = client.next_list(&mut stream).await {
+                debug!(resource, devices = list.devices.len(), "list");
+                self.manager().listed(&resource, list);
+                self.changed();
+            }
+        }
+        let Some(standing) = self.clients().remove(&resource) else {
+            self.leak(client);
+            return;
+        };
+        standing.close();
+        if !Arc::ptr_eq(&standing, &client) {
+            self.leak(client);
+        }
+        tokio::time::sleep(self.settings.leave_after).await;
+        self.manager().disconnected(&resource, Instant::now());
+        self.changed();
+        self.spawn_expiry();
+    }
+
+    /// Register, after the request was judged (`connectClient`).
+    async fn connect(self: Arc<Self>, client: Arc<Client>) -> Result<(), tonic::Status> {
+        let resource = client.resource.clone();
+        self.clients().insert(resource.clone(), Arc::clone(&client));
+        let options = async {
+            client.dial(self.settings.dial_within).await?;
+            client.options().await
+        };
+        let options: v1beta1::DevicePluginOptions = match options.await {
+            Ok(options) => options,
+            Err(status) => {
+                // Blind from here on: whoever was registered before is forgotten as well.
+                self.clients().remove(&resource);
+                self.leak(client);
+                return Err(tonic::Status::unknown(status.message()));
+            }
+        };
+        self.manager()
+            .connected(&resource, Arc::clone(&client), options);
+        let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
+        tasks.spawn(stop.run_until_cancelled_owned(self.run(client)));
+        Ok(())
+    }
+}
+
+/// Removes every socket; other files and folders stay.
+fn wipe(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_socket() {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}

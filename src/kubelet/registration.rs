@@ -1,0 +1,75 @@
+//! `Registration.Register` as the kubelet serves it. Follows `plugin/v1beta1/server.go`.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+use tracing::debug;
+
+use crate::foreign::foreign;
+use crate::resource_name::ResourceName;
+use crate::wire::VERSION;
+use crate::wire::v1beta1::registration_server::Registration;
+use crate::wire::v1beta1::{Empty, RegisterRequest};
+
+use super::client::Client;
+use super::{Behaviour, Shared};
+
+/// Judges registrations and hands them to the device manager.
+pub struct Registrar(pub Arc<Shared>);
+
+#[tonic::async_trait]
+impl Registration for Registrar {
+    async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
+        let request = request.into_inner();
+        let resource = foreign(&request.resource_name);
+        debug!(resource, endpoint = foreign(&request.endpoint), "Register");
+        self.0
+            .registrations
+            .send_modify(|counts| *counts.entry(resource).or_default() += 1);
+        judge(&request)?;
+        let socket = self.0.settings.dir.join(&request.endpoint);
+        let client = Arc::new(Client::new(request.resource_name, socket));
+        if self.holds(&client) {
+            return Ok(Response::new(Empty {}));
+        }
+        // A task of its own: like a Go handler it goes on when its caller has gone.
+        let connecting = Arc::clone(&self.0).connect(client);
+        let stop = self.0.stop.clone();
+        let connecting = self
+            .0
+            .tasks
+            .spawn(stop.run_until_cancelled_owned(connecting));
+        let stopped = |_| Status::unavailable("the kubelet stops");
+        let connected = connecting.await.map_err(stopped)?;
+        connected.unwrap_or_else(|| Err(Status::unavailable("the kubelet stops")))?;
+        Ok(Response::new(Empty {}))
+    }
+}
+
+impl Registrar {
+    /// Whether a newer kubelet ignores this registration: it has the same plugin already.
+    fn holds(&self, client: &Client) -> bool {
+        let clients = self.0.clients();
+        let held = clients.get(&client.resource);
+        self.0.settings.behaviour == Behaviour::Newer
+            && held.is_some_and(|held| held.socket == client.socket)
+    }
+}
+
+fn judge(request: &RegisterRequest) -> Result<(), Status> {
+    if request.version != VERSION {
+        let version = foreign(&request.version);
+        return Err(Status::unknown(format!(
+            "version {version} is not {VERSION}"
+        )));
+    }
+    match ResourceName::parse(&request.resource_name) {
+        Ok(_) => Ok(()),
+        Err(expected) => {
+            let name = foreign(&request.resource_name);
+            Err(Status::unknown(format!(
+                "invalid resource name {name}: expected {expected}"
+            )))
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! A node in a temporary directory: an embedded kubelet and the manager, to be started and stopped.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use simple_device_plugin::config::{Config, Environment, Host};
+use simple_device_plugin::kubelet::{Kubelet, Node, Pod, Quantities, Settings};
+use simple_device_plugin::resource::Resource;
+use simple_device_plugin::supervisor::{DevicesHandle, Supervisor};
+use simple_device_plugin::watcher::DirReplaced;
+use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+/// Far beyond what anything here takes: a test that waits this long has failed.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits for the event, but not for ever.
+#[track_caller]
+pub fn within<F: Future>(what: &str, event: F) -> impl Future<Output = F::Output> {
+    let at = std::panic::Location::caller();
+    async move {
+        match timeout(DEADLINE, event).await {
+            Ok(output) => output,
+            Err(_) => panic!("{at}: waited {DEADLINE:?} for {what}"),
+        }
+    }
+}
+
+/// A plugin dir of its own.
+pub fn plugin_dir() -> TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// The resources of these variables, on node `n`.
+pub fn resources(variables: &[(&str, &str)]) -> Vec<Resource> {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), value.into());
+    let environment: Environment = variables.iter().map(owned).collect();
+    let host = Host {
+        hostname: Some("n".to_owned()),
+        numa: None,
+    };
+    let config = Config::from_variables(&environment, &host);
+    config.expect("a good configuration").resources
+}
+
+/// A manager that runs in this process.
+pub struct Manager {
+    stop: CancellationToken,
+    handles: BTreeMap<String, DevicesHandle>,
+    task: JoinHandle<Result<(), DirReplaced>>,
+}
+
+impl Manager {
+    pub fn start(dir: &Path, variables: &[(&str, &str)]) -> Self {
+        let resources = resources(variables);
+        let names: Vec<String> = resources.iter().map(|r| r.name.to_string()).collect();
+        let supervisor = Supervisor::new(resources, dir);
+        let handle = |name: String| {
+            let handle = supervisor.devices(&name).expect("a resource of this name");
+            (name, handle)
+        };
+        let stop = CancellationToken::new();
+        Self {
+            handles: names.into_iter().map(handle).collect(),
+            task: tokio::spawn(supervisor.run(stop.clone())),
+            stop,
+        }
+    }
+
+    /// The devices of a resource.
+    pub fn devices(&self, resource: &str) -> &DevicesHandle {
+        &self.handles[resource]
+    }
+
+    /// Waits for it to end by itself.
+    pub async fn ended(self) -> Result<(), DirReplaced> {
+        within("the manager's end", self.task)
+            .await
+            .expect("no panic")
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.ended().await.expect("an end in order");
+    }
+}
+
+/// A kubelet with short times: nothing here waits for a real grace.
+pub fn settings(dir: &Path) -> Settings {
+    Settings {
+        dial_within: Duration::from_millis(500),
+        ..Settings::new(dir)
+    }
+}
+
+pub fn kubelet(dir: &Path) -> Kubelet {
+    Kubelet::start(settings(dir)).expect("a kubelet")
+}
+
+/// Waits until the node shows this capacity and allocatable.
+#[track_caller]
+pub fn shows(
+    kubelet: &Kubelet,
+    resource: &str,
+    capacity: usize,
+    allocatable: usize,
+) -> impl Future<Output = ()> + use<> {
+    let wanted = Quantities {
+        capacity,
+        allocatable,
+    };
+    let mut node: watch::Receiver<Node> = kubelet.node();
+    let resource = resource.to_owned();
+    let at = std::panic::Location::caller();
+    async move {
+        let shown = node.wait_for(|node| node.get(&resource) == Some(&wanted));
+        let waited = timeout(DEADLINE, shown).await.is_err();
+        assert!(
+            !waited,
+            "{at}: {resource} is not {allocatable}/{capacity}: {:?}",
+            *node.borrow()
+        );
+    }
+}
+
+pub fn pod(name: &str, requests: &[(&str, usize)]) -> Pod {
+    Pod {
+        name: name.to_owned(),
+        requests: requests
+            .iter()
+            .map(|(r, n)| ((*r).to_owned(), *n))
+            .collect(),
+    }
+}
+
+/// The IDs that a pod holds, in order.
+pub fn held(kubelet: &Kubelet, pod: &str) -> Vec<String> {
+    let assignments = kubelet.assignments(pod);
+    let ids = assignments
+        .iter()
+        .flat_map(|a| a.ids().into_iter().map(str::to_owned));
+    let mut ids: Vec<String> = ids.collect();
+    ids.sort();
+    ids
+}
+
+/// How often the resource was registered with this kubelet.
+pub fn registrations(kubelet: &Kubelet, resource: &str) -> u64 {
+    kubelet
+        .registrations()
+        .borrow()
+        .get(resource)
+        .copied()
+        .unwrap_or(0)
+}
+
+/// The sockets in the directory, but the kubelet's.
+pub fn sockets(dir: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("the plugin dir");
+    let paths = entries.map(|entry| entry.expect("an entry").path());
+    let mut sockets: Vec<PathBuf> = paths
+        .filter(|path| path.extension().is_some_and(|e| e == "sock"))
+        .filter(|path| !path.ends_with("kubelet.sock"))
+        .collect();
+    sockets.sort();
+    sockets
+}
