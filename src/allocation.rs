@@ -32,7 +32,7 @@ pub struct DeviceFile {
     /// Absolute path on the host.
     pub host_path: String,
     /// A subset of `rwm`.
-    pub permissions: &'static str,
+    pub permissions: String,
 }
 
 /// What one container gets, each list in the order of the resource's devices.
@@ -102,7 +102,8 @@ impl Outputs {
         Some((format!("{prefix}-{index}"), device.id.to_string()))
     }
 
-    fn device_file(&self, device: &Device) -> Option<DeviceFile> {
+    /// The device file of one device; `None` where there are none.
+    pub fn device_file(&self, device: &Device) -> Option<DeviceFile> {
         let rule = self.device_file.as_ref()?;
         let container_path = format!("/dev/{}-{}", rule.prefix, device.index);
         Some(DeviceFile {
@@ -111,7 +112,7 @@ impl Outputs {
                 .clone()
                 .unwrap_or_else(|| container_path.clone()),
             container_path,
-            permissions: "rw",
+            permissions: "rw".to_owned(),
         })
     }
 }
@@ -158,7 +159,7 @@ mod tests {
         let files: Vec<_> = got
             .device_files
             .iter()
-            .map(|f| (&*f.host_path, &*f.container_path, f.permissions))
+            .map(|f| (&*f.host_path, &*f.container_path, &*f.permissions))
             .collect();
         assert_eq!(
             files,

@@ -98,6 +98,12 @@ impl Devices {
         self.position(id).map(|position| &self.list[position])
     }
 
+    /// The bytes of the list on the wire, were every device Unhealthy; never over [`LIST_SIZE_MAX`].
+    pub fn list_size(&self) -> usize {
+        let size = |device: &Device| device_size(device.id.len(), &device.numa);
+        self.list.iter().map(size).sum()
+    }
+
     /// Sets a device's health and tells whether that changed anything.
     ///
     /// # Errors
@@ -149,10 +155,7 @@ pub fn counted_list_size(
             next_power = next_power.saturating_mul(10);
         }
         let id = prefix.len() + 1 + node.len() + 1 + digits;
-        let message = delimited(id)
-            + delimited(Health::Unhealthy.as_str().len())
-            + topology_size(numa.deal(index));
-        total += delimited(message);
+        total += device_size(id, numa.deal(index).as_slice());
         if total > LIST_SIZE_MAX {
             return Err(ListTooLarge { fit: index });
         }
@@ -160,12 +163,21 @@ pub fn counted_list_size(
     Ok(total)
 }
 
-/// The bytes of `Device.topology` with one NUMA node; proto3 leaves out a 0.
-fn topology_size(node: Option<u16>) -> usize {
-    match node {
-        None => 0,
-        Some(0) => delimited(delimited(0)),
-        Some(node) => delimited(delimited(1 + varint_size(node.into()))),
+/// The bytes of one Unhealthy device in a list: the longer of the two words.
+fn device_size(id: usize, numa: &[u16]) -> usize {
+    let health = Health::Unhealthy.as_str().len();
+    delimited(delimited(id) + delimited(health) + topology_size(numa))
+}
+
+/// The bytes of `Device.topology`; proto3 leaves out a NUMA node's ID of 0.
+fn topology_size(numa: &[u16]) -> usize {
+    let node = |node: &u16| match usize::from(*node) {
+        0 => delimited(0),
+        id => delimited(1 + varint_size(id)),
+    };
+    match numa {
+        [] => 0,
+        nodes => delimited(nodes.iter().map(node).sum()),
     }
 }
 

@@ -27,3 +27,9 @@ pub mod supervisor;
 
 // A kubelet to try it all on.
 pub mod kubelet;
+
+// The program.
+mod host;
+mod logging;
+mod signals;
+pub mod commands;

@@ -1,3 +1,60 @@
-//! The simple-device-plugin program.
+//! The simple-device-plugin program: takes its surroundings, runs a command, decides the exit code.
 
-fn main() {}
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use clap::Parser;
+use simple_device_plugin::commands::Cli;
+use simple_device_plugin::config::Mistakes;
+use simple_device_plugin::watcher::DirReplaced;
+
+/// `EX_CONFIG` of sysexits.h: the configuration is wrong, nothing was touched.
+const CONFIG: u8 = 78;
+/// `EX_TEMPFAIL`: a new container will do better.
+const TRY_AGAIN: u8 = 75;
+
+fn main() -> ExitCode {
+    let done = Cli::parse().run(std::env::vars_os(), &mut io::stdout().lock());
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell when stderr is closed.
+            let _ = tell(&error);
+            ExitCode::from(code(&error))
+        }
+    }
+}
+
+fn code(error: &anyhow::Error) -> u8 {
+    if error.is::<Mistakes>() {
+        CONFIG
+    } else if error.is::<DirReplaced>() {
+        TRY_AGAIN
+    } else {
+        1
+    }
+}
+
+fn tell(error: &anyhow::Error) -> io::Result<()> {
+    let mut stderr = io::stderr().lock();
+    let Some(mistakes) = error.downcast_ref::<Mistakes>() else {
+        return writeln!(stderr, "error: {error:#}");
+    };
+    for mistake in mistakes.as_slice() {
+        writeln!(stderr, "error: {mistake}")?;
+    }
+    match mistakes.as_slice().len() {
+        1 => writeln!(stderr, "1 mistake in the variables; nothing was started"),
+        count => writeln!(
+            stderr,
+            "{count} mistakes in the variables; nothing was started"
+        ),
+    }
+}
+
+/// Whoever read our output has seen enough, as `head` does.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -36,7 +36,7 @@ pub struct KubeletWatcher {
 
 /// An inotify instance on the directory that has this device and inode.
 struct Armed {
-    events: EventStream<[u8; EVENT_BUFFER]>,
+    events: EventStream<Vec<u8>>,
     dir: (u64, u64),
 }
 
@@ -142,7 +142,7 @@ impl Armed {
     }
 }
 
-fn watch_events(dir: &PluginDir) -> io::Result<EventStream<[u8; EVENT_BUFFER]>> {
+fn watch_events(dir: &PluginDir) -> io::Result<EventStream<Vec<u8>>> {
     let inotify = Inotify::init()?;
     let mask = WatchMask::CREATE
         | WatchMask::DELETE
@@ -152,5 +152,5 @@ fn watch_events(dir: &PluginDir) -> io::Result<EventStream<[u8; EVENT_BUFFER]>> 
         | WatchMask::MOVE_SELF
         | WatchMask::ONLYDIR;
     inotify.watches().add(dir.path(), mask)?;
-    inotify.into_event_stream([0; EVENT_BUFFER])
+    inotify.into_event_stream(vec![0; EVENT_BUFFER])
 }

@@ -6,6 +6,8 @@ pub mod v1beta1 {
     tonic::include_proto!("v1beta1");
 }
 
+use std::collections::{BTreeMap, HashMap};
+
 use crate::allocation::{Allocation, DeviceFile};
 use crate::device::{Device, Devices, Health, LIST_SIZE_MAX};
 use crate::preference::Policy;
@@ -105,7 +107,26 @@ impl From<DeviceFile> for v1beta1::DeviceSpec {
         Self {
             container_path: file.container_path,
             host_path: file.host_path,
-            permissions: file.permissions.to_owned(),
+            permissions: file.permissions,
+        }
+    }
+}
+
+impl From<v1beta1::ContainerAllocateResponse> for Allocation {
+    fn from(response: v1beta1::ContainerAllocateResponse) -> Self {
+        let sorted = |map: HashMap<String, String>| {
+            let sorted: BTreeMap<String, String> = map.into_iter().collect();
+            sorted.into_iter().collect()
+        };
+        let device_file = |spec: v1beta1::DeviceSpec| DeviceFile {
+            container_path: spec.container_path,
+            host_path: spec.host_path,
+            permissions: spec.permissions,
+        };
+        Self {
+            envs: sorted(response.envs),
+            annotations: sorted(response.annotations),
+            device_files: response.devices.into_iter().map(device_file).collect(),
         }
     }
 }
@@ -195,6 +216,7 @@ mod tests {
                 devices.set_health(&format!("{prefix}-node-{index}"), Health::Unhealthy).unwrap();
             }
             let encoded = v1beta1::ListAndWatchResponse::from(&devices).encoded_len();
+            prop_assert_eq!(devices.list_size(), encoded);
             prop_assert_eq!(counted_list_size(&prefix, "node", count, &numa), Ok(encoded));
         }
     }

@@ -25,8 +25,8 @@ pub struct Config {
     pub node: String,
     /// The kubelet's device plugin directory.
     pub plugin_dir: PathBuf,
-    /// Directives for `tracing_subscriber::EnvFilter`.
-    pub log_directives: String,
+    /// Directives for `tracing_subscriber::EnvFilter`, where told.
+    pub log_directives: Option<String>,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What to offer, in index order.

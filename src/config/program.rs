@@ -37,7 +37,7 @@ pub struct Program {
     pub namespace: String,
     pub node: String,
     pub plugin_dir: PathBuf,
-    pub log_directives: String,
+    pub log_directives: Option<String>,
     pub log_format: LogFormat,
 }
 
@@ -72,8 +72,7 @@ pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> 
             .device_plugin_path
             .unwrap_or_else(|| "/var/lib/kubelet/device-plugins".to_owned())
             .into(),
-        log_directives: log_directives
-            .unwrap_or_else(|| "warn,simple_device_plugin=info".to_owned()),
+        log_directives,
         log_format: log_format.unwrap_or_default(),
     }
 }

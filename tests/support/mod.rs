@@ -26,10 +26,10 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub fn within<F: Future>(what: &str, event: F) -> impl Future<Output = F::Output> {
     let at = std::panic::Location::caller();
     async move {
-        match timeout(DEADLINE, event).await {
-            Ok(output) => output,
-            Err(_) => panic!("{at}: waited {DEADLINE:?} for {what}"),
-        }
+        let Ok(output) = timeout(DEADLINE, event).await else {
+            panic!("{at}: waited {DEADLINE:?} for {what}");
+        };
+        output
     }
 }
 

@@ -1,0 +1,120 @@
+//! `check`: what the variables make, without doing it.
+
+use std::io::Write;
+
+use super::print;
+use crate::allocation::allocate;
+use crate::config::{Config, Environment, Host};
+use crate::device::LIST_SIZE_MAX;
+use crate::resource::Resource;
+
+/// Prints every resource of the node; mistakes are the error.
+pub fn run(
+    mut environment: Environment,
+    mut host: Host,
+    node: Option<String>,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    if let Some(node) = node {
+        environment.insert("NODE_NAME".to_owned(), node.into());
+        // Another machine: this one's NUMA nodes tell nothing of it.
+        host.numa = None;
+    }
+    let config = Config::from_variables(&environment, &host)?;
+    let count = match config.resources.len() {
+        1 => "1 resource".to_owned(),
+        count => format!("{count} resources"),
+    };
+    let dir = config.plugin_dir.display();
+    writeln!(out, "{count} on node {} in {dir}", config.node)?;
+    for resource in &config.resources {
+        writeln!(out, "\n{}", resource.name)?;
+        let rows = rows(resource).into_iter();
+        print::columns(out, rows.map(|(what, value)| format!("  {what}\t{value}")))?;
+    }
+    for warning in &config.warnings {
+        writeln!(out, "\nwarning: {warning}")?;
+    }
+    Ok(())
+}
+
+fn rows(resource: &Resource) -> Vec<(&'static str, String)> {
+    let devices = &resource.devices;
+    let mut rows = vec![
+        ("socket", resource.socket.to_string()),
+        ("devices", device_range(resource)),
+        ("NUMA nodes", numa_nodes(resource)),
+        ("preference", resource.preference.as_str().to_owned()),
+        (
+            "list",
+            format!("{} of at most {LIST_SIZE_MAX} bytes", devices.list_size()),
+        ),
+    ];
+    let Some(first) = devices.as_slice().first() else {
+        return rows;
+    };
+    let ids = [first.id.to_string()];
+    if let Ok(allocation) = allocate(devices, &resource.outputs, &ids) {
+        let mut label = "one device gives";
+        for (what, value) in print::outputs(&allocation) {
+            rows.push((label, format!("{what} {value}")));
+            label = "";
+        }
+    }
+    if let Some(paths) = host_paths(resource) {
+        rows.push(("host paths", paths));
+    }
+    rows
+}
+
+/// The number of devices and their IDs, from the first to the last.
+fn device_range(resource: &Resource) -> String {
+    match resource.devices.as_slice() {
+        [] => "0".to_owned(),
+        [only] => format!("1: {}", only.id),
+        [first, .., last] => {
+            let count = resource.devices.len();
+            format!("{count}: {} … {}", first.id, last.id)
+        }
+    }
+}
+
+/// The NUMA nodes with how many devices each has.
+fn numa_nodes(resource: &Resource) -> String {
+    let mut counts = std::collections::BTreeMap::<u16, usize>::new();
+    for node in resource
+        .devices
+        .as_slice()
+        .iter()
+        .flat_map(|device| device.numa.iter())
+    {
+        *counts.entry(*node).or_default() += 1;
+    }
+    if counts.is_empty() {
+        return "no topology".to_owned();
+    }
+    let each = counts
+        .iter()
+        .map(|(node, count)| format!("{count} on node {node}"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// The files that must be on the node's host, from the first device's to the last's.
+fn host_paths(resource: &Resource) -> Option<String> {
+    let file = |device| {
+        resource
+            .outputs
+            .device_file(device)
+            .map(|file| file.host_path)
+    };
+    let (first, last) = match resource.devices.as_slice() {
+        [] => return None,
+        [only] => (file(only)?, file(only)?),
+        [first, .., last] => (file(first)?, file(last)?),
+    };
+    Some(if first == last {
+        first
+    } else {
+        format!("{first} … {last}")
+    })
+}

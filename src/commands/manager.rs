@@ -1,0 +1,43 @@
+//! No command: the manager itself.
+
+use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
+use tracing::{info, warn};
+
+use super::with_signals;
+use crate::config::{Config, Environment, Host};
+use crate::logging;
+use crate::supervisor::Supervisor;
+
+/// Serves every resource until a signal.
+pub fn run(environment: &Environment, host: &Host) -> anyhow::Result<()> {
+    let config = Config::from_variables(environment, host)?;
+    logging::start(&config, "warn,simple_device_plugin=info")?;
+    raise_open_files();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        namespace = config.namespace,
+        node = config.node,
+        plugin_dir = %config.plugin_dir.display(),
+        resources = config.resources.len(),
+        "simple-device-plugin"
+    );
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    with_signals(async |stop| {
+        let supervisor = Supervisor::new(config.resources, config.plugin_dir);
+        Ok(supervisor.run(stop).await?)
+    })
+}
+
+/// A resource takes a handful of descriptors, and the usual limit is for a resource or two hundred.
+fn raise_open_files() {
+    let limit = getrlimit(Limit::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Limit::Nofile, raised) {
+        warn!(%error, "cannot raise the limit on open files");
+    }
+}

@@ -1,0 +1,80 @@
+//! The commands of the program. None of them decides an exit code.
+
+mod check;
+mod demo;
+mod manager;
+mod print;
+
+use std::ffi::OsString;
+use std::io::Write;
+
+use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Environment;
+use crate::host::this_machine;
+use crate::signals::stop_on_signal;
+
+/// A device plugin manager for Kubernetes: turns environment variables into extended resources.
+///
+/// Without a command it serves one device plugin per resource, for the kubelet of this node.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what the variables make, or every mistake in them; changes nothing
+    Check {
+        /// The view of this node instead of NODE_NAME's
+        #[arg(long, value_name = "NAME")]
+        node: Option<String>,
+    },
+    /// Run it all on an embedded kubelet: register, give devices to a pod, restart the kubelet
+    Demo {
+        /// Stay up until Ctrl-C
+        #[arg(long)]
+        hold: bool,
+    },
+}
+
+impl Cli {
+    /// Carries the command out with these variables; prints to `out`, logs to stderr.
+    ///
+    /// # Errors
+    /// [`Mistakes`](crate::config::Mistakes) in the variables,
+    /// [`DirReplaced`](crate::watcher::DirReplaced), or whatever else kept it from doing so.
+    pub fn run(
+        self,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        out: &mut impl Write,
+    ) -> anyhow::Result<()> {
+        // A name that is not UTF-8 is none of ours.
+        let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
+        let environment: Environment = variables.into_iter().filter_map(utf8).collect();
+        let host = this_machine();
+        match self.command {
+            None => manager::run(&environment, &host),
+            Some(Command::Check { node }) => check::run(environment, host, node, out),
+            Some(Command::Demo { hold }) => demo::run(environment, &host, hold, out),
+        }
+    }
+}
+
+/// Runs on a runtime of one thread, with a token that the first signal to end cancels.
+fn with_signals<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let stop = CancellationToken::new();
+        let _signals = stop_on_signal(stop.clone())?;
+        work(stop).await
+    })
+}

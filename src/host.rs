@@ -1,0 +1,16 @@
+//! What the configuration needs to know of this machine.
+
+use crate::config::Host;
+use crate::numa;
+
+const ONLINE_NUMA_NODES: &str = "/sys/devices/system/node/online";
+
+/// Reads this machine's name and NUMA nodes; what cannot be read is not known.
+pub fn this_machine() -> Host {
+    let hostname = hostname::get().ok();
+    let online = std::fs::read_to_string(ONLINE_NUMA_NODES).ok();
+    Host {
+        hostname: hostname.and_then(|name| name.into_string().ok()),
+        numa: online.and_then(|list| numa::parse_kernel_list(&list)),
+    }
+}
