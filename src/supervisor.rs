@@ -110,8 +110,7 @@ async fn keep(_devices: DevicesHandle, mut plugin: PluginInstance, stop: Cancell
     let mut past = Past::default();
     let mut tries = Tries::default();
     while !stop.is_cancelled() {
-        let run = AssertUnwindSafe(plugin.run(&mut past, &stop)).catch_unwind();
-        let outcome = run.await.map_err(|panic| said(&*panic));
+        let outcome = caught(plugin.run(&mut past, &stop)).await;
         if stop.is_cancelled() {
             break;
         }
@@ -172,8 +171,42 @@ impl Tries {
     }
 }
 
+/// The output, or what a panic said: a bug in one run must not end the loop.
+async fn caught<F: Future>(run: F) -> Result<F::Output, String> {
+    let run = AssertUnwindSafe(run).catch_unwind().await;
+    run.map_err(|panic| said(&*panic))
+}
+
 fn said(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     foreign(text.unwrap_or("no message"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_is_an_outcome_like_others() {
+        let index = 3;
+        let panicked = caught(async move { ["a"][index] }).await;
+        let said = panicked.expect_err("no panic");
+        assert!(said.contains("out of bounds"), "{said}");
+        assert_eq!(caught(async { "fine" }).await, Ok("fine"));
+    }
+
+    #[test]
+    fn trouble_is_tried_again_later_and_a_long_life_starts_anew() {
+        let mut tries = Tries::default();
+        let panicked: Outcome = Err("a bug".to_owned());
+        let pauses: Vec<Duration> = (0..4).map(|_| tries.after(&panicked)).collect();
+        assert!(pauses.is_sorted(), "{pauses:?}");
+        assert_eq!(tries.failed, 4);
+        let after_long_life = tries.after(&Ok(Ok(LONG_LIFE)));
+        assert!(after_long_life < pauses[3], "{after_long_life:?}");
+        assert_eq!(tries.failed, 0);
+        let taken: Outcome = Ok(Err(RunError::Bind(BindError::Taken)));
+        assert_eq!(tries.after(&taken), TAKEN_PAUSE);
+    }
 }

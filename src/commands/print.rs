@@ -40,7 +40,7 @@ pub fn outputs(allocation: &Allocation) -> Vec<(&'static str, String)> {
         )
     }));
     if rows.is_empty() {
-        rows.push(("nothing", "no prefix is set".to_owned()));
+        rows.push(("nothing", "since no prefix is set".to_owned()));
     }
     rows
 }

@@ -132,6 +132,7 @@ impl<C: Clone> DeviceManager<C> {
             return;
         };
         endpoint.stopped = Some(now);
+        self.seen.insert(resource.to_owned());
         for device in self
             .lists
             .entry(resource.to_owned())

@@ -205,6 +205,13 @@ impl Kubelet {
         Ok(self.assignments(&pod.name))
     }
 
+    /// Breaks the connection to the resource's plugin, while both live on.
+    pub fn lose_stream(&self, resource: &str) {
+        if let Some(client) = self.shared.clients().get(resource) {
+            client.close();
+        }
+    }
+
     /// Frees what the pod holds.
     pub fn delete(&self, pod: &str) {
         self.shared.manager().release(pod);

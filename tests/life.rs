@@ -1,0 +1,398 @@
+//! The life of a plugin: whatever the kubelet and the node do to it, it is back by itself.
+
+mod support;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use inotify::{Inotify, WatchMask};
+use simple_device_plugin::kubelet::{Behaviour, Kubelet, Settings};
+use simple_device_plugin::watcher::DirReplaced;
+use simple_device_plugin::wire::v1beta1;
+use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
+use support::fakes::{Answer, FakeKubelet, dial};
+use support::{
+    Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, within,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio_util::task::AbortOnDropHandle;
+
+const RESOURCE: &str = "example.com/simple-device";
+const SOCKET: &str = "simple-device-plugin.sock";
+
+/// Waits until something is there at the path.
+async fn appears(path: &Path) {
+    let inotify = Inotify::init().expect("inotify");
+    let dir = path.parent().expect("a directory");
+    inotify
+        .watches()
+        .add(dir, WatchMask::CREATE)
+        .expect("a watch");
+    let mut events = inotify.into_event_stream([0; 1024]).expect("events");
+    let created = async {
+        while !path.exists() {
+            events.next().await.expect("an event").expect("no error");
+        }
+    };
+    within("a socket", created).await;
+}
+
+/// Whether a pod can be given a device: the kubelet calls the plugin.
+async fn allocates(kubelet: &Kubelet) {
+    let probe = pod("probe", &[(RESOURCE, 1)]);
+    within("an admission", kubelet.admit(&probe))
+        .await
+        .expect("admitted");
+    kubelet.delete("probe");
+}
+
+#[tokio::test]
+async fn serves_before_it_registers() {
+    let dir = plugin_dir();
+    let mut kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Accept);
+    let manager = Manager::start(dir.path(), &[]);
+    let streaming = kubelet
+        .streaming
+        .wait_for(|streaming| !streaming.is_empty());
+    within("the stream", streaming).await.expect("a stream");
+    assert_eq!(kubelet.registered.borrow()[RESOURCE], 1);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn waits_for_a_late_kubelet_and_a_late_directory() {
+    let parent = plugin_dir();
+    let dir = parent.path().join("device-plugins");
+    let manager = Manager::start(&dir, &[]);
+    let kubelet = kubelet(&dir);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_socket_without_a_listener_is_no_kubelet() {
+    let dir = plugin_dir();
+    drop(StdListener::bind(dir.path().join("kubelet.sock")).expect("a socket"));
+    let manager = Manager::start(dir.path(), &[]);
+    let kubelet = kubelet(dir.path());
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_kubelet_that_says_nothing_is_no_kubelet() {
+    let dir = plugin_dir();
+    let silent = StdListener::bind(dir.path().join("kubelet.sock")).expect("a socket");
+    silent.set_nonblocking(true).expect("a listener");
+    let silent = tokio::net::UnixListener::from_std(silent).expect("a listener");
+    let manager = Manager::start(dir.path(), &[]);
+    let (mut first, _) = within("a connection", silent.accept())
+        .await
+        .expect("a connection");
+    // The manager hangs up without having bound anything.
+    let hung_up = async { while first.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {} };
+    within("the end of the connection", hung_up).await;
+    assert_eq!(sockets(dir.path()), Vec::<std::path::PathBuf>::new());
+    drop(silent);
+    let kubelet = kubelet(dir.path());
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_refused_registration_is_tried_again_and_a_new_kubelet_ends_the_back_off() {
+    let dir = plugin_dir();
+    let mut refusing = FakeKubelet::serve(dir.path(), |_| Answer::Refuse);
+    let manager = Manager::start(dir.path(), &[]);
+    let thrice = refusing
+        .registered
+        .wait_for(|counts| counts.get(RESOURCE) == Some(&3));
+    within("three tries", thrice).await.expect("three tries");
+    drop(refusing);
+    let kubelet = kubelet(dir.path());
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn hanging_registrations_do_not_hold_the_others() {
+    let dir = plugin_dir();
+    let names: Vec<String> = (0..12).map(|i| format!("example.com/r{i}")).collect();
+    let hangs = |resource: &str| !resource.ends_with("r10") && !resource.ends_with("r11");
+    let mut kubelet = FakeKubelet::serve(dir.path(), move |resource| match hangs(resource) {
+        true => Answer::Hang,
+        false => Answer::Accept,
+    });
+    let manager = Manager::start(dir.path(), &[("RESOURCE_NAME", &names.join(","))]);
+    let both = kubelet.streaming.wait_for(|streaming| streaming.len() == 2);
+    within("the two that do not hang", both)
+        .await
+        .expect("streams");
+    manager.stop().await;
+    assert!(sockets(dir.path()).is_empty());
+}
+
+#[tokio::test]
+async fn ok_without_a_call_back_is_not_registered() {
+    let dir = plugin_dir();
+    let mut kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Ignore);
+    let manager = Manager::start(dir.path(), &[]);
+    let again = kubelet
+        .registered
+        .wait_for(|counts| counts.get(RESOURCE) == Some(&2));
+    within("a second try", again).await.expect("a second try");
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn ok_without_a_stream_is_not_registered() {
+    let dir = plugin_dir();
+    let mut kubelet = FakeKubelet::serve(dir.path(), |_| Answer::OptionsOnly);
+    let manager = Manager::start(dir.path(), &[]);
+    let again = kubelet
+        .registered
+        .wait_for(|counts| counts.get(RESOURCE) == Some(&2));
+    within("a second try", again).await.expect("a second try");
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn two_restarts_in_a_row() {
+    let dir = plugin_dir();
+    let first = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&first, RESOURCE, 2, 2).await;
+    let second = first.restart().await.expect("a second life");
+    let third = second.restart().await.expect("a third life");
+    shows(&third, RESOURCE, 2, 2).await;
+    allocates(&third).await;
+    assert_eq!(registrations(&third, RESOURCE), 1);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_restart_while_stopping() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let (kubelet, ()) = tokio::join!(kubelet.restart(), manager.stop());
+    kubelet.expect("a new life");
+    assert!(sockets(dir.path()).is_empty());
+}
+
+#[tokio::test]
+async fn a_deleted_socket_is_bound_anew_under_the_open_stream() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let socket = dir.path().join(SOCKET);
+    for _ in 0..3 {
+        std::fs::remove_file(&socket).expect("our socket");
+        appears(&socket).await;
+    }
+    let mut client = DevicePluginClient::new(dial(&socket).await.expect("a plugin"));
+    client
+        .get_device_plugin_options(v1beta1::Empty {})
+        .await
+        .expect("an answer");
+    allocates(&kubelet).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    manager.stop().await;
+}
+
+/// The kubelet takes leave of the resource 300 ms after it closed the connection; a plugin that
+/// registers before then is taken for stopped for ever.
+#[tokio::test]
+async fn a_lost_stream_is_replaced_after_the_kubelets_late_leave() {
+    let dir = plugin_dir();
+    let kubelet = Kubelet::start(Settings {
+        leave_after: Duration::from_millis(300),
+        ..settings(dir.path())
+    });
+    let kubelet = kubelet.expect("a kubelet");
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    for lives in 2..4 {
+        kubelet.lose_stream(RESOURCE);
+        shows(&kubelet, RESOURCE, 2, 0).await;
+        shows(&kubelet, RESOURCE, 2, 2).await;
+        allocates(&kubelet).await;
+        assert_eq!(registrations(&kubelet, RESOURCE), lives);
+    }
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_newer_kubelet_gets_the_resource_back_as_well() {
+    let dir = plugin_dir();
+    let kubelet = Kubelet::start(Settings {
+        behaviour: Behaviour::Newer,
+        ..settings(dir.path())
+    });
+    let kubelet = kubelet.expect("a kubelet");
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    kubelet.lose_stream(RESOURCE);
+    shows(&kubelet, RESOURCE, 2, 0).await;
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    allocates(&kubelet).await;
+    let kubelet = kubelet.restart().await.expect("a new life");
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_that_want_one_socket_the_second_waits_for_its_turn() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let first = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let second = Manager::start(dir.path(), &[("NUMBER_DEVICES", "3")]);
+    kubelet
+        .admit(&pod("p", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    first.stop().await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    shows(&kubelet, RESOURCE, 3, 3).await;
+    allocates(&kubelet).await;
+    assert_eq!(held(&kubelet, "p").len(), 1);
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_that_start_at_once_one_is_registered() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let managers = [
+        Manager::start(dir.path(), &[]),
+        Manager::start(dir.path(), &[]),
+    ];
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    allocates(&kubelet).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    for manager in managers {
+        manager.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_removed() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    drop(StdListener::bind(dir.path().join(SOCKET)).expect("a socket"));
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    manager.stop().await;
+    assert!(sockets(dir.path()).is_empty());
+}
+
+/// In a container the mount goes on to show the removed directory; so does a descriptor.
+#[tokio::test]
+async fn a_replaced_directory_ends_the_manager() {
+    let parent = plugin_dir();
+    let dir = parent.path().join("device-plugins");
+    let kubelet = kubelet(&dir);
+    let open = File::open(&dir).expect("the directory");
+    let mounted = format!("/proc/self/fd/{}", open.as_raw_fd());
+    let manager = Manager::start(Path::new(&mounted), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    std::fs::remove_dir_all(&dir).expect("the directory");
+    assert_eq!(manager.ended().await, Err(DirReplaced));
+}
+
+/// Peers that connected and say nothing, and one that began an Allocate and never ends it.
+async fn troublesome_peers(socket: &Path) -> (Vec<UnixStream>, AbortOnDropHandle<()>) {
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(UnixStream::connect(socket).await.expect("a plugin"));
+    }
+    let channel = dial(socket).await.expect("a plugin");
+    let (sent, began) = tokio::sync::oneshot::channel();
+    let call = tokio::spawn(async move {
+        let mut client = tonic::client::Grpc::new(channel);
+        client.ready().await.expect("a connection");
+        let mut sent = Some(sent);
+        let never = futures_util::stream::poll_fn(move |_| {
+            sent.take().map(|sent| sent.send(()));
+            std::task::Poll::<Option<v1beta1::AllocateRequest>>::Pending
+        });
+        let path = "/v1beta1.DevicePlugin/Allocate".parse().expect("a path");
+        let codec: tonic_prost::ProstCodec<_, v1beta1::AllocateResponse> = Default::default();
+        let request = tonic::Request::new(never);
+        // Ends with an error when the connection is closed.
+        let _ = client.client_streaming(request, path, codec).await;
+    });
+    within("the call to begin", began).await.expect("a call");
+    (silent, AbortOnDropHandle::new(call))
+}
+
+#[tokio::test]
+async fn silent_peers_and_hanging_calls_hold_up_nothing() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let _at_restart = troublesome_peers(&dir.path().join(SOCKET)).await;
+    let kubelet = kubelet.restart().await.expect("a new life");
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let _at_stop = troublesome_peers(&dir.path().join(SOCKET)).await;
+    manager.stop().await;
+    assert!(sockets(dir.path()).is_empty());
+}
+
+#[tokio::test]
+async fn garbage_ends_its_own_connection_only() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    for garbage in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0xff; 4096],
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\xff\xff\xff\xff",
+    ] {
+        let mut peer = UnixStream::connect(dir.path().join(SOCKET))
+            .await
+            .expect("a plugin");
+        // It may be closed before all is written.
+        let _ = peer.write_all(garbage).await;
+        let _ = peer.shutdown().await;
+        let mut answer = Vec::new();
+        let closed: io::Result<usize> = within("the end", peer.read_to_end(&mut answer)).await;
+        drop(closed);
+    }
+    allocates(&kubelet).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn one_resources_trouble_is_its_own() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    // What is in the way of the second resource's socket is no socket: it can never bind.
+    std::fs::create_dir(dir.path().join("b.sock")).expect("a directory");
+    let variables = [
+        ("RESOURCE_NAME", "x.io/a,x.io/b,x.io/c"),
+        ("PLUGIN_NAME", "a,b,c"),
+    ];
+    let manager = Manager::start(dir.path(), &variables);
+    shows(&kubelet, "x.io/a", 2, 2).await;
+    shows(&kubelet, "x.io/c", 2, 2).await;
+    assert_eq!(registrations(&kubelet, "x.io/b"), 0);
+    std::fs::remove_dir(dir.path().join("b.sock")).expect("still there");
+    shows(&kubelet, "x.io/b", 2, 2).await;
+    assert_eq!(registrations(&kubelet, "x.io/a"), 1);
+    manager.stop().await;
+}

@@ -1,0 +1,246 @@
+//! A plugin and a kubelet that do what they are told, also what is wrong.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+
+use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
+use simple_device_plugin::wire::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
+use simple_device_plugin::wire::v1beta1::registration_client::RegistrationClient;
+use simple_device_plugin::wire::v1beta1::registration_server::{Registration, RegistrationServer};
+use simple_device_plugin::wire::v1beta1::{self, Empty};
+use simple_device_plugin::wire::{KUBELET_SOCKET, VERSION};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::{Channel, Endpoint, Server};
+use tonic::{Request, Response, Status, Streaming};
+
+/// A connection to the socket at this path.
+pub async fn dial(socket: &Path) -> Result<Channel, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()));
+    endpoint.expect("a path").connect().await
+}
+
+/// Registers by hand.
+pub async fn register(dir: &Path, resource: &str, endpoint: &str) -> Result<(), Status> {
+    let channel = dial(&dir.join(KUBELET_SOCKET)).await.expect("a kubelet");
+    let request = v1beta1::RegisterRequest {
+        version: VERSION.to_owned(),
+        endpoint: endpoint.to_owned(),
+        resource_name: resource.to_owned(),
+        options: None,
+    };
+    RegistrationClient::new(channel)
+        .register(request)
+        .await
+        .map(|_| ())
+}
+
+/// What the plugin's stream has: a list, or its end.
+type Listed = Option<Result<Vec<String>, Status>>;
+
+/// A plugin whose list, options and end are told by the test.
+pub struct FakePlugin {
+    pub list: watch::Sender<Listed>,
+    /// How often ListAndWatch was opened.
+    pub streams: watch::Receiver<u32>,
+    _server: AbortOnDropHandle<()>,
+}
+
+struct FakeService {
+    options: Result<v1beta1::DevicePluginOptions, Status>,
+    list: watch::Receiver<Listed>,
+    streams: watch::Sender<u32>,
+}
+
+impl FakePlugin {
+    pub fn serve(dir: &Path, endpoint: &str, ids: &[&str]) -> Self {
+        Self::with_options(
+            dir,
+            endpoint,
+            ids,
+            Ok(v1beta1::DevicePluginOptions::default()),
+        )
+    }
+
+    pub fn with_options(
+        dir: &Path,
+        endpoint: &str,
+        ids: &[&str],
+        options: Result<v1beta1::DevicePluginOptions, Status>,
+    ) -> Self {
+        let listener = UnixListener::bind(dir.join(endpoint)).expect("a free path");
+        let ids = ids.iter().map(|id| (*id).to_owned()).collect();
+        let (list, lists) = watch::channel(Some(Ok(ids)));
+        let (streams, counted) = watch::channel(0);
+        let service = FakeService {
+            options,
+            list: lists,
+            streams,
+        };
+        let served = Server::builder()
+            .add_service(DevicePluginServer::new(service))
+            .serve_with_incoming(UnixListenerStream::new(listener));
+        let server = tokio::spawn(async { served.await.expect("a server") });
+        Self {
+            list,
+            streams: counted,
+            _server: AbortOnDropHandle::new(server),
+        }
+    }
+
+    /// Ends the stream.
+    pub fn end_stream(&self) {
+        self.list.send_replace(None);
+    }
+}
+
+#[tonic::async_trait]
+impl DevicePlugin for FakeService {
+    type ListAndWatchStream =
+        Pin<Box<dyn Stream<Item = Result<v1beta1::ListAndWatchResponse, Status>> + Send>>;
+
+    async fn get_device_plugin_options(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<v1beta1::DevicePluginOptions>, Status> {
+        self.options.clone().map(Response::new)
+    }
+
+    async fn list_and_watch(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<Self::ListAndWatchStream>, Status> {
+        self.streams.send_modify(|count| *count += 1);
+        let device = |id: String| v1beta1::Device {
+            id,
+            health: "Healthy".to_owned(),
+            topology: None,
+        };
+        let response = move |ids: Vec<String>| v1beta1::ListAndWatchResponse {
+            devices: ids.into_iter().map(device).collect(),
+        };
+        let lists = tokio_stream::wrappers::WatchStream::new(self.list.clone());
+        let lists = lists
+            .map_while(|list| list)
+            .map(move |list| list.map(response));
+        Ok(Response::new(Box::pin(lists)))
+    }
+
+    async fn get_preferred_allocation(
+        &self,
+        _: Request<v1beta1::PreferredAllocationRequest>,
+    ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
+        Err(Status::unimplemented("never asked for"))
+    }
+
+    async fn allocate(
+        &self,
+        request: Request<v1beta1::AllocateRequest>,
+    ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
+        let containers = request.into_inner().container_requests.into_iter();
+        let nothing = |_| v1beta1::ContainerAllocateResponse::default();
+        Ok(Response::new(v1beta1::AllocateResponse {
+            container_responses: containers.map(nothing).collect(),
+        }))
+    }
+
+    async fn pre_start_container(
+        &self,
+        _: Request<v1beta1::PreStartContainerRequest>,
+    ) -> Result<Response<v1beta1::PreStartContainerResponse>, Status> {
+        Ok(Response::new(v1beta1::PreStartContainerResponse {}))
+    }
+}
+
+/// What a fake kubelet does when a resource registers.
+#[derive(Clone, Copy)]
+pub enum Answer {
+    /// An error.
+    Refuse,
+    /// Nothing, for ever.
+    Hang,
+    /// OK without calling back, as newer kubelets do.
+    Ignore,
+    /// OK after the options, but no ListAndWatch.
+    OptionsOnly,
+    /// All as it should be. The endpoint is dialled once, without a second chance.
+    Accept,
+}
+
+/// A kubelet that answers each resource as told.
+pub struct FakeKubelet {
+    /// How often each resource registered.
+    pub registered: watch::Receiver<BTreeMap<String, u32>>,
+    /// The resources whose stream was opened.
+    pub streaming: watch::Receiver<Vec<String>>,
+    _server: AbortOnDropHandle<()>,
+}
+
+struct FakeRegistrar {
+    dir: PathBuf,
+    answer: Box<dyn Fn(&str) -> Answer + Send + Sync>,
+    registered: watch::Sender<BTreeMap<String, u32>>,
+    streaming: watch::Sender<Vec<String>>,
+    held: Mutex<Vec<Streaming<v1beta1::ListAndWatchResponse>>>,
+}
+
+impl FakeKubelet {
+    pub fn serve(dir: &Path, answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = UnixListener::bind(dir.join(KUBELET_SOCKET)).expect("a free path");
+        let (registered, counted) = watch::channel(BTreeMap::new());
+        let (streaming, streams) = watch::channel(Vec::new());
+        let registrar = FakeRegistrar {
+            dir: dir.to_owned(),
+            answer: Box::new(answer),
+            registered,
+            streaming,
+            held: Mutex::default(),
+        };
+        let served = Server::builder()
+            .add_service(RegistrationServer::from_arc(Arc::new(registrar)))
+            .serve_with_incoming(UnixListenerStream::new(listener));
+        let server = tokio::spawn(async { served.await.expect("a server") });
+        Self {
+            registered: counted,
+            streaming: streams,
+            _server: AbortOnDropHandle::new(server),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Registration for FakeRegistrar {
+    async fn register(
+        &self,
+        request: Request<v1beta1::RegisterRequest>,
+    ) -> Result<Response<Empty>, Status> {
+        let request = request.into_inner();
+        let resource = request.resource_name.clone();
+        self.registered
+            .send_modify(|counts| *counts.entry(resource.clone()).or_default() += 1);
+        match (self.answer)(&resource) {
+            Answer::Refuse => return Err(Status::unknown("refused\non purpose")),
+            Answer::Hang => std::future::pending().await,
+            Answer::Ignore => return Ok(Response::new(Empty {})),
+            Answer::OptionsOnly | Answer::Accept => {}
+        }
+        let broken = |error| Status::unknown(format!("not served: {error}"));
+        let channel = dial(&self.dir.join(&request.endpoint))
+            .await
+            .map_err(broken)?;
+        let mut plugin = DevicePluginClient::new(channel);
+        plugin.get_device_plugin_options(Empty {}).await?;
+        if matches!((self.answer)(&resource), Answer::Accept) {
+            let stream = plugin.list_and_watch(Empty {}).await?.into_inner();
+            self.held.lock().expect("no panic").push(stream);
+            self.streaming
+                .send_modify(|streaming| streaming.push(resource));
+        }
+        Ok(Response::new(Empty {}))
+    }
+}
