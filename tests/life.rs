@@ -22,6 +22,7 @@ use support::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio_util::task::AbortOnDropHandle;
+use tonic_prost::ProstCodec;
 
 const RESOURCE: &str = "example.com/simple-device";
 const SOCKET: &str = "simple-device-plugin.sock";
@@ -126,10 +127,13 @@ async fn a_refused_registration_is_tried_again_and_a_new_kubelet_ends_the_back_o
 async fn hanging_registrations_do_not_hold_the_others() {
     let dir = plugin_dir();
     let names: Vec<String> = (0..12).map(|i| format!("example.com/r{i}")).collect();
-    let hangs = |resource: &str| !resource.ends_with("r10") && !resource.ends_with("r11");
-    let mut kubelet = FakeKubelet::serve(dir.path(), move |resource| match hangs(resource) {
-        true => Answer::Hang,
-        false => Answer::Accept,
+    let accepted = |resource: &str| resource.ends_with("r10") || resource.ends_with("r11");
+    let mut kubelet = FakeKubelet::serve(dir.path(), move |resource| {
+        if accepted(resource) {
+            Answer::Accept
+        } else {
+            Answer::Hang
+        }
     });
     let manager = Manager::start(dir.path(), &[("RESOURCE_NAME", &names.join(","))]);
     let both = kubelet.streaming.wait_for(|streaming| streaming.len() == 2);
@@ -328,7 +332,7 @@ async fn troublesome_peers(socket: &Path) -> (Vec<UnixStream>, AbortOnDropHandle
             std::task::Poll::<Option<v1beta1::AllocateRequest>>::Pending
         });
         let path = "/v1beta1.DevicePlugin/Allocate".parse().expect("a path");
-        let codec: tonic_prost::ProstCodec<_, v1beta1::AllocateResponse> = Default::default();
+        let codec = ProstCodec::<_, v1beta1::AllocateResponse>::default();
         let request = tonic::Request::new(never);
         // Ends with an error when the connection is closed.
         let _ = client.client_streaming(request, path, codec).await;

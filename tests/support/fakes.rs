@@ -48,6 +48,8 @@ pub struct FakePlugin {
     pub list: watch::Sender<Listed>,
     /// How often ListAndWatch was opened.
     pub streams: watch::Receiver<u32>,
+    /// How many streams are open.
+    pub open: watch::Receiver<u32>,
     _server: AbortOnDropHandle<()>,
 }
 
@@ -55,6 +57,23 @@ struct FakeService {
     options: Result<v1beta1::DevicePluginOptions, Status>,
     list: watch::Receiver<Listed>,
     streams: watch::Sender<u32>,
+    open: watch::Sender<u32>,
+}
+
+/// Counts a stream for as long as it is open.
+struct Open(watch::Sender<u32>);
+
+impl Open {
+    fn new(count: &watch::Sender<u32>) -> Self {
+        count.send_modify(|open| *open += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
 }
 
 impl FakePlugin {
@@ -77,10 +96,12 @@ impl FakePlugin {
         let ids = ids.iter().map(|id| (*id).to_owned()).collect();
         let (list, lists) = watch::channel(Some(Ok(ids)));
         let (streams, counted) = watch::channel(0);
+        let (open, opened) = watch::channel(0);
         let service = FakeService {
             options,
             list: lists,
             streams,
+            open,
         };
         let served = Server::builder()
             .add_service(DevicePluginServer::new(service))
@@ -89,13 +110,18 @@ impl FakePlugin {
         Self {
             list,
             streams: counted,
+            open: opened,
             _server: AbortOnDropHandle::new(server),
         }
     }
 
-    /// Ends the stream.
-    pub fn end_stream(&self) {
+    /// Ends the stream, and waits until the kubelet has let go of it.
+    pub async fn end_stream(&mut self) {
         self.list.send_replace(None);
+        let closed = self.open.wait_for(|open| *open == 0);
+        super::within("the end of the stream", closed)
+            .await
+            .expect("a plugin");
     }
 }
 
@@ -124,10 +150,12 @@ impl DevicePlugin for FakeService {
         let response = move |ids: Vec<String>| v1beta1::ListAndWatchResponse {
             devices: ids.into_iter().map(device).collect(),
         };
+        let open = Open::new(&self.open);
         let lists = tokio_stream::wrappers::WatchStream::new(self.list.clone());
-        let lists = lists
-            .map_while(|list| list)
-            .map(move |list| list.map(response));
+        let lists = lists.map_while(|list| list).map(move |list| {
+            let _until_dropped = &open;
+            list.map(&response)
+        });
         Ok(Response::new(Box::pin(lists)))
     }
 

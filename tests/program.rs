@@ -1,0 +1,424 @@
+//! The program itself, as a user starts it.
+
+mod support;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use assert_cmd::cargo::cargo_bin;
+use simple_device_plugin::kubelet::Kubelet;
+use support::{DEADLINE, held, kubelet, plugin_dir, pod, registrations, shows, sockets};
+use tokio::net::UnixStream;
+
+const RESOURCE: &str = "example.com/simple-device";
+const SOCKET: &str = "simple-device-plugin.sock";
+
+/// The program in an environment of these variables alone, on node `n`.
+fn program(variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(cargo_bin!("simple-device-plugin"));
+    command
+        .env_clear()
+        .env("NODE_NAME", "n")
+        .envs(variables.iter().copied());
+    command
+}
+
+/// The program as it runs, killed with its owner.
+struct Running {
+    child: Child,
+    stderr: mpsc::Receiver<String>,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program");
+        let stderr = lines(child.stderr.take().expect("a pipe"));
+        Self { child, stderr }
+    }
+
+    /// The manager in this directory.
+    fn manager(dir: &Path, variables: &[(&str, &str)]) -> Self {
+        Self::start(program(variables).env("DEVICE_PLUGIN_PATH", dir))
+    }
+
+    fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("a process");
+    }
+
+    /// Waits for a line on stderr that has this in it.
+    #[track_caller]
+    fn says(&self, words: &str) -> String {
+        let until = Instant::now() + DEADLINE;
+        let mut heard = Vec::new();
+        while let Ok(line) = self.stderr.recv_timeout(until - Instant::now()) {
+            if line.contains(words) {
+                return line;
+            }
+            heard.push(line);
+        }
+        panic!("never said {words:?}, but {heard:#?}");
+    }
+
+    /// Waits for its end: stderr closes with it.
+    fn ends(mut self) -> ExitStatus {
+        while self.stderr.recv_timeout(DEADLINE).is_ok() {}
+        self.child.wait().expect("a status")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(stderr: ChildStderr) -> mpsc::Receiver<String> {
+    let (said, heard) = mpsc::channel();
+    std::thread::spawn(move || {
+        let lines = BufReader::new(stderr).lines().map_while(Result::ok);
+        lines.for_each(|line| drop(said.send(line)));
+    });
+    heard
+}
+
+/// Code, stdout and stderr of a run to the end.
+fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = command.output().expect("the program");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
+
+const WRONG: [(&str, &str); 7] = [
+    ("RESOURCE_NAME", "gpu,example.com/nic"),
+    ("NUMBER_DEVICES", "two,3000000"),
+    ("NUMBER_DEVICES_7", "1"),
+    ("PLUGIN_NAME", "../up"),
+    ("NUMA_NODES", "0-"),
+    ("LOG_FORMAT", "xml"),
+    ("RUST_LOG", "loud"),
+];
+
+#[test]
+fn every_mistake_is_told_and_nothing_is_touched() {
+    let dir = plugin_dir();
+    for arguments in [&[][..], &["check"], &["demo"]] {
+        let mut command = program(&WRONG);
+        let (code, stdout, stderr) = output(
+            command
+                .args(arguments)
+                .env("DEVICE_PLUGIN_PATH", dir.path()),
+        );
+        assert_eq!(code, Some(78), "{stderr}");
+        assert_eq!(stdout, "");
+        let starts = [
+            "error: RUST_LOG=\"loud\": expected a level",
+            "error: LOG_FORMAT=\"xml\": expected text or json",
+            "error: NUMBER_DEVICES_7=\"1\": expected an index below 2",
+            "error: RESOURCE_NAME=\"gpu\": expected a name with one '/'",
+            "error: PLUGIN_NAME=\"../up\": expected a file name",
+            "error: NUMBER_DEVICES=\"two\": expected a whole number",
+            "error: NUMA_NODES=\"0-\": expected NUMA nodes",
+            "7 mistakes in the variables; nothing was started",
+        ];
+        let lines: Vec<&str> = stderr.lines().collect();
+        assert_eq!(lines.len(), starts.len(), "{stderr}");
+        for (line, start) in lines.iter().zip(starts) {
+            assert!(line.starts_with(start), "{line}");
+        }
+        assert_eq!(dir.path().read_dir().expect("the directory").count(), 0);
+    }
+}
+
+#[test]
+fn a_pod_without_node_name_is_a_mistake() {
+    let mut command = program(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")]);
+    let (code, _, stderr) = output(command.env_remove("NODE_NAME").arg("check"));
+    assert_eq!(code, Some(78));
+    assert!(
+        stderr.starts_with("error: NODE_NAME=\"\": expected the node's name"),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn check_shows_a_nodes_view() {
+    let variables = [
+        ("RESOURCE_NAME", "example.com/gpu,example.com/nic"),
+        ("NUMBER_DEVICES", "4,2"),
+        ("NUMBER_DEVICES_1.worker2", "0"),
+        ("NUMA_NODES", "0-1,"),
+        ("ENV_PREFIX", "GPU,"),
+        ("DEVICE_FILE_PREFIX", "gpu,"),
+    ];
+    let (code, stdout, stderr) = output(program(&variables).args(["check", "--node", "worker2"]));
+    assert_eq!((code, &*stderr), (Some(0), ""));
+    assert_eq!(
+        stdout,
+        "\
+2 resources on node worker2 in /var/lib/kubelet/device-plugins
+
+example.com/gpu
+  socket            simple-device-plugin-example.com_gpu.sock
+  devices           4: gpu-worker2-0 … gpu-worker2-3
+  NUMA nodes        2 on node 0, 2 on node 1
+  preference        none
+  list              132 of at most 4194304 bytes
+  one device gives  env GPU_0=/dev/0
+                    device file /dev/gpu-0 (rw), the host's /dev/gpu-0
+  host paths        /dev/gpu-0 … /dev/gpu-3
+
+example.com/nic
+  socket      simple-device-plugin-example.com_nic.sock
+  devices     0
+  NUMA nodes  no topology
+  preference  none
+  list        0 of at most 4194304 bytes
+"
+    );
+}
+
+#[test]
+fn the_demo_shows_the_whole_job() {
+    let (code, stdout, stderr) = output(program(&[]).arg("demo"));
+    assert_eq!((code, &*stderr), (Some(0), ""), "{stdout}");
+    for words in [
+        "RESOURCE_NAME=example.com/gpu,example.com/nic",
+        "example.com/gpu  4         4",
+        "Pod demo asks for 2 example.com/gpu, 2 example.com/nic",
+        "GPU_0=/dev/0",
+        "example.com/nic-1=nic-n-1",
+        "/dev/gpu-2 (rw), the host's /dev/null",
+        "The kubelet restarted; all resources back after",
+        "Pod demo kept its devices: gpu-n-0, gpu-n-2, nic-n-0, nic-n-1",
+    ] {
+        assert!(stdout.contains(words), "{words} is not in\n{stdout}");
+    }
+}
+
+#[test]
+fn the_demo_takes_the_same_variables() {
+    let variables = [
+        ("RESOURCE_NAME", "a.io/x"),
+        ("NUMBER_DEVICES", "1"),
+        ("ENV_PREFIX", "X"),
+    ];
+    let (code, stdout, _) = output(program(&variables).arg("demo"));
+    assert_eq!(code, Some(0));
+    assert!(stdout.contains("Pod demo asks for 1 a.io/x"), "{stdout}");
+    assert!(stdout.contains("X_0=/dev/0"), "{stdout}");
+}
+
+#[test]
+fn the_demo_holds_until_ctrl_c() {
+    let mut command = program(&[("RUST_LOG", "info")]);
+    let running = Running::start(command.args(["demo", "--hold"]).stdout(Stdio::piped()));
+    // Registered with two lives of the kubelet, for two resources.
+    for _ in 0..4 {
+        running.says("registered");
+    }
+    running.signal(rustix::process::Signal::INT);
+    running.says("SIGINT: stopping");
+    assert_eq!(running.ends().code(), Some(0));
+}
+
+async fn running_manager(variables: &[(&str, &str)]) -> (tempfile::TempDir, Kubelet, Running) {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let running = Running::manager(dir.path(), variables);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    (dir, kubelet, running)
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_in_order_and_sighup_does_not() {
+    let (dir, kubelet, running) = running_manager(&[]).await;
+    running.signal(rustix::process::Signal::HUP);
+    running.says("SIGHUP");
+    running.signal(rustix::process::Signal::TERM);
+    shows(&kubelet, RESOURCE, 2, 0).await;
+    let code = tokio::task::spawn_blocking(|| running.ends().code())
+        .await
+        .expect("no panic");
+    assert_eq!(code, Some(0));
+    assert!(sockets(dir.path()).is_empty());
+}
+
+#[test]
+fn a_second_signal_aborts() {
+    use std::os::unix::process::ExitStatusExt;
+    let dir = plugin_dir();
+    let running = Running::manager(dir.path(), &[]);
+    running.says("waiting for the kubelet");
+    // A stopped process gets both at once when it goes on.
+    running.signal(rustix::process::Signal::STOP);
+    running.signal(rustix::process::Signal::TERM);
+    running.signal(rustix::process::Signal::INT);
+    running.signal(rustix::process::Signal::CONT);
+    let status = running.ends();
+    assert!(matches!(status.signal(), Some(2 | 15)), "{status}");
+}
+
+/// Node test 7: the plugin is killed without a chance to clean up, and started again.
+#[tokio::test]
+async fn t07_a_killed_plugin_comes_back_to_the_same_assignments() {
+    let (dir, kubelet, running) = running_manager(&[]).await;
+    kubelet
+        .admit(&pod("p", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    let before = held(&kubelet, "p");
+    drop(running);
+    shows(&kubelet, RESOURCE, 2, 0).await;
+    assert!(
+        dir.path().join(SOCKET).exists(),
+        "killed, it leaves its socket"
+    );
+    let _again = Running::manager(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    assert_eq!(held(&kubelet, "p"), before);
+    kubelet
+        .admit(&pod("q", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+}
+
+#[tokio::test]
+async fn two_processes_want_one_socket() {
+    let (dir, kubelet, first) = running_manager(&[]).await;
+    let second = Running::manager(dir.path(), &[]);
+    let told = tokio::task::spawn_blocking(move || {
+        let told = second.says("another PLUGIN_NAME is the way out");
+        (told, second)
+    });
+    let (told, _second) = told.await.expect("it says so");
+    assert!(told.contains(RESOURCE), "{told}");
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    drop(first);
+    shows(&kubelet, RESOURCE, 2, 0).await;
+    shows(&kubelet, RESOURCE, 2, 2).await;
+}
+
+#[tokio::test]
+async fn a_replaced_directory_ends_it_with_75() {
+    let parent = plugin_dir();
+    let dir = parent.path().join("device-plugins");
+    let kubelet = kubelet(&dir);
+    let open = File::open(&dir).expect("the directory");
+    // In a container the mount shows the removed directory; so does a descriptor.
+    let mounted = format!("/proc/{}/fd/{}", std::process::id(), open.as_raw_fd());
+    let running = Running::manager(Path::new(&mounted), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    std::fs::remove_dir_all(&dir).expect("the directory");
+    let status = tokio::task::spawn_blocking(|| {
+        running.says("error: the plugin dir was replaced");
+        running.ends()
+    });
+    assert_eq!(status.await.expect("no panic").code(), Some(75));
+}
+
+#[tokio::test]
+async fn out_of_descriptors_it_waits_and_recovers() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let binary = cargo_bin!("simple-device-plugin");
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", "ulimit -n 18; exec \"$0\""])
+        .arg(binary);
+    command
+        .env("NODE_NAME", "n")
+        .env("DEVICE_PLUGIN_PATH", dir.path());
+    let running = Running::start(&mut command);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let mut peers = Vec::new();
+    for _ in 0..15 {
+        peers.push(
+            UnixStream::connect(dir.path().join(SOCKET))
+                .await
+                .expect("a backlog"),
+        );
+    }
+    let running = tokio::task::spawn_blocking(move || {
+        running.says("cannot accept a connection");
+        running
+    });
+    let _running = running.await.expect("it says so");
+    drop(peers);
+    let kubelet = kubelet.restart().await.expect("a new life");
+    shows(&kubelet, RESOURCE, 2, 2).await;
+}
+
+#[tokio::test]
+async fn logs_are_json_where_asked_and_each_rpc_is_a_line_at_trace() {
+    let variables = [("LOG_FORMAT", "json"), ("RUST_LOG", "trace")];
+    let (_dir, kubelet, running) = running_manager(&variables).await;
+    kubelet
+        .admit(&pod("p", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    drop(kubelet);
+    let heard = tokio::task::spawn_blocking(move || {
+        let mut heard = vec![running.says("DevicePlugin.allocate")];
+        running.signal(rustix::process::Signal::TERM);
+        heard.extend(running.stderr.iter());
+        heard
+    });
+    let heard = heard.await.expect("lines");
+    let allocate: serde_json::Value = serde_json::from_str(&heard[0]).expect("JSON");
+    assert_eq!(allocate["message"], "DevicePlugin.allocate");
+    assert_eq!(allocate["resource"], RESOURCE);
+    assert!(
+        allocate["device_id"]
+            .as_str()
+            .is_some_and(|id| id.starts_with("simple-device-n-"))
+    );
+    for line in heard {
+        let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        assert!(json["message"].is_string(), "{line}");
+    }
+}
+
+#[test]
+fn the_first_line_tells_who_and_where() {
+    let dir = plugin_dir();
+    let running = Running::manager(
+        dir.path(),
+        &[("NAMESPACE", "lab"), ("DEVICE_ID_PREFIX", &"x".repeat(70))],
+    );
+    let first = running.says("");
+    for words in [
+        "simple-device-plugin",
+        "namespace=\"lab\"",
+        "node=\"n\"",
+        "resources=1",
+    ] {
+        assert!(first.contains(words), "{first}");
+    }
+    running.says("WARN example.com/simple-device: device ID");
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let (reader, closed) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let names: Vec<String> = (0..2000).map(|i| format!("example.com/r{i}")).collect();
+    let mut command = program(&[("RESOURCE_NAME", &names.join(","))]);
+    let status = command
+        .arg("check")
+        .stdout(closed)
+        .stderr(Stdio::null())
+        .status();
+    assert_eq!(status.expect("a status").code(), Some(0));
+}
