@@ -13,8 +13,8 @@ use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
 use simple_device_plugin::kubelet::{Behaviour, Kubelet, Settings};
 use simple_device_plugin::watcher::DirReplaced;
-use simple_device_plugin::wire::v1beta1;
 use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
+use simple_device_plugin::wire::{allocation_of, v1beta1};
 use support::fakes::{Answer, FakeKubelet, dial};
 use support::{
     Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, within,
@@ -315,6 +315,34 @@ async fn a_replaced_directory_ends_the_manager() {
     assert_eq!(manager.ended().await, Err(DirReplaced));
 }
 
+#[tokio::test]
+async fn leaving_ends_the_stream_in_order_and_still_allocates() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let mut client =
+        DevicePluginClient::new(dial(&dir.path().join(SOCKET)).await.expect("a plugin"));
+    let stream = client
+        .list_and_watch(v1beta1::Empty {})
+        .await
+        .expect("a stream");
+    let mut stream = stream.into_inner();
+    let list = stream.message().await.expect("no error").expect("a list");
+    assert_eq!(list.devices.len(), 2);
+    let pod_in_flight = async {
+        let end = within("the end of the stream", stream.message()).await;
+        assert!(matches!(end, Ok(None)), "{end:?}");
+        let request = allocation_of(vec!["simple-device-n-1".to_owned()]);
+        client
+            .allocate(request)
+            .await
+            .expect("an answer while leaving");
+        drop(client);
+    };
+    tokio::join!(manager.stop(), pod_in_flight);
+}
+
 /// Peers that connected and say nothing, and one that began an Allocate and never ends it.
 async fn troublesome_peers(socket: &Path) -> (Vec<UnixStream>, AbortOnDropHandle<()>) {
     let mut silent = Vec::new();
@@ -350,9 +378,17 @@ async fn silent_peers_and_hanging_calls_hold_up_nothing() {
     let _at_restart = troublesome_peers(&dir.path().join(SOCKET)).await;
     let kubelet = kubelet.restart().await.expect("a new life");
     shows(&kubelet, RESOURCE, 2, 2).await;
-    let _at_stop = troublesome_peers(&dir.path().join(SOCKET)).await;
+    let (silent, call) = troublesome_peers(&dir.path().join(SOCKET)).await;
     manager.stop().await;
     assert!(sockets(dir.path()).is_empty());
+    // Nothing of the plugin is left to keep them connected.
+    for mut peer in silent {
+        let end = async { while peer.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {} };
+        within("the end of a silent connection", end).await;
+    }
+    within("the end of the hanging call", call)
+        .await
+        .expect("no panic");
 }
 
 #[tokio::test]

@@ -12,7 +12,10 @@ use std::time::Instant;
 
 use assert_cmd::cargo::cargo_bin;
 use simple_device_plugin::kubelet::Kubelet;
-use support::{DEADLINE, held, kubelet, plugin_dir, pod, registrations, shows, sockets};
+use simple_device_plugin::wire::v1beta1;
+use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
+use support::fakes::dial;
+use support::{DEADLINE, held, kubelet, plugin_dir, pod, registrations, shows, sockets, within};
 use tokio::net::UnixStream;
 
 const RESOURCE: &str = "example.com/simple-device";
@@ -356,8 +359,11 @@ async fn out_of_descriptors_it_waits_and_recovers() {
     });
     let _running = running.await.expect("it says so");
     drop(peers);
-    let kubelet = kubelet.restart().await.expect("a new life");
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    let channel = dial(&dir.path().join(SOCKET)).await.expect("a plugin");
+    let mut client = DevicePluginClient::new(channel);
+    let answer = client.get_device_plugin_options(v1beta1::Empty {});
+    within("an answer", answer).await.expect("an answer");
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
 }
 
 #[tokio::test]
