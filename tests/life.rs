@@ -344,12 +344,22 @@ async fn leaving_ends_the_stream_in_order_and_still_allocates() {
 }
 
 /// Peers that connected and say nothing, and one that began an Allocate and never ends it.
-async fn troublesome_peers(socket: &Path) -> (Vec<UnixStream>, AbortOnDropHandle<()>) {
+///
+/// Who has `called` something before might still get an answer, and is waited for.
+async fn troublesome_peers(
+    socket: &Path,
+    called: bool,
+) -> (Vec<UnixStream>, AbortOnDropHandle<()>) {
     let mut silent = Vec::new();
     for _ in 0..3 {
         silent.push(UnixStream::connect(socket).await.expect("a plugin"));
     }
     let channel = dial(socket).await.expect("a plugin");
+    if called {
+        let mut client = DevicePluginClient::new(channel.clone());
+        let answer = client.get_device_plugin_options(v1beta1::Empty {}).await;
+        answer.expect("an answer");
+    }
     let (sent, began) = tokio::sync::oneshot::channel();
     let call = tokio::spawn(async move {
         let mut client = tonic::client::Grpc::new(channel);
@@ -375,10 +385,10 @@ async fn silent_peers_and_hanging_calls_hold_up_nothing() {
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
-    let _at_restart = troublesome_peers(&dir.path().join(SOCKET)).await;
+    let _at_restart = troublesome_peers(&dir.path().join(SOCKET), false).await;
     let kubelet = kubelet.restart().await.expect("a new life");
     shows(&kubelet, RESOURCE, 2, 2).await;
-    let (silent, call) = troublesome_peers(&dir.path().join(SOCKET)).await;
+    let (silent, call) = troublesome_peers(&dir.path().join(SOCKET), true).await;
     manager.stop().await;
     assert!(sockets(dir.path()).is_empty());
     // Nothing of the plugin is left to keep them connected.
