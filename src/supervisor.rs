@@ -21,7 +21,7 @@ use crate::plugin_dir::PluginDir;
 use crate::plugin_socket::BindError;
 use crate::resource::Resource;
 use crate::resource_name::ResourceName;
-use crate::watcher::{DirReplaced, KubeletWatcher};
+use crate::watcher::{DirReplaced, KubeletWatcher, Sight};
 
 /// How many instances connect and register at a time.
 const TURNS: usize = 4;
@@ -110,19 +110,32 @@ async fn keep(_devices: DevicesHandle, mut plugin: PluginInstance, stop: Cancell
     let mut past = Past::default();
     let mut tries = Tries::default();
     while !stop.is_cancelled() {
+        kubelet.mark_unchanged();
         let outcome = caught(plugin.run(&mut past, &stop)).await;
         if stop.is_cancelled() {
             break;
         }
         let pause = tries.after(&outcome);
         tries.tell(&resource, &outcome, pause);
-        let tried = past.tried;
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
-            Ok(_) = kubelet.wait_for(|sight| sight.is_some() && *sight != tried) => tries = Tries::default(),
+            () = another(&mut kubelet, past.tried) => tries = Tries::default(),
         }
     }
+}
+
+/// Waits for a look that finds another kubelet.sock than the one tried. Looks from before the try do
+/// not count: the try may have seen more.
+async fn another(kubelet: &mut watch::Receiver<Sight>, tried: Sight) {
+    while kubelet.changed().await.is_ok() {
+        let sight = *kubelet.borrow_and_update();
+        if sight.is_some() && sight != tried {
+            return;
+        }
+    }
+    // The watcher ended, and with it soon the program.
+    std::future::pending::<()>().await;
 }
 
 /// How a run ended: how long its stream was open, why it had none, or with which panic.

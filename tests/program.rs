@@ -366,6 +366,34 @@ async fn out_of_descriptors_it_waits_and_recovers() {
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
 }
 
+/// A user namespace of its own takes the program's inotify away.
+#[tokio::test]
+async fn without_inotify_it_looks_every_2_s() {
+    let unshare = ["--user", "--map-root-user"];
+    let allowed = Command::new("unshare").args(unshare).arg("true").status();
+    if !allowed.is_ok_and(|status| status.success()) {
+        eprintln!("not run: this machine allows no user namespaces");
+        return;
+    }
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let script = "echo 0 > /proc/sys/user/max_inotify_instances && exec \"$0\"";
+    let mut command = Command::new("unshare");
+    command
+        .args(unshare)
+        .args(["sh", "-c", script])
+        .arg(cargo_bin!("simple-device-plugin"));
+    command
+        .env("NODE_NAME", "n")
+        .env("DEVICE_PLUGIN_PATH", dir.path());
+    let running = Running::start(&mut command);
+    running.says("cannot watch the plugin dir: looking every 2 s instead");
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let kubelet = kubelet.restart().await.expect("a new life");
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+}
+
 #[tokio::test]
 async fn logs_are_json_where_asked_and_each_rpc_is_a_line_at_trace() {
     let variables = [("LOG_FORMAT", "json"), ("RUST_LOG", "trace")];

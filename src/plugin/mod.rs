@@ -85,7 +85,7 @@ pub enum RunError {
     #[error("the kubelet answered Register with OK but did not call back")]
     NotCalledBack,
     /// Registered and then forgotten.
-    #[error("the kubelet did not open ListAndWatch within {} s", STREAM_OPENS_WITHIN.as_secs())]
+    #[error("the kubelet answered Register with OK but opened no ListAndWatch")]
     NoStream,
 }
 
@@ -198,6 +198,7 @@ impl PluginInstance {
                 biased;
                 () = stop.cancelled() => break false,
                 _ = over => break true,
+                () = server.failed() => break true,
                 Ok(()) = self.kubelet.changed() => {
                     under.saw(*self.kubelet.borrow_and_update());
                     self.keep_socket(server);
@@ -232,13 +233,13 @@ impl PluginInstance {
 /// OK alone does not mean registered: the kubelet must have asked for the options meanwhile, and it
 /// must open ListAndWatch on that same connection.
 async fn called_back(mut peers: watch::Receiver<Table>) -> Result<ConnectionId, RunError> {
-    let asked = peers.borrow().find(|peer| peer.asked_options);
-    if asked.is_none() {
+    let asked = |table: &Table| table.find(|peer| peer.asked_options);
+    let streamed = |table: &Table| table.find(|peer| peer.asked_options && peer.streamed);
+    if asked(&peers.borrow()).is_none() {
         return Err(RunError::NotCalledBack);
     }
-    let streamed = |table: &Table| table.find(|peer| peer.asked_options && peer.streamed);
-    let opened = peers.wait_for(|table| streamed(table).is_some());
-    match timeout(STREAM_OPENS_WITHIN, opened).await {
+    let decided = peers.wait_for(|table| streamed(table).is_some() || asked(table).is_none());
+    match timeout(STREAM_OPENS_WITHIN, decided).await {
         Ok(Ok(table)) => streamed(&table).ok_or(RunError::NoStream),
         _ => Err(RunError::NoStream),
     }

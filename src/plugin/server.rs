@@ -40,6 +40,8 @@ pub struct Server {
     draining: CancellationToken,
     /// Fails every connection.
     cut: DropGuard,
+    /// Is cancelled when the task has ended, however it did.
+    over: CancellationToken,
     task: AbortOnDropHandle<()>,
 }
 
@@ -63,7 +65,10 @@ impl Server {
         let service = DevicePluginServer::new(service).max_decoding_message_size(REQUEST_SIZE_MAX);
         let incoming = incoming(listeners.subscribe(), peers.clone());
         let drained = draining.clone().cancelled_owned();
+        let over = CancellationToken::new();
+        let when_over = over.clone().drop_guard();
         let task = tokio::spawn(async move {
+            let _when_over = when_over;
             let mut server = GrpcServer::builder();
             let served = server.add_service(service);
             if let Err(error) = served.serve_with_incoming_shutdown(incoming, drained).await {
@@ -77,6 +82,7 @@ impl Server {
             ending,
             draining,
             cut: cut.drop_guard(),
+            over,
             task: AbortOnDropHandle::new(task),
         }
     }
@@ -89,6 +95,11 @@ impl Server {
     /// Follows what the peers do.
     pub fn peers(&self) -> watch::Receiver<Table> {
         self.peers.subscribe()
+    }
+
+    /// Waits until nobody is accepted any more.
+    pub async fn failed(&self) {
+        self.over.cancelled().await;
     }
 
     /// Accepts on another socket from now on; connections stay.
