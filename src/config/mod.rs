@@ -1,15 +1,18 @@
 //! The configuration: parsed once from variables, into types that cannot be wrong.
 
 mod mistake;
+mod names;
+mod environment;
+mod variables;
+mod values;
 mod program;
 mod resources;
-mod values;
-mod variables;
 mod warnings;
 
+pub use environment::{Environment, any_set};
 pub use mistake::{Mistake, Mistakes};
+pub use names::RESOURCE_VARIABLES;
 pub use values::LogFormat;
-pub use variables::{Environment, RESOURCE_VARIABLES, any_set};
 
 use std::path::PathBuf;
 

@@ -5,9 +5,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::Host;
+use super::environment::{Environment, utf8};
 use super::mistake::Mistakes;
 use super::values::{self, LogFormat};
-use super::variables::{Environment, utf8};
 
 /// As the variables have them.
 #[derive(Debug, Default, Deserialize)]

@@ -6,9 +6,10 @@ use std::fmt::Display;
 use std::path::Path;
 
 use super::mistake::Mistakes;
+use super::names;
 use super::program::Program;
 use super::values;
-use super::variables::{self as names, ResourceVariables};
+use super::variables::ResourceVariables;
 use crate::allocation::{DeviceFileRule, Outputs};
 use crate::device::{Devices, counted_list_size};
 use crate::numa::NumaNodes;

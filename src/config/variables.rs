@@ -1,39 +1,12 @@
-//! Which variable gives a resource's value: the forms of a name and their precedence.
+//! Which variable gives a resource's value: precedence, lists and indexes.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 
+use super::environment::{Environment, utf8};
 use super::mistake::Mistakes;
-
-pub const RESOURCE_NAME: &str = "RESOURCE_NAME";
-pub const NUMBER_DEVICES: &str = "NUMBER_DEVICES";
-pub const DEVICE_ID_PREFIX: &str = "DEVICE_ID_PREFIX";
-pub const PLUGIN_NAME: &str = "PLUGIN_NAME";
-pub const ENV_PREFIX: &str = "ENV_PREFIX";
-pub const ANNOTATION_PREFIX: &str = "ANNOTATION_PREFIX";
-pub const DEVICE_FILE_PREFIX: &str = "DEVICE_FILE_PREFIX";
-pub const DEVICE_FILE_HOST_PATH: &str = "DEVICE_FILE_HOST_PATH";
-pub const NUMA_NODES: &str = "NUMA_NODES";
-pub const PREFERRED_ALLOCATION: &str = "PREFERRED_ALLOCATION";
-
-/// The variables that each resource has. `RESOURCE_NAME` tells how many resources there are.
-pub const RESOURCE_VARIABLES: [&str; 10] = [
-    RESOURCE_NAME,
-    NUMBER_DEVICES,
-    DEVICE_ID_PREFIX,
-    PLUGIN_NAME,
-    ENV_PREFIX,
-    ANNOTATION_PREFIX,
-    DEVICE_FILE_PREFIX,
-    DEVICE_FILE_HOST_PATH,
-    NUMA_NODES,
-    PREFERRED_ALLOCATION,
-];
+use super::names::{Form, RESOURCE_NAME};
 
 const RESOURCE_NAME_DEFAULT: &str = "example.com/simple-device";
-
-/// Variables by name, as a process gets them: the values may be anything.
-pub type Environment = BTreeMap<String, OsString>;
 
 /// A resource's value of one variable, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,11 +21,6 @@ pub struct Found {
 
 /// All that the variables say of one resource; what is missing was not set.
 pub type ResourceVariables = BTreeMap<&'static str, Found>;
-
-/// Whether any variable of a resource is set, in a form that concerns some node.
-pub fn any_set(environment: &Environment) -> bool {
-    environment.keys().any(|name| Form::of(name).is_some())
-}
 
 /// What the variables say of each resource of this node, in index order.
 pub fn by_resource(
@@ -80,41 +48,6 @@ pub fn by_resource(
             found
         })
         .collect()
-}
-
-/// A variable's name taken apart: `NAME`, `NAME_<i>`, `NAME.<node>` or `NAME_<i>.<node>`.
-#[derive(Debug, PartialEq, Eq)]
-struct Form<'a> {
-    variable: &'static str,
-    index: Option<usize>,
-    node: Option<&'a str>,
-}
-
-impl<'a> Form<'a> {
-    fn of(name: &'a str) -> Option<Self> {
-        let (stem, node) = match name.split_once('.') {
-            Some((stem, node)) => (stem, Some(node)),
-            None => (name, None),
-        };
-        RESOURCE_VARIABLES.into_iter().find_map(|variable| {
-            let index = match stem.strip_prefix(variable)? {
-                "" => None,
-                suffix => Some(index(suffix.strip_prefix('_')?)?),
-            };
-            Some(Self {
-                variable,
-                index,
-                node,
-            })
-        })
-    }
-}
-
-/// A decimal index without leading zeros. One beyond all bounds has no resource, like the highest.
-fn index(digits: &str) -> Option<usize> {
-    let decimal = !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit());
-    let leading_zero = digits.len() > 1 && digits.starts_with('0');
-    (decimal && !leading_zero).then(|| digits.parse().unwrap_or(usize::MAX))
 }
 
 /// One variable's forms that concern this node.
@@ -261,18 +194,11 @@ impl Setting {
     }
 }
 
-/// The value as text; what is not UTF-8 is a mistake and shown as well as it can be.
-pub fn utf8(name: &str, value: &OsString, mistakes: &mut Mistakes) -> String {
-    let text = value.to_string_lossy();
-    if value.to_str().is_none() {
-        mistakes.add(name, &text, "text in UTF-8");
-    }
-    text.into_owned()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::names::NUMBER_DEVICES;
     use super::*;
+    use std::ffi::OsString;
 
     fn environment(pairs: &[(&str, &str)]) -> Environment {
         let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), OsString::from(value));
@@ -304,35 +230,6 @@ mod tests {
     fn refused(pairs: &[(&str, &str)], expected: &[&str]) {
         let mistakes = values(pairs, NUMBER_DEVICES).expect_err("no mistake");
         assert_eq!(mistakes, expected);
-    }
-
-    #[test]
-    fn forms_of_a_name() {
-        let form = |variable, index, node| {
-            Some(Form {
-                variable,
-                index,
-                node,
-            })
-        };
-        for (name, expected) in [
-            ("ENV_PREFIX", form(ENV_PREFIX, None, None)),
-            ("ENV_PREFIX_12", form(ENV_PREFIX, Some(12), None)),
-            ("ENV_PREFIX.a.b", form(ENV_PREFIX, None, Some("a.b"))),
-            ("ENV_PREFIX_0.a_1", form(ENV_PREFIX, Some(0), Some("a_1"))),
-            (
-                "ENV_PREFIX_99999999999999999999",
-                form(ENV_PREFIX, Some(usize::MAX), None),
-            ),
-            ("ENV_PREFIX_01", None),
-            ("ENV_PREFIX_", None),
-            ("ENV_PREFIX_x", None),
-            ("ENV_PREFIX_+1", None),
-            ("ENV_PREFIXES", None),
-            ("MY_ENV_PREFIX", None),
-        ] {
-            assert_eq!(Form::of(name), expected, "{name}");
-        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod checkpoint;
 mod client;
 mod manager;
 mod registration;
+mod shared;
 
 pub use manager::{AdmissionError, Assignment, Node, Quantities};
 
@@ -13,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
@@ -21,16 +22,16 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::connections::{Peers, incoming};
 use crate::foreign::foreign;
 use crate::wire::v1beta1::registration_server::RegistrationServer;
-use crate::wire::{KUBELET_SOCKET, PreferenceQuestion, v1beta1};
+use crate::wire::{KUBELET_SOCKET, PreferenceQuestion};
 
-use client::Client;
 use manager::DeviceManager;
 use registration::Registrar;
+use shared::Shared;
 
 /// A kubelet takes as many as come; plugins come one connection each.
 const CONNECTIONS_MAX: usize = 1024;
@@ -90,21 +91,6 @@ pub struct Kubelet {
     shared: Arc<Shared>,
     /// The kubelet admits one pod at a time.
     admission: tokio::sync::Mutex<()>,
-}
-
-/// What the kubelet's tasks have in common.
-#[derive(Debug)]
-struct Shared {
-    settings: Settings,
-    manager: Mutex<DeviceManager<Arc<Client>>>,
-    /// The plugins by resource, as the registration server knows them.
-    clients: Mutex<BTreeMap<String, Arc<Client>>>,
-    /// Connections that the kubelet forgets to close.
-    leaked: Mutex<Vec<Arc<Client>>>,
-    node: watch::Sender<Node>,
-    registrations: watch::Sender<BTreeMap<String, u64>>,
-    tasks: TaskTracker,
-    stop: CancellationToken,
 }
 
 impl Kubelet {
@@ -274,111 +260,6 @@ impl Kubelet {
 impl Drop for Kubelet {
     fn drop(&mut self) {
         self.shared.end();
-    }
-}
-
-impl Shared {
-    fn manager(&self) -> MutexGuard<'_, DeviceManager<Arc<Client>>> {
-        self.manager.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Client>>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn leak(&self, client: Arc<Client>) {
-        self.leaked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(client);
-    }
-
-    /// Shows the books on the Node and writes the checkpoint.
-    fn changed(&self) {
-        let mut manager = self.manager();
-        let node = manager.node(Instant::now());
-        let written = checkpoint::write(
-            &self.settings.dir,
-            manager.registered(),
-            manager.assignments(),
-        );
-        drop(manager);
-        if let Err(error) = written {
-            warn!(%error, "the checkpoint is not written");
-        }
-        self.node.send_if_modified(|shown| {
-            let changed = *shown != node;
-            *shown = node;
-            changed
-        });
-    }
-
-    /// Looks at the books again when the grace of whoever stopped now is over.
-    fn spawn_expiry(self: Arc<Self>) {
-        let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
-        tasks.spawn(stop.run_until_cancelled_owned(async move {
-            tokio::time::sleep(self.settings.grace).await;
-            self.changed();
-        }));
-    }
-
-    fn end(&self) {
-        self.stop.cancel();
-        let clients = std::mem::take(&mut *self.clients());
-        let leaked =
-            std::mem::take(&mut *self.leaked.lock().unwrap_or_else(PoisonError::into_inner));
-        for client in clients.values().chain(&leaked) {
-            client.close();
-        }
-    }
-
-    /// The life of a registered plugin: its lists, until its stream ends. Then the kubelet takes leave
-    /// of whoever stands for the resource, be it this plugin or a successor (`runClient`).
-    async fn run(self: Arc<Self>, client: Arc<Client>) {
-        let resource = client.resource.clone();
-        if let Ok(mut stream) = client.list_and_watch().await {
-            while let Some(list) = client.next_list(&mut stream).await {
-                debug!(resource, devices = list.devices.len(), "list");
-                self.manager().listed(&resource, list);
-                self.changed();
-            }
-        }
-        let Some(standing) = self.clients().remove(&resource) else {
-            self.leak(client);
-            return;
-        };
-        standing.close();
-        if !Arc::ptr_eq(&standing, &client) {
-            self.leak(client);
-        }
-        tokio::time::sleep(self.settings.leave_after).await;
-        self.manager().disconnected(&resource, Instant::now());
-        self.changed();
-        self.spawn_expiry();
-    }
-
-    /// Register, after the request was judged (`connectClient`).
-    async fn connect(self: Arc<Self>, client: Arc<Client>) -> Result<(), tonic::Status> {
-        let resource = client.resource.clone();
-        self.clients().insert(resource.clone(), Arc::clone(&client));
-        let options = async {
-            client.dial(self.settings.dial_within).await?;
-            client.options().await
-        };
-        let options: v1beta1::DevicePluginOptions = match options.await {
-            Ok(options) => options,
-            Err(status) => {
-                // Blind from here on: whoever was registered before is forgotten as well.
-                self.clients().remove(&resource);
-                self.leak(client);
-                return Err(tonic::Status::unknown(status.message()));
-            }
-        };
-        self.manager()
-            .connected(&resource, Arc::clone(&client), options);
-        let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
-        tasks.spawn(stop.run_until_cancelled_owned(self.run(client)));
-        Ok(())
     }
 }
 

@@ -11,8 +11,9 @@ use crate::wire::VERSION;
 use crate::wire::v1beta1::registration_server::Registration;
 use crate::wire::v1beta1::{Empty, RegisterRequest};
 
+use super::Behaviour;
 use super::client::Client;
-use super::{Behaviour, Shared};
+use super::shared::Shared;
 
 /// Judges registrations and hands them to the device manager.
 pub struct Registrar(pub Arc<Shared>);
