@@ -22,6 +22,7 @@ mod registration;
 pub mod watcher;
 
 // The life of a plugin, and of all of them.
+pub mod devices_handle;
 pub mod plugin;
 pub mod supervisor;
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::backoff::Backoff;
-use crate::device::Devices;
+use crate::devices_handle::DevicesHandle;
 use crate::foreign::foreign;
 use crate::plugin::{Past, PluginInstance, RunError};
 use crate::plugin_dir::PluginDir;
@@ -35,9 +35,6 @@ const TAKEN_PAUSE: Duration = Duration::from_secs(2);
 /// Leaving takes 3.5 s at most; whoever is not done then is aborted.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
-/// A resource's devices while the supervisor runs: change them, and the kubelet is told.
-pub type DevicesHandle = watch::Sender<Arc<Devices>>;
-
 /// All plugins of the process.
 pub struct Supervisor {
     watcher: KubeletWatcher,
@@ -51,7 +48,7 @@ impl Supervisor {
         let watcher = KubeletWatcher::new(dir.clone());
         let turns = Arc::new(Semaphore::new(TURNS));
         let plugin = |resource: Resource| {
-            let devices = watch::Sender::new(Arc::new(resource.devices.clone()));
+            let devices = DevicesHandle::new(resource.devices.clone());
             let instance = PluginInstance {
                 devices: devices.subscribe(),
                 resource: Arc::new(resource),

@@ -2,7 +2,6 @@
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use simple_device_plugin::device::Health;
@@ -128,11 +127,10 @@ async fn t13_an_ill_device_leaves_allocatable_and_comes_back() {
         .await
         .expect("admitted");
     for (health, allocatable) in [(Health::Unhealthy, 1), (Health::Healthy, 2)] {
-        manager.devices(RESOURCE).send_modify(|devices| {
-            Arc::make_mut(devices)
-                .set_health("simple-device-n-1", health)
-                .expect("this device");
-        });
+        let devices = manager.devices(RESOURCE);
+        devices
+            .set_health("simple-device-n-1", health)
+            .expect("this device");
         shows(&kubelet, RESOURCE, 2, allocatable).await;
         assert_eq!(held(&kubelet, "p").len(), 2);
     }

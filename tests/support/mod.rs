@@ -10,9 +10,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use simple_device_plugin::config::{Config, Environment, Host};
+use simple_device_plugin::devices_handle::DevicesHandle;
 use simple_device_plugin::kubelet::{Kubelet, Node, Pod, Quantities, Settings};
 use simple_device_plugin::resource::Resource;
-use simple_device_plugin::supervisor::{DevicesHandle, Supervisor};
+use simple_device_plugin::supervisor::Supervisor;
 use simple_device_plugin::watcher::DirReplaced;
 use tempfile::TempDir;
 use tokio::sync::watch;
