@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::{Stream, stream};
@@ -57,9 +57,14 @@ impl Table {
         self.open.get(&id)
     }
 
-    /// The first connection whose peer is like this.
-    pub fn find(&self, like: impl Fn(&Peer) -> bool) -> Option<ConnectionId> {
-        let found = self.open.iter().find(|(_, peer)| like(peer));
+    /// The number that the next connection gets.
+    pub fn next(&self) -> ConnectionId {
+        ConnectionId(self.next)
+    }
+
+    /// The first of the connections from this number on whose peer is like this.
+    pub fn find(&self, from: ConnectionId, like: impl Fn(&Peer) -> bool) -> Option<ConnectionId> {
+        let found = self.open.range(from..).find(|(_, peer)| like(peer));
         found.map(|(id, _)| *id)
     }
 }
@@ -192,7 +197,8 @@ const fn may_connect(uid: u32, own: u32) -> bool {
     uid == 0 || uid == own
 }
 
-/// A connection whose reads fail once it is cut, so that no peer can keep a server from ending.
+/// A connection whose reads and writes fail once it is cut, so that no peer can keep a server from
+/// ending: neither one that says nothing nor one that does not listen.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
@@ -208,15 +214,23 @@ impl Connected for Connection {
     }
 }
 
+impl Connection {
+    /// Fails once the connection is cut; until then the task is woken when it is.
+    fn poll_uncut(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match self.cut.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        })
+    }
+}
+
 impl AsyncRead for Connection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.cut.as_mut().poll(context).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
+        ready!(self.poll_uncut(context))?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -227,6 +241,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_uncut(context))?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -235,6 +250,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_uncut(context))?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 

@@ -4,7 +4,6 @@ use std::io::{self, IsTerminal};
 
 use tracing::error;
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::config::{Config, LogFormat};
 use crate::foreign::foreign;
@@ -17,7 +16,6 @@ pub fn start(config: &Config, unless_told: &str) -> anyhow::Result<()> {
     let directives = config.log_directives.as_deref().unwrap_or(unless_told);
     let lines = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::builder().parse(directives)?)
-        .with_span_events(FmtSpan::NONE)
         .with_target(false)
         .with_writer(io::stderr);
     let started = match config.log_format {

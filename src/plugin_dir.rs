@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use crate::wire::KUBELET_SOCKET;
+use crate::socket_name::KUBELET_SOCKET;
 
 /// The directory in which the kubelet and its device plugins have their sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,12 +52,15 @@ impl PluginDir {
 
 impl SocketIdentity {
     /// The identity of the socket at this path; `None` where there is no socket.
-    pub fn of(path: &Path) -> Option<Self> {
-        let metadata = path.symlink_metadata().ok()?;
-        metadata
-            .file_type()
-            .is_socket()
-            .then(|| Self::from(&metadata))
+    ///
+    /// # Errors
+    /// When that cannot be told.
+    pub fn of(path: &Path) -> io::Result<Option<Self>> {
+        match path.symlink_metadata() {
+            Ok(file) => Ok(file.file_type().is_socket().then(|| Self::from(&file))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The connection to the kubelet, and what is asked of it: to register.
 
+use std::error::Error as _;
 use std::io;
 use std::path::Path;
 use std::sync::Mutex;
@@ -51,9 +52,12 @@ pub enum NoKubelet {
 /// Why a registration did not come about.
 #[derive(Debug, Error)]
 pub enum RegisterError {
-    /// The kubelet's word, or that of the broken connection.
+    /// The kubelet's word.
     #[error("the kubelet refused: {0}")]
     Refused(String),
+    /// The kubelet is gone.
+    #[error("the connection to the kubelet broke")]
+    Broken,
     /// No answer within 15 s.
     #[error("the kubelet did not answer Register within {} s", REGISTER_WITHIN.as_secs())]
     TimedOut,
@@ -65,12 +69,13 @@ impl KubeletConnection {
     /// # Errors
     /// When no kubelet answers.
     pub async fn open(socket: &Path) -> Result<Self, NoKubelet> {
-        let identity = SocketIdentity::of(socket).ok_or(NoKubelet::Missing)?;
+        let identity = SocketIdentity::of(socket).map_err(NoKubelet::Refused)?;
+        let identity = identity.ok_or(NoKubelet::Missing)?;
         let stream = timeout(CONNECT_WITHIN, greeted(socket))
             .await
             .map_err(|_| NoKubelet::Silent)?
             .map_err(NoKubelet::Refused)?;
-        if SocketIdentity::of(socket) != Some(identity) {
+        if SocketIdentity::of(socket).ok() != Some(Some(identity)) {
             return Err(NoKubelet::Replaced);
         }
         let channel = channel_over(stream)
@@ -92,6 +97,8 @@ impl KubeletConnection {
         let mut client = RegistrationClient::new(self.channel);
         match timeout(REGISTER_WITHIN, client.register(request)).await {
             Ok(Ok(_)) => Ok(()),
+            // What the kubelet sends has no cause of ours; what the connection does, has.
+            Ok(Err(status)) if status.source().is_some() => Err(RegisterError::Broken),
             Ok(Err(status)) => Err(RegisterError::Refused(told(&status))),
             Err(_) => Err(RegisterError::TimedOut),
         }

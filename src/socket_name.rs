@@ -7,6 +7,9 @@ use thiserror::Error;
 
 use crate::resource_name::ResourceName;
 
+/// The kubelet's registration socket in the plugin dir.
+pub const KUBELET_SOCKET: &str = "kubelet.sock";
+
 /// A unix socket's path holds 107 bytes, `/var/lib/kubelet/device-plugins/` takes 32 of them.
 const SOCKET_NAME_MAX: usize = 75;
 const SUFFIX: &str = ".sock";

@@ -117,7 +117,7 @@ async fn keep(_devices: DevicesHandle, mut plugin: PluginInstance, stop: Cancell
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
-            () = another(&mut kubelet, past.tried) => tries = Tries::default(),
+            () = another(&mut kubelet, past.tried) => tries.start_over(),
         }
     }
 }
@@ -143,41 +143,61 @@ type Outcome = Result<Result<Duration, RunError>, String>;
 struct Tries {
     failed: u32,
     backoff: Backoff,
+    /// What the plugin was last said to wait for.
+    told: Option<&'static str>,
 }
 
 impl Tries {
+    /// There is a new kubelet: what was with the old one counts no more.
+    fn start_over(&mut self) {
+        *self = Self {
+            told: self.told,
+            ..Self::default()
+        };
+    }
+
     /// Counts a run; returns the pause before the next.
     fn after(&mut self, outcome: &Outcome) -> Duration {
         match outcome {
             Ok(Ok(lived)) if *lived >= LONG_LIFE => *self = Self::default(),
-            Ok(Ok(_)) => {}
+            Ok(Ok(_)) => self.told = None,
             Ok(Err(_)) | Err(_) => self.failed += 1,
         }
-        let pause = self.backoff.pause(fastrand::f64());
         match outcome {
             Ok(Err(RunError::Bind(BindError::Taken))) => TAKEN_PAUSE,
-            _ => pause,
+            _ => self.backoff.pause(fastrand::f64()),
         }
     }
 
-    /// One line for each failure; the same trouble again is for those who look closer.
-    fn tell(&self, resource: &ResourceName, outcome: &Outcome, pause: Duration) {
+    /// One line for each failure; waiting on for the same is for those who look closer.
+    fn tell(&mut self, resource: &ResourceName, outcome: &Outcome, pause: Duration) {
         let attempt = self.failed;
         let again_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         match outcome {
             Ok(Ok(_)) => {}
-            Ok(Err(error @ RunError::NoKubelet(_))) if attempt == 1 => {
-                info!(%resource, %error, "waiting for the kubelet");
-            }
-            Ok(Err(error @ RunError::Bind(BindError::Taken))) if attempt == 1 => {
-                warn!(%resource, %error, "waiting for the socket; another PLUGIN_NAME is the way out");
-            }
-            Ok(Err(error @ (RunError::NoKubelet(_) | RunError::Bind(BindError::Taken)))) => {
-                debug!(%resource, %error, attempt, again_ms, "still waiting");
-            }
-            Ok(Err(error)) => warn!(%resource, %error, attempt, again_ms, "not registered"),
+            Ok(Err(error)) => match waiting_for(error) {
+                Some(what) if self.told == Some(what) => {
+                    debug!(%resource, %error, attempt, again_ms, "still {what}");
+                }
+                Some(what) => {
+                    warn!(%resource, %error, "{what}");
+                    self.told = Some(what);
+                }
+                None => warn!(%resource, %error, attempt, again_ms, "not registered"),
+            },
             Err(error) => error!(%resource, error, attempt, again_ms, "a plugin panicked"),
         }
+    }
+}
+
+/// What the plugin waits for, where that can take as long as it likes.
+fn waiting_for(error: &RunError) -> Option<&'static str> {
+    match error {
+        RunError::NoKubelet(_) => Some("waiting for the kubelet"),
+        RunError::Bind(BindError::Taken) => {
+            Some("waiting for the socket; another PLUGIN_NAME is the way out")
+        }
+        _ => None,
     }
 }
 
@@ -196,6 +216,50 @@ fn said(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin_dir::SocketIdentity;
+    use crate::registration::NoKubelet;
+
+    /// A watch that lags behind shows what stood before the try: that is no new kubelet.
+    #[tokio::test]
+    async fn only_a_look_after_the_try_finds_another_kubelet() {
+        let dir = tempfile::tempdir().unwrap();
+        let [old, tried, new] = ["a", "b", "c"].map(|name| {
+            let path = dir.path().join(name);
+            std::os::unix::net::UnixListener::bind(&path).unwrap();
+            SocketIdentity::of(&path).unwrap()
+        });
+        let looks = watch::Sender::new(old);
+        let mut kubelet = looks.subscribe();
+        kubelet.mark_unchanged();
+        assert!(another(&mut kubelet, tried).now_or_never().is_none());
+        for not_another in [tried, None] {
+            looks.send_replace(not_another);
+            assert!(another(&mut kubelet, tried).now_or_never().is_none());
+        }
+        looks.send_replace(new);
+        assert!(another(&mut kubelet, tried).now_or_never().is_some());
+    }
+
+    #[test]
+    fn what_it_waits_for_is_told_again_when_it_changes() {
+        let resource = ResourceName::parse("a/b").unwrap();
+        let mut tries = Tries::default();
+        let mut told = |error: RunError| {
+            let outcome = Ok(Err(error));
+            let pause = tries.after(&outcome);
+            tries.tell(&resource, &outcome, pause);
+            tries.told.map(|what| &what[..22])
+        };
+        assert_eq!(told(BindError::Locked.into()), None);
+        assert_eq!(
+            told(BindError::Taken.into()),
+            Some("waiting for the socket")
+        );
+        assert_eq!(
+            told(NoKubelet::Missing.into()),
+            Some("waiting for the kubele")
+        );
+    }
 
     #[tokio::test]
     async fn a_panic_is_an_outcome_like_others() {

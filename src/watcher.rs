@@ -2,6 +2,7 @@
 
 use std::fs::Metadata;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use crate::plugin_dir::{PluginDir, SocketIdentity};
-use crate::wire::KUBELET_SOCKET;
+use crate::socket_name::KUBELET_SOCKET;
 
 /// For what inotify does not tell: file systems without events, a directory made anew.
 const SLOW_POLL: Duration = Duration::from_secs(5);
@@ -95,8 +96,9 @@ impl KubeletWatcher {
             return Err(DirReplaced);
         }
         self.arm(dir.as_ref());
+        // What cannot be told is told by the try to connect.
         let socket = SocketIdentity::of(&self.dir.kubelet_socket());
-        self.sight.send_replace(socket);
+        self.sight.send_replace(socket.ok().flatten());
         Ok(())
     }
 
@@ -126,9 +128,11 @@ impl Armed {
         loop {
             match self.events.next().await {
                 Some(Ok(event)) => {
-                    let gone = EventMask::DELETE | EventMask::MOVED_FROM | EventMask::Q_OVERFLOW;
-                    let kubelets = event.name.is_none_or(|name| name == KUBELET_SOCKET);
-                    if kubelets || event.mask.intersects(gone) {
+                    let gone = EventMask::DELETE | EventMask::MOVED_FROM;
+                    let Some(name) = event.name else { return false };
+                    let a_socket_is_gone =
+                        event.mask.intersects(gone) && name.as_bytes().ends_with(b".sock");
+                    if name == KUBELET_SOCKET || a_socket_is_gone {
                         return false;
                     }
                 }

@@ -16,9 +16,6 @@ use crate::resource::Resource;
 /// The only version of the API that kubelets speak.
 pub const VERSION: &str = "v1beta1";
 
-/// The kubelet's registration socket in the plugin dir.
-pub const KUBELET_SOCKET: &str = "kubelet.sock";
-
 /// The authority of every request: what the kubelet sends since 1.26.
 pub const AUTHORITY: &str = "http://localhost";
 

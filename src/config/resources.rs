@@ -16,7 +16,7 @@ use crate::numa::NumaNodes;
 use crate::preference::Policy;
 use crate::resource::Resource;
 use crate::resource_name::{ResourceName, ResourceNameError};
-use crate::socket_name::{PluginName, SocketName};
+use crate::socket_name::{KUBELET_SOCKET, PluginName, SocketName};
 
 const NUMBER_DEVICES_DEFAULT: usize = 2;
 const DEVICE_ID_PREFIX_DEFAULT: &str = "simple-device";
@@ -113,12 +113,17 @@ impl Reader<'_> {
     }
 
     fn judge_path(&mut self, dir: &Path, socket: &SocketName) -> Result<(), Told> {
-        let length = dir.join(socket.as_str()).as_os_str().len();
+        let longer = if socket.as_str().len() < KUBELET_SOCKET.len() {
+            KUBELET_SOCKET
+        } else {
+            socket.as_str()
+        };
+        let length = dir.join(longer).as_os_str().len();
         if length <= SOCKET_PATH_MAX {
             return Ok(());
         }
         let expected = format!(
-            "a directory in which {socket} has a path of at most {SOCKET_PATH_MAX} bytes, not {length}"
+            "a directory in which {longer} has a path of at most {SOCKET_PATH_MAX} bytes, not {length}"
         );
         let dir = dir.to_string_lossy();
         self.mistakes.add("DEVICE_PLUGIN_PATH", &dir, expected);

@@ -26,8 +26,9 @@ use tracing::warn;
 
 use crate::connections::{Peers, incoming};
 use crate::foreign::foreign;
+use crate::socket_name::KUBELET_SOCKET;
+use crate::wire::PreferenceQuestion;
 use crate::wire::v1beta1::registration_server::RegistrationServer;
-use crate::wire::{KUBELET_SOCKET, PreferenceQuestion};
 
 use manager::DeviceManager;
 use registration::Registrar;

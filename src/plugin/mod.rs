@@ -1,7 +1,10 @@
 //! One device plugin: a run from the connection to the kubelet to the removal of its socket.
 
+mod past;
 mod server;
 mod service;
+
+pub use past::Past;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,13 +17,14 @@ use tracing::{debug, info, trace, warn};
 
 use crate::connections::{ConnectionId, Table};
 use crate::device::Devices;
-use crate::plugin_dir::{PluginDir, SocketIdentity};
+use crate::plugin_dir::PluginDir;
 use crate::plugin_socket::{Before, BindError, PluginSocket};
 use crate::registration::{KubeletConnection, NoKubelet, RegisterError};
 use crate::resource::Resource;
 use crate::watcher::Sight;
 use crate::wire;
 
+use past::Succession;
 use server::Server;
 
 /// The kubelet takes leave of a plugin up to 20 ms after it closed the connection, and the leave hits
@@ -31,10 +35,6 @@ const QUIET: Duration = Duration::from_millis(500);
 const TURN: Duration = Duration::from_millis(250);
 
 const STREAM_OPENS_WITHIN: Duration = Duration::from_secs(5);
-
-/// A kubelet takes its connections along when it dies, before its successor makes a socket. A stream
-/// that outlives a change of kubelet.sock by this much has the same kubelet: the file was relabelled.
-const SUCCESSION: Duration = Duration::from_secs(1);
 
 /// One resource's plugin, run again and again.
 pub struct PluginInstance {
@@ -48,25 +48,6 @@ pub struct PluginInstance {
     pub kubelet: watch::Receiver<Sight>,
     /// Lets a few instances register at a time.
     pub turns: Arc<Semaphore>,
-}
-
-/// What one run leaves for the next.
-#[derive(Debug, Default)]
-pub struct Past {
-    /// The kubelet.sock of the last try.
-    pub tried: Sight,
-    /// The kubelet, if still the same, may be taking leave of a predecessor.
-    leaving: Leaving,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Leaving {
-    #[default]
-    None,
-    /// A stream ended under this kubelet.
-    Of(SocketIdentity),
-    /// Somebody else had the socket or was about to.
-    Anyone,
 }
 
 /// Why a run did not come to be registered.
@@ -91,8 +72,9 @@ pub enum RunError {
 
 impl PluginInstance {
     /// Connect, bind, register, and stay until the stream ends or `stop`; then leave. Whatever
-    /// happens, the socket is removed and every connection closed when this returns. Returns how long
-    /// the stream was open; no time at all where `stop` came first.
+    /// happens, every connection is closed when this returns, and the socket's file is gone unless
+    /// another process was just binding. Returns how long the stream was open; no time at all where
+    /// `stop` came first.
     ///
     /// # Errors
     /// Why it was never registered.
@@ -108,18 +90,20 @@ impl PluginInstance {
         let (socket, before) = self.bind(past)?;
         let quiet = past.needs_quiet(before);
         let mut server = Server::start(socket, Arc::clone(&self.resource), self.devices.clone());
+        past.registers();
         let registered = tokio::select! {
             registered = self.register(kubelet, &server, quiet, turn) => registered.map(Some),
             () = stop.cancelled() => Ok(None),
         };
-        let ended = match registered {
-            Ok(Some(stream)) => Ok(self.watch_stream(&mut server, stream, past, stop).await),
-            Ok(None) => Ok(Duration::ZERO),
-            Err(error) => Err(error),
+        let lived = match registered {
+            Ok(Some(stream)) => self.watch_stream(&mut server, stream, past, stop).await,
+            _ => Duration::ZERO,
         };
-        server.leave().await;
+        server
+            .leave(registered.as_ref().ok().copied().flatten())
+            .await;
         debug!(resource = %self.resource.name, "left");
-        ended
+        registered.map(|_| lived)
     }
 
     /// Waits for its turn, then for the kubelet.
@@ -127,12 +111,16 @@ impl PluginInstance {
         &mut self,
         past: &mut Past,
     ) -> Result<(KubeletConnection, Option<OwnedSemaphorePermit>), NoKubelet> {
-        // Never closed, so there is always a turn.
-        let turn = Arc::clone(&self.turns).acquire_owned().await.ok();
+        let turn = self.turn().await;
         past.tried = *self.kubelet.borrow_and_update();
         let kubelet = KubeletConnection::open(&self.dir.kubelet_socket()).await?;
         past.tried = Some(kubelet.identity());
         Ok((kubelet, turn))
+    }
+
+    /// A place among the few that register; never closed, so there is always one.
+    async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.turns).acquire_owned().await.ok()
     }
 
     fn bind(&self, past: &mut Past) -> Result<(PluginSocket, Before), BindError> {
@@ -140,7 +128,7 @@ impl PluginInstance {
         let bound = PluginSocket::bind(&self.dir, endpoint);
         match &bound {
             Ok(_) => debug!(%resource, %endpoint, "Starting to listen"),
-            Err(BindError::Taken | BindError::Locked) => past.leaving = Leaving::Anyone,
+            Err(BindError::Taken | BindError::Locked) => past.waits_for_another(),
             Err(_) => {}
         }
         bound
@@ -160,11 +148,14 @@ impl PluginInstance {
             drop(turn.take());
             debug!(%resource, "quiet: the kubelet may be taking leave of a predecessor");
             sleep(QUIET).await;
+            turn = self.turn().await;
         }
         let registering = async {
             trace!(%resource, %endpoint, "Registration.register");
+            let mut peers = server.peers();
+            let first = peers.borrow().next();
             kubelet.register(wire::registration(&self.resource)).await?;
-            called_back(server.peers()).await
+            called_back(&mut peers, first).await
         };
         // A slow registration gives its turn away.
         let turn_over = async {
@@ -190,7 +181,7 @@ impl PluginInstance {
         let devices = self.devices.borrow().len();
         info!(%resource, %endpoint, devices, "registered");
         let opened = Instant::now();
-        let mut under = Succession::new(past.tried);
+        let mut under = Succession::new(past.tried, opened);
         let mut peers = server.peers();
         let ended = loop {
             let over = peers.wait_for(|t| t.get(stream).is_none_or(|peer| peer.streams == 0));
@@ -200,12 +191,12 @@ impl PluginInstance {
                 _ = over => break true,
                 () = server.failed() => break true,
                 Ok(()) = self.kubelet.changed() => {
-                    under.saw(*self.kubelet.borrow_and_update());
+                    under.saw(*self.kubelet.borrow_and_update(), Instant::now());
                     self.keep_socket(server);
                 }
             }
         };
-        past.leaving = under.same_kubelet().map_or(Leaving::None, Leaving::Of);
+        past.stream_ended(&under, Instant::now());
         let lived = opened.elapsed();
         if ended {
             warn!(%resource, seconds = lived.as_secs(), "the stream ended: starting over");
@@ -230,11 +221,14 @@ impl PluginInstance {
     }
 }
 
-/// OK alone does not mean registered: the kubelet must have asked for the options meanwhile, and it
-/// must open ListAndWatch on that same connection.
-async fn called_back(mut peers: watch::Receiver<Table>) -> Result<ConnectionId, RunError> {
-    let asked = |table: &Table| table.find(|peer| peer.asked_options);
-    let streamed = |table: &Table| table.find(|peer| peer.asked_options && peer.streamed);
+/// OK alone does not mean registered: the kubelet must have dialled and asked for the options
+/// meanwhile, so on a connection from `first` on, and it must open ListAndWatch on that same connection.
+async fn called_back(
+    peers: &mut watch::Receiver<Table>,
+    first: ConnectionId,
+) -> Result<ConnectionId, RunError> {
+    let asked = |table: &Table| table.find(first, |peer| peer.asked_options);
+    let streamed = |table: &Table| table.find(first, |peer| peer.asked_options && peer.streamed);
     if asked(&peers.borrow()).is_none() {
         return Err(RunError::NotCalledBack);
     }
@@ -242,44 +236,5 @@ async fn called_back(mut peers: watch::Receiver<Table>) -> Result<ConnectionId, 
     match timeout(STREAM_OPENS_WITHIN, decided).await {
         Ok(Ok(table)) => streamed(&table).ok_or(RunError::NoStream),
         _ => Err(RunError::NoStream),
-    }
-}
-
-impl Past {
-    /// Whether the kubelet may still be taking leave of a predecessor; asked once.
-    fn needs_quiet(&mut self, before: Before) -> bool {
-        let leaving = std::mem::take(&mut self.leaving);
-        before == Before::Stale
-            || leaving == Leaving::Anyone
-            || self
-                .tried
-                .is_some_and(|kubelet| leaving == Leaving::Of(kubelet))
-    }
-}
-
-/// Which kubelet.sock belongs to the kubelet that has a stream open.
-struct Succession {
-    now: Sight,
-    changed: Option<Instant>,
-}
-
-impl Succession {
-    fn new(now: Sight) -> Self {
-        Self { now, changed: None }
-    }
-
-    fn saw(&mut self, sight: Sight) {
-        if sight != self.now {
-            self.now = sight;
-            self.changed = Some(Instant::now());
-        }
-    }
-
-    /// The kubelet.sock under which the stream ended; `None` when a new kubelet made it.
-    fn same_kubelet(&self) -> Sight {
-        let outlived = self
-            .changed
-            .is_none_or(|changed| changed.elapsed() > SUCCESSION);
-        self.now.filter(|_| outlived)
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server as GrpcServer;
 use tracing::{debug, error};
 
-use crate::connections::{Peers, Table, incoming};
+use crate::connections::{ConnectionId, Peers, Table, incoming};
 use crate::device::Devices;
 use crate::plugin_socket::PluginSocket;
 use crate::resource::Resource;
@@ -110,12 +110,14 @@ impl Server {
 
     /// Ends the streams with OK and goes on answering until the kubelet closes its connection, gives
     /// calls in flight their time, closes every connection that is left, and removes the socket.
-    pub async fn leave(mut self) {
+    pub async fn leave(mut self, kubelet: Option<ConnectionId>) {
         self.ending.cancel();
-        let mut peers = self.peers();
-        let closed = peers.wait_for(|table| table.find(|peer| peer.streamed).is_none());
-        if timeout(KUBELET_CLOSES_WITHIN, closed).await.is_err() {
-            debug!("the kubelet keeps its connection");
+        if let Some(kubelet) = kubelet {
+            let mut peers = self.peers();
+            let closed = peers.wait_for(|table| table.get(kubelet).is_none());
+            if timeout(KUBELET_CLOSES_WITHIN, closed).await.is_err() {
+                debug!("the kubelet keeps its connection");
+            }
         }
         self.peers.cut_silent();
         self.draining.cancel();

@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 
+use simple_device_plugin::socket_name::KUBELET_SOCKET;
+use simple_device_plugin::wire::VERSION;
 use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::wire::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
 use simple_device_plugin::wire::v1beta1::registration_client::RegistrationClient;
 use simple_device_plugin::wire::v1beta1::registration_server::{Registration, RegistrationServer};
 use simple_device_plugin::wire::v1beta1::{self, Empty};
-use simple_device_plugin::wire::{KUBELET_SOCKET, VERSION};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::UnixListenerStream;

@@ -1,0 +1,161 @@
+//! What one run of a plugin leaves for the next: which kubelet it had, and whether that one may still be
+//! taking leave. The time is an argument.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::plugin_dir::SocketIdentity;
+use crate::plugin_socket::Before;
+use crate::watcher::Sight;
+
+/// A kubelet takes its connections along when it dies, before its successor makes a socket. A stream
+/// that outlives a change of kubelet.sock by this much has the same kubelet: the file was relabelled.
+const SUCCESSION: Duration = Duration::from_secs(1);
+
+/// What one run leaves for the next.
+#[derive(Debug, Default)]
+pub struct Past {
+    /// The kubelet.sock of the last try.
+    pub tried: Sight,
+    leaving: Leaving,
+}
+
+/// Of whom the kubelet may be taking leave.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Leaving {
+    /// Of nobody.
+    #[default]
+    None,
+    /// Of us, if it is still this one.
+    Us(SocketIdentity),
+    /// Of somebody else who had the socket, or was about to.
+    Another,
+}
+
+impl Past {
+    /// Someone else has the socket, or is just binding.
+    pub fn waits_for_another(&mut self) {
+        self.leaving = Leaving::Another;
+    }
+
+    /// From here on the kubelet that was tried may know us, whatever becomes of the registration.
+    pub fn registers(&mut self) {
+        self.leaving = self.tried.map_or(Leaving::None, Leaving::Us);
+    }
+
+    /// The stream ended, or we end it.
+    pub fn stream_ended(&mut self, under: &Succession, now: Instant) {
+        self.leaving = under.kubelet(now).map_or(Leaving::None, Leaving::Us);
+    }
+
+    /// Whether the kubelet that is tried now may still be taking leave.
+    pub fn needs_quiet(&self, before: Before) -> bool {
+        before == Before::Stale
+            || match self.leaving {
+                Leaving::None => false,
+                Leaving::Us(kubelet) => self.tried == Some(kubelet),
+                Leaving::Another => true,
+            }
+    }
+}
+
+/// Which kubelet.sock belongs to the kubelet that has a stream open.
+pub struct Succession {
+    sight: Sight,
+    since: Instant,
+    first: bool,
+}
+
+impl Succession {
+    /// The stream was opened by the kubelet of this kubelet.sock.
+    pub fn new(sight: Sight, now: Instant) -> Self {
+        Self {
+            sight,
+            since: now,
+            first: true,
+        }
+    }
+
+    /// While the stream is open, this stands at kubelet.sock.
+    pub fn saw(&mut self, sight: Sight, now: Instant) {
+        if sight != self.sight {
+            *self = Self {
+                sight,
+                since: now,
+                first: false,
+            };
+        }
+    }
+
+    /// The kubelet.sock of the kubelet whose stream ends now; `None` when a new kubelet made it.
+    fn kubelet(&self, now: Instant) -> Sight {
+        let same = self.first || now.duration_since(self.since) > SUCCESSION;
+        self.sight.filter(|_| same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two kubelet.socks, one after the other.
+    fn socks() -> [Sight; 2] {
+        let dir = tempfile::tempdir().unwrap();
+        ["a", "b"].map(|name| {
+            let path = dir.path().join(name);
+            std::os::unix::net::UnixListener::bind(&path).unwrap();
+            SocketIdentity::of(&path).unwrap()
+        })
+    }
+
+    fn past(tried: Sight) -> Past {
+        Past {
+            tried,
+            ..Past::default()
+        }
+    }
+
+    #[test]
+    fn a_first_run_needs_no_quiet_but_after_a_stale_socket() {
+        let [one, _] = socks();
+        assert!(!past(one).needs_quiet(Before::Nothing));
+        assert!(past(one).needs_quiet(Before::Stale));
+    }
+
+    #[test]
+    fn who_waited_for_another_is_quiet_under_any_kubelet() {
+        let [one, other] = socks();
+        let mut past = past(one);
+        past.waits_for_another();
+        past.tried = other;
+        assert!(past.needs_quiet(Before::Nothing));
+    }
+
+    #[test]
+    fn whatever_became_of_a_registration_the_same_kubelet_may_know_us() {
+        let [one, other] = socks();
+        let mut past = past(one);
+        past.registers();
+        assert!(past.needs_quiet(Before::Nothing));
+        past.tried = other;
+        assert!(!past.needs_quiet(Before::Nothing));
+    }
+
+    #[test]
+    fn a_new_kubelet_takes_no_leave_and_a_relabelled_socket_is_no_new_kubelet() {
+        let [one, other] = socks();
+        let now = Instant::now();
+        let mut under = Succession::new(one, now);
+        let mut past = past(one);
+        past.stream_ended(&under, now);
+        assert!(past.needs_quiet(Before::Nothing));
+
+        under.saw(other, now);
+        past.tried = other;
+        past.stream_ended(&under, now + SUCCESSION / 2);
+        assert!(!past.needs_quiet(Before::Nothing));
+        past.stream_ended(&under, now + SUCCESSION * 2);
+        assert!(past.needs_quiet(Before::Nothing));
+    }
+}
