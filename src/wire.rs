@@ -76,6 +76,12 @@ impl From<&Device> for v1beta1::Device {
 }
 
 impl v1beta1::Device {
+    /// The NUMA nodes it is near to.
+    pub fn numa_nodes(&self) -> Vec<i64> {
+        let nodes = self.topology.iter().flat_map(|topology| &topology.nodes);
+        nodes.map(|node| node.id).collect()
+    }
+
     /// Whether the kubelet takes it for healthy.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
@@ -134,6 +140,25 @@ pub fn allocations(request: v1beta1::AllocateRequest) -> impl Iterator<Item = Ve
         .container_requests
         .into_iter()
         .map(|c| c.devices_ids)
+}
+
+/// The answer to [`allocations`], one for each container.
+pub fn allocated(answers: Vec<Allocation>) -> v1beta1::AllocateResponse {
+    v1beta1::AllocateResponse {
+        container_responses: answers.into_iter().map(Into::into).collect(),
+    }
+}
+
+/// What the first container of an answer gets: the kubelet asks for one only. `None` for an empty answer.
+pub fn first_allocated(
+    response: v1beta1::AllocateResponse,
+) -> Option<v1beta1::ContainerAllocateResponse> {
+    response.container_responses.into_iter().next()
+}
+
+/// The announcement that a container with these devices starts.
+pub fn pre_start_of(ids: Vec<String>) -> v1beta1::PreStartContainerRequest {
+    v1beta1::PreStartContainerRequest { devices_ids: ids }
 }
 
 /// A request for one container, as the kubelet makes it.

@@ -105,12 +105,12 @@ impl Client {
         let response = self
             .call(async |mut rpc: Rpc| rpc.allocate(request).await)
             .await?;
-        let first = response.container_responses.into_iter().next();
-        first.ok_or_else(|| Status::unknown("the answer has no container"))
+        wire::first_allocated(response)
+            .ok_or_else(|| Status::unknown("the answer has no container"))
     }
 
     pub async fn pre_start(&self, ids: Vec<String>) -> Result<(), Status> {
-        let request = v1beta1::PreStartContainerRequest { devices_ids: ids };
+        let request = wire::pre_start_of(ids);
         let call = self.call(async |mut rpc: Rpc| rpc.pre_start_container(request).await);
         match tokio::time::timeout(PRE_START_WITHIN, call).await {
             Ok(answer) => answer.map(|_| ()),

@@ -1,12 +1,11 @@
 //! The device manager's books: who offers what, which pod holds what, and what the node shows of it.
 //! Follows `pkg/kubelet/cm/devicemanager/manager.go`; knows no I/O, the time is an argument.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::device::Health;
 use crate::wire::v1beta1;
 
 /// What the Node object shows of one resource.
@@ -77,12 +76,20 @@ pub struct Endpoint<C> {
     stopped: Option<Instant>,
 }
 
+/// A resource's devices. An ID that was sent with two healths is in both sets and counts twice.
+#[derive(Debug, Default)]
+struct List {
+    healthy: BTreeSet<String>,
+    unhealthy: BTreeSet<String>,
+    numa_nodes: BTreeMap<String, Vec<i64>>,
+}
+
 /// The books.
 #[derive(Debug)]
 pub struct DeviceManager<C> {
     grace: Duration,
     endpoints: BTreeMap<String, Endpoint<C>>,
-    lists: BTreeMap<String, BTreeMap<String, v1beta1::Device>>,
+    lists: BTreeMap<String, List>,
     assignments: Vec<Assignment>,
     seen: BTreeSet<String>,
 }
@@ -92,28 +99,25 @@ impl<C: Clone> DeviceManager<C> {
     /// without devices until its plugin comes back.
     pub fn restored(
         grace: Duration,
-        registered: impl IntoIterator<Item = String>,
+        registered: Vec<String>,
         assignments: Vec<Assignment>,
         now: Instant,
     ) -> Self {
-        let mut manager = Self {
-            grace,
-            endpoints: BTreeMap::new(),
-            lists: BTreeMap::new(),
-            assignments,
-            seen: BTreeSet::new(),
+        let endpoint = || Endpoint {
+            client: None,
+            options: v1beta1::DevicePluginOptions::default(),
+            stopped: Some(now),
         };
-        for resource in registered {
-            let endpoint = Endpoint {
-                client: None,
-                options: v1beta1::DevicePluginOptions::default(),
-                stopped: Some(now),
-            };
-            manager.seen.insert(resource.clone());
-            manager.lists.insert(resource.clone(), BTreeMap::new());
-            manager.endpoints.insert(resource, endpoint);
+        Self {
+            grace,
+            endpoints: registered.iter().map(|r| (r.clone(), endpoint())).collect(),
+            lists: registered
+                .iter()
+                .map(|r| (r.clone(), List::default()))
+                .collect(),
+            assignments,
+            seen: registered.into_iter().collect(),
         }
-        manager
     }
 
     /// `PluginConnected`: the newest plugin takes the resource over.
@@ -133,51 +137,48 @@ impl<C: Clone> DeviceManager<C> {
         };
         endpoint.stopped = Some(now);
         self.seen.insert(resource.to_owned());
-        for device in self
-            .lists
-            .entry(resource.to_owned())
-            .or_default()
-            .values_mut()
-        {
-            device.health.clear();
-            device.health.push_str(Health::Unhealthy.as_str());
-        }
+        let list = self.lists.entry(resource.to_owned()).or_default();
+        list.unhealthy.append(&mut list.healthy);
     }
 
     /// `PluginListAndWatchReceiver`: the list replaces the one before, whichever stream it came on.
-    pub fn listed(&mut self, resource: &str, list: v1beta1::ListAndWatchResponse) {
-        let by_id = list.devices.into_iter().map(|d| (d.id.clone(), d));
-        self.lists.insert(resource.to_owned(), by_id.collect());
+    pub fn listed(&mut self, resource: &str, message: v1beta1::ListAndWatchResponse) {
+        let mut list = List::default();
+        for device in message.devices {
+            list.numa_nodes
+                .insert(device.id.clone(), device.numa_nodes());
+            if device.is_healthy() {
+                list.healthy.insert(device.id);
+            } else {
+                list.unhealthy.insert(device.id);
+            }
+        }
+        self.lists.insert(resource.to_owned(), list);
         self.seen.insert(resource.to_owned());
     }
 
     /// `GetCapacity`: forgets what has been stopped for longer than the grace, and counts the rest.
     pub fn node(&mut self, now: Instant) -> Node {
-        let (endpoints, grace) = (&self.endpoints, self.grace);
-        let known = |resource: &String| {
-            endpoints.get(resource).is_some_and(|endpoint| {
-                endpoint
-                    .stopped
-                    .is_none_or(|at| now.duration_since(at) < grace)
-            })
-        };
-        self.lists.retain(|resource, _| known(resource));
-        let lists = &self.lists;
-        self.endpoints
-            .retain(|resource, e| e.stopped.is_none() || lists.contains_key(resource));
+        let grace = self.grace;
+        self.endpoints.retain(|_, endpoint| {
+            endpoint
+                .stopped
+                .is_none_or(|stopped| now.duration_since(stopped) < grace)
+        });
+        self.lists
+            .retain(|resource, _| self.endpoints.contains_key(resource));
         let quantities = |resource: &String| {
             let list = self.lists.get(resource);
-            let healthy = |list: &BTreeMap<_, v1beta1::Device>| {
-                list.values().filter(|device| device.is_healthy()).count()
-            };
+            let (healthy, unhealthy) =
+                list.map_or((0, 0), |list| (list.healthy.len(), list.unhealthy.len()));
             Quantities {
-                capacity: list.map_or(0, BTreeMap::len),
-                allocatable: list.map_or(0, healthy),
+                capacity: healthy + unhealthy,
+                allocatable: healthy,
             }
         };
         self.seen
             .iter()
-            .map(|r| (r.clone(), quantities(r)))
+            .map(|resource| (resource.clone(), quantities(resource)))
             .collect()
     }
 
@@ -193,17 +194,13 @@ impl<C: Clone> DeviceManager<C> {
         resource: &str,
         requested: usize,
     ) -> Result<Vec<String>, AdmissionError> {
-        let devices = self.lists.get(resource).into_iter().flatten();
-        let healthy = devices.filter(|(_, device)| device.is_healthy());
-        let healthy: Vec<&String> = healthy.map(|(id, _)| id).collect();
-        if healthy.is_empty() {
+        let healthy = self.lists.get(resource).map(|list| &list.healthy);
+        let Some(healthy) = healthy.filter(|healthy| !healthy.is_empty()) else {
             return Err(AdmissionError::NoHealthyDevice(resource.to_owned()));
-        }
+        };
         let of_resource = self.assignments.iter().filter(|a| a.resource == resource);
         let in_use: BTreeSet<&str> = of_resource.flat_map(Assignment::ids).collect();
-        let open = healthy
-            .into_iter()
-            .filter(|id| !in_use.contains(id.as_str()));
+        let open = healthy.iter().filter(|id| !in_use.contains(id.as_str()));
         let open: Vec<String> = open.cloned().collect();
         if open.len() < requested {
             return Err(AdmissionError::TooFew {
@@ -222,32 +219,25 @@ impl<C: Clone> DeviceManager<C> {
         resource: &str,
         ids: &[String],
         response: v1beta1::ContainerAllocateResponse,
-    ) -> Assignment {
+    ) {
         let mut devices: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
         for id in ids {
             for node in self.numa_nodes(resource, id) {
                 devices.entry(node).or_default().insert(id.clone());
             }
         }
-        let assignment = Assignment {
+        self.assignments.push(Assignment {
             pod: pod.to_owned(),
             resource: resource.to_owned(),
             devices,
             response,
-        };
-        self.assignments.push(assignment.clone());
-        assignment
+        });
     }
 
     fn numa_nodes(&self, resource: &str, id: &str) -> Vec<i64> {
-        let device = self.lists.get(resource).and_then(|list| list.get(id));
-        let topology = device.and_then(|device| device.topology.as_ref());
-        match topology {
-            Some(topology) if !topology.nodes.is_empty() => {
-                topology.nodes.iter().map(|node| node.id).collect()
-            }
-            _ => vec![-1],
-        }
+        let list = self.lists.get(resource);
+        let known = list.and_then(|list| list.numa_nodes.get(id)).cloned();
+        known.filter(|nodes| !nodes.is_empty()).unwrap_or(vec![-1])
     }
 
     /// Frees what the pod holds.
@@ -262,13 +252,10 @@ impl<C: Clone> DeviceManager<C> {
 
     /// The healthy devices of each resource, for the checkpoint.
     pub fn registered(&self) -> BTreeMap<String, Vec<String>> {
-        let healthy = |list: &BTreeMap<String, v1beta1::Device>| {
-            let healthy = list.iter().filter(|(_, device)| device.is_healthy());
-            healthy.map(|(id, _)| id.clone()).collect()
-        };
+        let healthy = |list: &List| list.healthy.iter().cloned().collect();
         self.lists
             .iter()
-            .map(|(r, list)| (r.clone(), healthy(list)))
+            .map(|(resource, list)| (resource.clone(), healthy(list)))
             .collect()
     }
 }
@@ -284,6 +271,7 @@ impl<C> Endpoint<C> {
 /// no order; here the rest is drawn at random.
 pub fn take(mut available: Vec<String>, preferred: &[String], count: usize) -> Vec<String> {
     fastrand::shuffle(&mut available);
+    let preferred: HashSet<&String> = preferred.iter().collect();
     let (mut first, rest): (Vec<_>, Vec<_>) =
         available.into_iter().partition(|id| preferred.contains(id));
     first.extend(rest);

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::{trace, warn};
 
-use crate::allocation::{AllocateError, allocate};
+use crate::allocation::{AllocateError, Allocation, allocate};
 use crate::connections::{ConnectionId, Peers};
 use crate::device::Devices;
 use crate::foreign::foreign;
@@ -82,12 +82,10 @@ impl DevicePlugin for Service {
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
         self.peers.note(connection(&request)?, |_| {});
         let devices = self.devices.borrow().clone();
-        let answers: Result<Vec<_>, Status> = wire::allocations(request.into_inner())
+        let answers: Result<Vec<Allocation>, Status> = wire::allocations(request.into_inner())
             .map(|ids| self.allocate_container(&devices, &ids))
             .collect();
-        Ok(Response::new(v1beta1::AllocateResponse {
-            container_responses: answers?,
-        }))
+        Ok(Response::new(wire::allocated(answers?)))
     }
 
     async fn pre_start_container(
@@ -102,19 +100,14 @@ impl DevicePlugin for Service {
 }
 
 impl Service {
-    fn allocate_container(
-        &self,
-        devices: &Devices,
-        ids: &[String],
-    ) -> Result<v1beta1::ContainerAllocateResponse, Status> {
+    fn allocate_container(&self, devices: &Devices, ids: &[String]) -> Result<Allocation, Status> {
         let resource = &self.resource.name;
         trace!(%resource, device_id = %foreign(&ids.join(",")), "DevicePlugin.allocate");
-        let allocation = allocate(devices, &self.resource.outputs, ids).map_err(|error| {
+        allocate(devices, &self.resource.outputs, ids).map_err(|error| {
             let error = refusal(&error);
             warn!(%resource, error = error.message(), "refused to allocate");
             error
-        })?;
-        Ok(allocation.into())
+        })
     }
 }
 
