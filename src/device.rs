@@ -63,11 +63,7 @@ impl Devices {
             id: counted_id(prefix, node, index),
             index,
             health: Health::Healthy,
-            numa: Arc::clone(if shared.is_empty() {
-                &no_topology
-            } else {
-                &shared[index % shared.len()]
-            }),
+            numa: Arc::clone(numa.turn(index).map_or(&no_topology, |turn| &shared[turn])),
         };
         Self::from_list((0..count).map(device).collect())
     }

@@ -28,7 +28,12 @@ pub enum NumaNodesError {
 impl NumaNodes {
     /// The NUMA node of the device with this index; `None` without topology.
     pub fn deal(&self, index: usize) -> Option<u16> {
-        (!self.0.is_empty()).then(|| self.0[index % self.0.len()])
+        self.turn(index).map(|turn| self.0[turn])
+    }
+
+    /// The place in the dealing order whose turn it is at this index.
+    pub fn turn(&self, index: usize) -> Option<usize> {
+        index.checked_rem(self.0.len())
     }
 
     /// The nodes in dealing order.

@@ -1,22 +1,47 @@
 //! SIGTERM and SIGINT stop, a second one aborts, SIGHUP never kills.
 
-use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::low_level::{emulate_default_handler, signal_name};
+use signal_hook::flag;
+use signal_hook::low_level::signal_name;
 use signal_hook_tokio::Signals;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{info, warn};
+use tracing::info;
 
-/// Turns the first signal to end into `stop`. Signals are ours until the handle is dropped.
+/// Runs the work on a runtime of one thread, with a token that the first signal to end cancels.
+/// Signals are taken before anything of the work is done.
 ///
 /// # Errors
-/// When the signals can't be had. Must be called within a tokio runtime.
-pub fn stop_on_signal(stop: CancellationToken) -> io::Result<AbortOnDropHandle<()>> {
-    let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-    Ok(AbortOnDropHandle::new(tokio::spawn(follow(signals, stop))))
+/// The work's, or that the runtime or the signals can't be had.
+pub fn until_signal<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+where
+    F: Future<Output = anyhow::Result<()>>,
+{
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        abort_at_the_second()?;
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+        let stop = CancellationToken::new();
+        let _following = AbortOnDropHandle::new(tokio::spawn(follow(signals, stop.clone())));
+        work(stop).await
+    })
+}
+
+/// Within the signal's handler, so that it works whatever the runtime is stuck in.
+fn abort_at_the_second() -> std::io::Result<()> {
+    let first = Arc::new(AtomicBool::new(false));
+    for signal in [SIGTERM, SIGINT] {
+        // In this order: the first one passes and sets the flag, the next one finds it set.
+        flag::register_conditional_default(signal, Arc::clone(&first))?;
+        flag::register(signal, Arc::clone(&first))?;
+    }
+    Ok(())
 }
 
 async fn follow(mut signals: Signals, stop: CancellationToken) {
@@ -24,10 +49,6 @@ async fn follow(mut signals: Signals, stop: CancellationToken) {
         let name = signal_name(signal).unwrap_or("signal");
         if signal == SIGHUP {
             info!("{name}: there is no config file to read again");
-        } else if stop.is_cancelled() {
-            warn!("{name} again: aborting");
-            // Ends the process as the signal would have without us.
-            let _ = emulate_default_handler(signal);
         } else {
             info!("{name}: stopping");
             stop.cancel();

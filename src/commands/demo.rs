@@ -8,7 +8,7 @@ use anyhow::Context;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{print, with_signals};
+use super::print;
 use crate::allocation::Allocation;
 use crate::config::{Config, Environment, Host, any_set};
 use crate::kubelet::{Assignment, Kubelet, Node, Pod, Settings};
@@ -36,11 +36,12 @@ const POD: &str = "demo";
 const POD_DEVICES: usize = 2;
 
 /// Shows it, and stays up with `hold`.
-pub fn run(
+pub async fn run(
     mut environment: Environment,
-    host: &Host,
+    host: Host,
     hold: bool,
     out: &mut impl Write,
+    stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let dir = tempfile::tempdir().context("no temporary directory for the embedded kubelet")?;
     environment.insert("DEVICE_PLUGIN_PATH".to_owned(), dir.path().into());
@@ -52,9 +53,9 @@ pub fn run(
         }
         writeln!(out)?;
     }
-    let config = Config::from_variables(&environment, host)?;
-    logging::start(&config, "error")?;
-    with_signals(|stop| show(&config, hold, out, stop))
+    let config = Config::from_variables(&environment, &host)?;
+    let _logging = logging::start(&config, "error")?;
+    show(&config, hold, out, stop).await
 }
 
 async fn show(
@@ -76,6 +77,10 @@ async fn show(
         print::columns(out, quantities(&node))?;
 
         let pod = pod(&config.resources);
+        anyhow::ensure!(
+            !pod.requests.is_empty(),
+            "no resource has a device to give to a pod"
+        );
         let before = kubelet
             .admit(&pod)
             .await

@@ -1,17 +1,21 @@
 //! No command: the manager itself.
 
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::with_signals;
 use crate::config::{Config, Environment, Host};
 use crate::logging;
 use crate::supervisor::Supervisor;
 
-/// Serves every resource until a signal.
-pub fn run(environment: &Environment, host: &Host) -> anyhow::Result<()> {
-    let config = Config::from_variables(environment, host)?;
-    logging::start(&config, "warn,simple_device_plugin=info")?;
+/// Serves every resource until `stop`.
+pub async fn run(
+    environment: Environment,
+    host: Host,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let config = Config::from_variables(&environment, &host)?;
+    let _logging = logging::start(&config, "warn,simple_device_plugin=info")?;
     raise_open_files();
     info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -24,10 +28,8 @@ pub fn run(environment: &Environment, host: &Host) -> anyhow::Result<()> {
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    with_signals(async |stop| {
-        let supervisor = Supervisor::new(config.resources, config.plugin_dir);
-        Ok(supervisor.run(stop).await?)
-    })
+    let supervisor = Supervisor::new(config.resources, config.plugin_dir);
+    Ok(supervisor.run(stop).await?)
 }
 
 /// A resource takes a handful of descriptors, and the usual limit is for a resource or two hundred.

@@ -8,12 +8,12 @@ mod print;
 use std::ffi::OsString;
 use std::io::Write;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, Subcommand};
-use tokio_util::sync::CancellationToken;
 
 use crate::config::Environment;
 use crate::host::this_machine;
-use crate::signals::stop_on_signal;
+use crate::signals::until_signal;
 
 /// A device plugin manager for Kubernetes: turns environment variables into extended resources.
 ///
@@ -30,10 +30,11 @@ enum Command {
     /// Show what the variables make, or every mistake in them; changes nothing
     Check {
         /// The view of this node instead of NODE_NAME's
-        #[arg(long, value_name = "NAME")]
+        #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
         node: Option<String>,
     },
-    /// Run it all on an embedded kubelet: register, give devices to a pod, restart the kubelet
+    /// Run it all on an embedded kubelet in a directory of its own: register, give devices to a pod,
+    /// restart the kubelet
     Demo {
         /// Stay up until Ctrl-C
         #[arg(long)]
@@ -55,26 +56,12 @@ impl Cli {
         // A name that is not UTF-8 is none of ours.
         let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
         let environment: Environment = variables.into_iter().filter_map(utf8).collect();
-        let host = this_machine();
         match self.command {
-            None => manager::run(&environment, &host),
-            Some(Command::Check { node }) => check::run(environment, host, node, out),
-            Some(Command::Demo { hold }) => demo::run(environment, &host, hold, out),
+            None => until_signal(|stop| manager::run(environment, this_machine(), stop)),
+            Some(Command::Check { node }) => check::run(environment, this_machine(), node, out),
+            Some(Command::Demo { hold }) => {
+                until_signal(|stop| demo::run(environment, this_machine(), hold, out, stop))
+            }
         }
     }
-}
-
-/// Runs on a runtime of one thread, with a token that the first signal to end cancels.
-fn with_signals<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
-where
-    F: Future<Output = anyhow::Result<()>>,
-{
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
-    runtime.block_on(async {
-        let stop = CancellationToken::new();
-        let _signals = stop_on_signal(stop.clone())?;
-        work(stop).await
-    })
 }

@@ -1,13 +1,23 @@
-//! Variables as a process gets them.
+//! What the configuration is read from: the variables as a process gets them, and the machine.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::mistake::Mistakes;
 use super::names::Form;
+use crate::numa::NumaNodes;
 
 /// Variables by name. The values may be anything.
 pub type Environment = BTreeMap<String, OsString>;
+
+/// What the configuration needs to know of the machine.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    /// Names the node where `NODE_NAME` does not.
+    pub hostname: Option<String>,
+    /// The NUMA nodes that are online; `None` where that is not known.
+    pub numa: Option<NumaNodes>,
+}
 
 /// Whether any variable of a resource is set, in a form that concerns some node.
 pub fn any_set(environment: &Environment) -> bool {

@@ -9,14 +9,13 @@ mod program;
 mod resources;
 mod warnings;
 
-pub use environment::{Environment, any_set};
+pub use environment::{Environment, Host, any_set};
 pub use mistake::{Mistake, Mistakes};
 pub use names::RESOURCE_VARIABLES;
 pub use values::LogFormat;
 
 use std::path::PathBuf;
 
-use crate::numa::NumaNodes;
 use crate::resource::Resource;
 
 /// All that the program is told.
@@ -36,15 +35,6 @@ pub struct Config {
     pub resources: Vec<Resource>,
     /// What works, but probably not as meant.
     pub warnings: Vec<String>,
-}
-
-/// What the configuration needs to know of the machine.
-#[derive(Clone, Debug, Default)]
-pub struct Host {
-    /// Names the node where `NODE_NAME` does not.
-    pub hostname: Option<String>,
-    /// The NUMA nodes that are online; `None` where that is not known.
-    pub numa: Option<NumaNodes>,
 }
 
 impl Config {

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use serde::Deserialize;
 
-use super::Host;
-use super::environment::{Environment, utf8};
+use super::environment::{Environment, Host, utf8};
 use super::mistake::Mistakes;
 use super::values::{self, LogFormat};
 

@@ -46,8 +46,7 @@ struct Entry {
     alloc_resp: String,
 }
 
-/// Resources that were registered, and what pods hold. Empty where there is no file, or none that can
-/// be trusted, as the kubelet has it.
+/// Resources that were registered, and what pods hold; nothing where there is no file.
 pub fn read(dir: &Path) -> io::Result<(Vec<String>, Vec<Assignment>)> {
     let text = match std::fs::read_to_string(dir.join(FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),

@@ -2,20 +2,22 @@
 //! the benchmark. It keeps the structure of the original (`pkg/kubelet/cm/devicemanager`, 1.36),
 //! because its traps come from that structure.
 
+mod settings;
+mod manager;
 mod checkpoint;
 mod client;
-mod manager;
-mod registration;
 mod shared;
+mod registration;
 
 pub use manager::{AdmissionError, Assignment, Node, Quantities};
+pub use settings::{Behaviour, Settings};
 
 use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -36,46 +38,6 @@ use shared::Shared;
 
 /// A kubelet takes as many as come; plugins come one connection each.
 const CONNECTIONS_MAX: usize = 1024;
-
-/// Which kubelet to be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Behaviour {
-    /// 1.36: a second registration takes the resource over.
-    #[default]
-    V1_36,
-    /// After 1.36.2: a second registration of the same resource and socket, while the old connection
-    /// is held, is answered with OK and ignored.
-    Newer,
-}
-
-/// How the kubelet is to be.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The device plugin directory; made where it does not exist.
-    pub dir: PathBuf,
-    /// Which kubelet to be.
-    pub behaviour: Behaviour,
-    /// For how long a resource keeps its capacity after its plugin went.
-    pub grace: Duration,
-    /// For how long a plugin's socket is dialled inside Register.
-    pub dial_within: Duration,
-    /// How long after the close of a plugin's connection the resource is taken leave of. Whoever
-    /// registers in between is hit by it.
-    pub leave_after: Duration,
-}
-
-impl Settings {
-    /// A 1.36 in this directory, with the times of a real one.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: dir.into(),
-            behaviour: Behaviour::default(),
-            grace: Duration::from_secs(5 * 60),
-            dial_within: Duration::from_secs(10),
-            leave_after: Duration::from_millis(20),
-        }
-    }
-}
 
 /// A pod of one container, bound to this node.
 #[derive(Clone, Debug)]
@@ -98,10 +60,13 @@ impl Kubelet {
     /// Reads the checkpoint, removes every socket in the directory, and listens.
     ///
     /// # Errors
-    /// When the directory, the checkpoint or the socket cannot be had. Must be called within a tokio runtime.
+    /// When the directory or the socket cannot be had. Must be called within a tokio runtime.
     pub fn start(settings: Settings) -> io::Result<Self> {
         std::fs::create_dir_all(&settings.dir)?;
-        let (registered, assignments) = checkpoint::read(&settings.dir)?;
+        let (registered, assignments) = checkpoint::read(&settings.dir).unwrap_or_else(|error| {
+            warn!(%error, "the checkpoint cannot be read: starting without");
+            Default::default()
+        });
         let now = Instant::now();
         let mut manager = DeviceManager::restored(settings.grace, registered, assignments, now);
         let node = manager.node(now);
@@ -192,6 +157,27 @@ impl Kubelet {
         Ok(self.assignments(&pod.name))
     }
 
+    /// Starts the pod's container: the plugins that asked for it are told first.
+    ///
+    /// # Errors
+    /// What a plugin answered (`CreateContainerConfigError`). The pod keeps its devices, and a real
+    /// kubelet tries again.
+    pub async fn start_container(&self, pod: &str) -> Result<(), tonic::Status> {
+        for assignment in self.assignments(pod) {
+            let endpoint = self
+                .shared
+                .manager()
+                .endpoint(&assignment.resource)
+                .cloned();
+            let asked = endpoint.filter(|endpoint| endpoint.options.pre_start_required);
+            if let Some(client) = asked.and_then(|endpoint| endpoint.client) {
+                let ids = assignment.ids().into_iter().map(str::to_owned).collect();
+                client.pre_start(ids).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Breaks the connection to the resource's plugin, while both live on.
     pub fn lose_stream(&self, resource: &str) {
         if let Some(client) = self.shared.clients().get(resource) {
@@ -248,12 +234,6 @@ impl Kubelet {
             .await
             .map_err(failed("Allocate"))?;
         self.shared.manager().assign(pod, resource, &ids, response);
-        if endpoint.options.pre_start_required {
-            client
-                .pre_start(ids)
-                .await
-                .map_err(failed("PreStartContainer"))?;
-        }
         Ok(())
     }
 }

@@ -11,8 +11,8 @@ use crate::wire::VERSION;
 use crate::wire::v1beta1::registration_server::Registration;
 use crate::wire::v1beta1::{Empty, RegisterRequest};
 
-use super::Behaviour;
 use super::client::Client;
+use super::settings::Behaviour;
 use super::shared::Shared;
 
 /// Judges registrations and hands them to the device manager.

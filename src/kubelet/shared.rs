@@ -12,9 +12,10 @@ use tracing::{debug, warn};
 
 use crate::wire::v1beta1;
 
+use super::checkpoint;
 use super::client::Client;
 use super::manager::{DeviceManager, Node};
-use super::{Settings, checkpoint};
+use super::settings::Settings;
 
 /// What the kubelet's tasks have in common.
 #[derive(Debug)]

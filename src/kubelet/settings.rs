@@ -1,0 +1,44 @@
+//! How the embedded kubelet is to be.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Which kubelet to be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Behaviour {
+    /// 1.36: a second registration takes the resource over.
+    #[default]
+    V1_36,
+    /// After 1.36.2: a second registration of the same resource and socket, while the old connection
+    /// is held, is answered with OK and ignored.
+    Newer,
+}
+
+/// How the kubelet is to be.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The device plugin directory; made where it does not exist.
+    pub dir: PathBuf,
+    /// Which kubelet to be.
+    pub behaviour: Behaviour,
+    /// For how long a resource keeps its capacity after its plugin went.
+    pub grace: Duration,
+    /// For how long a plugin's socket is dialled inside Register.
+    pub dial_within: Duration,
+    /// How long after the close of a plugin's connection the resource is taken leave of. Whoever
+    /// registers in between is hit by it.
+    pub leave_after: Duration,
+}
+
+impl Settings {
+    /// A 1.36 in this directory, with the times of a real one.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            behaviour: Behaviour::default(),
+            grace: Duration::from_secs(5 * 60),
+            dial_within: Duration::from_secs(10),
+            leave_after: Duration::from_millis(20),
+        }
+    }
+}
