@@ -39,6 +39,8 @@ pub struct Peer {
 /// The peers of one socket, by connection.
 #[derive(Clone, Debug)]
 pub struct Peers {
+    /// The socket's name, for the log.
+    endpoint: Arc<str>,
     table: watch::Sender<Table>,
     most: usize,
     cut: CancellationToken,
@@ -48,6 +50,8 @@ pub struct Peers {
 #[derive(Debug, Default)]
 pub struct Table {
     next: u64,
+    /// Peers that were refused since there was a free place.
+    refused: u64,
     open: BTreeMap<ConnectionId, Peer>,
 }
 
@@ -70,10 +74,14 @@ impl Table {
 }
 
 impl Peers {
-    /// No peers yet, and never more than `most`. When `cut` is cancelled, every connection fails.
-    pub fn new(cut: CancellationToken, most: usize) -> Self {
-        let table = watch::Sender::new(Table::default());
-        Self { table, most, cut }
+    /// No peers of this socket yet, and never more than `most`. When `cut` is cancelled, every connection fails.
+    pub fn new(endpoint: &str, cut: CancellationToken, most: usize) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            table: watch::Sender::new(Table::default()),
+            most,
+            cut,
+        }
     }
 
     /// Follows what the peers do.
@@ -112,8 +120,15 @@ impl Peers {
                     ..Peer::default()
                 };
                 table.next += 1;
+                table.refused = 0;
                 table.open.insert(id, peer);
                 admitted = Some((id, cut));
+            } else {
+                table.refused += 1;
+                if table.refused == 1 {
+                    let (endpoint, open) = (&self.endpoint, self.most);
+                    warn!(%endpoint, "refusing connections: {open} are open");
+                }
             }
             admitted.is_some()
         });
@@ -155,6 +170,7 @@ async fn next(
     listeners: &mut watch::Receiver<Arc<UnixListener>>,
     peers: &Peers,
 ) -> Option<Connection> {
+    let mut told = false;
     loop {
         let listener = Arc::clone(&listeners.borrow_and_update());
         let accepted = tokio::select! {
@@ -168,7 +184,10 @@ async fn next(
                 }
             }
             Err(error) => {
-                warn!(%error, "cannot accept a connection");
+                if !std::mem::replace(&mut told, true) {
+                    let endpoint = &peers.endpoint;
+                    warn!(%endpoint, %error, "cannot accept a connection: trying on");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -184,10 +203,7 @@ fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
         );
         return None;
     }
-    let Some(open) = peers.admit() else {
-        warn!("refused a connection: {} are open", peers.most);
-        return None;
-    };
+    let open = peers.admit()?;
     let cut = Box::pin(open.cut.clone().cancelled_owned());
     Some(Connection { stream, cut, open })
 }
@@ -279,7 +295,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_seventeenth_is_refused_until_one_leaves() {
-        let peers = Peers::new(CancellationToken::new(), 16);
+        let peers = Peers::new("a.sock", CancellationToken::new(), 16);
         let (ours, _theirs): (Vec<_>, Vec<_>) =
             (0..17).map(|_| UnixStream::pair().unwrap()).unzip();
         let mut ours = ours.into_iter();

@@ -4,16 +4,23 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use thiserror::Error;
 use tokio::net::UnixListener;
+use tracing::warn;
 
-use crate::plugin_dir::PluginDir;
+use crate::plugin_dir::{Lock, PluginDir};
 use crate::socket_name::SocketName;
 
-/// A bound socket. Dropping it removes the file, unless another has taken its place.
+/// How long to wait for the directory's lock before binding without it.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// A file that stays is found stale by whoever binds next.
+const UNLINK_PATIENCE: Duration = Duration::from_millis(500);
+
+/// A bound socket.
 #[derive(Debug)]
 pub struct PluginSocket {
     dir: PluginDir,
@@ -30,6 +37,8 @@ pub enum Before {
     Nothing,
     /// A socket that nobody served any more; it was removed.
     Stale,
+    /// Another process that was binding in the directory.
+    Binder,
 }
 
 /// Why the socket can't be bound now.
@@ -41,9 +50,6 @@ pub enum BindError {
     /// Something else has the name.
     #[error("the path is taken by something that is not a socket")]
     NotASocket,
-    /// Another process is binding in the directory at this moment.
-    #[error("the plugin dir is locked")]
-    Locked,
     /// The operating system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -54,11 +60,18 @@ impl PluginSocket {
     /// that of two starters one wins and the other sees it.
     ///
     /// # Errors
-    /// When the place is taken, or the operating system refuses. Must be called within a tokio runtime.
-    pub fn bind(dir: &PluginDir, name: &SocketName) -> Result<(Self, Before), BindError> {
-        let _lock = dir.try_lock()?.ok_or(BindError::Locked)?;
+    /// When the place is taken, or the operating system refuses.
+    pub async fn bind(dir: &PluginDir, name: &SocketName) -> Result<(Self, Before), BindError> {
+        let lock = dir.lock(LOCK_PATIENCE).await?;
+        if matches!(lock, Lock::Denied) {
+            let dir = dir.path().display();
+            warn!(%dir, "somebody keeps the plugin dir locked: binding {name} without the lock");
+        }
         let path = dir.path().join(name.as_str());
-        let before = clear(&path)?;
+        let before = match (clear(&path)?, &lock) {
+            (Before::Nothing, Lock::Denied | Lock::Held { waited: true, .. }) => Before::Binder,
+            (before, _) => before,
+        };
         let listener = Arc::new(UnixListener::bind(&path)?);
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
         let metadata = path.symlink_metadata()?;
@@ -71,6 +84,15 @@ impl PluginSocket {
         Ok((socket, before))
     }
 
+    /// Removes the file, unless another has taken its place.
+    pub async fn remove(self) {
+        let lock = self.dir.lock(UNLINK_PATIENCE).await;
+        if matches!(lock, Ok(Lock::Held { .. })) && self.is_in_place() {
+            // Whoever removed it first did what was to be done.
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+
     /// The listener behind the file.
     pub fn listener(&self) -> &Arc<UnixListener> {
         &self.listener
@@ -80,17 +102,6 @@ impl PluginSocket {
     pub fn is_in_place(&self) -> bool {
         let metadata = self.path.symlink_metadata();
         metadata.is_ok_and(|file| (file.dev(), file.ino()) == self.file)
-    }
-}
-
-impl Drop for PluginSocket {
-    /// Without the lock the file stays: who binds next finds it stale.
-    fn drop(&mut self) {
-        let lock = self.dir.try_lock();
-        if matches!(lock, Ok(Some(_))) && self.is_in_place() {
-            // Whoever removed it first did what was to be done.
-            let _ = std::fs::remove_file(&self.path);
-        }
     }
 }
 
@@ -124,6 +135,7 @@ fn answers(path: &Path) -> io::Result<bool> {
 mod tests {
     use super::*;
     use crate::socket_name::PluginName;
+    use futures_util::FutureExt;
 
     fn name() -> SocketName {
         PluginName::default().own_socket().unwrap()
@@ -138,12 +150,12 @@ mod tests {
     #[tokio::test]
     async fn is_private_and_removed_with_its_owner() {
         let (_temporary, dir) = dir();
-        let (socket, before) = PluginSocket::bind(&dir, &name()).unwrap();
+        let (socket, before) = PluginSocket::bind(&dir, &name()).await.unwrap();
         assert_eq!(before, Before::Nothing);
         let mode = socket.path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let path = socket.path.clone();
-        drop(socket);
+        socket.remove().await;
         assert!(!path.exists());
     }
 
@@ -152,10 +164,10 @@ mod tests {
         let (_temporary, dir) = dir();
         let path = dir.path().join(name().as_str());
         let neighbour = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let bound = PluginSocket::bind(&dir, &name());
+        let bound = PluginSocket::bind(&dir, &name()).await;
         assert!(matches!(bound, Err(BindError::Taken)), "{bound:?}");
         drop(neighbour);
-        let (_socket, before) = PluginSocket::bind(&dir, &name()).unwrap();
+        let (_socket, before) = PluginSocket::bind(&dir, &name()).await.unwrap();
         assert_eq!(before, Before::Stale);
     }
 
@@ -176,7 +188,7 @@ mod tests {
                 break;
             }
         }
-        let bound = PluginSocket::bind(&dir, &name());
+        let bound = PluginSocket::bind(&dir, &name()).await;
         assert!(matches!(bound, Err(BindError::Taken)), "{bound:?}");
     }
 
@@ -185,7 +197,7 @@ mod tests {
         let (_temporary, dir) = dir();
         let path = dir.path().join(name().as_str());
         std::fs::write(&path, "precious").unwrap();
-        let bound = PluginSocket::bind(&dir, &name());
+        let bound = PluginSocket::bind(&dir, &name()).await;
         assert!(matches!(bound, Err(BindError::NotASocket)), "{bound:?}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
@@ -193,21 +205,32 @@ mod tests {
     #[tokio::test]
     async fn a_successor_is_not_removed() {
         let (_temporary, dir) = dir();
-        let (ours, _) = PluginSocket::bind(&dir, &name()).unwrap();
+        let (ours, _) = PluginSocket::bind(&dir, &name()).await.unwrap();
         std::fs::remove_file(&ours.path).unwrap();
         assert!(!ours.is_in_place());
-        let (theirs, _) = PluginSocket::bind(&dir, &name()).unwrap();
-        drop(ours);
+        let (theirs, _) = PluginSocket::bind(&dir, &name()).await.unwrap();
+        ours.remove().await;
         assert!(theirs.is_in_place());
     }
 
     #[tokio::test]
     async fn only_one_binds_at_a_time() {
         let (_temporary, dir) = dir();
-        let lock = dir.try_lock().unwrap();
-        let bound = PluginSocket::bind(&dir, &name());
-        assert!(matches!(bound, Err(BindError::Locked)), "{bound:?}");
+        let lock = dir.lock(Duration::ZERO).await.unwrap();
+        let name = name();
+        let mut binding = std::pin::pin!(PluginSocket::bind(&dir, &name));
+        assert!((&mut binding).now_or_never().is_none());
         drop(lock);
-        assert!(PluginSocket::bind(&dir, &name()).is_ok());
+        let (_socket, before) = binding.await.unwrap();
+        assert_eq!(before, Before::Binder);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_is_kept_is_not_waited_for_for_ever() {
+        let (_temporary, dir) = dir();
+        let _kept = dir.lock(Duration::ZERO).await.unwrap();
+        let (socket, before) = PluginSocket::bind(&dir, &name()).await.unwrap();
+        assert_eq!(before, Before::Binder);
+        socket.remove().await;
     }
 }

@@ -36,10 +36,10 @@ pub struct KubeletConnection {
 #[derive(Debug, Error)]
 pub enum NoKubelet {
     /// No socket.
-    #[error("there is no kubelet.sock")]
+    #[error("there is no socket kubelet.sock")]
     Missing,
     /// A socket that a kubelet left behind, or one that may not be opened.
-    #[error("kubelet.sock does not answer: {0}")]
+    #[error("cannot connect to kubelet.sock: {0}")]
     Refused(io::Error),
     /// A socket with someone behind it who says nothing.
     #[error("the kubelet says nothing")]

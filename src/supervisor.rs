@@ -20,7 +20,6 @@ use crate::plugin::{Past, PluginInstance, RunError};
 use crate::plugin_dir::PluginDir;
 use crate::plugin_socket::BindError;
 use crate::resource::Resource;
-use crate::resource_name::ResourceName;
 use crate::watcher::{DirReplaced, KubeletWatcher, Sight};
 
 /// How many instances connect and register at a time.
@@ -102,7 +101,6 @@ impl Supervisor {
 
 /// Runs one plugin over and over until `stop`. Holds the handle, so that the devices never end.
 async fn keep(_devices: DevicesHandle, mut plugin: PluginInstance, stop: CancellationToken) {
-    let resource = plugin.resource.name.clone();
     let mut kubelet = plugin.kubelet.clone();
     let mut past = Past::default();
     let mut tries = Tries::default();
@@ -113,7 +111,7 @@ async fn keep(_devices: DevicesHandle, mut plugin: PluginInstance, stop: Cancell
             break;
         }
         let pause = tries.after(&outcome);
-        tries.tell(&resource, &outcome, pause);
+        tries.tell(&plugin.resource, &outcome, pause);
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
@@ -170,20 +168,21 @@ impl Tries {
     }
 
     /// One line for each failure; waiting on for the same is for those who look closer.
-    fn tell(&mut self, resource: &ResourceName, outcome: &Outcome, pause: Duration) {
+    fn tell(&mut self, resource: &Resource, outcome: &Outcome, pause: Duration) {
+        let (resource, endpoint) = (&resource.name, &resource.socket);
         let attempt = self.failed;
         let again_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         match outcome {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => match waiting_for(error) {
                 Some(what) if self.told == Some(what) => {
-                    debug!(%resource, %error, attempt, again_ms, "still {what}");
+                    debug!(%resource, %endpoint, %error, attempt, again_ms, "still {what}");
                 }
                 Some(what) => {
-                    warn!(%resource, %error, "{what}");
+                    warn!(%resource, %endpoint, %error, "{what}");
                     self.told = Some(what);
                 }
-                None => warn!(%resource, %error, attempt, again_ms, "not registered"),
+                None => warn!(%resource, %endpoint, %error, attempt, again_ms, "not registered"),
             },
             Err(error) => error!(%resource, error, attempt, again_ms, "a plugin panicked"),
         }
@@ -216,6 +215,7 @@ fn said(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Config, Environment, Host};
     use crate::plugin_dir::SocketIdentity;
     use crate::registration::NoKubelet;
 
@@ -242,7 +242,14 @@ mod tests {
 
     #[test]
     fn what_it_waits_for_is_told_again_when_it_changes() {
-        let resource = ResourceName::parse("a/b").unwrap();
+        let config = Config::from_variables(
+            &Environment::default(),
+            &Host {
+                hostname: Some("n".to_owned()),
+                numa: None,
+            },
+        );
+        let resource = config.unwrap().resources.remove(0);
         let mut tries = Tries::default();
         let mut told = |error: RunError| {
             let outcome = Ok(Err(error));
@@ -250,7 +257,7 @@ mod tests {
             tries.tell(&resource, &outcome, pause);
             tries.told.map(|what| &what[..22])
         };
-        assert_eq!(told(BindError::Locked.into()), None);
+        assert_eq!(told(RunError::NotCalledBack), None);
         assert_eq!(
             told(BindError::Taken.into()),
             Some("waiting for the socket")

@@ -111,7 +111,12 @@ impl KubeletWatcher {
         self.armed = None;
         let Some(dir) = now else { return };
         match watch_events(&self.dir) {
-            Ok(events) => self.armed = Some(Armed { events, dir }),
+            Ok(events) => {
+                self.armed = Some(Armed { events, dir });
+                self.told_of_polling = false;
+            }
+            // Gone since the look; the next one will tell.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) if !self.told_of_polling => {
                 self.told_of_polling = true;
                 warn!(%error, "cannot watch the plugin dir: looking every 2 s instead");

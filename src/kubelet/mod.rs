@@ -83,7 +83,7 @@ impl Kubelet {
             settings,
         });
         let listeners = watch::Sender::new(Arc::new(listener));
-        let peers = Peers::new(shared.stop.clone(), CONNECTIONS_MAX);
+        let peers = Peers::new(KUBELET_SOCKET, shared.stop.clone(), CONNECTIONS_MAX);
         let incoming = incoming(listeners.subscribe(), peers);
         let registrar = RegistrationServer::new(Registrar(Arc::clone(&shared)));
         let stopped = shared.stop.clone().cancelled_owned();

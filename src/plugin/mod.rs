@@ -63,7 +63,7 @@ pub enum RunError {
     #[error(transparent)]
     Register(#[from] RegisterError),
     /// A kubelet newer than 1.36.2 answers so while it holds an older connection to the socket.
-    #[error("the kubelet answered Register with OK but did not call back")]
+    #[error("the kubelet answered Register with OK but did not call back, or hung up")]
     NotCalledBack,
     /// Registered and then forgotten.
     #[error("the kubelet answered Register with OK but opened no ListAndWatch")]
@@ -73,7 +73,7 @@ pub enum RunError {
 impl PluginInstance {
     /// Connect, bind, register, and stay until the stream ends or `stop`; then leave. Whatever
     /// happens, every connection is closed when this returns, and the socket's file is gone unless
-    /// another process was just binding. Returns how long the stream was open; no time at all where
+    /// somebody keeps the directory locked. Returns how long the stream was open; no time at all where
     /// `stop` came first.
     ///
     /// # Errors
@@ -87,7 +87,7 @@ impl PluginInstance {
             connected = self.connect(past) => connected?,
             () = stop.cancelled() => return Ok(Duration::ZERO),
         };
-        let (socket, before) = self.bind(past)?;
+        let (socket, before) = self.bind(past).await?;
         let quiet = past.needs_quiet(before);
         let mut server = Server::start(socket, Arc::clone(&self.resource), self.devices.clone());
         past.registers();
@@ -123,12 +123,12 @@ impl PluginInstance {
         Arc::clone(&self.turns).acquire_owned().await.ok()
     }
 
-    fn bind(&self, past: &mut Past) -> Result<(PluginSocket, Before), BindError> {
+    async fn bind(&self, past: &mut Past) -> Result<(PluginSocket, Before), BindError> {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
-        let bound = PluginSocket::bind(&self.dir, endpoint);
+        let bound = PluginSocket::bind(&self.dir, endpoint).await;
         match &bound {
             Ok(_) => debug!(%resource, %endpoint, "Starting to listen"),
-            Err(BindError::Taken | BindError::Locked) => past.waits_for_another(),
+            Err(BindError::Taken) => past.waits_for_another(),
             Err(_) => {}
         }
         bound
@@ -184,15 +184,18 @@ impl PluginInstance {
         let mut under = Succession::new(past.tried, opened);
         let mut peers = server.peers();
         let ended = loop {
-            let over = peers.wait_for(|t| t.get(stream).is_none_or(|peer| peer.streams == 0));
+            let over = async {
+                let closed = |table: &Table| table.get(stream).is_none_or(|peer| peer.streams == 0);
+                drop(peers.wait_for(closed).await);
+            };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break false,
-                _ = over => break true,
+                () = over => break true,
                 () = server.failed() => break true,
                 Ok(()) = self.kubelet.changed() => {
                     under.saw(*self.kubelet.borrow_and_update(), Instant::now());
-                    self.keep_socket(server);
+                    self.keep_socket(server).await;
                 }
             }
         };
@@ -206,12 +209,12 @@ impl PluginInstance {
 
     /// Binds the socket anew if someone removed it. The open connections stay, and nobody registers:
     /// that would end the stream.
-    fn keep_socket(&self, server: &mut Server) {
+    async fn keep_socket(&self, server: &mut Server) {
         if server.socket().is_in_place() {
             return;
         }
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
-        match PluginSocket::bind(&self.dir, endpoint) {
+        match PluginSocket::bind(&self.dir, endpoint).await {
             Ok((socket, _)) => {
                 server.move_to(socket);
                 warn!(%resource, %endpoint, "the socket was removed: bound it anew");

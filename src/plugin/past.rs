@@ -29,12 +29,12 @@ enum Leaving {
     None,
     /// Of us, if it is still this one.
     Us(SocketIdentity),
-    /// Of somebody else who had the socket, or was about to.
+    /// Of somebody else who had the socket.
     Another,
 }
 
 impl Past {
-    /// Someone else has the socket, or is just binding.
+    /// Someone else has the socket.
     pub fn waits_for_another(&mut self) {
         self.leaving = Leaving::Another;
     }
@@ -51,7 +51,7 @@ impl Past {
 
     /// Whether the kubelet that is tried now may still be taking leave.
     pub fn needs_quiet(&self, before: Before) -> bool {
-        before == Before::Stale
+        before != Before::Nothing
             || match self.leaving {
                 Leaving::None => false,
                 Leaving::Us(kubelet) => self.tried == Some(kubelet),

@@ -53,7 +53,7 @@ impl Server {
         devices: watch::Receiver<Arc<Devices>>,
     ) -> Self {
         let cut = CancellationToken::new();
-        let peers = Peers::new(cut.clone(), CONNECTIONS_MAX);
+        let peers = Peers::new(resource.socket.as_str(), cut.clone(), CONNECTIONS_MAX);
         let (ending, draining) = (CancellationToken::new(), CancellationToken::new());
         let listeners = watch::Sender::new(Arc::clone(socket.listener()));
         let service = Service {
@@ -121,12 +121,12 @@ impl Server {
         }
         self.peers.cut_silent();
         self.draining.cancel();
-        if timeout(CALLS_END_WITHIN, &mut self.task).await.is_ok() {
-            return;
+        if timeout(CALLS_END_WITHIN, &mut self.task).await.is_err() {
+            drop(self.cut);
+            if timeout(TASKS_END_WITHIN, &mut self.task).await.is_err() {
+                error!("a connection outlives its plugin");
+            }
         }
-        drop(self.cut);
-        if timeout(TASKS_END_WITHIN, &mut self.task).await.is_err() {
-            error!("a connection outlives its plugin");
-        }
+        self.socket.remove().await;
     }
 }

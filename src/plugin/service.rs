@@ -105,7 +105,7 @@ impl Service {
         trace!(%resource, device_id = %foreign(&ids.join(",")), "DevicePlugin.allocate");
         allocate(devices, &self.resource.outputs, ids).map_err(|error| {
             let error = refusal(&error);
-            warn!(%resource, error = error.message(), "refused to allocate");
+            warn!(%resource, error = %error.message(), "refused to allocate");
             error
         })
     }
