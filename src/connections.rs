@@ -286,11 +286,30 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
     fn root_and_our_own_user_may_connect() {
         assert!(may_connect(0, 1000) && may_connect(1000, 1000));
         assert!(!may_connect(1001, 1000) && !may_connect(65534, 0));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_says_nothing_and_does_not_listen_is_cut() {
+        let cut = CancellationToken::new();
+        let peers = Peers::new("a.sock", cut.clone(), 16);
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (mut reading, mut writing) = tokio::io::split(admit(ours, &peers).unwrap());
+        let mut read = std::pin::pin!(reading.read_u8());
+        let endless = vec![0; 1 << 20];
+        let mut write = std::pin::pin!(writing.write_all(&endless));
+        assert!((&mut read).now_or_never().is_none());
+        assert!((&mut write).now_or_never().is_none());
+        cut.cancel();
+        let (read, write) = tokio::join!(read, write);
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(write.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 
     #[tokio::test]

@@ -2,14 +2,16 @@
 
 const CHARACTERS_MAX: usize = 256;
 
-/// At most 256 characters of the text, control characters and quotes escaped; `…` where it was cut.
+/// At most 256 characters of the text, what is not printable escaped; `…` where it was cut.
 pub fn foreign(text: &str) -> String {
     let mut characters = text.chars();
-    let mut shown: String = characters
-        .by_ref()
-        .take(CHARACTERS_MAX)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut shown = String::new();
+    for character in characters.by_ref().take(CHARACTERS_MAX) {
+        match character {
+            '\'' | '"' | '\\' => shown.push(character),
+            other => shown.extend(other.escape_debug()),
+        }
+    }
     if characters.next().is_some() {
         shown.push('…');
     }
@@ -22,7 +24,7 @@ mod tests {
 
     #[test]
     fn is_cut_and_escaped() {
-        assert_eq!(foreign("gpu-0"), "gpu-0");
+        assert_eq!(foreign("the host's \"gpu-0\" ü"), "the host's \"gpu-0\" ü");
         assert_eq!(
             foreign("a\nINFO faked\u{1b}[31m"),
             r"a\nINFO faked\u{1b}[31m"

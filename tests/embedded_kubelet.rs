@@ -176,6 +176,14 @@ async fn a_resource_that_was_never_offered_is_not_missed() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_that_cannot_be_read_is_no_reason_not_to_start() {
+    let dir = plugin_dir();
+    std::fs::write(dir.path().join("kubelet_internal_checkpoint"), "{").expect("a file");
+    let kubelet = kubelet(dir.path());
+    assert!(kubelet.node().borrow().is_empty());
+}
+
+#[tokio::test]
 async fn its_checkpoint_is_that_of_a_real_one() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());

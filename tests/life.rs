@@ -12,9 +12,12 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
 use simple_device_plugin::kubelet::{Behaviour, Kubelet, Settings};
+use simple_device_plugin::plugin_dir::SocketIdentity;
 use simple_device_plugin::watcher::DirReplaced;
 use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
-use simple_device_plugin::wire::{allocation_of, v1beta1};
+use simple_device_plugin::wire::{
+    PreferenceQuestion, allocation_of, preference_of, preferred_ids, v1beta1,
+};
 use support::fakes::{Answer, FakeKubelet, dial};
 use support::{
     Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, within,
@@ -42,6 +45,28 @@ async fn appears(path: &Path) {
         }
     };
     within("a socket", created).await;
+}
+
+/// Waits until another socket stands at the path.
+async fn replaced(path: &Path) {
+    let before = SocketIdentity::of(path).expect("a socket");
+    let inotify = Inotify::init().expect("inotify");
+    let dir = path.parent().expect("a directory");
+    inotify
+        .watches()
+        .add(dir, WatchMask::CREATE)
+        .expect("a watch");
+    let mut events = inotify.into_event_stream([0; 1024]).expect("events");
+    let created = async {
+        loop {
+            let now = SocketIdentity::of(path).expect("no error");
+            if now.is_some() && now != before {
+                return;
+            }
+            events.next().await.expect("an event").expect("no error");
+        }
+    };
+    within("another socket", created).await;
 }
 
 /// Whether a pod can be given a device: the kubelet calls the plugin.
@@ -341,6 +366,115 @@ async fn leaving_ends_the_stream_in_order_and_still_allocates() {
         drop(client);
     };
     tokio::join!(manager.stop(), pod_in_flight);
+}
+
+/// A change of kubelet.sock is only noted: whoever relabels it ends no stream.
+#[tokio::test]
+async fn a_relabelled_kubelet_sock_ends_no_stream() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(dir.path().join("kubelet.sock"), private).expect("a chmod");
+    // Events come in order: when the socket is back, the change was seen as well.
+    let socket = dir.path().join(SOCKET);
+    std::fs::remove_file(&socket).expect("our socket");
+    appears(&socket).await;
+    allocates(&kubelet).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    manager.stop().await;
+}
+
+/// Whoever watches the plugin before it registers does not pass for the kubelet.
+#[tokio::test]
+async fn an_observer_is_not_the_kubelet() {
+    let dir = plugin_dir();
+    let socket = dir.path().join(SOCKET);
+    // Stale, so that the plugin is quiet for half a second before it registers.
+    drop(StdListener::bind(&socket).expect("a socket"));
+    let mut kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Ignore);
+    let manager = Manager::start(dir.path(), &[]);
+    replaced(&socket).await;
+    let mut observer = DevicePluginClient::new(dial(&socket).await.expect("a plugin"));
+    observer
+        .get_device_plugin_options(v1beta1::Empty {})
+        .await
+        .expect("an answer");
+    let _stream = observer
+        .list_and_watch(v1beta1::Empty {})
+        .await
+        .expect("a stream");
+    let again = kubelet
+        .registered
+        .wait_for(|counts| counts.get(RESOURCE) == Some(&2));
+    within("a second try", again).await.expect("a second try");
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn few_register_at_a_time_also_after_a_quiet() {
+    let dir = plugin_dir();
+    let names: Vec<String> = (0..40).map(|i| format!("x.io/r{i}")).collect();
+    for i in 0..40 {
+        let stale = format!("simple-device-plugin-x.io_r{i}.sock");
+        drop(StdListener::bind(dir.path().join(stale)).expect("a socket"));
+    }
+    let mut kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Accept);
+    let manager = Manager::start(dir.path(), &[("RESOURCE_NAME", &names.join(","))]);
+    let all = kubelet
+        .streaming
+        .wait_for(|streaming| streaming.len() == names.len());
+    within("all streams", all).await.expect("streams");
+    let (_, most) = *kubelet.in_flight.borrow();
+    assert!((1..=4).contains(&most), "{most} registered at once");
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn of_too_many_connections_the_last_are_refused() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    // The kubelet has one of the sixteen.
+    let mut peers = Vec::new();
+    for _ in 0..16 {
+        peers.push(
+            UnixStream::connect(dir.path().join(SOCKET))
+                .await
+                .expect("a backlog"),
+        );
+    }
+    let mut last = peers.pop().expect("the sixteenth");
+    let read = within("the refusal", last.read(&mut [0])).await;
+    assert!(!read.is_ok_and(|n| n > 0));
+    allocates(&kubelet).await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_question_as_large_as_a_kubelet_can_ask_is_answered() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let mut client =
+        DevicePluginClient::new(dial(&dir.path().join(SOCKET)).await.expect("a plugin"));
+    let ids: Vec<String> = (0..60_000).map(|i| format!("{i:060}")).collect();
+    let question = PreferenceQuestion {
+        available: ids.clone(),
+        must_include: ids,
+        size: 1,
+    };
+    let answer = client
+        .get_preferred_allocation(preference_of(question))
+        .await;
+    assert_eq!(
+        preferred_ids(answer.expect("an answer").into_inner()).len(),
+        1
+    );
+    manager.stop().await;
 }
 
 /// Peers that connected and say nothing, and one that began an Allocate and never ends it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use simple_device_plugin::device::Health;
 use simple_device_plugin::kubelet::{Kubelet, Settings};
 use support::fakes::{FakePlugin, register};
-use support::{Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows, within};
+use support::{Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows};
 use tonic::Status;
 
 const RESOURCE: &str = "example.com/simple-device";
@@ -142,7 +142,7 @@ async fn t13_an_ill_device_leaves_allocatable_and_comes_back() {
 async fn t14_a_stream_that_fails_is_not_opened_again() {
     let dir = plugin_dir();
     let kubelet = Kubelet::start(Settings {
-        grace: Duration::from_millis(200),
+        grace: Duration::from_secs(1),
         ..settings(dir.path())
     });
     let kubelet = kubelet.expect("a kubelet");
@@ -173,17 +173,15 @@ async fn t14_a_stream_that_fails_is_not_opened_again() {
 async fn t15_a_stopped_plugin_keeps_its_capacity_for_the_grace() {
     let dir = plugin_dir();
     let kubelet = Kubelet::start(Settings {
-        grace: Duration::from_millis(200),
+        grace: Duration::from_secs(1),
         ..settings(dir.path())
     });
     let kubelet = kubelet.expect("a kubelet");
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
-    let (ill, gone) = (
-        shows(&kubelet, RESOURCE, 2, 0),
-        shows(&kubelet, RESOURCE, 0, 0),
-    );
-    within("the manager to stop", manager.stop()).await;
-    ill.await;
-    gone.await;
+    let ill_then_gone = async {
+        shows(&kubelet, RESOURCE, 2, 0).await;
+        shows(&kubelet, RESOURCE, 0, 0).await;
+    };
+    tokio::join!(manager.stop(), ill_then_gone);
 }

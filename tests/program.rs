@@ -8,14 +8,16 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::cargo_bin;
-use simple_device_plugin::kubelet::Kubelet;
-use simple_device_plugin::wire::v1beta1;
+use simple_device_plugin::kubelet::{Kubelet, Settings};
 use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
+use simple_device_plugin::wire::{allocation_of, v1beta1};
 use support::fakes::dial;
-use support::{DEADLINE, held, kubelet, plugin_dir, pod, registrations, shows, sockets, within};
+use support::{
+    DEADLINE, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, within,
+};
 use tokio::net::UnixStream;
 
 const RESOURCE: &str = "example.com/simple-device";
@@ -133,7 +135,8 @@ fn every_mistake_is_told_and_nothing_is_touched() {
             "error: PLUGIN_NAME=\"../up\": expected a file name",
             "error: NUMBER_DEVICES=\"two\": expected a whole number",
             "error: NUMA_NODES=\"0-\": expected NUMA nodes",
-            "7 mistakes in the variables; nothing was started",
+            "error: NUMBER_DEVICES=\"3000000\": expected at most",
+            "8 mistakes in the variables; nothing was started",
         ];
         let lines: Vec<&str> = stderr.lines().collect();
         assert_eq!(lines.len(), starts.len(), "{stderr}");
@@ -271,6 +274,56 @@ fn a_second_signal_aborts() {
     running.signal(rustix::process::Signal::CONT);
     let status = running.ends();
     assert!(matches!(status.signal(), Some(2 | 15)), "{status}");
+}
+
+/// Killed and started at once, it finds its socket stale: the kubelet may be taking leave of it still.
+#[tokio::test]
+async fn a_killed_plugin_waits_for_the_kubelets_late_leave() {
+    let dir = plugin_dir();
+    let kubelet = Kubelet::start(Settings {
+        leave_after: Duration::from_millis(300),
+        ..settings(dir.path())
+    });
+    let kubelet = kubelet.expect("a kubelet");
+    let first = Running::manager(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    drop(first);
+    let _again = Running::manager(dir.path(), &[("NUMBER_DEVICES", "3")]);
+    shows(&kubelet, RESOURCE, 3, 3).await;
+    kubelet
+        .admit(&pod("p", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+}
+
+/// Neither a stderr that nobody reads nor one that is gone holds up or ends the program.
+#[tokio::test]
+async fn a_broken_stderr_harms_nobody() {
+    for gone in [false, true] {
+        let dir = plugin_dir();
+        let kubelet = kubelet(dir.path());
+        let mut command = program(&[("DEVICE_PLUGIN_PATH", dir.path().to_str().expect("a path"))]);
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program");
+        shows(&kubelet, RESOURCE, 2, 2).await;
+        let unread = child.stderr.take().filter(|_| !gone);
+        let channel = dial(&dir.path().join(SOCKET)).await.expect("a plugin");
+        let mut client = DevicePluginClient::new(channel);
+        for i in 0..1000 {
+            let request = allocation_of(vec![format!("{i:0200}")]);
+            let answer = within("an answer", client.allocate(request)).await;
+            assert_eq!(
+                answer.expect_err("no such device").code(),
+                tonic::Code::NotFound
+            );
+        }
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process");
+        shows(&kubelet, RESOURCE, 2, 0).await;
+        let ended = tokio::task::spawn_blocking(move || child.wait().map(|status| status.code()));
+        let ended = within("the end", ended).await.expect("no panic");
+        assert_eq!(ended.expect("a status"), Some(0));
+        drop(unread);
+    }
 }
 
 /// Node test 7: the plugin is killed without a chance to clean up, and started again.

@@ -6,6 +6,7 @@ use super::print;
 use crate::allocation::allocate;
 use crate::config::{Config, Environment, Host};
 use crate::device::LIST_SIZE_MAX;
+use crate::foreign::foreign;
 use crate::resource::Resource;
 
 /// Prints every resource of the node; mistakes are the error.
@@ -25,12 +26,20 @@ pub fn run(
         1 => "1 resource".to_owned(),
         count => format!("{count} resources"),
     };
-    let dir = config.plugin_dir.display();
-    writeln!(out, "{count} on node {} in {dir}", config.node)?;
+    let dir = config.plugin_dir.display().to_string();
+    writeln!(
+        out,
+        "{count} on node {} in {}",
+        foreign(&config.node),
+        foreign(&dir)
+    )?;
     for resource in &config.resources {
         writeln!(out, "\n{}", resource.name)?;
         let rows = rows(resource).into_iter();
-        print::columns(out, rows.map(|(what, value)| format!("  {what}\t{value}")))?;
+        print::columns(
+            out,
+            rows.map(|(what, value)| format!("  {what}\t{}", foreign(&value))),
+        )?;
     }
     for warning in &config.warnings {
         writeln!(out, "\nwarning: {warning}")?;

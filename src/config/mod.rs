@@ -176,6 +176,7 @@ mod tests {
                 "RESOURCE_NAME=a/y",
                 "PLUGIN_NAME=v",
                 "NUMA_NODES=1-0",
+                "NUMBER_DEVICES=300000",
             ]
         );
     }

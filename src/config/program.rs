@@ -80,9 +80,9 @@ fn texts(environment: &Environment, mistakes: &mut Mistakes) -> Texts {
     let mut set = Vec::new();
     for name in VARIABLES {
         if let Some(value) = environment.get(name) {
-            let value = utf8(name, value, mistakes).trim().to_owned();
-            if !value.is_empty() {
-                set.push((name.to_owned(), value));
+            let text = utf8(name, value, mistakes).trim().to_owned();
+            if !text.is_empty() && value.to_str().is_some() {
+                set.push((name.to_owned(), text));
             }
         }
     }
@@ -106,6 +106,9 @@ fn parsed<T, E: std::fmt::Display>(
 /// would be others, so inside a pod only `NODE_NAME` counts.
 fn node(texts: &Texts, host: &Host, mistakes: &mut Mistakes) -> String {
     if let Some(name) = &texts.node_name {
+        if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            mistakes.add("NODE_NAME", name, "a node's name, without blanks");
+        }
         return name.clone();
     }
     let hostname = host.hostname.as_deref().unwrap_or_default().trim();

@@ -42,7 +42,22 @@ pub fn read(
     };
     // Collected first: a mistake in one resource must not hide those of the next.
     let resources: Vec<Result<Resource, Told>> = all.iter().map(read).collect();
+    judge_paths(&program.plugin_dir, &taken, mistakes);
     resources.into_iter().collect::<Result<_, Told>>().ok()
+}
+
+/// Tells where the longest of the sockets' paths, the kubelet's among them, is too long for a socket.
+fn judge_paths(dir: &Path, taken: &Taken, mistakes: &mut Mistakes) {
+    let names = taken.sockets.iter().map(SocketName::as_str);
+    let longest = names.chain([KUBELET_SOCKET]).max_by_key(|name| name.len());
+    let Some(longest) = longest else { return };
+    let length = dir.join(longest).as_os_str().len();
+    if length > SOCKET_PATH_MAX {
+        let expected = format!(
+            "a directory in which {longest} has a path of at most {SOCKET_PATH_MAX} bytes, not {length}"
+        );
+        mistakes.add("DEVICE_PLUGIN_PATH", &dir.to_string_lossy(), expected);
+    }
 }
 
 /// Something is wrong, and the mistakes tell what.
@@ -59,7 +74,7 @@ impl Reader<'_> {
     fn resource(&mut self, program: &Program, taken: &mut Taken) -> Result<Resource, Told> {
         // All of it is read before anything is given up, so that every mistake is told.
         let name = self.resource_name(taken);
-        let socket = self.socket(name.as_ref().ok(), program, taken);
+        let socket = self.socket(name.as_ref().ok(), taken);
         let devices = self.devices(name.as_ref().ok(), &program.node);
         let preference = self.value(names::PREFERRED_ALLOCATION, str::parse::<Policy>);
         let outputs = self.outputs();
@@ -90,7 +105,6 @@ impl Reader<'_> {
     fn socket(
         &mut self,
         resource: Option<&ResourceName>,
-        program: &Program,
         taken: &mut Taken,
     ) -> Result<SocketName, Told> {
         let given = self.value(names::PLUGIN_NAME, PluginName::parse)?;
@@ -108,46 +122,34 @@ impl Reader<'_> {
             return Err(self.mistake(names::PLUGIN_NAME, plugin.as_str(), expected));
         }
         taken.sockets.insert(socket.clone());
-        self.judge_path(&program.plugin_dir, &socket)?;
         Ok(socket)
-    }
-
-    fn judge_path(&mut self, dir: &Path, socket: &SocketName) -> Result<(), Told> {
-        let longer = if socket.as_str().len() < KUBELET_SOCKET.len() {
-            KUBELET_SOCKET
-        } else {
-            socket.as_str()
-        };
-        let length = dir.join(longer).as_os_str().len();
-        if length <= SOCKET_PATH_MAX {
-            return Ok(());
-        }
-        let expected = format!(
-            "a directory in which {longer} has a path of at most {SOCKET_PATH_MAX} bytes, not {length}"
-        );
-        let dir = dir.to_string_lossy();
-        self.mistakes.add("DEVICE_PLUGIN_PATH", &dir, expected);
-        Err(Told)
     }
 
     fn devices(&mut self, resource: Option<&ResourceName>, node: &str) -> Result<Devices, Told> {
         let count = self.value(names::NUMBER_DEVICES, values::count);
         let numa = self.value(names::NUMA_NODES, str::parse::<NumaNodes>);
         let prefix = self.text(names::DEVICE_ID_PREFIX)?;
-        let (count, numa) = (
-            count?.unwrap_or(NUMBER_DEVICES_DEFAULT),
-            numa?.unwrap_or_default(),
-        );
-        let prefix = match prefix {
-            Some(prefix) => prefix,
-            None if self.several => resource.ok_or(Told)?.name_part().to_owned(),
-            None => DEVICE_ID_PREFIX_DEFAULT.to_owned(),
+        let prefix = match (prefix, resource) {
+            (Some(prefix), _) => Ok(prefix),
+            (None, Some(resource)) if self.several => Ok(resource.name_part().to_owned()),
+            (None, None) if self.several => Err(Told),
+            (None, _) => Ok(DEVICE_ID_PREFIX_DEFAULT.to_owned()),
         };
-        counted_list_size(&prefix, node, count, &numa).map_err(|expected| {
+        let count = count?.unwrap_or(NUMBER_DEVICES_DEFAULT);
+        // What is not known for another mistake is taken for nothing: too many are too many still.
+        let known_prefix = prefix.as_deref().unwrap_or_default();
+        let known_numa = numa
+            .as_ref()
+            .ok()
+            .and_then(Option::as_ref)
+            .cloned()
+            .unwrap_or_default();
+        counted_list_size(known_prefix, node, count, &known_numa).map_err(|expected| {
             let found = self.variables.get(names::NUMBER_DEVICES);
             let value = found.map_or_else(|| count.to_string(), |found| found.value.clone());
             self.mistake(names::NUMBER_DEVICES, &value, expected)
         })?;
+        let (prefix, numa) = (prefix?, numa?.unwrap_or_default());
         Ok(Devices::counted(&prefix, node, count, &numa))
     }
 

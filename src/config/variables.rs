@@ -34,7 +34,7 @@ pub fn by_resource(
         .unwrap_or_default()
         .names(mistakes);
     for variable in settings.values() {
-        variable.judge_indexes(&names, mistakes);
+        variable.judge(&names, mistakes);
     }
     let count = names.len();
     names
@@ -123,8 +123,9 @@ impl Settings {
         names
     }
 
-    /// Tells of the indexes that no resource has.
-    fn judge_indexes(&self, names: &BTreeMap<usize, Found>, mistakes: &mut Mistakes) {
+    /// Tells of indexes that no resource has, and of a list that fits no count. What the node's own
+    /// variables replace is meant for other nodes, and not judged.
+    fn judge(&self, names: &BTreeMap<usize, Found>, mistakes: &mut Mistakes) {
         let in_force = self.indexed.iter().filter(|_| self.node.is_none());
         for (index, setting) in in_force.chain(&self.node_indexed) {
             if !names.contains_key(index) {
@@ -134,6 +135,16 @@ impl Settings {
                 };
                 mistakes.add(&setting.variable, &setting.value, expected);
             }
+        }
+        let all_nodes_own = names
+            .keys()
+            .all(|index| self.node_indexed.contains_key(index));
+        if let Some(list) = self
+            .plain
+            .as_ref()
+            .filter(|_| self.node.is_none() && !all_nodes_own)
+        {
+            list.element(0, names.len(), mistakes);
         }
     }
 
@@ -176,13 +187,15 @@ impl Setting {
         }
     }
 
-    /// The one value of an indexed form.
+    /// The one value of an indexed form. Where it has a comma, its first part stands for it from here
+    /// on, so that nothing is told twice.
     fn single(&self, mistakes: &mut Mistakes) -> Found {
         if self.value.contains(',') {
             let expected = "one value without a comma, since the name has an index";
             mistakes.add(&self.variable, &self.value, expected);
         }
-        self.found(&self.value, true)
+        let first = self.value.split(',').next().unwrap_or_default();
+        self.found(first, true)
     }
 
     fn found(&self, value: &str, own: bool) -> Found {
@@ -322,12 +335,15 @@ mod tests {
 
     #[test]
     fn shadowed_forms_are_not_judged() {
-        let pairs = [
-            ("NUMBER_DEVICES.n", "4"),
-            ("NUMBER_DEVICES_3", "1"),
-            ("NUMBER_DEVICES", "1,2"),
-        ];
-        check(NUMBER_DEVICES, &pairs, &["4"]);
+        let others = [("NUMBER_DEVICES_3", "1"), ("NUMBER_DEVICES", "1,2")];
+        let with = |own| [&others[..], &[own]].concat();
+        check(NUMBER_DEVICES, &with(("NUMBER_DEVICES.n", "4")), &["4"]);
+        let list = [others[1], ("NUMBER_DEVICES_0.n", "4")];
+        check(NUMBER_DEVICES, &list, &["4"]);
+        refused(
+            &[others[1], ("NUMBER_DEVICES_0", "4")],
+            &["NUMBER_DEVICES=\"1,2\": expected one element for the one resource, not 2"],
+        );
     }
 
     #[test]

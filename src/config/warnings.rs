@@ -2,11 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::foreign::foreign;
 use crate::numa::NumaNodes;
 use crate::resource::Resource;
 
 /// Longest device ID that the API's text promises to carry.
 const ID_MAX: usize = 63;
+
+/// So many NUMA nodes are named in a warning.
+const NODES_SHOWN: usize = 8;
 
 /// The warnings about these resources; `online` are the host's NUMA nodes, where known.
 pub fn of(resources: &[Resource], online: Option<&NumaNodes>) -> Vec<String> {
@@ -53,7 +57,7 @@ fn long_id(resource: &Resource) -> Option<String> {
         format!(
             "{}: device ID {} has {} characters, the device plugin API promises to carry {ID_MAX}",
             resource.name,
-            longest.id,
+            foreign(&longest.id),
             longest.id.len()
         )
     })
@@ -76,7 +80,10 @@ fn shared(
     several
         .map(|(key, names)| {
             let names = names.join(" and ");
-            format!("{names} have {what} in common ({key}): {effect}")
+            format!(
+                "{names} have {what} in common ({}): {effect}",
+                foreign(&key)
+            )
         })
         .collect()
 }
@@ -93,11 +100,14 @@ fn missing_numa(resource: &Resource, online: &NumaNodes) -> Option<String> {
         .map(ToString::to_string)
         .collect();
     (!missing.is_empty()).then(|| {
+        let shown = missing.iter().take(NODES_SHOWN).map(String::as_str).collect::<Vec<_>>();
+        let more = missing.len() - shown.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
         format!(
-            "{}: this host has no NUMA node {}; with the topology manager's policy restricted or \
+            "{}: this host has no NUMA node {}{more}; with the topology manager's policy restricted or \
              single-numa-node, a pod that needs a device there fails with TopologyAffinityError",
             resource.name,
-            missing.join(", ")
+            shown.join(", ")
         )
     })
 }

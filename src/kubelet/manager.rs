@@ -278,3 +278,57 @@ pub fn take(mut available: Vec<String>, preferred: &[String], count: usize) -> V
     first.truncate(count);
     first
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::Health;
+
+    fn device(id: &str, health: Health) -> v1beta1::Device {
+        v1beta1::Device {
+            id: id.to_owned(),
+            health: health.as_str().to_owned(),
+            topology: None,
+        }
+    }
+
+    fn listed(devices: Vec<v1beta1::Device>, now: Instant) -> DeviceManager<()> {
+        let grace = Duration::from_secs(300);
+        let mut manager = DeviceManager::restored(grace, Vec::new(), Vec::new(), now);
+        manager.connected("r", (), v1beta1::DevicePluginOptions::default());
+        manager.listed("r", v1beta1::ListAndWatchResponse { devices });
+        manager
+    }
+
+    fn shown(manager: &mut DeviceManager<()>, now: Instant) -> (usize, usize) {
+        let shown = manager.node(now)["r"];
+        (shown.capacity, shown.allocatable)
+    }
+
+    #[test]
+    fn an_id_counts_once_but_with_two_healths_twice() {
+        let now = Instant::now();
+        let healthy = || device("a", Health::Healthy);
+        let mut manager = listed(vec![healthy(), healthy()], now);
+        assert_eq!(shown(&mut manager, now), (1, 1));
+        let mut manager = listed(vec![healthy(), device("a", Health::Unhealthy)], now);
+        assert_eq!(shown(&mut manager, now), (2, 1));
+    }
+
+    #[test]
+    fn capacity_outlives_the_plugin_by_the_grace_and_the_key_stays() {
+        let now = Instant::now();
+        let mut manager = listed(vec![device("a", Health::Healthy)], now);
+        manager.disconnected("r", now);
+        assert_eq!(shown(&mut manager, now + Duration::from_secs(299)), (1, 0));
+        assert_eq!(shown(&mut manager, now + Duration::from_secs(300)), (0, 0));
+        assert!(manager.endpoint("r").is_none());
+    }
+
+    #[test]
+    fn what_is_preferred_is_taken_first_and_the_rest_at_random() {
+        let ids = |range: std::ops::Range<u32>| range.map(|i| i.to_string()).collect::<Vec<_>>();
+        let taken = take(ids(0..9), &["7".to_owned(), "x".to_owned()], 3);
+        assert_eq!((taken.len(), &*taken[0]), (3, "7"));
+    }
+}

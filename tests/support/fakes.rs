@@ -207,6 +207,8 @@ pub struct FakeKubelet {
     pub registered: watch::Receiver<BTreeMap<String, u32>>,
     /// The resources whose stream was opened.
     pub streaming: watch::Receiver<Vec<String>>,
+    /// Registrations in flight, and the most there were.
+    pub in_flight: watch::Receiver<(usize, usize)>,
     _server: AbortOnDropHandle<()>,
 }
 
@@ -215,6 +217,7 @@ struct FakeRegistrar {
     answer: Box<dyn Fn(&str) -> Answer + Send + Sync>,
     registered: watch::Sender<BTreeMap<String, u32>>,
     streaming: watch::Sender<Vec<String>>,
+    in_flight: watch::Sender<(usize, usize)>,
     held: Mutex<Vec<Streaming<v1beta1::ListAndWatchResponse>>>,
 }
 
@@ -223,11 +226,13 @@ impl FakeKubelet {
         let listener = UnixListener::bind(dir.join(KUBELET_SOCKET)).expect("a free path");
         let (registered, counted) = watch::channel(BTreeMap::new());
         let (streaming, streams) = watch::channel(Vec::new());
+        let (in_flight, counts) = watch::channel((0, 0));
         let registrar = FakeRegistrar {
             dir: dir.to_owned(),
             answer: Box::new(answer),
             registered,
             streaming,
+            in_flight,
             held: Mutex::default(),
         };
         let served = Server::builder()
@@ -237,6 +242,7 @@ impl FakeKubelet {
         Self {
             registered: counted,
             streaming: streams,
+            in_flight: counts,
             _server: AbortOnDropHandle::new(server),
         }
     }
@@ -249,6 +255,18 @@ impl Registration for FakeRegistrar {
         request: Request<v1beta1::RegisterRequest>,
     ) -> Result<Response<Empty>, Status> {
         let request = request.into_inner();
+        self.in_flight.send_modify(|(now, most)| {
+            *now += 1;
+            *most = (*now).max(*most);
+        });
+        let answer = self.answer(request).await;
+        self.in_flight.send_modify(|(now, _)| *now -= 1);
+        answer
+    }
+}
+
+impl FakeRegistrar {
+    async fn answer(&self, request: v1beta1::RegisterRequest) -> Result<Response<Empty>, Status> {
         let resource = request.resource_name.clone();
         self.registered
             .send_modify(|counts| *counts.entry(resource.clone()).or_default() += 1);
