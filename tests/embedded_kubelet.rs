@@ -6,6 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use simple_device_plugin::kubelet::{AdmissionError, Behaviour, Kubelet, Settings};
+use simple_device_plugin::wire::v1beta1::DevicePluginOptions;
 use support::fakes::{FakePlugin, register};
 use support::{kubelet, plugin_dir, pod, settings, shows, sockets};
 
@@ -173,6 +174,28 @@ async fn a_resource_that_was_never_offered_is_not_missed() {
         .admit(&pod("p", &[("example.com/unheard-of", 1)]))
         .await;
     assert_eq!(admitted, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_plugin_that_asks_for_it_is_told_before_its_container_starts() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let options = DevicePluginOptions {
+        pre_start_required: true,
+        get_preferred_allocation_available: false,
+    };
+    let plugin = FakePlugin::with_options(dir.path(), "a.sock", &["a"], Ok(options));
+    register(dir.path(), RESOURCE, "a.sock")
+        .await
+        .expect("registered");
+    shows(&kubelet, RESOURCE, 1, 1).await;
+    kubelet
+        .admit(&pod("p", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    assert!(plugin.started.borrow().is_empty());
+    kubelet.start_container("p").await.expect("started");
+    assert_eq!(*plugin.started.borrow(), [["a"]]);
 }
 
 #[tokio::test]

@@ -85,6 +85,10 @@ async fn show(
             .admit(&pod)
             .await
             .context("the pod is not admitted")?;
+        kubelet
+            .start_container(POD)
+            .await
+            .context("the container does not start")?;
         show_pod(out, &pod, &before)?;
 
         kubelet = kubelet.restart().await?;

@@ -51,6 +51,8 @@ pub struct FakePlugin {
     pub streams: watch::Receiver<u32>,
     /// How many streams are open.
     pub open: watch::Receiver<u32>,
+    /// The devices of each PreStartContainer.
+    pub started: watch::Receiver<Vec<Vec<String>>>,
     _server: AbortOnDropHandle<()>,
 }
 
@@ -59,6 +61,7 @@ struct FakeService {
     list: watch::Receiver<Listed>,
     streams: watch::Sender<u32>,
     open: watch::Sender<u32>,
+    started: watch::Sender<Vec<Vec<String>>>,
 }
 
 /// Counts a stream for as long as it is open.
@@ -98,11 +101,13 @@ impl FakePlugin {
         let (list, lists) = watch::channel(Some(Ok(ids)));
         let (streams, counted) = watch::channel(0);
         let (open, opened) = watch::channel(0);
+        let (started, starts) = watch::channel(Vec::new());
         let service = FakeService {
             options,
             list: lists,
             streams,
             open,
+            started,
         };
         let served = Server::builder()
             .add_service(DevicePluginServer::new(service))
@@ -112,6 +117,7 @@ impl FakePlugin {
             list,
             streams: counted,
             open: opened,
+            started: starts,
             _server: AbortOnDropHandle::new(server),
         }
     }
@@ -180,8 +186,10 @@ impl DevicePlugin for FakeService {
 
     async fn pre_start_container(
         &self,
-        _: Request<v1beta1::PreStartContainerRequest>,
+        request: Request<v1beta1::PreStartContainerRequest>,
     ) -> Result<Response<v1beta1::PreStartContainerResponse>, Status> {
+        self.started
+            .send_modify(|started| started.push(request.into_inner().devices_ids));
         Ok(Response::new(v1beta1::PreStartContainerResponse {}))
     }
 }
