@@ -289,6 +289,7 @@ async fn a_killed_plugin_waits_for_the_kubelets_late_leave() {
     shows(&kubelet, RESOURCE, 2, 2).await;
     drop(first);
     let _again = Running::manager(dir.path(), &[("NUMBER_DEVICES", "3")]);
+    shows(&kubelet, RESOURCE, 2, 0).await;
     shows(&kubelet, RESOURCE, 3, 3).await;
     kubelet
         .admit(&pod("p", &[(RESOURCE, 1)]))
