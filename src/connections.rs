@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -66,9 +67,13 @@ impl Table {
         ConnectionId(self.next)
     }
 
-    /// The first of the connections from this number on whose peer is like this.
-    pub fn find(&self, from: ConnectionId, like: impl Fn(&Peer) -> bool) -> Option<ConnectionId> {
-        let found = self.open.range(from..).find(|(_, peer)| like(peer));
+    /// The first of these connections whose peer is like this.
+    pub fn find(
+        &self,
+        among: Range<ConnectionId>,
+        like: impl Fn(&Peer) -> bool,
+    ) -> Option<ConnectionId> {
+        let found = self.open.range(among).find(|(_, peer)| like(peer));
         found.map(|(id, _)| *id)
     }
 }

@@ -18,6 +18,8 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        // Logged already, and by then nobody may be reading stderr.
+        Err(error) if error.is::<DirReplaced>() => ExitCode::from(TRY_AGAIN),
         Err(error) => {
             // Nobody is left to tell when stderr is closed.
             let _ = tell(&error);
@@ -27,13 +29,7 @@ fn main() -> ExitCode {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
-    if error.is::<Mistakes>() {
-        CONFIG
-    } else if error.is::<DirReplaced>() {
-        TRY_AGAIN
-    } else {
-        1
-    }
+    if error.is::<Mistakes>() { CONFIG } else { 1 }
 }
 
 fn tell(error: &anyhow::Error) -> io::Result<()> {

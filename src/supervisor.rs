@@ -31,7 +31,7 @@ const LONG_LIFE: Duration = Duration::from_secs(60);
 /// While another plugin has the socket.
 const TAKEN_PAUSE: Duration = Duration::from_secs(2);
 
-/// Leaving takes 3.5 s at most; whoever is not done then is aborted.
+/// Leaving takes 4 s at most; whoever is not done then is aborted.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
 /// All plugins of the process.
@@ -105,10 +105,14 @@ async fn keep(_devices: DevicesHandle, mut plugin: PluginInstance, stop: Cancell
     let mut past = Past::default();
     let mut tries = Tries::default();
     while !stop.is_cancelled() {
+        let tried_before = past.tried;
         kubelet.mark_unchanged();
         let outcome = caught(plugin.run(&mut past, &stop)).await;
         if stop.is_cancelled() {
             break;
+        }
+        if past.tried.is_some() && past.tried != tried_before {
+            tries.start_over();
         }
         let pause = tries.after(&outcome);
         tries.tell(&plugin.resource, &outcome, pause);
@@ -182,7 +186,10 @@ impl Tries {
                     warn!(%resource, %endpoint, %error, "{what}");
                     self.told = Some(what);
                 }
-                None => warn!(%resource, %endpoint, %error, attempt, again_ms, "not registered"),
+                None => {
+                    warn!(%resource, %endpoint, %error, attempt, again_ms, "not registered");
+                    self.told = None;
+                }
             },
             Err(error) => error!(%resource, error, attempt, again_ms, "a plugin panicked"),
         }

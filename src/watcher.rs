@@ -134,7 +134,10 @@ impl Armed {
             match self.events.next().await {
                 Some(Ok(event)) => {
                     let gone = EventMask::DELETE | EventMask::MOVED_FROM;
-                    let Some(name) = event.name else { return false };
+                    let Some(name) = event.name else {
+                        // The directory itself is gone: one made anew may have the same inode.
+                        return event.mask.contains(EventMask::IGNORED);
+                    };
                     let a_socket_is_gone =
                         event.mask.intersects(gone) && name.as_bytes().ends_with(b".sock");
                     if name == KUBELET_SOCKET || a_socket_is_gone {

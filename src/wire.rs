@@ -1,4 +1,4 @@
-//! The device plugin API on the wire: the one file that spells the generated field names.
+//! The device plugin API on the wire: the one file that spells the generated field names that are odd.
 
 /// The generated API, as `proto/deviceplugin/v1beta1/api.proto` has it.
 #[expect(missing_docs, clippy::pedantic, reason = "generated")]

@@ -379,7 +379,7 @@ async fn a_replaced_directory_ends_it_with_75() {
     shows(&kubelet, RESOURCE, 2, 2).await;
     std::fs::remove_dir_all(&dir).expect("the directory");
     let status = tokio::task::spawn_blocking(|| {
-        running.says("error: the plugin dir was replaced");
+        running.says("ERROR the plugin dir was replaced");
         running.ends()
     });
     assert_eq!(status.await.expect("no panic").code(), Some(75));

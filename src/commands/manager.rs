@@ -2,7 +2,7 @@
 
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{Config, Environment, Host};
 use crate::logging;
@@ -29,7 +29,11 @@ pub async fn run(
         warn!("{warning}");
     }
     let supervisor = Supervisor::new(config.resources, config.plugin_dir);
-    Ok(supervisor.run(stop).await?)
+    let ended = supervisor.run(stop).await;
+    if let Err(replaced) = &ended {
+        error!("{replaced}");
+    }
+    Ok(ended?)
 }
 
 /// A resource takes a handful of descriptors, and the usual limit is for a resource or two hundred.

@@ -6,6 +6,7 @@ mod service;
 
 pub use past::Past;
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ use server::Server;
 /// whoever registers in between.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// How long a registration keeps others from theirs.
+/// How long a registration that was sent keeps others from theirs.
 const TURN: Duration = Duration::from_millis(250);
 
 const STREAM_OPENS_WITHIN: Duration = Duration::from_secs(5);
@@ -87,7 +88,10 @@ impl PluginInstance {
             connected = self.connect(past) => connected?,
             () = stop.cancelled() => return Ok(Duration::ZERO),
         };
-        let (socket, before) = self.bind(past).await?;
+        let (socket, before) = tokio::select! {
+            bound = self.bind(past) => bound?,
+            () = stop.cancelled() => return Ok(Duration::ZERO),
+        };
         let quiet = past.needs_quiet(before);
         let mut server = Server::start(socket, Arc::clone(&self.resource), self.devices.clone());
         past.registers();
@@ -155,7 +159,8 @@ impl PluginInstance {
             let mut peers = server.peers();
             let first = peers.borrow().next();
             kubelet.register(wire::registration(&self.resource)).await?;
-            called_back(&mut peers, first).await
+            let dialled = first..peers.borrow().next();
+            called_back(&mut peers, dialled).await
         };
         // A slow registration gives its turn away.
         let turn_over = async {
@@ -195,7 +200,11 @@ impl PluginInstance {
                 () = server.failed() => break true,
                 Ok(()) = self.kubelet.changed() => {
                     under.saw(*self.kubelet.borrow_and_update(), Instant::now());
-                    self.keep_socket(server).await;
+                    // Waits for nothing but the directory's lock.
+                    tokio::select! {
+                        () = self.keep_socket(server) => {}
+                        () = stop.cancelled() => break false,
+                    }
                 }
             }
         };
@@ -225,13 +234,14 @@ impl PluginInstance {
 }
 
 /// OK alone does not mean registered: the kubelet must have dialled and asked for the options
-/// meanwhile, so on a connection from `first` on, and it must open ListAndWatch on that same connection.
+/// meanwhile, so on one of the connections made until then, and it must open ListAndWatch on that same one.
 async fn called_back(
     peers: &mut watch::Receiver<Table>,
-    first: ConnectionId,
+    dialled: Range<ConnectionId>,
 ) -> Result<ConnectionId, RunError> {
-    let asked = |table: &Table| table.find(first, |peer| peer.asked_options);
-    let streamed = |table: &Table| table.find(first, |peer| peer.asked_options && peer.streamed);
+    let asked = |table: &Table| table.find(dialled.clone(), |peer| peer.asked_options);
+    let streamed =
+        |table: &Table| table.find(dialled.clone(), |peer| peer.asked_options && peer.streamed);
     if asked(&peers.borrow()).is_none() {
         return Err(RunError::NotCalledBack);
     }
