@@ -312,7 +312,10 @@ mod tests {
         assert!((&mut read).now_or_never().is_none());
         assert!((&mut write).now_or_never().is_none());
         cut.cancel();
-        let (read, write) = tokio::join!(read, write);
+        let both = async { tokio::join!(read, write) };
+        let (read, write) = tokio::time::timeout(Duration::from_secs(30), both)
+            .await
+            .unwrap();
         assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
         assert_eq!(write.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
