@@ -103,9 +103,8 @@ impl PluginInstance {
             Ok(Some(stream)) => self.watch_stream(&mut server, stream, past, stop).await,
             _ => Duration::ZERO,
         };
-        server
-            .leave(registered.as_ref().ok().copied().flatten())
-            .await;
+        let kubelets = registered.as_ref().ok().copied().flatten();
+        server.leave(kubelets).await;
         debug!(resource = %self.resource.name, "left");
         registered.map(|_| lived)
     }
