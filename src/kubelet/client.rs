@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Response, Status, Streaming};
 
+use crate::foreign::foreign;
 use crate::wire::v1beta1::device_plugin_client::DevicePluginClient;
 use crate::wire::{self, AUTHORITY, PreferenceQuestion, v1beta1};
 
@@ -35,6 +36,12 @@ impl Client {
             channel: Mutex::new(None),
             closed: CancellationToken::new(),
         }
+    }
+
+    /// The socket's file name, as a log can have it.
+    pub fn endpoint(&self) -> String {
+        let name = self.socket.file_name().unwrap_or_default();
+        foreign(&name.to_string_lossy())
     }
 
     /// Connects to the socket; tries until the time is over, as grpc-go's dial does.

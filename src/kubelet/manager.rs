@@ -8,6 +8,8 @@ use thiserror::Error;
 
 use crate::wire::v1beta1;
 
+use super::event::{Change, Now};
+
 /// What the Node object shows of one resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quantities {
@@ -84,6 +86,28 @@ struct List {
     numa_nodes: BTreeMap<String, Vec<i64>>,
 }
 
+impl List {
+    fn changes_since(&self, before: &Self) -> Vec<Change> {
+        if before.healthy.is_empty() && before.unhealthy.is_empty() {
+            return Vec::new();
+        }
+        let change = |now: Now| {
+            move |id: &String| Change {
+                id: id.clone(),
+                now,
+            }
+        };
+        let healthy = self.healthy.difference(&before.healthy);
+        let unhealthy = self.unhealthy.difference(&before.unhealthy);
+        let known = |id: &&String| self.healthy.contains(*id) || self.unhealthy.contains(*id);
+        let gone = before.healthy.union(&before.unhealthy);
+        (unhealthy.map(change(Now::Unhealthy)))
+            .chain(healthy.map(change(Now::Healthy)))
+            .chain(gone.filter(|id| !known(id)).map(change(Now::Gone)))
+            .collect()
+    }
+}
+
 /// The books.
 #[derive(Debug)]
 pub struct DeviceManager<C> {
@@ -142,7 +166,12 @@ impl<C: Clone> DeviceManager<C> {
     }
 
     /// `PluginListAndWatchReceiver`: the list replaces the one before, whichever stream it came on.
-    pub fn listed(&mut self, resource: &str, message: v1beta1::ListAndWatchResponse) {
+    /// Returns the differences; none where there was no device before.
+    pub fn listed(
+        &mut self,
+        resource: &str,
+        message: v1beta1::ListAndWatchResponse,
+    ) -> Vec<Change> {
         let mut list = List::default();
         for device in message.devices {
             list.numa_nodes
@@ -153,8 +182,22 @@ impl<C: Clone> DeviceManager<C> {
                 list.unhealthy.insert(device.id);
             }
         }
-        self.lists.insert(resource.to_owned(), list);
         self.seen.insert(resource.to_owned());
+        let before = self.lists.entry(resource.to_owned()).or_default();
+        let changes = list.changes_since(before);
+        *before = list;
+        changes
+    }
+
+    /// The resource's devices on the Node.
+    pub fn quantities(&self, resource: &str) -> Quantities {
+        let list = self.lists.get(resource);
+        let (healthy, unhealthy) =
+            list.map_or((0, 0), |list| (list.healthy.len(), list.unhealthy.len()));
+        Quantities {
+            capacity: healthy + unhealthy,
+            allocatable: healthy,
+        }
     }
 
     /// `GetCapacity`: forgets what has been stopped for longer than the grace, and counts the rest.
@@ -167,18 +210,9 @@ impl<C: Clone> DeviceManager<C> {
         });
         self.lists
             .retain(|resource, _| self.endpoints.contains_key(resource));
-        let quantities = |resource: &String| {
-            let list = self.lists.get(resource);
-            let (healthy, unhealthy) =
-                list.map_or((0, 0), |list| (list.healthy.len(), list.unhealthy.len()));
-            Quantities {
-                capacity: healthy + unhealthy,
-                allocatable: healthy,
-            }
-        };
         self.seen
             .iter()
-            .map(|resource| (resource.clone(), quantities(resource)))
+            .map(|resource| (resource.clone(), self.quantities(resource)))
             .collect()
     }
 
@@ -313,6 +347,25 @@ mod tests {
         assert_eq!(shown(&mut manager, now), (1, 1));
         let mut manager = listed(vec![healthy(), device("a", Health::Unhealthy)], now);
         assert_eq!(shown(&mut manager, now), (2, 1));
+    }
+
+    #[test]
+    fn a_list_tells_what_is_different() {
+        use Health::{Healthy, Unhealthy};
+        let now = Instant::now();
+        let mut manager = listed(vec![], now);
+        let mut differs = |devices: &[(&str, Health)]| -> Vec<String> {
+            let devices = devices.iter().map(|(id, health)| device(id, *health));
+            let message = v1beta1::ListAndWatchResponse {
+                devices: devices.collect(),
+            };
+            let changes = manager.listed("r", message).into_iter();
+            changes.map(|c| format!("{} {}", c.id, c.now)).collect()
+        };
+        assert!(differs(&[("a", Healthy), ("b", Healthy)]).is_empty());
+        assert!(differs(&[("b", Healthy), ("a", Healthy)]).is_empty());
+        let told = differs(&[("a", Unhealthy), ("c", Healthy)]);
+        assert_eq!(told, ["a Unhealthy", "c Healthy", "b gone"]);
     }
 
     #[test]

@@ -3,14 +3,16 @@
 //! because its traps come from that structure.
 
 mod settings;
+mod event;
 mod manager;
 mod checkpoint;
 mod client;
 mod shared;
 mod registration;
 
+pub use event::{Change, Event, Happening, Now};
 pub use manager::{AdmissionError, Assignment, Node, Quantities};
-pub use settings::{Behaviour, Settings};
+pub use settings::{Answer, Behaviour, Settings};
 
 use std::collections::BTreeMap;
 use std::io;
@@ -20,7 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use tokio::net::UnixListener;
-use tokio::sync::watch;
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
@@ -38,6 +40,9 @@ use shared::Shared;
 
 /// A kubelet takes as many as come; plugins come one connection each.
 const CONNECTIONS_MAX: usize = 1024;
+
+/// Events that wait for whoever is slow to read; of those before them, only how many they were.
+const EVENTS_MAX: usize = 4096;
 
 /// A pod of one container, bound to this node.
 #[derive(Clone, Debug)]
@@ -78,6 +83,9 @@ impl Kubelet {
             leaked: Mutex::default(),
             node: watch::Sender::new(node),
             registrations: watch::Sender::default(),
+            events: broadcast::Sender::new(EVENTS_MAX),
+            answers: watch::Sender::default(),
+            unwritten: Notify::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             settings,
@@ -96,6 +104,7 @@ impl Kubelet {
             drop(listeners);
         });
         Arc::clone(&shared).spawn_expiry();
+        Arc::clone(&shared).spawn_writer();
         Ok(Self {
             shared,
             admission: tokio::sync::Mutex::new(()),
@@ -107,6 +116,7 @@ impl Kubelet {
         self.shared.end();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
+        self.shared.save();
     }
 
     /// Stops, and starts anew with what the checkpoint tells.
@@ -127,6 +137,23 @@ impl Kubelet {
     /// Follows how often Register was called since the start, by resource.
     pub fn registrations(&self) -> watch::Receiver<BTreeMap<String, u64>> {
         self.shared.registrations.subscribe()
+    }
+
+    /// Follows what happens from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
+    }
+
+    /// Answers the resource's registrations like this from now on, those in flight as well.
+    pub fn answer(&self, resource: &str, answer: Answer) {
+        self.shared.answers.send_modify(|answers| {
+            answers.insert(resource.to_owned(), answer);
+        });
+    }
+
+    /// What all pods hold.
+    pub fn all_assignments(&self) -> Vec<Assignment> {
+        self.shared.manager().assignments().to_vec()
     }
 
     /// What the pod holds.
@@ -153,7 +180,8 @@ impl Kubelet {
                 return Err(error);
             }
         }
-        self.shared.changed();
+        // Before the pod starts: what it holds must outlive this kubelet.
+        self.shared.save();
         Ok(self.assignments(&pod.name))
     }
 

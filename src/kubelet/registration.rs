@@ -1,5 +1,6 @@
 //! `Registration.Register` as the kubelet serves it. Follows `plugin/v1beta1/server.go`.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
@@ -12,7 +13,8 @@ use crate::wire::v1beta1::registration_server::Registration;
 use crate::wire::v1beta1::{Empty, RegisterRequest};
 
 use super::client::Client;
-use super::settings::Behaviour;
+use super::event::Happening;
+use super::settings::{Answer, Behaviour};
 use super::shared::Shared;
 
 /// Judges registrations and hands them to the device manager.
@@ -23,15 +25,32 @@ impl Registration for Registrar {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
         let request = request.into_inner();
         let resource = foreign(&request.resource_name);
-        debug!(resource, endpoint = foreign(&request.endpoint), "Register");
+        let endpoint = foreign(&request.endpoint);
+        debug!(resource, endpoint, "Register");
         self.0
             .registrations
-            .send_modify(|counts| *counts.entry(resource).or_default() += 1);
+            .send_modify(|counts| *counts.entry(resource.clone()).or_default() += 1);
+        let answer = self.answer(request).await;
+        if let Err(status) = &answer {
+            let error = foreign(status.message());
+            self.0
+                .tell(&resource, Happening::Refused { endpoint, error });
+        }
+        answer.map(Response::new)
+    }
+}
+
+impl Registrar {
+    async fn answer(&self, request: RegisterRequest) -> Result<Empty, Status> {
         judge(&request)?;
+        self.in_earnest(&request.resource_name).await?;
         let socket = self.0.settings.dir.join(&request.endpoint);
         let client = Arc::new(Client::new(request.resource_name, socket));
         if self.holds(&client) {
-            return Ok(Response::new(Empty {}));
+            let endpoint = client.endpoint();
+            self.0
+                .tell(&client.resource, Happening::Ignored { endpoint });
+            return Ok(Empty {});
         }
         // A task of its own: like a Go handler it goes on when its caller has gone.
         let connecting = Arc::clone(&self.0).connect(client);
@@ -43,11 +62,24 @@ impl Registration for Registrar {
         let stopped = |_| Status::unavailable("the kubelet stops");
         let connected = connecting.await.map_err(stopped)?;
         connected.unwrap_or_else(|| Err(Status::unavailable("the kubelet stops")))?;
-        Ok(Response::new(Empty {}))
+        Ok(Empty {})
     }
-}
 
-impl Registrar {
+    /// Waits while this resource's registrations hang.
+    async fn in_earnest(&self, resource: &str) -> Result<(), Status> {
+        let answer =
+            |answers: &BTreeMap<String, Answer>| answers.get(resource).copied().unwrap_or_default();
+        let mut answers = self.0.answers.subscribe();
+        let no_longer = answers.wait_for(|answers| answer(answers) != Answer::Hang);
+        let answers = no_longer
+            .await
+            .map_err(|_| Status::unavailable("the kubelet stops"))?;
+        match answer(&answers) {
+            Answer::Refuse => Err(Status::unknown("refused on purpose")),
+            Answer::Earnest | Answer::Hang => Ok(()),
+        }
+    }
+
     /// Whether a newer kubelet ignores this registration: it has the same plugin already.
     fn holds(&self, client: &Client) -> bool {
         let clients = self.0.clients();

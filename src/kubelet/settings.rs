@@ -14,6 +14,18 @@ pub enum Behaviour {
     Newer,
 }
 
+/// How Register is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Answer {
+    /// In earnest.
+    #[default]
+    Earnest,
+    /// With an error.
+    Refuse,
+    /// Not at all, until another answer is set.
+    Hang,
+}
+
 /// How the kubelet is to be.
 #[derive(Clone, Debug)]
 pub struct Settings {

@@ -5,17 +5,19 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::foreign::foreign;
 use crate::wire::v1beta1;
 
 use super::checkpoint;
 use super::client::Client;
+use super::event::{Event, Happening};
 use super::manager::{DeviceManager, Node};
-use super::settings::Settings;
+use super::settings::{Answer, Settings};
 
 /// What the kubelet's tasks have in common.
 #[derive(Debug)]
@@ -28,6 +30,11 @@ pub struct Shared {
     pub leaked: Mutex<Vec<Arc<Client>>>,
     pub node: watch::Sender<Node>,
     pub registrations: watch::Sender<BTreeMap<String, u64>>,
+    pub events: broadcast::Sender<Event>,
+    /// How Register is answered, where it is not in earnest.
+    pub answers: watch::Sender<BTreeMap<String, Answer>>,
+    /// The books are newer than the checkpoint.
+    pub unwritten: Notify,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -48,24 +55,45 @@ impl Shared {
             .push(client);
     }
 
-    /// Shows the books on the Node and writes the checkpoint.
+    /// Tells those who watch.
+    pub fn tell(&self, resource: &str, what: Happening) {
+        let resource = foreign(resource);
+        // Nobody has to watch.
+        let _ = self.events.send(Event { resource, what });
+    }
+
+    /// Shows the books on the Node; the checkpoint follows soon.
     pub fn changed(&self) {
-        let mut manager = self.manager();
-        let node = manager.node(Instant::now());
-        let written = checkpoint::write(
-            &self.settings.dir,
-            manager.registered(),
-            manager.assignments(),
-        );
-        drop(manager);
-        if let Err(error) = written {
-            warn!(%error, "the checkpoint is not written");
-        }
+        let node = self.manager().node(Instant::now());
+        self.unwritten.notify_one();
         self.node.send_if_modified(|shown| {
             let changed = *shown != node;
             *shown = node;
             changed
         });
+    }
+
+    /// Writes the checkpoint.
+    pub fn save(&self) {
+        let (registered, assignments) = {
+            let manager = self.manager();
+            (manager.registered(), manager.assignments().to_vec())
+        };
+        if let Err(error) = checkpoint::write(&self.settings.dir, registered, &assignments) {
+            warn!(%error, "the checkpoint is not written");
+        }
+    }
+
+    /// Writes the checkpoint whenever the books change: once for lists that come together, while the
+    /// real kubelet writes it anew for each.
+    pub fn spawn_writer(self: Arc<Self>) {
+        let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
+        tasks.spawn(stop.run_until_cancelled_owned(async move {
+            loop {
+                self.unwritten.notified().await;
+                self.save();
+            }
+        }));
     }
 
     /// Looks at the books again when the grace of whoever stopped now is over.
@@ -93,9 +121,7 @@ impl Shared {
         let resource = client.resource.clone();
         if let Ok(mut stream) = client.list_and_watch().await {
             while let Some(list) = client.next_list(&mut stream).await {
-                debug!(resource, devices = list.devices.len(), "list");
-                self.manager().listed(&resource, list);
-                self.changed();
+                self.listed(&resource, list);
             }
         }
         let Some(standing) = self.clients().remove(&resource) else {
@@ -108,8 +134,24 @@ impl Shared {
         }
         tokio::time::sleep(self.settings.leave_after).await;
         self.manager().disconnected(&resource, Instant::now());
+        self.tell(&resource, Happening::Disconnected);
         self.changed();
         self.spawn_expiry();
+    }
+
+    fn listed(&self, resource: &str, list: v1beta1::ListAndWatchResponse) {
+        debug!(resource, devices = list.devices.len(), "list");
+        let (changes, now) = {
+            let mut manager = self.manager();
+            (manager.listed(resource, list), manager.quantities(resource))
+        };
+        let listed = Happening::Listed {
+            healthy: now.allocatable,
+            unhealthy: now.capacity - now.allocatable,
+            changes,
+        };
+        self.tell(resource, listed);
+        self.changed();
     }
 
     /// Register, after the request was judged (`connectClient`).
@@ -129,8 +171,14 @@ impl Shared {
                 return Err(tonic::Status::unknown(status.message()));
             }
         };
+        let registered = Happening::Registered {
+            endpoint: client.endpoint(),
+            pre_start: options.pre_start_required,
+            preferred: options.get_preferred_allocation_available,
+        };
         self.manager()
             .connected(&resource, Arc::clone(&client), options);
+        self.tell(&resource, registered);
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
         tasks.spawn(stop.run_until_cancelled_owned(self.run(client)));
         Ok(())

@@ -1,0 +1,79 @@
+//! What a kubelet sees of its plugins, as it comes.
+
+use std::fmt;
+
+/// Something that happened to a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// The resource's name, as the plugin spelled it.
+    pub resource: String,
+    /// What happened.
+    pub what: Happening,
+}
+
+/// What can happen to a resource.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happening {
+    /// Its plugin registered and told its options.
+    Registered {
+        /// The plugin's socket, a file name.
+        endpoint: String,
+        /// It wants PreStartContainer.
+        pre_start: bool,
+        /// It answers GetPreferredAllocation.
+        preferred: bool,
+    },
+    /// The same plugin registered again, and this kubelet does nothing about it.
+    Ignored {
+        /// The plugin's socket, a file name.
+        endpoint: String,
+    },
+    /// A registration failed.
+    Refused {
+        /// The plugin's socket, a file name.
+        endpoint: String,
+        /// What the plugin was told.
+        error: String,
+    },
+    /// A list came.
+    Listed {
+        /// Devices that are healthy.
+        healthy: usize,
+        /// Devices that are not.
+        unhealthy: usize,
+        /// What is different from the list before; nothing where there was none.
+        changes: Vec<Change>,
+    },
+    /// The stream of its plugin ended: every device is taken for ill.
+    Disconnected,
+}
+
+/// One device's difference between two lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The device's ID.
+    pub id: String,
+    /// What it is now.
+    pub now: Now,
+}
+
+/// What became of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Now {
+    /// It is Healthy, and was not or was not there.
+    Healthy,
+    /// It is Unhealthy, and was not or was not there.
+    Unhealthy,
+    /// The list has it no more.
+    Gone,
+}
+
+impl fmt::Display for Now {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Healthy => "Healthy",
+            Self::Unhealthy => "Unhealthy",
+            Self::Gone => "gone",
+        })
+    }
+}
