@@ -7,7 +7,7 @@ use tracing::error;
 use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 
-use crate::config::{Config, LogFormat};
+use crate::config::{LogFormat, Logs};
 use crate::foreign::foreign;
 
 /// Lines that wait for a reader of stderr; what comes beyond them is lost.
@@ -18,8 +18,8 @@ const LINES_MAX: usize = 1024;
 ///
 /// # Errors
 /// When the directives can't be read, or something else logs already.
-pub fn start(config: &Config, unless_told: &str) -> anyhow::Result<WorkerGuard> {
-    let directives = config.log_directives.as_deref().unwrap_or(unless_told);
+pub fn start(logs: &Logs, unless_told: &str) -> anyhow::Result<WorkerGuard> {
+    let directives = logs.directives.as_deref().unwrap_or(unless_told);
     let (stderr, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LINES_MAX)
         .finish(io::stderr());
@@ -31,7 +31,7 @@ pub fn start(config: &Config, unless_told: &str) -> anyhow::Result<WorkerGuard> 
     if !io::stderr().is_terminal() {
         lines = lines.with_ansi(false);
     }
-    let started = match config.log_format {
+    let started = match logs.format {
         LogFormat::Text => lines.try_init(),
         LogFormat::Json => lines.json().flatten_event(true).try_init(),
     };

@@ -54,7 +54,7 @@ pub async fn run(
         writeln!(out)?;
     }
     let config = Config::from_variables(&environment, &host)?;
-    let _logging = logging::start(&config, "error")?;
+    let _logging = logging::start(&config.logs, "error")?;
     show(&config, hold, out, stop).await
 }
 

@@ -15,7 +15,7 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let config = Config::from_variables(&environment, &host)?;
-    let _logging = logging::start(&config, "warn,simple_device_plugin=info")?;
+    let _logging = logging::start(&config.logs, "warn,simple_device_plugin=info")?;
     raise_open_files();
     info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -12,6 +12,7 @@ mod warnings;
 pub use environment::{Environment, Host, any_set};
 pub use mistake::{Mistake, Mistakes};
 pub use names::RESOURCE_VARIABLES;
+pub use program::Logs;
 pub use values::LogFormat;
 
 use std::path::PathBuf;
@@ -27,10 +28,8 @@ pub struct Config {
     pub node: String,
     /// The kubelet's device plugin directory.
     pub plugin_dir: PathBuf,
-    /// Directives for `tracing_subscriber::EnvFilter`, where told.
-    pub log_directives: Option<String>,
-    /// How log lines look.
-    pub log_format: LogFormat,
+    /// What is logged, and how.
+    pub logs: Logs,
     /// What to offer, in index order.
     pub resources: Vec<Resource>,
     /// What works, but probably not as meant.
@@ -54,8 +53,7 @@ impl Config {
             namespace: program.namespace,
             node: program.node,
             plugin_dir: program.plugin_dir,
-            log_directives: program.log_directives,
-            log_format: program.log_format,
+            logs: program.logs,
         })
     }
 }

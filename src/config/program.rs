@@ -8,6 +8,28 @@ use super::environment::{Environment, Host, utf8};
 use super::mistake::Mistakes;
 use super::values::{self, LogFormat};
 
+/// What is logged, and how.
+#[derive(Clone, Debug)]
+pub struct Logs {
+    /// Directives for `tracing_subscriber::EnvFilter`, where told.
+    pub directives: Option<String>,
+    /// How log lines look.
+    pub format: LogFormat,
+}
+
+impl Logs {
+    /// Reads the variables of the log alone.
+    ///
+    /// # Errors
+    /// Every mistake in them.
+    pub fn from_variables(environment: &Environment) -> Result<Self, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        let texts = texts(environment, &mut mistakes);
+        let logs = logs(&texts, &mut mistakes);
+        mistakes.unless_any(Some(logs))
+    }
+}
+
 /// As the variables have them.
 #[derive(Debug, Default, Deserialize)]
 struct Texts {
@@ -36,8 +58,7 @@ pub struct Program {
     pub namespace: String,
     pub node: String,
     pub plugin_dir: PathBuf,
-    pub log_directives: Option<String>,
-    pub log_format: LogFormat,
+    pub logs: Logs,
 }
 
 /// Reads the program's variables; what is set but empty counts as not set.
@@ -50,19 +71,8 @@ pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> 
             "to be unset: this version reads variables only",
         );
     }
-    let log_directives = parsed(
-        "RUST_LOG",
-        texts.rust_log.as_deref(),
-        values::log_directives,
-        mistakes,
-    );
-    let log_format = parsed(
-        "LOG_FORMAT",
-        texts.log_format.as_deref(),
-        str::parse,
-        mistakes,
-    );
     Program {
+        logs: logs(&texts, mistakes),
         node: node(&texts, host, mistakes),
         namespace: texts
             .namespace
@@ -71,8 +81,25 @@ pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> 
             .device_plugin_path
             .unwrap_or_else(|| "/var/lib/kubelet/device-plugins".to_owned())
             .into(),
-        log_directives,
-        log_format: log_format.unwrap_or_default(),
+    }
+}
+
+fn logs(texts: &Texts, mistakes: &mut Mistakes) -> Logs {
+    let directives = parsed(
+        "RUST_LOG",
+        texts.rust_log.as_deref(),
+        values::log_directives,
+        mistakes,
+    );
+    let format = parsed(
+        "LOG_FORMAT",
+        texts.log_format.as_deref(),
+        str::parse,
+        mistakes,
+    );
+    Logs {
+        directives,
+        format: format.unwrap_or_default(),
     }
 }
 
