@@ -3,107 +3,22 @@
 mod support;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::os::fd::AsRawFd;
 use std::path::Path;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use assert_cmd::cargo::cargo_bin;
 use simple_device_plugin::kubelet::{Kubelet, Settings};
 use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::wire::{allocation_of, v1beta1};
 use support::fakes::dial;
-use support::{
-    DEADLINE, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, within,
-};
+use support::process::{Running, output, program};
+use support::{held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, within};
 use tokio::net::UnixStream;
 
 const RESOURCE: &str = "example.com/simple-device";
 const SOCKET: &str = "simple-device-plugin.sock";
-
-/// The program in an environment of these variables alone, on node `n`.
-fn program(variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(cargo_bin!("simple-device-plugin"));
-    command
-        .env_clear()
-        .env("NODE_NAME", "n")
-        .envs(variables.iter().copied());
-    command
-}
-
-/// The program as it runs, killed with its owner.
-struct Running {
-    child: Child,
-    stderr: mpsc::Receiver<String>,
-}
-
-impl Running {
-    fn start(command: &mut Command) -> Self {
-        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program");
-        let stderr = lines(child.stderr.take().expect("a pipe"));
-        Self { child, stderr }
-    }
-
-    /// The manager in this directory.
-    fn manager(dir: &Path, variables: &[(&str, &str)]) -> Self {
-        Self::start(program(variables).env("DEVICE_PLUGIN_PATH", dir))
-    }
-
-    fn signal(&self, signal: rustix::process::Signal) {
-        let pid = rustix::process::Pid::from_child(&self.child);
-        rustix::process::kill_process(pid, signal).expect("a process");
-    }
-
-    /// Waits for a line on stderr that has this in it.
-    #[track_caller]
-    fn says(&self, words: &str) -> String {
-        let until = Instant::now() + DEADLINE;
-        let mut heard = Vec::new();
-        while let Ok(line) = self.stderr.recv_timeout(until - Instant::now()) {
-            if line.contains(words) {
-                return line;
-            }
-            heard.push(line);
-        }
-        panic!("never said {words:?}, but {heard:#?}");
-    }
-
-    /// Waits for its end: stderr closes with it.
-    fn ends(mut self) -> ExitStatus {
-        while self.stderr.recv_timeout(DEADLINE).is_ok() {}
-        self.child.wait().expect("a status")
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn lines(stderr: ChildStderr) -> mpsc::Receiver<String> {
-    let (said, heard) = mpsc::channel();
-    std::thread::spawn(move || {
-        let lines = BufReader::new(stderr).lines().map_while(Result::ok);
-        lines.for_each(|line| drop(said.send(line)));
-    });
-    heard
-}
-
-/// Code, stdout and stderr of a run to the end.
-fn output(command: &mut Command) -> (Option<i32>, String, String) {
-    let output = command.output().expect("the program");
-    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-    (
-        output.status.code(),
-        text(output.stdout),
-        text(output.stderr),
-    )
-}
 
 const WRONG: [(&str, &str); 7] = [
     ("RESOURCE_NAME", "gpu,example.com/nic"),

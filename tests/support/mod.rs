@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod fakes;
+pub mod process;
 
 use std::collections::BTreeMap;
 use std::future::Future;

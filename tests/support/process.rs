@@ -1,0 +1,100 @@
+//! The program itself, as a process.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use assert_cmd::cargo::cargo_bin;
+
+use super::DEADLINE;
+
+/// The program in an environment of these variables alone, on node `n`.
+pub fn program(variables: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(cargo_bin!("simple-device-plugin"));
+    command
+        .env_clear()
+        .env("NODE_NAME", "n")
+        .envs(variables.iter().copied());
+    command
+}
+
+/// The program as it runs, killed with its owner.
+pub struct Running {
+    pub child: Child,
+    pub stderr: mpsc::Receiver<String>,
+}
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command.stderr(Stdio::piped()).spawn().expect("the program");
+        let stderr = lines(child.stderr.take().expect("a pipe"));
+        Self { child, stderr }
+    }
+
+    /// The manager in this directory.
+    pub fn manager(dir: &Path, variables: &[(&str, &str)]) -> Self {
+        Self::start(program(variables).env("DEVICE_PLUGIN_PATH", dir))
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, signal).expect("a process");
+    }
+
+    /// Waits for a line on stderr that has this in it.
+    #[track_caller]
+    pub fn says(&self, words: &str) -> String {
+        heard(&self.stderr, words)
+    }
+
+    /// Waits for its end: stderr closes with it.
+    pub fn ends(mut self) -> ExitStatus {
+        while self.stderr.recv_timeout(DEADLINE).is_ok() {}
+        self.child.wait().expect("a status")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits for a line that has this in it.
+#[track_caller]
+pub fn heard(lines: &mpsc::Receiver<String>, words: &str) -> String {
+    let until = Instant::now() + DEADLINE;
+    let mut heard = Vec::new();
+    while let Ok(line) = lines.recv_timeout(until - Instant::now()) {
+        if line.contains(words) {
+            return line;
+        }
+        heard.push(line);
+    }
+    panic!("never said {words:?}, but {heard:#?}");
+}
+
+/// What is written there, line by line.
+pub fn lines(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
+    let (said, heard) = mpsc::channel();
+    std::thread::spawn(move || {
+        let lines = BufReader::new(output).lines().map_while(Result::ok);
+        lines.for_each(|line| drop(said.send(line)));
+    });
+    heard
+}
+
+/// Code, stdout and stderr of a run to the end.
+pub fn output(command: &mut Command) -> (Option<i32>, String, String) {
+    let output = command.output().expect("the program");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (
+        output.status.code(),
+        text(output.stdout),
+        text(output.stderr),
+    )
+}
