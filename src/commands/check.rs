@@ -3,6 +3,7 @@
 use std::io::Write;
 
 use super::print;
+use super::style::{ODD, STRONG};
 use crate::allocation::allocate;
 use crate::config::{Config, Environment, Host};
 use crate::device::LIST_SIZE_MAX;
@@ -34,7 +35,7 @@ pub fn run(
         foreign(&dir)
     )?;
     for resource in &config.resources {
-        writeln!(out, "\n{}", resource.name)?;
+        writeln!(out, "\n{STRONG}{}{STRONG:#}", resource.name)?;
         let rows = rows(resource).into_iter();
         print::columns(
             out,
@@ -42,7 +43,7 @@ pub fn run(
         )?;
     }
     for warning in &config.warnings {
-        writeln!(out, "\nwarning: {warning}")?;
+        writeln!(out, "\n{ODD}warning:{ODD:#} {warning}")?;
     }
     Ok(())
 }
@@ -65,7 +66,11 @@ fn rows(resource: &Resource) -> Vec<(&'static str, String)> {
     let ids = [first.id.to_string()];
     if let Ok(allocation) = allocate(devices, &resource.outputs, &ids) {
         let mut label = "one device gives";
-        for (what, value) in print::outputs(&allocation) {
+        let mut outputs = print::outputs(&allocation);
+        if outputs.is_empty() {
+            outputs.push(("nothing", "since no prefix is set".to_owned()));
+        }
+        for (what, value) in outputs {
             rows.push((label, format!("{what} {value}")));
             label = "";
         }

@@ -5,11 +5,12 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use tokio::time::timeout;
+use tokio::time::timeout_at;
 use tokio_util::sync::CancellationToken;
 
 use super::print;
-use crate::allocation::Allocation;
+use super::screen::Screen;
+use super::style::{GOOD, STRONG};
 use crate::config::{Config, Environment, Host, any_set};
 use crate::kubelet::{Assignment, Kubelet, Node, Pod, Settings};
 use crate::logging;
@@ -40,7 +41,7 @@ pub async fn run(
     mut environment: Environment,
     host: Host,
     hold: bool,
-    out: &mut impl Write,
+    out: &mut Screen<impl Write>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let dir = tempfile::tempdir().context("no temporary directory for the embedded kubelet")?;
@@ -61,7 +62,7 @@ pub async fn run(
 async fn show(
     config: &Config,
     hold: bool,
-    out: &mut impl Write,
+    out: &mut Screen<impl Write>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let dir = config.plugin_dir.display();
@@ -72,9 +73,10 @@ async fn show(
     let story = async {
         let _then_leave = leave.clone().drop_guard();
         let since = Instant::now();
-        let node = all_shown(&kubelet, &config.resources).await?;
-        writeln!(out, "All resources registered after {}\n", since_ms(since))?;
-        print::columns(out, quantities(&node))?;
+        let node = all_shown(&kubelet, &config.resources, out).await?;
+        let took = since_ms(since);
+        writeln!(out, "{GOOD}All resources registered{GOOD:#} after {took}\n")?;
+        print::node(out, &node)?;
 
         let pod = pod(&config.resources);
         anyhow::ensure!(
@@ -93,13 +95,13 @@ async fn show(
 
         kubelet = kubelet.restart().await?;
         let since = Instant::now();
-        let node = all_shown(&kubelet, &config.resources).await?;
+        let node = all_shown(&kubelet, &config.resources, out).await?;
         writeln!(
             out,
-            "\nThe kubelet restarted; all resources back after {}\n",
+            "\nThe kubelet restarted; {GOOD}all resources back{GOOD:#} after {}\n",
             since_ms(since)
         )?;
-        print::columns(out, quantities(&node))?;
+        print::node(out, &node)?;
         show_kept(out, &before, &kubelet.assignments(POD))?;
         if hold {
             writeln!(out, "\nStaying up until Ctrl-C: see the sockets in {dir}")?;
@@ -117,28 +119,36 @@ async fn show(
 }
 
 /// Waits until the node shows every resource whole.
-async fn all_shown(kubelet: &Kubelet, resources: &[Resource]) -> anyhow::Result<Node> {
-    let mut node = kubelet.node();
-    let whole = |node: &Node| {
-        resources.iter().all(|resource| {
-            let quantities = node.get(resource.name.as_str());
-            quantities.is_some_and(|shown| shown.allocatable == resource.devices.len())
-        })
-    };
-    let shown = timeout(DEADLINE, node.wait_for(whole)).await;
-    Ok(shown
-        .context("not every resource was registered in time")??
-        .clone())
+async fn all_shown(
+    kubelet: &Kubelet,
+    resources: &[Resource],
+    out: &mut Screen<impl Write>,
+) -> anyhow::Result<Node> {
+    let mut follow = kubelet.node();
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let node = follow.borrow_and_update().clone();
+        let mut missing = resources
+            .iter()
+            .filter(|resource| !is_whole(&node, resource));
+        let Some(first) = missing.next() else {
+            return Ok(node);
+        };
+        let (whole, all) = (resources.len() - 1 - missing.count(), resources.len());
+        out.waiting(format_args!(
+            "waiting for the resources: {whole} of {all} registered"
+        ))?;
+        let changed = timeout_at(deadline.into(), follow.changed()).await;
+        changed.with_context(|| {
+            let (name, s) = (&first.name, DEADLINE.as_secs());
+            format!("{name} is not registered after {s} s; with RUST_LOG=debug it tells why")
+        })??;
+    }
 }
 
-fn quantities(node: &Node) -> Vec<String> {
-    let mut rows = vec!["RESOURCE\tCAPACITY\tALLOCATABLE".to_owned()];
-    rows.extend(
-        node.iter().map(|(resource, shown)| {
-            format!("{resource}\t{}\t{}", shown.capacity, shown.allocatable)
-        }),
-    );
-    rows
+fn is_whole(node: &Node, resource: &Resource) -> bool {
+    let shown = node.get(resource.name.as_str());
+    shown.is_some_and(|shown| shown.allocatable == resource.devices.len())
 }
 
 fn pod(resources: &[Resource]) -> Pod {
@@ -160,33 +170,10 @@ fn show_pod(out: &mut impl Write, pod: &Pod, got: &[Assignment]) -> anyhow::Resu
         .collect();
     writeln!(
         out,
-        "\nPod {POD} asks for {}; its container gets\n",
+        "\nPod {STRONG}{POD}{STRONG:#} asks for {}; its container gets\n",
         asks.join(", ")
     )?;
-    let mut rows = Vec::new();
-    for assignment in got {
-        rows.push(format!("{}\t{}", assignment.resource, devices(assignment)));
-        let allocation = Allocation::from(assignment.response.clone());
-        let outputs = print::outputs(&allocation).into_iter();
-        rows.extend(outputs.map(|(what, value)| format!("  {what}\t{value}")));
-    }
-    Ok(print::columns(out, rows)?)
-}
-
-/// The devices with their NUMA nodes.
-fn devices(assignment: &Assignment) -> String {
-    let by_node = assignment.devices.iter().map(|(node, ids)| {
-        let ids = ids
-            .iter()
-            .map(String::as_str)
-            .collect::<Vec<_>>()
-            .join(", ");
-        match node {
-            -1 => ids,
-            node => format!("{ids} (NUMA node {node})"),
-        }
-    });
-    by_node.collect::<Vec<_>>().join(", ")
+    Ok(print::assignments(out, got)?)
 }
 
 fn show_kept(
@@ -207,7 +194,11 @@ fn show_kept(
         "the pod held {before:?} and now holds {after:?}"
     );
     let ids: Vec<String> = after.into_values().flatten().collect();
-    writeln!(out, "\nPod {POD} kept its devices: {}", ids.join(", "))?;
+    let ids = ids.join(", ");
+    writeln!(
+        out,
+        "\nPod {STRONG}{POD}{STRONG:#} {GOOD}kept its devices{GOOD:#}: {ids}"
+    )?;
     Ok(())
 }
 

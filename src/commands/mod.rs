@@ -1,19 +1,27 @@
 //! The commands of the program. None of them decides an exit code.
 
+mod style;
+mod screen;
+mod print;
 mod check;
 mod demo;
+mod kubelet;
 mod manager;
-mod print;
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::path::PathBuf;
 
-use clap::builder::NonEmptyStringValueParser;
+use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
-use crate::config::Environment;
+use crate::config::{Environment, Logs};
 use crate::host::this_machine;
+use crate::kubelet::{Behaviour, Settings};
+use crate::logging;
 use crate::signals::until_signal;
+
+pub use screen::{Screen, stdout};
 
 /// A device plugin manager for Kubernetes: turns environment variables into extended resources.
 ///
@@ -40,6 +48,23 @@ enum Command {
         #[arg(long)]
         hold: bool,
     },
+    /// Run a kubelet for plugins of any kind, without a cluster: shows what they do, admits pods and
+    /// restarts as the lines of standard input say
+    Kubelet {
+        /// Its device plugin directory; every socket in it is removed, as a kubelet does
+        #[arg(long)]
+        dir: PathBuf,
+        /// Which kubelet to be; newer: one after 1.36.2
+        #[arg(long, default_value = "1.36", value_parser = behaviour())]
+        behaviour: Behaviour,
+    },
+}
+
+fn behaviour() -> impl TypedValueParser<Value = Behaviour> {
+    PossibleValuesParser::new(["1.36", "newer"]).map(|name| match &*name {
+        "newer" => Behaviour::Newer,
+        _ => Behaviour::V1_36,
+    })
 }
 
 impl Cli {
@@ -51,7 +76,7 @@ impl Cli {
     pub fn run(
         self,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
-        out: &mut impl Write,
+        out: &mut Screen<impl Write>,
     ) -> anyhow::Result<()> {
         // A name that is not UTF-8 is none of ours.
         let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
@@ -61,6 +86,14 @@ impl Cli {
             Some(Command::Check { node }) => check::run(environment, this_machine(), node, out),
             Some(Command::Demo { hold }) => {
                 until_signal(|stop| demo::run(environment, this_machine(), hold, out, stop))
+            }
+            Some(Command::Kubelet { dir, behaviour }) => {
+                let _logging = logging::start(&Logs::from_variables(&environment)?, "warn")?;
+                let settings = Settings {
+                    behaviour,
+                    ..Settings::new(dir)
+                };
+                until_signal(|stop| kubelet::run(settings, out, stop))
             }
         }
     }

@@ -1,29 +1,115 @@
-//! How the commands show things: aligned columns, and what a container gets.
+//! How the commands show things: aligned columns, the node's resources, and what a container gets.
 
 use std::fmt::Display;
 use std::io::{self, Write};
 
+use anstyle::Style;
 use tabwriter::TabWriter;
 
+use super::style::{DIM, ODD, PLAIN, STRONG};
 use crate::allocation::Allocation;
+use crate::foreign::foreign;
+use crate::kubelet::{Assignment, Node, Quantities};
+use crate::wire::v1beta1;
 
 /// Prints rows whose cells are separated by tabs, each column as wide as its widest cell.
 pub fn columns<R: Display>(
     out: &mut impl Write,
     rows: impl IntoIterator<Item = R>,
 ) -> io::Result<()> {
+    for line in aligned(rows)?.lines() {
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// Prints columns under a heading, each row in its style.
+pub fn table(
+    out: &mut impl Write,
+    heading: &str,
+    rows: impl IntoIterator<Item = (Style, String)>,
+) -> io::Result<()> {
+    let (mut styles, mut cells) = (vec![STRONG], vec![heading.to_owned()]);
+    for (style, row) in rows {
+        styles.push(style);
+        cells.push(row);
+    }
+    let aligned = aligned(cells)?;
+    for (style, line) in styles.iter().zip(aligned.lines()) {
+        writeln!(out, "{style}{}{style:#}", line.trim_end())?;
+    }
+    Ok(())
+}
+
+fn aligned<R: Display>(rows: impl IntoIterator<Item = R>) -> io::Result<String> {
     let mut table = TabWriter::new(Vec::new()).padding(2);
     for row in rows {
         writeln!(table, "{row}")?;
     }
     table.flush()?;
-    let aligned = table
-        .into_inner()
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    for line in String::from_utf8_lossy(&aligned).lines() {
-        writeln!(out, "{}", line.trim_end())?;
+    let aligned = table.into_inner();
+    let aligned = aligned.map_err(|error| io::Error::other(error.to_string()))?;
+    Ok(String::from_utf8_lossy(&aligned).into_owned())
+}
+
+/// The node's extended resources.
+pub fn node(out: &mut impl Write, node: &Node) -> io::Result<()> {
+    let rows = node.iter().map(|(resource, shown)| {
+        let Quantities {
+            capacity,
+            allocatable,
+        } = shown;
+        let row = format!("{resource}\t{capacity}\t{allocatable}");
+        (style(*shown), row)
+    });
+    table(out, "RESOURCE\tCAPACITY\tALLOCATABLE", rows)
+}
+
+fn style(shown: Quantities) -> Style {
+    match (shown.capacity, shown.allocatable) {
+        (0, _) => DIM,
+        (capacity, allocatable) if allocatable < capacity => ODD,
+        _ => PLAIN,
     }
-    Ok(())
+}
+
+/// What a pod's container gets, resource by resource.
+pub fn assignments(out: &mut impl Write, got: &[Assignment]) -> io::Result<()> {
+    let mut rows = Vec::new();
+    for assignment in got {
+        rows.push(format!("{}\t{}", assignment.resource, devices(assignment)));
+        let given = given(&assignment.response).into_iter();
+        rows.extend(given.map(|(what, value)| format!("  {what}\t{}", foreign(&value))));
+    }
+    columns(out, rows)
+}
+
+/// All that an answer to Allocate can have, also what our own plugin never gives.
+fn given(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'static str, String)> {
+    let mut rows = outputs(&Allocation::from(response.clone()));
+    rows.extend(response.mounts.iter().map(|mount| {
+        let access = if mount.read_only { "ro" } else { "rw" };
+        let (path, host) = (&mount.container_path, &mount.host_path);
+        ("mount", format!("{path} ({access}), the host's {host}"))
+    }));
+    let cdi = response.cdi_devices.iter();
+    rows.extend(cdi.map(|device| ("CDI device", device.name.clone())));
+    if rows.is_empty() {
+        rows.push(("nothing", String::new()));
+    }
+    rows
+}
+
+/// The devices with their NUMA nodes.
+pub fn devices(assignment: &Assignment) -> String {
+    let by_node = assignment.devices.iter().map(|(node, ids)| {
+        let ids: Vec<String> = ids.iter().map(|id| foreign(id)).collect();
+        match node {
+            -1 => ids.join(", "),
+            node => format!("{} (NUMA node {node})", ids.join(", ")),
+        }
+    });
+    by_node.collect::<Vec<_>>().join(", ")
 }
 
 /// What a container gets, a row for each: what it is, and what it says.
@@ -39,8 +125,5 @@ pub fn outputs(allocation: &Allocation) -> Vec<(&'static str, String)> {
             format!("{path} ({permissions}), the host's {host}"),
         )
     }));
-    if rows.is_empty() {
-        rows.push(("nothing", "since no prefix is set".to_owned()));
-    }
     rows
 }

@@ -45,7 +45,7 @@ const CONNECTIONS_MAX: usize = 1024;
 const EVENTS_MAX: usize = 4096;
 
 /// A pod of one container, bound to this node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pod {
     /// Its name, unique on the node.
     pub name: String,
@@ -206,11 +206,19 @@ impl Kubelet {
         Ok(())
     }
 
-    /// Breaks the connection to the resource's plugin, while both live on.
-    pub fn lose_stream(&self, resource: &str) {
-        if let Some(client) = self.shared.clients().get(resource) {
-            client.close();
-        }
+    /// Breaks the connection to the resource's plugin, while both live on. Returns whether there was one.
+    pub fn lose_stream(&self, resource: &str) -> bool {
+        let clients = self.shared.clients();
+        let client = clients.get(resource);
+        client.inspect(|client| client.close()).is_some()
+    }
+
+    /// The resources of the pod that no plugin ever offered: it runs without them, as on a real node.
+    pub fn never_offered(&self, pod: &Pod) -> Vec<String> {
+        let manager = self.shared.manager();
+        let asked = pod.requests.iter().filter(|(_, count)| **count > 0);
+        let unknown = asked.filter(|(resource, _)| manager.endpoint(resource).is_none());
+        unknown.map(|(resource, _)| resource.clone()).collect()
     }
 
     /// Frees what the pod holds.

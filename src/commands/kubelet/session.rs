@@ -1,0 +1,102 @@
+//! What a person sees of one kubelet after another: events as they come, the node when it has settled.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::{broadcast, watch};
+use tokio::time::{interval, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::view;
+use crate::commands::print;
+use crate::commands::screen::Screen;
+use crate::kubelet::{Event, Kubelet, Node};
+
+/// The node's table is printed when it has not changed for so long.
+const SETTLED: Duration = Duration::from_millis(200);
+
+/// A screen on which a kubelet is followed.
+pub struct Session<'a, W: Write> {
+    pub out: &'a mut Screen<W>,
+    stop: CancellationToken,
+    started: Instant,
+    events: broadcast::Receiver<Event>,
+    node: watch::Receiver<Node>,
+    /// The node changed after its table was printed.
+    unsettled: bool,
+}
+
+impl<'a, W: Write> Session<'a, W> {
+    pub fn new(out: &'a mut Screen<W>, kubelet: &Kubelet, stop: CancellationToken) -> Self {
+        Self {
+            out,
+            stop,
+            started: Instant::now(),
+            events: kubelet.events(),
+            node: kubelet.node(),
+            unsettled: false,
+        }
+    }
+
+    /// From here on this kubelet, which has just started, is shown.
+    pub fn follow(&mut self, kubelet: &Kubelet) {
+        self.started = Instant::now();
+        self.events = kubelet.events();
+        self.node = kubelet.node();
+        self.unsettled = true;
+    }
+
+    /// Prints a line with the time since the kubelet's start.
+    pub fn tell(&mut self, text: &str) -> io::Result<()> {
+        view::line(self.out, self.started.elapsed(), text)
+    }
+
+    /// Shows what happens until the work is done; `None` where the stop came first. What is waited for
+    /// is told once a second, where there is a word for it.
+    pub async fn until<T>(
+        &mut self,
+        waiting_for: Option<&str>,
+        work: impl Future<Output = T>,
+    ) -> io::Result<Option<T>> {
+        let began = Instant::now();
+        let mut second = interval(Duration::from_secs(1));
+        second.reset();
+        tokio::pin!(work);
+        loop {
+            self.out.flush()?;
+            tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return Ok(None),
+                event = self.events.recv() => self.show(event)?,
+                done = &mut work => return Ok(Some(done)),
+                Ok(()) = self.node.changed() => self.unsettled = true,
+                () = sleep(SETTLED), if self.unsettled => self.show_node()?,
+                _ = second.tick(), if waiting_for.is_some() => {
+                    let (what, seconds) = (waiting_for.unwrap_or_default(), began.elapsed().as_secs());
+                    self.out.waiting(format_args!("waiting for {what}: {seconds} s"))?;
+                }
+            }
+        }
+    }
+
+    fn show(&mut self, event: Result<Event, RecvError>) -> io::Result<()> {
+        match event {
+            Ok(event) => view::event(self.out, self.started.elapsed(), &event),
+            Err(RecvError::Lagged(missed)) => self.tell(&format!("{missed} events more")),
+            // The kubelet is gone, and with it all that could be shown.
+            Err(RecvError::Closed) => Ok(()),
+        }
+    }
+
+    fn show_node(&mut self) -> io::Result<()> {
+        self.unsettled = false;
+        let node = self.node.borrow_and_update().clone();
+        if node.is_empty() {
+            return Ok(());
+        }
+        writeln!(self.out)?;
+        print::node(self.out, &node)?;
+        writeln!(self.out)
+    }
+}

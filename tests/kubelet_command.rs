@@ -1,0 +1,126 @@
+//! `simple-device-plugin kubelet`, as an author of plugins uses it.
+
+mod support;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{ChildStdin, Stdio};
+
+use support::plugin_dir;
+use support::process::{Running, heard, lines, output, program};
+
+/// The command with its standard input; what it prints is heard.
+struct Kubelet {
+    running: Running,
+    printed: std::sync::mpsc::Receiver<String>,
+    stdin: Option<ChildStdin>,
+}
+
+impl Kubelet {
+    fn start(dir: &Path, options: &[&str]) -> Self {
+        let mut command = program(&[]);
+        command.arg("kubelet").arg("--dir").arg(dir).args(options);
+        let mut running = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+        let printed = lines(running.child.stdout.take().expect("a pipe"));
+        Self {
+            stdin: running.child.stdin.take(),
+            running,
+            printed,
+        }
+    }
+
+    fn told(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("an open input");
+        writeln!(stdin, "{line}").expect("a reader");
+    }
+
+    #[track_caller]
+    fn prints(&self, words: &str) -> String {
+        heard(&self.printed, words)
+    }
+}
+
+#[test]
+fn it_shows_our_own_manager_come_and_go() {
+    let dir = plugin_dir();
+    let mut kubelet = Kubelet::start(dir.path(), &[]);
+    kubelet.prints("plugins register at");
+    kubelet.told("status");
+    kubelet.prints("no plugin has registered yet");
+    let manager = Running::manager(dir.path(), &[("ENV_PREFIX", "D")]);
+    kubelet.prints("example.com/simple-device registered at simple-device-plugin.sock");
+    kubelet.prints("listed 2 devices, all healthy");
+    kubelet.prints("example.com/simple-device  2         2");
+
+    kubelet.told("pod p example.com/simple-device=2 example.com/other=1");
+    kubelet.prints("pod p is admitted");
+    kubelet.prints("  env                      D_0=/dev/0");
+    kubelet.prints("example.com/other was never offered");
+    kubelet.told("pod q example.com/simple-device=1");
+    kubelet.prints("pod q: UnexpectedAdmissionError: example.com/simple-device: 1");
+    kubelet.told("restart");
+    kubelet.prints("restarted");
+    kubelet.prints("listed 2 devices");
+    kubelet.told("status");
+    kubelet.prints("p    example.com/simple-device");
+    kubelet.told("delete p");
+    kubelet.prints("pod p is deleted");
+    kubelet.told("pod q example.com/simple-device=1");
+    kubelet.prints("pod q is admitted");
+
+    kubelet.told("lose example.com/simple-device");
+    kubelet.prints("lost: its stream ended");
+    kubelet.prints("registered at");
+    manager.signal(rustix::process::Signal::TERM);
+    kubelet.prints("lost: its stream ended");
+    kubelet.prints("example.com/simple-device  2         0");
+    kubelet.told("quit");
+    assert_eq!(kubelet.running.ends().code(), Some(0));
+    assert_eq!(manager.ends().code(), Some(0));
+}
+
+#[test]
+fn it_tells_what_a_line_should_have_been() {
+    let dir = plugin_dir();
+    let mut kubelet = Kubelet::start(dir.path(), &["--behaviour", "newer"]);
+    kubelet.prints("newer than 1.36.2");
+    for (line, answer) in [
+        ("pod", "expected pod NAME RESOURCE=COUNT..."),
+        ("stop", "stop: no such command; help shows what there is"),
+        ("delete p", "pod p holds no device"),
+        ("lose a.io/x", "a.io/x has no plugin here"),
+        ("help", "show the resources and the pods"),
+    ] {
+        kubelet.told(line);
+        kubelet.prints(answer);
+    }
+}
+
+#[test]
+fn the_end_of_its_input_is_not_its_end() {
+    let dir = plugin_dir();
+    let mut kubelet = Kubelet::start(dir.path(), &[]);
+    kubelet.stdin = None;
+    let _manager = Running::manager(dir.path(), &[]);
+    kubelet.prints("registered at");
+    kubelet.running.signal(rustix::process::Signal::TERM);
+    assert_eq!(kubelet.running.ends().code(), Some(0));
+}
+
+#[test]
+fn a_directory_that_cannot_be_had_is_named() {
+    let dir = plugin_dir();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").expect("a file");
+    let mut command = program(&[]);
+    let (code, _, stderr) = output(command.arg("kubelet").arg("--dir").arg(&file));
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("error: no kubelet in "), "{stderr}");
+    let (code, _, stderr) =
+        output(program(&[]).args(["kubelet", "--dir", "d", "--behaviour", "1"]));
+    assert_eq!(code, Some(2));
+    assert!(
+        stderr.contains("[possible values: 1.36, newer]"),
+        "{stderr}"
+    );
+}
