@@ -3,13 +3,18 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-.PHONY: help build test lint demo clean
+# The program is one static file, which takes nothing of the machine it is built on along.
+TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
+PROGRAM := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/simple-device-plugin
+
+.PHONY: help build test lint demo bench soak clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-build: ## build the program: target/release/simple-device-plugin
-	cargo build --locked --release
+build: ## build the program, static; tells where it is
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target $(TARGET)
+	@ls -l $(PROGRAM)
 
 test: ## run every test; needs cargo alone
 	cargo test --locked
@@ -21,6 +26,12 @@ lint: ## formatting, clippy and documentation, warnings as errors
 
 demo: ## the whole job on an embedded kubelet; the variables of the README work here
 	cargo run --locked -- demo
+
+bench: build ## measure the figures of the README, some 5 minutes with the build
+	PROGRAM=$(PROGRAM) cargo bench --locked --bench figures
+
+soak: ## 1,000 kubelet restarts and other trouble; SEED=... RESTARTS=... replays one
+	SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) cargo test --locked --test soak -- --nocapture
 
 clean: ## remove what was built
 	cargo clean

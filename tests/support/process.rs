@@ -10,6 +10,9 @@ use assert_cmd::cargo::cargo_bin;
 
 use super::DEADLINE;
 
+/// Of what a program said before a test failed.
+const LINES_SHOWN: usize = 40;
+
 /// The program in an environment of these variables alone, on node `n`.
 pub fn program(variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(cargo_bin!("simple-device-plugin"));
@@ -58,6 +61,11 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            let said: Vec<String> = self.stderr.try_iter().collect();
+            let last = said.len().saturating_sub(LINES_SHOWN);
+            eprintln!("the program said last:\n{}", said[last..].join("\n"));
+        }
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();

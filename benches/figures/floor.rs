@@ -1,0 +1,80 @@
+//! The floor: a tonic service on a unix socket that does nothing, as a process of its own.
+
+use std::path::Path;
+use std::pin::Pin;
+use std::process::Command;
+
+use simple_device_plugin::wire::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
+use simple_device_plugin::wire::v1beta1::{
+    AllocateRequest, AllocateResponse, DevicePluginOptions, Empty, ListAndWatchResponse,
+    PreStartContainerRequest, PreStartContainerResponse, PreferredAllocationRequest,
+    PreferredAllocationResponse,
+};
+use tokio::net::UnixListener;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use crate::Result;
+use crate::program::Running;
+
+/// With this argument the benchmark is the floor.
+pub const COMMAND: &str = "floor";
+
+/// Starts the floor on this socket.
+pub fn start(socket: &Path) -> Result<Running> {
+    let mut command = Command::new(std::env::current_exe()?);
+    Running::start(command.arg(COMMAND).arg(socket))
+}
+
+/// Is the floor.
+pub async fn serve(socket: &str) -> Result<()> {
+    let incoming = UnixListenerStream::new(UnixListener::bind(socket)?);
+    let mut server = Server::builder();
+    let served = server.add_service(DevicePluginServer::new(Floor));
+    Ok(served.serve_with_incoming(incoming).await?)
+}
+
+struct Floor;
+
+#[tonic::async_trait]
+impl DevicePlugin for Floor {
+    type ListAndWatchStream =
+        Pin<Box<dyn Stream<Item = std::result::Result<ListAndWatchResponse, Status>> + Send>>;
+
+    async fn get_device_plugin_options(
+        &self,
+        _: Request<Empty>,
+    ) -> std::result::Result<Response<DevicePluginOptions>, Status> {
+        Ok(Response::new(DevicePluginOptions::default()))
+    }
+
+    async fn list_and_watch(
+        &self,
+        _: Request<Empty>,
+    ) -> std::result::Result<Response<Self::ListAndWatchStream>, Status> {
+        Err(Status::unimplemented("the floor lists nothing"))
+    }
+
+    async fn get_preferred_allocation(
+        &self,
+        _: Request<PreferredAllocationRequest>,
+    ) -> std::result::Result<Response<PreferredAllocationResponse>, Status> {
+        Ok(Response::new(PreferredAllocationResponse::default()))
+    }
+
+    async fn allocate(
+        &self,
+        _: Request<AllocateRequest>,
+    ) -> std::result::Result<Response<AllocateResponse>, Status> {
+        Ok(Response::new(AllocateResponse::default()))
+    }
+
+    async fn pre_start_container(
+        &self,
+        _: Request<PreStartContainerRequest>,
+    ) -> std::result::Result<Response<PreStartContainerResponse>, Status> {
+        Ok(Response::new(PreStartContainerResponse::default()))
+    }
+}

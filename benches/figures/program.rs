@@ -1,0 +1,112 @@
+//! A process under measurement, and what the kernel tells of it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use simple_device_plugin::kubelet::Kubelet;
+use tokio::time::timeout;
+
+use crate::Result;
+
+/// Far beyond what anything here takes.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A process, killed with its owner.
+pub struct Running(Child);
+
+impl Running {
+    pub fn start(command: &mut Command) -> Result<Self> {
+        Ok(Self(command.stdin(Stdio::null()).spawn()?))
+    }
+
+    /// A field of `/proc/PID/status`, as a number.
+    fn status(&self, thread: Option<&Path>, field: &str) -> Result<u64> {
+        let process = self.proc();
+        let path = thread.unwrap_or(&process).join("status");
+        let text = std::fs::read_to_string(path)?;
+        let line = text.lines().find(|line| line.starts_with(field));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(number.ok_or_else(|| format!("no {field}"))?.parse()?)
+    }
+
+    fn proc(&self) -> PathBuf {
+        format!("/proc/{}", self.0.id()).into()
+    }
+
+    fn threads(&self) -> Result<Vec<PathBuf>> {
+        let threads = std::fs::read_dir(self.proc().join("task"))?;
+        threads.map(|thread| Ok(thread?.path())).collect()
+    }
+
+    /// Resident memory, in MiB.
+    #[expect(clippy::cast_precision_loss, reason = "KiB of a process")]
+    pub fn resident(&self) -> Result<f64> {
+        Ok(self.status(None, "VmRSS:")? as f64 / 1024.0)
+    }
+
+    /// How many threads there are.
+    pub fn thread_count(&self) -> Result<usize> {
+        Ok(self.threads()?.len())
+    }
+
+    /// How often its threads have given up the processor until now: each time they were woken.
+    pub fn wake_ups(&self) -> Result<u64> {
+        let threads = self.threads()?;
+        let each = threads
+            .iter()
+            .map(|thread| self.status(Some(thread), "voluntary_ctxt_switches:"));
+        each.sum()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// So many resources of so many devices each.
+#[derive(Clone, Copy)]
+pub struct Load {
+    pub resources: usize,
+    pub devices: usize,
+}
+
+impl Load {
+    /// The manager with this load in this directory.
+    pub fn start(self, program: &Path, dir: &Path) -> Result<Running> {
+        let names: Vec<String> = (0..self.resources).map(name).collect();
+        let mut command = Command::new(program);
+        command
+            .env_clear()
+            .env("NODE_NAME", "worker")
+            .env("DEVICE_PLUGIN_PATH", dir)
+            .env("RESOURCE_NAME", names.join(","))
+            .env("NUMBER_DEVICES", self.devices.to_string())
+            .env("DEVICE_ID_PREFIX", "gpu")
+            .env("ENV_PREFIX", "GPU")
+            .env("ANNOTATION_PREFIX", "example.com/gpu")
+            .env("DEVICE_FILE_PREFIX", "gpu")
+            .env("RUST_LOG", "error");
+        Running::start(&mut command)
+    }
+
+    /// Waits until the node shows all of it.
+    pub async fn whole(self, kubelet: &Kubelet) -> Result<()> {
+        let mut node = kubelet.node();
+        let whole = node.wait_for(|node| {
+            let whole = node.values().filter(|q| q.allocatable == self.devices);
+            whole.count() == self.resources
+        });
+        timeout(DEADLINE, whole).await??;
+        Ok(())
+    }
+}
+
+/// The resource with this index.
+pub fn name(index: usize) -> String {
+    format!("example.com/gpu-{index}")
+}
