@@ -94,7 +94,15 @@ impl Peers {
         self.table.subscribe()
     }
 
-    /// Notes what the peer of a connection does.
+    /// Notes that the peer of a connection calls; those who follow are told of the first time only.
+    pub fn note_call(&self, id: ConnectionId) {
+        self.table.send_if_modified(|table| {
+            let peer = table.open.get_mut(&id);
+            peer.is_some_and(|peer| !std::mem::replace(&mut peer.called, true))
+        });
+    }
+
+    /// Notes what the peer of a connection does with a call.
     pub fn note(&self, id: ConnectionId, change: impl FnOnce(&mut Peer)) {
         self.table.send_if_modified(|table| {
             let peer = table.open.get_mut(&id);

@@ -6,8 +6,6 @@ pub mod v1beta1 {
     tonic::include_proto!("v1beta1");
 }
 
-use std::collections::{BTreeMap, HashMap};
-
 use crate::allocation::{Allocation, DeviceFile};
 use crate::device::{Device, Devices, Health, LIST_SIZE_MAX};
 use crate::preference::Policy;
@@ -117,18 +115,14 @@ impl From<DeviceFile> for v1beta1::DeviceSpec {
 
 impl From<v1beta1::ContainerAllocateResponse> for Allocation {
     fn from(response: v1beta1::ContainerAllocateResponse) -> Self {
-        let sorted = |map: HashMap<String, String>| {
-            let sorted: BTreeMap<String, String> = map.into_iter().collect();
-            sorted.into_iter().collect()
-        };
         let device_file = |spec: v1beta1::DeviceSpec| DeviceFile {
             container_path: spec.container_path,
             host_path: spec.host_path,
             permissions: spec.permissions,
         };
         Self {
-            envs: sorted(response.envs),
-            annotations: sorted(response.annotations),
+            envs: response.envs.into_iter().collect(),
+            annotations: response.annotations.into_iter().collect(),
             device_files: response.devices.into_iter().map(device_file).collect(),
         }
     }

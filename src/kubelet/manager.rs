@@ -174,8 +174,10 @@ impl<C: Clone> DeviceManager<C> {
     ) -> Vec<Change> {
         let mut list = List::default();
         for device in message.devices {
-            list.numa_nodes
-                .insert(device.id.clone(), device.numa_nodes());
+            if device.topology.is_some() {
+                let nodes = device.numa_nodes();
+                list.numa_nodes.insert(device.id.clone(), nodes);
+            }
             if device.is_healthy() {
                 list.healthy.insert(device.id);
             } else {

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -18,6 +18,9 @@ use super::client::Client;
 use super::event::{Event, Happening};
 use super::manager::{DeviceManager, Node};
 use super::settings::{Answer, Settings};
+
+/// With all devices of a hundred resources in it, the checkpoint is megabytes.
+const WRITTEN_AFTER: Duration = Duration::from_millis(100);
 
 /// What the kubelet's tasks have in common.
 #[derive(Debug)]
@@ -84,13 +87,14 @@ impl Shared {
         }
     }
 
-    /// Writes the checkpoint whenever the books change: once for lists that come together, while the
+    /// Writes the checkpoint soon after the books changed: once for lists that come together, while the
     /// real kubelet writes it anew for each.
     pub fn spawn_writer(self: Arc<Self>) {
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
         tasks.spawn(stop.run_until_cancelled_owned(async move {
             loop {
                 self.unwritten.notified().await;
+                tokio::time::sleep(WRITTEN_AFTER).await;
                 self.save();
             }
         }));

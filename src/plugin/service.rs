@@ -69,7 +69,7 @@ impl DevicePlugin for Service {
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
         let resource = &self.resource.name;
         trace!(%resource, "DevicePlugin.get_preferred_allocation");
-        self.peers.note(connection(&request)?, |_| {});
+        self.peers.note_call(connection(&request)?);
         let (devices, policy) = (self.devices.borrow().clone(), self.resource.preference);
         let answers = wire::preferences(request.into_inner())
             .map(|q| prefer(&devices, policy, &q.available, &q.must_include, q.size));
@@ -80,7 +80,7 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
-        self.peers.note(connection(&request)?, |_| {});
+        self.peers.note_call(connection(&request)?);
         let devices = self.devices.borrow().clone();
         let answers: Result<Vec<Allocation>, Status> = wire::allocations(request.into_inner())
             .map(|ids| self.allocate_container(&devices, &ids))
@@ -94,7 +94,7 @@ impl DevicePlugin for Service {
     ) -> Result<Response<v1beta1::PreStartContainerResponse>, Status> {
         let resource = &self.resource.name;
         trace!(%resource, "DevicePlugin.pre_start_container");
-        self.peers.note(connection(&request)?, |_| {});
+        self.peers.note_call(connection(&request)?);
         Ok(Response::new(v1beta1::PreStartContainerResponse {}))
     }
 }
