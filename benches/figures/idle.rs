@@ -6,7 +6,7 @@ use std::time::Duration;
 use simple_device_plugin::kubelet::{Kubelet, Settings};
 
 use crate::Result;
-use crate::program::Load;
+use crate::program::{Load, Outputs};
 use crate::table::Figure;
 
 const WATCHED: Duration = Duration::from_secs(30);
@@ -16,6 +16,7 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     let load = Load {
         resources: 1,
         devices: 2,
+        outputs: Outputs::All,
     };
     let dir = tempfile::tempdir()?;
     let kubelet = Kubelet::start(Settings::new(dir.path()))?;

@@ -1,13 +1,14 @@
 //! `make bench`: the figures of the README, measured in one run on the program as it is shipped.
 
 mod allocate;
+mod back;
 mod floor;
 mod idle;
 mod program;
 mod start;
 mod table;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use table::Figure;
 
@@ -17,19 +18,35 @@ fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [floor::COMMAND, socket] = &*arguments.iter().map(String::as_str).collect::<Vec<_>>() {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [command, socket] = &*arguments
+        && command == floor::COMMAND
+    {
         return runtime.block_on(floor::serve(socket));
     }
+    // Cargo's own.
+    arguments.retain(|argument| argument != "--bench");
     let program =
         std::env::var_os("PROGRAM").ok_or("PROGRAM: the program to measure; see make bench")?;
-    let figures = runtime.block_on(measure(program.into()))?;
+    let figures = runtime.block_on(measure(Path::new(&program), &arguments))?;
     table::print(&figures)
 }
 
-async fn measure(program: PathBuf) -> Result<Vec<Figure>> {
-    let mut figures = allocate::measure(&program).await?;
-    figures.extend(start::measure(&program).await?);
-    figures.extend(idle::measure(&program).await?);
+/// Measures the groups that are wanted; all of them where none is named.
+async fn measure(program: &Path, wanted: &[String]) -> Result<Vec<Figure>> {
+    let is_wanted = |group: &str| wanted.is_empty() || wanted.iter().any(|name| name == group);
+    let mut figures = Vec::new();
+    if is_wanted("allocate") {
+        figures.extend(allocate::measure(program).await?);
+    }
+    if is_wanted("start") {
+        figures.extend(start::measure(program).await?);
+    }
+    if is_wanted("back") {
+        figures.extend(back::measure(program).await?);
+    }
+    if is_wanted("idle") {
+        figures.extend(idle::measure(program).await?);
+    }
     Ok(figures)
 }

@@ -73,6 +73,16 @@ impl Drop for Running {
 pub struct Load {
     pub resources: usize,
     pub devices: usize,
+    pub outputs: Outputs,
+}
+
+/// What a container gets with each device.
+#[derive(Clone, Copy)]
+pub enum Outputs {
+    /// Nothing, as by default.
+    None,
+    /// A variable, an annotation and a device file.
+    All,
 }
 
 impl Load {
@@ -87,10 +97,13 @@ impl Load {
             .env("RESOURCE_NAME", names.join(","))
             .env("NUMBER_DEVICES", self.devices.to_string())
             .env("DEVICE_ID_PREFIX", "gpu")
-            .env("ENV_PREFIX", "GPU")
-            .env("ANNOTATION_PREFIX", "example.com/gpu")
-            .env("DEVICE_FILE_PREFIX", "gpu")
             .env("RUST_LOG", "error");
+        if let Outputs::All = self.outputs {
+            command
+                .env("ENV_PREFIX", "GPU")
+                .env("ANNOTATION_PREFIX", "example.com/gpu")
+                .env("DEVICE_FILE_PREFIX", "gpu");
+        }
         Running::start(&mut command)
     }
 

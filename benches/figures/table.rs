@@ -1,16 +1,20 @@
 //! The figures as a table, ready for the README.
 
 use std::io::Write;
+use std::time::Duration;
 
 use tabwriter::TabWriter;
 
 use crate::Result;
 
+/// A figure is the median of so many.
+pub const TIMES: usize = 7;
+
 /// Something measured, with the most it may be.
 pub struct Figure {
     what: String,
     measured: f64,
-    target: f64,
+    target: Option<f64>,
     unit: &'static str,
     how: String,
 }
@@ -18,9 +22,17 @@ pub struct Figure {
 impl Figure {
     pub fn new(what: &str, measured: f64, target: f64, unit: &'static str) -> Self {
         Self {
+            target: Some(target),
+            ..Self::shown(what, measured, unit)
+        }
+    }
+
+    /// One without a target.
+    pub fn shown(what: &str, measured: f64, unit: &'static str) -> Self {
+        Self {
             what: what.to_owned(),
             measured,
-            target,
+            target: None,
             unit,
             how: String::new(),
         }
@@ -44,7 +56,9 @@ pub fn print(figures: &[Figure]) -> Result<()> {
             unit,
             how,
         } = figure;
-        let verdict = if measured <= target { "" } else { "MISSED" };
+        let missed = target.is_some_and(|target| *measured > target);
+        let verdict = if missed { "MISSED" } else { "" };
+        let target = target.map_or_else(String::new, |target| format!("{target} {unit}"));
         let measured = if *measured < 10.0 {
             format!("{measured:.2}")
         } else {
@@ -53,10 +67,21 @@ pub fn print(figures: &[Figure]) -> Result<()> {
         let notes = [verdict, how].join(" ");
         writeln!(
             table,
-            "{what}\t{measured} {unit}\t{target} {unit}\t{}",
+            "{what}\t{measured} {unit}\t{target}\t{}",
             notes.trim()
         )?;
     }
     table.flush()?;
     Ok(())
+}
+
+/// Milliseconds.
+pub fn ms(took: Duration) -> f64 {
+    took.as_secs_f64() * 1_000.0
+}
+
+/// The one in the middle.
+pub fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
 }

@@ -1,0 +1,72 @@
+//! The way back after a kubelet restart and a lost stream.
+
+use std::path::Path;
+use std::time::Instant;
+
+use simple_device_plugin::kubelet::{Kubelet, Settings};
+
+use crate::Result;
+use crate::program::{Load, Outputs, Running, name};
+use crate::table::{Figure, TIMES, median, ms};
+
+pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
+    Ok(vec![
+        restarts(program, 1, 50.0).await?,
+        restarts(program, 100, 300.0).await?,
+        lost_stream(program).await?,
+    ])
+}
+
+async fn running(program: &Path, dir: &Path, load: Load) -> Result<(Kubelet, Running)> {
+    let kubelet = Kubelet::start(Settings::new(dir))?;
+    let running = load.start(program, dir)?;
+    load.whole(&kubelet).await?;
+    Ok((kubelet, running))
+}
+
+/// From just before the new kubelet.sock to every resource whole.
+async fn restarts(program: &Path, resources: usize, target: f64) -> Result<Figure> {
+    let load = Load {
+        resources,
+        devices: 100,
+        outputs: Outputs::All,
+    };
+    let dir = tempfile::tempdir()?;
+    let (mut kubelet, _running) = running(program, dir.path(), load).await?;
+    let mut took = Vec::new();
+    for _ in 0..TIMES {
+        kubelet.stop().await;
+        let since = Instant::now();
+        kubelet = Kubelet::start(Settings::new(dir.path()))?;
+        load.whole(&kubelet).await?;
+        took.push(ms(since.elapsed()));
+    }
+    let what = format!("Back after a kubelet restart, {resources} × 100 devices");
+    Ok(Figure::new(&what, median(took), target, "ms"))
+}
+
+/// From the break of the connection to the resource whole again.
+async fn lost_stream(program: &Path) -> Result<Figure> {
+    let load = Load {
+        resources: 1,
+        devices: 100,
+        outputs: Outputs::All,
+    };
+    let dir = tempfile::tempdir()?;
+    let (mut kubelet, _running) = running(program, dir.path(), load).await?;
+    let mut took = Vec::new();
+    for _ in 0..TIMES {
+        // Under a new kubelet, so that no back-off is left from the loss before.
+        kubelet = kubelet.restart().await?;
+        load.whole(&kubelet).await?;
+        let mut node = kubelet.node();
+        let since = Instant::now();
+        kubelet.lose_stream(&name(0));
+        node.wait_for(|node| node[&name(0)].allocatable == 0)
+            .await?;
+        load.whole(&kubelet).await?;
+        took.push(ms(since.elapsed()));
+    }
+    let what = "Back after a lost stream, 1 × 100 devices";
+    Ok(Figure::new(what, median(took), 1_000.0, "ms"))
+}
