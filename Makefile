@@ -1,13 +1,14 @@
 # The one command surface. `make help` lists it.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
 .DEFAULT_GOAL := help
 
 # The program is one static file, which takes nothing of the machine it is built on along.
 TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
 PROGRAM := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/simple-device-plugin
 
-.PHONY: help build test lint demo bench soak clean
+.PHONY: help build test lint demo bench soak fuzz clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -32,6 +33,21 @@ bench: build ## measure the figures of the README, some 5 minutes with the build
 
 soak: ## 1,000 kubelet restarts and other trouble; SEED=... RESTARTS=... replays one
 	SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) cargo test --locked --test soak -- --nocapture
+
+# What libFuzzer needs of the compiler; cargo-fuzz sets the same, and a sanitizer that needs nightly.
+COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing
+SECONDS_EACH ?= 60
+
+fuzz: ## fuzz the variables, the checkpoint and a plugin's socket, a minute each; needs a C++ compiler
+	cd fuzz
+	RUSTFLAGS='$(COVERAGE)' cargo build --locked --release --target $(TARGET)
+	for target in variables checkpoint plugin_socket; do
+		mkdir -p corpus/$$target artifacts/$$target
+		$(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/$$target -max_total_time=$(SECONDS_EACH) -max_len=2048 \
+			-timeout=10 -dict=$$target.dict -artifact_prefix=artifacts/$$target/ -print_final_stats=1 corpus/$$target
+	done
 
 clean: ## remove what was built
 	cargo clean

@@ -46,21 +46,34 @@ struct Entry {
     alloc_resp: String,
 }
 
-/// Resources that were registered, and what pods hold; nothing where there is no file.
-pub fn read(dir: &Path) -> io::Result<(Vec<String>, Vec<Assignment>)> {
-    let text = match std::fs::read_to_string(dir.join(FILE)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
+/// Resources that were registered, and what pods hold.
+pub type Contents = (Vec<String>, Vec<Assignment>);
+
+/// Reads the file in this directory; where there is none, it is empty.
+pub(super) fn read(dir: &Path) -> io::Result<Contents> {
+    let text = match std::fs::read(dir.join(FILE)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
         text => text?,
     };
-    let checkpoint: Checkpoint = serde_json::from_str(&text)?;
+    let checkpoint: Checkpoint = serde_json::from_slice(&text)?;
     if checksum(&checkpoint.data)? != checkpoint.checksum {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "the checkpoint is corrupted",
-        ));
+        return Err(invalid(&"the checkpoint is corrupted"));
     }
-    let registered = checkpoint.data.registered_devices.unwrap_or_default();
-    let entries = checkpoint.data.pod_device_entries.unwrap_or_default();
+    contents(checkpoint.data)
+}
+
+/// Reads a checkpoint, whatever its checksum.
+///
+/// # Errors
+/// When it is none.
+pub fn parse(text: &[u8]) -> io::Result<Contents> {
+    let checkpoint: Checkpoint = serde_json::from_slice(text)?;
+    contents(checkpoint.data)
+}
+
+fn contents(data: Data) -> io::Result<Contents> {
+    let registered = data.registered_devices.unwrap_or_default();
+    let entries = data.pod_device_entries.unwrap_or_default();
     let assignments = entries.into_iter().map(assignment);
     Ok((
         registered.into_keys().collect(),
@@ -68,8 +81,12 @@ pub fn read(dir: &Path) -> io::Result<(Vec<String>, Vec<Assignment>)> {
     ))
 }
 
+fn invalid(error: &dyn std::fmt::Display) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
+}
+
 /// Writes the file anew and puts it in place in one step.
-pub fn write(
+pub(super) fn write(
     dir: &Path,
     registered: BTreeMap<String, Vec<String>>,
     assignments: &[Assignment],
@@ -99,9 +116,6 @@ fn entry(assignment: &Assignment) -> Entry {
 }
 
 fn assignment(entry: Entry) -> io::Result<Assignment> {
-    let invalid = |error: &dyn std::fmt::Display| {
-        io::Error::new(io::ErrorKind::InvalidData, error.to_string())
-    };
     let response = BASE64.decode(entry.alloc_resp).map_err(|e| invalid(&e))?;
     let by_node = entry.device_ids.into_iter().map(|(node, ids)| {
         let node = node.parse().map_err(|e| invalid(&e))?;

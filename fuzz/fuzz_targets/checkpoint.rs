@@ -1,0 +1,11 @@
+//! Any bytes as the kubelet's checkpoint.
+
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use simple_device_plugin::kubelet::checkpoint;
+
+fuzz_target!(|bytes: &[u8]| {
+    // Whatever it holds, it is read or refused.
+    let _ = checkpoint::parse(bytes);
+});

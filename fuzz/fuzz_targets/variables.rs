@@ -1,0 +1,59 @@
+//! Lines of `NAME=VALUE` as the environment: every one is a configuration that holds what it promises,
+//! or mistakes that can be told.
+
+#![no_main]
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use simple_device_plugin::allocation::allocate;
+use simple_device_plugin::config::{Config, Environment, Host};
+use simple_device_plugin::device::LIST_SIZE_MAX;
+
+/// Longer numbers make as many devices: that takes time and finds nothing.
+const DIGITS_MAX: usize = 4;
+
+fuzz_target!(|bytes: &[u8]| -> Corpus {
+    if bytes
+        .chunk_by(|a, b| a.is_ascii_digit() && b.is_ascii_digit())
+        .any(|run| run.len() > DIGITS_MAX)
+    {
+        return Corpus::Reject;
+    }
+    let host = Host {
+        hostname: Some("worker".to_owned()),
+        numa: "0-1".parse().ok(),
+    };
+    match Config::from_variables(&environment(bytes), &host) {
+        Ok(config) => holds(&config),
+        Err(mistakes) => assert!(!mistakes.to_string().is_empty()),
+    }
+    Corpus::Keep
+});
+
+fn environment(bytes: &[u8]) -> Environment {
+    let pair = |line: &[u8]| {
+        let at = line.iter().position(|byte| *byte == b'=')?;
+        let name = String::from_utf8(line[..at].to_vec()).ok()?;
+        Some((name, OsString::from_vec(line[at + 1..].to_vec())))
+    };
+    bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(pair)
+        .collect()
+}
+
+fn holds(config: &Config) {
+    assert!(!config.resources.is_empty());
+    for resource in &config.resources {
+        assert!(resource.devices.list_size() <= LIST_SIZE_MAX);
+        for device in resource.devices.as_slice().iter().take(3) {
+            let ids = [device.id.to_string()];
+            allocate(&resource.devices, &resource.outputs, &ids).expect("a device of its own");
+        }
+        let same =
+            |other: &&simple_device_plugin::resource::Resource| other.socket == resource.socket;
+        assert_eq!(config.resources.iter().filter(same).count(), 1);
+    }
+}
