@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::UnixStream;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
@@ -20,6 +20,14 @@ use crate::wire::v1beta1::RegisterRequest;
 use crate::wire::v1beta1::registration_client::RegistrationClient;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+/// A socket's file is there a moment before its owner listens (`bind`, then `listen`), and whoever
+/// watches the directory can be that fast: looks again after these pauses.
+const LISTENS_AFTER: [Duration; 3] = [
+    Duration::from_millis(1),
+    Duration::from_millis(4),
+    Duration::from_millis(16),
+];
 
 /// Inside Register the kubelet dials our socket, for 10 s at most.
 const REGISTER_WITHIN: Duration = Duration::from_secs(15);
@@ -108,9 +116,19 @@ impl KubeletConnection {
 /// A connection whose server has spoken. grpc-go's server writes its SETTINGS before it reads
 /// (`NewServerTransport`), so a kubelet that accepts but is stuck is told from one that works.
 async fn greeted(socket: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(socket).await?;
+    let stream = connect(socket).await?;
     stream.readable().await?;
     Ok(stream)
+}
+
+async fn connect(socket: &Path) -> io::Result<UnixStream> {
+    for pause in LISTENS_AFTER {
+        match UnixStream::connect(socket).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(pause).await,
+            connected => return connected,
+        }
+    }
+    UnixStream::connect(socket).await
 }
 
 /// A channel over this stream alone: once it is closed, every call fails.
