@@ -147,3 +147,29 @@ async fn channel_over(stream: UnixStream) -> Result<Channel, tonic::transport::E
 fn told(status: &Status) -> String {
     format!("{:?}: {}", status.code(), foreign(status.message()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+
+    /// What a watcher of the directory sees first: the file, and nobody listens yet.
+    #[tokio::test]
+    async fn a_socket_that_listens_a_moment_later_is_no_refusal() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kubelet.sock");
+        let kubelet = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&kubelet, &SocketAddrUnix::new(&path).unwrap()).unwrap();
+        let refused = UnixStream::connect(&path).await.unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let connecting = connect(&path);
+        let listening = async {
+            tokio::task::yield_now().await;
+            listen(&kubelet, 1).unwrap();
+        };
+        let (connected, ()) = tokio::join!(connecting, listening);
+        assert!(connected.is_ok(), "{connected:?}");
+        drop(kubelet);
+        assert!(connect(&path).await.is_err());
+    }
+}
