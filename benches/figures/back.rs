@@ -17,6 +17,15 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     ])
 }
 
+/// So many resources of a hundred devices each.
+const fn of_hundred(resources: usize) -> Load {
+    Load {
+        resources,
+        devices: 100,
+        outputs: Outputs::All,
+    }
+}
+
 async fn running(program: &Path, dir: &Path, load: Load) -> Result<(Kubelet, Running)> {
     let kubelet = Kubelet::start(Settings::new(dir))?;
     let running = load.start(program, dir)?;
@@ -26,11 +35,7 @@ async fn running(program: &Path, dir: &Path, load: Load) -> Result<(Kubelet, Run
 
 /// From just before the new kubelet.sock to every resource whole.
 async fn restarts(program: &Path, resources: usize, target: f64) -> Result<Figure> {
-    let load = Load {
-        resources,
-        devices: 100,
-        outputs: Outputs::All,
-    };
+    let load = of_hundred(resources);
     let dir = tempfile::tempdir()?;
     let (mut kubelet, _running) = running(program, dir.path(), load).await?;
     let mut took = Vec::new();
@@ -47,11 +52,7 @@ async fn restarts(program: &Path, resources: usize, target: f64) -> Result<Figur
 
 /// From the break of the connection to the resource whole again.
 async fn lost_stream(program: &Path) -> Result<Figure> {
-    let load = Load {
-        resources: 1,
-        devices: 100,
-        outputs: Outputs::All,
-    };
+    let load = of_hundred(1);
     let dir = tempfile::tempdir()?;
     let (mut kubelet, _running) = running(program, dir.path(), load).await?;
     let mut took = Vec::new();
