@@ -1,15 +1,17 @@
-//! Allocate of one device against the floor, both called in turn over one connection each.
+//! Allocate of one device against the floor, both called in turn over one connection each. Servers and
+//! caller have a processor of their own: where the scheduler puts them makes more of a difference than they do.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use simple_device_plugin::kubelet::{Kubelet, Settings};
+use simple_device_plugin::kubelet::Kubelet;
 use simple_device_plugin::wire::allocation_of;
 use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::Result;
 use crate::floor;
+use crate::processors::Processors;
 use crate::program::{Load, Outputs, Running};
 use crate::table::Figure;
 
@@ -70,9 +72,7 @@ impl Manager {
             devices,
             outputs,
         };
-        let kubelet = Kubelet::start(Settings::new(dir))?;
-        let running = load.start(program, dir)?;
-        load.whole(&kubelet).await?;
+        let (kubelet, running) = load.running(program, dir).await?;
         let device = format!("gpu-worker-{}", devices * 2 / 3);
         let called = Called::dial(&dir.join("simple-device-plugin.sock"), &device).await?;
         Ok(Self {
@@ -86,12 +86,16 @@ impl Manager {
 pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     let dir = tempfile::tempdir()?;
     let of = |name: &str| dir.path().join(name);
+    let processors = Processors::available()?;
+    // Theirs are inherited.
+    processors.servers()?;
     let mut few = Manager::start(program, &of("few"), 2, Outputs::None).await?;
     let mut many = Manager::start(program, &of("many"), 50_000, Outputs::None).await?;
     let mut all = Manager::start(program, &of("all"), 2, Outputs::All).await?;
     let socket = of("floor.sock");
     let _floor = floor::start(&socket)?;
     let mut floor = Called::dial(&socket, "gpu-worker-1").await?;
+    processors.caller()?;
     for _ in 0..ROUNDS {
         floor.round().await?;
         few.called.round().await?;

@@ -6,7 +6,7 @@ use std::time::Instant;
 use simple_device_plugin::kubelet::{Kubelet, Settings};
 
 use crate::Result;
-use crate::program::{Load, Outputs, Running, name};
+use crate::program::{Load, Outputs, name};
 use crate::table::{Figure, TIMES, median, ms};
 
 pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
@@ -26,18 +26,11 @@ const fn of_hundred(resources: usize) -> Load {
     }
 }
 
-async fn running(program: &Path, dir: &Path, load: Load) -> Result<(Kubelet, Running)> {
-    let kubelet = Kubelet::start(Settings::new(dir))?;
-    let running = load.start(program, dir)?;
-    load.whole(&kubelet).await?;
-    Ok((kubelet, running))
-}
-
 /// From just before the new kubelet.sock to every resource whole.
 async fn restarts(program: &Path, resources: usize, target: f64) -> Result<Figure> {
     let load = of_hundred(resources);
     let dir = tempfile::tempdir()?;
-    let (mut kubelet, _running) = running(program, dir.path(), load).await?;
+    let (mut kubelet, _running) = load.running(program, dir.path()).await?;
     let mut took = Vec::new();
     for _ in 0..TIMES {
         kubelet.stop().await;
@@ -54,7 +47,7 @@ async fn restarts(program: &Path, resources: usize, target: f64) -> Result<Figur
 async fn lost_stream(program: &Path) -> Result<Figure> {
     let load = of_hundred(1);
     let dir = tempfile::tempdir()?;
-    let (mut kubelet, _running) = running(program, dir.path(), load).await?;
+    let (mut kubelet, _running) = load.running(program, dir.path()).await?;
     let mut took = Vec::new();
     for _ in 0..TIMES {
         // Under a new kubelet, so that no back-off is left from the loss before.

@@ -3,8 +3,6 @@
 use std::path::Path;
 use std::time::Duration;
 
-use simple_device_plugin::kubelet::{Kubelet, Settings};
-
 use crate::Result;
 use crate::program::{Load, Outputs};
 use crate::table::Figure;
@@ -19,9 +17,7 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
         outputs: Outputs::All,
     };
     let dir = tempfile::tempdir()?;
-    let kubelet = Kubelet::start(Settings::new(dir.path()))?;
-    let running = load.start(program, dir.path())?;
-    load.whole(&kubelet).await?;
+    let (_kubelet, running) = load.running(program, dir.path()).await?;
     tokio::time::sleep(Duration::from_secs(2)).await;
     let before = running.wake_ups()?;
     tokio::time::sleep(WATCHED).await;

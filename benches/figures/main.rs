@@ -4,6 +4,7 @@ mod allocate;
 mod back;
 mod floor;
 mod idle;
+mod processors;
 mod program;
 mod start;
 mod table;

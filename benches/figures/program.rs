@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use simple_device_plugin::kubelet::Kubelet;
+use simple_device_plugin::kubelet::{Kubelet, Settings};
 use tokio::time::timeout;
 
 use crate::Result;
@@ -86,6 +86,14 @@ pub enum Outputs {
 }
 
 impl Load {
+    /// A kubelet in this directory, and the manager with all of this load registered with it.
+    pub async fn running(self, program: &Path, dir: &Path) -> Result<(Kubelet, Running)> {
+        let kubelet = Kubelet::start(Settings::new(dir))?;
+        let running = self.start(program, dir)?;
+        self.whole(&kubelet).await?;
+        Ok((kubelet, running))
+    }
+
     /// The manager with this load in this directory.
     pub fn start(self, program: &Path, dir: &Path) -> Result<Running> {
         let names: Vec<String> = (0..self.resources).map(name).collect();
