@@ -66,7 +66,7 @@ async fn show(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let dir = config.plugin_dir.display();
-    writeln!(out, "A kubelet for node {} in {dir}", config.node)?;
+    out.wrapped(&format!("A kubelet for node {} in {dir}", config.node), 2)?;
     let mut kubelet = Kubelet::start(Settings::new(&config.plugin_dir))?;
     let supervisor = Supervisor::new(config.resources.clone(), &config.plugin_dir);
     let leave = CancellationToken::new();
@@ -162,22 +162,22 @@ fn pod(resources: &[Resource]) -> Pod {
     }
 }
 
-fn show_pod(out: &mut impl Write, pod: &Pod, got: &[Assignment]) -> anyhow::Result<()> {
+fn show_pod(out: &mut Screen<impl Write>, pod: &Pod, got: &[Assignment]) -> anyhow::Result<()> {
     let asks: Vec<String> = pod
         .requests
         .iter()
         .map(|(r, n)| format!("{n} {r}"))
         .collect();
-    writeln!(
-        out,
-        "\nPod {STRONG}{POD}{STRONG:#} asks for {}; its container gets\n",
-        asks.join(", ")
-    )?;
+    let asks = asks.join(", ");
+    let text = format!("Pod {STRONG}{POD}{STRONG:#} asks for {asks}; its container gets");
+    writeln!(out)?;
+    out.wrapped(&text, 2)?;
+    writeln!(out)?;
     Ok(print::assignments(out, got)?)
 }
 
 fn show_kept(
-    out: &mut impl Write,
+    out: &mut Screen<impl Write>,
     before: &[Assignment],
     after: &[Assignment],
 ) -> anyhow::Result<()> {
@@ -195,11 +195,9 @@ fn show_kept(
     );
     let ids: Vec<String> = after.into_values().flatten().collect();
     let ids = ids.join(", ");
-    writeln!(
-        out,
-        "\nPod {STRONG}{POD}{STRONG:#} {GOOD}kept its devices{GOOD:#}: {ids}"
-    )?;
-    Ok(())
+    let text = format!("Pod {STRONG}{POD}{STRONG:#} {GOOD}kept its devices{GOOD:#}: {ids}");
+    writeln!(out)?;
+    Ok(out.wrapped(&text, 2)?)
 }
 
 fn since_ms(since: Instant) -> String {

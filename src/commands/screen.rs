@@ -34,12 +34,15 @@ pub fn stdout() -> Screen<impl Write> {
 }
 
 impl<W: Write> Screen<W> {
-    /// Tells on a terminal what is waited for, in less than 80 columns, until the next thing is printed.
+    /// Tells on a terminal what is waited for, until the next thing is printed; what is too long for a
+    /// line is cut, as only one line can be erased.
     pub(super) fn waiting(&mut self, what: impl Display) -> io::Result<()> {
         if !self.live {
             return Ok(());
         }
-        write!(self.out, "{ERASE_LINE}{DIM}{what}{DIM:#}")?;
+        let columns = self.columns.map_or(usize::MAX, usize::from);
+        let line: String = what.to_string().chars().take(columns).collect();
+        write!(self.out, "{ERASE_LINE}{DIM}{line}{DIM:#}")?;
         self.waiting = true;
         self.out.flush()
     }
@@ -113,6 +116,13 @@ mod tests {
         };
         assert_eq!(shown(false), "all\n");
         assert!(shown(true).ends_with("2 of 2\x1b[0m\r\x1b[2Kall\n"));
+    }
+
+    #[test]
+    fn what_is_waited_for_fits_on_a_line() {
+        let mut screen = screen(true, Some(4));
+        screen.waiting("1 of 2").unwrap();
+        assert!(printed(screen).ends_with("1 of\x1b[0m"));
     }
 
     #[test]

@@ -48,7 +48,7 @@ pub async fn run(
             Ok(Line::Blank) => {}
             Ok(Line::Quit) => break,
             Ok(Line::Help) => help(session.out)?,
-            Ok(Line::Status) => status(&kubelet, session.out)?,
+            Ok(Line::Status) => status(&kubelet, &mut session)?,
             Ok(Line::Pod(pod)) => admit(&kubelet, &pod, &mut session).await?,
             Ok(Line::Delete(pod)) => delete(&kubelet, &pod, session.out)?,
             Ok(Line::Lose(resource)) => lose(&kubelet, &resource, session.out)?,
@@ -78,18 +78,17 @@ fn help(out: &mut impl Write) -> io::Result<()> {
     print::columns(out, rows.map(|(line, does)| format!("  {line}\t{does}")))
 }
 
-fn status(kubelet: &Kubelet, out: &mut impl Write) -> io::Result<()> {
-    let node = kubelet.node().borrow().clone();
-    if node.is_empty() {
-        return writeln!(out, "{DIM}no plugin has registered yet{DIM:#}");
+fn status<W: Write>(kubelet: &Kubelet, session: &mut Session<'_, W>) -> io::Result<()> {
+    if kubelet.node().borrow().is_empty() {
+        return writeln!(session.out, "{DIM}no plugin has registered yet{DIM:#}");
     }
-    print::node(out, &node)?;
+    session.print_node()?;
     let held = kubelet.all_assignments();
     if held.is_empty() {
-        return writeln!(out, "{DIM}no pod holds a device{DIM:#}");
+        return writeln!(session.out, "{DIM}no pod holds a device{DIM:#}");
     }
-    writeln!(out)?;
-    view::pods(out, &held)
+    writeln!(session.out)?;
+    view::pods(session.out, &held)
 }
 
 async fn admit<W: Write>(

@@ -89,14 +89,20 @@ impl<'a, W: Write> Session<'a, W> {
         }
     }
 
+    /// Prints the node's table as a paragraph of its own.
     fn show_node(&mut self) -> io::Result<()> {
         self.unsettled = false;
-        let node = self.node.borrow_and_update().clone();
-        if node.is_empty() {
+        if self.node.borrow().is_empty() {
             return Ok(());
         }
         writeln!(self.out)?;
-        print::node(self.out, &node)?;
+        self.print_node()?;
         writeln!(self.out)
+    }
+
+    /// Prints the node's table, which needs no other until the node changes.
+    pub fn print_node(&mut self) -> io::Result<()> {
+        self.unsettled = false;
+        print::node(self.out, &self.node.borrow_and_update())
     }
 }
