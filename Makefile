@@ -24,6 +24,7 @@ lint: ## formatting, clippy and documentation, warnings as errors
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
+	cargo fmt --check --manifest-path fuzz/Cargo.toml
 
 demo: ## the whole job on an embedded kubelet; the variables of the README work here
 	cargo run --locked -- demo
@@ -31,8 +32,8 @@ demo: ## the whole job on an embedded kubelet; the variables of the README work 
 bench: build ## measure the figures of the README, some 5 minutes with the build
 	PROGRAM=$(PROGRAM) cargo bench --locked --bench figures
 
-soak: ## 1,000 kubelet restarts and other trouble; SEED=... RESTARTS=... replays one
-	SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) cargo test --locked --test soak -- --nocapture
+soak: build ## 1,000 kubelet restarts and other trouble; SEED=... RESTARTS=... replays one
+	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) cargo test --locked --test soak -- --nocapture
 
 # What libFuzzer needs of the compiler; cargo-fuzz sets the same, and a sanitizer that needs nightly.
 COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

@@ -24,6 +24,8 @@ const PODS_MAX: usize = 6;
 
 /// Restarts of the kubelet in the short form.
 const RESTARTS: usize = 12;
+/// The long form tells how far it is once in so many restarts.
+const TOLD_EVERY: usize = 100;
 /// Memory of an allocator is not given back at once: more than this is growth.
 const GROWTH_MAX_KIB: u64 = 1024;
 
@@ -174,6 +176,9 @@ impl SoakedNode {
         self.broken.clear();
         self.spoilt.clear();
         self.restarts += 1;
+        if self.restarts.is_multiple_of(TOLD_EVERY) {
+            println!("{} restarts", self.restarts);
+        }
         "restart"
     }
 
