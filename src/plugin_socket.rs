@@ -122,8 +122,11 @@ fn clear(path: &Path) -> Result<Before, BindError> {
     }
 }
 
-/// Whether someone listens. Only a refusal says no: a full backlog or a missing right is someone.
-fn answers(path: &Path) -> io::Result<bool> {
+/// Whether someone listens on a socket. Only a refusal says no: a full backlog or a missing right is someone.
+///
+/// # Errors
+/// When the operating system has no socket to ask with, or the path is too long for one.
+pub fn answers(path: &Path) -> io::Result<bool> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     let address = SocketAddrUnix::new(path)?;

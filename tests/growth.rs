@@ -4,7 +4,7 @@ mod support;
 
 use std::path::Path;
 
-use support::{Manager, held, kubelet, plugin_dir, pod, registrations, shows, sockets, within};
+use support::{Manager, held, kubelet, plugin_dir, pod, registrations, shows, sockets, until};
 use tokio::runtime::Handle;
 
 const RESTARTS: usize = 200;
@@ -59,12 +59,10 @@ async fn restarts_leave_nothing_behind() {
 
     // What a restart ended may need a turn of the runtime more to be gone.
     let at_first = at_first.expect("a restart");
-    let no_more = async {
-        while count(dir.path()).tasks > at_first.tasks {
-            tokio::task::yield_now().await;
-        }
-    };
-    within("the tasks to end", no_more).await;
+    until("the tasks to end", || {
+        count(dir.path()).tasks <= at_first.tasks
+    })
+    .await;
     let at_last = count(dir.path());
     assert!(
         at_last.descriptors <= at_first.descriptors,

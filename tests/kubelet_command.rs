@@ -55,7 +55,7 @@ fn it_shows_our_own_manager_come_and_go() {
     kubelet.told("pod p example.com/simple-device=2 example.com/other=1");
     kubelet.prints("pod p is admitted");
     kubelet.prints("  env                      D_0=/dev/0");
-    kubelet.prints("example.com/other was never offered");
+    kubelet.prints("no plugin offers example.com/other: the pod runs without it");
     kubelet.told("pod q example.com/simple-device=1");
     kubelet.prints("pod q: UnexpectedAdmissionError: example.com/simple-device: 1");
     kubelet.told("restart");
@@ -94,6 +94,59 @@ fn it_tells_what_a_line_should_have_been() {
         kubelet.told(line);
         kubelet.prints(answer);
     }
+}
+
+#[test]
+fn a_plugin_that_hangs_holds_up_nothing() {
+    use rustix::process::Signal;
+    let dir = plugin_dir();
+    let mut kubelet = Kubelet::start(dir.path(), &[]);
+    let manager = Running::manager(dir.path(), &[]);
+    kubelet.prints("listed 2 devices");
+    manager.signal(Signal::STOP);
+    kubelet.told("pod p example.com/simple-device=1");
+    kubelet.told("pod q example.com/simple-device=1");
+    kubelet.prints("pod q is not admitted: one at a time, and another waits");
+    kubelet.told("lose example.com/simple-device");
+    kubelet.prints("pod p: UnexpectedAdmissionError");
+    manager.signal(Signal::CONT);
+    kubelet.prints("listed 2 devices");
+    manager.signal(Signal::STOP);
+    kubelet.told("pod p example.com/simple-device=1");
+    kubelet.told("quit");
+    assert_eq!(kubelet.running.ends().code(), Some(0));
+    // Half a pod would be in the checkpoint.
+    let mut kubelet = Kubelet::start(dir.path(), &[]);
+    manager.signal(Signal::CONT);
+    kubelet.prints("listed 2 devices");
+    kubelet.told("status");
+    kubelet.prints("no pod holds a device");
+}
+
+#[test]
+fn what_is_another_kubelets_is_left_alone() {
+    let dir = plugin_dir();
+    let kubelet = Kubelet::start(dir.path(), &[]);
+    kubelet.prints("plugins register at");
+    let mut command = program(&[]);
+    command.arg("kubelet").arg("--dir").arg(dir.path());
+    let (code, _, stderr) = output(&mut command);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("another kubelet serves this directory"),
+        "{stderr}"
+    );
+    drop(kubelet);
+    let checkpoint = dir.path().join("kubelet_internal_checkpoint");
+    let real = r#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}},"Checksum":1}"#;
+    std::fs::write(&checkpoint, real).expect("a file");
+    let (code, _, stderr) = output(&mut command);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.contains("cannot use the checkpoint there"),
+        "{stderr}"
+    );
+    assert_eq!(std::fs::read_to_string(checkpoint).expect("a file"), real);
 }
 
 #[test]

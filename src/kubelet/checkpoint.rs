@@ -10,6 +10,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use crate::foreign::foreign;
+use crate::resource_name::ResourceName;
+
 use super::manager::Assignment;
 
 const FILE: &str = "kubelet_internal_checkpoint";
@@ -50,7 +53,10 @@ struct Entry {
 pub type Contents = (Vec<String>, Vec<Assignment>);
 
 /// Reads the file in this directory; where there is none, it is empty.
-pub(super) fn read(dir: &Path) -> io::Result<Contents> {
+///
+/// # Errors
+/// When it cannot be read, is broken, or was written by another kubelet than this.
+pub fn read(dir: &Path) -> io::Result<Contents> {
     let text = match std::fs::read(dir.join(FILE)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
         text => text?,
@@ -74,11 +80,20 @@ pub fn parse(text: &[u8]) -> io::Result<Contents> {
 fn contents(data: Data) -> io::Result<Contents> {
     let registered = data.registered_devices.unwrap_or_default();
     let entries = data.pod_device_entries.unwrap_or_default();
+    let registered = registered.into_keys().map(named);
     let assignments = entries.into_iter().map(assignment);
     Ok((
-        registered.into_keys().collect(),
+        registered.collect::<io::Result<_>>()?,
         assignments.collect::<io::Result<_>>()?,
     ))
+}
+
+/// The name, where it is one that could have been registered.
+fn named(resource: String) -> io::Result<String> {
+    match ResourceName::parse(&resource) {
+        Ok(_) => Ok(resource),
+        Err(_) => Err(invalid(&format!("{} is no resource", foreign(&resource)))),
+    }
 }
 
 fn invalid(error: &dyn std::fmt::Display) -> io::Error {
@@ -123,7 +138,7 @@ fn assignment(entry: Entry) -> io::Result<Assignment> {
     });
     Ok(Assignment {
         pod: entry.pod_uid,
-        resource: entry.resource_name,
+        resource: named(entry.resource_name)?,
         devices: by_node.collect::<io::Result<_>>()?,
         response: Message::decode(response.as_slice()).map_err(|e| invalid(&e))?,
     })

@@ -44,8 +44,13 @@ impl Client {
         foreign(&name.to_string_lossy())
     }
 
-    /// Connects to the socket; tries until the time is over, as grpc-go's dial does.
+    /// Connects to the socket; tries until the time is over, as grpc-go's dial does, or it is closed.
     pub async fn dial(&self, within: Duration) -> Result<(), Status> {
+        let dialled = self.closed.run_until_cancelled(self.try_dial(within)).await;
+        dialled.unwrap_or_else(|| Err(Status::cancelled("the connection is closed")))
+    }
+
+    async fn try_dial(&self, within: Duration) -> Result<(), Status> {
         let deadline = Instant::now() + within;
         let endpoint = Endpoint::from_shared(format!("unix:{}", self.socket.display()))
             .map_err(|error| Status::unknown(error.to_string()))?

@@ -191,6 +191,12 @@ impl<C: Clone> DeviceManager<C> {
         changes
     }
 
+    /// When the next of those that stopped is forgotten.
+    pub fn next_expiry(&self) -> Option<Instant> {
+        let stopped = self.endpoints.values().filter_map(|e| e.stopped);
+        stopped.min().map(|first| first + self.grace)
+    }
+
     /// The resource's devices on the Node.
     pub fn quantities(&self, resource: &str) -> Quantities {
         let list = self.lists.get(resource);
@@ -218,8 +224,8 @@ impl<C: Clone> DeviceManager<C> {
             .collect()
     }
 
-    /// The endpoint of a resource; `None` for one that no plugin ever offered, which the kubelet
-    /// starts pods without.
+    /// The endpoint of a resource; `None` for one that no plugin offers or that is forgotten, which the
+    /// kubelet starts pods without.
     pub fn endpoint(&self, resource: &str) -> Option<&Endpoint<C>> {
         self.endpoints.get(resource)
     }
@@ -248,26 +254,31 @@ impl<C: Clone> DeviceManager<C> {
         Ok(open)
     }
 
-    /// Books devices for a pod.
-    pub fn assign(
-        &mut self,
+    /// These devices for a pod, as they would be booked.
+    pub fn assignment(
+        &self,
         pod: &str,
         resource: &str,
         ids: &[String],
         response: v1beta1::ContainerAllocateResponse,
-    ) {
+    ) -> Assignment {
         let mut devices: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
         for id in ids {
             for node in self.numa_nodes(resource, id) {
                 devices.entry(node).or_default().insert(id.clone());
             }
         }
-        self.assignments.push(Assignment {
+        Assignment {
             pod: pod.to_owned(),
             resource: resource.to_owned(),
             devices,
             response,
-        });
+        }
+    }
+
+    /// Books devices for their pods.
+    pub fn book(&mut self, assignments: &[Assignment]) {
+        self.assignments.extend_from_slice(assignments);
     }
 
     fn numa_nodes(&self, resource: &str, id: &str) -> Vec<i64> {

@@ -19,10 +19,11 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
@@ -30,6 +31,7 @@ use tracing::warn;
 
 use crate::connections::{Peers, incoming};
 use crate::foreign::foreign;
+use crate::plugin_socket::answers;
 use crate::socket_name::KUBELET_SOCKET;
 use crate::wire::PreferenceQuestion;
 use crate::wire::v1beta1::registration_server::RegistrationServer;
@@ -43,6 +45,9 @@ const CONNECTIONS_MAX: usize = 1024;
 
 /// Events that wait for whoever is slow to read; of those before them, only how many they were.
 const EVENTS_MAX: usize = 4096;
+
+/// Each ends at a word, the connections when they are cut.
+const TASKS_END_WITHIN: Duration = Duration::from_secs(5);
 
 /// A pod of one container, bound to this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,12 +67,17 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    /// Reads the checkpoint, removes every socket in the directory, and listens.
+    /// Reads the checkpoint, removes every socket in the directory, and listens. Must be called within a
+    /// tokio runtime.
     ///
     /// # Errors
-    /// When the directory or the socket cannot be had. Must be called within a tokio runtime.
+    /// When the directory or the socket cannot be had, or another kubelet serves it.
     pub fn start(settings: Settings) -> io::Result<Self> {
         std::fs::create_dir_all(&settings.dir)?;
+        if answers(&settings.dir.join(KUBELET_SOCKET))? {
+            let taken = "another kubelet serves this directory";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
+        }
         let (registered, assignments) = checkpoint::read(&settings.dir).unwrap_or_else(|error| {
             warn!(%error, "the checkpoint cannot be read: starting without");
             Default::default()
@@ -85,6 +95,7 @@ impl Kubelet {
             registrations: watch::Sender::default(),
             events: broadcast::Sender::new(EVENTS_MAX),
             answers: watch::Sender::default(),
+            stopped: Notify::new(),
             unwritten: Notify::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
@@ -115,7 +126,12 @@ impl Kubelet {
     pub async fn stop(self) {
         self.shared.end();
         self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        if timeout(TASKS_END_WITHIN, self.shared.tasks.wait())
+            .await
+            .is_err()
+        {
+            warn!("a task outlives its kubelet");
+        }
         self.shared.save();
     }
 
@@ -167,22 +183,22 @@ impl Kubelet {
     /// holds devices already keeps them; its plugins are not called.
     ///
     /// # Errors
-    /// When there are too few devices or a plugin refuses; the pod then holds nothing.
+    /// When there are too few devices or a plugin refuses; the pod then holds nothing, and neither does
+    /// it where this is dropped before the last plugin answered.
     pub async fn admit(&self, pod: &Pod) -> Result<Vec<Assignment>, AdmissionError> {
         let _one_at_a_time = self.admission.lock().await;
         let held = self.assignments(&pod.name);
         if !held.is_empty() {
             return Ok(held);
         }
+        let mut got = Vec::new();
         for (resource, count) in pod.requests.iter().filter(|(_, count)| **count > 0) {
-            if let Err(error) = self.allocate(&pod.name, resource, *count).await {
-                self.shared.manager().release(&pod.name);
-                return Err(error);
-            }
+            got.extend(self.allocate(&pod.name, resource, *count).await?);
         }
+        self.shared.manager().book(&got);
         // Before the pod starts: what it holds must outlive this kubelet.
         self.shared.save();
-        Ok(self.assignments(&pod.name))
+        Ok(got)
     }
 
     /// Starts the pod's container: the plugins that asked for it are told first.
@@ -213,8 +229,8 @@ impl Kubelet {
         client.inspect(|client| client.close()).is_some()
     }
 
-    /// The resources of the pod that no plugin ever offered: it runs without them, as on a real node.
-    pub fn never_offered(&self, pod: &Pod) -> Vec<String> {
+    /// The resources of the pod that the kubelet knows no plugin for: it runs without them, as on a real node.
+    pub fn not_offered(&self, pod: &Pod) -> Vec<String> {
         let manager = self.shared.manager();
         let asked = pod.requests.iter().filter(|(_, count)| **count > 0);
         let unknown = asked.filter(|(resource, _)| manager.endpoint(resource).is_none());
@@ -227,14 +243,15 @@ impl Kubelet {
         self.shared.changed();
     }
 
+    /// What the plugin gives for so many devices; `None` where there is none for the resource.
     async fn allocate(
         &self,
         pod: &str,
         resource: &str,
         count: usize,
-    ) -> Result<(), AdmissionError> {
+    ) -> Result<Option<Assignment>, AdmissionError> {
         let Some(endpoint) = self.shared.manager().endpoint(resource).cloned() else {
-            return Ok(());
+            return Ok(None);
         };
         let available = self.shared.manager().available(resource, count)?;
         let failed = |rpc| {
@@ -269,8 +286,8 @@ impl Kubelet {
             .allocate(ids.clone())
             .await
             .map_err(failed("Allocate"))?;
-        self.shared.manager().assign(pod, resource, &ids, response);
-        Ok(())
+        let manager = self.shared.manager();
+        Ok(Some(manager.assignment(pod, resource, &ids, response)))
     }
 }
 

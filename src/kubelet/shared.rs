@@ -1,11 +1,13 @@
 //! What the kubelet's tasks share: the books, the registered plugins, and the life of each plugin from
 //! Register to the kubelet's leave. Follows `plugin/v1beta1/handler.go`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::OptionFuture;
 use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
@@ -22,6 +24,9 @@ use super::settings::{Answer, Settings};
 /// With all devices of a hundred resources in it, the checkpoint is megabytes.
 const WRITTEN_AFTER: Duration = Duration::from_millis(100);
 
+/// A real kubelet knows no bound, but runs out of descriptors.
+const LEAKED_MAX: usize = 1024;
+
 /// What the kubelet's tasks have in common.
 #[derive(Debug)]
 pub struct Shared {
@@ -30,12 +35,14 @@ pub struct Shared {
     /// The plugins by resource, as the registration server knows them.
     pub clients: Mutex<BTreeMap<String, Arc<Client>>>,
     /// Connections that the kubelet forgets to close.
-    pub leaked: Mutex<Vec<Arc<Client>>>,
+    pub leaked: Mutex<VecDeque<Arc<Client>>>,
     pub node: watch::Sender<Node>,
     pub registrations: watch::Sender<BTreeMap<String, u64>>,
     pub events: broadcast::Sender<Event>,
     /// How Register is answered, where it is not in earnest.
     pub answers: watch::Sender<BTreeMap<String, Answer>>,
+    /// A plugin was taken leave of.
+    pub stopped: Notify,
     /// The books are newer than the checkpoint.
     pub unwritten: Notify,
     pub tasks: TaskTracker,
@@ -51,11 +58,17 @@ impl Shared {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn leaked(&self) -> MutexGuard<'_, VecDeque<Arc<Client>>> {
+        self.leaked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the connection open. A real kubelet does so for ever.
     fn leak(&self, client: Arc<Client>) {
-        self.leaked
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(client);
+        let mut leaked = self.leaked();
+        leaked.push_back(client);
+        if leaked.len() > LEAKED_MAX {
+            leaked.pop_front().inspect(|oldest| oldest.close());
+        }
     }
 
     /// Tells those who watch.
@@ -100,20 +113,25 @@ impl Shared {
         }));
     }
 
-    /// Looks at the books again when the grace of whoever stopped now is over.
+    /// Looks at the books again whenever the grace of whoever stopped is over.
     pub fn spawn_expiry(self: Arc<Self>) {
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
         tasks.spawn(stop.run_until_cancelled_owned(async move {
-            tokio::time::sleep(self.settings.grace).await;
-            self.changed();
+            loop {
+                let next = self.manager().next_expiry();
+                let expiry = OptionFuture::from(next.map(|next| sleep_until(next.into())));
+                tokio::select! {
+                    () = self.stopped.notified() => {}
+                    Some(()) = expiry => self.changed(),
+                }
+            }
         }));
     }
 
     pub fn end(&self) {
         self.stop.cancel();
         let clients = std::mem::take(&mut *self.clients());
-        let leaked =
-            std::mem::take(&mut *self.leaked.lock().unwrap_or_else(PoisonError::into_inner));
+        let leaked = std::mem::take(&mut *self.leaked());
         for client in clients.values().chain(&leaked) {
             client.close();
         }
@@ -140,7 +158,7 @@ impl Shared {
         self.manager().disconnected(&resource, Instant::now());
         self.tell(&resource, Happening::Disconnected);
         self.changed();
-        self.spawn_expiry();
+        self.stopped.notify_one();
     }
 
     fn listed(&self, resource: &str, list: v1beta1::ListAndWatchResponse) {

@@ -37,6 +37,26 @@ pub fn within<F: Future>(what: &str, event: F) -> impl Future<Output = F::Output
     }
 }
 
+/// Between two looks at what tells nobody when it changes, such as the kernel's tables.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
+
+/// Waits until this is so, of which nobody tells.
+#[track_caller]
+pub fn until(what: &str, is_so: impl Fn() -> bool) -> impl Future<Output = ()> {
+    within(what, async move {
+        while !is_so() {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    })
+}
+
+/// Whether somebody listens on each of so many sockets.
+pub fn all_served(dir: &Path, count: usize) -> bool {
+    let sockets = sockets(dir);
+    let served = |socket: &PathBuf| std::os::unix::net::UnixStream::connect(socket).is_ok();
+    sockets.len() == count && sockets.iter().all(served)
+}
+
 /// A plugin dir of its own.
 pub fn plugin_dir() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")

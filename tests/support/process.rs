@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Instant;
 
 use assert_cmd::cargo::cargo_bin;
@@ -54,8 +54,16 @@ impl Running {
     }
 
     /// Waits for its end: stderr closes with it.
+    #[track_caller]
     pub fn ends(mut self) -> ExitStatus {
-        while self.stderr.recv_timeout(DEADLINE).is_ok() {}
+        let until = Instant::now() + DEADLINE;
+        loop {
+            match self.stderr.recv_timeout(until - Instant::now()) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => panic!("it does not end"),
+            }
+        }
         self.child.wait().expect("a status")
     }
 }

@@ -1,24 +1,54 @@
 //! Standard input, line by line.
 
-use std::io::BufRead;
+use std::io::{self, BufRead, Read};
 
 use tokio::sync::mpsc;
 
 /// Lines that wait until those before them are done.
 const LINES_MAX: usize = 64;
+/// In bytes. What is beyond is dropped.
+const LINE_MAX: u64 = 64 * 1024;
 
 /// Reads standard input until it ends. A thread does it, since nothing else can wait for a terminal, a
 /// pipe and a file alike; where it waits for a line, it goes with the process.
 pub fn lines() -> mpsc::Receiver<String> {
     let (send, lines) = mpsc::channel(LINES_MAX);
     std::thread::spawn(move || {
-        for line in std::io::stdin().lock().split(b'\n') {
-            let Ok(line) = line else { break };
-            let line = String::from_utf8_lossy(&line).into_owned();
+        let mut input = std::io::stdin().lock();
+        while let Ok(Some(line)) = line(&mut input) {
             if send.blocking_send(line).is_err() {
                 break;
             }
         }
     });
     lines
+}
+
+/// The next line; `None` at the end.
+fn line(input: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    if input.take(LINE_MAX).read_until(b'\n', &mut line)? == 0 {
+        return Ok(None);
+    }
+    if line.pop_if(|last| *last == b'\n').is_none() {
+        input.skip_until(b'\n')?;
+    }
+    Ok(Some(String::from_utf8_lossy(&line).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_without_an_end_takes_no_more_memory_than_another() {
+        let mut input = vec![b'x'; 200_000];
+        input.extend(b"\nstatus\n\xff");
+        let mut input = &*input;
+        let mut next = || line(&mut input).unwrap();
+        assert_eq!(next().map(|line| line.len()), Some(64 * 1024));
+        assert_eq!(next().as_deref(), Some("status"));
+        assert_eq!(next().as_deref(), Some("\u{fffd}"));
+        assert_eq!(next(), None);
+    }
 }

@@ -6,20 +6,28 @@ mod session;
 mod view;
 
 use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::mpsc;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::print;
 use super::screen::Screen;
 use super::style::{BAD, DIM, GOOD, ODD, STRONG};
 use crate::foreign::foreign;
-use crate::kubelet::{Behaviour, Kubelet, Pod, Settings};
+use crate::kubelet::{Behaviour, Kubelet, Pod, Settings, checkpoint};
 use crate::socket_name::KUBELET_SOCKET;
 
-use line::Line;
+use line::{Line, LineError};
 use session::Session;
+
+/// Lines wait so long for a pod's plugins, so that those of a script are done one after another.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+type Lines = mpsc::Receiver<String>;
 
 /// Runs a kubelet until `quit` or `stop`, and does what the lines of standard input say.
 pub async fn run(
@@ -32,6 +40,11 @@ pub async fn run(
         Behaviour::V1_36 => "1.36",
         Behaviour::Newer => "newer than 1.36.2",
     };
+    // Here it may be a real node's, and would be written over.
+    checkpoint::read(&settings.dir).with_context(|| {
+        let way_out = "if it is another kubelet's, take another directory";
+        format!("no kubelet in {dir}: cannot use the checkpoint there; {way_out}")
+    })?;
     let mut kubelet = Kubelet::start(settings).with_context(|| format!("no kubelet in {dir}"))?;
     writeln!(
         out,
@@ -41,35 +54,110 @@ pub async fn run(
     let mut session = Session::new(out, &kubelet, stop);
     let mut lines = input::lines();
     loop {
-        let Some(line) = session.until(None, next(&mut lines)).await? else {
-            break;
-        };
-        match line.parse() {
-            Ok(Line::Blank) => {}
-            Ok(Line::Quit) => break,
-            Ok(Line::Help) => help(session.out)?,
-            Ok(Line::Status) => status(&kubelet, &mut session)?,
-            Ok(Line::Pod(pod)) => admit(&kubelet, &pod, &mut session).await?,
-            Ok(Line::Delete(pod)) => delete(&kubelet, &pod, session.out)?,
-            Ok(Line::Lose(resource)) => lose(&kubelet, &resource, session.out)?,
-            Ok(Line::Restart) => {
+        match next(&kubelet, &mut session, &mut lines).await? {
+            End::Quit => break,
+            End::Restart => {
                 let restarted = kubelet.restart().await;
                 kubelet = restarted.context("the kubelet does not restart")?;
                 session.follow(&kubelet);
                 session.tell("the kubelet restarted: plugins must register again")?;
             }
-            Err(error) => writeln!(session.out, "{BAD}{error}{BAD:#}")?,
         }
     }
     kubelet.stop().await;
     Ok(())
 }
 
+/// What ends a kubelet's life.
+enum End {
+    Restart,
+    Quit,
+}
+
+/// Does what the lines say until one of them ends this kubelet's life.
+async fn next<W: Write>(
+    kubelet: &Kubelet,
+    session: &mut Session<'_, W>,
+    lines: &mut Lines,
+) -> anyhow::Result<End> {
+    loop {
+        let Some(line) = session.until(None, received(lines)).await? else {
+            return Ok(End::Quit);
+        };
+        let ended = match line.parse() {
+            Ok(Line::Pod(pod)) => admit(kubelet, &pod, session, lines).await?,
+            line => carry_out(kubelet, line, session)?,
+        };
+        if let ControlFlow::Break(end) = ended {
+            return Ok(end);
+        }
+    }
+}
+
 /// The next line; none comes when standard input has ended, and the kubelet goes on.
-async fn next(lines: &mut mpsc::Receiver<String>) -> String {
+async fn received(lines: &mut Lines) -> String {
     match lines.recv().await {
         Some(line) => line,
         None => std::future::pending().await,
+    }
+}
+
+/// Does what a line says that needs no plugin.
+fn carry_out<W: Write>(
+    kubelet: &Kubelet,
+    line: Result<Line, LineError>,
+    session: &mut Session<'_, W>,
+) -> io::Result<ControlFlow<End>> {
+    match line {
+        Ok(Line::Quit) => return Ok(ControlFlow::Break(End::Quit)),
+        Ok(Line::Restart) => return Ok(ControlFlow::Break(End::Restart)),
+        Ok(Line::Blank) => {}
+        Ok(Line::Help) => help(session.out)?,
+        Ok(Line::Status) => status(kubelet, session)?,
+        Ok(Line::Delete(pod)) => delete(kubelet, &pod, session.out)?,
+        Ok(Line::Lose(resource)) => lose(kubelet, &resource, session.out)?,
+        Ok(Line::Pod(pod)) => {
+            let name = foreign(&pod.name);
+            let text =
+                format!("{BAD}pod {name} is not admitted{BAD:#}: one at a time, and another waits");
+            session.out.wrapped(&text, 2)?;
+        }
+        Err(error) => session.out.wrapped(&format!("{BAD}{error}{BAD:#}"), 2)?,
+    }
+    Ok(ControlFlow::Continue(()))
+}
+
+/// Waits for the plugins of a pod; where they take their time, does what lines say meanwhile.
+async fn attend<W: Write, T>(
+    kubelet: &Kubelet,
+    pod: &Pod,
+    session: &mut Session<'_, W>,
+    lines: &mut Lines,
+    plugins: impl Future<Output = T>,
+) -> io::Result<ControlFlow<End, T>> {
+    let waiting_for = format!("the plugins of pod {}", foreign(&pod.name));
+    tokio::pin!(plugins);
+    loop {
+        let late_line = async {
+            sleep(PATIENCE).await;
+            received(lines).await
+        };
+        let step = session.until(Some(&waiting_for), async {
+            tokio::select! {
+                biased;
+                answer = &mut plugins => ControlFlow::Break(answer),
+                line = late_line => ControlFlow::Continue(line),
+            }
+        });
+        match step.await? {
+            None => return Ok(ControlFlow::Break(End::Quit)),
+            Some(ControlFlow::Break(answer)) => return Ok(ControlFlow::Continue(answer)),
+            Some(ControlFlow::Continue(line)) => {
+                if let ControlFlow::Break(end) = carry_out(kubelet, line.parse(), session)? {
+                    return Ok(ControlFlow::Break(end));
+                }
+            }
+        }
     }
 }
 
@@ -95,35 +183,41 @@ async fn admit<W: Write>(
     kubelet: &Kubelet,
     pod: &Pod,
     session: &mut Session<'_, W>,
-) -> anyhow::Result<()> {
+    lines: &mut Lines,
+) -> io::Result<ControlFlow<End>> {
     let name = foreign(&pod.name);
-    let unknown = kubelet.never_offered(pod);
-    let waiting_for = format!("the plugins of pod {name}");
-    let admitted = session
-        .until(Some(&waiting_for), kubelet.admit(pod))
-        .await?;
+    let not_offered = kubelet.not_offered(pod);
+    let admitted = attend(kubelet, pod, session, lines, kubelet.admit(pod)).await?;
     let got = match admitted {
-        None => return Ok(()),
-        Some(Ok(got)) => got,
-        Some(Err(error)) => {
+        ControlFlow::Break(end) => return Ok(ControlFlow::Break(end)),
+        ControlFlow::Continue(Ok(got)) => got,
+        ControlFlow::Continue(Err(error)) => {
             let refused = format!("{BAD}pod {name}: UnexpectedAdmissionError{BAD:#}: {error}");
-            return Ok(session.out.wrapped(&refused, 2)?);
+            session.out.wrapped(&refused, 2)?;
+            return Ok(ControlFlow::Continue(()));
         }
     };
     writeln!(session.out, "{GOOD}pod {name} is admitted{GOOD:#}")?;
     print::assignments(session.out, &got)?;
-    for resource in unknown {
-        let runs = "the pod runs without it, as on a real node";
-        let text = format!("{ODD}{resource} was never offered: {runs}{ODD:#}");
+    for resource in not_offered {
+        let (resource, runs) = (
+            foreign(&resource),
+            "the pod runs without it, as on a real node",
+        );
+        let text = format!("{ODD}no plugin offers {resource}: {runs}{ODD:#}");
         session.out.wrapped(&text, 2)?;
     }
     let started = kubelet.start_container(&pod.name);
-    if let Some(Err(status)) = session.until(Some(&waiting_for), started).await? {
-        let message = foreign(status.message());
-        let text = format!("{BAD}pod {name}: CreateContainerConfigError{BAD:#}: {message}");
-        session.out.wrapped(&text, 2)?;
+    match attend(kubelet, pod, session, lines, started).await? {
+        ControlFlow::Break(end) => Ok(ControlFlow::Break(end)),
+        ControlFlow::Continue(Ok(())) => Ok(ControlFlow::Continue(())),
+        ControlFlow::Continue(Err(status)) => {
+            let message = foreign(status.message());
+            let text = format!("{BAD}pod {name}: CreateContainerConfigError{BAD:#}: {message}");
+            session.out.wrapped(&text, 2)?;
+            Ok(ControlFlow::Continue(()))
+        }
     }
-    Ok(())
 }
 
 fn delete(kubelet: &Kubelet, pod: &str, out: &mut impl Write) -> io::Result<()> {

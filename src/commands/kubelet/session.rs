@@ -3,9 +3,10 @@
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
 
+use futures_util::future::OptionFuture;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::{broadcast, watch};
-use tokio::time::{interval, sleep};
+use tokio::time::{interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::view;
@@ -23,8 +24,8 @@ pub struct Session<'a, W: Write> {
     started: Instant,
     events: broadcast::Receiver<Event>,
     node: watch::Receiver<Node>,
-    /// The node changed after its table was printed.
-    unsettled: bool,
+    /// The node changed after its table was printed, and is settled then.
+    settled: Option<Instant>,
 }
 
 impl<'a, W: Write> Session<'a, W> {
@@ -35,7 +36,7 @@ impl<'a, W: Write> Session<'a, W> {
             started: Instant::now(),
             events: kubelet.events(),
             node: kubelet.node(),
-            unsettled: false,
+            settled: None,
         }
     }
 
@@ -44,7 +45,7 @@ impl<'a, W: Write> Session<'a, W> {
         self.started = Instant::now();
         self.events = kubelet.events();
         self.node = kubelet.node();
-        self.unsettled = true;
+        self.settled = Some(Instant::now() + SETTLED);
     }
 
     /// Prints a line with the time since the kubelet's start.
@@ -65,13 +66,13 @@ impl<'a, W: Write> Session<'a, W> {
         tokio::pin!(work);
         loop {
             self.out.flush()?;
+            let settled = OptionFuture::from(self.settled.map(|at| sleep_until(at.into())));
             tokio::select! {
-                biased;
                 () = self.stop.cancelled() => return Ok(None),
-                event = self.events.recv() => self.show(event)?,
                 done = &mut work => return Ok(Some(done)),
-                Ok(()) = self.node.changed() => self.unsettled = true,
-                () = sleep(SETTLED), if self.unsettled => self.show_node()?,
+                Some(event) = next(&mut self.events) => self.show(&event)?,
+                Ok(()) = self.node.changed() => self.settled = Some(Instant::now() + SETTLED),
+                Some(()) = settled => self.show_node()?,
                 _ = second.tick(), if waiting_for.is_some() => {
                     let (what, seconds) = (waiting_for.unwrap_or_default(), began.elapsed().as_secs());
                     self.out.waiting(format_args!("waiting for {what}: {seconds} s"))?;
@@ -80,18 +81,16 @@ impl<'a, W: Write> Session<'a, W> {
         }
     }
 
-    fn show(&mut self, event: Result<Event, RecvError>) -> io::Result<()> {
+    fn show(&mut self, event: &Result<Event, Missed>) -> io::Result<()> {
         match event {
-            Ok(event) => view::event(self.out, self.started.elapsed(), &event),
-            Err(RecvError::Lagged(missed)) => self.tell(&format!("{missed} events more")),
-            // The kubelet is gone, and with it all that could be shown.
-            Err(RecvError::Closed) => Ok(()),
+            Ok(event) => view::event(self.out, self.started.elapsed(), event),
+            Err(Missed(count)) => self.tell(&format!("{count} events more")),
         }
     }
 
     /// Prints the node's table as a paragraph of its own.
     fn show_node(&mut self) -> io::Result<()> {
-        self.unsettled = false;
+        self.settled = None;
         if self.node.borrow().is_empty() {
             return Ok(());
         }
@@ -102,7 +101,19 @@ impl<'a, W: Write> Session<'a, W> {
 
     /// Prints the node's table, which needs no other until the node changes.
     pub fn print_node(&mut self) -> io::Result<()> {
-        self.unsettled = false;
+        self.settled = None;
         print::node(self.out, &self.node.borrow_and_update())
+    }
+}
+
+/// So many events came faster than they could be shown.
+struct Missed(u64);
+
+/// The next event; `None` when the kubelet is gone, and with it all that could be shown.
+async fn next(events: &mut broadcast::Receiver<Event>) -> Option<Result<Event, Missed>> {
+    match events.recv().await {
+        Ok(event) => Some(Ok(event)),
+        Err(RecvError::Lagged(missed)) => Some(Err(Missed(missed))),
+        Err(RecvError::Closed) => None,
     }
 }
