@@ -8,6 +8,7 @@ mod manager;
 pub mod checkpoint;
 mod client;
 mod shared;
+mod authority;
 mod registration;
 
 pub use event::{Change, Event, Happening, Now};
@@ -21,6 +22,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt;
 use tokio::net::UnixListener;
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::timeout;
@@ -36,11 +38,12 @@ use crate::socket_name::KUBELET_SOCKET;
 use crate::wire::PreferenceQuestion;
 use crate::wire::v1beta1::registration_server::RegistrationServer;
 
+use authority::localhost;
 use manager::DeviceManager;
 use registration::Registrar;
 use shared::Shared;
 
-/// A kubelet takes as many as come; plugins come one connection each.
+/// Plugins come with one connection each. A real kubelet knows no bound, but runs out of descriptors.
 const CONNECTIONS_MAX: usize = 1024;
 
 /// Events that wait for whoever is slow to read; of those before them, only how many they were.
@@ -103,7 +106,12 @@ impl Kubelet {
         });
         let listeners = watch::Sender::new(Arc::new(listener));
         let peers = Peers::new(KUBELET_SOCKET, shared.stop.clone(), CONNECTIONS_MAX);
-        let incoming = incoming(listeners.subscribe(), peers);
+        let tasks = shared.tasks.clone();
+        let incoming = incoming(listeners.subscribe(), peers).map_ok(move |connection| {
+            let (connection, work) = localhost(connection);
+            tasks.spawn(work);
+            connection
+        });
         let registrar = RegistrationServer::new(Registrar(Arc::clone(&shared)));
         let stopped = shared.stop.clone().cancelled_owned();
         shared.tasks.spawn(async move {
