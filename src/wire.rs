@@ -85,6 +85,12 @@ impl v1beta1::Device {
     pub fn is_healthy(&self) -> bool {
         self.health == Health::Healthy.as_str()
     }
+
+    /// Whether its health is a word of the API. The kubelet takes every other for `Unhealthy`.
+    #[must_use]
+    pub fn has_known_health(&self) -> bool {
+        self.is_healthy() || self.health == Health::Unhealthy.as_str()
+    }
 }
 
 impl From<Allocation> for v1beta1::ContainerAllocateResponse {

@@ -55,12 +55,14 @@ fn it_shows_our_own_manager_come_and_go() {
     kubelet.told("pod p example.com/simple-device=2 example.com/other=1");
     kubelet.prints("pod p is admitted");
     kubelet.prints("  env                      D_0=/dev/0");
-    kubelet.prints("no plugin offers example.com/other: the pod runs without it");
+    kubelet.prints("no plugin offers example.com/other: a kubelet runs the pod");
     kubelet.told("pod q example.com/simple-device=1");
     kubelet.prints("pod q: UnexpectedAdmissionError: example.com/simple-device: 1");
+    kubelet.told("pod p example.com/simple-device=1");
+    kubelet.prints("pod p is there already: delete it first");
     kubelet.told("restart");
     kubelet.prints("restarted");
-    kubelet.prints("listed 2 devices");
+    kubelet.told("wait example.com/simple-device=2");
     kubelet.told("status");
     kubelet.prints("p    example.com/simple-device");
     kubelet.told("delete p");
@@ -106,7 +108,7 @@ fn a_plugin_that_hangs_holds_up_nothing() {
     manager.signal(Signal::STOP);
     kubelet.told("pod p example.com/simple-device=1");
     kubelet.told("pod q example.com/simple-device=1");
-    kubelet.prints("pod q is not admitted: one at a time, and another waits");
+    kubelet.prints("not now: a pod waits for its plugins");
     kubelet.told("lose example.com/simple-device");
     kubelet.prints("pod p: UnexpectedAdmissionError");
     manager.signal(Signal::CONT);

@@ -141,7 +141,7 @@ async fn a_refused_registration_is_tried_again_and_a_new_kubelet_ends_the_back_o
         .registered
         .wait_for(|counts| counts.get(RESOURCE) == Some(&3));
     within("three tries", thrice).await.expect("three tries");
-    drop(refusing);
+    refusing.stop().await;
     let kubelet = kubelet(dir.path());
     shows(&kubelet, RESOURCE, 2, 2).await;
     assert_eq!(registrations(&kubelet, RESOURCE), 1);

@@ -199,7 +199,10 @@ impl SoakedNode {
         self.broken.insert(resource);
         if self.kubelet().lose_stream(resource) {
             seen(&mut events, resource, |what| {
-                matches!(what, Happening::Disconnected | Happening::Refused { .. })
+                matches!(
+                    what,
+                    Happening::Disconnected { .. } | Happening::Refused { .. }
+                )
             })
             .await;
         }

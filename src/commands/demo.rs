@@ -81,7 +81,7 @@ async fn show(
         let pod = pod(&config.resources);
         anyhow::ensure!(
             !pod.requests.is_empty(),
-            "no resource has a device to give to a pod"
+            "no resource has a device to give to a pod: the demo needs a NUMBER_DEVICES above 0"
         );
         let before = kubelet
             .admit(&pod)

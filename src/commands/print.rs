@@ -100,16 +100,23 @@ fn given(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'static str, St
     rows
 }
 
+/// So many devices are named; more are counted.
+const DEVICES_NAMED: usize = 16;
+
 /// The devices with their NUMA nodes.
 pub fn devices(assignment: &Assignment) -> String {
     let by_node = assignment.devices.iter().map(|(node, ids)| {
-        let ids: Vec<String> = ids.iter().map(|id| foreign(id)).collect();
+        let named = ids.iter().take(DEVICES_NAMED).map(|id| foreign(id));
+        let mut text = named.collect::<Vec<_>>().join(", ");
+        if ids.len() > DEVICES_NAMED {
+            text = format!("{text} and {} more", ids.len() - DEVICES_NAMED);
+        }
         match node {
-            -1 => ids.join(", "),
-            node => format!("{} (NUMA node {node})", ids.join(", ")),
+            -1 => text,
+            node => format!("NUMA node {node}: {text}"),
         }
     });
-    by_node.collect::<Vec<_>>().join(", ")
+    by_node.collect::<Vec<_>>().join("; ")
 }
 
 /// What a container gets, a row for each: what it is, and what it says.

@@ -27,10 +27,16 @@ pub fn stdout() -> Screen<impl Write> {
     let choice = AutoStream::choice(&io::stdout());
     Screen {
         live: io::stdout().is_terminal() && choice != ColorChoice::Never,
-        columns: tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col),
+        columns: columns(),
         out: AutoStream::new(io::stdout(), choice).lock(),
         waiting: false,
     }
+}
+
+/// Some terminals do not know, and say 0.
+fn columns() -> Option<u16> {
+    let size = tcgetwinsize(io::stdout()).ok()?;
+    Some(size.ws_col).filter(|columns| *columns > 0)
 }
 
 impl<W: Write> Screen<W> {

@@ -17,6 +17,9 @@ use super::manager::Assignment;
 
 const FILE: &str = "kubelet_internal_checkpoint";
 
+/// In bytes: many times that of a hundred resources of a thousand devices.
+const SIZE_MAX: u64 = 64 << 20;
+
 /// Pods have one container here.
 const CONTAINER: &str = "main";
 
@@ -57,10 +60,15 @@ pub type Contents = (Vec<String>, Vec<Assignment>);
 /// # Errors
 /// When it cannot be read, is broken, or was written by another kubelet than this.
 pub fn read(dir: &Path) -> io::Result<Contents> {
-    let text = match std::fs::read(dir.join(FILE)) {
+    let path = dir.join(FILE);
+    let file = match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
-        text => text?,
+        file => file?,
     };
+    if !file.is_file() || file.len() > SIZE_MAX {
+        return Err(invalid(&"it is no file of at most 64 MiB"));
+    }
+    let text = std::fs::read(path)?;
     let checkpoint: Checkpoint = serde_json::from_slice(&text)?;
     if checksum(&checkpoint.data)? != checkpoint.checksum {
         return Err(invalid(&"the checkpoint is corrupted"));

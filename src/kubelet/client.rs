@@ -1,6 +1,6 @@
 //! The kubelet's side of one plugin's socket. Follows `plugin/v1beta1/client.go`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -24,24 +24,27 @@ const PRE_START_WITHIN: Duration = Duration::from_secs(30);
 pub struct Client {
     pub resource: String,
     pub socket: PathBuf,
+    endpoint: String,
     channel: Mutex<Option<Channel>>,
     closed: CancellationToken,
 }
 
 impl Client {
-    pub fn new(resource: String, socket: PathBuf) -> Self {
+    /// The plugin of this resource at this socket of the directory. An absolute path is taken for one
+    /// below it, as Go's `filepath.Join` does.
+    pub fn new(resource: String, dir: &Path, endpoint: String) -> Self {
         Self {
             resource,
-            socket,
+            socket: dir.join(endpoint.trim_start_matches('/')),
+            endpoint,
             channel: Mutex::new(None),
             closed: CancellationToken::new(),
         }
     }
 
-    /// The socket's file name, as a log can have it.
+    /// The socket as the plugin named it, as a log can have it.
     pub fn endpoint(&self) -> String {
-        let name = self.socket.file_name().unwrap_or_default();
-        foreign(&name.to_string_lossy())
+        foreign(&self.endpoint)
     }
 
     /// Connects to the socket; tries until the time is over, as grpc-go's dial does, or it is closed.
@@ -61,7 +64,8 @@ impl Client {
                     *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
                     return Ok(());
                 }
-                Ok(Err(error)) => error.to_string(),
+                // tonic says only that it is a transport error; the reason comes last.
+                Ok(Err(error)) => anyhow::Error::from(error).root_cause().to_string(),
                 Err(_) => "timed out".to_owned(),
             };
             if Instant::now() + DIAL_PAUSE >= deadline {
@@ -91,13 +95,13 @@ impl Client {
             .await
     }
 
-    /// The stream's next list; `None` at its end, whatever ended it.
+    /// The stream's next list; `None` at its end.
     pub async fn next_list(
         &self,
         stream: &mut Streaming<v1beta1::ListAndWatchResponse>,
-    ) -> Option<v1beta1::ListAndWatchResponse> {
+    ) -> Result<Option<v1beta1::ListAndWatchResponse>, Status> {
         let next = self.closed.run_until_cancelled(stream.message()).await;
-        next?.ok().flatten()
+        next.unwrap_or_else(|| Err(Status::cancelled("the connection is closed")))
     }
 
     pub async fn preferred(&self, question: PreferenceQuestion) -> Result<Vec<String>, Status> {

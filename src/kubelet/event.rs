@@ -41,11 +41,16 @@ pub enum Happening {
         healthy: usize,
         /// Devices that are not.
         unhealthy: usize,
+        /// A health that is neither `Healthy` nor `Unhealthy`, where a device has one: it counts as ill.
+        unknown_health: Option<String>,
         /// What is different from the list before; nothing where there was none.
         changes: Vec<Change>,
     },
     /// The stream of its plugin ended: every device is taken for ill.
-    Disconnected,
+    Disconnected {
+        /// Why, unless the plugin ended it in order.
+        error: Option<String>,
+    },
 }
 
 /// One device's difference between two lists.

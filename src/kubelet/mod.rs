@@ -32,7 +32,6 @@ use tonic::transport::Server;
 use tracing::warn;
 
 use crate::connections::{Peers, incoming};
-use crate::foreign::foreign;
 use crate::plugin_socket::answers;
 use crate::socket_name::KUBELET_SOCKET;
 use crate::wire::PreferenceQuestion;
@@ -41,7 +40,7 @@ use crate::wire::v1beta1::registration_server::RegistrationServer;
 use authority::localhost;
 use manager::DeviceManager;
 use registration::Registrar;
-use shared::Shared;
+use shared::{Shared, told};
 
 /// Plugins come with one connection each. A real kubelet knows no bound, but runs out of descriptors.
 const CONNECTIONS_MAX: usize = 1024;
@@ -77,7 +76,8 @@ impl Kubelet {
     /// When the directory or the socket cannot be had, or another kubelet serves it.
     pub fn start(settings: Settings) -> io::Result<Self> {
         std::fs::create_dir_all(&settings.dir)?;
-        if answers(&settings.dir.join(KUBELET_SOCKET))? {
+        let socket = settings.dir.join(KUBELET_SOCKET);
+        if answers(&socket)? {
             let taken = "another kubelet serves this directory";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
         }
@@ -89,7 +89,10 @@ impl Kubelet {
         let mut manager = DeviceManager::restored(settings.grace, registered, assignments, now);
         let node = manager.node(now);
         wipe(&settings.dir)?;
-        let listener = UnixListener::bind(settings.dir.join(KUBELET_SOCKET))?;
+        let listener = UnixListener::bind(&socket);
+        let listener = listener.map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", socket.display()))
+        })?;
         let shared = Arc::new(Shared {
             manager: Mutex::new(manager),
             clients: Mutex::default(),
@@ -266,7 +269,7 @@ impl Kubelet {
             move |status: tonic::Status| AdmissionError::Plugin {
                 resource: resource.to_owned(),
                 rpc,
-                error: format!("{:?}: {}", status.code(), foreign(status.message())),
+                error: told(&status),
             }
         };
         let stopped = || AdmissionError::Stopped(resource.to_owned());

@@ -17,6 +17,9 @@ use super::event::Happening;
 use super::settings::{Answer, Behaviour};
 use super::shared::Shared;
 
+/// No file has a longer name. A real kubelet tries to dial it all the same.
+const ENDPOINT_MAX: usize = 255;
+
 /// Judges registrations and hands them to the device manager.
 pub struct Registrar(pub Arc<Shared>);
 
@@ -27,9 +30,6 @@ impl Registration for Registrar {
         let resource = foreign(&request.resource_name);
         let endpoint = foreign(&request.endpoint);
         debug!(resource, endpoint, "Register");
-        self.0
-            .registrations
-            .send_modify(|counts| *counts.entry(resource.clone()).or_default() += 1);
         let answer = self.answer(request).await;
         if let Err(status) = &answer {
             let error = foreign(status.message());
@@ -43,9 +43,12 @@ impl Registration for Registrar {
 impl Registrar {
     async fn answer(&self, request: RegisterRequest) -> Result<Empty, Status> {
         judge(&request)?;
+        self.0.registrations.send_modify(|counts| {
+            *counts.entry(request.resource_name.clone()).or_default() += 1;
+        });
         self.in_earnest(&request.resource_name).await?;
-        let socket = self.0.settings.dir.join(&request.endpoint);
-        let client = Arc::new(Client::new(request.resource_name, socket));
+        let (dir, resource) = (&self.0.settings.dir, request.resource_name);
+        let client = Arc::new(Client::new(resource, dir, request.endpoint));
         if self.holds(&client) {
             let endpoint = client.endpoint();
             self.0
@@ -95,6 +98,9 @@ fn judge(request: &RegisterRequest) -> Result<(), Status> {
         return Err(Status::unknown(format!(
             "version {version} is not {VERSION}"
         )));
+    }
+    if request.endpoint.len() > ENDPOINT_MAX {
+        return Err(Status::unknown("the endpoint is no file name: too long"));
     }
     match ResourceName::parse(&request.resource_name) {
         Ok(_) => Ok(()),

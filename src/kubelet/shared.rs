@@ -141,11 +141,7 @@ impl Shared {
     /// of whoever stands for the resource, be it this plugin or a successor (`runClient`).
     async fn run(self: Arc<Self>, client: Arc<Client>) {
         let resource = client.resource.clone();
-        if let Ok(mut stream) = client.list_and_watch().await {
-            while let Some(list) = client.next_list(&mut stream).await {
-                self.listed(&resource, list);
-            }
-        }
+        let ended = self.follow(&client).await;
         let Some(standing) = self.clients().remove(&resource) else {
             self.leak(client);
             return;
@@ -156,18 +152,34 @@ impl Shared {
         }
         tokio::time::sleep(self.settings.leave_after).await;
         self.manager().disconnected(&resource, Instant::now());
-        self.tell(&resource, Happening::Disconnected);
+        let error = ended.err().map(|status| told(&status));
+        self.tell(&resource, Happening::Disconnected { error });
         self.changed();
         self.stopped.notify_one();
     }
 
+    /// Takes the plugin's lists until its stream ends.
+    async fn follow(&self, client: &Client) -> Result<(), tonic::Status> {
+        let mut stream = client.list_and_watch().await?;
+        while let Some(list) = client.next_list(&mut stream).await? {
+            self.listed(&client.resource, list);
+        }
+        Ok(())
+    }
+
     fn listed(&self, resource: &str, list: v1beta1::ListAndWatchResponse) {
         debug!(resource, devices = list.devices.len(), "list");
+        let unknown = list
+            .devices
+            .iter()
+            .find(|device| !device.has_known_health());
+        let unknown_health = unknown.map(|device| foreign(&device.health));
         let (changes, now) = {
             let mut manager = self.manager();
             (manager.listed(resource, list), manager.quantities(resource))
         };
         let listed = Happening::Listed {
+            unknown_health,
             healthy: now.allocatable,
             unhealthy: now.capacity - now.allocatable,
             changes,
@@ -190,7 +202,7 @@ impl Shared {
                 // Blind from here on: whoever was registered before is forgotten as well.
                 self.clients().remove(&resource);
                 self.leak(client);
-                return Err(tonic::Status::unknown(status.message()));
+                return Err(tonic::Status::unknown(told(&status)));
             }
         };
         let registered = Happening::Registered {
@@ -205,4 +217,9 @@ impl Shared {
         tasks.spawn(stop.run_until_cancelled_owned(self.run(client)));
         Ok(())
     }
+}
+
+/// What a plugin answered, as a log can have it.
+pub fn told(status: &tonic::Status) -> String {
+    format!("{:?}: {}", status.code(), foreign(status.message()))
 }

@@ -217,7 +217,7 @@ pub struct FakeKubelet {
     pub streaming: watch::Receiver<Vec<String>>,
     /// Registrations in flight, and the most there were.
     pub in_flight: watch::Receiver<(usize, usize)>,
-    _server: AbortOnDropHandle<()>,
+    server: AbortOnDropHandle<()>,
 }
 
 struct FakeRegistrar {
@@ -251,8 +251,15 @@ impl FakeKubelet {
             registered: counted,
             streaming: streams,
             in_flight: counts,
-            _server: AbortOnDropHandle::new(server),
+            server: AbortOnDropHandle::new(server),
         }
+    }
+
+    /// Ends like a process: nobody listens any more.
+    pub async fn stop(self) {
+        self.server.abort();
+        let ended = self.server.await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()));
     }
 }
 

@@ -17,6 +17,8 @@ pub enum Line {
     Pod(Pod),
     /// Delete the pod of this name.
     Delete(String),
+    /// Wait until the resource has so many allocatable devices.
+    Wait(String, usize),
     /// Break the connection to this resource's plugin.
     Lose(String),
     Restart,
@@ -26,14 +28,18 @@ pub enum Line {
 }
 
 /// Each line, and what it does.
-pub const HELP: [(&str, &str); 7] = [
+pub const HELP: [(&str, &str); 8] = [
     (
         "pod NAME RESOURCE=COUNT...",
         "admit a pod; shows what its container gets",
     ),
     ("delete NAME", "delete a pod; its devices are free again"),
-    ("restart", "restart the kubelet"),
     ("lose RESOURCE", "break the connection to its plugin"),
+    ("restart", "restart the kubelet"),
+    (
+        "wait RESOURCE=COUNT",
+        "wait until so many are allocatable, 60 s at most",
+    ),
     ("status", "show the resources and the pods"),
     ("help", "show this"),
     ("quit", "end, as Ctrl-C does"),
@@ -46,6 +52,8 @@ pub enum LineError {
     Unknown(String),
     #[error("expected {0}")]
     Expected(&'static str),
+    #[error("{0} stands alone: expected no word after it")]
+    Alone(String),
     #[error("{0}: expected RESOURCE=COUNT, as in example.com/gpu=2")]
     Request(String),
     #[error("{0} is asked for twice")]
@@ -66,13 +74,15 @@ impl FromStr for Line {
             ("delete", [name]) => Ok(Self::Delete((*name).to_owned())),
             ("delete", _) => Err(LineError::Expected(HELP[1].0)),
             ("lose", [resource]) => Ok(Self::Lose((*resource).to_owned())),
-            ("lose", _) => Err(LineError::Expected(HELP[3].0)),
+            ("lose", _) => Err(LineError::Expected(HELP[2].0)),
+            ("wait", [word]) => request(word).map(|(resource, count)| Self::Wait(resource, count)),
+            ("wait", _) => Err(LineError::Expected(HELP[4].0)),
             ("restart", []) => Ok(Self::Restart),
             ("status", []) => Ok(Self::Status),
             ("help", []) => Ok(Self::Help),
             ("quit" | "exit", []) => Ok(Self::Quit),
-            ("restart" | "status" | "help" | "quit" | "exit", _) => {
-                Err(LineError::Expected("nothing behind that word"))
+            (word @ ("restart" | "status" | "help" | "quit" | "exit"), _) => {
+                Err(LineError::Alone(word.to_owned()))
             }
             (unknown, _) => Err(LineError::Unknown(foreign(unknown))),
         }
@@ -82,14 +92,9 @@ impl FromStr for Line {
 fn pod(name: &str, words: &[&str]) -> Result<Pod, LineError> {
     let mut requests = BTreeMap::new();
     for word in words {
-        let invalid = || LineError::Request(foreign(word));
-        let (resource, count) = word.rsplit_once('=').ok_or_else(invalid)?;
-        let count: usize = count.parse().map_err(|_| invalid())?;
-        if resource.is_empty() {
-            return Err(invalid());
-        }
-        if requests.insert(resource.to_owned(), count).is_some() {
-            return Err(LineError::Twice(foreign(resource)));
+        let (resource, count) = request(word)?;
+        if requests.insert(resource.clone(), count).is_some() {
+            return Err(LineError::Twice(foreign(&resource)));
         }
     }
     if requests.is_empty() {
@@ -99,6 +104,16 @@ fn pod(name: &str, words: &[&str]) -> Result<Pod, LineError> {
         name: name.to_owned(),
         requests,
     })
+}
+
+fn request(word: &str) -> Result<(String, usize), LineError> {
+    let invalid = || LineError::Request(foreign(word));
+    let (resource, count) = word.rsplit_once('=').ok_or_else(invalid)?;
+    let count: usize = count.parse().map_err(|_| invalid())?;
+    if resource.is_empty() {
+        return Err(invalid());
+    }
+    Ok((resource.to_owned(), count))
 }
 
 #[cfg(test)]
@@ -140,7 +155,11 @@ mod tests {
             ),
             ("pod p a.io/x=1 a.io/x=2", "a.io/x is asked for twice"),
             ("delete", "expected delete NAME"),
-            ("restart now", "expected nothing behind that word"),
+            (
+                "restart now",
+                "restart stands alone: expected no word after it",
+            ),
+            ("wait", "expected wait RESOURCE=COUNT"),
             ("stop", "stop: no such command; help shows what there is"),
         ] {
             assert_eq!(told(line), expected, "{line}");

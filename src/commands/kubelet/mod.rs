@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::sync::mpsc;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::print;
@@ -26,6 +26,9 @@ use session::Session;
 
 /// Lines wait so long for a pod's plugins, so that those of a script are done one after another.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// For the `wait` of a script.
+const WAIT_MAX: Duration = Duration::from_secs(60);
 
 type Lines = mpsc::Receiver<String>;
 
@@ -50,6 +53,12 @@ pub async fn run(
         out,
         "{STRONG}A kubelet, {behaviour}{STRONG:#}: plugins register at {dir}/{KUBELET_SOCKET}"
     )?;
+    let held = kubelet.all_assignments();
+    if !held.is_empty() {
+        writeln!(out, "Pods of an earlier run, from its checkpoint:\n")?;
+        view::pods(out, &held)?;
+        writeln!(out)?;
+    }
     writeln!(out, "Type {STRONG}help{STRONG:#} for what it can do.\n")?;
     let mut session = Session::new(out, &kubelet, stop);
     let mut lines = input::lines();
@@ -86,6 +95,7 @@ async fn next<W: Write>(
         };
         let ended = match line.parse() {
             Ok(Line::Pod(pod)) => admit(kubelet, &pod, session, lines).await?,
+            Ok(Line::Wait(resource, count)) => wait(kubelet, &resource, count, session).await?,
             line => carry_out(kubelet, line, session)?,
         };
         if let ControlFlow::Break(end) = ended {
@@ -116,11 +126,11 @@ fn carry_out<W: Write>(
         Ok(Line::Status) => status(kubelet, session)?,
         Ok(Line::Delete(pod)) => delete(kubelet, &pod, session.out)?,
         Ok(Line::Lose(resource)) => lose(kubelet, &resource, session.out)?,
-        Ok(Line::Pod(pod)) => {
-            let name = foreign(&pod.name);
-            let text =
-                format!("{BAD}pod {name} is not admitted{BAD:#}: one at a time, and another waits");
-            session.out.wrapped(&text, 2)?;
+        Ok(Line::Pod(_) | Line::Wait(..)) => {
+            let way_out = "a pod waits for its plugins; lose, restart and quit end that";
+            session
+                .out
+                .wrapped(&format!("{BAD}not now{BAD:#}: {way_out}"), 2)?;
         }
         Err(error) => session.out.wrapped(&format!("{BAD}{error}{BAD:#}"), 2)?,
     }
@@ -186,6 +196,11 @@ async fn admit<W: Write>(
     lines: &mut Lines,
 ) -> io::Result<ControlFlow<End>> {
     let name = foreign(&pod.name);
+    if !kubelet.assignments(&pod.name).is_empty() {
+        let text = format!("{BAD}pod {name} is there already{BAD:#}: delete it first");
+        session.out.wrapped(&text, 2)?;
+        return Ok(ControlFlow::Continue(()));
+    }
     let not_offered = kubelet.not_offered(pod);
     let admitted = attend(kubelet, pod, session, lines, kubelet.admit(pod)).await?;
     let got = match admitted {
@@ -200,10 +215,8 @@ async fn admit<W: Write>(
     writeln!(session.out, "{GOOD}pod {name} is admitted{GOOD:#}")?;
     print::assignments(session.out, &got)?;
     for resource in not_offered {
-        let (resource, runs) = (
-            foreign(&resource),
-            "the pod runs without it, as on a real node",
-        );
+        let resource = foreign(&resource);
+        let runs = "a kubelet runs the pod without it, a scheduler would not have placed it";
         let text = format!("{ODD}no plugin offers {resource}: {runs}{ODD:#}");
         session.out.wrapped(&text, 2)?;
     }
@@ -218,6 +231,29 @@ async fn admit<W: Write>(
             Ok(ControlFlow::Continue(()))
         }
     }
+}
+
+/// Waits until so many devices can be had, but not for ever.
+async fn wait<W: Write>(
+    kubelet: &Kubelet,
+    resource: &str,
+    count: usize,
+    session: &mut Session<'_, W>,
+) -> io::Result<ControlFlow<End>> {
+    let mut node = kubelet.node();
+    let enough = node.wait_for(|node| node.get(resource).is_some_and(|n| n.allocatable >= count));
+    let name = foreign(resource);
+    let waited = session.until(Some(&name), timeout(WAIT_MAX, enough));
+    match waited.await? {
+        None => return Ok(ControlFlow::Break(End::Quit)),
+        Some(Ok(_)) => {}
+        Some(Err(_)) => {
+            let seconds = WAIT_MAX.as_secs();
+            let text = format!("{BAD}{name}: not {count} allocatable after {seconds} s{BAD:#}");
+            session.out.wrapped(&text, 2)?;
+        }
+    }
+    Ok(ControlFlow::Continue(()))
 }
 
 fn delete(kubelet: &Kubelet, pod: &str, out: &mut impl Write) -> io::Result<()> {

@@ -14,7 +14,7 @@ use crate::commands::print;
 use crate::commands::screen::Screen;
 use crate::kubelet::{Event, Kubelet, Node};
 
-/// The node's table is printed when it has not changed for so long.
+/// The node's table is printed so long after a change, with whatever changed meanwhile.
 const SETTLED: Duration = Duration::from_millis(200);
 
 /// A screen on which a kubelet is followed.
@@ -71,11 +71,13 @@ impl<'a, W: Write> Session<'a, W> {
                 () = self.stop.cancelled() => return Ok(None),
                 done = &mut work => return Ok(Some(done)),
                 Some(event) = next(&mut self.events) => self.show(&event)?,
-                Ok(()) = self.node.changed() => self.settled = Some(Instant::now() + SETTLED),
+                Ok(()) = self.node.changed() => {
+                    self.settled.get_or_insert_with(|| Instant::now() + SETTLED);
+                }
                 Some(()) = settled => self.show_node()?,
                 _ = second.tick(), if waiting_for.is_some() => {
                     let (what, seconds) = (waiting_for.unwrap_or_default(), began.elapsed().as_secs());
-                    self.out.waiting(format_args!("waiting for {what}: {seconds} s"))?;
+                    self.out.waiting(format_args!("waiting {seconds} s for {what}"))?;
                 }
             }
         }

@@ -56,14 +56,22 @@ fn text(what: &Happening) -> (Style, String) {
         Happening::Listed {
             healthy,
             unhealthy,
+            unknown_health,
             changes,
         } => {
             let style = if *unhealthy > 0 { ODD } else { PLAIN };
-            (style, listed(*healthy, *unhealthy) + &named(changes))
+            let mut text = listed(*healthy, *unhealthy) + &named(changes);
+            if let Some(health) = unknown_health {
+                text = format!("{text}; a kubelet takes {health:?} for Unhealthy");
+            }
+            (style, text)
         }
-        Happening::Disconnected => {
-            let text = "lost: its stream ended, its devices count as ill";
-            (BAD, text.to_owned())
+        Happening::Disconnected { error } => {
+            let why = error
+                .as_ref()
+                .map_or_else(String::new, |error| format!(" with {error}"));
+            let text = format!("lost: its stream ended{why}; its devices count as Unhealthy");
+            (BAD, text)
         }
     }
 }
@@ -72,6 +80,7 @@ fn listed(healthy: usize, unhealthy: usize) -> String {
     match (healthy + unhealthy, unhealthy) {
         (0, _) => "listed no devices".to_owned(),
         (1, 0) => "listed 1 device, healthy".to_owned(),
+        (1, _) => "listed 1 device, Unhealthy".to_owned(),
         (all, 0) => format!("listed {all} devices, all healthy"),
         (all, _) => format!("listed {all} devices, {healthy} healthy"),
     }
@@ -114,6 +123,7 @@ mod tests {
         text(&Happening::Listed {
             healthy,
             unhealthy,
+            unknown_health: None,
             changes: changed.iter().map(change).collect(),
         })
         .1
@@ -123,6 +133,7 @@ mod tests {
     fn a_list_tells_what_changed_but_not_all_of_it() {
         assert_eq!(listed_text(0, 0, &[]), "listed no devices");
         assert_eq!(listed_text(4, 0, &[]), "listed 4 devices, all healthy");
+        assert_eq!(listed_text(0, 1, &[]), "listed 1 device, Unhealthy");
         assert_eq!(
             listed_text(2, 1, &["a"]),
             "listed 3 devices, 2 healthy: a Unhealthy"
@@ -131,6 +142,18 @@ mod tests {
             listed_text(0, 4, &["a", "b", "c", "d"]),
             "listed 4 devices, 0 healthy, 4 changed"
         );
+    }
+
+    #[test]
+    fn why_a_device_counts_as_ill_is_told() {
+        let listed = Happening::Listed {
+            healthy: 1,
+            unhealthy: 1,
+            unknown_health: Some("healthy".to_owned()),
+            changes: Vec::new(),
+        };
+        let expected = r#"listed 2 devices, 1 healthy; a kubelet takes "healthy" for Unhealthy"#;
+        assert_eq!(text(&listed).1, expected);
     }
 
     #[test]
