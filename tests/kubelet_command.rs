@@ -126,6 +126,38 @@ fn a_plugin_that_hangs_holds_up_nothing() {
 }
 
 #[test]
+fn an_output_that_nobody_reads_holds_up_nothing() {
+    let dir = plugin_dir();
+    let mut command = program(&[]);
+    command.arg("kubelet").arg("--dir").arg(dir.path());
+    let mut running = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    let _unread = running.child.stdout.take();
+    let mut stdin = running.child.stdin.take().expect("a pipe");
+    for _ in 0..1_000 {
+        writeln!(stdin, "help").expect("a reader");
+    }
+    let manager = Running::manager(dir.path(), &[]);
+    manager.says("registered");
+    running.signal(rustix::process::Signal::TERM);
+    assert_eq!(running.ends().code(), Some(0));
+}
+
+#[test]
+fn it_ends_with_its_reader() {
+    let dir = plugin_dir();
+    let mut kubelet = Kubelet::start(dir.path(), &[]);
+    kubelet.prints("plugins register at");
+    // The thread that hears the lines ends, and its end of the pipe is closed, at the next of them.
+    drop(std::mem::replace(
+        &mut kubelet.printed,
+        std::sync::mpsc::channel().1,
+    ));
+    kubelet.told("help");
+    kubelet.told("help");
+    assert_eq!(kubelet.running.ends().code(), Some(0));
+}
+
+#[test]
 fn what_is_another_kubelets_is_left_alone() {
     let dir = plugin_dir();
     let kubelet = Kubelet::start(dir.path(), &[]);

@@ -27,11 +27,16 @@ pub use screen::{Screen, stdout};
 ///
 /// Without a command it serves one device plugin per resource, for the kubelet of this node.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = VARIABLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 }
+
+const VARIABLES: &str = "\
+Its variables are RESOURCE_NAME, NUMBER_DEVICES, DEVICE_ID_PREFIX, ENV_PREFIX, ANNOTATION_PREFIX,
+DEVICE_FILE_PREFIX, NUMA_NODES and more, as lists, by index and by node: see the README, and try
+  RESOURCE_NAME=example.com/gpu NUMBER_DEVICES=4 simple-device-plugin check";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -50,6 +55,7 @@ enum Command {
     },
     /// Run a kubelet for plugins of any kind, without a cluster: shows what they do, admits pods and
     /// restarts as the lines of standard input say
+    #[command(after_help = kubelet::help())]
     Kubelet {
         /// Its device plugin directory; every socket in it is removed, as a kubelet does
         #[arg(long)]
@@ -93,7 +99,7 @@ impl Cli {
                     behaviour,
                     ..Settings::new(dir)
                 };
-                until_signal(|stop| kubelet::run(settings, out, stop))
+                until_signal(|stop| kubelet::run(settings, stop))
             }
         }
     }

@@ -1,13 +1,18 @@
 //! Where the commands print: lines that stay, and on a terminal one that tells what is waited for.
 
 use std::fmt::Display;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 
 use anstream::{AutoStream, ColorChoice};
 use rustix::termios::tcgetwinsize;
 use textwrap::{Options, WordSplitter, wrap};
+use tokio_util::sync::CancellationToken;
+use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
 use super::style::DIM;
+
+/// Paragraphs that wait for a reader.
+const WRITES_MAX: usize = 4096;
 
 /// Back to the line's begin, and empty it.
 const ERASE_LINE: &str = "\r\x1b[2K";
@@ -24,12 +29,50 @@ pub struct Screen<W: Write> {
 
 /// Standard output: with colour where it is a terminal, and `NO_COLOR` and the like do not forbid it.
 pub fn stdout() -> Screen<impl Write> {
+    screen(coloured())
+}
+
+/// Standard output, written by a thread of its own until the guard is dropped: where nobody reads, it
+/// is cut short, and holds up nothing. Where it is closed, `gone` is cancelled.
+pub fn patient_stdout(gone: CancellationToken) -> (Screen<impl Write>, WorkerGuard) {
+    let out = Closing {
+        out: coloured(),
+        gone,
+    };
+    let (out, guard) = NonBlockingBuilder::default()
+        .buffered_lines_limit(WRITES_MAX)
+        .finish(out);
+    (screen(BufWriter::new(out)), guard)
+}
+
+fn coloured() -> AutoStream<io::Stdout> {
+    AutoStream::auto(io::stdout())
+}
+
+fn screen<W: Write>(out: W) -> Screen<W> {
     let choice = AutoStream::choice(&io::stdout());
     Screen {
         live: io::stdout().is_terminal() && choice != ColorChoice::Never,
         columns: columns(),
-        out: AutoStream::new(io::stdout(), choice).lock(),
+        out,
         waiting: false,
+    }
+}
+
+/// An output that tells when it is closed.
+struct Closing<W> {
+    out: W,
+    gone: CancellationToken,
+}
+
+impl<W: Write> Write for Closing<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes);
+        written.inspect_err(|_| self.gone.cancel())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
     }
 }
 

@@ -100,7 +100,8 @@ pub fn lines(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (said, heard) = mpsc::channel();
     std::thread::spawn(move || {
         let lines = BufReader::new(output).lines().map_while(Result::ok);
-        lines.for_each(|line| drop(said.send(line)));
+        // Whoever hears no more closes the pipe.
+        let _ = { lines }.try_for_each(|line| said.send(line));
     });
     heard
 }

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::print;
-use super::screen::Screen;
+use super::screen::patient_stdout;
 use super::style::{BAD, DIM, GOOD, ODD, STRONG};
 use crate::foreign::foreign;
 use crate::kubelet::{Behaviour, Kubelet, Pod, Settings, checkpoint};
@@ -33,11 +33,9 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 type Lines = mpsc::Receiver<String>;
 
 /// Runs a kubelet until `quit` or `stop`, and does what the lines of standard input say.
-pub async fn run(
-    settings: Settings,
-    out: &mut Screen<impl Write>,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
+pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    let (mut screen, _writing) = patient_stdout(stop.clone());
+    let out = &mut screen;
     let dir = settings.dir.display().to_string();
     let behaviour = match settings.behaviour {
         Behaviour::V1_36 => "1.36",
@@ -122,7 +120,7 @@ fn carry_out<W: Write>(
         Ok(Line::Quit) => return Ok(ControlFlow::Break(End::Quit)),
         Ok(Line::Restart) => return Ok(ControlFlow::Break(End::Restart)),
         Ok(Line::Blank) => {}
-        Ok(Line::Help) => help(session.out)?,
+        Ok(Line::Help) => print_help(session.out)?,
         Ok(Line::Status) => status(kubelet, session)?,
         Ok(Line::Delete(pod)) => delete(kubelet, &pod, session.out)?,
         Ok(Line::Lose(resource)) => lose(kubelet, &resource, session.out)?,
@@ -171,9 +169,17 @@ async fn attend<W: Write, T>(
     }
 }
 
-fn help(out: &mut impl Write) -> io::Result<()> {
+fn print_help(out: &mut impl Write) -> io::Result<()> {
     let rows = line::HELP.iter();
     print::columns(out, rows.map(|(line, does)| format!("  {line}\t{does}")))
+}
+
+/// The lines that it takes.
+pub fn help() -> String {
+    let mut text = b"Lines:\n".to_vec();
+    // To memory it cannot fail.
+    let _ = print_help(&mut text);
+    String::from_utf8_lossy(&text).into_owned()
 }
 
 fn status<W: Write>(kubelet: &Kubelet, session: &mut Session<'_, W>) -> io::Result<()> {
