@@ -13,8 +13,10 @@ PROGRAM := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/simple-device-plug
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+STATIC := RUSTFLAGS='-C target-feature=+crt-static'
+
 build: ## build the program, static; tells where it is
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --locked --release --target $(TARGET)
+	$(STATIC) cargo build --locked --release --target $(TARGET)
 	@ls -l $(PROGRAM)
 
 test: ## run every test; needs cargo alone
@@ -30,7 +32,7 @@ demo: ## the whole job on an embedded kubelet; the variables of the README work 
 	cargo run --locked -- demo
 
 bench: build ## measure the figures of the README, some 5 minutes with the build
-	PROGRAM=$(PROGRAM) cargo bench --locked --bench figures
+	PROGRAM=$(PROGRAM) $(STATIC) cargo bench --locked --target $(TARGET) --bench figures
 
 soak: build ## 1,000 kubelet restarts and other trouble; SEED=... RESTARTS=... replays one
 	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) cargo test --locked --test soak -- --nocapture
@@ -41,14 +43,16 @@ COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing
 SECONDS_EACH ?= 60
 
-fuzz: ## fuzz the variables, the checkpoint and a plugin's socket, a minute each; needs a C++ compiler
+fuzz: ## a minute each for the variables, the checkpoint and a plugin's socket; needs a C++ compiler
 	cd fuzz
 	RUSTFLAGS='$(COVERAGE)' cargo build --locked --release --target $(TARGET)
 	for target in variables checkpoint plugin_socket; do
 		mkdir -p corpus/$$target artifacts/$$target
 		$(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/$$target -max_total_time=$(SECONDS_EACH) -max_len=2048 \
-			-timeout=10 -dict=$$target.dict -artifact_prefix=artifacts/$$target/ -print_final_stats=1 corpus/$$target
+			-timeout=10 -dict=$$target.dict -artifact_prefix=artifacts/$$target/ -verbosity=0 -print_final_stats=1 corpus/$$target
+		echo "$$target: nothing found"
 	done
 
-clean: ## remove what was built
+clean: ## remove what was built; what fuzzing found stays
 	cargo clean
+	cargo clean --manifest-path fuzz/Cargo.toml

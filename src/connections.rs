@@ -244,6 +244,11 @@ impl Connected for Connection {
 }
 
 impl Connection {
+    /// Goes on over another stream; returns the one to the peer.
+    pub fn replace(&mut self, stream: UnixStream) -> UnixStream {
+        std::mem::replace(&mut self.stream, stream)
+    }
+
     /// Fails once the connection is cut; until then the task is woken when it is.
     fn poll_uncut(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(match self.cut.as_mut().poll(context) {

@@ -1,13 +1,17 @@
 //! The way back after a kubelet restart and a lost stream.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use simple_device_plugin::kubelet::{Kubelet, Settings};
+use tokio::time::timeout;
 
 use crate::Result;
-use crate::program::{Load, Outputs, name};
+use crate::program::{DEADLINE, Load, Outputs, name};
 use crate::table::{Figure, TIMES, median, ms};
+
+/// How long there is no kubelet.
+const AWAY: Duration = Duration::from_secs(2);
 
 pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     Ok(vec![
@@ -34,6 +38,8 @@ async fn restarts(program: &Path, resources: usize, target: f64) -> Result<Figur
     let mut took = Vec::new();
     for _ in 0..TIMES {
         kubelet.stop().await;
+        // A real one is not back at once.
+        tokio::time::sleep(AWAY).await;
         let since = Instant::now();
         kubelet = Kubelet::start(Settings::new(dir.path()))?;
         load.whole(&kubelet).await?;
@@ -55,9 +61,9 @@ async fn lost_stream(program: &Path) -> Result<Figure> {
         load.whole(&kubelet).await?;
         let mut node = kubelet.node();
         let since = Instant::now();
-        kubelet.lose_stream(&name(0));
-        node.wait_for(|node| node[&name(0)].allocatable == 0)
-            .await?;
+        assert!(kubelet.lose_stream(&name(0)), "there is a stream");
+        let lost = node.wait_for(|node| node[&name(0)].allocatable == 0);
+        timeout(DEADLINE, lost).await??;
         load.whole(&kubelet).await?;
         took.push(ms(since.elapsed()));
     }

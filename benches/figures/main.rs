@@ -4,7 +4,7 @@ mod allocate;
 mod back;
 mod floor;
 mod idle;
-mod processors;
+mod processor;
 mod program;
 mod start;
 mod table;
@@ -33,8 +33,13 @@ fn main() -> Result<()> {
     table::print(&figures)
 }
 
+const GROUPS: [&str; 4] = ["allocate", "start", "back", "idle"];
+
 /// Measures the groups that are wanted; all of them where none is named.
 async fn measure(program: &Path, wanted: &[String]) -> Result<Vec<Figure>> {
+    if let Some(unknown) = wanted.iter().find(|name| !GROUPS.contains(&name.as_str())) {
+        return Err(format!("{unknown}: expected one of {}", GROUPS.join(", ")).into());
+    }
     let is_wanted = |group: &str| wanted.is_empty() || wanted.iter().any(|name| name == group);
     let mut figures = Vec::new();
     if is_wanted("allocate") {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::Result;
 
 /// Far beyond what anything here takes.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A process, killed with its owner.
 pub struct Running(Child);

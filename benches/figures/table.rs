@@ -45,7 +45,9 @@ impl Figure {
     }
 }
 
+/// Prints them; an error where one is over its target.
 pub fn print(figures: &[Figure]) -> Result<()> {
+    let mut missed_count = 0;
     let mut table = TabWriter::new(std::io::stdout()).padding(2);
     writeln!(table, "FIGURE\tMEASURED\tAT MOST\t")?;
     for figure in figures {
@@ -57,6 +59,7 @@ pub fn print(figures: &[Figure]) -> Result<()> {
             how,
         } = figure;
         let missed = target.is_some_and(|target| *measured > target);
+        missed_count += usize::from(missed);
         let verdict = if missed { "MISSED" } else { "" };
         let target = target.map_or_else(String::new, |target| format!("{target} {unit}"));
         let measured = if *measured < 10.0 {
@@ -72,6 +75,9 @@ pub fn print(figures: &[Figure]) -> Result<()> {
         )?;
     }
     table.flush()?;
+    if missed_count > 0 {
+        return Err(format!("{missed_count} over the target").into());
+    }
     Ok(())
 }
 

@@ -3,6 +3,7 @@
 
 #![no_main]
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -27,8 +28,15 @@ const RPCS: [&str; 5] = [
 /// How long an answer may take: a connection that stays open is none of the plugin's faults.
 const ANSWERED_WITHIN: Duration = Duration::from_millis(200);
 
+/// The options as a message of five bytes and its length: GetPreferredAllocation is there.
+const OK: &[u8] = &[0, 0, 0, 0, 2, 0x10, 1];
+
+/// Far beyond what a sound plugin takes.
+const SURELY_ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+
 struct Plugin {
     socket: PathBuf,
+    registrations: watch::Receiver<BTreeMap<String, u64>>,
     node: watch::Receiver<Node>,
 }
 
@@ -43,7 +51,12 @@ fuzz_target!(|bytes: &[u8]| {
         1 => [&preface()[..], rest].concat(),
         rpc => call(RPCS[usize::from(rpc - 2)], rest),
     };
-    talk(plugin, &sent);
+    talk(plugin, &sent, ANSWERED_WITHIN);
+    // Of this input, not of a later one: whatever it did is done when the next call is answered.
+    let answer = talk(plugin, &call(RPCS[0], &[]), SURELY_ANSWERED_WITHIN);
+    let answered = answer.windows(OK.len()).any(|bytes| bytes == OK);
+    assert!(answered, "no answer but {answer:?}");
+    assert_eq!(plugin.registrations.borrow().values().sum::<u64>(), 1);
     let node = plugin.node.borrow();
     assert!(
         node.values().all(|shown| shown.allocatable == 2),
@@ -61,7 +74,11 @@ fn start() -> Plugin {
             .enable_all()
             .build();
         runtime.expect("a runtime").block_on(async {
-            let kubelet = Kubelet::start(Settings::new(&in_dir)).expect("a kubelet");
+            let settings = Settings {
+                leave_after: Duration::ZERO,
+                ..Settings::new(&in_dir)
+            };
+            let kubelet = Kubelet::start(settings).expect("a kubelet");
             let host = Host {
                 hostname: Some("worker".to_owned()),
                 numa: None,
@@ -74,7 +91,8 @@ fn start() -> Plugin {
             let whole = async {
                 let whole = node.wait_for(|node| node.values().any(|shown| shown.allocatable == 2));
                 whole.await.expect("a kubelet");
-                ready.send(kubelet.node()).expect("a listener");
+                let seen = (kubelet.registrations(), kubelet.node());
+                ready.send(seen).expect("a listener");
                 std::future::pending::<()>().await;
             };
             tokio::select! {
@@ -83,25 +101,25 @@ fn start() -> Plugin {
             }
         });
     });
+    let (registrations, node) = started.recv().expect("a start");
     Plugin {
         socket: dir.join("simple-device-plugin.sock"),
-        node: started.recv().expect("a start"),
+        registrations,
+        node,
     }
 }
 
 /// Sends it, and reads whatever comes back.
-fn talk(plugin: &Plugin, sent: &[u8]) {
+fn talk(plugin: &Plugin, sent: &[u8], within: Duration) -> Vec<u8> {
     let mut stream = UnixStream::connect(&plugin.socket).expect("a plugin that answers");
-    stream
-        .set_read_timeout(Some(ANSWERED_WITHIN))
-        .expect("a limit");
-    stream
-        .set_write_timeout(Some(ANSWERED_WITHIN))
-        .expect("a limit");
+    stream.set_read_timeout(Some(within)).expect("a limit");
+    stream.set_write_timeout(Some(within)).expect("a limit");
     // The plugin may hang up at any byte.
     let _ = stream.write_all(sent);
     let _ = stream.shutdown(std::net::Shutdown::Write);
-    let _ = stream.read_to_end(&mut Vec::new());
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    answer
 }
 
 /// The client's greeting and its empty SETTINGS.

@@ -5,12 +5,9 @@
 use std::io;
 
 use loona_hpack::Decoder;
-use tokio::io::{
-    AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, copy, duplex, split,
-};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy};
+use tokio::net::UnixStream;
 
-/// What is on its way between the two ends, in bytes.
-const BUFFER: usize = 64 * 1024;
 /// `PRI * HTTP/2.0…` (RFC 9113, 3.4).
 const PREFACE: usize = 24;
 /// Of a frame's payload, unless SETTINGS say otherwise; ours do not (RFC 9113, 4.2).
@@ -18,26 +15,21 @@ const FRAME_MAX: usize = 16 * 1024;
 /// Of a header block: more than any gRPC client has to say.
 const BLOCK_MAX: usize = 64 * 1024;
 
-/// The connection as if its peer had named `localhost`, and the work of handing on, which ends with it.
-pub fn localhost(
-    connection: impl AsyncRead + AsyncWrite,
-) -> (DuplexStream, impl Future<Output = ()>) {
-    let (served, handed) = duplex(BUFFER);
-    let work = async move {
-        let (mut asks, mut is_told) = split(connection);
-        let (mut answers, mut hears) = split(handed);
-        let questions = async {
-            // Whatever was wrong with it, to the server it is a connection that ended.
-            let _ = hand_on(&mut asks, &mut hears).await;
-            let _ = hears.shutdown().await;
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            _ = copy(&mut answers, &mut is_told) => {}
-            () = questions => {}
-        }
+/// Hands on what the peer of `asked` and the server behind `served` say to each other, to the server as
+/// if the peer had named `localhost`; until the server has said all.
+pub async fn as_localhost(asked: UnixStream, served: UnixStream) {
+    let (mut asks, mut is_told) = asked.into_split();
+    let (mut answers, mut hears) = served.into_split();
+    let questions = async {
+        // Whatever was wrong with it, to the server it is a connection that ended.
+        let _ = hand_on(&mut asks, &mut hears).await;
+        let _ = hears.shutdown().await;
+        std::future::pending::<()>().await;
     };
-    (served, work)
+    tokio::select! {
+        _ = copy(&mut answers, &mut is_told) => {}
+        () = questions => {}
+    }
 }
 
 async fn hand_on(

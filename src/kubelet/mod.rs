@@ -22,8 +22,8 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use futures_util::TryStreamExt;
-use tokio::net::UnixListener;
+use futures_util::StreamExt;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -37,7 +37,7 @@ use crate::socket_name::KUBELET_SOCKET;
 use crate::wire::PreferenceQuestion;
 use crate::wire::v1beta1::registration_server::RegistrationServer;
 
-use authority::localhost;
+use authority::as_localhost;
 use manager::DeviceManager;
 use registration::Registrar;
 use shared::{Shared, told};
@@ -110,10 +110,11 @@ impl Kubelet {
         let listeners = watch::Sender::new(Arc::new(listener));
         let peers = Peers::new(KUBELET_SOCKET, shared.stop.clone(), CONNECTIONS_MAX);
         let tasks = shared.tasks.clone();
-        let incoming = incoming(listeners.subscribe(), peers).map_ok(move |connection| {
-            let (connection, work) = localhost(connection);
-            tasks.spawn(work);
-            connection
+        let incoming = incoming(listeners.subscribe(), peers).map(move |connection| {
+            let mut connection = connection?;
+            let (served, ours) = UnixStream::pair()?;
+            tasks.spawn(as_localhost(connection.replace(served), ours));
+            io::Result::Ok(connection)
         });
         let registrar = RegistrationServer::new(Registrar(Arc::clone(&shared)));
         let stopped = shared.stop.clone().cancelled_owned();
