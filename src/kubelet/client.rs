@@ -50,7 +50,7 @@ impl Client {
     /// Connects to the socket; tries until the time is over, as grpc-go's dial does, or it is closed.
     pub async fn dial(&self, within: Duration) -> Result<(), Status> {
         let dialled = self.closed.run_until_cancelled(self.try_dial(within)).await;
-        dialled.unwrap_or_else(|| Err(Status::cancelled("the connection is closed")))
+        dialled.unwrap_or_else(|| Err(Status::cancelled("the kubelet closed the connection")))
     }
 
     async fn try_dial(&self, within: Duration) -> Result<(), Status> {
@@ -101,7 +101,7 @@ impl Client {
         stream: &mut Streaming<v1beta1::ListAndWatchResponse>,
     ) -> Result<Option<v1beta1::ListAndWatchResponse>, Status> {
         let next = self.closed.run_until_cancelled(stream.message()).await;
-        next.unwrap_or_else(|| Err(Status::cancelled("the connection is closed")))
+        next.unwrap_or_else(|| Err(Status::cancelled("the kubelet closed the connection")))
     }
 
     pub async fn preferred(&self, question: PreferenceQuestion) -> Result<Vec<String>, Status> {
@@ -143,7 +143,7 @@ impl Client {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone();
-        let closed = || Status::cancelled("the connection is closed");
+        let closed = || Status::cancelled("the kubelet closed the connection");
         let client = DevicePluginClient::new(channel.ok_or_else(closed)?);
         let answer = self.closed.run_until_cancelled(rpc(client)).await;
         answer.ok_or_else(closed)?.map(Response::into_inner)
