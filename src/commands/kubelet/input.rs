@@ -9,9 +9,12 @@ const LINES_MAX: usize = 64;
 /// In bytes. What is beyond is dropped.
 const LINE_MAX: u64 = 64 * 1024;
 
+/// The lines as they come.
+pub type Lines = mpsc::Receiver<String>;
+
 /// Reads standard input until it ends. A thread does it, since nothing else can wait for a terminal, a
 /// pipe and a file alike; where it waits for a line, it goes with the process.
-pub fn lines() -> mpsc::Receiver<String> {
+pub fn lines() -> Lines {
     let (send, lines) = mpsc::channel(LINES_MAX);
     std::thread::spawn(move || {
         let mut input = std::io::stdin().lock();
@@ -22,6 +25,14 @@ pub fn lines() -> mpsc::Receiver<String> {
         }
     });
     lines
+}
+
+/// The next line; none comes when standard input has ended, and the kubelet goes on.
+pub async fn received(lines: &mut Lines) -> String {
+    match lines.recv().await {
+        Some(line) => line,
+        None => std::future::pending().await,
+    }
 }
 
 /// The next line; `None` at the end.
