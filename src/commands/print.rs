@@ -101,7 +101,7 @@ fn given(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'static str, St
 }
 
 /// So many devices are named; more are counted.
-const DEVICES_NAMED: usize = 16;
+const DEVICES_NAMED: usize = 4;
 
 /// The devices with their NUMA nodes.
 pub fn devices(assignment: &Assignment) -> String {
