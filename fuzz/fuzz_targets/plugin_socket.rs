@@ -120,7 +120,7 @@ fn talk(plugin: &Plugin, sent: &[u8]) {
 fn ask(plugin: &Plugin) {
     let mut stream = connect(plugin, SURELY_ANSWERED_WITHIN);
     stream.write_all(&call(RPCS[0], &[])).expect("a listener");
-    let mut answer = Vec::new();
+    let mut answer: Vec<u8> = Vec::new();
     while !answer.windows(OK.len()).any(|bytes| bytes == OK) {
         let mut bytes = [0; 1024];
         let count = stream.read(&mut bytes).expect("an answer in time");
