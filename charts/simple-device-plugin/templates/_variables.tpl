@@ -1,0 +1,62 @@
+{{- /* The variable of each key of a resource. */}}
+{{- define "sdp.variableOf" -}}
+name: RESOURCE_NAME
+devices: NUMBER_DEVICES
+deviceIdPrefix: DEVICE_ID_PREFIX
+pluginName: PLUGIN_NAME
+numaNodes: NUMA_NODES
+preferredAllocation: PREFERRED_ALLOCATION
+envPrefix: ENV_PREFIX
+annotationPrefix: ANNOTATION_PREFIX
+deviceFilePrefix: DEVICE_FILE_PREFIX
+deviceFileHostPath: DEVICE_FILE_HOST_PATH
+{{- end }}
+
+{{- /* The variables of one resource, or of one node's overrides of it: dict resource, suffix. */}}
+{{- define "sdp.resourceVariables" -}}
+{{- $variableOf := include "sdp.variableOf" . | fromYaml }}
+{{- range $key, $value := .resource }}
+- name: {{ printf "%s_%s" (get $variableOf $key) $.suffix | quote }}
+  {{- if kindIs "slice" $value }}
+  value: {{ join "+" $value | quote }}
+  {{- else if kindIs "float64" $value }}
+  value: {{ int64 $value | toString | quote }}
+  {{- else }}
+  value: {{ toString $value | replace "$(" "$$(" | quote }}
+  {{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* All variables that the values make. */}}
+{{- define "sdp.variables" -}}
+{{- $indexes := dict }}
+{{- range $index, $resource := .Values.resources }}
+{{- if hasKey $indexes $resource.name }}
+{{- fail (printf "resources: %s is there twice" $resource.name) }}
+{{- end }}
+{{- $_ := set $indexes $resource.name (toString $index) }}
+{{- include "sdp.resourceVariables" (dict "resource" $resource "suffix" (toString $index)) }}
+{{- end }}
+{{- range $node, $overrides := .Values.nodeOverrides }}
+{{- range $name, $override := $overrides }}
+{{- if not (hasKey $indexes $name) }}
+{{- fail (printf "nodeOverrides.%s: %s is not among the resources (%s)" $node $name (keys $indexes | sortAlpha | join ", ")) }}
+{{- end }}
+{{- $suffix := printf "%s.%s" (get $indexes $name) $node }}
+{{- include "sdp.resourceVariables" (dict "resource" $override "suffix" $suffix) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* A variable of a resource beside resources would be outvoted by them, silently. */}}
+{{- define "sdp.checkExtraEnv" -}}
+{{- $ours := include "sdp.variableOf" . | fromYaml | values | join "|" }}
+{{- range .Values.extraEnv }}
+{{- if and $.Values.resources (regexMatch (printf "^(%s)(_[0-9]+)?([.].*)?$" $ours) .name) (ne .name "PLUGIN_NAME") }}
+{{- fail (printf "extraEnv: %s belongs into resources or nodeOverrides, or set resources to []" .name) }}
+{{- end }}
+{{- if has .name (list "NAMESPACE" "NODE_NAME" "DEVICE_PLUGIN_PATH" "RUST_LOG" "LOG_FORMAT") }}
+{{- fail (printf "extraEnv: the chart sets %s itself" .name) }}
+{{- end }}
+{{- end }}
+{{- end }}
