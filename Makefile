@@ -5,13 +5,36 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 # The program is one static file, which takes nothing of the machine it is built on along.
-TARGET := $(shell rustc -vV | sed -n 's/^host: //p')
-PROGRAM := $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/simple-device-plugin
+TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+PROGRAM = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/simple-device-plugin
 
-.PHONY: help build test lint demo bench soak fuzz clean
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+
+# The image. IMG names it whole, or REPO and TAG do.
+REPO ?= simple-device-plugin
+TAG ?= $(VERSION)
+IMG ?= $(REPO):$(TAG)
+export IMG
+
+# The first that answers.
+CONTAINER_RUNTIME_COMMAND ?= $(shell for command in docker podman buildah; do \
+	$$command info >/dev/null 2>&1 && echo $$command && exit; done; echo docker)
+
+KIND ?= kind
+CLUSTER ?= simple-device-plugin
+export NAMESPACE HELM KUBECTL HELM_ARGS TIMEOUT E2E_POD_IMAGE
+
+# The variables of a resource reach deploy from the environment and from make's arguments. Names with a dot, for one
+# node, make hands on only where it is told.
+RESOURCE_VARIABLES := RESOURCE_NAME NUMBER_DEVICES DEVICE_ID_PREFIX PLUGIN_NAME ENV_PREFIX ANNOTATION_PREFIX \
+	DEVICE_FILE_PREFIX DEVICE_FILE_HOST_PATH NUMA_NODES PREFERRED_ALLOCATION
+$(foreach name,$(filter $(RESOURCE_VARIABLES:=%),$(.VARIABLES)),$(eval export $(name)))
+
+.PHONY: help build test lint demo bench soak fuzz image push deploy undeploy cluster start test-a test-b test-both e2e \
+	manifest test-install clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 STATIC := RUSTFLAGS='-C target-feature=+crt-static'
 
@@ -54,6 +77,50 @@ fuzz: ## a minute each for the variables, the checkpoint and a plugin's socket; 
 			-timeout=10 -dict=$$target.dict -artifact_prefix=artifacts/$$target/ -verbosity=0 -print_final_stats=1 corpus/$$target
 		echo "$$target: nothing found"
 	done
+
+image: ## build the image IMG with docker, podman or buildah (CONTAINER_RUNTIME_COMMAND)
+	$(CONTAINER_RUNTIME_COMMAND) build --tag $(IMG) --build-arg VERSION=$(VERSION) \
+		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) $(IMAGE_ARGS) .
+
+push: ## push the image IMG
+	$(CONTAINER_RUNTIME_COMMAND) push $(IMG)
+
+deploy: ## deploy with helm: NAMESPACE, IMG and the variables, also NUMBER_DEVICES_0.worker2=0
+	@deploy/deploy
+
+undeploy: ## remove all that deploy made in NAMESPACE
+	@deploy/undeploy
+
+cluster: ## a kind cluster with two workers
+	$(KIND) create cluster --name $(CLUSTER) --config deploy/kind.yaml
+
+start: image ## load the image into the kind cluster and deploy it there
+	$(KIND) load docker-image $(IMG) --name $(CLUSTER)
+	@deploy/deploy
+
+test-a: ## a pod with a device of the first of RESOURCE_NAME, shown and deleted
+	@deploy/test-pod a
+
+test-b: ## the same with the second
+	@deploy/test-pod b
+
+test-both: ## the same with both: TopologyAffinityError where they share no NUMA node and the policy is strict
+	@deploy/test-pod both
+
+e2e: ## the whole of it on the cluster of KUBECONFIG, with IMG and E2E_POD_IMAGE for the pods
+	@tests/e2e/run
+
+VENV := target/venv
+$(VENV)/installed: tests/install/requirements.txt
+	python3 -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --requirement $<
+	touch $@
+
+manifest: $(VENV)/installed ## render deploy/manifest.yaml from the chart
+	$(VENV)/bin/python tests/install/manifest.py > deploy/manifest.yaml
+
+test-install: build $(VENV)/installed ## test chart, scripts and image; needs python3, and buildah and podman for the image
+	PROGRAM=$(PROGRAM) PATH="$$PWD/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest -q tests/install
 
 clean: ## remove what was built; what fuzzing found stays
 	cargo clean
