@@ -1,0 +1,176 @@
+"""The chart: what it renders, what it refuses, and that the program understands it."""
+
+import difflib
+import os
+
+import pytest
+import yaml
+from conftest import CHART, HERE, daemonset, render, variables
+from helm_python import HelmError, lint
+from kubernetes_validate import validate
+
+KUBERNETES = [f"1.{minor}" for minor in range(28, 38)]
+SETS = sorted(path.stem for path in (HERE / "values").iterdir())
+
+
+def values_of(name):
+    return yaml.safe_load((HERE / "values" / f"{name}.yaml").read_text())
+
+
+def test_there_are_a_dozen_sets():
+    assert len(SETS) >= 12
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_it_renders_what_is_kept(name):
+    objects, notes = render(values_of(name))
+    rendered = yaml.safe_dump_all(objects, sort_keys=False, width=120) + "\n# NOTES\n" + notes
+    kept = HERE / "rendered" / f"{name}.txt"
+    if os.environ.get("KEEP"):
+        kept.write_text(rendered)
+    differences = difflib.unified_diff(
+        kept.read_text().splitlines(), rendered.splitlines(), "kept", "rendered", lineterm=""
+    )
+    assert not (text := "\n".join(differences)), f"KEEP=1 keeps it\n{text}"
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_every_kubernetes_takes_it(name):
+    objects, _ = render(values_of(name))
+    for each in objects:
+        if each["kind"] == "SecurityContextConstraints":
+            continue  # OpenShift's own
+        for version in KUBERNETES:
+            validate(each, version, strict=True)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_helm_lint_has_nothing_to_say(name):
+    report = lint(CHART, values_of(name), strict=True, namespace="devices")
+    assert not report["errors"], report
+    assert not [each for each in report["messages"] if each["severity"] > 1], report
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_it_has_the_least_privileges(name):
+    pod = daemonset(render(values_of(name))[0])["spec"]["template"]["spec"]
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["enableServiceLinks"] is False
+    assert pod["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
+    assert not any(key.startswith("host") for key in pod)
+    assert [list(volume) for volume in pod["volumes"]] == [["name", "hostPath"]]
+    assert pod["volumes"][0]["hostPath"]["type"] == "Directory"
+    [container] = pod["containers"]
+    context = container["securityContext"]
+    context.pop("seLinuxOptions", None)
+    assert context == {
+        "runAsUser": 0,
+        "runAsGroup": 0,
+        "privileged": False,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    kinds = {each["kind"] for each in render(values_of(name))[0]}
+    assert not kinds & {"Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_program_takes_what_it_renders(name, check):
+    objects, _ = render(values_of(name))
+    code, said = check(variables(objects))
+    assert code == 0, said
+
+
+def test_every_key_reaches_the_program(check):
+    code, said = check(variables(render(values_of("two-resources"))[0]))
+    assert code == 0, said
+    for expected in [
+        "2 resources on node worker",
+        "8: gpu-worker-0 … gpu-worker-7",
+        "packed",
+        "GPU_0=/dev/0",
+        "nic.sock",
+        "example.com/nic-0=",
+        "/dev/nic-0 (rw), the host's /dev/null",
+    ]:
+        assert expected in said, f"{expected}\n{said}"
+
+
+def test_overrides_reach_their_node_alone(check):
+    env = variables(render(values_of("unlike-nodes"))[0])
+    assert "4: gpu-" in check(env, "worker")[1]
+    assert "0" in check(env, "worker2")[1].split("example.com/gpu")[1].split("devices")[1].split()[0]
+    assert "16: nic-" in check(env, "kind-worker.example.com")[1]
+
+
+def test_nothing_in_a_value_is_expanded(check):
+    env = variables(render(values_of("odd-values"))[0])
+    assert env["ANNOTATION_PREFIX_0"] == 'a "quoted" $(NODE_NAME) one: #'
+    assert env["NUMBER_DEVICES_0"] == "100000"
+
+
+GPU = {"name": "example.com/gpu", "devices": 1}
+REFUSED = {
+    "a key that there is not": ({"resource": []}, "resource"),
+    "a resource's key that there is not": ({"resources": [{**GPU, "count": 2}]}, "count"),
+    "no name": ({"resources": [{"devices": 2}]}, "name"),
+    "a name without a domain": ({"resources": [{"name": "gpu"}]}, "name"),
+    "a name of the cluster's own": ({"resources": [{"name": "kubernetes.io/gpu"}]}, "name"),
+    "a text for a count": ({"resources": [{**GPU, "devices": "two"}]}, "devices"),
+    "a negative count": ({"resources": [{**GPU, "devices": -1}]}, "devices"),
+    "half a device": ({"resources": [{**GPU, "devices": 1.5}]}, "devices"),
+    "an unknown policy": ({"resources": [{**GPU, "preferredAllocation": "best"}]}, "preferredAllocation"),
+    "a NUMA node over 1023": ({"resources": [{**GPU, "numaNodes": [1024]}]}, "numaNodes"),
+    "an = in an env prefix": ({"resources": [{**GPU, "envPrefix": "A=B"}]}, "envPrefix"),
+    "a path out of /dev": ({"resources": [{**GPU, "deviceFilePrefix": "../x"}]}, "deviceFilePrefix"),
+    "a relative host path": ({"resources": [{**GPU, "deviceFileHostPath": "null"}]}, "deviceFileHostPath"),
+    "a path as plugin name": ({"resources": [{**GPU, "pluginName": "a/b"}]}, "pluginName"),
+    "kubelet as plugin name": ({"resources": [{**GPU, "pluginName": "kubelet"}]}, "pluginName"),
+    "the same resource twice": ({"resources": [GPU, GPU]}, "example.com/gpu is there twice"),
+    "an override of no resource": (
+        {"resources": [GPU], "nodeOverrides": {"w": {"example.com/nic": {"devices": 0}}}},
+        "nodeOverrides.w: example.com/nic is not among the resources (example.com/gpu)",
+    ),
+    "an override without a key": (
+        {"resources": [GPU], "nodeOverrides": {"w": {"example.com/gpu": {}}}},
+        "minProperties",
+    ),
+    "maxSurge": ({"maxSurge": 1}, "maxSurge"),
+    "no node at a time": ({"maxUnavailable": 0}, "maxUnavailable"),
+    "a relative directory": ({"devicePluginDir": "plugins"}, "devicePluginDir"),
+    "a log format that there is not": ({"logFormat": "xml"}, "logFormat"),
+    "a short digest": ({"image": {"digest": "sha256:12"}}, "digest"),
+    "a variable that resources outvote": (
+        {"extraEnv": [{"name": "NUMBER_DEVICES", "value": "3"}]},
+        "NUMBER_DEVICES belongs into resources",
+    ),
+    "a node's variable that resources outvote": (
+        {"extraEnv": [{"name": "NUMBER_DEVICES.worker2", "value": "3"}]},
+        "NUMBER_DEVICES.worker2 belongs into resources",
+    ),
+    "a variable of the chart's own": (
+        {"extraEnv": [{"name": "NODE_NAME", "value": "x"}]},
+        "the chart sets NODE_NAME itself",
+    ),
+    "a quota without a class": (
+        {"resourceQuota": {"create": True}, "priorityClassName": ""},
+        "resourceQuota.create needs a priorityClassName",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_it_refuses(what):
+    values, named = REFUSED[what]
+    with pytest.raises(HelmError) as refused:
+        render(values)
+    assert named in str(refused.value)
+
+
+def test_notes_tell_where_to_look():
+    _, notes = render(values_of("unlike-nodes"))
+    assert "kubectl wait node" in notes
+    assert r"{.status.allocatable.example\.com/gpu}" in notes
+    assert "but for kind-worker.example.com, worker2" in notes
+    assert "describe daemonset/simple-device-plugin" in notes

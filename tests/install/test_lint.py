@@ -1,0 +1,24 @@
+"""Linters over what is neither Rust nor Python."""
+
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+SCRIPTS = ["deploy/deploy", "deploy/undeploy", "deploy/values", "deploy/test-pod", "tests/e2e/run", ".ci/run"]
+YAML = ["charts/simple-device-plugin/values.yaml", "charts/simple-device-plugin/Chart.yaml", "deploy", "skipper.yaml",
+        ".github", "tests/install/values"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["shellcheck", "--external-sources", "--source-path", "SCRIPTDIR", *SCRIPTS],
+        ["yamllint", "--strict", "--config-file", "tests/install/yamllint.yaml", *YAML],
+        ["hadolint", "Dockerfile", "Dockerfile.simple-device-plugin-build"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_nothing_to_say(command):
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
