@@ -128,6 +128,38 @@ def test_deploy_takes_index_and_node_variables_as_arguments(dry, check):
     assert "5: gpu-" in check(env, "from-the-environment")[1]
 
 
+EVERY = {
+    "RESOURCE_NAME": "example.com/x",
+    "NUMBER_DEVICES": "3",
+    "DEVICE_ID_PREFIX": "id",
+    "PLUGIN_NAME": "plugin",
+    "ENV_PREFIX": "ENV",
+    "ANNOTATION_PREFIX": "annotation",
+    "DEVICE_FILE_PREFIX": "file",
+    "DEVICE_FILE_HOST_PATH": "/dev/zero",
+    "NUMA_NODES": "0",
+    "PREFERRED_ALLOCATION": "packed",
+}
+
+
+@pytest.mark.parametrize("form", ["{}", "{}_0", "{}.worker", "{}_0.worker"])
+@pytest.mark.parametrize("how", ["argument", "environment"])
+def test_every_variable_reaches_the_program_in_every_form(dry, check, form, how):
+    given = {form.format(name): value for name, value in EVERY.items()}
+    if how == "argument":
+        code, said = dry.make("deploy", *(f"{name}={value}" for name, value in given.items()))
+    else:
+        code, said = dry.make("deploy", **given)
+    assert code == 0, said
+    env = variables(render(dry.values)[0])
+    assert {name: env[name] for name in given} == given
+    code, said = check(env)
+    assert code == 0, said
+    for shown in ["example.com/x", "3: id-worker-0 … id-worker-2", "plugin.sock", "packed", "ENV_0=/dev/0",
+                  "annotation-0=id-worker-0", "/dev/file-0 (rw), the host's /dev/zero"]:  # fmt: skip
+        assert shown in said, f"{shown}\n{said}"
+
+
 def test_deploy_without_variables_is_the_programs_default(dry):
     assert dry.make("deploy")[0] == 0
     assert dry.values == {"resources": [], "extraEnv": []}
