@@ -133,7 +133,8 @@ fn an_output_that_nobody_reads_holds_up_nothing() {
     let mut running = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
     let _unread = running.child.stdout.take();
     let mut stdin = running.child.stdin.take().expect("a pipe");
-    for _ in 0..1_000 {
+    // Far more than the pipe and whatever stands before it can take.
+    for _ in 0..20_000 {
         writeln!(stdin, "help").expect("a reader");
     }
     let manager = Running::manager(dir.path(), &[]);

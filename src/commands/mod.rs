@@ -1,6 +1,7 @@
 //! The commands of the program. None of them decides an exit code.
 
 mod style;
+mod patient;
 mod screen;
 mod print;
 mod check;
@@ -94,7 +95,8 @@ impl Cli {
                 until_signal(|stop| demo::run(environment, this_machine(), hold, out, stop))
             }
             Some(Command::Kubelet { dir, behaviour }) => {
-                let _logging = logging::start(&Logs::from_variables(&environment)?, "warn")?;
+                let _logging =
+                    logging::start(&Logs::from_variables(&environment)?, "warn,h2=error")?;
                 let settings = Settings {
                     behaviour,
                     ..Settings::new(dir)

@@ -7,12 +7,9 @@ use anstream::{AutoStream, ColorChoice};
 use rustix::termios::tcgetwinsize;
 use textwrap::{Options, WordSplitter, wrap};
 use tokio_util::sync::CancellationToken;
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 
+use super::patient::{LastWords, Patient};
 use super::style::DIM;
-
-/// Paragraphs that wait for a reader.
-const WRITES_MAX: usize = 4096;
 
 /// Back to the line's begin, and empty it.
 const ERASE_LINE: &str = "\r\x1b[2K";
@@ -32,17 +29,11 @@ pub fn stdout() -> Screen<impl Write> {
     screen(coloured())
 }
 
-/// Standard output, written by a thread of its own until the guard is dropped: where nobody reads, it
-/// is cut short, and holds up nothing. Where it is closed, `gone` is cancelled.
-pub fn patient_stdout(gone: CancellationToken) -> (Screen<impl Write>, WorkerGuard) {
-    let out = Closing {
-        out: coloured(),
-        gone,
-    };
-    let (out, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(WRITES_MAX)
-        .finish(out);
-    (screen(BufWriter::new(out)), guard)
+/// Standard output as [`stdout`], for a command that must not wait for its reader. Where it is closed,
+/// `gone` is cancelled. The first is to be dropped last.
+pub fn patient_stdout(gone: CancellationToken) -> (LastWords, Screen<impl Write>) {
+    let (last_words, out) = Patient::new(coloured(), gone);
+    (last_words, screen(BufWriter::new(out)))
 }
 
 fn coloured() -> AutoStream<io::Stdout> {
@@ -56,23 +47,6 @@ fn screen<W: Write>(out: W) -> Screen<W> {
         columns: columns(),
         out,
         waiting: false,
-    }
-}
-
-/// An output that tells when it is closed.
-struct Closing<W> {
-    out: W,
-    gone: CancellationToken,
-}
-
-impl<W: Write> Write for Closing<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(bytes);
-        written.inspect_err(|_| self.gone.cancel())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
     }
 }
 

@@ -30,23 +30,26 @@ impl Registration for Registrar {
         let resource = foreign(&request.resource_name);
         let endpoint = foreign(&request.endpoint);
         debug!(resource, endpoint, "Register");
-        let answer = self.answer(request).await;
-        if let Err(status) = &answer {
+        if let Err(status) = self.judge(&request).await {
             let error = foreign(status.message());
             self.0
                 .tell(&resource, Happening::Refused { endpoint, error });
+            return Err(status);
         }
-        answer.map(Response::new)
+        self.connect(request).await.map(Response::new)
     }
 }
 
 impl Registrar {
-    async fn answer(&self, request: RegisterRequest) -> Result<Empty, Status> {
-        judge(&request)?;
+    async fn judge(&self, request: &RegisterRequest) -> Result<(), Status> {
+        judge(request)?;
         self.0.registrations.send_modify(|counts| {
             *counts.entry(request.resource_name.clone()).or_default() += 1;
         });
-        self.in_earnest(&request.resource_name).await?;
+        self.in_earnest(&request.resource_name).await
+    }
+
+    async fn connect(&self, request: RegisterRequest) -> Result<Empty, Status> {
         let (dir, resource) = (&self.0.settings.dir, request.resource_name);
         let client = Arc::new(Client::new(resource, dir, request.endpoint));
         if self.holds(&client) {

@@ -201,8 +201,14 @@ impl Shared {
             Err(status) => {
                 // Blind from here on: whoever was registered before is forgotten as well.
                 self.clients().remove(&resource);
+                let (endpoint, error) = (client.endpoint(), told(&status));
                 self.leak(client);
-                return Err(tonic::Status::unknown(told(&status)));
+                let refused = Happening::Refused {
+                    endpoint,
+                    error: error.clone(),
+                };
+                self.tell(&resource, refused);
+                return Err(tonic::Status::unknown(error));
             }
         };
         let registered = Happening::Registered {

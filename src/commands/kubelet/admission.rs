@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::carry_out::{End, carry_out};
 use super::input::{Lines, received};
@@ -71,10 +71,11 @@ async fn attend<W: Write, T>(
     plugins: impl Future<Output = T>,
 ) -> io::Result<ControlFlow<End, T>> {
     let waiting_for = format!("the plugins of pod {}", foreign(&pod.name));
+    let late = Instant::now() + PATIENCE;
     tokio::pin!(plugins);
     loop {
         let late_line = async {
-            sleep(PATIENCE).await;
+            sleep_until(late).await;
             received(lines).await
         };
         let step = session.until(Some(&waiting_for), async {

@@ -26,7 +26,7 @@ use session::Session;
 
 /// Runs a kubelet until `quit` or `stop`, and does what the lines of standard input say.
 pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
-    let (mut screen, _writing) = patient_stdout(stop.clone());
+    let (_last_words, mut screen) = patient_stdout(stop.clone());
     let dir = settings.dir.display().to_string();
     // Here it may be a real node's, and would be written over.
     checkpoint::read(&settings.dir).with_context(|| {
