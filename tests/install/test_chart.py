@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 
 import pytest
 import yaml
@@ -100,7 +101,7 @@ def test_every_key_reaches_the_program(check):
 def test_overrides_reach_their_node_alone(check):
     env = variables(render(values_of("unlike-nodes"))[0])
     assert "4: gpu-" in check(env, "worker")[1]
-    assert "0" in check(env, "worker2")[1].split("example.com/gpu")[1].split("devices")[1].split()[0]
+    assert re.search(r"^example.com/gpu\n.*\n  devices +0$", check(env, "worker2")[1], re.MULTILINE)
     assert "16: nic-" in check(env, "kind-worker.example.com")[1]
 
 

@@ -300,6 +300,18 @@ def test_e2e_goes_its_way_and_cleans_up(dry, tmp_path):
     assert "helm uninstall" in dry.asked
 
 
+def test_e2e_touches_no_pods_but_its_own(dry, tmp_path):
+    answers = tmp_path / "answers"
+    answers.write_text(CLUSTER)
+    answers.chmod(0o755)
+    dry.make("e2e", "NAMESPACE=default", ANSWERS=str(answers), GOT=PROMISED)
+    assert "default" not in dry.asked and "--all " not in dry.asked
+    # One where the namespace is there: nothing is asked but that.
+    code, said = dry.make("e2e", ANSWERS="")
+    assert code != 0 and "is there already" in said
+    assert dry.asked.strip() == "kubectl get namespace simple-device-plugin-e2e --output name"
+
+
 def test_help_names_every_target(dry):
     code, said = dry.make("help")
     assert code == 0
