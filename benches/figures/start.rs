@@ -30,6 +30,7 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
             let running = load.start(program, dir.path())?;
             load.whole(&kubelet).await?;
             took.push(ms(since.elapsed()));
+            // The connections of the registrations end after the node shows all.
             tokio::time::sleep(Duration::from_millis(500)).await;
             resides.push(running.resident()?);
         }

@@ -1,4 +1,5 @@
-//! Standard output, written by a thread of its own: where nobody reads, it holds up nothing.
+//! Standard output, written by a thread of its own: where nobody reads, it holds up nothing. (tracing-appender
+//! does the same for the log, but its guard, dropped while the queue is full, prints to that very output.)
 
 use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, channel, sync_channel};
