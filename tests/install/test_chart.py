@@ -137,6 +137,7 @@ REFUSED = {
         {"resources": [GPU], "nodeOverrides": {"w": {"example.com/gpu": {}}}},
         "minProperties",
     ),
+    "a label of the chart's own": ({"podLabels": {"app.kubernetes.io/name": "x"}}, "invalid propertyName 'app.kubernetes.io/name'"),
     "maxSurge": ({"maxSurge": 1}, "maxSurge"),
     "no node at a time": ({"maxUnavailable": 0}, "maxUnavailable"),
     "a relative directory": ({"devicePluginDir": "plugins"}, "devicePluginDir"),
