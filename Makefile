@@ -22,7 +22,7 @@ CONTAINER_RUNTIME_COMMAND ?= $(shell for command in docker podman buildah; do \
 
 KIND ?= kind
 CLUSTER ?= simple-device-plugin
-export NAMESPACE HELM KUBECTL HELM_ARGS TIMEOUT E2E_POD_IMAGE
+export NAMESPACE HELM KUBECTL KIND CLUSTER HELM_ARGS TIMEOUT E2E_POD_IMAGE
 
 # The variables of a resource reach deploy from the environment and from make's arguments. Names with a dot, for one
 # node, make hands on only where it is told.
@@ -95,7 +95,7 @@ cluster: ## a kind cluster with two workers
 	$(KIND) create cluster --name $(CLUSTER) --config deploy/kind.yaml
 
 start: image ## load the image into the kind cluster and deploy it there
-	$(KIND) load docker-image $(IMG) --name $(CLUSTER)
+	@CONTAINER_RUNTIME_COMMAND="$(CONTAINER_RUNTIME_COMMAND)" deploy/load
 	@deploy/deploy
 
 test-a: ## a pod with a device of the first of RESOURCE_NAME, shown and deleted

@@ -243,6 +243,22 @@ def test_a_kind_cluster_is_made_and_started(dry):
 
 
 @pytest.mark.parametrize(
+    "image, saved",
+    [
+        ("sdp:7", "docker.io/library/sdp:7"),
+        ("registry.example.com:5000/sdp", "registry.example.com:5000/sdp:latest"),
+    ],
+)
+def test_what_podman_built_reaches_kind_under_the_name_that_a_node_looks_for(tmp_path, image, saved):
+    dry = Dry(tmp_path, ["helm", "kubectl", "kind", "podman"])
+    code, said = dry.make("start", f"IMG={image}", "CONTAINER_RUNTIME_COMMAND=podman", "CLUSTER=mine")
+    assert code == 0, said
+    words = [f"podman tag {image} {saved}", f"image.tar {saved}", "kind load image-archive", "--name mine", "helm upgrade"]
+    order = [dry.asked.index(word) for word in words]
+    assert order == sorted(order)
+
+
+@pytest.mark.parametrize(
     "target, asked",
     [
         ("test-a", {"example.com/a": 1}),
