@@ -1,5 +1,5 @@
 # The image: one static program and nothing else. Builds on a clean checkout, natively for amd64 and arm64.
-ARG BUILDER_IMAGE=rust:1.95-bookworm
+ARG BUILDER_IMAGE=docker.io/library/rust:1.95-bookworm
 
 FROM ${BUILDER_IMAGE} AS builder
 WORKDIR /src

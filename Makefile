@@ -95,8 +95,7 @@ cluster: ## a kind cluster with two workers
 	$(KIND) create cluster --name $(CLUSTER) --config deploy/kind.yaml
 
 start: image ## load the image into the kind cluster and deploy it there
-	@CONTAINER_RUNTIME_COMMAND="$(CONTAINER_RUNTIME_COMMAND)" deploy/load
-	@deploy/deploy
+	@CONTAINER_RUNTIME_COMMAND="$(CONTAINER_RUNTIME_COMMAND)" deploy/start
 
 test-a: ## a pod with a device of the first of RESOURCE_NAME, shown and deleted
 	@deploy/test-pod a

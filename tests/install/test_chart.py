@@ -142,6 +142,11 @@ REFUSED = {
     "no node at a time": ({"maxUnavailable": 0}, "maxUnavailable"),
     "a relative directory": ({"devicePluginDir": "plugins"}, "devicePluginDir"),
     "a log format that there is not": ({"logFormat": "xml"}, "logFormat"),
+    "a tag in the repository": ({"image": {"repository": "a/b:1"}}, "repository"),
+    "a number for a variable": ({"extraEnv": [{"name": "A", "value": 1}]}, "extraEnv"),
+    "a name that is none": ({"fullnameOverride": "Foo_Bar"}, "fullnameOverride"),
+    "a label's value that is none": ({"commonLabels": {"x": "y z"}}, "commonLabels"),
+    "a domain with an empty part": ({"resources": [{"name": "a..b/gpu"}]}, "name"),
     "a short digest": ({"image": {"digest": "sha256:12"}}, "digest"),
     "a variable that resources outvote": (
         {"extraEnv": [{"name": "NUMBER_DEVICES", "value": "3"}]},
@@ -171,8 +176,27 @@ def test_it_refuses(what):
 
 
 def test_notes_tell_where_to_look():
-    _, notes = render(values_of("unlike-nodes"))
-    assert "kubectl wait node" in notes
-    assert r"{.status.allocatable.example\.com/gpu}" in notes
-    assert "but for kind-worker.example.com, worker2" in notes
+    _, notes = render(values_of("two-resources"))
+    wait = r"kubectl wait node --all --timeout=60s --for=jsonpath='{.status.allocatable.example\.com/gpu}'=8"
+    assert wait in notes
     assert "describe daemonset/simple-device-plugin" in notes
+    _, notes = render(values_of("unlike-nodes"))
+    # A wait for one number would last for ever where nodes differ.
+    assert "kubectl wait" not in notes and "kubectl get nodes -o custom-columns=" in notes
+    assert "but for kind-worker.example.com, worker2" in notes
+    _, notes = render({"resources": [GPU], "nodeSelector": {"pool": "big", "a": "b"}})
+    assert "kubectl wait node -l a=b,pool=big " in notes
+
+
+def asked(values):
+    """What the test pod asks for."""
+    pods = [each for each in render(values)[0] if each["kind"] == "Pod"]
+    return [list(pod["spec"]["containers"][0]["resources"]["limits"]) for pod in pods]
+
+
+def test_the_test_pod_asks_for_what_a_node_can_have():
+    none = {"name": "example.com/none", "devices": 0}
+    nic = {"name": "example.com/nic"}
+    assert asked({"resources": [GPU, none, nic]}) == [["example.com/gpu", "example.com/nic"]]
+    assert asked({"resources": [GPU, nic], "test": {"resources": ["example.com/nic"]}}) == [["example.com/nic"]]
+    assert asked({"resources": [none]}) == asked({"resources": []}) == []

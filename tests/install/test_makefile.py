@@ -176,7 +176,7 @@ def test_a_value_reaches_the_program_as_it_is(dry):
     "image, parts",
     [
         ("a/b:1", ("a/b", "1", "")),
-        ("registry.example.com:5000/a", ("registry.example.com:5000/a", "", "")),
+        ("registry.example.com:5000/a", ("registry.example.com:5000/a", "latest", "")),
         ("host:5000/a:2@sha256:12", ("host:5000/a", "2", "sha256:12")),
     ],
 )
@@ -198,6 +198,7 @@ def test_a_namespace_that_is_made_may_have_host_paths(dry):
 def test_a_rollout_that_fails_shows_why(dry):
     code, _ = dry.make("deploy", FAILS_kubectl="rollout")
     assert code != 0
+    assert "describe daemonset/simple-device-plugin" in dry.asked
     assert "describe pods" in dry.asked and "logs daemonset/simple-device-plugin" in dry.asked
 
 
@@ -206,22 +207,41 @@ def test_without_helm_nothing_is_done_and_kubectl_is_offered(tmp_path):
     code, said = dry.make("deploy")
     assert code != 0
     assert "helm is not here" in said and "kubectl apply -k deploy" in said
+    assert "namespace simple-device-plugin, the image simple-device-plugin:0.1.0" in said
     assert dry.asked == ""
 
 
 def test_undeploy_removes_what_deploy_made_in_its_namespace(dry):
     assert dry.make("undeploy", NAMESPACE="mine")[0] == 0
     assert "helm uninstall simple-device-plugin --namespace mine --wait" in dry.asked
-    assert "delete namespace --selector" in dry.asked and "metadata.name=mine" in dry.asked
     assert dry.make("undeploy", NAMESPACE="mine", FAILS_helm="status")[0] == 0
     assert "helm uninstall" not in dry.asked
-    assert "kubectl delete daemonset simple-device-plugin --namespace mine" in dry.asked
+    asked = dry.asked.replace("\\", "")
+    assert "kubectl --namespace mine delete daemonsets,resourcequotas,serviceaccounts --selector" in asked
+    assert "delete secrets --selector owner=helm,name=simple-device-plugin" in asked
+
+
+@pytest.mark.parametrize(
+    "made, others, goes", [("", "", False), ("namespace/mine", "", True), ("namespace/mine", "service/web", False)]
+)
+def test_a_namespace_goes_if_deploy_made_it_and_nobody_is_in_it(dry, tmp_path, made, others, goes):
+    answers = tmp_path / "answers"
+    answers.write_text(
+        f'#!/bin/bash\ncase "$*" in *"get namespaces"*) echo {made} ;; *"get deployments,"*) echo {others} ;; esac\n'
+    )
+    answers.chmod(0o755)
+    code, said = dry.make("undeploy", NAMESPACE="mine", ANSWERS=str(answers))
+    assert code == 0, said
+    assert ("kubectl delete namespace mine" in dry.asked) == goes
+    assert ("The namespace mine stays" in said and "service/web" in said) == bool(others)
 
 
 def test_helm_and_kubectl_can_be_others(tmp_path):
     dry = Dry(tmp_path, ["helm3", "oc"])
     assert dry.make("deploy", "HELM=helm3", "KUBECTL=oc")[0] == 0
     assert "helm3 upgrade" in dry.asked and "oc --namespace" in dry.asked
+    assert dry.make("deploy", "HELM=helm3 --debug", "KUBECTL=oc --context there")[0] == 0
+    assert "helm3 --debug upgrade" in dry.asked and "oc --context there --namespace" in dry.asked
 
 
 def test_the_image_is_built_by_whoever_answers(tmp_path):
@@ -238,8 +258,10 @@ def test_a_kind_cluster_is_made_and_started(dry):
     assert dry.make("cluster")[0] == 0
     assert dry.asked.startswith("kind create cluster --name simple-device-plugin --config deploy/kind.yaml")
     assert dry.make("start")[0] == 0
-    order = [dry.asked.index(word) for word in ["docker build", "kind load docker-image", "helm upgrade"]]
+    words = ["docker build", "kind load docker-image", "kind get kubeconfig --name simple-device-plugin", "helm upgrade"]
+    order = [dry.asked.index(word) for word in words]
     assert order == sorted(order)
+    assert "podAnnotations.simple-device-plugin/image=" in dry.asked
 
 
 @pytest.mark.parametrize(
@@ -259,6 +281,13 @@ def test_what_podman_built_reaches_kind_under_the_name_that_a_node_looks_for(tmp
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        {"RESOURCE_NAME": "example.com/a, example.com/b"},
+        {"RESOURCE_NAME_0": "example.com/a", "RESOURCE_NAME_1": "example.com/b"},
+    ],
+)
+@pytest.mark.parametrize(
     "target, asked",
     [
         ("test-a", {"example.com/a": 1}),
@@ -266,13 +295,19 @@ def test_what_podman_built_reaches_kind_under_the_name_that_a_node_looks_for(tmp
         ("test-both", {"example.com/a": 1, "example.com/b": 1}),
     ],
 )
-def test_a_pod_asks_for_its_devices(dry, target, asked):
-    code, said = dry.make(target, RESOURCE_NAME="example.com/a, example.com/b", NAMESPACE="mine")
+def test_a_pod_asks_for_its_devices(dry, tmp_path, target, asked, names):
+    answers = tmp_path / "answers"
+    answers.write_text('#!/bin/bash\ncase "$*" in *status.phase}) printf "$PHASE" ;; esac\n')
+    answers.chmod(0o755)
+    given = {"NAMESPACE": "mine", "ANSWERS": str(answers), **names}
+    code, said = dry.make(target, PHASE="Running", **given)
     assert code == 0, said
     pod = yaml.safe_load(dry.stdin)
     assert pod["spec"]["containers"][0]["resources"]["limits"] == asked
     validate(pod, "1.37", strict=True)
-    assert "--namespace mine wait pod" in dry.asked and "--namespace mine delete pod" in dry.asked
+    assert "--namespace mine logs" in dry.asked and "--namespace mine delete pod" in dry.asked
+    assert dry.make(target, PHASE="Failed", **given)[0] != 0
+    assert "--namespace mine describe pod" in dry.asked and "--namespace mine delete pod" in dry.asked
 
 
 def test_one_resource_is_too_few_for_both(dry):
@@ -287,8 +322,9 @@ case "$*" in
     *hostname*) printf 'n1-host' ;;
     *"get pods --selector"*) echo pod/simple-device-plugin-x ;;
     *"logs both"*) printf '%s' "$GOT" ;;
-    *"get pod both --output"*) echo Running ;;
+    *status.phase*) printf Running ;;
     *"--watch"*) printf '6\n0\n6\n' ;;
+    *"get namespaces"*) echo namespace/simple-device-plugin-e2e ;;
     *"get namespace"*) exit 1 ;;
 esac
 exit 0

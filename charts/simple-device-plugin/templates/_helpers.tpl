@@ -14,8 +14,8 @@
 {{- end }}
 
 {{- define "sdp.selector" -}}
-app.kubernetes.io/name: {{ include "sdp.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "sdp.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "sdp.metadata" -}}

@@ -53,7 +53,7 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
 {{- $ours := include "sdp.variableOf" . | fromYaml | values | join "|" }}
 {{- range .Values.extraEnv }}
 {{- if and $.Values.resources (regexMatch (printf "^(%s)(_[0-9]+)?([.].*)?$" $ours) .name) (ne .name "PLUGIN_NAME") }}
-{{- fail (printf "extraEnv: %s belongs into resources or nodeOverrides, or set resources to []" .name) }}
+{{- fail (printf "extraEnv: %s belongs into resources or nodeOverrides; or say resources: [] (--set resources=null)" .name) }}
 {{- end }}
 {{- if has .name (list "NAMESPACE" "NODE_NAME" "DEVICE_PLUGIN_PATH" "RUST_LOG" "LOG_FORMAT") }}
 {{- fail (printf "extraEnv: the chart sets %s itself" .name) }}
