@@ -22,13 +22,11 @@ CONTAINER_RUNTIME_COMMAND ?= $(shell for command in docker podman buildah; do \
 
 KIND ?= kind
 CLUSTER ?= simple-device-plugin
-export NAMESPACE HELM KUBECTL KIND CLUSTER HELM_ARGS TIMEOUT E2E_POD_IMAGE
+export KIND CLUSTER
 
-# The variables of a resource reach deploy from the environment and from make's arguments. Names with a dot, for one
-# node, make hands on only where it is told.
-RESOURCE_VARIABLES := RESOURCE_NAME NUMBER_DEVICES DEVICE_ID_PREFIX PLUGIN_NAME ENV_PREFIX ANNOTATION_PREFIX \
-	DEVICE_FILE_PREFIX DEVICE_FILE_HOST_PATH NUMA_NODES PREFERRED_ALLOCATION
-$(foreach name,$(filter $(RESOURCE_VARIABLES:=%),$(.VARIABLES)),$(eval export $(name)))
+# Make hands its arguments and the environment on, but for names with a dot, as those for one node have.
+$(foreach name,$(.VARIABLES),$(if $(findstring .,$(name)),$(if $(filter command environment,$(firstword \
+	$(origin $(name)))),$(eval export $(name)))))
 
 .PHONY: help build test lint demo bench soak fuzz image push deploy undeploy cluster start test-a test-b test-both e2e \
 	manifest test-install clean

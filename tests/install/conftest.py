@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import re
+import shutil
 import subprocess
 
 import pytest
@@ -32,11 +34,23 @@ def variables(objects):
     [container] = daemonset(objects)["spec"]["template"]["spec"]["containers"]
     names = [each["name"] for each in container["env"]]
     assert len(names) == len(set(names)), "a variable is set twice"
-    return {
-        each["name"]: each["value"].replace("$$(", "$(")
-        for each in container["env"]
-        if "value" in each
-    }
+    texts = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    return {name: expanded(text, {"NODE_NAME": "worker", **texts}) for name, text in texts.items()}
+
+
+def expanded(text, variables):
+    """As a pod's env is: $$ is $, and $(NAME) a variable that there is."""
+    return re.sub(
+        r"\$(\$|\(([^)]*)\))",
+        lambda found: "$" if found[1] == "$" else variables.get(found[2], found[0]),
+        text,
+    )
+
+
+def needs(*tools):
+    """Skips what this machine lacks a tool for; with ALL_TOOLS set, as in CI, that is a failure."""
+    missing = [tool for tool in tools if not shutil.which(tool)]
+    return pytest.mark.skipif(bool(missing) and "ALL_TOOLS" not in os.environ, reason=f"no {' '.join(missing)} here")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from conftest import CHART, HERE, daemonset, render, variables
 from helm_python import HelmError, lint
 from kubernetes_validate import validate
 
+GPU = {"name": "example.com/gpu", "devices": 1}
 KUBERNETES = [f"1.{minor}" for minor in range(28, 38)]
 SETS = sorted(path.stem for path in (HERE / "values").iterdir())
 
@@ -105,13 +106,29 @@ def test_overrides_reach_their_node_alone(check):
     assert "16: nic-" in check(env, "kind-worker.example.com")[1]
 
 
+@pytest.mark.parametrize("name", ["123", "true", "a.b", "x" * 53])
+def test_any_release_name_makes_good_objects(name):
+    objects, _ = render({"resources": [GPU], "openshift": {"scc": True}, "resourceQuota": {"create": True}}, name=name)
+    for each in objects:
+        if each["kind"] != "SecurityContextConstraints":
+            validate(each, KUBERNETES[-1], strict=True)
+            assert len(each["metadata"]["name"]) <= 63
+        assert all(len(value) <= 63 for value in each["metadata"]["labels"].values())
+
+
+def test_releases_have_sockets_of_their_own(check):
+    sockets = [check(variables(render({"resources": [GPU]}, name=name)[0]))[1] for name in ["big", "small"]]
+    assert "big-simple-device-plugin.sock" in sockets[0] and "small-simple-device-plugin.sock" in sockets[1]
+
+
 def test_nothing_in_a_value_is_expanded(check):
+    marked = variables(render(values_of("marked"))[0])
+    assert marked["ANNOTATION_PREFIX_0"] == "$$(NODE_NAME) a$$b $x"
     env = variables(render(values_of("odd-values"))[0])
     assert env["ANNOTATION_PREFIX_0"] == 'a "quoted" $(NODE_NAME) one: #'
     assert env["NUMBER_DEVICES_0"] == "100000"
 
 
-GPU = {"name": "example.com/gpu", "devices": 1}
 REFUSED = {
     "a key that there is not": ({"resource": []}, "resource"),
     "a resource's key that there is not": ({"resources": [{**GPU, "count": 2}]}, "count"),
@@ -147,6 +164,23 @@ REFUSED = {
     "a name that is none": ({"fullnameOverride": "Foo_Bar"}, "fullnameOverride"),
     "a label's value that is none": ({"commonLabels": {"x": "y z"}}, "commonLabels"),
     "a domain with an empty part": ({"resources": [{"name": "a..b/gpu"}]}, "name"),
+    "a type that is more than one": ({"seLinuxType": "a\n      privileged: true"}, "seLinuxType"),
+    "a class that is more than one": ({"priorityClassName": "a\n      hostNetwork: true"}, "priorityClassName"),
+    "a directory of two lines": ({"devicePluginDir": "/a\nb"}, "devicePluginDir"),
+    "a prefix of two lines": ({"resources": [{**GPU, "deviceFilePrefix": "a\nb"}]}, "deviceFilePrefix"),
+    "a list in a prefix": ({"resources": [{**GPU, "annotationPrefix": "a,b"}]}, "annotationPrefix"),
+    "more devices than a list holds": ({"resources": [{**GPU, "devices": 1e300}]}, "devices"),
+    "a NUMA node twice": ({"resources": [{**GPU, "numaNodes": [1, 1]}]}, "numaNodes"),
+    "the chart's own label": ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "app.kubernetes.io/name"),
+    "a node that is none": ({"nodeOverrides": {"Worker": {"example.com/gpu": {"devices": 0}}}}, "Worker"),
+    "a policy that is none": ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+    "a key of the image that there is not": ({"image": {"name": "x"}}, "image"),
+    "too much in percent": ({"maxUnavailable": "101%"}, "maxUnavailable"),
+    "an index's variable that resources outvote": (
+        {"extraEnv": [{"name": "NUMBER_DEVICES_0", "value": "3"}]},
+        "NUMBER_DEVICES_0 belongs into resources",
+    ),
+    "another variable of the chart's own": ({"extraEnv": [{"name": "RUST_LOG", "value": "x"}]}, "RUST_LOG is the chart's own"),
     "a short digest": ({"image": {"digest": "sha256:12"}}, "digest"),
     "a variable that resources outvote": (
         {"extraEnv": [{"name": "NUMBER_DEVICES", "value": "3"}]},
@@ -158,7 +192,7 @@ REFUSED = {
     ),
     "a variable of the chart's own": (
         {"extraEnv": [{"name": "NODE_NAME", "value": "x"}]},
-        "the chart sets NODE_NAME itself",
+        "NODE_NAME is the chart's own",
     ),
     "a quota without a class": (
         {"resourceQuota": {"create": True}, "priorityClassName": ""},

@@ -5,7 +5,9 @@ import subprocess
 import pytest
 from conftest import ROOT
 
-SCRIPTS = ["deploy/deploy", "deploy/undeploy", "deploy/values", "deploy/test-pod", "tests/e2e/run", ".ci/run"]
+BASH = "#!/usr/bin/env bash"
+SCRIPTS = [each for each in [*ROOT.glob("deploy/*"), ROOT / "tests/e2e/run", ROOT / ".ci/run"]
+           if each.read_text().startswith(BASH)]  # fmt: skip
 YAML = ["charts/simple-device-plugin/values.yaml", "charts/simple-device-plugin/Chart.yaml", "deploy", "skipper.yaml",
         ".github", "tests/install/values"]  # fmt: skip
 

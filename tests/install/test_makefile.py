@@ -2,15 +2,18 @@
 
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
 
 import pytest
 import yaml
-from conftest import ROOT, render, variables
+from conftest import CHART, ROOT, daemonset, needs, render, variables
 from kubernetes_validate import validate
 from manifest import manifest
+
+VERSION = re.search(r'^version = "(.*)"', (ROOT / "Cargo.toml").read_text(), re.MULTILINE)[1]
 
 STAND_IN = """#!/bin/bash
 name=$(basename "$0")
@@ -162,14 +165,19 @@ def test_every_variable_reaches_the_program_in_every_form(dry, check, form, how)
 
 def test_deploy_without_variables_is_the_programs_default(dry):
     assert dry.make("deploy")[0] == 0
-    assert dry.values == {"resources": [], "extraEnv": []}
+    image = {"repository": "simple-device-plugin", "tag": VERSION, "digest": ""}
+    assert dry.values == {"image": image, "resources": [], "extraEnv": []}
+    # What an earlier deploy set does not stay.
+    assert "--reset-values" in dry.asked
     assert "--namespace simple-device-plugin" in dry.asked
 
 
 def test_a_value_reaches_the_program_as_it_is(dry):
-    odd = 'a "b" \\ $(X) # é\ttab'
+    odd = 'a "b" \\ $(NODE_NAME) $$(X) a$$b # é\ttab\nline'
     assert dry.make("deploy", ANNOTATION_PREFIX=odd)[0] == 0
     assert variables(render(dry.values)[0])["ANNOTATION_PREFIX"] == odd
+    code, said = dry.make("deploy", ENV_PREFIX="a\rb")
+    assert code != 0 and "ENV_PREFIX has a control character" in said and dry.asked == ""
 
 
 @pytest.mark.parametrize(
@@ -177,22 +185,70 @@ def test_a_value_reaches_the_program_as_it_is(dry):
     [
         ("a/b:1", ("a/b", "1", "")),
         ("registry.example.com:5000/a", ("registry.example.com:5000/a", "latest", "")),
-        ("host:5000/a:2@sha256:12", ("host:5000/a", "2", "sha256:12")),
+        ("host:5000/a:2@sha256:" + "1" * 64, ("host:5000/a", "2", "sha256:" + "1" * 64)),
     ],
 )
 def test_an_image_is_taken_apart(dry, image, parts):
     assert dry.make("deploy", f"IMG={image}")[0] == 0
-    repository, tag, digest = parts
-    expected = f"image.repository={repository}\\,image.tag={tag}\\,image.digest={digest}"
-    assert expected in dry.asked, dry.asked
+    assert tuple(dry.values["image"].values()) == parts
+    render(dry.values)
 
 
-def test_a_namespace_that_is_made_may_have_host_paths(dry):
-    assert dry.make("deploy", FAILS_kubectl="get namespace")[0] == 0
-    assert "kubectl create namespace simple-device-plugin" in dry.asked
-    assert "pod-security.kubernetes.io/enforce=privileged" in dry.asked
+def test_repo_and_tag_name_the_image(dry):
+    assert dry.make("deploy", "REPO=registry.example.com/a", "TAG=7")[0] == 0
+    assert dry.values["image"]["repository"] == "registry.example.com/a" and dry.values["image"]["tag"] == "7"
+
+
+def test_more_arguments_reach_helm(dry):
+    assert dry.make("deploy", "HELM_ARGS=--set imagePullSecrets[0].name=x --debug")[0] == 0
+    assert "--set imagePullSecrets[0].name=x --debug" in dry.asked.replace("\\", "")
+
+
+def test_the_image_knows_its_version_and_commit(dry):
+    assert dry.make("image", "IMAGE_ARGS=--no-cache")[0] == 0
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for argument in [f"VERSION={VERSION}", f"REVISION={commit.strip()}", "--no-cache"]:
+        assert argument in dry.asked
+
+
+def test_the_version_is_one():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == VERSION
+    assert f"ARG VERSION={VERSION}\n" in (ROOT / "Dockerfile").read_text()
+    assert f"IMG=${{IMG:-simple-device-plugin:{VERSION}}}" in (ROOT / "deploy/common").read_text()
+    assert f"newTag: {VERSION}\n" in (ROOT / "deploy/kustomization.yaml").read_text()
+
+
+def test_every_variable_is_known_everywhere():
+    names = set(EVERY)
+    assert names <= set((ROOT / "skipper.env").read_text().split())
+    assert {"KUBECONFIG", "NAMESPACE", "IMG", "REPO", "TAG", "HELM_ARGS"} <= set((ROOT / "skipper.env").read_text().split())
+    template = (CHART / "templates/_variables.tpl").read_text()
+    assert names == set(re.findall(r"^[a-zA-Z]+: ([A-Z_]+)$", template, re.MULTILINE))
+
+
+def answering(tmp_path, cases):
+    """A cluster whose kubectl answers so."""
+    answers = tmp_path / "answers"
+    answers.write_text(f'#!/bin/bash\ncase "$*" in\n{cases}\nesac\n')
+    answers.chmod(0o755)
+    return str(answers)
+
+
+def test_a_namespace_that_is_made_may_have_host_paths(dry, tmp_path):
     assert dry.make("deploy")[0] == 0
-    assert "create namespace" not in dry.asked and "label" not in dry.asked
+    made = yaml.safe_load(dry.stdin)
+    assert made["metadata"]["name"] == "simple-device-plugin"
+    assert made["metadata"]["labels"] == {
+        "pod-security.kubernetes.io/enforce": "privileged",
+        "simple-device-plugin/made-by": "make-deploy",
+    }
+    there = answering(tmp_path, '*"get namespace"*) echo namespace/simple-device-plugin ;;')
+    assert dry.make("deploy", ANSWERS=there)[0] == 0
+    assert "create" not in dry.asked and "helm upgrade" in dry.asked
+    # Whoever may not look makes nothing.
+    assert dry.make("deploy", FAILS_kubectl="get namespace")[0] != 0
+    assert "create" not in dry.asked and "helm" not in dry.asked
 
 
 def test_a_rollout_that_fails_shows_why(dry):
@@ -211,10 +267,14 @@ def test_without_helm_nothing_is_done_and_kubectl_is_offered(tmp_path):
     assert dry.asked == ""
 
 
-def test_undeploy_removes_what_deploy_made_in_its_namespace(dry):
-    assert dry.make("undeploy", NAMESPACE="mine")[0] == 0
+def test_undeploy_removes_what_deploy_made_in_its_namespace(dry, tmp_path):
+    released = answering(tmp_path, '*"list "*) echo simple-device-plugin ;;')
+    assert dry.make("undeploy", NAMESPACE="mine", ANSWERS=released)[0] == 0
     assert "helm uninstall simple-device-plugin --namespace mine --wait" in dry.asked
-    assert dry.make("undeploy", NAMESPACE="mine", FAILS_helm="status")[0] == 0
+    assert "delete pods --selector app.kubernetes.io/part-of=simple-device-plugin-test" in dry.asked
+    assert dry.make("undeploy", NAMESPACE="mine", FAILS_helm="list")[0] != 0
+    assert "delete" not in dry.asked
+    assert dry.make("undeploy", NAMESPACE="mine")[0] == 0
     assert "helm uninstall" not in dry.asked
     asked = dry.asked.replace("\\", "")
     assert "kubectl --namespace mine delete daemonsets,resourcequotas,serviceaccounts --selector" in asked
@@ -225,12 +285,9 @@ def test_undeploy_removes_what_deploy_made_in_its_namespace(dry):
     "made, others, goes", [("", "", False), ("namespace/mine", "", True), ("namespace/mine", "service/web", False)]
 )
 def test_a_namespace_goes_if_deploy_made_it_and_nobody_is_in_it(dry, tmp_path, made, others, goes):
-    answers = tmp_path / "answers"
-    answers.write_text(
-        f'#!/bin/bash\ncase "$*" in *"get namespaces"*) echo {made} ;; *"get deployments,"*) echo {others} ;; esac\n'
-    )
-    answers.chmod(0o755)
-    code, said = dry.make("undeploy", NAMESPACE="mine", ANSWERS=str(answers))
+    ours = "--selector simple-device-plugin/made-by=make-deploy --field-selector metadata.name=mine"
+    answers = answering(tmp_path, f'*"get namespaces {ours}"*) echo {made} ;;\n*"get deployments,"*) echo {others} ;;')
+    code, said = dry.make("undeploy", NAMESPACE="mine", ANSWERS=answers)
     assert code == 0, said
     assert ("kubectl delete namespace mine" in dry.asked) == goes
     assert ("The namespace mine stays" in said and "service/web" in said) == bool(others)
@@ -296,10 +353,8 @@ def test_what_podman_built_reaches_kind_under_the_name_that_a_node_looks_for(tmp
     ],
 )
 def test_a_pod_asks_for_its_devices(dry, tmp_path, target, asked, names):
-    answers = tmp_path / "answers"
-    answers.write_text('#!/bin/bash\ncase "$*" in *status.phase}) printf "$PHASE" ;; esac\n')
-    answers.chmod(0o755)
-    given = {"NAMESPACE": "mine", "ANSWERS": str(answers), **names}
+    answers = answering(tmp_path, '*status.phase}) printf "$PHASE" ;;')
+    given = {"NAMESPACE": "mine", "ANSWERS": answers, **names}
     code, said = dry.make(target, PHASE="Running", **given)
     assert code == 0, said
     pod = yaml.safe_load(dry.stdin)
@@ -316,52 +371,82 @@ def test_one_resource_is_too_few_for_both(dry):
     assert dry.asked == ""
 
 
-CLUSTER = r"""#!/bin/bash
-case "$*" in
-    *".items[*].metadata.name}"*) printf 'n1 n2' ;;
-    *hostname*) printf 'n1-host' ;;
-    *"get pods --selector"*) echo pod/simple-device-plugin-x ;;
-    *"logs both"*) printf '%s' "$GOT" ;;
-    *status.phase*) printf Running ;;
-    *"--watch"*) printf '6\n0\n6\n' ;;
-    *"get namespaces"*) echo namespace/simple-device-plugin-e2e ;;
-    *"get namespace"*) exit 1 ;;
-esac
-exit 0
+CLUSTER = r"""
+*"$WRONG"*) [[ ! $WRONG ]] || { printf '%s' "${SAYS-}"; exit "${FAILS:-0}"; } ;;&
+*"items[*].metadata.name}"*) printf 'n1 n2' ;;
+*hostname*) printf 'n1-host' ;;
+*"get pods --selector"*) echo pod/plugin-a; echo pod/plugin-b ;;
+*"exec both"*) printf 'E2E_A_0=/dev/0\nE2E_A_1=/dev/1\nE2E_B_0=/dev/0\ne2e-a-0\ne2e-a-1\ne2e-b-0' ;;
+*restartCount*) printf 0 ;;
+*"get node n1 --watch"*) printf '6\n0\n6\n' ;;
+*status.phase}) printf Running ;;
+*"list "*) echo simple-device-plugin ;;
 """
-PROMISED = "E2E_A_0=/dev/0\nE2E_A_1=/dev/1\nE2E_B_0=/dev/0\ne2e-a-0\ne2e-a-1\ne2e-b-0\nend"
 
 
-def test_e2e_goes_its_way_and_cleans_up(dry, tmp_path):
-    answers = tmp_path / "answers"
-    answers.write_text(CLUSTER)
-    answers.chmod(0o755)
-    for tool in ["grep", "cat"]:
-        if not dry.bin.joinpath(tool).exists():
-            dry.bin.joinpath(tool).symlink_to(shutil.which(tool))
-    code, said = dry.make("e2e", "IMG=a/b:1", ANSWERS=str(answers), GOT=PROMISED)
+@pytest.fixture
+def e2e(dry, tmp_path):
+    """Runs e2e on a cluster that does what it should, but for one answer."""
+    answers = answering(tmp_path, CLUSTER)
+
+    def run(wrong="", says="", fails=0, arguments=(), **environment):
+        return dry.make("e2e", "IMG=a/b:1", *arguments, ANSWERS=answers, WRONG=wrong, SAYS=says, FAILS=str(fails), **environment)
+
+    return run
+
+
+def test_e2e_goes_its_way_and_cleans_up(dry, e2e):
+    code, said = e2e()
     assert code == 0, said
-    assert "e2e passed on 2 nodes" in said and "allocatable was 0 for" in said
-    assert "wait node n2 --for=jsonpath=" in dry.asked
-    assert dry.asked.rstrip().splitlines()[-1].startswith("kubectl get daemonsets")
-    for pod in yaml.safe_load_all(dry.stdin.replace("apiVersion", "---\napiVersion")):
-        if pod:
-            validate(pod, "1.37", strict=True)
-    code, said = dry.make("e2e", "IMG=a/b:1", ANSWERS=str(answers), GOT="E2E_A_0=/dev/0\nend")
-    assert code != 0 and "FAILED: the container has" in said
+    assert "e2e passed on 2 nodes" in said
+    assert re.search("allocatable was 0 for .* s; of [0-9]+ pods that were placed, 0 failed", said)
     assert "helm uninstall" in dry.asked
+    assert "kubectl delete namespace simple-device-plugin-e2e" in dry.asked
+    for made in yaml.safe_load_all(dry.stdin.replace("apiVersion", "---\napiVersion")):
+        if made:
+            validate(made, "1.37", strict=True)
 
 
-def test_e2e_touches_no_pods_but_its_own(dry, tmp_path):
-    answers = tmp_path / "answers"
-    answers.write_text(CLUSTER)
-    answers.chmod(0o755)
-    dry.make("e2e", "NAMESPACE=default", ANSWERS=str(answers), GOT=PROMISED)
-    assert "default" not in dry.asked and "--all " not in dry.asked
+FAILURES = {
+    "other devices": ({"wrong": "exec both", "says": "E2E_A_0=/dev/0"}, "the container has"),
+    "a restart": ({"wrong": "restartCount", "says": "1"}, "was restarted 1 times"),
+    "a pod that is not Pending": ({"wrong": "wait pod more", "fails": 1}, ""),
+    "no count": ({"wrong": r"wait node n2 --for=jsonpath={.status.allocatable.e2e\.example\.com/b}=2", "fails": 1}, ""),
+    "another node's count": ({"wrong": r"wait node n2 --for=jsonpath={.status.allocatable.e2e\.example\.com/a}=1", "fails": 1}, ""),
+    "no zero": ({"wrong": r"wait node n1 --for=jsonpath={.status.allocatable.e2e\.example\.com/b}=0", "fails": 1}, ""),
+    "a leftover": ({"wrong": "get daemonsets,pods", "says": "pod/x"}, "left over: pod/x"),
+    "a plugin that does not come back": ({"wrong": "get pods --selector", "says": "pod/plugin-a\n"}, "no pod of the plugin on n1"),
+}
+
+
+@pytest.mark.parametrize("what", FAILURES)
+def test_e2e_fails_where_the_cluster_has(dry, e2e, what):
+    answer, said_so = FAILURES[what]
+    code, said = e2e(**answer)
+    assert code != 0 and said_so in said, said
+    assert "e2e passed" not in said
+    assert "helm uninstall" in dry.asked and "kubectl delete namespace simple-device-plugin-e2e" in dry.asked
+
+
+def test_e2e_counts_pods_that_failed(e2e):
+    code, said = e2e(wrong="get pod placed", says="Failed")
+    assert code == 0 and not re.search("placed, 0 failed", said), said
+
+
+def test_e2e_kills_the_plugin(dry, e2e):
+    assert e2e()[0] == 0
+    assert "delete pod/plugin-a --grace-period=0 --force" in dry.asked
+
+
+def test_e2e_touches_nothing_but_its_own(dry, e2e):
+    e2e(arguments=["NAMESPACE=default", "RESOURCE_NAME_0=example.com/x", "NUMBER_DEVICES.n1=9"], NUMA_NODES="0")
+    assert "--namespace default" not in dry.asked and "pods --all " not in dry.asked
+    names = [each["name"] for each in dry.values["extraEnv"]]
+    assert not {"RESOURCE_NAME_0", "NUMBER_DEVICES.n1", "NUMA_NODES"} & set(names)
     # One where the namespace is there: nothing is asked but that.
-    code, said = dry.make("e2e", ANSWERS="")
-    assert code != 0 and "is there already" in said
-    assert dry.asked.strip() == "kubectl get namespace simple-device-plugin-e2e --output name"
+    code, said = e2e(wrong="create", fails=1)
+    assert code != 0 and "cannot be made" in said
+    assert dry.asked.strip() == "kubectl create --filename -"
 
 
 def test_help_names_every_target(dry):
@@ -376,19 +461,21 @@ def test_the_plain_manifest_is_the_charts():
     assert kept == manifest(), "make manifest renders it"
 
 
-@pytest.mark.skipif(not shutil.which("kubectl"), reason="no kubectl here")
+@needs("kubectl")
 def test_the_kustomization_sets_namespace_and_image(tmp_path):
     text = (ROOT / "deploy/kustomization.yaml").read_text()
     text = text.replace("namespace: simple-device-plugin", "namespace: mine")
-    text = text.replace("newTag: 0.1.0", "newTag: mine")
+    text = text.replace("newName: simple-device-plugin", "newName: a/b").replace(f"newTag: {VERSION}", "newTag: mine")
     tmp_path.joinpath("kustomization.yaml").write_text(text)
-    shutil.copy(ROOT / "deploy/manifest.yaml", tmp_path)
+    for name in ["manifest.yaml", "namespace.yaml"]:
+        shutil.copy(ROOT / "deploy" / name, tmp_path)
     done = subprocess.run(
         ["kubectl", "kustomize", tmp_path], capture_output=True, text=True, timeout=60, check=True, env=os.environ
     )
     objects = list(yaml.safe_load_all(done.stdout))
     names = {(each["kind"], each["metadata"].get("namespace", each["metadata"]["name"])) for each in objects}
     assert names == {("Namespace", "mine"), ("DaemonSet", "mine")}
+    assert daemonset(objects)["spec"]["template"]["spec"]["containers"][0]["image"] == "a/b:mine"
     assert variables(objects)["NUMBER_DEVICES"] == "2"
     for each in objects:
         validate(each, "1.37", strict=True)

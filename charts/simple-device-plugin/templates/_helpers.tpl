@@ -38,3 +38,8 @@ annotations:
 {{- if .digest }}{{ .repository }}@{{ .digest }}{{ else }}{{ .repository }}:{{ .tag | default $.Chart.AppVersion }}{{ end }}
 {{- end }}
 {{- end }}
+
+{{- /* One word of a shell. */}}
+{{- define "sdp.quoted" -}}
+'{{ . | replace "'" "'\\''" }}'
+{{- end }}

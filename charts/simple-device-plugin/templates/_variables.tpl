@@ -22,7 +22,7 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
   {{- else if kindIs "float64" $value }}
   value: {{ int64 $value | toString | quote }}
   {{- else }}
-  value: {{ toString $value | replace "$(" "$$(" | quote }}
+  value: {{ toString $value | replace "$" "$$" | quote }}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -48,7 +48,7 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
 {{- end }}
 {{- end }}
 
-{{- /* A variable of a resource beside resources would be outvoted by them, silently. */}}
+{{- /* A variable of a resource beside resources would be outvoted by them, silently; but one PLUGIN_NAME can serve all. */}}
 {{- define "sdp.checkExtraEnv" -}}
 {{- $ours := include "sdp.variableOf" . | fromYaml | values | join "|" }}
 {{- range .Values.extraEnv }}
@@ -56,7 +56,21 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
 {{- fail (printf "extraEnv: %s belongs into resources or nodeOverrides; or say resources: [] (--set resources=null)" .name) }}
 {{- end }}
 {{- if has .name (list "NAMESPACE" "NODE_NAME" "DEVICE_PLUGIN_PATH" "RUST_LOG" "LOG_FORMAT") }}
-{{- fail (printf "extraEnv: the chart sets %s itself" .name) }}
+{{- fail (printf "extraEnv: %s is the chart's own" .name) }}
 {{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* Releases that meet on a node have sockets of their own, unless extraEnv names one. */}}
+{{- define "sdp.pluginName" -}}
+{{- $given := false }}
+{{- range .Values.extraEnv }}
+{{- if eq .name "PLUGIN_NAME" }}
+{{- $given = true }}
+{{- end }}
+{{- end }}
+{{- if not $given }}
+- name: PLUGIN_NAME
+  value: {{ include "sdp.fullname" . | quote }}
 {{- end }}
 {{- end }}
