@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use tracing_subscriber::filter::Targets;
 
 use super::environment::{Environment, Host, utf8};
 use super::mistake::Mistakes;
@@ -11,8 +12,8 @@ use super::values::{self, LogFormat};
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct Logs {
-    /// Directives for `tracing_subscriber::EnvFilter`, where told.
-    pub directives: Option<String>,
+    /// Which lines, where told.
+    pub levels: Option<Targets>,
     /// How log lines look.
     pub format: LogFormat,
 }
@@ -85,10 +86,10 @@ pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> 
 }
 
 fn logs(texts: &Texts, mistakes: &mut Mistakes) -> Logs {
-    let directives = parsed(
+    let levels = parsed(
         "RUST_LOG",
         texts.rust_log.as_deref(),
-        values::log_directives,
+        values::log_levels,
         mistakes,
     );
     let format = parsed(
@@ -98,7 +99,7 @@ fn logs(texts: &Texts, mistakes: &mut Mistakes) -> Logs {
         mistakes,
     );
     Logs {
-        directives,
+        levels,
         format: format.unwrap_or_default(),
     }
 }

@@ -2,8 +2,10 @@
 
 use std::str::FromStr;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+
+/// The target of our own log lines.
+const PROGRAM: &str = "simple_device_plugin";
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,27 +62,20 @@ pub fn host_path(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// `RUST_LOG` as directives for [`EnvFilter`]: a level alone is the program's own, libraries stay at
-/// warn unless a directive names them.
-pub fn log_directives(text: &str) -> Result<String, String> {
+/// `RUST_LOG` as levels by target: a level alone is the program's own, libraries stay at warn unless one
+/// names them.
+pub fn log_levels(text: &str) -> Result<Targets, &'static str> {
     const EXPECTED: &str =
-        "a level (off, error, warn, info, debug, trace) or directives as in h2=debug";
-    let mut directives = vec!["warn".to_owned()];
+        "a level (off, error, warn, info, debug, trace), or one for a library as in h2=debug";
+    let mut levels = Targets::new().with_default(LevelFilter::WARN);
     for directive in text.split(',').map(str::trim).filter(|d| !d.is_empty()) {
-        if directive.parse::<LevelFilter>().is_ok() {
-            directives.push(format!("simple_device_plugin={directive}"));
-        } else if directive.contains(['=', '[', ':']) {
-            directives.push(directive.to_owned());
-        } else {
-            // tracing would take a misspelled level for the name of a target.
-            return Err(EXPECTED.to_owned());
-        }
+        let (target, level) = directive.split_once('=').unwrap_or((PROGRAM, directive));
+        // tracing would take an empty one for `error`.
+        let level = Some(level).filter(|level| !level.is_empty());
+        let level = level.and_then(|level| level.parse::<LevelFilter>().ok());
+        levels = levels.with_target(target, level.ok_or(EXPECTED)?);
     }
-    let directives = directives.join(",");
-    EnvFilter::builder()
-        .parse(&directives)
-        .map(|_| directives)
-        .map_err(|error| format!("{EXPECTED}: {error}"))
+    Ok(levels)
 }
 
 #[cfg(test)]
@@ -104,15 +99,24 @@ mod tests {
 
     #[test]
     fn a_level_alone_is_the_programs_own() {
-        for (text, expected) in [
-            ("debug", "warn,simple_device_plugin=debug"),
-            ("TRACE, h2=info", "warn,simple_device_plugin=TRACE,h2=info"),
-            ("off", "warn,simple_device_plugin=off"),
+        use tracing::Level;
+        for (text, target, shown, hidden) in [
+            ("debug", PROGRAM, Level::DEBUG, Level::TRACE),
+            ("debug", "h2", Level::WARN, Level::INFO),
+            ("TRACE, h2=info", "h2", Level::INFO, Level::DEBUG),
+            ("h2=error", "h2", Level::ERROR, Level::WARN),
         ] {
-            assert_eq!(log_directives(text).as_deref(), Ok(expected));
+            let levels = log_levels(text).unwrap();
+            assert!(levels.would_enable(target, &shown), "{text} {target}");
+            assert!(!levels.would_enable(target, &hidden), "{text} {target}");
         }
-        for text in ["loud", "h2=loud", "info,,verbose"] {
-            assert!(log_directives(text).is_err(), "{text}");
+        assert!(
+            !log_levels("off")
+                .unwrap()
+                .would_enable(PROGRAM, &Level::ERROR)
+        );
+        for text in ["loud", "h2=loud", "h2=", "h2=a=b", "info,,verbose"] {
+            assert!(log_levels(text).is_err(), "{text}");
         }
     }
 
