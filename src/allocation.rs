@@ -3,25 +3,44 @@
 use thiserror::Error;
 
 use crate::device::{Device, Devices, Health};
+use crate::template::Template;
 
-/// What each of a resource's devices brings into a container; `None` is off.
+/// What a container gets with a resource's devices. What speaks of a device is there for each of them,
+/// the rest once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outputs {
-    /// Env `<prefix>_<index>` = `/dev/<index>`.
-    pub env_prefix: Option<String>,
-    /// Annotation `<prefix>-<index>` = the device's ID.
-    pub annotation_prefix: Option<String>,
-    /// A device file for each device.
-    pub device_file: Option<DeviceFileRule>,
+    /// Environment variables: name and value.
+    pub envs: Vec<(Template, Template)>,
+    /// Annotations: key and value.
+    pub annotations: Vec<(Template, Template)>,
+    /// Device files.
+    pub device_files: Vec<DeviceFileRule>,
+    /// Mounts.
+    pub mounts: Vec<MountRule>,
+    /// Names of CDI devices.
+    pub cdi_devices: Vec<Template>,
 }
 
-/// Where a device's file is, in the container and on the host.
+/// A device file before it is known for which device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceFileRule {
-    /// In the container, and on the host unless told otherwise: `/dev/<prefix>-<index>`.
-    pub prefix: String,
-    /// The host's file behind every one of them; `None`: the same path as in the container.
-    pub host_path: Option<String>,
+    /// Its path in the container.
+    pub container_path: Template,
+    /// Its path on the host.
+    pub host_path: Template,
+    /// A subset of `rwm`.
+    pub permissions: String,
+}
+
+/// A mount before it is known for which device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountRule {
+    /// Its path in the container.
+    pub container_path: Template,
+    /// Its path on the host.
+    pub host_path: Template,
+    /// Whether the container can only read it.
+    pub read_only: bool,
 }
 
 /// A device file as the container runtime gets it (`v1beta1.DeviceSpec`).
@@ -35,6 +54,17 @@ pub struct DeviceFile {
     pub permissions: String,
 }
 
+/// A file or directory of the host in the container (`v1beta1.Mount`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// Absolute path in the container.
+    pub container_path: String,
+    /// Absolute path on the host.
+    pub host_path: String,
+    /// Whether the container can only read it.
+    pub read_only: bool,
+}
+
 /// What one container gets, each list in the order of the resource's devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allocation {
@@ -44,6 +74,10 @@ pub struct Allocation {
     pub annotations: Vec<(String, String)>,
     /// Device files.
     pub device_files: Vec<DeviceFile>,
+    /// Mounts.
+    pub mounts: Vec<Mount>,
+    /// Names of CDI devices.
+    pub cdi_devices: Vec<String>,
 }
 
 /// Why a container gets nothing.
@@ -55,6 +89,9 @@ pub enum AllocateError {
     /// The device is ill.
     #[error("device {0} is Unhealthy")]
     Unhealthy(String),
+    /// The device is being taken away.
+    #[error("device {0} is being removed")]
+    Going(String),
 }
 
 /// Checks every ID, then tells what a container with these devices gets. An ID named twice counts once.
@@ -71,6 +108,9 @@ pub fn allocate(
         let device = devices
             .get(id)
             .ok_or_else(|| AllocateError::Unknown(id.clone()))?;
+        if device.going {
+            return Err(AllocateError::Going(id.clone()));
+        }
         if device.health == Health::Unhealthy {
             return Err(AllocateError::Unhealthy(id.clone()));
         }
@@ -81,40 +121,115 @@ pub fn allocate(
     Ok(outputs.of(&given))
 }
 
-impl Outputs {
-    fn of(&self, devices: &[&Device]) -> Allocation {
-        let mut allocation = Allocation::default();
-        for device in devices {
-            allocation.envs.extend(self.env(device));
-            allocation.annotations.extend(self.annotation(device));
-            allocation.device_files.extend(self.device_file(device));
+/// The variables' way to say what a container gets; `None` is off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Prefixes {
+    /// Env `<prefix>_<index>` = `/dev/<index>`.
+    pub env: Option<String>,
+    /// Annotation `<prefix>-<index>` = the device's ID.
+    pub annotation: Option<String>,
+    /// Device file `/dev/<prefix>-<index>`.
+    pub device_file: Option<String>,
+    /// The host's file behind every device file; `None`: the same path as in the container.
+    pub device_file_host_path: Option<String>,
+}
+
+impl From<Prefixes> for Outputs {
+    fn from(prefixes: Prefixes) -> Self {
+        let env = |prefix| {
+            (
+                Template::indexed(&format!("{prefix}_")),
+                Template::indexed("/dev/"),
+            )
+        };
+        let annotation = |prefix| (Template::indexed(&format!("{prefix}-")), Template::id());
+        let host_path = prefixes
+            .device_file_host_path
+            .as_deref()
+            .map(Template::verbatim);
+        let device_file = |prefix| {
+            let container_path = Template::indexed(&format!("/dev/{prefix}-"));
+            DeviceFileRule {
+                host_path: host_path.unwrap_or_else(|| container_path.clone()),
+                container_path,
+                permissions: "rw".to_owned(),
+            }
+        };
+        Self {
+            envs: prefixes.env.map(env).into_iter().collect(),
+            annotations: prefixes.annotation.map(annotation).into_iter().collect(),
+            device_files: prefixes.device_file.map(device_file).into_iter().collect(),
+            ..Self::default()
         }
-        allocation
     }
+}
 
-    fn env(&self, device: &Device) -> Option<(String, String)> {
-        let (prefix, index) = (self.env_prefix.as_ref()?, device.index);
-        Some((format!("{prefix}_{index}"), format!("/dev/{index}")))
+impl Outputs {
+    /// What a container with these devices gets.
+    pub fn of(&self, devices: &[&Device]) -> Allocation {
+        let pairs = |rules: &[(Template, Template)]| {
+            let pair = |(name, value): &(Template, Template), at| {
+                (name.of(devices, at), value.of(devices, at))
+            };
+            each(rules, devices, |(name, value)| [name, value], pair)
+        };
+        Allocation {
+            envs: pairs(&self.envs),
+            annotations: pairs(&self.annotations),
+            device_files: each(
+                &self.device_files,
+                devices,
+                DeviceFileRule::paths,
+                |rule, at| DeviceFile {
+                    container_path: rule.container_path.of(devices, at),
+                    host_path: rule.host_path.of(devices, at),
+                    permissions: rule.permissions.clone(),
+                },
+            ),
+            mounts: each(&self.mounts, devices, MountRule::paths, |rule, at| Mount {
+                container_path: rule.container_path.of(devices, at),
+                host_path: rule.host_path.of(devices, at),
+                read_only: rule.read_only,
+            }),
+            cdi_devices: each(
+                &self.cdi_devices,
+                devices,
+                |name| [name, name],
+                |name, at| name.of(devices, at),
+            ),
+        }
     }
+}
 
-    fn annotation(&self, device: &Device) -> Option<(String, String)> {
-        let (prefix, index) = (self.annotation_prefix.as_ref()?, device.index);
-        Some((format!("{prefix}-{index}"), device.id.to_string()))
+impl DeviceFileRule {
+    fn paths(&self) -> [&Template; 2] {
+        [&self.container_path, &self.host_path]
     }
+}
 
-    /// The device file of one device; `None` where there are none.
-    pub fn device_file(&self, device: &Device) -> Option<DeviceFile> {
-        let rule = self.device_file.as_ref()?;
-        let container_path = format!("/dev/{}-{}", rule.prefix, device.index);
-        Some(DeviceFile {
-            host_path: rule
-                .host_path
-                .clone()
-                .unwrap_or_else(|| container_path.clone()),
-            container_path,
-            permissions: "rw".to_owned(),
-        })
+impl MountRule {
+    fn paths(&self) -> [&Template; 2] {
+        [&self.container_path, &self.host_path]
     }
+}
+
+/// What the rules make: device by device what speaks of a device, and once what does not.
+fn each<R, T>(
+    rules: &[R],
+    devices: &[&Device],
+    texts: impl Fn(&R) -> [&Template; 2],
+    make: impl Fn(&R, usize) -> T,
+) -> Vec<T> {
+    let per_device = |rule: &&R| texts(rule).iter().any(|text| text.is_per_device());
+    let of_devices = (0..devices.len())
+        .flat_map(|at| rules.iter().filter(per_device).map(move |rule| (rule, at)));
+    let once = rules
+        .iter()
+        .filter(|rule| !per_device(rule) && !devices.is_empty());
+    of_devices
+        .chain(once.map(|rule| (rule, 0)))
+        .map(|(rule, at)| make(rule, at))
+        .collect()
 }
 
 #[cfg(test)]
@@ -127,13 +242,16 @@ mod tests {
     }
 
     fn outputs(host_path: Option<&str>) -> Outputs {
+        let file = Template::indexed("/dev/gpu-");
         Outputs {
-            env_prefix: Some("GPU".into()),
-            annotation_prefix: Some("example.com/gpu".into()),
-            device_file: Some(DeviceFileRule {
-                prefix: "gpu".into(),
-                host_path: host_path.map(str::to_owned),
-            }),
+            envs: vec![(Template::indexed("GPU_"), Template::indexed("/dev/"))],
+            annotations: vec![(Template::indexed("example.com/gpu-"), Template::id())],
+            device_files: vec![DeviceFileRule {
+                container_path: file.clone(),
+                host_path: host_path.map_or(file, Template::verbatim),
+                permissions: "rw".to_owned(),
+            }],
+            ..Outputs::default()
         }
     }
 

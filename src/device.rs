@@ -1,5 +1,6 @@
 //! A resource's devices: their IDs, health and NUMA nodes, and the size of their list on the wire.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use thiserror::Error;
@@ -28,6 +29,15 @@ impl Health {
     }
 }
 
+/// What a device has besides, for what a container gets with it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Detail {
+    /// Stands for `{path}`.
+    pub path: Option<String>,
+    /// Stand for `{<name>}`.
+    pub attributes: BTreeMap<String, String>,
+}
+
 /// One device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
@@ -39,6 +49,57 @@ pub struct Device {
     pub health: Health,
     /// The NUMA nodes it is near to; empty: no topology. Shared between the devices of a node.
     pub numa: Arc<[u16]>,
+    /// Whether it is being taken away: told to the kubelet as Unhealthy until no pod holds it.
+    pub going: bool,
+    /// What else it has; none for most, of which there can be many.
+    pub detail: Option<Arc<Detail>>,
+}
+
+impl Device {
+    /// A healthy one with nothing besides.
+    pub fn new(id: impl Into<Box<str>>, index: usize, numa: Arc<[u16]>) -> Self {
+        Self {
+            id: id.into(),
+            index,
+            health: Health::Healthy,
+            numa,
+            going: false,
+            detail: None,
+        }
+    }
+
+    /// The health that the kubelet is told.
+    pub fn told_health(&self) -> Health {
+        if self.going {
+            Health::Unhealthy
+        } else {
+            self.health
+        }
+    }
+
+    /// Whether Allocate gives it.
+    pub fn can_be_given(&self) -> bool {
+        self.told_health() == Health::Healthy
+    }
+
+    /// Its path, where it has one.
+    pub fn path(&self) -> Option<&str> {
+        self.detail.as_ref()?.path.as_deref()
+    }
+
+    /// Its attribute of this name.
+    pub fn attribute(&self, name: &str) -> Option<&str> {
+        self.detail
+            .as_ref()?
+            .attributes
+            .get(name)
+            .map(String::as_str)
+    }
+
+    /// The bytes that it takes in a list on the wire, were it Unhealthy.
+    pub fn list_size(&self) -> usize {
+        device_size(self.id.len(), &self.numa)
+    }
 }
 
 /// A resource's whole list, in index order.
@@ -59,16 +120,15 @@ impl Devices {
     pub fn counted(prefix: &str, node: &str, count: usize, numa: &NumaNodes) -> Self {
         let no_topology: Arc<[u16]> = Arc::new([]);
         let shared: Vec<Arc<[u16]>> = numa.as_slice().iter().map(|n| Arc::from([*n])).collect();
-        let device = |index| Device {
-            id: counted_id(prefix, node, index),
-            index,
-            health: Health::Healthy,
-            numa: Arc::clone(numa.turn(index).map_or(&no_topology, |turn| &shared[turn])),
+        let device = |index| {
+            let numa = numa.turn(index).map_or(&no_topology, |turn| &shared[turn]);
+            Device::new(counted_id(prefix, node, index), index, Arc::clone(numa))
         };
         Self::from_list((0..count).map(device).collect())
     }
 
-    fn from_list(list: Vec<Device>) -> Self {
+    /// These devices, each with an ID of its own.
+    pub fn from_list(list: Vec<Device>) -> Self {
         let mut by_id: Vec<u32> = (0..).take(list.len()).collect();
         by_id.sort_by(|a, b| list[*a as usize].id.cmp(&list[*b as usize].id));
         Self { list, by_id }
@@ -96,8 +156,7 @@ impl Devices {
 
     /// The bytes of the list on the wire, were every device Unhealthy; never over [`LIST_SIZE_MAX`].
     pub fn list_size(&self) -> usize {
-        let size = |device: &Device| device_size(device.id.len(), &device.numa);
-        self.list.iter().map(size).sum()
+        self.list.iter().map(Device::list_size).sum()
     }
 
     /// Sets a device's health and tells whether that changed anything.

@@ -5,6 +5,7 @@
 mod foreign;
 pub mod numa;
 pub mod device;
+pub mod template;
 pub mod resource_name;
 pub mod socket_name;
 pub mod allocation;

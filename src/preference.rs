@@ -46,7 +46,8 @@ impl FromStr for Policy {
 type Place<'a> = &'a [u16];
 
 /// What must be included first, then by policy, as many as there are, up to `size`. IDs that no
-/// device has are never chosen by policy, and never an error: an error would fail the pod.
+/// device has or that Allocate would refuse are never chosen by policy, and never an error: an error
+/// would fail the pod.
 pub fn prefer(
     devices: &Devices,
     policy: Policy,
@@ -62,11 +63,11 @@ pub fn prefer(
         .collect();
     chosen.truncate(size);
 
-    let open: BTreeSet<usize> = known(devices, available)
-        .filter(|device| !included.contains(&*device.id))
-        .map(|device| device.index)
+    let mut open: Vec<&Device> = known(devices, available)
+        .filter(|device| device.can_be_given() && !included.contains(&*device.id))
         .collect();
-    let open: Vec<&Device> = open.iter().map(|i| &devices.as_slice()[*i]).collect();
+    open.sort_unstable_by_key(|device| device.index);
+    open.dedup_by_key(|device| device.index);
     let taken: Vec<&Device> = known(devices, &chosen).collect();
 
     let needed = size - chosen.len();

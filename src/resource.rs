@@ -19,4 +19,6 @@ pub struct Resource {
     pub preference: Policy,
     /// What a container gets with its devices.
     pub outputs: Outputs,
+    /// Whether the kubelet calls PreStartContainer.
+    pub pre_start: bool,
 }

@@ -6,7 +6,7 @@ pub mod v1beta1 {
     tonic::include_proto!("v1beta1");
 }
 
-use crate::allocation::{Allocation, DeviceFile};
+use crate::allocation::{Allocation, DeviceFile, Mount};
 use crate::device::{Device, Devices, Health, LIST_SIZE_MAX};
 use crate::preference::Policy;
 use crate::resource::Resource;
@@ -34,10 +34,10 @@ pub struct PreferenceQuestion {
 
 /// What a plugin tells of itself; the kubelet heeds the answer of GetDevicePluginOptions.
 #[must_use]
-pub fn options(preference: Policy) -> v1beta1::DevicePluginOptions {
+pub fn options(resource: &Resource) -> v1beta1::DevicePluginOptions {
     v1beta1::DevicePluginOptions {
-        pre_start_required: false,
-        get_preferred_allocation_available: preference != Policy::None,
+        pre_start_required: resource.pre_start,
+        get_preferred_allocation_available: resource.preference != Policy::None,
     }
 }
 
@@ -48,7 +48,7 @@ pub fn registration(resource: &Resource) -> v1beta1::RegisterRequest {
         version: VERSION.to_owned(),
         endpoint: resource.socket.to_string(),
         resource_name: resource.name.to_string(),
-        options: Some(options(resource.preference)),
+        options: Some(options(resource)),
     }
 }
 
@@ -65,7 +65,7 @@ impl From<&Device> for v1beta1::Device {
         let node = |id: &u16| v1beta1::NumaNode { id: (*id).into() };
         Self {
             id: device.id.to_string(),
-            health: device.health.as_str().to_owned(),
+            health: device.told_health().as_str().to_owned(),
             topology: (!device.numa.is_empty()).then(|| v1beta1::TopologyInfo {
                 nodes: device.numa.iter().map(node).collect(),
             }),
@@ -103,8 +103,12 @@ impl From<Allocation> for v1beta1::ContainerAllocateResponse {
                 .into_iter()
                 .map(Into::into)
                 .collect(),
-            mounts: Vec::new(),
-            cdi_devices: Vec::new(),
+            mounts: allocation.mounts.into_iter().map(Into::into).collect(),
+            cdi_devices: allocation
+                .cdi_devices
+                .into_iter()
+                .map(|name| v1beta1::CdiDevice { name })
+                .collect(),
         }
     }
 }
@@ -119,6 +123,16 @@ impl From<DeviceFile> for v1beta1::DeviceSpec {
     }
 }
 
+impl From<Mount> for v1beta1::Mount {
+    fn from(mount: Mount) -> Self {
+        Self {
+            container_path: mount.container_path,
+            host_path: mount.host_path,
+            read_only: mount.read_only,
+        }
+    }
+}
+
 impl From<v1beta1::ContainerAllocateResponse> for Allocation {
     fn from(response: v1beta1::ContainerAllocateResponse) -> Self {
         let device_file = |spec: v1beta1::DeviceSpec| DeviceFile {
@@ -126,10 +140,21 @@ impl From<v1beta1::ContainerAllocateResponse> for Allocation {
             host_path: spec.host_path,
             permissions: spec.permissions,
         };
+        let mount = |mount: v1beta1::Mount| Mount {
+            container_path: mount.container_path,
+            host_path: mount.host_path,
+            read_only: mount.read_only,
+        };
         Self {
             envs: response.envs.into_iter().collect(),
             annotations: response.annotations.into_iter().collect(),
             device_files: response.devices.into_iter().map(device_file).collect(),
+            mounts: response.mounts.into_iter().map(mount).collect(),
+            cdi_devices: response
+                .cdi_devices
+                .into_iter()
+                .map(|device| device.name)
+                .collect(),
         }
     }
 }

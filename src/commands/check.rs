@@ -68,7 +68,7 @@ fn rows(resource: &Resource) -> Vec<(&'static str, String)> {
         let mut label = "one device gives";
         let mut outputs = print::outputs(&allocation);
         if outputs.is_empty() {
-            outputs.push(("nothing", "since no prefix is set".to_owned()));
+            outputs.push(("nothing", "since nothing is set".to_owned()));
         }
         for (what, value) in outputs {
             rows.push((label, format!("{what} {value}")));
@@ -113,22 +113,25 @@ fn numa_nodes(resource: &Resource) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// The files that must be on the node's host, from the first device's to the last's.
+/// What must be on the node's host: of the first device, to that of the last.
 fn host_paths(resource: &Resource) -> Option<String> {
-    let file = |device| {
-        resource
-            .outputs
-            .device_file(device)
-            .map(|file| file.host_path)
+    let devices = resource.devices.as_slice();
+    let paths = |device| {
+        let given = resource.outputs.of(&[device]);
+        let files = given.device_files.into_iter().map(|file| file.host_path);
+        let mounts = given.mounts.into_iter().map(|mount| mount.host_path);
+        files.chain(mounts).collect::<Vec<String>>()
     };
-    let (first, last) = match resource.devices.as_slice() {
-        [] => return None,
-        [only] => (file(only)?, file(only)?),
-        [first, .., last] => (file(first)?, file(last)?),
-    };
-    Some(if first == last {
-        first
-    } else {
-        format!("{first} … {last}")
-    })
+    let ranges = std::iter::zip(paths(devices.first()?), paths(devices.last()?));
+    let mut ranges: Vec<String> = ranges
+        .map(|(first, last)| {
+            if first == last {
+                first
+            } else {
+                format!("{first} … {last}")
+            }
+        })
+        .collect();
+    ranges.dedup();
+    (!ranges.is_empty()).then(|| ranges.join(", "))
 }

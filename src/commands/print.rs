@@ -84,16 +84,9 @@ pub fn assignments(out: &mut impl Write, got: &[Assignment]) -> io::Result<()> {
     columns(out, rows)
 }
 
-/// All that an answer to Allocate can have, also what our own plugin never gives.
+/// All that an answer to Allocate has.
 fn given(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'static str, String)> {
     let mut rows = outputs(&Allocation::from(response.clone()));
-    rows.extend(response.mounts.iter().map(|mount| {
-        let access = if mount.read_only { "ro" } else { "rw" };
-        let (path, host) = (&mount.container_path, &mount.host_path);
-        ("mount", format!("{path} ({access}), the host's {host}"))
-    }));
-    let cdi = response.cdi_devices.iter();
-    rows.extend(cdi.map(|device| ("CDI device", device.name.clone())));
     if rows.is_empty() {
         rows.push(("nothing", String::new()));
     }
@@ -132,5 +125,12 @@ pub fn outputs(allocation: &Allocation) -> Vec<(&'static str, String)> {
             format!("{path} ({permissions}), the host's {host}"),
         )
     }));
+    rows.extend(allocation.mounts.iter().map(|mount| {
+        let access = if mount.read_only { "ro" } else { "rw" };
+        let (path, host) = (&mount.container_path, &mount.host_path);
+        ("mount", format!("{path} ({access}), the host's {host}"))
+    }));
+    let cdi = allocation.cdi_devices.iter();
+    rows.extend(cdi.map(|name| ("CDI device", name.clone())));
     rows
 }

@@ -249,10 +249,10 @@ mod tests {
         let starts = [
             "a/x: device ID ppp",
             "b/x: device ID ppp",
-            "a/x and b/x have the devices' IDs in common",
-            "a/x and b/x have ENV_PREFIX in common (E)",
-            "a/x and b/x have ANNOTATION_PREFIX in common (n)",
-            "a/x and b/x have DEVICE_FILE_PREFIX in common (f)",
+            "a/x and b/x have the device ID ppp",
+            "a/x and b/x have the env E_0 in common: one wins",
+            "a/x and b/x have the annotation n-0 in common",
+            "a/x and b/x have the path in the container /dev/f-0 in common",
             "a/x: this host has no NUMA node 1;",
         ];
         assert_eq!(warnings.len(), starts.len(), "{warnings:#?}");

@@ -10,7 +10,7 @@ use super::names;
 use super::program::Program;
 use super::values;
 use super::variables::ResourceVariables;
-use crate::allocation::{DeviceFileRule, Outputs};
+use crate::allocation::{Outputs, Prefixes};
 use crate::device::{Devices, counted_list_size};
 use crate::numa::NumaNodes;
 use crate::preference::Policy;
@@ -84,6 +84,7 @@ impl Reader<'_> {
             devices: devices?,
             preference: preference?.unwrap_or_default(),
             outputs: outputs?,
+            pre_start: false,
         })
     }
 
@@ -158,11 +159,12 @@ impl Reader<'_> {
         let annotation_prefix = self.text(names::ANNOTATION_PREFIX);
         let prefix = self.value(names::DEVICE_FILE_PREFIX, values::device_file_prefix);
         let host_path = self.value(names::DEVICE_FILE_HOST_PATH, values::host_path)?;
-        Ok(Outputs {
-            env_prefix: env_prefix?,
-            annotation_prefix: annotation_prefix?,
-            device_file: prefix?.map(|prefix| DeviceFileRule { prefix, host_path }),
-        })
+        Ok(Outputs::from(Prefixes {
+            env: env_prefix?,
+            annotation: annotation_prefix?,
+            device_file: prefix?,
+            device_file_host_path: host_path,
+        }))
     }
 
     fn text(&mut self, variable: &str) -> Result<Option<String>, Told> {

@@ -1,7 +1,10 @@
 //! What works, but probably not as meant.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use crate::allocation::Allocation;
+use crate::device::Device;
 use crate::foreign::foreign;
 use crate::numa::NumaNodes;
 use crate::resource::Resource;
@@ -15,32 +18,21 @@ const NODES_SHOWN: usize = 8;
 /// The warnings about these resources; `online` are the host's NUMA nodes, where known.
 pub fn of(resources: &[Resource], online: Option<&NumaNodes>) -> Vec<String> {
     let mut warnings: Vec<String> = resources.iter().filter_map(long_id).collect();
-    let some: Vec<&Resource> = resources.iter().filter(|r| !r.devices.is_empty()).collect();
-    // Names end in the index and every list begins with 0, so two resources that share one share the first.
     warnings.extend(shared(
-        &some,
-        "the devices' IDs",
+        resources,
+        "the device ID",
         "a health update reaches the wrong pod",
-        |r| {
-            r.devices
-                .as_slice()
-                .first()
-                .map(|device| device.id.to_string())
-        },
+        ids,
     ));
-    let one_wins = "one wins at random when a container has both";
-    warnings.extend(shared(&some, "ENV_PREFIX", one_wins, |r| {
-        r.outputs.env_prefix.clone()
-    }));
-    warnings.extend(shared(&some, "ANNOTATION_PREFIX", one_wins, |r| {
-        r.outputs.annotation_prefix.clone()
-    }));
-    warnings.extend(shared(&some, "DEVICE_FILE_PREFIX", one_wins, |r| {
-        r.outputs
-            .device_file
-            .as_ref()
-            .map(|rule| rule.prefix.clone())
-    }));
+    for (what, names) in OUTPUTS {
+        let names = |resource| names(with_all_devices(resource));
+        warnings.extend(shared(
+            resources,
+            what,
+            "one wins at random when a container has both",
+            names,
+        ));
+    }
     if let Some(online) = online {
         warnings.extend(resources.iter().filter_map(|r| missing_numa(r, online)));
     }
@@ -63,29 +55,77 @@ fn long_id(resource: &Resource) -> Option<String> {
     })
 }
 
-/// Says which resources have the same of something, and what comes of it.
-fn shared(
-    resources: &[&Resource],
+fn ids(resource: &Resource) -> Vec<Cow<'_, str>> {
+    let devices = resource.devices.as_slice().iter();
+    devices.map(|device| Cow::Borrowed(&*device.id)).collect()
+}
+
+type Names = fn(Allocation) -> Vec<Cow<'static, str>>;
+
+/// What a container should be given once.
+const OUTPUTS: [(&str, Names); 3] = [
+    ("the env", |given| {
+        given
+            .envs
+            .into_iter()
+            .map(|(name, _)| name.into())
+            .collect()
+    }),
+    ("the annotation", |given| {
+        given
+            .annotations
+            .into_iter()
+            .map(|(key, _)| key.into())
+            .collect()
+    }),
+    ("the path in the container", |given| {
+        let files = given
+            .device_files
+            .into_iter()
+            .map(|file| file.container_path);
+        let mounts = given.mounts.into_iter().map(|mount| mount.container_path);
+        files.chain(mounts).map(Into::into).collect()
+    }),
+];
+
+fn with_all_devices(resource: &Resource) -> Allocation {
+    let devices: Vec<&Device> = resource.devices.as_slice().iter().collect();
+    resource.outputs.of(&devices)
+}
+
+/// Says which resources have the same of something, one example for each group, and what comes of it.
+fn shared<'a>(
+    resources: &'a [Resource],
     what: &str,
     effect: &str,
-    of: impl Fn(&Resource) -> Option<String>,
+    names: impl Fn(&'a Resource) -> Vec<Cow<'a, str>>,
 ) -> Vec<String> {
-    let mut owners: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for resource in resources {
-        if let Some(key) = of(resource) {
-            owners.entry(key).or_default().push(resource.name.as_str());
+    let mut owners: HashMap<Cow<str>, usize> = HashMap::new();
+    let mut groups: BTreeMap<usize, (Cow<str>, BTreeSet<usize>)> = BTreeMap::new();
+    for (place, resource) in resources.iter().enumerate() {
+        for name in names(resource) {
+            let first = *owners.entry(name.clone()).or_insert(place);
+            if first != place {
+                groups
+                    .entry(first)
+                    .or_insert((name, BTreeSet::from([first])))
+                    .1
+                    .insert(place);
+            }
         }
     }
-    let several = owners.into_iter().filter(|(_, names)| names.len() > 1);
-    several
-        .map(|(key, names)| {
-            let names = names.join(" and ");
-            format!(
-                "{names} have {what} in common ({}): {effect}",
-                foreign(&key)
-            )
-        })
-        .collect()
+    let told = |(name, places): (Cow<str>, BTreeSet<usize>)| {
+        let names: Vec<&str> = places
+            .iter()
+            .map(|place| resources[*place].name.as_str())
+            .collect();
+        format!(
+            "{} have {what} {} in common: {effect}",
+            names.join(" and "),
+            foreign(&name)
+        )
+    };
+    groups.into_values().map(told).collect()
 }
 
 fn missing_numa(resource: &Resource, online: &NumaNodes) -> Option<String> {

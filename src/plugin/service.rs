@@ -43,7 +43,7 @@ impl DevicePlugin for Service {
         let connection = connection(&request)?;
         self.peers
             .note(connection, |peer| peer.asked_options = true);
-        Ok(Response::new(wire::options(self.resource.preference)))
+        Ok(Response::new(wire::options(&self.resource)))
     }
 
     async fn list_and_watch(
@@ -120,6 +120,9 @@ fn refusal(error: &AllocateError) -> Status {
         )),
         AllocateError::Unhealthy(id) => {
             Status::failed_precondition(format!("device {} is Unhealthy", foreign(id)))
+        }
+        AllocateError::Going(id) => {
+            Status::failed_precondition(format!("device {} is being removed", foreign(id)))
         }
     }
 }
