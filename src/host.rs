@@ -1,5 +1,7 @@
 //! What the configuration needs to know of this machine.
 
+use std::path::{Path, PathBuf};
+
 use crate::config::Host;
 use crate::numa;
 
@@ -12,5 +14,18 @@ pub fn this_machine() -> Host {
     Host {
         hostname: hostname.and_then(|name| name.into_string().ok()),
         numa: online.and_then(|list| numa::parse_kernel_list(&list)),
+        resolve: Some(without_symlinks),
     }
+}
+
+/// Resolves as much of the path as there is; in a container the host's symlinks cannot be seen.
+fn without_symlinks(path: &Path) -> PathBuf {
+    let there = |ancestor: &Path| {
+        Some((
+            ancestor.canonicalize().ok()?,
+            path.strip_prefix(ancestor).ok()?.to_owned(),
+        ))
+    };
+    let found = path.ancestors().find_map(there);
+    found.map_or_else(|| path.to_owned(), |(real, rest)| real.join(rest))
 }

@@ -11,6 +11,7 @@ pub mod socket_name;
 pub mod allocation;
 pub mod preference;
 pub mod resource;
+mod host_paths;
 pub mod config;
 mod backoff;
 
@@ -21,6 +22,7 @@ pub mod plugin_socket;
 mod connections;
 mod registration;
 pub mod watcher;
+mod config_file;
 
 // The life of a plugin, and of all of them.
 pub mod devices_handle;

@@ -40,13 +40,7 @@ fn tell(error: &anyhow::Error) -> io::Result<()> {
     for mistake in mistakes.as_slice() {
         writeln!(stderr, "error: {mistake}")?;
     }
-    match mistakes.as_slice().len() {
-        1 => writeln!(stderr, "1 mistake in the variables; nothing was started"),
-        count => writeln!(
-            stderr,
-            "{count} mistakes in the variables; nothing was started"
-        ),
-    }
+    writeln!(stderr, "{}; nothing was started", mistakes.summary())
 }
 
 /// Whoever read our output has seen enough, as `head` does.

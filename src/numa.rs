@@ -5,7 +5,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 /// The highest NUMA node that Linux knows (`CONFIG_NODES_SHIFT` is at most 10).
-const NUMA_NODE_MAX: u16 = 1023;
+pub const NUMA_NODE_MAX: u16 = 1023;
 
 /// NUMA nodes in the order in which devices are dealt to them; empty means no topology.
 ///
@@ -26,6 +26,11 @@ pub enum NumaNodesError {
 }
 
 impl NumaNodes {
+    /// These nodes, in this order; none over [`NUMA_NODE_MAX`].
+    pub fn dealing(nodes: Vec<u16>) -> Self {
+        Self(nodes)
+    }
+
     /// The NUMA node of the device with this index; `None` without topology.
     pub fn deal(&self, index: usize) -> Option<u16> {
         self.turn(index).map(|turn| self.0[turn])

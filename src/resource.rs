@@ -1,10 +1,15 @@
 //! One extended resource as configured.
 
+use std::time::Duration;
+
 use crate::allocation::Outputs;
 use crate::device::Devices;
 use crate::preference::Policy;
 use crate::resource_name::ResourceName;
 use crate::socket_name::SocketName;
+
+/// How long a device that goes stays Unhealthy at least.
+pub const REMOVAL_GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
 /// What one plugin offers to the kubelet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,4 +26,6 @@ pub struct Resource {
     pub outputs: Outputs,
     /// Whether the kubelet calls PreStartContainer.
     pub pre_start: bool,
+    /// How long a device that goes stays Unhealthy at least before it is dropped.
+    pub removal_grace: Duration,
 }

@@ -254,6 +254,7 @@ mod tests {
             &Host {
                 hostname: Some("n".to_owned()),
                 numa: None,
+                ..Host::default()
             },
         );
         let resource = config.unwrap().resources.remove(0);

@@ -5,7 +5,8 @@ use std::io::Write;
 use super::print;
 use super::style::{ODD, STRONG};
 use crate::allocation::allocate;
-use crate::config::{Config, Environment, Host};
+use crate::config::{Environment, Host};
+use crate::config_file::configuration;
 use crate::device::LIST_SIZE_MAX;
 use crate::foreign::foreign;
 use crate::resource::Resource;
@@ -22,7 +23,7 @@ pub fn run(
         // Another machine: this one's NUMA nodes tell nothing of it.
         host.numa = None;
     }
-    let config = Config::from_variables(&environment, &host)?;
+    let config = configuration(&environment, &host)?;
     let count = match config.resources.len() {
         1 => "1 resource".to_owned(),
         count => format!("{count} resources"),

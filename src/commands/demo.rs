@@ -11,7 +11,8 @@ use tokio_util::sync::CancellationToken;
 use super::print;
 use super::screen::Screen;
 use super::style::{GOOD, STRONG};
-use crate::config::{Config, Environment, Host, any_set};
+use crate::config::{Config, Environment, Host, any_set, config_file};
+use crate::config_file::configuration;
 use crate::kubelet::{Assignment, Kubelet, Node, Pod, Settings};
 use crate::logging;
 use crate::resource::Resource;
@@ -46,7 +47,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let dir = tempfile::tempdir().context("no temporary directory for the embedded kubelet")?;
     environment.insert("DEVICE_PLUGIN_PATH".to_owned(), dir.path().into());
-    if !any_set(&environment) {
+    if !any_set(&environment) && config_file(&environment).is_none() {
         writeln!(out, "No resource is set, so these are shown:\n")?;
         for (name, value) in SHOWN {
             writeln!(out, "  {name}={value}")?;
@@ -54,7 +55,7 @@ pub async fn run(
         }
         writeln!(out)?;
     }
-    let config = Config::from_variables(&environment, &host)?;
+    let config = configuration(&environment, &host)?;
     let _logging = logging::start(&config.logs, "error")?;
     show(&config, hold, out, stop).await
 }
@@ -148,7 +149,12 @@ async fn all_shown(
 
 fn is_whole(node: &Node, resource: &Resource) -> bool {
     let shown = node.get(resource.name.as_str());
-    shown.is_some_and(|shown| shown.allocatable == resource.devices.len())
+    let healthy = resource
+        .devices
+        .as_slice()
+        .iter()
+        .filter(|device| device.can_be_given());
+    shown.is_some_and(|shown| shown.allocatable == healthy.count())
 }
 
 fn pod(resources: &[Resource]) -> Pod {

@@ -4,7 +4,8 @@ use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Environment, Host};
+use crate::config::{Environment, Host};
+use crate::config_file::configuration;
 use crate::logging;
 use crate::supervisor::Supervisor;
 
@@ -14,7 +15,7 @@ pub async fn run(
     host: Host,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let config = Config::from_variables(&environment, &host)?;
+    let config = configuration(&environment, &host)?;
     let _logging = logging::start(&config.logs, "warn,simple_device_plugin=info")?;
     raise_open_files();
     info!(

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 
 use super::mistake::Mistakes;
 use super::names::Form;
+use crate::host_paths::Resolve;
 use crate::numa::NumaNodes;
 
 /// Variables by name. The values may be anything.
@@ -17,6 +18,8 @@ pub struct Host {
     pub hostname: Option<String>,
     /// The NUMA nodes that are online; `None` where that is not known.
     pub numa: Option<NumaNodes>,
+    /// Resolves symlinks; `None`: there are none.
+    pub resolve: Option<Resolve>,
 }
 
 /// Whether any variable of a resource is set, in a form that concerns some node.

@@ -7,12 +7,14 @@ mod variables;
 mod values;
 mod program;
 mod resources;
+mod file;
 mod warnings;
 
 pub use environment::{Environment, Host, any_set};
-pub use mistake::{Mistake, Mistakes};
+pub use file::FileText;
+pub use mistake::{Mistake, Mistakes, Place};
 pub use names::RESOURCE_VARIABLES;
-pub use program::Logs;
+pub use program::{Logs, config_file};
 pub use values::LogFormat;
 
 use std::path::PathBuf;
@@ -42,10 +44,29 @@ impl Config {
     /// # Errors
     /// Every mistake there is.
     pub fn from_variables(environment: &Environment, host: &Host) -> Result<Self, Mistakes> {
+        Self::read(environment, None, host)
+    }
+
+    /// Reads the variables, or the program's variables and the config file.
+    ///
+    /// # Errors
+    /// Every mistake there is.
+    pub fn read(
+        environment: &Environment,
+        file: Option<&FileText>,
+        host: &Host,
+    ) -> Result<Self, Mistakes> {
         let mut mistakes = Mistakes::default();
         let program = program::read(environment, host, &mut mistakes);
-        let resources = variables::by_resource(environment, &program.node, &mut mistakes);
-        let resources = resources::read(&resources, &program, &mut mistakes);
+        let resources = if let Some(file) = file {
+            variables::none_beside_file(environment, &program.node, &mut mistakes);
+            file::read(file, &program.node, &program.allowed, &mut mistakes)
+        } else {
+            let all = variables::by_resource(environment, &program.node, &mut mistakes);
+            resources::read(&all, &program, &mut mistakes)
+        };
+        let known = resources.as_deref().unwrap_or_default();
+        resources::judge_paths(&program.plugin_dir, known, &mut mistakes);
         let resources = mistakes.unless_any(resources)?;
         Ok(Self {
             warnings: warnings::of(&resources, host.numa.as_ref()),
@@ -72,6 +93,7 @@ mod tests {
         let host = Host {
             hostname: Some("n".to_owned()),
             numa: "0".parse().ok(),
+            ..Host::default()
         };
         Config::from_variables(&environment(pairs), &host)
     }
@@ -147,20 +169,25 @@ mod tests {
             ("PREFERRED_ALLOCATION", "best"),
             ("LOG_FORMAT", "xml"),
             ("RUST_LOG", "loud"),
-            ("CONFIG_FILE", "/etc/sdp.yaml"),
+            ("ALLOWED_HOST_PATHS", "/opt, opt"),
         ];
         let told: Vec<String> = config(&pairs)
             .expect_err("no mistake")
             .as_slice()
             .iter()
-            .map(|mistake| format!("{}={}", mistake.variable, mistake.value))
+            .map(|mistake| match &mistake.place {
+                Place::Variable(name) => {
+                    format!("{name}={}", mistake.value.as_deref().unwrap_or_default())
+                }
+                Place::File { .. } => panic!("{mistake}"),
+            })
             .collect();
         assert_eq!(
             told,
             [
-                "CONFIG_FILE=/etc/sdp.yaml",
                 "RUST_LOG=loud",
                 "LOG_FORMAT=xml",
+                "ALLOWED_HOST_PATHS= opt",
                 "RESOURCE_NAME=gpu",
                 "PLUGIN_NAME=kubelet",
                 "NUMBER_DEVICES=two",
@@ -202,7 +229,10 @@ mod tests {
         };
         let expected = &mistakes.as_slice()[0].expected;
         assert!(expected.starts_with("at most 1"), "{expected}");
-        assert_eq!(mistakes.as_slice()[0].value, "99999999999999999999");
+        assert_eq!(
+            mistakes.as_slice()[0].value.as_deref(),
+            Some("99999999999999999999")
+        );
     }
 
     #[test]
@@ -225,6 +255,7 @@ mod tests {
         let host = Host {
             hostname: Some("n".to_owned()),
             numa: None,
+            ..Host::default()
         };
         assert!(Config::from_variables(&environment, &host).is_ok());
         environment.insert("ENV_PREFIX".to_owned(), broken());

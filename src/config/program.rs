@@ -8,6 +8,7 @@ use tracing_subscriber::filter::Targets;
 use super::environment::{Environment, Host, utf8};
 use super::mistake::Mistakes;
 use super::values::{self, LogFormat};
+use crate::host_paths::AllowedHostPaths;
 
 /// What is logged, and how.
 #[derive(Clone, Debug)]
@@ -37,7 +38,7 @@ struct Texts {
     namespace: Option<String>,
     node_name: Option<String>,
     device_plugin_path: Option<String>,
-    config_file: Option<String>,
+    allowed_host_paths: Option<String>,
     rust_log: Option<String>,
     log_format: Option<String>,
     kubernetes_service_host: Option<String>,
@@ -47,7 +48,7 @@ const VARIABLES: [&str; 7] = [
     "NAMESPACE",
     "NODE_NAME",
     "DEVICE_PLUGIN_PATH",
-    "CONFIG_FILE",
+    "ALLOWED_HOST_PATHS",
     "RUST_LOG",
     "LOG_FORMAT",
     "KUBERNETES_SERVICE_HOST",
@@ -60,21 +61,22 @@ pub struct Program {
     pub node: String,
     pub plugin_dir: PathBuf,
     pub logs: Logs,
+    pub allowed: AllowedHostPaths,
+}
+
+/// The config file that the variables name.
+pub fn config_file(environment: &Environment) -> Option<PathBuf> {
+    let path = environment.get("CONFIG_FILE")?;
+    (!path.to_string_lossy().trim().is_empty()).then(|| path.into())
 }
 
 /// Reads the program's variables; what is set but empty counts as not set.
 pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> Program {
     let texts = texts(environment, mistakes);
-    if let Some(file) = &texts.config_file {
-        mistakes.add(
-            "CONFIG_FILE",
-            file,
-            "to be unset: this version reads variables only",
-        );
-    }
     Program {
         logs: logs(&texts, mistakes),
         node: node(&texts, host, mistakes),
+        allowed: allowed(&texts, host, mistakes),
         namespace: texts
             .namespace
             .unwrap_or_else(|| "simple-device-plugin".to_owned()),
@@ -83,6 +85,20 @@ pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> 
             .unwrap_or_else(|| "/var/lib/kubelet/device-plugins".to_owned())
             .into(),
     }
+}
+
+fn allowed(texts: &Texts, host: &Host, mistakes: &mut Mistakes) -> AllowedHostPaths {
+    let paths = texts
+        .allowed_host_paths
+        .iter()
+        .flat_map(|list| list.split(','));
+    let paths = paths.filter_map(|path| {
+        let parsed = values::host_path(path.trim());
+        parsed
+            .map_err(|expected| mistakes.add("ALLOWED_HOST_PATHS", path, expected))
+            .ok()
+    });
+    AllowedHostPaths::new(paths.map(PathBuf::from), host.resolve)
 }
 
 fn logs(texts: &Texts, mistakes: &mut Mistakes) -> Logs {
@@ -160,6 +176,7 @@ mod tests {
         let host = Host {
             hostname: hostname.map(str::to_owned),
             numa: None,
+            ..Host::default()
         };
         let mut mistakes = Mistakes::default();
         let program = read(&environment, &host, &mut mistakes);

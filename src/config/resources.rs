@@ -14,11 +14,11 @@ use crate::allocation::{Outputs, Prefixes};
 use crate::device::{Devices, counted_list_size};
 use crate::numa::NumaNodes;
 use crate::preference::Policy;
-use crate::resource::Resource;
+use crate::resource::{REMOVAL_GRACE_DEFAULT, Resource};
 use crate::resource_name::{ResourceName, ResourceNameError};
 use crate::socket_name::{KUBELET_SOCKET, PluginName, SocketName};
 
-const NUMBER_DEVICES_DEFAULT: usize = 2;
+pub const NUMBER_DEVICES_DEFAULT: usize = 2;
 const DEVICE_ID_PREFIX_DEFAULT: &str = "simple-device";
 
 /// `sockaddr_un.sun_path` less its closing zero, in bytes.
@@ -42,13 +42,12 @@ pub fn read(
     };
     // Collected first: a mistake in one resource must not hide those of the next.
     let resources: Vec<Result<Resource, Told>> = all.iter().map(read).collect();
-    judge_paths(&program.plugin_dir, &taken, mistakes);
     resources.into_iter().collect::<Result<_, Told>>().ok()
 }
 
 /// Tells where the longest of the sockets' paths, the kubelet's among them, is too long for a socket.
-fn judge_paths(dir: &Path, taken: &Taken, mistakes: &mut Mistakes) {
-    let names = taken.sockets.iter().map(SocketName::as_str);
+pub fn judge_paths(dir: &Path, resources: &[Resource], mistakes: &mut Mistakes) {
+    let names = resources.iter().map(|resource| resource.socket.as_str());
     let longest = names.chain([KUBELET_SOCKET]).max_by_key(|name| name.len());
     let Some(longest) = longest else { return };
     let length = dir.join(longest).as_os_str().len();
@@ -61,7 +60,7 @@ fn judge_paths(dir: &Path, taken: &Taken, mistakes: &mut Mistakes) {
 }
 
 /// Something is wrong, and the mistakes tell what.
-struct Told;
+pub struct Told;
 
 /// Reads one resource; what is wrong goes to the mistakes.
 struct Reader<'a> {
@@ -85,6 +84,7 @@ impl Reader<'_> {
             preference: preference?.unwrap_or_default(),
             outputs: outputs?,
             pre_start: false,
+            removal_grace: REMOVAL_GRACE_DEFAULT,
         })
     }
 

@@ -50,6 +50,21 @@ pub fn by_resource(
         .collect()
 }
 
+/// Tells of each variable of a resource that concerns this node: beside a config file there must be none.
+pub fn none_beside_file(environment: &Environment, node: &str, mistakes: &mut Mistakes) {
+    for (name, value) in environment {
+        let concerns = |form: &Form| form.node.is_none_or(|of| of == node);
+        if Form::of(name).as_ref().is_some_and(concerns) {
+            let value = utf8(name, value, mistakes);
+            mistakes.add(
+                name,
+                &value,
+                "to be unset: CONFIG_FILE says what the resources are",
+            );
+        }
+    }
+}
+
 /// One variable's forms that concern this node.
 #[derive(Debug, Default)]
 struct Settings {

@@ -68,7 +68,7 @@ pub fn resources(variables: &[(&str, &str)]) -> Vec<Resource> {
     let environment: Environment = variables.iter().map(owned).collect();
     let host = Host {
         hostname: Some("n".to_owned()),
-        numa: None,
+        ..Host::default()
     };
     let config = Config::from_variables(&environment, &host);
     config.expect("a good configuration").resources

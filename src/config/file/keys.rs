@@ -1,0 +1,308 @@
+//! What the config file can say. The JSON schema is generated from these types, their comments are its
+//! descriptions.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use super::typed::At;
+
+/// The config file of simple-device-plugin.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    expecting = "the keys resources, nodes and removalGrace"
+)]
+pub struct File {
+    /// How long a device that goes stays Unhealthy at least before it is dropped, as in 30s, the default.
+    pub removal_grace: Option<At<String>>,
+    /// The extended resources of every node.
+    pub resources: Vec<ResourceKeys>,
+    /// What is different on some nodes; the first entry that matches a node counts.
+    #[serde(default)]
+    pub nodes: Vec<NodeKeys>,
+}
+
+/// What is different on the nodes that match.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    expecting = "an entry with the keys match and resources"
+)]
+pub struct NodeKeys {
+    /// A node's name, or a glob: gpu-*, worker[0-4].
+    #[serde(rename = "match")]
+    pub matches: At<String>,
+    /// The keys that each names replace those of the resource with its name; a new name adds a resource.
+    pub resources: Vec<ResourceKeys>,
+}
+
+/// One extended resource. The variable of a key is its name in capitals.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    expecting = "a resource with the key name and more"
+)]
+pub struct ResourceKeys {
+    /// The extended resource's name, as in example.com/gpu.
+    pub name: At<String>,
+    /// How many devices, 2 unless told, or a list of them.
+    pub devices: Option<At<DevicesKeys>>,
+    /// IDs of counted devices are <deviceIdPrefix>-<node>-<index>; unless told what the name has after its /.
+    pub device_id_prefix: Option<At<String>>,
+    /// The plugin's socket is <pluginName>.sock.
+    pub plugin_name: Option<At<String>>,
+    /// NUMA nodes over which the devices that have none of their own are dealt in turn.
+    #[cfg_attr(test, schemars(inner(range(max = 1023))))]
+    pub numa_nodes: Option<Vec<At<u16>>>,
+    /// Which free devices a pod gets.
+    pub preferred_allocation: Option<PolicyKey>,
+    /// A container's env <envPrefix>_<index>=/dev/<index>.
+    pub env_prefix: Option<At<String>>,
+    /// A container's annotation <annotationPrefix>-<index>=<device ID>.
+    pub annotation_prefix: Option<At<String>>,
+    /// A container's device file /dev/<deviceFilePrefix>-<index>.
+    pub device_file_prefix: Option<At<String>>,
+    /// The host's file behind each of these; unless told the same path.
+    pub device_file_host_path: Option<At<String>>,
+    /// Whether the kubelet calls PreStartContainer.
+    pub pre_start: Option<bool>,
+    /// A container's env; a name with a device's placeholder is one variable per device.
+    pub env: Option<Pairs>,
+    /// A container's annotations, for the container runtime.
+    pub annotations: Option<Pairs>,
+    /// A container's device files.
+    pub device_files: Option<Vec<DeviceFileKeys>>,
+    /// Files and directories of the host in a container.
+    pub mounts: Option<Vec<MountKeys>>,
+    /// Names of CDI devices whose specification is on the node.
+    pub cdi_devices: Option<Vec<At<String>>>,
+}
+
+/// Which free devices a pod gets.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyKey {
+    /// The kubelet picks at random.
+    None,
+    /// The lowest indexes.
+    Ordered,
+    /// The fewest NUMA nodes, then the lowest indexes.
+    Packed,
+    /// One from each NUMA node in turn, the least used first.
+    Spread,
+}
+
+/// How many devices, or a list of them.
+#[derive(Clone, Debug)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(untagged))]
+pub enum DevicesKeys {
+    /// So many, with IDs of their own making.
+    Count(usize),
+    /// These.
+    List(Vec<DeviceKeys>),
+}
+
+/// One device of a list.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    expecting = "a device with the key id and more"
+)]
+pub struct DeviceKeys {
+    /// Unique in its resource; it must stay the same, or running pods lose their devices.
+    pub id: At<String>,
+    /// Stands for {path}.
+    pub path: Option<String>,
+    /// Healthy unless told.
+    pub health: Option<HealthKey>,
+    /// All the NUMA nodes that it is near to.
+    #[cfg_attr(test, schemars(inner(range(max = 1023))))]
+    pub numa: Option<Vec<At<u16>>>,
+    /// Each stands for {<its name>}.
+    pub attributes: Option<Pairs>,
+}
+
+/// A device's health.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub enum HealthKey {
+    /// Counts as allocatable.
+    Healthy,
+    /// Stays in capacity, leaves allocatable.
+    Unhealthy,
+}
+
+/// A device file.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    expecting = "a device file with the key hostPath and more"
+)]
+pub struct DeviceFileKeys {
+    /// Its path on the host.
+    pub host_path: At<String>,
+    /// Its path in the container; unless told the same.
+    pub container_path: Option<At<String>>,
+    /// Some of r, w and m; rw unless told.
+    #[cfg_attr(test, schemars(regex(pattern = "^[rwm]{1,3}$")))]
+    pub permissions: Option<At<String>>,
+}
+
+/// A file or directory of the host.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    expecting = "a mount with the key hostPath and more"
+)]
+pub struct MountKeys {
+    /// Its path on the host.
+    pub host_path: At<String>,
+    /// Its path in the container; unless told the same.
+    pub container_path: Option<At<String>>,
+    /// Whether the container can only read it; true unless told.
+    pub read_only: Option<bool>,
+}
+
+/// Names with their values, in the order of the file.
+#[derive(Clone, Debug, Default)]
+pub struct Pairs(pub Vec<(At<String>, At<String>)>);
+
+impl ResourceKeys {
+    /// The keys that this names, over those of the other.
+    pub fn over(self, base: Self) -> Self {
+        Self {
+            name: self.name,
+            devices: self.devices.or(base.devices),
+            device_id_prefix: self.device_id_prefix.or(base.device_id_prefix),
+            plugin_name: self.plugin_name.or(base.plugin_name),
+            numa_nodes: self.numa_nodes.or(base.numa_nodes),
+            preferred_allocation: self.preferred_allocation.or(base.preferred_allocation),
+            env_prefix: self.env_prefix.or(base.env_prefix),
+            annotation_prefix: self.annotation_prefix.or(base.annotation_prefix),
+            device_file_prefix: self.device_file_prefix.or(base.device_file_prefix),
+            device_file_host_path: self.device_file_host_path.or(base.device_file_host_path),
+            pre_start: self.pre_start.or(base.pre_start),
+            env: self.env.or(base.env),
+            annotations: self.annotations.or(base.annotations),
+            device_files: self.device_files.or(base.device_files),
+            mounts: self.mounts.or(base.mounts),
+            cdi_devices: self.cdi_devices.or(base.cdi_devices),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for DevicesKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct CountOrList;
+        impl<'de> Visitor<'de> for CountOrList {
+            type Value = DevicesKeys;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a whole number, or a list of devices")
+            }
+
+            fn visit_u64<E: de::Error>(self, count: u64) -> Result<DevicesKeys, E> {
+                Ok(DevicesKeys::Count(
+                    usize::try_from(count).unwrap_or(usize::MAX),
+                ))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<DevicesKeys, A::Error> {
+                let mut devices = Vec::new();
+                while let Some(device) = list.next_element()? {
+                    devices.push(device);
+                }
+                Ok(DevicesKeys::List(devices))
+            }
+        }
+        deserializer.deserialize_any(CountOrList)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pairs {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct InOrder;
+        impl<'de> Visitor<'de> for InOrder {
+            type Value = Pairs;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("names with their values")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(InOrder)
+    }
+}
+
+#[cfg(test)]
+mod schema {
+    use std::borrow::Cow;
+    use std::collections::BTreeMap;
+
+    use schemars::{JsonSchema, Schema, SchemaGenerator};
+
+    use super::{At, File, Pairs};
+
+    impl<T: JsonSchema> JsonSchema for At<T> {
+        fn schema_name() -> Cow<'static, str> {
+            T::schema_name()
+        }
+
+        fn inline_schema() -> bool {
+            T::inline_schema()
+        }
+
+        fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+            T::json_schema(generator)
+        }
+    }
+
+    impl JsonSchema for Pairs {
+        fn schema_name() -> Cow<'static, str> {
+            "Pairs".into()
+        }
+
+        fn inline_schema() -> bool {
+            true
+        }
+
+        fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+            BTreeMap::<String, String>::json_schema(generator)
+        }
+    }
+
+    /// Where editors find it: `KEEP=1 cargo test schema` writes it anew.
+    #[test]
+    fn the_kept_schema_is_current() {
+        let schema = schemars::schema_for!(File);
+        let current = serde_json::to_string_pretty(&schema).unwrap() + "\n";
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config.schema.json");
+        if std::env::var_os("KEEP").is_some() {
+            std::fs::write(path, &current).unwrap();
+        }
+        let kept = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(kept == current, "KEEP=1 cargo test schema keeps it");
+    }
+}

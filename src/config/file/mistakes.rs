@@ -1,0 +1,31 @@
+//! Mistakes in a file: each with its line.
+
+use std::fmt;
+
+use super::super::mistake::{Mistakes, Place};
+
+/// Collects the mistakes of one file.
+pub struct FileMistakes<'a> {
+    /// The file as it was named.
+    pub file: &'a str,
+    pub mistakes: &'a mut Mistakes,
+}
+
+impl FileMistakes<'_> {
+    /// `key` is what the value stands under, `value` what stands there, where it is a text.
+    pub fn add(
+        &mut self,
+        line: usize,
+        key: &str,
+        value: Option<&str>,
+        expected: impl fmt::Display,
+    ) {
+        let place = Place::File {
+            file: self.file.to_owned(),
+            line,
+            key: key.to_owned(),
+        };
+        let value = value.filter(|_| !key.is_empty());
+        self.mistakes.add_at(place, value, expected);
+    }
+}

@@ -1,0 +1,135 @@
+//! The config file: YAML to resources, for one node. It says what the variables say, and more.
+
+mod mistakes;
+mod tree;
+mod typed;
+mod keys;
+mod rules;
+mod resources;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use self::keys::{File, ResourceKeys};
+use self::mistakes::FileMistakes;
+use self::resources::Common;
+use self::typed::At;
+use super::mistake::Mistakes;
+use crate::host_paths::AllowedHostPaths;
+use crate::resource::{REMOVAL_GRACE_DEFAULT, Resource};
+
+/// Longer than any pod waits, and short enough to reckon with.
+const REMOVAL_GRACE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// A config file as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FileText {
+    /// As `CONFIG_FILE` names it.
+    pub name: String,
+    /// What is in it, or why it cannot be read.
+    pub content: Result<Vec<u8>, String>,
+}
+
+impl FileText {
+    /// In bytes; no ConfigMap is larger.
+    pub const SIZE_MAX: usize = 1 << 20;
+}
+
+/// The resources of this node; `None` where there is a mistake.
+pub fn read(
+    file: &FileText,
+    node: &str,
+    allowed: &AllowedHostPaths,
+    mistakes: &mut Mistakes,
+) -> Option<Vec<Resource>> {
+    let text = text(file, mistakes)?;
+    let mut mistakes = FileMistakes {
+        file: &file.name,
+        mistakes,
+    };
+    let tree = tree::parse(text, &mut mistakes)?;
+    let file: File = typed::read(tree, &mut mistakes)?;
+    let common = Common {
+        node,
+        allowed,
+        removal_grace: removal_grace(file.removal_grace.as_ref(), &mut mistakes),
+    };
+    let resources = of_node(file, node, &mut mistakes);
+    let read = resources::read(&resources, &common, &mut mistakes);
+    mistakes.mistakes.sort_by_line();
+    read
+}
+
+fn text<'a>(file: &'a FileText, mistakes: &mut Mistakes) -> Option<&'a str> {
+    let expected = match &file.content {
+        Err(error) => format!("a file that can be read: {error}"),
+        Ok(content) if content.len() > FileText::SIZE_MAX => {
+            format!("a file of at most {} bytes", FileText::SIZE_MAX)
+        }
+        Ok(content) => match std::str::from_utf8(content) {
+            Ok(text) => return Some(text),
+            Err(error) => format!("text in UTF-8; byte {} is none", error.valid_up_to()),
+        },
+    };
+    mistakes.add("CONFIG_FILE", &file.name, expected);
+    None
+}
+
+fn removal_grace(given: Option<&At<String>>, mistakes: &mut FileMistakes) -> Duration {
+    let Some(given) = given else {
+        return REMOVAL_GRACE_DEFAULT;
+    };
+    let parsed = humantime::parse_duration(&given.value).ok();
+    let grace = parsed.filter(|grace| *grace <= REMOVAL_GRACE_MAX);
+    if grace.is_none() {
+        let expected = "a time of at most 24h, as in 30s or 5m";
+        mistakes.add(given.line, "removalGrace", Some(&given.value), expected);
+    }
+    grace.unwrap_or_default()
+}
+
+/// The file's resources with what its first matching entry of `nodes` puts over them.
+fn of_node(file: File, node: &str, mistakes: &mut FileMistakes) -> Vec<ResourceKeys> {
+    for entry in &file.nodes {
+        if let Some(expected) = wrong_glob(&entry.matches.value) {
+            mistakes.add(
+                entry.matches.line,
+                "match",
+                Some(&entry.matches.value),
+                expected,
+            );
+        }
+    }
+    let mut resources = file.resources;
+    let matching = file
+        .nodes
+        .into_iter()
+        .find(|entry| fast_glob::glob_match(&entry.matches.value, node));
+    let overrides = matching.map(|entry| entry.resources).unwrap_or_default();
+    let mut replaced = vec![false; resources.len()];
+    for keys in overrides {
+        let place = resources
+            .iter()
+            .position(|resource| resource.name.value == keys.name.value);
+        match place {
+            // Each once: a second override of one is a second resource of that name, and told as such.
+            Some(place) if replaced.get(place) == Some(&false) => {
+                replaced[place] = true;
+                resources[place] = keys.over(resources[place].clone());
+            }
+            _ => resources.push(keys),
+        }
+    }
+    resources
+}
+
+/// Why a glob can match nothing.
+fn wrong_glob(glob: &str) -> Option<&'static str> {
+    let count = |c| glob.matches(c).count();
+    if glob.is_empty() {
+        return Some("a node's name or a glob, as in gpu-*");
+    }
+    let closed = count('[') == count(']') && count('{') == count('}');
+    (!closed).then_some("a ']' for every '[' and a '}' for every '{'")
+}

@@ -1,0 +1,366 @@
+//! The resources of a config file for one node, each judged with its lines.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::keys::{DeviceKeys, DevicesKeys, HealthKey, Pairs, PolicyKey, ResourceKeys};
+use super::mistakes::FileMistakes;
+use super::rules::Rules;
+use super::typed::At;
+use crate::allocation::{Outputs, Prefixes};
+use crate::config::resources::{NUMBER_DEVICES_DEFAULT, Told};
+use crate::config::values;
+use crate::device::{Detail, Device, Devices, Health, LIST_SIZE_MAX, counted_list_size};
+use crate::host_paths::AllowedHostPaths;
+use crate::numa::{NUMA_NODE_MAX, NumaNodes};
+use crate::preference::Policy;
+use crate::resource::Resource;
+use crate::resource_name::ResourceName;
+use crate::socket_name::{PluginName, SocketName};
+use crate::template::{Constants, PLACEHOLDERS, is_attribute};
+
+/// What all resources of a node have in common.
+pub struct Common<'a> {
+    pub node: &'a str,
+    pub allowed: &'a AllowedHostPaths,
+    pub removal_grace: Duration,
+}
+
+/// Every resource; `None` where there is a mistake.
+pub fn read(
+    resources: &[ResourceKeys],
+    common: &Common,
+    mistakes: &mut FileMistakes,
+) -> Option<Vec<Resource>> {
+    let mut taken = Taken::default();
+    let read = |keys: &ResourceKeys| {
+        let line = keys.name.line;
+        Reader {
+            common,
+            mistakes,
+            line,
+        }
+        .resource(keys, &mut taken)
+    };
+    all(Some(resources), read).ok()
+}
+
+/// The names and sockets of the resources so far, with their lines.
+#[derive(Default)]
+struct Taken {
+    names: BTreeMap<ResourceName, usize>,
+    sockets: BTreeMap<SocketName, usize>,
+}
+
+/// Reads one resource; what is wrong goes to the mistakes.
+struct Reader<'a, 'm> {
+    common: &'a Common<'a>,
+    mistakes: &'a mut FileMistakes<'m>,
+    /// Where the resource begins.
+    line: usize,
+}
+
+impl Reader<'_, '_> {
+    fn resource(&mut self, keys: &ResourceKeys, taken: &mut Taken) -> Result<Resource, Told> {
+        // All of it is read before anything is given up, so that every mistake is told.
+        let name = self.name(&keys.name, taken);
+        let socket = self.socket(keys.plugin_name.as_ref(), name.as_ref().ok(), taken);
+        let devices = self.devices(keys, name.as_ref().ok());
+        // What is not known for another mistake is taken for nothing.
+        let none = Devices::default();
+        let outputs = self.outputs(keys, devices.as_ref().unwrap_or(&none));
+        Ok(Resource {
+            name: name?,
+            socket: socket?,
+            devices: devices?,
+            preference: keys
+                .preferred_allocation
+                .map_or_else(Policy::default, Into::into),
+            outputs: outputs?,
+            pre_start: keys.pre_start.unwrap_or_default(),
+            removal_grace: self.common.removal_grace,
+        })
+    }
+
+    fn name(&mut self, name: &At<String>, taken: &mut Taken) -> Result<ResourceName, Told> {
+        let parsed = ResourceName::parse(&name.value)
+            .map_err(|expected| self.mistake("name", name, expected))?;
+        if let Some(first) = taken.names.insert(parsed.clone(), name.line) {
+            let expected = format!("each resource once; line {first} has it already");
+            return Err(self.mistake("name", name, expected));
+        }
+        Ok(parsed)
+    }
+
+    /// Never shared, so that a reload moves nobody's socket.
+    fn socket(
+        &mut self,
+        given: Option<&At<String>>,
+        resource: Option<&ResourceName>,
+        taken: &mut Taken,
+    ) -> Result<SocketName, Told> {
+        let (line, socket) = match filled(given) {
+            Some(given) => {
+                let own = PluginName::parse(&given.value).and_then(|name| name.own_socket());
+                (
+                    given.line,
+                    own.map_err(|expected| self.mistake("pluginName", given, expected))?,
+                )
+            }
+            None => (
+                self.line,
+                PluginName::default().shared_socket(resource.ok_or(Told)?),
+            ),
+        };
+        if let Some(first) = taken.sockets.get(&socket) {
+            let expected =
+                format!("a name of its own; line {first} has the socket {socket} already");
+            return Err(self.told(
+                line,
+                "pluginName",
+                given.map(|given| &*given.value),
+                expected,
+            ));
+        }
+        taken.sockets.insert(socket.clone(), line);
+        Ok(socket)
+    }
+
+    fn devices(
+        &mut self,
+        keys: &ResourceKeys,
+        name: Option<&ResourceName>,
+    ) -> Result<Devices, Told> {
+        let numa = self.numa("numaNodes", keys.numa_nodes.as_deref().unwrap_or_default());
+        let known_numa = numa.as_deref().ok().unwrap_or_default();
+        let (line, count) = match &keys.devices {
+            Some(At {
+                value: DevicesKeys::List(list),
+                ..
+            }) => {
+                let listed = self.list(list, known_numa)?;
+                return numa.map(|_| listed);
+            }
+            Some(At {
+                value: DevicesKeys::Count(count),
+                line,
+            }) => (*line, *count),
+            None => (self.line, NUMBER_DEVICES_DEFAULT),
+        };
+        let prefix = filled(keys.device_id_prefix.as_ref()).map(|prefix| &*prefix.value);
+        // Always the resource's own, so that another resource that comes changes no IDs.
+        let prefix = prefix.or(name.map(ResourceName::name_part)).ok_or(Told)?;
+        let (node, dealt) = (self.common.node, NumaNodes::dealing(known_numa.to_vec()));
+        counted_list_size(prefix, node, count, &dealt)
+            .map_err(|expected| self.told(line, "devices", Some(&count.to_string()), expected))?;
+        numa.map(|_| Devices::counted(prefix, node, count, &dealt))
+    }
+
+    fn list(&mut self, list: &[DeviceKeys], numa: &[u16]) -> Result<Devices, Told> {
+        let mut ids = BTreeMap::new();
+        let mut size = 0;
+        let mut read = |(index, keys): (usize, &DeviceKeys)| {
+            let device = self.device(index, keys, numa);
+            if keys.id.value.is_empty() {
+                return Err(self.mistake("id", &keys.id, "an ID"));
+            }
+            if let Some(first) = ids.insert(keys.id.value.clone(), keys.id.line) {
+                let expected = format!("each ID once; line {first} has it already");
+                return Err(self.mistake("id", &keys.id, expected));
+            }
+            let device = device?;
+            size += device.list_size();
+            if size > LIST_SIZE_MAX && size - device.list_size() <= LIST_SIZE_MAX {
+                return Err(self.mistake(
+                    "id",
+                    &keys.id,
+                    "the list's end: what comes passes the kubelet's 4 MiB",
+                ));
+            }
+            Ok(device)
+        };
+        // Collected first: a mistake in one device must not hide those of the next.
+        let devices: Vec<Result<Device, Told>> = list.iter().enumerate().map(&mut read).collect();
+        Ok(Devices::from_list(
+            devices.into_iter().collect::<Result<_, Told>>()?,
+        ))
+    }
+
+    fn device(&mut self, index: usize, keys: &DeviceKeys, dealt: &[u16]) -> Result<Device, Told> {
+        let attributes = keys
+            .attributes
+            .as_ref()
+            .map(|pairs| self.attributes(pairs))
+            .transpose();
+        let numa: Arc<[u16]> = match &keys.numa {
+            Some(nodes) => self.numa("numa", nodes)?.into(),
+            None => index
+                .checked_rem(dealt.len())
+                .map(|turn| dealt[turn])
+                .into_iter()
+                .collect(),
+        };
+        let detail = Detail {
+            path: keys.path.clone(),
+            attributes: attributes?.unwrap_or_default(),
+        };
+        Ok(Device {
+            health: keys.health.map_or(Health::Healthy, Into::into),
+            detail: (detail != Detail::default()).then(|| detail.into()),
+            ..Device::new(&*keys.id.value, index, numa)
+        })
+    }
+
+    fn attributes(&mut self, pairs: &Pairs) -> Result<BTreeMap<String, String>, Told> {
+        let mut read = |(name, value): &(At<String>, At<String>)| {
+            if PLACEHOLDERS.contains(&&*name.value) {
+                return Err(self.mistake(
+                    "attributes",
+                    name,
+                    "another name: this one is a placeholder's",
+                ));
+            }
+            if !is_attribute(&name.value) {
+                return Err(self.mistake(
+                    "attributes",
+                    name,
+                    "a name of letters, digits, '.', '_', '-' and '/'",
+                ));
+            }
+            Ok((name.value.clone(), value.value.clone()))
+        };
+        let read = all(Some(&pairs.0), &mut read)?;
+        Ok(read.into_iter().collect())
+    }
+
+    fn numa(&mut self, key: &str, nodes: &[At<u16>]) -> Result<Vec<u16>, Told> {
+        let mut read = |node: &At<u16>| {
+            if node.value > NUMA_NODE_MAX {
+                let expected = format!("a NUMA node from 0 to {NUMA_NODE_MAX}");
+                return Err(self.told(node.line, key, Some(&node.value.to_string()), expected));
+            }
+            Ok(node.value)
+        };
+        all(Some(nodes), &mut read)
+    }
+
+    fn outputs(&mut self, keys: &ResourceKeys, devices: &Devices) -> Result<Outputs, Told> {
+        let prefixed = self.prefixed(keys);
+        let mut rules = Rules {
+            constants: Constants {
+                node: self.common.node,
+                resource: &keys.name.value,
+            },
+            devices: devices.as_slice(),
+            allowed: self.common.allowed,
+            mistakes: self.mistakes,
+        };
+        let envs = rules.pairs("env", keys.env.as_ref());
+        let annotations = rules.pairs("annotations", keys.annotations.as_ref());
+        let device_files = all(keys.device_files.as_deref(), |file| rules.device_file(file));
+        let mounts = all(keys.mounts.as_deref(), |mount| rules.mount(mount));
+        let cdi_devices = all(keys.cdi_devices.as_deref(), |name| rules.cdi_device(name));
+        let mut outputs = prefixed?;
+        let host_path = keys
+            .device_file_host_path
+            .as_ref()
+            .or(keys.device_file_prefix.as_ref());
+        for (rule, at) in std::iter::zip(&outputs.device_files, host_path) {
+            rules.host_path("deviceFilePrefix", at, &rule.host_path)?;
+        }
+        outputs.envs.extend(envs?);
+        outputs.annotations.extend(annotations?);
+        outputs.device_files.extend(device_files?);
+        outputs.mounts.extend(mounts?);
+        outputs.cdi_devices.extend(cdi_devices?);
+        Ok(outputs)
+    }
+
+    /// What the prefixes say, by the rules of the variables.
+    fn prefixed(&mut self, keys: &ResourceKeys) -> Result<Outputs, Told> {
+        let env = self.value("envPrefix", keys.env_prefix.as_ref(), values::env_prefix);
+        let device_file = self.value(
+            "deviceFilePrefix",
+            keys.device_file_prefix.as_ref(),
+            values::device_file_prefix,
+        );
+        let host_path = self.value(
+            "deviceFileHostPath",
+            keys.device_file_host_path.as_ref(),
+            values::host_path,
+        );
+        Ok(Outputs::from(Prefixes {
+            env: env?,
+            annotation: filled(keys.annotation_prefix.as_ref()).map(|prefix| prefix.value.clone()),
+            device_file: device_file?,
+            device_file_host_path: host_path?,
+        }))
+    }
+
+    /// The parsed value; `None` where it is not there or empty, which is off.
+    fn value<T, E: Display>(
+        &mut self,
+        key: &str,
+        given: Option<&At<String>>,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, Told> {
+        let Some(given) = filled(given) else {
+            return Ok(None);
+        };
+        match parse(&given.value) {
+            Ok(parsed) => Ok(Some(parsed)),
+            Err(expected) => Err(self.mistake(key, given, expected)),
+        }
+    }
+
+    fn mistake(&mut self, key: &str, at: &At<String>, expected: impl Display) -> Told {
+        self.told(at.line, key, Some(&at.value), expected)
+    }
+
+    fn told(
+        &mut self,
+        line: usize,
+        key: &str,
+        value: Option<&str>,
+        expected: impl Display,
+    ) -> Told {
+        self.mistakes.add(line, key, value, expected);
+        Told
+    }
+}
+
+/// A text that is not empty.
+fn filled(given: Option<&At<String>>) -> Option<&At<String>> {
+    given.filter(|given| !given.value.is_empty())
+}
+
+/// Every one of them; a mistake in one must not hide those of the next.
+pub fn all<T, R>(
+    list: Option<&[T]>,
+    read: impl FnMut(&T) -> Result<R, Told>,
+) -> Result<Vec<R>, Told> {
+    let read: Vec<_> = list.unwrap_or_default().iter().map(read).collect();
+    read.into_iter().collect()
+}
+
+impl From<PolicyKey> for Policy {
+    fn from(key: PolicyKey) -> Self {
+        match key {
+            PolicyKey::None => Self::None,
+            PolicyKey::Ordered => Self::Ordered,
+            PolicyKey::Packed => Self::Packed,
+            PolicyKey::Spread => Self::Spread,
+        }
+    }
+}
+
+impl From<HealthKey> for Health {
+    fn from(key: HealthKey) -> Self {
+        match key {
+            HealthKey::Healthy => Self::Healthy,
+            HealthKey::Unhealthy => Self::Unhealthy,
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! What a container gets, as a config file says it: templates, judged with the devices they are for.
+
+use std::fmt::Display;
+
+use super::keys::{DeviceFileKeys, MountKeys, Pairs};
+use super::mistakes::FileMistakes;
+use super::resources::all;
+use super::typed::At;
+use crate::allocation::{DeviceFileRule, MountRule};
+use crate::config::resources::Told;
+use crate::device::Device;
+use crate::host_paths::AllowedHostPaths;
+use crate::template::{Constants, Template};
+
+/// Reads the rules of one resource.
+pub struct Rules<'a, 'm> {
+    pub constants: Constants<'a>,
+    pub devices: &'a [Device],
+    pub allowed: &'a AllowedHostPaths,
+    pub mistakes: &'a mut FileMistakes<'m>,
+}
+
+impl Rules<'_, '_> {
+    /// Names and values; a value that speaks of a device needs a name that does.
+    pub fn pairs(
+        &mut self,
+        key: &str,
+        pairs: Option<&Pairs>,
+    ) -> Result<Vec<(Template, Template)>, Told> {
+        all(pairs.map(|pairs| &*pairs.0), |(name, value)| {
+            let templates = (self.template(key, name), self.template(key, value));
+            let (name_template, value_template) = (templates.0?, templates.1?);
+            if value_template.is_per_device() && !name_template.is_per_device() {
+                let expected = "a device's placeholder in the name too, or one of all devices, such as {ids}, here";
+                return Err(self.mistake(key, value, expected));
+            }
+            let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
+            self.every(key, name, &name_template, "a name, without '='", is_name)?;
+            self.every(key, value, &value_template, "a text without NUL", |value| {
+                !value.contains('\0')
+            })?;
+            Ok((name_template, value_template))
+        })
+    }
+
+    pub fn device_file(&mut self, keys: &DeviceFileKeys) -> Result<DeviceFileRule, Told> {
+        let paths = self.paths(&keys.host_path, keys.container_path.as_ref());
+        let permissions = keys.permissions.as_ref();
+        if let Some(given) = permissions.filter(|given| !are_permissions(&given.value)) {
+            return Err(self.mistake("permissions", given, "some of r, w and m"));
+        }
+        let (container_path, host_path) = paths?;
+        Ok(DeviceFileRule {
+            container_path,
+            host_path,
+            permissions: permissions.map_or("rw", |given| &given.value).to_owned(),
+        })
+    }
+
+    pub fn mount(&mut self, keys: &MountKeys) -> Result<MountRule, Told> {
+        let (container_path, host_path) =
+            self.paths(&keys.host_path, keys.container_path.as_ref())?;
+        Ok(MountRule {
+            container_path,
+            host_path,
+            read_only: keys.read_only.unwrap_or(true),
+        })
+    }
+
+    /// `vendor/class=name`, by the Container Device Interface's specification.
+    pub fn cdi_device(&mut self, name: &At<String>) -> Result<Template, Told> {
+        let key = "cdiDevices";
+        let template = self.template(key, name)?;
+        let expected = "a CDI device's name, as in vendor.example/class=name";
+        self.every(key, name, &template, expected, |name| {
+            let parts = name
+                .split_once('/')
+                .and_then(|(vendor, rest)| Some((vendor, rest.split_once('=')?)));
+            parts.is_some_and(|(vendor, (class, name))| {
+                ![vendor, class, name].iter().any(|part| part.is_empty())
+            })
+        })?;
+        Ok(template)
+    }
+
+    /// In the container and on the host.
+    fn paths(
+        &mut self,
+        host: &At<String>,
+        container: Option<&At<String>>,
+    ) -> Result<(Template, Template), Told> {
+        let host_template = self.template("hostPath", host);
+        let at = container.unwrap_or(host);
+        let container_template = self.template("containerPath", at)?;
+        let host_template = host_template?;
+        if host_template.is_per_device() && !container_template.is_per_device() {
+            let expected = "a device's placeholder, since hostPath has one";
+            return Err(self.mistake("containerPath", at, expected));
+        }
+        let absolute = |path: &str| path.starts_with('/') && !path.contains('\0');
+        let in_container = self.every(
+            "containerPath",
+            at,
+            &container_template,
+            "an absolute path",
+            absolute,
+        );
+        self.host_path("hostPath", host, &host_template)?;
+        in_container?;
+        Ok((container_template, host_template))
+    }
+
+    /// Judges what the host gives away.
+    pub fn host_path(
+        &mut self,
+        key: &str,
+        at: &At<String>,
+        template: &Template,
+    ) -> Result<(), Told> {
+        if template.is_of_container() {
+            return Err(self.mistake(key, at, "a path that depends on nothing but its device"));
+        }
+        let allowed = self.allowed;
+        let expected = "/dev/null, zero, full, random, urandom or a path under ALLOWED_HOST_PATHS";
+        self.every(key, at, template, expected, |path| allowed.allow(path))
+    }
+
+    /// Judges what the template makes of each device.
+    fn every(
+        &mut self,
+        key: &str,
+        at: &At<String>,
+        template: &Template,
+        expected: &str,
+        is_good: impl Fn(&str) -> bool,
+    ) -> Result<(), Told> {
+        let count = if template.is_per_device() {
+            self.devices.len()
+        } else {
+            self.devices.len().min(1)
+        };
+        for device in &self.devices[..count] {
+            let text = template.of(&[device], 0);
+            if !is_good(&text) {
+                let made = if text == at.value {
+                    String::new()
+                } else {
+                    format!("; device {} makes it {text:?}", device.id)
+                };
+                return Err(self.mistake(key, at, format_args!("{expected}{made}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn template(&mut self, key: &str, at: &At<String>) -> Result<Template, Told> {
+        let parsed = Template::parse(&at.value, self.constants);
+        let template = parsed.map_err(|expected| self.mistake(key, at, expected))?;
+        let lacking =
+            |device: &Device| Some((device.id.clone(), template.lacking(device)?.to_owned()));
+        let lacks: Vec<_> = self.devices.iter().filter_map(lacking).collect();
+        let Some((device, name)) = lacks.first() else {
+            return Ok(template);
+        };
+        let expected = if name == "path" {
+            format!("{{path}} only where every device has one; {device} has none")
+        } else if lacks.len() == self.devices.len() {
+            format!("a placeholder or the name of an attribute, not {{{name}}}")
+        } else {
+            format!("an attribute that every device has; {device} lacks {name}")
+        };
+        Err(self.mistake(key, at, expected))
+    }
+
+    fn mistake(&mut self, key: &str, at: &At<String>, expected: impl Display) -> Told {
+        self.mistakes.add(at.line, key, Some(&at.value), expected);
+        Told
+    }
+}
+
+fn are_permissions(text: &str) -> bool {
+    let once = |c| text.matches(c).count() == 1;
+    !text.is_empty() && text.chars().all(|c| "rwm".contains(c) && once(c))
+}

@@ -1,0 +1,230 @@
+//! YAML as a tree whose every node knows its line.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use granit_parser::{Event, Parser, ScalarStyle, Span};
+
+use super::mistakes::FileMistakes;
+
+/// Aliases count again each time, so that a few lines cannot stand for more than memory holds.
+const NODES_MAX: usize = 500_000;
+
+/// A value in the file.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Counted from 1.
+    pub line: usize,
+    pub value: Value,
+}
+
+#[derive(Clone, Debug)]
+pub enum Value {
+    /// A scalar as it is written; quotes are what tells `"5"` from `5`.
+    Scalar {
+        text: String,
+        quoted: bool,
+    },
+    List(Vec<Node>),
+    Map(Vec<(Node, Node)>),
+}
+
+/// The whole file; `None` where it cannot be read. Keys that are there twice are mistakes too.
+pub fn parse(text: &str, mistakes: &mut FileMistakes) -> Option<Node> {
+    let mut builder = Builder {
+        mistakes,
+        open: Vec::new(),
+        anchors: BTreeMap::new(),
+        nodes: 0,
+        root: None,
+    };
+    for event in Parser::new_from_str(text) {
+        let taken = match event {
+            Ok((event, span)) => builder.take(event, span),
+            Err(error) => Err(Wrong(
+                error.marker().line(),
+                format!("YAML: {}", error.info()),
+            )),
+        };
+        if let Err(Wrong(line, expected)) = taken {
+            builder.mistakes.add(line, "", None, expected);
+            return None;
+        }
+    }
+    let nothing = || Node {
+        line: 1,
+        value: Value::Scalar {
+            text: String::new(),
+            quoted: false,
+        },
+    };
+    Some(builder.root.unwrap_or_else(nothing))
+}
+
+/// What cannot be passed over: the line, and what was expected.
+struct Wrong(usize, String);
+
+struct Builder<'a, 'm> {
+    mistakes: &'a mut FileMistakes<'m>,
+    open: Vec<Open>,
+    anchors: BTreeMap<usize, Node>,
+    nodes: usize,
+    root: Option<Node>,
+}
+
+/// A list or map whose end has not come yet; a map's keys and values alternate.
+struct Open {
+    line: usize,
+    anchor: usize,
+    is_map: bool,
+    children: Vec<Node>,
+}
+
+impl Builder<'_, '_> {
+    fn take(&mut self, event: Event, span: Span) -> Result<(), Wrong> {
+        let line = span.start.line();
+        match event {
+            Event::Scalar(text, style, anchor, tag) => {
+                untagged(tag.is_some(), line)?;
+                let quoted = style != ScalarStyle::Plain;
+                let text = text.into_owned();
+                self.close(
+                    anchor,
+                    Node {
+                        line,
+                        value: Value::Scalar { text, quoted },
+                    },
+                    1,
+                )
+            }
+            Event::SequenceStart(_, anchor, tag) => self.open(line, anchor, false, tag.is_some()),
+            Event::MappingStart(_, anchor, tag) => self.open(line, anchor, true, tag.is_some()),
+            Event::SequenceEnd | Event::MappingEnd => {
+                let Some(open) = self.open.pop() else {
+                    return Ok(());
+                };
+                let value = if open.is_map {
+                    self.map(open.children)
+                } else {
+                    Value::List(open.children)
+                };
+                self.close(
+                    open.anchor,
+                    Node {
+                        line: open.line,
+                        value,
+                    },
+                    1,
+                )
+            }
+            Event::Alias(anchor) => {
+                let node = self.anchors.get(&anchor).cloned();
+                let node = node.ok_or_else(|| {
+                    Wrong(
+                        line,
+                        "an alias of something that ended before it".to_owned(),
+                    )
+                })?;
+                let size = node.size();
+                self.close(0, node, size)
+            }
+            Event::DocumentStart(..) if self.root.is_some() => {
+                Err(Wrong(line, "one document, not several".to_owned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn open(
+        &mut self,
+        line: usize,
+        anchor: usize,
+        is_map: bool,
+        tagged: bool,
+    ) -> Result<(), Wrong> {
+        untagged(tagged, line)?;
+        self.open.push(Open {
+            line,
+            anchor,
+            is_map,
+            children: Vec::new(),
+        });
+        Ok(())
+    }
+
+    /// Puts a node that is whole into the one around it.
+    fn close(&mut self, anchor: usize, node: Node, size: usize) -> Result<(), Wrong> {
+        self.nodes += size;
+        if self.nodes > NODES_MAX {
+            return Err(Wrong(
+                node.line,
+                format!("at most {NODES_MAX} values, aliases included"),
+            ));
+        }
+        if anchor != 0 {
+            self.anchors.insert(anchor, node.clone());
+        }
+        match self.open.last_mut() {
+            Some(open) => open.children.push(node),
+            None => self.root = Some(node),
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, children: Vec<Node>) -> Value {
+        let mut entries = Vec::with_capacity(children.len() / 2);
+        let mut known = BTreeSet::new();
+        let mut children = children.into_iter();
+        while let (Some(key), Some(value)) = (children.next(), children.next()) {
+            match &key.value {
+                Value::Scalar { text, .. } if !known.insert(text.clone()) => {
+                    self.mistakes.add(key.line, text, None, "each key once");
+                }
+                Value::Scalar { .. } => entries.push((key, value)),
+                _ => self.mistakes.add(key.line, "", None, "a text as key"),
+            }
+        }
+        Value::Map(entries)
+    }
+}
+
+fn untagged(tagged: bool, line: usize) -> Result<(), Wrong> {
+    if tagged {
+        return Err(Wrong(line, "no tag: quotes make a text".to_owned()));
+    }
+    Ok(())
+}
+
+impl Node {
+    fn size(&self) -> usize {
+        1 + match &self.value {
+            Value::Scalar { .. } => 0,
+            Value::List(list) => list.iter().map(Self::size).sum(),
+            Value::Map(map) => map.iter().map(|(_, value)| 1 + value.size()).sum(),
+        }
+    }
+
+    /// The text of a scalar, for a mistake to show.
+    pub fn shown(&self) -> Option<&str> {
+        match &self.value {
+            Value::Scalar { text, .. } => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Takes out what stands at this path: the places of elements and entries from here on.
+    pub fn remove(&mut self, path: &[usize]) {
+        let Some((place, rest)) = path.split_first() else {
+            return;
+        };
+        let child = match &mut self.value {
+            Value::List(list) if rest.is_empty() => return drop(list.remove(*place)),
+            Value::Map(map) if rest.is_empty() => return drop(map.remove(*place)),
+            Value::List(list) => list.get_mut(*place),
+            Value::Map(map) => map.get_mut(*place).map(|(_, value)| value),
+            Value::Scalar { .. } => None,
+        };
+        if let Some(child) = child {
+            child.remove(rest);
+        }
+    }
+}
