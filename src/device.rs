@@ -159,6 +159,14 @@ impl Devices {
         self.list.iter().map(Device::list_size).sum()
     }
 
+    /// Whether the kubelet is told the same of both.
+    pub fn is_told_alike(&self, other: &Self) -> bool {
+        let alike = |(one, other): (&Device, &Device)| {
+            one.id == other.id && one.told_health() == other.told_health() && one.numa == other.numa
+        };
+        self.len() == other.len() && std::iter::zip(&self.list, &other.list).all(alike)
+    }
+
     /// Sets a device's health and tells whether that changed anything.
     ///
     /// # Errors

@@ -13,6 +13,8 @@ pub mod preference;
 pub mod resource;
 mod host_paths;
 pub mod config;
+pub mod offer;
+mod retirement;
 mod backoff;
 
 // The edge: the API on the wire, sockets and files.
@@ -21,11 +23,12 @@ pub mod plugin_dir;
 pub mod plugin_socket;
 mod connections;
 mod registration;
+pub mod checkpoint;
 pub mod watcher;
 mod config_file;
 
 // The life of a plugin, and of all of them.
-pub mod devices_handle;
+pub mod offer_handle;
 pub mod plugin;
 pub mod supervisor;
 

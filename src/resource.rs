@@ -29,3 +29,12 @@ pub struct Resource {
     /// How long a device that goes stays Unhealthy at least before it is dropped.
     pub removal_grace: Duration,
 }
+
+impl Resource {
+    /// Whether the kubelet was told the same of both at their registration: the socket, and the options,
+    /// which it asks for only then.
+    pub fn registers_like(&self, other: &Self) -> bool {
+        let told = |resource: &Self| (resource.pre_start, resource.preference != Policy::None);
+        self.socket == other.socket && told(self) == told(other)
+    }
+}

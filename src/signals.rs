@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -23,6 +24,8 @@ where
 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // A large checkpoint is read aside; nothing of that stays.
+        .thread_keep_alive(Duration::from_millis(100))
         .build()?;
     runtime.block_on(async {
         abort_at_the_second()?;

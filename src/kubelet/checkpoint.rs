@@ -10,15 +10,11 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
+use crate::checkpoint::{FILE, SIZE_MAX};
 use crate::foreign::foreign;
 use crate::resource_name::ResourceName;
 
 use super::manager::Assignment;
-
-const FILE: &str = "kubelet_internal_checkpoint";
-
-/// In bytes: many times that of a hundred resources of a thousand devices.
-const SIZE_MAX: u64 = 64 << 20;
 
 /// Pods have one container here.
 const CONTAINER: &str = "main";

@@ -7,7 +7,7 @@ mod service;
 pub use past::Past;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -17,11 +17,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
 use crate::connections::{ConnectionId, Table};
-use crate::device::Devices;
+use crate::offer::Offer;
 use crate::plugin_dir::PluginDir;
 use crate::plugin_socket::{Before, BindError, PluginSocket};
 use crate::registration::{KubeletConnection, NoKubelet, RegisterError};
 use crate::resource::Resource;
+use crate::retirement::{Retirement, lock};
 use crate::watcher::Sight;
 use crate::wire;
 
@@ -39,10 +40,12 @@ const STREAM_OPENS_WITHIN: Duration = Duration::from_secs(5);
 
 /// One resource's plugin, run again and again.
 pub struct PluginInstance {
-    /// What it offers.
+    /// What it registers in this run.
     pub resource: Arc<Resource>,
-    /// The resource's devices as they are now.
-    pub devices: watch::Receiver<Arc<Devices>>,
+    /// What it offers, as it is now.
+    pub offer: watch::Receiver<Arc<Offer>>,
+    /// What the kubelet was told and asked.
+    pub retirement: Arc<Mutex<Retirement>>,
     /// Where its socket goes.
     pub dir: PluginDir,
     /// What stands at kubelet.sock.
@@ -93,7 +96,8 @@ impl PluginInstance {
             () = stop.cancelled() => return Ok(Duration::ZERO),
         };
         let quiet = past.needs_quiet(before);
-        let mut server = Server::start(socket, Arc::clone(&self.resource), self.devices.clone());
+        let retirement = Arc::clone(&self.retirement);
+        let mut server = Server::start(socket, &self.resource, self.offer.clone(), retirement);
         past.registers();
         let registered = tokio::select! {
             registered = self.register(kubelet, &server, quiet, turn) => registered.map(Some),
@@ -182,7 +186,7 @@ impl PluginInstance {
         stop: &CancellationToken,
     ) -> Duration {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
-        let devices = self.devices.borrow().len();
+        let devices = self.offer.borrow().devices().len();
         info!(%resource, %endpoint, devices, "registered");
         let opened = Instant::now();
         let mut under = Succession::new(past.tried, opened);
@@ -208,6 +212,7 @@ impl PluginInstance {
             }
         };
         past.stream_ended(&under, Instant::now());
+        lock(&self.retirement).stream_ended();
         let lived = opened.elapsed();
         if ended {
             warn!(%resource, seconds = lived.as_secs(), "the stream ended: starting over");

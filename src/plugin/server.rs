@@ -1,6 +1,6 @@
 //! A plugin's gRPC server on its socket, from the first accept to the last connection's end.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::net::UnixListener;
@@ -12,9 +12,10 @@ use tonic::transport::Server as GrpcServer;
 use tracing::{debug, error};
 
 use crate::connections::{ConnectionId, Peers, Table, incoming};
-use crate::device::Devices;
+use crate::offer::Offer;
 use crate::plugin_socket::PluginSocket;
 use crate::resource::Resource;
+use crate::retirement::Retirement;
 use crate::wire::REQUEST_SIZE_MAX;
 use crate::wire::v1beta1::device_plugin_server::DevicePluginServer;
 
@@ -49,16 +50,17 @@ impl Server {
     /// Serves the resource on the socket. Must be called within a tokio runtime.
     pub fn start(
         socket: PluginSocket,
-        resource: Arc<Resource>,
-        devices: watch::Receiver<Arc<Devices>>,
+        resource: &Resource,
+        offer: watch::Receiver<Arc<Offer>>,
+        retirement: Arc<Mutex<Retirement>>,
     ) -> Self {
         let cut = CancellationToken::new();
         let peers = Peers::new(resource.socket.as_str(), cut.clone(), CONNECTIONS_MAX);
         let (ending, draining) = (CancellationToken::new(), CancellationToken::new());
         let listeners = watch::Sender::new(Arc::clone(socket.listener()));
         let service = Service {
-            resource,
-            devices,
+            offer,
+            retirement,
             peers: peers.clone(),
             ending: ending.clone(),
         };

@@ -1,7 +1,8 @@
 //! The five RPCs of `v1beta1.DevicePlugin`, each a view of the resource and its devices.
 
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
@@ -14,15 +15,16 @@ use crate::allocation::{AllocateError, Allocation, allocate};
 use crate::connections::{ConnectionId, Peers};
 use crate::device::Devices;
 use crate::foreign::foreign;
+use crate::offer::Offer;
 use crate::preference::prefer;
-use crate::resource::Resource;
+use crate::retirement::{Retirement, lock};
 use crate::wire::v1beta1::device_plugin_server::DevicePlugin;
 use crate::wire::{self, v1beta1};
 
 /// One resource's answers to the kubelet.
 pub struct Service {
-    pub resource: Arc<Resource>,
-    pub devices: watch::Receiver<Arc<Devices>>,
+    pub offer: watch::Receiver<Arc<Offer>>,
+    pub retirement: Arc<Mutex<Retirement>>,
     pub peers: Peers,
     /// Ends the streams, with OK; the other RPCs go on.
     pub ending: CancellationToken,
@@ -38,26 +40,38 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::Empty>,
     ) -> Result<Response<v1beta1::DevicePluginOptions>, Status> {
-        let resource = &self.resource.name;
+        let offer = self.now();
+        let resource = &offer.resource().name;
         trace!(%resource, "DevicePlugin.get_device_plugin_options");
         let connection = connection(&request)?;
         self.peers
             .note(connection, |peer| peer.asked_options = true);
-        Ok(Response::new(wire::options(&self.resource)))
+        Ok(Response::new(wire::options(offer.resource())))
     }
 
     async fn list_and_watch(
         &self,
         request: Request<v1beta1::Empty>,
     ) -> Result<Response<ListStream>, Status> {
-        let resource = self.resource.name.clone();
+        let resource = self.now().resource().name.clone();
         trace!(%resource, "DevicePlugin.list_and_watch");
         let open = OpenStream::new(self.peers.clone(), connection(&request)?);
-        let lists = WatchStream::new(self.devices.clone()).map(move |devices| {
+        let retirement = Arc::clone(&self.retirement);
+        let mut sent: Option<Arc<Devices>> = None;
+        let lists = WatchStream::new(self.offer.clone()).filter_map(move |offer| {
             let _until_dropped = &open;
-            let count = devices.len();
-            trace!(%resource, count, "DevicePlugin.list_and_watch.send");
-            Ok(v1beta1::ListAndWatchResponse::from(&*devices))
+            let devices = offer.devices();
+            let is_new = sent
+                .as_ref()
+                .is_none_or(|sent| !sent.is_told_alike(devices));
+            let list = is_new.then(|| {
+                let count = devices.len();
+                trace!(%resource, count, "DevicePlugin.list_and_watch.send");
+                lock(&retirement).listed(devices, Instant::now());
+                Ok(v1beta1::ListAndWatchResponse::from(&**devices))
+            });
+            sent = Some(Arc::clone(devices));
+            std::future::ready(list)
         });
         let ending = self.ending.clone().cancelled_owned();
         Ok(Response::new(Box::pin(lists.take_until(ending))))
@@ -67,12 +81,14 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::PreferredAllocationRequest>,
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
-        let resource = &self.resource.name;
-        trace!(%resource, "DevicePlugin.get_preferred_allocation");
+        let _in_flight = InFlight::new(&self.retirement);
+        let offer = self.now();
+        let resource = offer.resource();
+        trace!(resource = %resource.name, "DevicePlugin.get_preferred_allocation");
         self.peers.note_call(connection(&request)?);
-        let (devices, policy) = (self.devices.borrow().clone(), self.resource.preference);
+        let (devices, policy) = (offer.devices(), resource.preference);
         let answers = wire::preferences(request.into_inner())
-            .map(|q| prefer(&devices, policy, &q.available, &q.must_include, q.size));
+            .map(|q| prefer(devices, policy, &q.available, &q.must_include, q.size));
         Ok(Response::new(wire::preferred(answers)))
     }
 
@@ -80,10 +96,12 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
+        let _in_flight = InFlight::new(&self.retirement);
         self.peers.note_call(connection(&request)?);
-        let devices = self.devices.borrow().clone();
+        // Taken and judged without a pause: what goes in the next moment is judged by the next call.
+        let offer = self.now();
         let answers: Result<Vec<Allocation>, Status> = wire::allocations(request.into_inner())
-            .map(|ids| self.allocate_container(&devices, &ids))
+            .map(|ids| allocate_container(&offer, &ids))
             .collect();
         Ok(Response::new(wire::allocated(answers?)))
     }
@@ -92,7 +110,7 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::PreStartContainerRequest>,
     ) -> Result<Response<v1beta1::PreStartContainerResponse>, Status> {
-        let resource = &self.resource.name;
+        let resource = self.now().resource().name.clone();
         trace!(%resource, "DevicePlugin.pre_start_container");
         self.peers.note_call(connection(&request)?);
         Ok(Response::new(v1beta1::PreStartContainerResponse {}))
@@ -100,14 +118,34 @@ impl DevicePlugin for Service {
 }
 
 impl Service {
-    fn allocate_container(&self, devices: &Devices, ids: &[String]) -> Result<Allocation, Status> {
-        let resource = &self.resource.name;
-        trace!(%resource, device_id = %foreign(&ids.join(",")), "DevicePlugin.allocate");
-        allocate(devices, &self.resource.outputs, ids).map_err(|error| {
-            let error = refusal(&error);
-            warn!(%resource, error = %error.message(), "refused to allocate");
-            error
-        })
+    fn now(&self) -> Arc<Offer> {
+        Arc::clone(&self.offer.borrow())
+    }
+}
+
+fn allocate_container(offer: &Offer, ids: &[String]) -> Result<Allocation, Status> {
+    let resource = offer.resource();
+    trace!(resource = %resource.name, device_id = %foreign(&ids.join(",")), "DevicePlugin.allocate");
+    allocate(offer.devices(), &resource.outputs, ids).map_err(|error| {
+        let error = refusal(&error);
+        warn!(resource = %resource.name, error = %error.message(), "refused to allocate");
+        error
+    })
+}
+
+/// A call that may pick devices, until it is answered or given up.
+struct InFlight<'a>(&'a Mutex<Retirement>);
+
+impl<'a> InFlight<'a> {
+    fn new(retirement: &'a Mutex<Retirement>) -> Self {
+        lock(retirement).call_began();
+        Self(retirement)
+    }
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        lock(self.0).call_ended(Instant::now());
     }
 }
 

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use simple_device_plugin::config::{Config, Environment, Host};
-use simple_device_plugin::devices_handle::DevicesHandle;
 use simple_device_plugin::kubelet::{Kubelet, Node, Pod, Quantities, Settings};
+use simple_device_plugin::offer_handle::OfferHandle;
 use simple_device_plugin::resource::Resource;
 use simple_device_plugin::supervisor::Supervisor;
 use simple_device_plugin::watcher::DirReplaced;
@@ -77,7 +77,7 @@ pub fn resources(variables: &[(&str, &str)]) -> Vec<Resource> {
 /// A manager that runs in this process.
 pub struct Manager {
     stop: CancellationToken,
-    handles: BTreeMap<String, DevicesHandle>,
+    handles: BTreeMap<String, OfferHandle>,
     task: JoinHandle<Result<(), DirReplaced>>,
 }
 
@@ -87,7 +87,7 @@ impl Manager {
         let names: Vec<String> = resources.iter().map(|r| r.name.to_string()).collect();
         let supervisor = Supervisor::new(resources, dir);
         let handle = |name: String| {
-            let handle = supervisor.devices(&name).expect("a resource of this name");
+            let handle = supervisor.offer(&name).expect("a resource of this name");
             (name, handle)
         };
         let stop = CancellationToken::new();
@@ -99,7 +99,7 @@ impl Manager {
     }
 
     /// The devices of a resource.
-    pub fn devices(&self, resource: &str) -> &DevicesHandle {
+    pub fn devices(&self, resource: &str) -> &OfferHandle {
         &self.handles[resource]
     }
 

@@ -1,29 +1,22 @@
-//! Runs one plugin per resource, each in a loop of its own, and one watch for all of them.
+//! One plugin, run again and again, and the pauses between.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::sync::{Semaphore, watch};
-use tokio::task::JoinSet;
-use tokio::time::timeout;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::backoff::Backoff;
-use crate::devices_handle::DevicesHandle;
 use crate::foreign::foreign;
+use crate::offer::Offer;
 use crate::plugin::{Past, PluginInstance, RunError};
-use crate::plugin_dir::PluginDir;
 use crate::plugin_socket::BindError;
 use crate::resource::Resource;
-use crate::watcher::{DirReplaced, KubeletWatcher, Sight};
-
-/// How many instances connect and register at a time.
-const TURNS: usize = 4;
+use crate::watcher::Sight;
 
 /// A stream that lived this long makes the next trouble the first one.
 const LONG_LIFE: Duration = Duration::from_secs(60);
@@ -31,97 +24,54 @@ const LONG_LIFE: Duration = Duration::from_secs(60);
 /// While another plugin has the socket.
 const TAKEN_PAUSE: Duration = Duration::from_secs(2);
 
-/// Leaving takes 4 s at most; whoever is not done then is aborted.
-const STOP_WITHIN: Duration = Duration::from_millis(4500);
-
-/// All plugins of the process.
-pub struct Supervisor {
-    watcher: KubeletWatcher,
-    plugins: Vec<(DevicesHandle, PluginInstance)>,
-}
-
-impl Supervisor {
-    /// One plugin for each resource, in this plugin dir. Nothing is touched yet.
-    pub fn new(resources: Vec<Resource>, plugin_dir: impl Into<PathBuf>) -> Self {
-        let dir = PluginDir::new(plugin_dir);
-        let watcher = KubeletWatcher::new(dir.clone());
-        let turns = Arc::new(Semaphore::new(TURNS));
-        let plugin = |resource: Resource| {
-            let devices = DevicesHandle::new(resource.devices.clone());
-            let instance = PluginInstance {
-                devices: devices.subscribe(),
-                resource: Arc::new(resource),
-                dir: dir.clone(),
-                kubelet: watcher.subscribe(),
-                turns: Arc::clone(&turns),
-            };
-            (devices, instance)
-        };
-        let plugins = resources.into_iter().map(plugin).collect();
-        Self { watcher, plugins }
-    }
-
-    /// The devices of the resource with this name.
-    pub fn devices(&self, resource: &str) -> Option<DevicesHandle> {
-        let named = |(_, plugin): &&(DevicesHandle, PluginInstance)| {
-            plugin.resource.name.as_str() == resource
-        };
-        self.plugins
-            .iter()
-            .find(named)
-            .map(|(devices, _)| devices.clone())
-    }
-
-    /// Runs until `stop`, then lets every plugin leave; at most 5 s after `stop` it returns.
-    ///
-    /// # Errors
-    /// When the plugin dir was replaced, so that nothing can be registered from here any more.
-    pub async fn run(self, stop: CancellationToken) -> Result<(), DirReplaced> {
-        if self.plugins.is_empty() {
-            info!("no resources: nothing to register");
-        }
-        let leave = stop.child_token();
-        let mut plugins = JoinSet::new();
-        for (devices, instance) in self.plugins {
-            plugins.spawn(keep(devices, instance, leave.clone()));
-        }
-        let ended = tokio::select! {
-            () = stop.cancelled() => Ok(()),
-            replaced = self.watcher.run() => Err(replaced),
-        };
-        leave.cancel();
-        let all_left = async { while plugins.join_next().await.is_some() {} };
-        if timeout(STOP_WITHIN, all_left).await.is_err() {
-            error!("some plugins did not leave in time: they are aborted");
-            plugins.shutdown().await;
-        }
-        ended
-    }
-}
-
-/// Runs one plugin over and over until `stop`. Holds the handle, so that the devices never end.
-async fn keep(_devices: DevicesHandle, mut plugin: PluginInstance, stop: CancellationToken) {
+/// Runs one plugin over and over until `stop`.
+pub async fn keep(mut plugin: PluginInstance, stop: CancellationToken) {
     let mut kubelet = plugin.kubelet.clone();
+    let mut offer = plugin.offer.clone();
     let mut past = Past::default();
     let mut tries = Tries::default();
     while !stop.is_cancelled() {
+        plugin.resource = Arc::clone(offer.borrow().resource());
+        let resource = Arc::clone(&plugin.resource);
         let tried_before = past.tried;
         kubelet.mark_unchanged();
-        let outcome = caught(plugin.run(&mut past, &stop)).await;
+        let over = stop.child_token();
+        let outcome = tokio::select! {
+            outcome = caught(plugin.run(&mut past, &over)) => outcome,
+            never = end_if_reconfigured(&mut offer, &resource, &over) => never,
+        };
         if stop.is_cancelled() {
             break;
+        }
+        if over.is_cancelled() {
+            tries = Tries::default();
+            continue;
         }
         if past.tried.is_some() && past.tried != tried_before {
             tries.start_over();
         }
         let pause = tries.after(&outcome);
-        tries.tell(&plugin.resource, &outcome, pause);
+        tries.tell(&resource, &outcome, pause);
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
             () = another(&mut kubelet, past.tried) => tries.start_over(),
         }
     }
+}
+
+/// Ends the run once the configuration says something that is told at the registration only.
+async fn end_if_reconfigured<T>(
+    offer: &mut watch::Receiver<Arc<Offer>>,
+    resource: &Resource,
+    over: &CancellationToken,
+) -> T {
+    let differs = |offer: &Arc<Offer>| !offer.resource().registers_like(resource);
+    if offer.wait_for(differs).await.is_ok() {
+        info!(resource = %resource.name, "other options or another socket: starting over");
+        over.cancel();
+    }
+    std::future::pending().await
 }
 
 /// Waits for a look that finds another kubelet.sock than the one tried. Looks from before the try do

@@ -1,0 +1,121 @@
+//! A resource's offer while the program runs: change it here, and every open stream tells the kubelet.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::device::{Device, Health, UnknownDevice};
+use crate::offer::Offer;
+use crate::resource::Resource;
+
+/// The one place where a resource's offer changes. A clone is another handle to the same offer.
+#[derive(Clone, Debug)]
+pub struct OfferHandle(watch::Sender<Arc<Offer>>);
+
+impl OfferHandle {
+    /// Starts with the resource as configured.
+    pub fn new(resource: Resource) -> Self {
+        Self(watch::Sender::new(Arc::new(Offer::new(resource))))
+    }
+
+    /// Follows the offer.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Offer>> {
+        self.0.subscribe()
+    }
+
+    /// The offer as it is now.
+    pub fn now(&self) -> Arc<Offer> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Another configuration of the same resource; nothing happens where it is the same.
+    pub fn reconfigure(&self, resource: &Resource) {
+        self.change(|offer| {
+            (**offer.resource() != *resource).then(|| offer.reconfigured(resource.clone()))
+        });
+    }
+
+    /// Tells what pods hold, also where the configuration lacks it.
+    pub fn hold(&self, held: &[Device]) {
+        let unknown = |offer: &Offer| {
+            held.iter()
+                .any(|device| offer.devices().get(&device.id).is_none())
+        };
+        self.change(|offer| unknown(offer).then(|| offer.holding(held.iter().cloned())));
+    }
+
+    /// Drops these of the devices that are going.
+    pub fn drop_going(&self, ids: &BTreeSet<&str>) {
+        self.change(|offer| {
+            offer
+                .going()
+                .any(|device| ids.contains(&*device.id))
+                .then(|| offer.without(ids))
+        });
+    }
+
+    /// Sets a device's health. Where that changes nothing, nothing is sent: every message makes the
+    /// kubelet write its checkpoint.
+    ///
+    /// # Errors
+    /// When no device has this ID.
+    pub fn set_health(&self, id: &str, health: Health) -> Result<(), UnknownDevice> {
+        let mut outcome = Ok(());
+        self.change(|offer| {
+            offer.with_health(id, health).unwrap_or_else(|error| {
+                outcome = Err(error);
+                None
+            })
+        });
+        outcome
+    }
+
+    fn change(&self, change: impl FnOnce(&Offer) -> Option<Offer>) {
+        self.0.send_if_modified(|offer| match change(offer) {
+            Some(changed) => {
+                *offer = Arc::new(changed);
+                true
+            }
+            None => false,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Environment, Host};
+
+    #[test]
+    fn only_a_change_is_sent() {
+        let host = Host {
+            hostname: Some("n".to_owned()),
+            ..Host::default()
+        };
+        let config = Config::from_variables(&Environment::default(), &host).unwrap();
+        let handle = OfferHandle::new(config.resources[0].clone());
+        let offer = handle.subscribe();
+        let known = offer.borrow().devices().as_slice().to_vec();
+        handle
+            .set_health("simple-device-n-0", Health::Healthy)
+            .unwrap();
+        assert_eq!(
+            handle.set_health("other", Health::Unhealthy),
+            Err(UnknownDevice)
+        );
+        handle.reconfigure(&config.resources[0]);
+        handle.hold(&known);
+        handle.drop_going(&BTreeSet::from(["simple-device-n-0"]));
+        assert!(!offer.has_changed().unwrap());
+        handle
+            .set_health("simple-device-n-1", Health::Unhealthy)
+            .unwrap();
+        assert!(offer.has_changed().unwrap());
+        let devices = Arc::clone(offer.borrow().devices());
+        assert_eq!(
+            devices.get("simple-device-n-1").unwrap().health,
+            Health::Unhealthy
+        );
+    }
+}

@@ -1,0 +1,61 @@
+//! Drops devices that are going once nobody can have them any more.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tracing::{debug, info};
+
+use crate::checkpoint;
+use crate::offer_handle::OfferHandle;
+use crate::plugin_dir::PluginDir;
+use crate::retirement::{Retirement, lock};
+
+/// Between two looks, while devices are going.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// Drops devices of one resource for as long as it is polled.
+pub async fn retire<T>(offer: &OfferHandle, retirement: &Mutex<Retirement>, dir: &PluginDir) -> T {
+    let mut offers = offer.subscribe();
+    loop {
+        // Never closed: the handle is ours.
+        let going = offers
+            .wait_for(|offer| offer.going().next().is_some())
+            .await;
+        let Ok(grace) = going.map(|offer| offer.resource().removal_grace) else {
+            return std::future::pending().await;
+        };
+        sleep(grace.min(LOOK_AGAIN)).await;
+        drop_free(offer, retirement, dir).await;
+    }
+}
+
+/// Looks once. What the kubelet tells nothing of stays.
+async fn drop_free(offer: &OfferHandle, retirement: &Mutex<Retirement>, dir: &PluginDir) {
+    let resource = offer.now().resource().clone();
+    let is_ready = |now| {
+        lock(retirement)
+            .ready(resource.removal_grace, now)
+            .next()
+            .is_some()
+    };
+    if !is_ready(Instant::now()) {
+        return;
+    }
+    let held = match checkpoint::held_aside(dir.path()).await {
+        Ok(mut held) => held.remove(resource.name.as_str()).unwrap_or_default(),
+        Err(error) => {
+            return debug!(resource = %resource.name, %error, "devices stay: the kubelet's checkpoint tells nothing");
+        }
+    };
+    let held: BTreeSet<&str> = held.iter().map(|device| &*device.id).collect();
+    // Judged again: the reading took its time.
+    let retirement = lock(retirement);
+    let ready = retirement.ready(resource.removal_grace, Instant::now());
+    let free: BTreeSet<&str> = ready.filter(|id| !held.contains(id)).collect();
+    if !free.is_empty() {
+        info!(resource = %resource.name, devices = free.len(), held = held.len(), "dropped devices that nobody holds");
+        offer.drop_going(&free);
+    }
+}
