@@ -1,18 +1,103 @@
-//! The config file on disk.
+//! The config file on disk: read at the start, and again when it changes.
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use inotify::{EventStream, Inotify, WatchMask};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+use tracing::{debug, error, info, warn};
 
 use crate::config::{Config, Environment, FileText, Host, Mistakes, config_file};
+use crate::supervisor::Configured;
+
+/// For what inotify does not tell: a symlink's target elsewhere, a file system without events.
+const SLOW_POLL: Duration = Duration::from_secs(5);
+
+/// Whoever writes a file in several steps is done by then.
+const SETTLES_WITHIN: Duration = Duration::from_millis(50);
+
+const EVENT_BUFFER: usize = 4096;
 
 /// Reads the configuration: the variables, and the config file if they name one.
 ///
 /// # Errors
 /// Every mistake there is.
 pub fn configuration(environment: &Environment, host: &Host) -> Result<Config, Mistakes> {
-    let file = config_file(environment).map(|path| read(&path));
-    Config::read(environment, file.as_ref(), host)
+    Config::read(environment, named(environment).as_ref(), host)
+}
+
+/// Reads the config file, if the variables name one.
+pub fn named(environment: &Environment) -> Option<FileText> {
+    config_file(environment).map(|path| read(&path))
+}
+
+/// Reads the config file, which was `known` so far, again at each change and each `hangup`, and sends the resources on where they are
+/// others. A file with mistakes is refused whole, and what was configured before goes on.
+pub async fn follow<T>(
+    known: Option<FileText>,
+    environment: &Environment,
+    host: &Host,
+    hangup: &Notify,
+    configured: &Configured,
+) -> T {
+    let (Some(path), Some(mut known)) = (config_file(environment), known) else {
+        loop {
+            hangup.notified().await;
+            info!("there is no config file to read again");
+        }
+    };
+    let mut watch = FileWatch::new(path.clone());
+    let mut asked = false;
+    loop {
+        let file = read(&path);
+        if file != known || asked {
+            let config = Config::read(environment, Some(&file), host);
+            apply(config, &file.name, configured);
+        }
+        known = file;
+        asked = tokio::select! {
+            () = hangup.notified() => true,
+            () = watch.changed() => false,
+        };
+    }
+}
+
+fn apply(config: Result<Config, Mistakes>, file: &str, configured: &Configured) {
+    let config = match config {
+        Ok(config) => config,
+        Err(mistakes) => {
+            for mistake in mistakes.as_slice() {
+                error!("{mistake}");
+            }
+            return error!(
+                file,
+                "{}: what was configured before goes on",
+                mistakes.summary()
+            );
+        }
+    };
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let resources = config.resources;
+    let changed = configured.send_if_modified(|before| {
+        let changed = **before != *resources;
+        if changed {
+            *before = resources.into();
+        }
+        changed
+    });
+    let what = if changed { "" } else { ", which says the same" };
+    info!(
+        file,
+        resources = configured.borrow().len(),
+        "read the config file again{what}"
+    );
 }
 
 fn read(path: &Path) -> FileText {
@@ -31,4 +116,73 @@ fn content(path: &Path) -> io::Result<Vec<u8>> {
     let limit = FileText::SIZE_MAX as u64 + 1;
     File::open(path)?.take(limit).read_to_end(&mut content)?;
     Ok(content)
+}
+
+/// Watches for a file to be written, or put in place: a ConfigMap's new version comes as a new symlink
+/// beside it.
+struct FileWatch {
+    path: PathBuf,
+    events: Option<EventStream<Vec<u8>>>,
+    seen: Option<Look>,
+}
+
+/// Tells a file from what it was.
+type Look = (u64, u64, u64, i64, i64);
+
+impl FileWatch {
+    fn new(path: PathBuf) -> Self {
+        let events = watch_events(&path).inspect_err(|error| {
+            debug!(%error, "cannot watch the config file: looking every 5 s instead");
+        });
+        Self {
+            seen: look(&path),
+            events: events.ok(),
+            path,
+        }
+    }
+
+    /// Waits for a reason to read.
+    async fn changed(&mut self) {
+        loop {
+            let event = async {
+                match &mut self.events {
+                    Some(events) => events.next().await.is_some(),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                more = event => {
+                    if !more {
+                        self.events = None;
+                    }
+                    sleep(SETTLES_WITHIN).await;
+                }
+                () = sleep(SLOW_POLL) => {}
+            }
+            let now = look(&self.path);
+            if std::mem::replace(&mut self.seen, now) != now {
+                return;
+            }
+        }
+    }
+}
+
+/// What the path leads to, through every symlink.
+fn look(path: &Path) -> Option<Look> {
+    let file = path.metadata().ok()?;
+    Some((
+        file.dev(),
+        file.ino(),
+        file.size(),
+        file.mtime(),
+        file.mtime_nsec(),
+    ))
+}
+
+fn watch_events(path: &Path) -> io::Result<EventStream<Vec<u8>>> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let inotify = Inotify::init()?;
+    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::ONLYDIR;
+    inotify.watches().add(dir.unwrap_or(Path::new(".")), mask)?;
+    inotify.into_event_stream(vec![0; EVENT_BUFFER])
 }

@@ -25,12 +25,12 @@ mod connections;
 mod registration;
 pub mod checkpoint;
 pub mod watcher;
-mod config_file;
 
 // The life of a plugin, and of all of them.
 pub mod offer_handle;
 pub mod plugin;
 pub mod supervisor;
+pub mod config_file;
 
 // A kubelet to try it all on.
 pub mod kubelet;

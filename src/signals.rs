@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT stop, a second one aborts, SIGHUP never kills.
+//! SIGTERM and SIGINT stop, a second one aborts, SIGHUP asks for the config file to be read again.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -9,16 +9,25 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use signal_hook::low_level::signal_name;
 use signal_hook_tokio::Signals;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
-/// Runs the work on a runtime of one thread, with a token that the first signal to end cancels.
-/// Signals are taken before anything of the work is done.
+/// What signals ask for.
+#[derive(Clone, Debug, Default)]
+pub struct Asked {
+    /// Is cancelled by the first signal to end.
+    pub stop: CancellationToken,
+    /// Is notified by SIGHUP.
+    pub hangup: Arc<Notify>,
+}
+
+/// Runs the work on a runtime of one thread, with what signals ask for. They are taken before anything of the work is done.
 ///
 /// # Errors
 /// The work's, or that the runtime or the signals can't be had.
-pub fn until_signal<F>(work: impl FnOnce(CancellationToken) -> F) -> anyhow::Result<()>
+pub fn until_signal<F>(work: impl FnOnce(Asked) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
@@ -30,9 +39,9 @@ where
     runtime.block_on(async {
         abort_at_the_second()?;
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-        let stop = CancellationToken::new();
-        let _following = AbortOnDropHandle::new(tokio::spawn(follow(signals, stop.clone())));
-        work(stop).await
+        let asked = Asked::default();
+        let _following = AbortOnDropHandle::new(tokio::spawn(follow(signals, asked.clone())));
+        work(asked).await
     })
 }
 
@@ -47,14 +56,15 @@ fn abort_at_the_second() -> std::io::Result<()> {
     Ok(())
 }
 
-async fn follow(mut signals: Signals, stop: CancellationToken) {
+async fn follow(mut signals: Signals, asked: Asked) {
     while let Some(signal) = signals.next().await {
         let name = signal_name(signal).unwrap_or("signal");
         if signal == SIGHUP {
-            info!("{name}: there is no config file to read again");
+            info!("{name}");
+            asked.hangup.notify_one();
         } else {
             info!("{name}: stopping");
-            stop.cancel();
+            asked.stop.cancel();
         }
     }
 }

@@ -1,21 +1,18 @@
 //! No command: the manager itself.
 
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
-use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Environment, Host};
-use crate::config_file::configuration;
+use crate::config::{Config, Environment, Host};
+use crate::config_file;
 use crate::logging;
+use crate::signals::Asked;
 use crate::supervisor::Supervisor;
 
-/// Serves every resource until `stop`.
-pub async fn run(
-    environment: Environment,
-    host: Host,
-    stop: CancellationToken,
-) -> anyhow::Result<()> {
-    let config = configuration(&environment, &host)?;
+/// Serves every resource until it is asked to stop.
+pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::Result<()> {
+    let file = config_file::named(&environment);
+    let config = Config::read(&environment, file.as_ref(), &host)?;
     let _logging = logging::start(&config.logs, "warn,simple_device_plugin=info")?;
     raise_open_files();
     info!(
@@ -30,7 +27,11 @@ pub async fn run(
         warn!("{warning}");
     }
     let supervisor = Supervisor::new(config.resources, config.plugin_dir);
-    let ended = supervisor.run(stop).await;
+    let configured = supervisor.configured();
+    let ended = tokio::select! {
+        ended = supervisor.run(asked.stop) => ended,
+        never = config_file::follow(file, &environment, &host, &asked.hangup, &configured) => never,
+    };
     if let Err(replaced) = &ended {
         error!("{replaced}");
     }

@@ -89,10 +89,10 @@ impl Cli {
         let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
         let environment: Environment = variables.into_iter().filter_map(utf8).collect();
         match self.command {
-            None => until_signal(|stop| manager::run(environment, this_machine(), stop)),
+            None => until_signal(|asked| manager::run(environment, this_machine(), asked)),
             Some(Command::Check { node }) => check::run(environment, this_machine(), node, out),
             Some(Command::Demo { hold }) => {
-                until_signal(|stop| demo::run(environment, this_machine(), hold, out, stop))
+                until_signal(|asked| demo::run(environment, this_machine(), hold, out, asked.stop))
             }
             Some(Command::Kubelet { dir, behaviour }) => {
                 let _logging =
@@ -101,7 +101,7 @@ impl Cli {
                     behaviour,
                     ..Settings::new(dir)
                 };
-                until_signal(|stop| kubelet::run(settings, stop))
+                until_signal(|asked| kubelet::run(settings, asked.stop))
             }
         }
     }
