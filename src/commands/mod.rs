@@ -18,7 +18,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{Environment, Logs};
 use crate::host::this_machine;
-use crate::kubelet::{Behaviour, Settings};
+use crate::kubelet::{Behaviour, Settings, TopologyPolicy};
 use crate::logging;
 use crate::signals::until_signal;
 
@@ -64,6 +64,10 @@ enum Command {
         /// Which kubelet to be; newer: one after 1.36.2
         #[arg(long, default_value = "1.36", value_parser = behaviour())]
         behaviour: Behaviour,
+        /// The topology manager's policy; with single-numa-node, pods whose devices cannot come from one
+        /// NUMA node get TopologyAffinityError
+        #[arg(long, default_value = "none", value_parser = topology_policy())]
+        topology_policy: TopologyPolicy,
     },
 }
 
@@ -71,6 +75,13 @@ fn behaviour() -> impl TypedValueParser<Value = Behaviour> {
     PossibleValuesParser::new(["1.36", "newer"]).map(|name| match &*name {
         "newer" => Behaviour::Newer,
         _ => Behaviour::V1_36,
+    })
+}
+
+fn topology_policy() -> impl TypedValueParser<Value = TopologyPolicy> {
+    PossibleValuesParser::new(["none", "single-numa-node"]).map(|name| match &*name {
+        "single-numa-node" => TopologyPolicy::SingleNumaNode,
+        _ => TopologyPolicy::None,
     })
 }
 
@@ -94,11 +105,16 @@ impl Cli {
             Some(Command::Demo { hold }) => {
                 until_signal(|asked| demo::run(environment, this_machine(), hold, out, asked.stop))
             }
-            Some(Command::Kubelet { dir, behaviour }) => {
+            Some(Command::Kubelet {
+                dir,
+                behaviour,
+                topology_policy,
+            }) => {
                 let _logging =
                     logging::start(&Logs::from_variables(&environment)?, "warn,h2=error")?;
                 let settings = Settings {
                     behaviour,
+                    topology_policy,
                     ..Settings::new(dir)
                 };
                 until_signal(|asked| kubelet::run(settings, asked.stop))

@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use crate::wire::v1beta1;
 
+use super::crash::Crash;
 use super::event::{Change, Now};
 
 /// What the Node object shows of one resource.
@@ -60,12 +61,26 @@ pub enum AdmissionError {
     },
     #[error("{0}: its plugin has been stopped")]
     Stopped(String),
+    #[error("Resources cannot be allocated with Topology locality")]
+    TopologyAffinity,
+    #[error("the kubelet crashed: {0}")]
+    Crashed(#[from] Crash),
     #[error("{resource}: {rpc} failed: {error}")]
     Plugin {
         resource: String,
         rpc: &'static str,
         error: String,
     },
+}
+
+impl AdmissionError {
+    /// The reason that the pod's status shows.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::TopologyAffinity => "TopologyAffinityError",
+            _ => "UnexpectedAdmissionError",
+        }
+    }
 }
 
 /// The plugin that serves a resource, as the kubelet remembers it. `C` is the way to call it.
@@ -254,26 +269,110 @@ impl<C: Clone> DeviceManager<C> {
         Ok(open)
     }
 
+    /// The NUMA node that has enough free devices of each resource, the lowest of several. Resources
+    /// without topology fit anywhere; `None` where none has any.
+    ///
+    /// # Errors
+    /// When no node has.
+    pub fn numa_node_for<'a>(
+        &self,
+        requests: impl Iterator<Item = (&'a String, &'a usize)> + Clone,
+    ) -> Result<Option<i64>, AdmissionError> {
+        let aligned = requests.filter(|(resource, _)| self.has_topology(resource));
+        let nodes = aligned
+            .clone()
+            .flat_map(|(resource, _)| self.lists[resource].numa_nodes.values());
+        let nodes: BTreeSet<i64> = nodes.flatten().copied().collect();
+        let enough = |node: &i64, resource: &str, count: usize| {
+            let free = self.available(resource, count).unwrap_or_default();
+            free.iter()
+                .filter(|id| self.is_near(resource, id, *node))
+                .count()
+                >= count
+        };
+        let mut fitting = nodes.iter().filter(|node| {
+            let mut requests = aligned.clone();
+            requests.all(|(resource, count)| enough(node, resource, *count))
+        });
+        match (nodes.is_empty(), fitting.next()) {
+            (true, _) => Ok(None),
+            (false, Some(node)) => Ok(Some(*node)),
+            (false, None) => Err(AdmissionError::TopologyAffinity),
+        }
+    }
+
+    /// Whether the device is near the NUMA node; every one is where the resource has no topology.
+    pub fn is_near(&self, resource: &str, id: &str, node: i64) -> bool {
+        !self.has_topology(resource) || self.numa_nodes(resource, id).contains(&node)
+    }
+
+    /// `deviceHasTopologyAlignment`.
+    fn has_topology(&self, resource: &str) -> bool {
+        self.lists
+            .get(resource)
+            .is_some_and(|list| !list.numa_nodes.is_empty())
+    }
+
+    /// Pods that hold devices of this resource are admitted again, as at the kubelet's start or an in-place
+    /// resize, with a topology manager.
+    ///
+    /// # Errors
+    /// When the list lacks one of them: there is no nil check.
+    pub fn admit_again(&self, resource: &str) -> Result<(), Crash> {
+        if !self.has_topology(resource) {
+            return Ok(());
+        }
+        let holding = self.assignments.iter().filter(|a| a.resource == resource);
+        for assignment in holding {
+            if let Some(id) = assignment
+                .ids()
+                .into_iter()
+                .find(|id| !self.is_listed(resource, id))
+            {
+                return Err(Crash::Held {
+                    resource: resource.to_owned(),
+                    id: id.to_owned(),
+                    pod: assignment.pod.clone(),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn is_listed(&self, resource: &str, id: &str) -> bool {
+        let list = self.lists.get(resource);
+        list.is_some_and(|list| list.healthy.contains(id) || list.unhealthy.contains(id))
+    }
+
     /// These devices for a pod, as they would be booked.
+    ///
+    /// # Errors
+    /// When the list lacks one of them: there is no nil check.
     pub fn assignment(
         &self,
         pod: &str,
         resource: &str,
         ids: &[String],
         response: v1beta1::ContainerAllocateResponse,
-    ) -> Assignment {
+    ) -> Result<Assignment, Crash> {
+        if let Some(id) = ids.iter().find(|id| !self.is_listed(resource, id)) {
+            return Err(Crash::Picked {
+                resource: resource.to_owned(),
+                id: id.clone(),
+            });
+        }
         let mut devices: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
         for id in ids {
             for node in self.numa_nodes(resource, id) {
                 devices.entry(node).or_default().insert(id.clone());
             }
         }
-        Assignment {
+        Ok(Assignment {
             pod: pod.to_owned(),
             resource: resource.to_owned(),
             devices,
             response,
-        }
+        })
     }
 
     /// Books devices for their pods.

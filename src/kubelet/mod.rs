@@ -4,6 +4,7 @@
 
 mod settings;
 mod event;
+mod crash;
 mod manager;
 pub mod checkpoint;
 mod client;
@@ -11,9 +12,10 @@ mod shared;
 mod authority;
 mod registration;
 
+pub use crash::Crash;
 pub use event::{Change, Event, Happening, Now};
 pub use manager::{AdmissionError, Assignment, Node, Quantities};
-pub use settings::{Answer, Behaviour, Settings};
+pub use settings::{Answer, Behaviour, Settings, TopologyPolicy};
 
 use std::collections::BTreeMap;
 use std::io;
@@ -101,6 +103,8 @@ impl Kubelet {
             registrations: watch::Sender::default(),
             events: broadcast::Sender::new(EVENTS_MAX),
             answers: watch::Sender::default(),
+            admitted_again: Mutex::default(),
+            crash: watch::Sender::default(),
             stopped: Notify::new(),
             unwritten: Notify::new(),
             tasks: TaskTracker::new(),
@@ -172,6 +176,11 @@ impl Kubelet {
         self.shared.events.subscribe()
     }
 
+    /// Follows whether a plugin crashed it, and how. Everything has ended then, as with a process.
+    pub fn crashed(&self) -> watch::Receiver<Option<Crash>> {
+        self.shared.crash.subscribe()
+    }
+
     /// Answers the resource's registrations like this from now on, those in flight as well.
     pub fn answer(&self, resource: &str, answer: Answer) {
         self.shared.answers.send_modify(|answers| {
@@ -192,7 +201,7 @@ impl Kubelet {
     }
 
     /// Admits the pod: chooses its devices and asks each plugin what its container gets. A pod that
-    /// holds devices already keeps them; its plugins are not called.
+    /// holds devices already keeps them; its plugins are not called, but a topology manager looks at them.
     ///
     /// # Errors
     /// When there are too few devices or a plugin refuses; the pod then holds nothing, and neither does
@@ -201,11 +210,21 @@ impl Kubelet {
         let _one_at_a_time = self.admission.lock().await;
         let held = self.assignments(&pod.name);
         if !held.is_empty() {
+            for assignment in &held {
+                self.shared.admit_again(&assignment.resource)?;
+            }
             return Ok(held);
         }
+        let requests = pod.requests.iter().filter(|(_, count)| **count > 0);
+        let node = match self.shared.settings.topology_policy {
+            TopologyPolicy::None => None,
+            TopologyPolicy::SingleNumaNode => {
+                self.shared.manager().numa_node_for(requests.clone())?
+            }
+        };
         let mut got = Vec::new();
-        for (resource, count) in pod.requests.iter().filter(|(_, count)| **count > 0) {
-            got.extend(self.allocate(&pod.name, resource, *count).await?);
+        for (resource, count) in requests {
+            got.extend(self.allocate(&pod.name, resource, *count, node).await?);
         }
         self.shared.manager().book(&got);
         // Before the pod starts: what it holds must outlive this kubelet.
@@ -261,11 +280,17 @@ impl Kubelet {
         pod: &str,
         resource: &str,
         count: usize,
+        node: Option<i64>,
     ) -> Result<Option<Assignment>, AdmissionError> {
         let Some(endpoint) = self.shared.manager().endpoint(resource).cloned() else {
             return Ok(None);
         };
-        let available = self.shared.manager().available(resource, count)?;
+        let available = {
+            let manager = self.shared.manager();
+            let mut available = manager.available(resource, count)?;
+            available.retain(|id| node.is_none_or(|node| manager.is_near(resource, id, node)));
+            available
+        };
         let failed = |rpc| {
             move |status: tonic::Status| AdmissionError::Plugin {
                 resource: resource.to_owned(),
@@ -298,8 +323,12 @@ impl Kubelet {
             .allocate(ids.clone())
             .await
             .map_err(failed("Allocate"))?;
-        let manager = self.shared.manager();
-        Ok(Some(manager.assignment(pod, resource, &ids, response)))
+        let assignment = self
+            .shared
+            .manager()
+            .assignment(pod, resource, &ids, response);
+        let assignment = assignment.inspect_err(|crash| self.shared.crash(crash));
+        Ok(Some(assignment?))
     }
 }
 

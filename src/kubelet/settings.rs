@@ -14,6 +14,16 @@ pub enum Behaviour {
     Newer,
 }
 
+/// The topology manager's policy.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TopologyPolicy {
+    /// Devices come from any NUMA node.
+    #[default]
+    None,
+    /// All devices of a pod come from one NUMA node, or it is not admitted.
+    SingleNumaNode,
+}
+
 /// How Register is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Answer {
@@ -40,6 +50,9 @@ pub struct Settings {
     /// How long after the close of a plugin's connection the resource is taken leave of. Whoever
     /// registers in between is hit by it.
     pub leave_after: Duration,
+    /// The topology manager's policy. With any other than none, a pod that is admitted again needs the
+    /// devices that it holds in their list.
+    pub topology_policy: TopologyPolicy,
 }
 
 impl Settings {
@@ -51,6 +64,7 @@ impl Settings {
             grace: Duration::from_secs(5 * 60),
             dial_within: Duration::from_secs(10),
             leave_after: Duration::from_millis(20),
+            topology_policy: TopologyPolicy::default(),
         }
     }
 }

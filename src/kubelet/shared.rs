@@ -1,7 +1,7 @@
 //! What the kubelet's tasks share: the books, the registered plugins, and the life of each plugin from
 //! Register to the kubelet's leave. Follows `plugin/v1beta1/handler.go`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,9 +17,10 @@ use crate::wire::v1beta1;
 
 use super::checkpoint;
 use super::client::Client;
+use super::crash::Crash;
 use super::event::{Event, Happening};
 use super::manager::{DeviceManager, Node};
-use super::settings::{Answer, Settings};
+use super::settings::{Answer, Settings, TopologyPolicy};
 
 /// With all devices of a hundred resources in it, the checkpoint is megabytes.
 const WRITTEN_AFTER: Duration = Duration::from_millis(100);
@@ -41,6 +42,10 @@ pub struct Shared {
     pub events: broadcast::Sender<Event>,
     /// How Register is answered, where it is not in earnest.
     pub answers: watch::Sender<BTreeMap<String, Answer>>,
+    /// The resources whose pods were admitted again since the start.
+    pub admitted_again: Mutex<BTreeSet<String>>,
+    /// How a plugin crashed it.
+    pub crash: watch::Sender<Option<Crash>>,
     /// A plugin was taken leave of.
     pub stopped: Notify,
     /// The books are newer than the checkpoint.
@@ -128,6 +133,25 @@ impl Shared {
         }));
     }
 
+    /// Admits the pods of this resource again, where there is a topology manager.
+    pub fn admit_again(&self, resource: &str) -> Result<(), Crash> {
+        if self.settings.topology_policy == TopologyPolicy::None {
+            return Ok(());
+        }
+        let admitted = self.manager().admit_again(resource);
+        admitted.inspect_err(|crash| self.crash(crash))
+    }
+
+    /// Ends like a process that crashed: the checkpoint stays as it was written last.
+    pub fn crash(&self, crash: &Crash) {
+        self.crash.send_if_modified(|crashed| {
+            let first = crashed.is_none();
+            crashed.get_or_insert_with(|| crash.clone());
+            first
+        });
+        self.end();
+    }
+
     pub fn end(&self) {
         self.stop.cancel();
         let clients = std::mem::take(&mut *self.clients());
@@ -186,6 +210,16 @@ impl Shared {
         };
         self.tell(resource, listed);
         self.changed();
+        // The pods of the last life, once their plugin is back.
+        let admitted = self
+            .admitted_again
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(resource.to_owned());
+        if admitted {
+            // What it says is told by the crash.
+            let _ = self.admit_again(resource);
+        }
     }
 
     /// Register, after the request was judged (`connectClient`).

@@ -47,6 +47,10 @@ type Listed = Option<Result<Vec<String>, Status>>;
 /// A plugin whose list, options and end are told by the test.
 pub struct FakePlugin {
     pub list: watch::Sender<Listed>,
+    /// Whether Allocate is answered.
+    pub answers: watch::Sender<bool>,
+    /// How many Allocates came.
+    pub allocates: watch::Receiver<u32>,
     /// How often ListAndWatch was opened.
     pub streams: watch::Receiver<u32>,
     /// How many streams are open.
@@ -62,6 +66,8 @@ struct FakeService {
     streams: watch::Sender<u32>,
     open: watch::Sender<u32>,
     started: watch::Sender<Vec<Vec<String>>>,
+    answers: watch::Receiver<bool>,
+    allocates: watch::Sender<u32>,
 }
 
 /// Counts a stream for as long as it is open.
@@ -102,8 +108,12 @@ impl FakePlugin {
         let (streams, counted) = watch::channel(0);
         let (open, opened) = watch::channel(0);
         let (started, starts) = watch::channel(Vec::new());
+        let answers = watch::Sender::new(true);
+        let (allocates, asked) = watch::channel(0);
         let service = FakeService {
             options,
+            answers: answers.subscribe(),
+            allocates,
             list: lists,
             streams,
             open,
@@ -115,6 +125,8 @@ impl FakePlugin {
         let server = tokio::spawn(async { served.await.expect("a server") });
         Self {
             list,
+            answers,
+            allocates: asked,
             streams: counted,
             open: opened,
             started: starts,
@@ -149,10 +161,19 @@ impl DevicePlugin for FakeService {
         _: Request<Empty>,
     ) -> Result<Response<Self::ListAndWatchStream>, Status> {
         self.streams.send_modify(|count| *count += 1);
-        let device = |id: String| v1beta1::Device {
-            id,
-            health: "Healthy".to_owned(),
-            topology: None,
+        // `a@1` is device a near NUMA node 1.
+        let device = |id: String| {
+            let (id, node) = match id.split_once('@') {
+                Some((id, node)) => (id.to_owned(), node.parse().ok()),
+                None => (id, None),
+            };
+            v1beta1::Device {
+                id,
+                health: "Healthy".to_owned(),
+                topology: node.map(|id| v1beta1::TopologyInfo {
+                    nodes: vec![v1beta1::NumaNode { id }],
+                }),
+            }
         };
         let response = move |ids: Vec<String>| v1beta1::ListAndWatchResponse {
             devices: ids.into_iter().map(device).collect(),
@@ -177,6 +198,10 @@ impl DevicePlugin for FakeService {
         &self,
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
+        self.allocates.send_modify(|count| *count += 1);
+        let mut answers = self.answers.clone();
+        // Its sender is the plugin's.
+        let _ = answers.wait_for(|answers| *answers).await;
         let containers = request.into_inner().container_requests.into_iter();
         let nothing = |_| v1beta1::ContainerAllocateResponse::default();
         Ok(Response::new(v1beta1::AllocateResponse {

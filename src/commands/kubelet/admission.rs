@@ -36,7 +36,8 @@ pub async fn admit<W: Write>(
         ControlFlow::Break(end) => return Ok(ControlFlow::Break(end)),
         ControlFlow::Continue(Ok(got)) => got,
         ControlFlow::Continue(Err(error)) => {
-            let refused = format!("{BAD}pod {name}: UnexpectedAdmissionError{BAD:#}: {error}");
+            let reason = error.reason();
+            let refused = format!("{BAD}pod {name}: {reason}{BAD:#}: {error}");
             session.out.wrapped(&refused, 2)?;
             return Ok(ControlFlow::Continue(()));
         }

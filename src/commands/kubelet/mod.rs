@@ -44,6 +44,10 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
         session.follow(&kubelet);
         session.tell("the kubelet restarted: plugins must register again")?;
     }
+    if let Some(crash) = kubelet.crashed().borrow().clone() {
+        screen.flush()?;
+        return Err(crash).context("a real kubelet would have crashed");
+    }
     kubelet.stop().await;
     Ok(())
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::view;
 use crate::commands::print;
 use crate::commands::screen::Screen;
-use crate::kubelet::{Event, Kubelet, Node};
+use crate::kubelet::{Crash, Event, Kubelet, Node};
 
 /// The node's table is printed so long after a change, with whatever changed meanwhile.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -24,6 +24,7 @@ pub struct Session<'a, W: Write> {
     started: Instant,
     events: broadcast::Receiver<Event>,
     node: watch::Receiver<Node>,
+    crashed: watch::Receiver<Option<Crash>>,
     /// The node changed after its table was printed, and is settled then.
     settled: Option<Instant>,
 }
@@ -36,6 +37,7 @@ impl<'a, W: Write> Session<'a, W> {
             started: Instant::now(),
             events: kubelet.events(),
             node: kubelet.node(),
+            crashed: kubelet.crashed(),
             settled: None,
         }
     }
@@ -45,6 +47,7 @@ impl<'a, W: Write> Session<'a, W> {
         self.started = Instant::now();
         self.events = kubelet.events();
         self.node = kubelet.node();
+        self.crashed = kubelet.crashed();
         self.settled = Some(Instant::now() + SETTLED);
     }
 
@@ -53,7 +56,7 @@ impl<'a, W: Write> Session<'a, W> {
         view::line(self.out, self.started.elapsed(), text)
     }
 
-    /// Shows what happens until the work is done; `None` where the stop came first. What is waited for
+    /// Shows what happens until the work is done; `None` where the stop or a crash came first. What is waited for
     /// is told once a second, where there is a word for it.
     pub async fn until<T>(
         &mut self,
@@ -69,6 +72,7 @@ impl<'a, W: Write> Session<'a, W> {
             let settled = OptionFuture::from(self.settled.map(|at| sleep_until(at.into())));
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(None),
+                () = crash(self.crashed.clone()) => return Ok(None),
                 done = &mut work => return Ok(Some(done)),
                 Some(event) = next(&mut self.events) => self.show(&event)?,
                 Ok(()) = self.node.changed() => {
@@ -105,6 +109,14 @@ impl<'a, W: Write> Session<'a, W> {
     pub fn print_node(&mut self) -> io::Result<()> {
         self.settled = None;
         print::node(self.out, &self.node.borrow_and_update())
+    }
+}
+
+/// Waits until the kubelet has crashed.
+async fn crash(mut crashed: watch::Receiver<Option<Crash>>) {
+    if crashed.wait_for(Option::is_some).await.is_err() {
+        // It ended otherwise.
+        std::future::pending::<()>().await;
     }
 }
 
