@@ -57,8 +57,9 @@ bench: build ## measure the figures of the README, some 5 minutes with the build
 	cp $(PROGRAM) $(PROGRAM)-measured
 	PROGRAM=$(PROGRAM)-measured $(STATIC) cargo bench --locked --target $(TARGET) --bench figures
 
-soak: build ## 1,000 kubelet restarts and other trouble; SEED=... RESTARTS=... replays one
+soak: build ## 1,000 kubelet restarts and other trouble, then 1,000 reloads and pods; SEED=... RESTARTS=... replays one
 	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) cargo test --locked --test soak -- --nocapture
+	RELOAD_SEED=$(SEED) RELOADS=$(or $(RESTARTS),1000) cargo test --locked --test reload_soak -- --nocapture
 
 # What libFuzzer needs of the compiler; cargo-fuzz sets the same, and a sanitizer that needs nightly.
 COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

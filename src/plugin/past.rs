@@ -34,6 +34,14 @@ enum Leaving {
 }
 
 impl Past {
+    /// A plugin that starts while the kubelet may be taking leave of one that served its resource before.
+    pub fn of_a_successor() -> Self {
+        Self {
+            leaving: Leaving::Another,
+            ..Self::default()
+        }
+    }
+
     /// Someone else has the socket.
     pub fn waits_for_another(&mut self) {
         self.leaving = Leaving::Another;

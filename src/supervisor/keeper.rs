@@ -25,10 +25,9 @@ const LONG_LIFE: Duration = Duration::from_secs(60);
 const TAKEN_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs one plugin over and over until `stop`.
-pub async fn keep(mut plugin: PluginInstance, stop: CancellationToken) {
+pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: CancellationToken) {
     let mut kubelet = plugin.kubelet.clone();
     let mut offer = plugin.offer.clone();
-    let mut past = Past::default();
     let mut tries = Tries::default();
     while !stop.is_cancelled() {
         plugin.resource = Arc::clone(offer.borrow().resource());

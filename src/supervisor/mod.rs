@@ -19,7 +19,7 @@ use tracing::{debug, error, info};
 use crate::checkpoint::{self, Held};
 use crate::device::Device;
 use crate::offer_handle::OfferHandle;
-use crate::plugin::PluginInstance;
+use crate::plugin::{Past, PluginInstance};
 use crate::plugin_dir::PluginDir;
 use crate::resource::Resource;
 use crate::resource_name::ResourceName;
@@ -57,6 +57,7 @@ impl Supervisor {
             leave: CancellationToken::new(),
             running: BTreeMap::new(),
             tasks: JoinSet::new(),
+            started: false,
         };
         Self {
             watcher,
@@ -113,6 +114,8 @@ struct Plugins {
     offers: BTreeMap<ResourceName, OfferHandle>,
     running: BTreeMap<ResourceName, Running>,
     tasks: JoinSet<()>,
+    /// Whether those of the start are started.
+    started: bool,
 }
 
 /// A plugin that runs.
@@ -141,6 +144,7 @@ impl Plugins {
                 self.start(resource, &held, leaving.clone());
             }
         }
+        self.started = true;
     }
 
     /// Lets the plugins of other resources leave; returns what tells that they have.
@@ -181,6 +185,12 @@ impl Plugins {
             left: CancellationToken::new(),
         };
         let (leave, left) = (running.leave.clone(), running.left.clone().drop_guard());
+        // One that comes by a reload may have been here a moment ago.
+        let past = if self.started {
+            Past::of_a_successor()
+        } else {
+            Past::default()
+        };
         let dir = self.dir.clone();
         self.tasks.spawn(async move {
             let _left = left;
@@ -188,7 +198,7 @@ impl Plugins {
                 other.cancelled().await;
             }
             tokio::select! {
-                () = keeper::keep(plugin, leave) => {}
+                () = keeper::keep(plugin, past, leave) => {}
                 never = retire::retire(&offer, &retirement, &dir) => never,
             }
         });

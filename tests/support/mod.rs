@@ -10,11 +10,11 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use simple_device_plugin::config::{Config, Environment, Host};
+use simple_device_plugin::config::{Config, Environment, FileText, Host};
 use simple_device_plugin::kubelet::{Kubelet, Node, Pod, Quantities, Settings};
 use simple_device_plugin::offer_handle::OfferHandle;
 use simple_device_plugin::resource::Resource;
-use simple_device_plugin::supervisor::Supervisor;
+use simple_device_plugin::supervisor::{Configured, Supervisor};
 use simple_device_plugin::watcher::DirReplaced;
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -74,16 +74,40 @@ pub fn resources(variables: &[(&str, &str)]) -> Vec<Resource> {
     config.expect("a good configuration").resources
 }
 
+/// The resources of a config file on node `n`, with a short grace: nothing here waits for a real one.
+pub fn from_file(text: &str) -> Vec<Resource> {
+    let file = FileText {
+        name: "config.yaml".to_owned(),
+        content: Ok(text.into()),
+    };
+    let host = Host {
+        hostname: Some("n".to_owned()),
+        ..Host::default()
+    };
+    let config = Config::read(&Environment::default(), Some(&file), &host);
+    let mut resources = config
+        .unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"))
+        .resources;
+    for resource in &mut resources {
+        resource.removal_grace = Duration::from_millis(50);
+    }
+    resources
+}
+
 /// A manager that runs in this process.
 pub struct Manager {
     stop: CancellationToken,
+    configured: Configured,
     handles: BTreeMap<String, OfferHandle>,
     task: JoinHandle<Result<(), DirReplaced>>,
 }
 
 impl Manager {
     pub fn start(dir: &Path, variables: &[(&str, &str)]) -> Self {
-        let resources = resources(variables);
+        Self::of(dir, resources(variables))
+    }
+
+    pub fn of(dir: &Path, resources: Vec<Resource>) -> Self {
         let names: Vec<String> = resources.iter().map(|r| r.name.to_string()).collect();
         let supervisor = Supervisor::new(resources, dir);
         let handle = |name: String| {
@@ -92,10 +116,16 @@ impl Manager {
         };
         let stop = CancellationToken::new();
         Self {
+            configured: supervisor.configured(),
             handles: names.into_iter().map(handle).collect(),
             task: tokio::spawn(supervisor.run(stop.clone())),
             stop,
         }
+    }
+
+    /// Another configuration from now on.
+    pub fn reconfigure(&self, resources: Vec<Resource>) {
+        self.configured.send_replace(resources.into());
     }
 
     /// The devices of a resource.
