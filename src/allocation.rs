@@ -1,5 +1,6 @@
 //! Allocate: what a container gets with the devices that the kubelet chose for it.
 
+use serde::Serialize;
 use thiserror::Error;
 
 use crate::device::{Device, Devices, Health};
@@ -44,7 +45,8 @@ pub struct MountRule {
 }
 
 /// A device file as the container runtime gets it (`v1beta1.DeviceSpec`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct DeviceFile {
     /// Absolute path in the container.
     pub container_path: String,
@@ -55,7 +57,8 @@ pub struct DeviceFile {
 }
 
 /// A file or directory of the host in the container (`v1beta1.Mount`).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Mount {
     /// Absolute path in the container.
     pub container_path: String,

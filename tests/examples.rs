@@ -18,8 +18,8 @@ fn example(name: &str) -> PathBuf {
         .join(name)
 }
 
-fn text(path: PathBuf) -> String {
-    std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 fn host(node: &str) -> Host {
@@ -33,7 +33,7 @@ fn host(node: &str) -> Host {
 fn config(name: &str, node: &str) -> Config {
     let file = FileText {
         name: name.to_owned(),
-        content: Ok(text(example(name).join("config.yaml")).into()),
+        content: Ok(text(&example(name).join("config.yaml")).into()),
     };
     let config = Config::read(&Environment::default(), Some(&file), &host(node));
     config.unwrap_or_else(|mistakes| panic!("{mistakes}"))
@@ -82,7 +82,7 @@ struct ExamplePod {
 
 fn pods(name: &str) -> Vec<ExamplePod> {
     let manifests: Vec<Manifest> =
-        serde_saphyr::from_multiple(&text(example(name).join("pods.yaml"))).expect("manifests");
+        serde_saphyr::from_multiple(&text(&example(name).join("pods.yaml"))).expect("manifests");
     let pod = |manifest: Manifest| {
         let spec = manifest
             .spec
@@ -118,7 +118,7 @@ struct Node {
     name: &'static str,
     kubelet: Kubelet,
     manager: Manager,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Node {
@@ -153,7 +153,7 @@ impl Node {
             name,
             kubelet,
             manager,
-            _dir: dir,
+            dir,
         }
     }
 
@@ -186,7 +186,7 @@ impl Node {
         let unquoted = |text: &str| text.replace('\'', "");
         assert_eq!(
             unquoted(logs),
-            unquoted(&text(pod.logs.clone()).replace("NODE", self.name))
+            unquoted(&text(&pod.logs).replace("NODE", self.name))
         );
     }
 
@@ -266,7 +266,7 @@ async fn one_resource_as_variables_and_as_a_file() {
     node.end().await;
 
     // The variables say it as their document does: by index.
-    let variables = text(example(name).join("variables.env"));
+    let variables = text(&example(name).join("variables.env"));
     let variables = variables
         .lines()
         .map(|line| line.split_once('=').expect("a variable"));
@@ -286,7 +286,7 @@ async fn one_resource_as_variables_and_as_a_file() {
         node.kubelet.assignments("fpga")[0].response.annotations["example.com/fpga-1"],
         "fpga-worker-1"
     );
-    assert!(node._dir.path().join("fpga.sock").exists());
+    assert!(node.dir.path().join("fpga.sock").exists());
     node.end().await;
 }
 
@@ -345,7 +345,7 @@ async fn eight_gpus_and_two_nics() {
 
 #[test]
 fn every_example_is_tried_here_and_named_in_the_readme() {
-    let readme = text(example("README.md"));
+    let readme = text(&example("README.md"));
     let this = include_str!("examples.rs");
     for entry in std::fs::read_dir(example("")).expect("examples") {
         let name = entry

@@ -14,7 +14,7 @@ use support::{
 };
 
 /// Unless `RELOADS` says otherwise; `make soak` does a thousand.
-const STEPS: u32 = 60;
+const RELOADS: u32 = 30;
 const RESOURCES: [&str; 4] = [
     "example.com/a",
     "example.com/b",
@@ -31,8 +31,9 @@ async fn random_reloads_leave_nothing_behind() {
     eprintln!("RELOAD_SEED={seed}");
     let mut story = Story::begin(seed).await;
     let (tasks, descriptors) = (alive_tasks(), descriptors());
-    let steps = std::env::var("RELOADS").map_or(STEPS, |steps| steps.parse().expect("a number"));
-    for _ in 0..steps {
+    let reloads =
+        std::env::var("RELOADS").map_or(RELOADS, |count| count.parse().expect("a number"));
+    while story.reloads < reloads {
         story.step().await;
     }
     story.settle().await;
@@ -64,6 +65,7 @@ struct Story {
     /// How often each resource must have been registered.
     expected: BTreeMap<String, u64>,
     next_pod: u32,
+    reloads: u32,
     _dir: tempfile::TempDir,
 }
 
@@ -85,6 +87,7 @@ impl Story {
             pods: BTreeMap::new(),
             expected: RESOURCES.map(|name| (name.to_owned(), 1)).into(),
             next_pod: 0,
+            reloads: 0,
             _dir: dir,
         };
         story.all_registered().await;
@@ -105,6 +108,7 @@ impl Story {
     }
 
     async fn reload(&mut self) {
+        self.reloads += 1;
         let configured = random(&mut self.rng);
         self.apply(configured).await;
     }

@@ -41,11 +41,14 @@ DEVICE_FILE_PREFIX, NUMA_NODES and more, as lists, by index and by node: see the
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show what the variables make, or every mistake in them; changes nothing
+    /// Show what the variables or the config file make, or every mistake in them; changes nothing
     Check {
         /// The view of this node instead of NODE_NAME's
         #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
         node: Option<String>,
+        /// For programs and diffs
+        #[arg(long)]
+        json: bool,
     },
     /// Run it all on an embedded kubelet in a directory of its own: register, give devices to a pod,
     /// restart the kubelet
@@ -101,7 +104,9 @@ impl Cli {
         let environment: Environment = variables.into_iter().filter_map(utf8).collect();
         match self.command {
             None => until_signal(|asked| manager::run(environment, this_machine(), asked)),
-            Some(Command::Check { node }) => check::run(environment, this_machine(), node, out),
+            Some(Command::Check { node, json }) => {
+                check::run(environment, this_machine(), node, json, out)
+            }
             Some(Command::Demo { hold }) => {
                 until_signal(|asked| demo::run(environment, this_machine(), hold, out, asked.stop))
             }

@@ -1,12 +1,14 @@
 """The chart: what it renders, what it refuses, and that the program understands it."""
 
 import difflib
+import json
 import os
 import re
 
+import jsonschema
 import pytest
 import yaml
-from conftest import CHART, HERE, daemonset, render, variables
+from conftest import CHART, HERE, ROOT, daemonset, render, variables
 from helm_python import HelmError, lint
 from kubernetes_validate import validate
 
@@ -60,7 +62,8 @@ def test_it_has_the_least_privileges(name):
     assert pod["enableServiceLinks"] is False
     assert pod["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
     assert not any(key.startswith("host") for key in pod)
-    assert [list(volume) for volume in pod["volumes"]] == [["name", "hostPath"]]
+    volumes = [list(volume)[1] for volume in pod["volumes"]]
+    assert volumes == (["hostPath", "configMap"] if values_of(name).get("config") else ["hostPath"])
     assert pod["volumes"][0]["hostPath"]["type"] == "Directory"
     [container] = pod["containers"]
     context = container["securityContext"]
@@ -78,10 +81,67 @@ def test_it_has_the_least_privileges(name):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_program_takes_what_it_renders(name, check):
+def test_the_program_takes_what_it_renders(name, check, tmp_path):
     objects, _ = render(values_of(name))
-    code, said = check(variables(objects))
+    code, said = check(with_config(objects, tmp_path))
     assert code == 0, said
+
+
+def with_config(objects, tmp):
+    """The variables, with the ConfigMap's file where they name it."""
+    env = variables(objects)
+    for each in objects:
+        if each["kind"] == "ConfigMap":
+            tmp.joinpath("config.yaml").write_text(each["data"]["config.yaml"])
+            assert env["CONFIG_FILE"] == "/etc/simple-device-plugin/config.yaml"
+            env["CONFIG_FILE"] = str(tmp / "config.yaml")
+    return env
+
+
+def test_a_config_file_reaches_the_program(check, tmp_path):
+    objects, notes = render(values_of("config"))
+    env = with_config(objects, tmp_path)
+    code, said = check(env)
+    assert code == 0 and "2: a … b" in said and "/opt/widget" in said, said
+    assert "devices     0" in check(env, "worker2")[1]
+    assert "PLUGIN_NAME" not in env and env["ALLOWED_HOST_PATHS"] == "/opt/widget,/dev/gpu"
+    assert "what its config file says" in notes
+
+
+@pytest.mark.parametrize("example", sorted(path.parent.name for path in ROOT.glob("examples/*/config.yaml")))
+def test_every_example_can_be_a_config(check, tmp_path, example):
+    text = (ROOT / "examples" / example / "config.yaml").read_text()
+    objects, _ = render({"config": text})
+    [kept] = [each["data"]["config.yaml"] for each in objects if each["kind"] == "ConfigMap"]
+    assert yaml.safe_load(kept) == yaml.safe_load(text)
+    code, said = check(with_config(objects, tmp_path))
+    assert code == 0, said
+    schema = json.loads((ROOT / "config.schema.json").read_text())
+    jsonschema.validate(yaml.safe_load(text), schema)
+    for pod in yaml.safe_load_all((ROOT / "examples" / example / "pods.yaml").read_text()):
+        validate(pod, KUBERNETES[-1], strict=True)
+
+
+def test_the_schema_of_the_file_refuses_what_the_program_refuses():
+    schema = json.loads((ROOT / "config.schema.json").read_text())
+    resource = {"name": "a/b"}
+    jsonschema.validate({"resources": [resource]}, schema)
+    for wrong in [
+        {},
+        {"resources": [{}]},
+        {"resources": [{**resource, "count": 1}]},
+        {"resources": [{**resource, "devices": "two"}]},
+        {"resources": [{**resource, "devices": -1}]},
+        {"resources": [{**resource, "devices": [{"id": "x", "health": "Sick"}]}]},
+        {"resources": [{**resource, "preferredAllocation": "best"}]},
+        {"resources": [{**resource, "numaNodes": [1024]}]},
+        {"resources": [{**resource, "deviceFiles": [{"containerPath": "/x"}]}]},
+        {"resources": [{**resource, "deviceFiles": [{"hostPath": "/x", "permissions": "x"}]}]},
+        {"resources": [{**resource, "env": {"A": [1]}}]},
+        {"resources": [], "nodes": [{"resources": []}]},
+    ]:
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
 
 
 def test_every_key_reaches_the_program(check):
@@ -190,6 +250,15 @@ REFUSED = {
         {"extraEnv": [{"name": "NUMBER_DEVICES.worker2", "value": "3"}]},
         "NUMBER_DEVICES.worker2 belongs into resources",
     ),
+    "overrides beside config": (
+        {"config": "resources: []", "nodeOverrides": {"n": {"example.com/gpu": {"devices": 0}}}},
+        "with config they belong into its nodes",
+    ),
+    "a variable beside config": (
+        {"config": "resources: []", "extraEnv": [{"name": "PLUGIN_NAME", "value": "x"}]},
+        "PLUGIN_NAME belongs into config",
+    ),
+    "a relative path": ({"allowedHostPaths": ["opt"]}, "allowedHostPaths"),
     "a variable of the chart's own": (
         {"extraEnv": [{"name": "NODE_NAME", "value": "x"}]},
         "NODE_NAME is the chart's own",

@@ -29,6 +29,20 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
 
 {{- /* All variables that the values make. */}}
 {{- define "sdp.variables" -}}
+{{- if .Values.config }}
+- name: CONFIG_FILE
+  value: /etc/simple-device-plugin/config.yaml
+{{- with .Values.allowedHostPaths }}
+- name: ALLOWED_HOST_PATHS
+  value: {{ join "," . | replace "$" "$$" | quote }}
+{{- end }}
+{{- else }}
+{{- include "sdp.pluginName" . }}
+{{- include "sdp.variablesOfResources" . }}
+{{- end }}
+{{- end }}
+
+{{- define "sdp.variablesOfResources" -}}
 {{- $indexes := dict }}
 {{- range $index, $resource := .Values.resources }}
 {{- if hasKey $indexes $resource.name }}
@@ -50,12 +64,19 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
 
 {{- /* A variable of a resource beside resources would be outvoted by them, silently; but one PLUGIN_NAME can serve all. */}}
 {{- define "sdp.checkExtraEnv" -}}
+{{- if and .Values.config .Values.nodeOverrides }}
+{{- fail "nodeOverrides: with config they belong into its nodes" }}
+{{- end }}
 {{- $ours := include "sdp.variableOf" . | fromYaml | values | join "|" }}
 {{- range .Values.extraEnv }}
-{{- if and $.Values.resources (regexMatch (printf "^(%s)(_[0-9]+)?([.].*)?$" $ours) .name) (ne .name "PLUGIN_NAME") }}
+{{- $isOurs := regexMatch (printf "^(%s)(_[0-9]+)?([.].*)?$" $ours) .name }}
+{{- if and $.Values.config $isOurs }}
+{{- fail (printf "extraEnv: %s belongs into config" .name) }}
+{{- end }}
+{{- if and $.Values.resources $isOurs (ne .name "PLUGIN_NAME") }}
 {{- fail (printf "extraEnv: %s belongs into resources or nodeOverrides; or say resources: [] (--set resources=null)" .name) }}
 {{- end }}
-{{- if has .name (list "NAMESPACE" "NODE_NAME" "DEVICE_PLUGIN_PATH" "RUST_LOG" "LOG_FORMAT") }}
+{{- if has .name (list "NAMESPACE" "NODE_NAME" "DEVICE_PLUGIN_PATH" "CONFIG_FILE" "ALLOWED_HOST_PATHS" "RUST_LOG" "LOG_FORMAT") }}
 {{- fail (printf "extraEnv: %s is the chart's own" .name) }}
 {{- end }}
 {{- end }}

@@ -1,10 +1,11 @@
-//! `check`: what the variables make, without doing it.
+//! `check`: what the variables or the config file make, without doing it.
+
+mod json;
 
 use std::io::Write;
 
 use super::print;
 use super::style::{ODD, STRONG};
-use crate::allocation::allocate;
 use crate::config::{Environment, Host};
 use crate::config_file::configuration;
 use crate::device::LIST_SIZE_MAX;
@@ -16,6 +17,7 @@ pub fn run(
     mut environment: Environment,
     mut host: Host,
     node: Option<String>,
+    as_json: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
     if let Some(node) = node {
@@ -24,6 +26,9 @@ pub fn run(
         host.numa = None;
     }
     let config = configuration(&environment, &host)?;
+    if as_json {
+        return Ok(json::print(&config, out)?);
+    }
     let count = match config.resources.len() {
         1 => "1 resource".to_owned(),
         count => format!("{count} resources"),
@@ -61,20 +66,20 @@ fn rows(resource: &Resource) -> Vec<(&'static str, String)> {
             format!("{} of at most {LIST_SIZE_MAX} bytes", devices.list_size()),
         ),
     ];
+    if resource.pre_start {
+        rows.push(("pre-start", "yes".to_owned()));
+    }
     let Some(first) = devices.as_slice().first() else {
         return rows;
     };
-    let ids = [first.id.to_string()];
-    if let Ok(allocation) = allocate(devices, &resource.outputs, &ids) {
-        let mut label = "one device gives";
-        let mut outputs = print::outputs(&allocation);
-        if outputs.is_empty() {
-            outputs.push(("nothing", "since nothing is set".to_owned()));
-        }
-        for (what, value) in outputs {
-            rows.push((label, format!("{what} {value}")));
-            label = "";
-        }
+    let mut label = "one device gives";
+    let mut outputs = print::outputs(&resource.outputs.of(&[first]));
+    if outputs.is_empty() {
+        outputs.push(("nothing", "since nothing is set".to_owned()));
+    }
+    for (what, value) in outputs {
+        rows.push((label, format!("{what} {value}")));
+        label = "";
     }
     if let Some(paths) = host_paths(resource) {
         rows.push(("host paths", paths));
@@ -84,13 +89,24 @@ fn rows(resource: &Resource) -> Vec<(&'static str, String)> {
 
 /// The number of devices and their IDs, from the first to the last.
 fn device_range(resource: &Resource) -> String {
-    match resource.devices.as_slice() {
+    let range = match resource.devices.as_slice() {
         [] => "0".to_owned(),
         [only] => format!("1: {}", only.id),
         [first, .., last] => {
             let count = resource.devices.len();
             format!("{count}: {} … {}", first.id, last.id)
         }
+    };
+    let ill = resource
+        .devices
+        .as_slice()
+        .iter()
+        .filter(|device| !device.can_be_given())
+        .count();
+    if ill == 0 {
+        range
+    } else {
+        format!("{range}, {ill} Unhealthy")
     }
 }
 
