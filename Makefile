@@ -67,10 +67,10 @@ COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing
 SECONDS_EACH ?= 60
 
-fuzz: ## a minute each for the variables, the checkpoint and a plugin's socket; needs a C++ compiler
+fuzz: ## a minute each for the variables, the config file, the checkpoint and a plugin's socket; needs a C++ compiler
 	cd fuzz
 	RUSTFLAGS='$(COVERAGE)' cargo build --locked --release --target $(TARGET)
-	for target in variables checkpoint plugin_socket; do
+	for target in variables config_file checkpoint plugin_socket; do
 		mkdir -p corpus/$$target artifacts/$$target
 		$(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/$$target -max_total_time=$(SECONDS_EACH) -max_len=2048 \
 			-timeout=10 -dict=$$target.dict -artifact_prefix=artifacts/$$target/ -verbosity=0 -print_final_stats=1 corpus/$$target

@@ -79,7 +79,7 @@ fn start() -> Plugin {
             let kubelet = Kubelet::start(settings).expect("a kubelet");
             let host = Host {
                 hostname: Some("worker".to_owned()),
-                numa: None,
+                ..Host::default()
             };
             let policy = ("PREFERRED_ALLOCATION".to_owned(), "packed".into());
             let environment: Environment = [policy].into_iter().collect();

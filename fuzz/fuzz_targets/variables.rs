@@ -24,6 +24,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     let host = Host {
         hostname: Some("worker".to_owned()),
         numa: "0-1".parse().ok(),
+        ..Host::default()
     };
     match Config::from_variables(&environment(bytes), &host) {
         Ok(config) => holds(&config),

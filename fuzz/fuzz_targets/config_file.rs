@@ -1,0 +1,62 @@
+//! Bytes as a config file: every one is resources that hold what they promise, or mistakes with lines of it.
+
+#![no_main]
+
+use libfuzzer_sys::{Corpus, fuzz_target};
+use simple_device_plugin::config::{Config, Environment, FileText, Host, Place};
+use simple_device_plugin::device::{Device, LIST_SIZE_MAX};
+
+/// Longer numbers make as many devices: that takes time and finds nothing.
+const DIGITS_MAX: usize = 4;
+
+fuzz_target!(|bytes: &[u8]| -> Corpus {
+    if bytes
+        .chunk_by(|a, b| a.is_ascii_digit() && b.is_ascii_digit())
+        .any(|run| run.len() > DIGITS_MAX)
+    {
+        return Corpus::Reject;
+    }
+    let host = Host {
+        hostname: Some("worker".to_owned()),
+        ..Host::default()
+    };
+    let file = FileText {
+        name: "config.yaml".to_owned(),
+        content: Ok(bytes.to_vec()),
+    };
+    match Config::read(&Environment::default(), Some(&file), &host) {
+        Ok(config) => config.resources.iter().for_each(|resource| {
+            assert!(resource.devices.list_size() <= LIST_SIZE_MAX);
+            let devices: Vec<&Device> = resource.devices.as_slice().iter().take(3).collect();
+            let given = resource.outputs.of(&devices);
+            for file in given.device_files {
+                assert!(file.container_path.starts_with('/'));
+                let harmless = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
+                assert!(harmless.iter().any(|path| same(path, &file.host_path)), "{}", file.host_path);
+            }
+        }),
+        Err(mistakes) => {
+            assert!(!mistakes.as_slice().is_empty());
+            let lines = bytes.split(|byte| matches!(byte, b'\n' | b'\r')).count() + 1;
+            for mistake in mistakes.as_slice() {
+                if let Place::File { line, .. } = mistake.place {
+                    assert!((1..=lines).contains(&line), "{mistake}");
+                }
+            }
+        }
+    }
+    Corpus::Keep
+});
+
+/// Whether the path leads to the file, `.`, `..` and empty parts taken away.
+fn same(file: &str, path: &str) -> bool {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    path.starts_with('/') && format!("/{}", parts.join("/")) == file
+}
