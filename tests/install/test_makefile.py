@@ -378,6 +378,8 @@ CLUSTER = r"""
 *"get pods --selector"*) echo pod/plugin-a; echo pod/plugin-b ;;
 *"exec both"*) printf 'E2E_A_0=/dev/0\nE2E_A_1=/dev/1\nE2E_B_0=/dev/0\ne2e-a-0\ne2e-a-1\ne2e-b-0' ;;
 *restartCount*) printf 0 ;;
+*"get pods --output"*range*) printf 'fpga N\nghost-container-x N\ndemo-dp N\ntraining N\nserving N\n' ;;
+*"logs "*) all="$*"; sed s/NODE/N/g examples/*/logs/"${all##*/}" ;;
 *"get node n1 --watch"*) printf '6\n0\n6\n' ;;
 *status.phase}) printf Running ;;
 *"list "*) echo simple-device-plugin ;;
@@ -415,6 +417,8 @@ FAILURES = {
     "another node's count": ({"wrong": r"wait node n2 --for=jsonpath={.status.allocatable.e2e\.example\.com/a}=1", "fails": 1}, ""),
     "no zero": ({"wrong": r"wait node n1 --for=jsonpath={.status.allocatable.e2e\.example\.com/b}=0", "fails": 1}, ""),
     "a leftover": ({"wrong": "get daemonsets,pods", "says": "pod/x"}, "left over: pod/x"),
+    "an example that prints something else": ({"wrong": "logs pod/demo-dp", "says": "SAMPLE_DEVICE1=1"}, "pod/demo-dp prints"),
+    "an example's pod that is not Pending": ({"wrong": "wait pod/demo-dp-overflow", "fails": 1}, ""),
     "a plugin that does not come back": ({"wrong": "get pods --selector", "says": "pod/plugin-a\n"}, "no pod of the plugin on n1"),
 }
 
