@@ -234,3 +234,24 @@ fn whatever_is_accepted_registers() {
     });
     outcome.unwrap_or_else(|failed| panic!("{failed}"));
 }
+
+#[test]
+fn the_readmes_example_is_accepted() {
+    let readme = include_str!("../README.md");
+    let (_, section) = readme.split_once("## The config file").expect("a section");
+    let (_, example) = section.split_once("```yaml\n").expect("an example");
+    let (example, _) = example.split_once("```").expect("its end");
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("c.yaml");
+    fs::write(&file, example).expect("a file");
+    let mut check = program(&with_file(&file));
+    check.env("ALLOWED_HOST_PATHS", "/opt/widget").arg("check");
+    let (code, stdout, stderr) = output(&mut check);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("env WIDGET_0=w0 V1"), "{stdout}");
+    let (_, _, refused) = output(check.env_remove("ALLOWED_HOST_PATHS"));
+    assert!(
+        refused.contains("hostPath=\"/opt/widget\": expected /dev/null"),
+        "{refused}"
+    );
+}
