@@ -2,13 +2,13 @@
 //! write. Only read here; its checksum is of Go's making and not judged.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
 
 use crate::device::Device;
+use crate::regular_file::read_at_most;
 
 /// The file's name in the plugin dir.
 pub const FILE: &str = "kubelet_internal_checkpoint";
@@ -46,13 +46,7 @@ pub type Held = BTreeMap<String, Vec<Device>>;
 /// # Errors
 /// When there is no such file yet, or it cannot be read.
 pub fn held(dir: &Path) -> io::Result<Held> {
-    let file = File::open(dir.join(FILE))?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no file"));
-    }
-    let mut text = Vec::new();
-    file.take(SIZE_MAX).read_to_end(&mut text)?;
-    parse(&text)
+    parse(&read_at_most(&dir.join(FILE), SIZE_MAX)?)
 }
 
 /// Like [`held`], beside everything else that runs: a large file takes its time.
@@ -121,7 +115,10 @@ mod tests {
     fn no_file_is_an_error_and_a_pipe_is_no_file() {
         let dir = tempfile::tempdir().unwrap();
         assert!(held(dir.path()).is_err());
-        std::fs::create_dir(dir.path().join(FILE)).unwrap();
+        let pipe = std::process::Command::new("mkfifo")
+            .arg(dir.path().join(FILE))
+            .status();
+        assert!(pipe.unwrap().success());
         assert!(held(dir.path()).is_err());
     }
 }

@@ -1,7 +1,6 @@
 //! The config file on disk: read at the start, and again when it changes.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,9 +9,10 @@ use futures_util::StreamExt;
 use inotify::{EventStream, Inotify, WatchMask};
 use tokio::sync::Notify;
 use tokio::time::sleep;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{Config, Environment, FileText, Host, Mistakes, config_file};
+use crate::regular_file::read_at_most;
 use crate::supervisor::Configured;
 
 /// For what inotify does not tell: a symlink's target elsewhere, a file system without events.
@@ -56,14 +56,31 @@ pub async fn follow<T>(
     loop {
         let file = read(&path);
         if file != known || asked {
-            let config = Config::read(environment, Some(&file), host);
-            apply(config, &file.name, configured);
+            apply(
+                judged(environment, host, &file).await,
+                &file.name,
+                configured,
+            );
         }
         known = file;
         asked = tokio::select! {
             () = hangup.notified() => true,
             () = watch.changed() => false,
         };
+    }
+}
+
+/// Judges the file beside everything else that runs: a large one takes its time.
+async fn judged(
+    environment: &Environment,
+    host: &Host,
+    file: &FileText,
+) -> Result<Config, Mistakes> {
+    let (environment, host, file) = (environment.clone(), host.clone(), file.clone());
+    let judging = move || Config::read(&environment, Some(&file), &host);
+    match tokio::task::spawn_blocking(judging).await {
+        Ok(judged) => judged,
+        Err(bug) => std::panic::resume_unwind(bug.into_panic()),
     }
 }
 
@@ -101,21 +118,12 @@ fn apply(config: Result<Config, Mistakes>, file: &str, configured: &Configured) 
 }
 
 fn read(path: &Path) -> FileText {
+    // One more than it can have, so that it is told.
+    let content = read_at_most(path, FileText::SIZE_MAX as u64 + 1);
     FileText {
         name: path.display().to_string(),
-        content: content(path).map_err(|error| error.to_string()),
+        content: content.map_err(|error| error.to_string()),
     }
-}
-
-/// Reads little more than a config file can have. What is no file, such as a pipe, might never end.
-fn content(path: &Path) -> io::Result<Vec<u8>> {
-    if !path.metadata()?.is_file() {
-        return Err(io::Error::other("it is no file"));
-    }
-    let mut content = Vec::new();
-    let limit = FileText::SIZE_MAX as u64 + 1;
-    File::open(path)?.take(limit).read_to_end(&mut content)?;
-    Ok(content)
 }
 
 /// Watches for a file to be written, or put in place: a ConfigMap's new version comes as a new symlink
@@ -132,7 +140,7 @@ type Look = (u64, u64, u64, i64, i64);
 impl FileWatch {
     fn new(path: PathBuf) -> Self {
         let events = watch_events(&path).inspect_err(|error| {
-            debug!(%error, "cannot watch the config file: looking every 5 s instead");
+            warn!(%error, "cannot watch the config file: looking every 5 s instead");
         });
         Self {
             seen: look(&path),
@@ -146,19 +154,16 @@ impl FileWatch {
         loop {
             let event = async {
                 match &mut self.events {
-                    Some(events) => events.next().await.is_some(),
+                    Some(events) => matches!(events.next().await, Some(Ok(_))),
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
-                more = event => {
-                    if !more {
-                        self.events = None;
-                    }
-                    sleep(SETTLES_WITHIN).await;
-                }
+                true = event => {}
                 () = sleep(SLOW_POLL) => {}
+                else => self.events = None,
             }
+            sleep(SETTLES_WITHIN).await;
             let now = look(&self.path);
             if std::mem::replace(&mut self.seen, now) != now {
                 return;

@@ -19,13 +19,14 @@ pub fn this_machine() -> Host {
 }
 
 /// Resolves as much of the path as there is; in a container the host's symlinks cannot be seen.
-fn without_symlinks(path: &Path) -> PathBuf {
-    let there = |ancestor: &Path| {
-        Some((
-            ancestor.canonicalize().ok()?,
-            path.strip_prefix(ancestor).ok()?.to_owned(),
-        ))
-    };
-    let found = path.ancestors().find_map(there);
-    found.map_or_else(|| path.to_owned(), |(real, rest)| real.join(rest))
+fn without_symlinks(path: &Path) -> Option<PathBuf> {
+    for ancestor in path.ancestors() {
+        if let Ok(real) = ancestor.canonicalize() {
+            return Some(real.join(path.strip_prefix(ancestor).ok()?));
+        }
+        if ancestor.is_symlink() {
+            return None;
+        }
+    }
+    Some(path.to_owned())
 }

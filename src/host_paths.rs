@@ -14,36 +14,45 @@ const HARMLESS: [&str; 5] = [
 /// The host paths under which a config file may name files.
 #[derive(Clone, Debug, Default)]
 pub struct AllowedHostPaths {
-    roots: Vec<PathBuf>,
+    /// Each as it is written, and with its symlinks resolved.
+    roots: Vec<(PathBuf, PathBuf)>,
     resolve: Option<Resolve>,
 }
 
-/// Resolves the symlinks of a path as far as it exists.
-pub type Resolve = fn(&Path) -> PathBuf;
+/// Resolves the symlinks of a path as far as it exists; `None` where one leads nowhere.
+pub type Resolve = fn(&Path) -> Option<PathBuf>;
 
 impl AllowedHostPaths {
     /// Allows what is under these directories, or is one of these files.
     pub fn new(roots: impl IntoIterator<Item = PathBuf>, resolve: Option<Resolve>) -> Self {
-        let resolved = |root: PathBuf| resolved(&root, resolve);
+        let both = |root: PathBuf| Some((clean(&root), clean(&resolved(&root, resolve)?)));
         Self {
-            roots: roots.into_iter().map(resolved).collect(),
+            roots: roots.into_iter().filter_map(both).collect(),
             resolve,
         }
     }
 
     /// Whether a config file may name this file; one that is not absolute never.
     pub fn allow(&self, path: &str) -> bool {
-        if !path.starts_with('/') {
+        let path = Path::new(path);
+        let Some(real) = resolved(path, self.resolve).filter(|_| path.is_absolute()) else {
             return false;
-        }
-        let path = resolved(Path::new(path), self.resolve);
-        let harmless = HARMLESS.iter().any(|harmless| path == Path::new(harmless));
-        harmless || self.roots.iter().any(|root| path.starts_with(root))
+        };
+        // As it is written too: whoever resolves it on the host sees other files than we do.
+        let (path, real) = (clean(path), clean(&real));
+        let mut harmless = HARMLESS.iter().map(Path::new);
+        let mut roots = self.roots.iter();
+        harmless.any(|harmless| path == harmless && real == harmless)
+            || roots.any(|(root, real_root)| path.starts_with(root) && real.starts_with(real_root))
     }
 }
 
-fn resolved(path: &Path, resolve: Option<Resolve>) -> PathBuf {
-    let path = resolve.map_or_else(|| path.to_owned(), |resolve| resolve(path));
+fn resolved(path: &Path, resolve: Option<Resolve>) -> Option<PathBuf> {
+    resolve.map_or_else(|| Some(path.to_owned()), |resolve| resolve(path))
+}
+
+/// Without `.`, `..` and empty parts.
+fn clean(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for component in path.components() {
         match component {
@@ -91,11 +100,17 @@ mod tests {
     #[test]
     fn symlinks_are_resolved_first() {
         let through = |path: &Path| match path.strip_prefix("/opt/widget/link") {
-            Ok(rest) => Path::new("/etc").join(rest),
-            Err(_) => path.to_owned(),
+            Ok(rest) => Some(Path::new("/etc").join(rest)),
+            Err(_) if path.ends_with("dangling") => None,
+            Err(_) => Some(path.to_owned()),
         };
         let allowed = AllowedHostPaths::new(["/opt/widget".into()], Some(through));
         assert!(allowed.allow("/opt/widget/file"));
         assert!(!allowed.allow("/opt/widget/link/shadow"));
+        assert!(!allowed.allow("/opt/widget/dangling"));
+        // What leads there for us may lead elsewhere on the host.
+        let everywhere = |_: &Path| Some(PathBuf::from("/opt/widget/file"));
+        let allowed = AllowedHostPaths::new(["/opt/widget".into()], Some(everywhere));
+        assert!(!allowed.allow("/proc/self/cwd/file"));
     }
 }

@@ -1,5 +1,5 @@
-//! A device plugin manager for Kubernetes: one small daemon that turns environment variables into
-//! extended resources. The modules stand in reading order: each imports only from those above it.
+//! A device plugin manager for Kubernetes: one small daemon that turns environment variables, or a
+//! config file, into extended resources. The modules stand in reading order: each imports only from those above it.
 
 // Pure: names, devices, decisions. No I/O, no clock, no runtime.
 mod foreign;
@@ -18,6 +18,7 @@ mod retirement;
 mod backoff;
 
 // The edge: the API on the wire, sockets and files.
+mod regular_file;
 pub mod wire;
 pub mod plugin_dir;
 pub mod plugin_socket;

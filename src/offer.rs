@@ -45,14 +45,18 @@ impl Offer {
     /// Another configuration of the same resource: what it lacks is going from here on.
     #[must_use]
     pub fn reconfigured(&self, resource: Resource) -> Self {
-        Self::of(Arc::new(resource), self.devices.as_slice().iter().cloned())
+        let devices = told(&resource.devices, self.devices.as_slice());
+        Self {
+            devices: devices.into(),
+            resource: resource.into(),
+        }
     }
 
-    /// What pods hold of this resource is told, also where the configuration lacks it.
+    /// What pods hold of this resource is told from the start, also where the configuration lacks it.
     #[must_use]
-    pub fn holding(&self, held: impl IntoIterator<Item = Device>) -> Self {
-        let known = self.devices.as_slice().iter().cloned();
-        Self::of(Arc::clone(&self.resource), known.chain(held))
+    pub fn holding(&self, held: &[Device]) -> Self {
+        let known: Vec<Device> = self.going().chain(held).cloned().collect();
+        self.knowing(&known)
     }
 
     /// Without these of the devices that are going; those that waited for room move up.
@@ -60,21 +64,24 @@ impl Offer {
     pub fn without(&self, gone: &BTreeSet<&str>) -> Self {
         let stays = |device: &&Device| !(device.going && gone.contains(&*device.id));
         let known = self.devices.as_slice().iter().filter(stays).cloned();
-        Self::of(Arc::clone(&self.resource), known)
+        self.knowing(&known.collect::<Vec<_>>())
     }
 
-    /// This configuration, beside what the kubelet may know already.
-    fn of(resource: Arc<Resource>, known: impl Iterator<Item = Device>) -> Self {
-        let known: Vec<Device> = known.collect();
-        let going = going(&resource.devices, &known);
-        let devices = if going.is_empty() {
-            resource.devices.clone()
-        } else {
-            beside(&resource.devices, going, &Devices::from_list(known))
-        };
+    /// The same configuration beside what the kubelet may know; health that was set stays.
+    fn knowing(&self, known: &[Device]) -> Self {
+        let mut configured = self.resource.devices.clone();
+        for device in self
+            .devices
+            .as_slice()
+            .iter()
+            .filter(|device| !device.going)
+        {
+            // It is there: both come of the same configuration.
+            let _ = configured.set_health(&device.id, device.health);
+        }
         Self {
-            devices: Arc::new(devices),
-            resource,
+            devices: told(&configured, known).into(),
+            resource: Arc::clone(&self.resource),
         }
     }
 
@@ -93,17 +100,22 @@ impl Offer {
     }
 }
 
-/// The known devices that the configuration lacks.
-fn going(configured: &Devices, known: &[Device]) -> Vec<Device> {
+/// The configured devices that there is room for, and the known ones that the configuration lacks.
+fn told(configured: &Devices, known: &[Device]) -> Devices {
     let mut ids = BTreeSet::new();
     let lacking = known
         .iter()
         .filter(|device| configured.get(&device.id).is_none() && ids.insert(&device.id));
-    let going = |device: &Device| Device {
-        going: true,
-        ..device.clone()
-    };
-    lacking.map(going).collect()
+    let going: Vec<Device> = lacking
+        .map(|device| Device {
+            going: true,
+            ..device.clone()
+        })
+        .collect();
+    if going.is_empty() {
+        return configured.clone();
+    }
+    beside(configured, going, &Devices::from_list(known.to_vec()))
 }
 
 /// The configured devices that fit beside those that are going; the kubelet cannot receive more than
@@ -177,11 +189,22 @@ mod tests {
     #[test]
     fn what_pods_hold_is_told_though_nobody_configured_it() {
         let held = ["d-n-0", "old"].map(|id| Device::new(id, 0, [1].into()));
-        let offer = Offer::new(resource(1)).holding(held);
+        let offer = Offer::new(resource(1)).holding(&held);
         assert_eq!(told(&offer), ["d-n-0 Healthy", "old Unhealthy"]);
         assert_eq!(*offer.devices().get("old").unwrap().numa, [1]);
         // What the configuration says of it counts.
         assert!(offer.devices().get("d-n-0").unwrap().numa.is_empty());
+    }
+
+    #[test]
+    fn health_that_was_set_outlives_a_drop() {
+        let fewer = Offer::new(resource(3)).reconfigured(resource(2));
+        let ill = fewer
+            .with_health("d-n-0", Health::Unhealthy)
+            .unwrap()
+            .unwrap();
+        let dropped = ill.without(&BTreeSet::from(["d-n-2"]));
+        assert_eq!(told(&dropped), ["d-n-0 Unhealthy", "d-n-1 Healthy"]);
     }
 
     #[test]

@@ -42,7 +42,7 @@ impl OfferHandle {
             held.iter()
                 .any(|device| offer.devices().get(&device.id).is_none())
         };
-        self.change(|offer| unknown(offer).then(|| offer.holding(held.iter().cloned())));
+        self.change(|offer| unknown(offer).then(|| offer.holding(held)));
     }
 
     /// Drops these of the devices that are going.

@@ -36,13 +36,16 @@ where
         // A large checkpoint is read aside; nothing of that stays.
         .thread_keep_alive(Duration::from_millis(100))
         .build()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         abort_at_the_second()?;
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let asked = Asked::default();
         let _following = AbortOnDropHandle::new(tokio::spawn(follow(signals, asked.clone())));
         work(asked).await
-    })
+    });
+    // What is read aside may hang; it holds up nobody.
+    runtime.shutdown_background();
+    done
 }
 
 /// Within the signal's handler, so that it works whatever the runtime is stuck in.

@@ -6,6 +6,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::device::Device;
+use crate::foreign::foreign;
 
 /// A text in which `{…}` stands for something of a device or of all the container's devices. `{{` and
 /// `}}` are braces.
@@ -66,7 +67,12 @@ pub enum TemplateError {
     NotAName(String),
     #[error("a filter (upper, alnum, uuid), not '{0}'")]
     UnknownFilter(String),
+    #[error("at most {PARTS_MAX} placeholders and texts between them")]
+    TooLong,
 }
+
+/// A container's env has a bound too.
+const PARTS_MAX: usize = 100;
 
 /// The names of the placeholders that are not attributes.
 pub const PLACEHOLDERS: [&str; 11] = [
@@ -112,6 +118,9 @@ impl Template {
             }
         }
         template.push(Part::Text(rest.to_owned()));
+        if template.0.len() > PARTS_MAX {
+            return Err(TemplateError::TooLong);
+        }
         Ok(template)
     }
 
@@ -188,7 +197,7 @@ fn placeholder(inside: &str, constants: Constants) -> Result<Part, TemplateError
         "paths" => Source::Each(Field::Path),
         "numas" => Source::Each(Field::Numa),
         attribute if is_attribute(attribute) => Source::Of(Field::Attribute(attribute.to_owned())),
-        _ => return Err(TemplateError::NotAName(inside.to_owned())),
+        _ => return Err(TemplateError::NotAName(foreign(inside))),
     };
     Ok(Part::Value(source, filters))
 }
@@ -206,7 +215,7 @@ fn filter(name: &str) -> Result<Filter, TemplateError> {
         "upper" => Ok(Filter::Upper),
         "alnum" => Ok(Filter::Alnum),
         "uuid" => Ok(Filter::Uuid),
-        _ => Err(TemplateError::UnknownFilter(name.to_owned())),
+        _ => Err(TemplateError::UnknownFilter(foreign(name))),
     }
 }
 

@@ -3,14 +3,20 @@
 
 mod support;
 
-use simple_device_plugin::kubelet::{Happening, Kubelet, Pod, Settings, TopologyPolicy};
+use std::time::Duration;
+
+use simple_device_plugin::kubelet::{Kubelet, Pod, Settings, TopologyPolicy};
 use support::{
     Manager, from_file, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets,
     within,
 };
+use tokio::sync::broadcast::error::TryRecvError;
 
 const A: &str = "example.com/a";
 const B: &str = "example.com/b";
+
+/// Several of the grace that resources have here.
+const GRACES: Duration = Duration::from_millis(300);
 
 /// With a topology manager: one that crashes when a held device goes.
 fn strict(dir: &std::path::Path) -> Kubelet {
@@ -82,17 +88,93 @@ async fn what_stays_the_same_does_not_notice() {
     shows(&kubelet, "example.com/c", 2, 2).await;
     shows(&kubelet, B, 2, 0).await;
     assert_eq!(sockets(dir.path()).len(), 2);
+    // Nothing of all this was a's.
+    loop {
+        match events.try_recv() {
+            Ok(event) => assert_ne!(event.resource, A, "{event:?}"),
+            Err(TryRecvError::Empty) => break,
+            Err(error) => panic!("{error}"),
+        }
+    }
+    assert_eq!(registrations(&kubelet, A), 1);
+
     manager.reconfigure(from_file("resources: []"));
     shows(&kubelet, "example.com/c", 2, 0).await;
     manager.reconfigure(config("{name: example.com/b}"));
     shows(&kubelet, B, 2, 2).await;
-
-    while let Ok(event) = events.try_recv() {
-        let of_a = event.resource == A && !matches!(event.what, Happening::Listed { .. });
-        let after_all_went = registrations(&kubelet, A) == 2;
-        assert!(!of_a || after_all_went, "{event:?}");
-    }
     manager.stop().await;
+}
+
+#[tokio::test]
+async fn what_the_kubelet_is_not_told_is_not_sent() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::of(dir.path(), from_file(&counted(2)));
+    shows(&kubelet, A, 2, 2).await;
+    let mut events = kubelet.events();
+    manager.reconfigure(from_file(&counted(2).replace("]}", "], env: {A: b}}")));
+    let env = async {
+        loop {
+            let pod = pod("p", &[(A, 1)]);
+            let got = kubelet.admit(&pod).await.expect("admitted");
+            if got[0].response.envs.contains_key("A") {
+                return;
+            }
+            kubelet.delete("p");
+            tokio::task::yield_now().await;
+        }
+    };
+    within("the env", env).await;
+    assert!(events.try_recv().is_err(), "a list went out");
+    manager.stop().await;
+}
+
+/// Two managers on one node, as with maxSurge: the second takes over when the first leaves.
+#[tokio::test]
+async fn a_successor_that_waited_knows_what_pods_got_meanwhile() {
+    let dir = plugin_dir();
+    let kubelet = strict(dir.path());
+    let first = Manager::of(dir.path(), from_file(&counted(3)));
+    shows(&kubelet, A, 3, 3).await;
+    let second = Manager::of(dir.path(), from_file(&counted(1)));
+    kubelet.admit(&pod("p", &[(A, 3)])).await.expect("admitted");
+    first.stop().await;
+    shows(&kubelet, A, 3, 1).await;
+    let kubelet = kubelet.restart().await.expect("a kubelet");
+    shows(&kubelet, A, 3, 1).await;
+    assert_alive(&kubelet);
+    second.stop().await;
+}
+
+/// Faster than any of them can be followed, and in the middle of registrations and leaves.
+#[tokio::test]
+async fn many_reloads_at_once_end_as_the_last_one_says() {
+    let dir = plugin_dir();
+    let kubelet = strict(dir.path());
+    let manager = Manager::of(dir.path(), from_file(&counted(3)));
+    for round in 0..60_u64 {
+        let options = [
+            "",
+            ", preStart: true",
+            ", preferredAllocation: packed",
+            ", pluginName: other",
+        ];
+        let text = match round % 5 {
+            4 => "resources: []".to_owned(),
+            _ => counted(usize::try_from(round % 7).expect("small")).replace(
+                "]}",
+                &format!("]{}}}", options[usize::try_from(round % 4).expect("small")]),
+            ),
+        };
+        manager.reconfigure(from_file(&text));
+        tokio::time::sleep(Duration::from_millis(round % 11)).await;
+    }
+    manager.reconfigure(from_file(&counted(5)));
+    shows(&kubelet, A, 5, 5).await;
+    kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
+    assert_alive(&kubelet);
+    manager.stop().await;
+    assert!(sockets(dir.path()).is_empty());
 }
 
 async fn registered_anew(kubelet: &Kubelet, resource: &str, times: u64) {
@@ -126,6 +208,13 @@ async fn a_device_that_a_pod_holds_stays_until_the_pod_is_gone() {
     let kubelet = kubelet.restart().await.expect("a kubelet");
     shows(&kubelet, A, 3, 0).await;
     assert_eq!(held(&kubelet, "p").len(), 3);
+    // Long after the grace as well.
+    tokio::time::sleep(GRACES).await;
+    kubelet
+        .admit(&everything)
+        .await
+        .expect("it keeps its devices");
+    shows(&kubelet, A, 3, 0).await;
     assert_alive(&kubelet);
 
     // One comes back, and is simply healthy; the rest goes with the pod.
@@ -174,7 +263,7 @@ async fn without_a_checkpoint_that_can_be_read_devices_stay() {
     manager.reconfigure(from_file(&counted(1)));
     shows(&kubelet, A, 2, 1).await;
     // Long after the grace it is there still.
-    tokio::time::sleep(from_file(&counted(1))[0].removal_grace * 6).await;
+    tokio::time::sleep(GRACES).await;
     shows(&kubelet, A, 2, 1).await;
     std::fs::remove_dir(&blocked).expect("what was made");
     kubelet

@@ -36,7 +36,8 @@ pub struct Cli {
 
 const VARIABLES: &str = "\
 Its variables are RESOURCE_NAME, NUMBER_DEVICES, DEVICE_ID_PREFIX, ENV_PREFIX, ANNOTATION_PREFIX,
-DEVICE_FILE_PREFIX, NUMA_NODES and more, as lists, by index and by node: see the README, and try
+DEVICE_FILE_PREFIX, NUMA_NODES and more, as lists, by index and by node, or CONFIG_FILE names a
+file that says more: see the README, and try
   RESOURCE_NAME=example.com/gpu NUMBER_DEVICES=4 simple-device-plugin check";
 
 #[derive(Debug, Subcommand)]

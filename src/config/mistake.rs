@@ -57,25 +57,35 @@ impl fmt::Display for Mistake {
 /// Everything that is wrong with a configuration, in the order in which it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Error)]
 #[error("{}", self.lines())]
-pub struct Mistakes(Vec<Mistake>);
+pub struct Mistakes {
+    told: Vec<Mistake>,
+    more: usize,
+}
+
+/// Nobody reads more at a time.
+const TOLD_MAX: usize = 200;
 
 impl Mistakes {
     /// Each mistake.
     pub fn as_slice(&self) -> &[Mistake] {
-        &self.0
+        &self.told
     }
 
     /// How many there are, and where.
     pub fn summary(&self) -> String {
-        let in_file = |mistake: &Mistake| matches!(mistake.place, Place::File { .. });
-        let place = if self.0.iter().any(in_file) {
+        let in_file = |mistake: &Mistake| match &mistake.place {
+            Place::File { .. } => true,
+            Place::Variable(name) => name == "CONFIG_FILE",
+        };
+        let place = if self.told.iter().any(in_file) {
             "configuration"
         } else {
             "variables"
         };
-        match self.0.len() {
-            1 => format!("1 mistake in the {place}"),
-            count => format!("{count} mistakes in the {place}"),
+        match (self.told.len(), self.more) {
+            (1, _) => format!("1 mistake in the {place}"),
+            (count, 0) => format!("{count} mistakes in the {place}"),
+            (count, more) => format!("{count} mistakes in the {place}, and {more} more"),
         }
     }
 
@@ -95,14 +105,19 @@ impl Mistakes {
             expected: expected.to_string(),
         };
         // A list that serves several resources is read once for each of them.
-        if !self.0.contains(&mistake) {
-            self.0.push(mistake);
+        if self.told.contains(&mistake) {
+            return;
+        }
+        if self.told.len() < TOLD_MAX {
+            self.told.push(mistake);
+        } else {
+            self.more += 1;
         }
     }
 
     /// As the file has them; those in the variables first.
     pub(super) fn sort_by_line(&mut self) {
-        self.0.sort_by_key(|mistake| match mistake.place {
+        self.told.sort_by_key(|mistake| match mistake.place {
             Place::Variable(_) => 0,
             Place::File { line, .. } => line,
         });
@@ -111,13 +126,13 @@ impl Mistakes {
     /// The value, unless anything is wrong.
     pub(super) fn unless_any<T>(self, value: Option<T>) -> Result<T, Self> {
         match value {
-            Some(value) if self.0.is_empty() => Ok(value),
+            Some(value) if self.told.is_empty() => Ok(value),
             _ => Err(self),
         }
     }
 
     fn lines(&self) -> String {
-        let lines: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        let lines: Vec<String> = self.told.iter().map(ToString::to_string).collect();
         lines.join("\n")
     }
 }

@@ -1,4 +1,4 @@
-//! The configuration: parsed once from variables, into types that cannot be wrong.
+//! The configuration: parsed once from variables or a config file, into types that cannot be wrong.
 
 mod mistake;
 mod names;

@@ -62,6 +62,15 @@ pub fn judge_paths(dir: &Path, resources: &[Resource], mistakes: &mut Mistakes) 
 /// Something is wrong, and the mistakes tell what.
 pub struct Told;
 
+/// Every one of them; a mistake in one must not hide those of the next.
+pub fn all<T, R>(
+    list: Option<&[T]>,
+    read: impl FnMut(&T) -> Result<R, Told>,
+) -> Result<Vec<R>, Told> {
+    let read: Vec<_> = list.unwrap_or_default().iter().map(read).collect();
+    read.into_iter().collect()
+}
+
 /// Reads one resource; what is wrong goes to the mistakes.
 struct Reader<'a> {
     variables: &'a ResourceVariables,

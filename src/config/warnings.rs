@@ -1,16 +1,21 @@
 //! What works, but probably not as meant.
 
 use std::borrow::Cow;
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::allocation::Allocation;
+use crate::allocation::Outputs;
 use crate::device::Device;
 use crate::foreign::foreign;
 use crate::numa::NumaNodes;
 use crate::resource::Resource;
+use crate::template::Template;
 
 /// Longest device ID that the API's text promises to carry.
 const ID_MAX: usize = 63;
+
+/// So many devices of each resource are compared in what they give.
+const DEVICES_COMPARED: usize = 1000;
 
 /// So many NUMA nodes are named in a warning.
 const NODES_SHOWN: usize = 8;
@@ -25,7 +30,7 @@ pub fn of(resources: &[Resource], online: Option<&NumaNodes>) -> Vec<String> {
         ids,
     ));
     for (what, names) in OUTPUTS {
-        let names = |resource| names(with_all_devices(resource));
+        let names = |resource| named(resource, names);
         warnings.extend(shared(
             resources,
             what,
@@ -60,37 +65,39 @@ fn ids(resource: &Resource) -> Vec<Cow<'_, str>> {
     devices.map(|device| Cow::Borrowed(&*device.id)).collect()
 }
 
-type Names = fn(Allocation) -> Vec<Cow<'static, str>>;
+type Names = fn(&Outputs) -> Vec<&Template>;
 
 /// What a container should be given once.
 const OUTPUTS: [(&str, Names); 3] = [
-    ("the env", |given| {
-        given
-            .envs
-            .into_iter()
-            .map(|(name, _)| name.into())
-            .collect()
+    ("the env", |outputs| {
+        outputs.envs.iter().map(|(name, _)| name).collect()
     }),
-    ("the annotation", |given| {
-        given
-            .annotations
-            .into_iter()
-            .map(|(key, _)| key.into())
-            .collect()
+    ("the annotation", |outputs| {
+        outputs.annotations.iter().map(|(key, _)| key).collect()
     }),
-    ("the path in the container", |given| {
-        let files = given
-            .device_files
-            .into_iter()
-            .map(|file| file.container_path);
-        let mounts = given.mounts.into_iter().map(|mount| mount.container_path);
-        files.chain(mounts).map(Into::into).collect()
+    ("the path in the container", |outputs| {
+        let files = outputs.device_files.iter().map(|rule| &rule.container_path);
+        files
+            .chain(outputs.mounts.iter().map(|rule| &rule.container_path))
+            .collect()
     }),
 ];
 
-fn with_all_devices(resource: &Resource) -> Allocation {
-    let devices: Vec<&Device> = resource.devices.as_slice().iter().collect();
-    resource.outputs.of(&devices)
+/// What the first of the resource's devices make of the names, were they all in one container.
+fn named(resource: &Resource, names: Names) -> Vec<Cow<'_, str>> {
+    let devices = resource.devices.as_slice().iter().take(DEVICES_COMPARED);
+    let devices: Vec<&Device> = devices.collect();
+    let of = |name: &Template| {
+        let count = if name.is_per_device() {
+            devices.len()
+        } else {
+            devices.len().min(1)
+        };
+        (0..count)
+            .map(|at| name.of(&devices, at).into())
+            .collect::<Vec<_>>()
+    };
+    names(&resource.outputs).into_iter().flat_map(of).collect()
 }
 
 /// Says which resources have the same of something, one example for each group, and what comes of it.
@@ -102,10 +109,17 @@ fn shared<'a>(
 ) -> Vec<String> {
     let mut owners: HashMap<Cow<str>, usize> = HashMap::new();
     let mut groups: BTreeMap<usize, (Cow<str>, BTreeSet<usize>)> = BTreeMap::new();
+    let mut twice: BTreeMap<usize, Cow<str>> = BTreeMap::new();
     for (place, resource) in resources.iter().enumerate() {
         for name in names(resource) {
-            let first = *owners.entry(name.clone()).or_insert(place);
-            if first != place {
+            let Entry::Occupied(owner) = owners.entry(name.clone()) else {
+                owners.insert(name, place);
+                continue;
+            };
+            let first = *owner.get();
+            if first == place {
+                twice.entry(place).or_insert(name);
+            } else {
                 groups
                     .entry(first)
                     .or_insert((name, BTreeSet::from([first])))
@@ -125,7 +139,15 @@ fn shared<'a>(
             foreign(&name)
         )
     };
-    groups.into_values().map(told).collect()
+    let told_twice = |(place, name): (usize, Cow<str>)| {
+        let resource = &resources[place].name;
+        format!(
+            "{resource} has {what} {} for several devices: {effect}",
+            foreign(&name)
+        )
+    };
+    let groups = groups.into_values().map(told);
+    groups.chain(twice.into_iter().map(told_twice)).collect()
 }
 
 fn missing_numa(resource: &Resource, online: &NumaNodes) -> Option<String> {

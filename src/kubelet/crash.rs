@@ -1,4 +1,5 @@
 //! How plugins crash a kubelet: it looks devices up in their list without asking whether they are there.
+//! A third way needs init containers, which pods here have not.
 
 use thiserror::Error;
 

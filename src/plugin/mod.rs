@@ -16,8 +16,9 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
+use crate::checkpoint;
 use crate::connections::{ConnectionId, Table};
-use crate::offer::Offer;
+use crate::offer_handle::OfferHandle;
 use crate::plugin_dir::PluginDir;
 use crate::plugin_socket::{Before, BindError, PluginSocket};
 use crate::registration::{KubeletConnection, NoKubelet, RegisterError};
@@ -43,7 +44,7 @@ pub struct PluginInstance {
     /// What it registers in this run.
     pub resource: Arc<Resource>,
     /// What it offers, as it is now.
-    pub offer: watch::Receiver<Arc<Offer>>,
+    pub offer: OfferHandle,
     /// What the kubelet was told and asked.
     pub retirement: Arc<Mutex<Retirement>>,
     /// Where its socket goes.
@@ -97,7 +98,12 @@ impl PluginInstance {
         };
         let quiet = past.needs_quiet(before);
         let retirement = Arc::clone(&self.retirement);
-        let mut server = Server::start(socket, &self.resource, self.offer.clone(), retirement);
+        let mut server = Server::start(
+            socket,
+            Arc::clone(&self.resource),
+            self.offer.subscribe(),
+            retirement,
+        );
         past.registers();
         let registered = tokio::select! {
             registered = self.register(kubelet, &server, quiet, turn) => registered.map(Some),
@@ -109,6 +115,7 @@ impl PluginInstance {
         };
         let kubelets = registered.as_ref().ok().copied().flatten();
         server.leave(kubelets).await;
+        lock(&self.retirement).stream_ended();
         debug!(resource = %self.resource.name, "left");
         registered.map(|_| lived)
     }
@@ -155,6 +162,7 @@ impl PluginInstance {
             drop(turn.take());
             debug!(%resource, "quiet: the kubelet may be taking leave of a predecessor");
             sleep(QUIET).await;
+            self.hold_what_pods_hold().await;
             turn = self.turn().await;
         }
         let registering = async {
@@ -177,6 +185,17 @@ impl PluginInstance {
         }
     }
 
+    /// Whoever had the resource before may have given devices to pods that the configuration lacks.
+    async fn hold_what_pods_hold(&self) {
+        let resource = &self.resource.name;
+        match checkpoint::held_aside(self.dir.path()).await {
+            Ok(mut held) => self
+                .offer
+                .hold(&held.remove(resource.as_str()).unwrap_or_default()),
+            Err(error) => debug!(%resource, %error, "the kubelet's checkpoint tells nothing"),
+        }
+    }
+
     /// The open stream is the truth: only its end, or `stop`, ends this.
     async fn watch_stream(
         &mut self,
@@ -186,7 +205,7 @@ impl PluginInstance {
         stop: &CancellationToken,
     ) -> Duration {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
-        let devices = self.offer.borrow().devices().len();
+        let devices = self.offer.now().devices().len();
         info!(%resource, %endpoint, devices, "registered");
         let opened = Instant::now();
         let mut under = Succession::new(past.tried, opened);
@@ -212,7 +231,6 @@ impl PluginInstance {
             }
         };
         past.stream_ended(&under, Instant::now());
-        lock(&self.retirement).stream_ended();
         let lived = opened.elapsed();
         if ended {
             warn!(%resource, seconds = lived.as_secs(), "the stream ended: starting over");

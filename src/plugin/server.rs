@@ -50,7 +50,7 @@ impl Server {
     /// Serves the resource on the socket. Must be called within a tokio runtime.
     pub fn start(
         socket: PluginSocket,
-        resource: &Resource,
+        resource: Arc<Resource>,
         offer: watch::Receiver<Arc<Offer>>,
         retirement: Arc<Mutex<Retirement>>,
     ) -> Self {
@@ -59,6 +59,7 @@ impl Server {
         let (ending, draining) = (CancellationToken::new(), CancellationToken::new());
         let listeners = watch::Sender::new(Arc::clone(socket.listener()));
         let service = Service {
+            registered: resource,
             offer,
             retirement,
             peers: peers.clone(),

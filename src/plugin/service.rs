@@ -17,12 +17,15 @@ use crate::device::Devices;
 use crate::foreign::foreign;
 use crate::offer::Offer;
 use crate::preference::prefer;
+use crate::resource::Resource;
 use crate::retirement::{Retirement, lock};
 use crate::wire::v1beta1::device_plugin_server::DevicePlugin;
 use crate::wire::{self, v1beta1};
 
 /// One resource's answers to the kubelet.
 pub struct Service {
+    /// As it is registered: its options are not asked for again.
+    pub registered: Arc<Resource>,
     pub offer: watch::Receiver<Arc<Offer>>,
     pub retirement: Arc<Mutex<Retirement>>,
     pub peers: Peers,
@@ -40,20 +43,19 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::Empty>,
     ) -> Result<Response<v1beta1::DevicePluginOptions>, Status> {
-        let offer = self.now();
-        let resource = &offer.resource().name;
+        let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.get_device_plugin_options");
         let connection = connection(&request)?;
         self.peers
             .note(connection, |peer| peer.asked_options = true);
-        Ok(Response::new(wire::options(offer.resource())))
+        Ok(Response::new(wire::options(&self.registered)))
     }
 
     async fn list_and_watch(
         &self,
         request: Request<v1beta1::Empty>,
     ) -> Result<Response<ListStream>, Status> {
-        let resource = self.now().resource().name.clone();
+        let resource = self.registered.name.clone();
         trace!(%resource, "DevicePlugin.list_and_watch");
         let open = OpenStream::new(self.peers.clone(), connection(&request)?);
         let retirement = Arc::clone(&self.retirement);
@@ -110,7 +112,7 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::PreStartContainerRequest>,
     ) -> Result<Response<v1beta1::PreStartContainerResponse>, Status> {
-        let resource = self.now().resource().name.clone();
+        let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.pre_start_container");
         self.peers.note_call(connection(&request)?);
         Ok(Response::new(v1beta1::PreStartContainerResponse {}))

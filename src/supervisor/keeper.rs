@@ -27,7 +27,7 @@ const TAKEN_PAUSE: Duration = Duration::from_secs(2);
 /// Runs one plugin over and over until `stop`.
 pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: CancellationToken) {
     let mut kubelet = plugin.kubelet.clone();
-    let mut offer = plugin.offer.clone();
+    let mut offer = plugin.offer.subscribe();
     let mut tries = Tries::default();
     while !stop.is_cancelled() {
         plugin.resource = Arc::clone(offer.borrow().resource());
@@ -55,6 +55,9 @@ pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: Cancellation
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
             () = another(&mut kubelet, past.tried) => tries.start_over(),
+            Ok(_) = offer.wait_for(|offer| !offer.resource().registers_like(&resource)) => {
+                tries = Tries::default();
+            }
         }
     }
 }

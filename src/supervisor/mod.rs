@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+use tracing::{debug, error, info, warn};
 
 use crate::checkpoint::{self, Held};
 use crate::device::Device;
@@ -24,6 +24,7 @@ use crate::plugin_dir::PluginDir;
 use crate::resource::Resource;
 use crate::resource_name::ResourceName;
 use crate::retirement::Retirement;
+use crate::socket_name::SocketName;
 use crate::watcher::{DirReplaced, KubeletWatcher, Sight};
 
 /// How many instances connect and register at a time.
@@ -56,6 +57,7 @@ impl Supervisor {
             turns: Arc::new(Semaphore::new(TURNS)),
             leave: CancellationToken::new(),
             running: BTreeMap::new(),
+            leaving: Vec::new(),
             tasks: JoinSet::new(),
             started: false,
         };
@@ -98,7 +100,11 @@ impl Supervisor {
                 // Never closed: we have a sender ourselves.
                 Ok(()) = configured.changed() => {}
             }
-            held = as_told(checkpoint::held_aside(self.plugins.dir.path()).await);
+            let reading = checkpoint::held_aside(self.plugins.dir.path());
+            held = tokio::select! {
+                held = reading => as_told(held),
+                () = stop.cancelled() => break Ok(()),
+            };
         };
         self.plugins.leave().await;
         ended
@@ -113,6 +119,8 @@ struct Plugins {
     leave: CancellationToken,
     offers: BTreeMap<ResourceName, OfferHandle>,
     running: BTreeMap<ResourceName, Running>,
+    /// Those that were told to leave and have not left.
+    leaving: Vec<Running>,
     tasks: JoinSet<()>,
     /// Whether those of the start are started.
     started: bool,
@@ -120,6 +128,8 @@ struct Plugins {
 
 /// A plugin that runs.
 struct Running {
+    /// Its socket, at the start.
+    socket: SocketName,
     /// Lets it leave.
     leave: CancellationToken,
     /// Is cancelled when it has left.
@@ -130,42 +140,49 @@ impl Plugins {
     /// Starts, changes and ends plugins until there is one for each of these resources. Those that stay the
     /// same do not notice. What pods hold of a new one is told too.
     fn become_these(&mut self, resources: &[Resource], mut held: Held) {
-        // Those that left by now.
-        while self.tasks.try_join_next().is_some() {}
+        while let Some(ended) = self.tasks.try_join_next() {
+            if let Err(error) = ended {
+                error!(%error, "a plugin's task failed");
+            }
+        }
+        self.leaving.retain(|plugin| !plugin.left.is_cancelled());
         if resources.is_empty() {
             info!("no resources: nothing to register");
         }
-        let leaving = self.end_all_but(resources);
+        self.end_all_but(resources);
         for resource in resources {
             if self.running.contains_key(&resource.name) {
                 self.offers[&resource.name].reconfigure(resource);
             } else {
                 let held = held.remove(resource.name.as_str()).unwrap_or_default();
-                self.start(resource, &held, leaving.clone());
+                self.start(resource, &held);
             }
         }
         self.started = true;
     }
 
-    /// Lets the plugins of other resources leave; returns what tells that they have.
-    fn end_all_but(&mut self, resources: &[Resource]) -> Vec<CancellationToken> {
+    /// Lets the plugins of other resources leave.
+    fn end_all_but(&mut self, resources: &[Resource]) {
         let stays = |name: &ResourceName| resources.iter().any(|resource| resource.name == *name);
         self.offers.retain(|name, _| stays(name));
-        let (stay, gone) = std::mem::take(&mut self.running)
-            .into_iter()
-            .partition(|(name, _)| stays(name));
-        self.running = stay;
-        let gone: BTreeMap<ResourceName, Running> = gone;
-        let ended = gone.into_iter().map(|(name, running)| {
-            info!(resource = %name, "not configured any more: leaving");
-            running.leave.cancel();
-            running.left
-        });
-        ended.collect()
+        for (name, plugin) in std::mem::take(&mut self.running) {
+            if stays(&name) {
+                self.running.insert(name, plugin);
+            } else {
+                info!(resource = %name, "not configured any more: leaving");
+                plugin.leave.cancel();
+                self.leaving.push(plugin);
+            }
+        }
     }
 
-    /// Starts a plugin once these others have left: they may have had its socket.
-    fn start(&mut self, resource: &Resource, held: &[Device], others: Vec<CancellationToken>) {
+    /// Starts a plugin, once those that have its socket still have left.
+    fn start(&mut self, resource: &Resource, held: &[Device]) {
+        let before = self
+            .leaving
+            .iter()
+            .filter(|plugin| plugin.socket == resource.socket);
+        let before: Vec<CancellationToken> = before.map(|plugin| plugin.left.clone()).collect();
         let offer = self.offers.entry(resource.name.clone());
         let offer = offer
             .or_insert_with(|| OfferHandle::new(resource.clone()))
@@ -174,13 +191,14 @@ impl Plugins {
         let retirement = Arc::new(Mutex::new(Retirement::default()));
         let plugin = PluginInstance {
             resource: Arc::clone(offer.now().resource()),
-            offer: offer.subscribe(),
+            offer: offer.clone(),
             retirement: Arc::clone(&retirement),
             dir: self.dir.clone(),
             kubelet: self.kubelet.clone(),
             turns: Arc::clone(&self.turns),
         };
         let running = Running {
+            socket: resource.socket.clone(),
             leave: self.leave.child_token(),
             left: CancellationToken::new(),
         };
@@ -194,8 +212,8 @@ impl Plugins {
         let dir = self.dir.clone();
         self.tasks.spawn(async move {
             let _left = left;
-            for other in others {
-                other.cancelled().await;
+            for left in before {
+                left.cancelled().await;
             }
             tokio::select! {
                 () = keeper::keep(plugin, past, leave) => {}
@@ -219,7 +237,11 @@ impl Plugins {
 /// What pods hold, as far as the kubelet tells.
 fn as_told(held: io::Result<Held>) -> Held {
     held.unwrap_or_else(|error| {
-        debug!(%error, "the kubelet's checkpoint tells nothing");
+        if error.kind() == io::ErrorKind::NotFound {
+            debug!("there is no kubelet's checkpoint yet");
+        } else {
+            warn!(%error, "the kubelet's checkpoint tells not what pods hold: devices that they hold may be missing");
+        }
         Held::default()
     })
 }

@@ -1,6 +1,7 @@
 //! Drops devices that are going once nobody can have them any more.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -12,8 +13,8 @@ use crate::offer_handle::OfferHandle;
 use crate::plugin_dir::PluginDir;
 use crate::retirement::{Retirement, lock};
 
-/// Between two looks, while devices are going.
-const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Between two looks, while devices are going: after the grace, but not all the time and not too rarely.
+const LOOK_AGAIN: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(5);
 
 /// Drops devices of one resource for as long as it is polled.
 pub async fn retire<T>(offer: &OfferHandle, retirement: &Mutex<Retirement>, dir: &PluginDir) -> T {
@@ -26,7 +27,7 @@ pub async fn retire<T>(offer: &OfferHandle, retirement: &Mutex<Retirement>, dir:
         let Ok(grace) = going.map(|offer| offer.resource().removal_grace) else {
             return std::future::pending().await;
         };
-        sleep(grace.min(LOOK_AGAIN)).await;
+        sleep(grace.clamp(*LOOK_AGAIN.start(), *LOOK_AGAIN.end())).await;
         drop_free(offer, retirement, dir).await;
     }
 }

@@ -123,7 +123,7 @@ pub struct DeviceKeys {
     /// Unique in its resource; it must stay the same, or running pods lose their devices.
     pub id: At<String>,
     /// Stands for {path}.
-    pub path: Option<String>,
+    pub path: Option<At<String>>,
     /// Healthy unless told.
     pub health: Option<HealthKey>,
     /// All the NUMA nodes that it is near to.
@@ -182,7 +182,29 @@ pub struct MountKeys {
 #[derive(Clone, Debug, Default)]
 pub struct Pairs(pub Vec<(At<String>, At<String>)>);
 
+impl DeviceKeys {
+    /// All that it says in words of its own.
+    pub fn texts(&self) -> impl Iterator<Item = &At<String>> {
+        let attributes = self.attributes.iter().flat_map(|pairs| &pairs.0);
+        let attributes = attributes.flat_map(|(name, value)| [name, value]);
+        std::iter::once(&self.id)
+            .chain(&self.path)
+            .chain(attributes)
+    }
+}
+
 impl ResourceKeys {
+    /// How many rules there are for what a container gets.
+    pub fn rules(&self) -> usize {
+        let pairs = |pairs: &Option<Pairs>| pairs.as_ref().map_or(0, |pairs| pairs.0.len());
+        let files = self.device_files.as_ref().map_or(0, Vec::len)
+            + self.mounts.as_ref().map_or(0, Vec::len);
+        pairs(&self.env)
+            + pairs(&self.annotations)
+            + files
+            + self.cdi_devices.as_ref().map_or(0, Vec::len)
+    }
+
     /// The keys that this names, over those of the other.
     pub fn over(self, base: Self) -> Self {
         Self {
@@ -259,7 +281,6 @@ impl<'de> Deserialize<'de> for Pairs {
 #[cfg(test)]
 mod schema {
     use std::borrow::Cow;
-    use std::collections::BTreeMap;
 
     use schemars::{JsonSchema, Schema, SchemaGenerator};
 
@@ -289,7 +310,11 @@ mod schema {
         }
 
         fn json_schema(generator: &mut SchemaGenerator) -> Schema {
-            BTreeMap::<String, String>::json_schema(generator)
+            let _ = generator;
+            schemars::json_schema!({
+                "type": "object",
+                "additionalProperties": {"type": ["string", "number", "boolean"]}
+            })
         }
     }
 

@@ -9,6 +9,7 @@ mod resources;
 #[cfg(test)]
 mod tests;
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use self::keys::{File, ResourceKeys};
@@ -19,8 +20,9 @@ use super::mistake::Mistakes;
 use crate::host_paths::AllowedHostPaths;
 use crate::resource::{REMOVAL_GRACE_DEFAULT, Resource};
 
-/// Longer than any pod waits, and short enough to reckon with.
-const REMOVAL_GRACE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+/// Shorter, and the kubelet may still be booking what it picked; longer, and nobody waits for it.
+const REMOVAL_GRACE: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
 
 /// A config file as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,9 +83,9 @@ fn removal_grace(given: Option<&At<String>>, mistakes: &mut FileMistakes) -> Dur
         return REMOVAL_GRACE_DEFAULT;
     };
     let parsed = humantime::parse_duration(&given.value).ok();
-    let grace = parsed.filter(|grace| *grace <= REMOVAL_GRACE_MAX);
+    let grace = parsed.filter(|grace| REMOVAL_GRACE.contains(grace));
     if grace.is_none() {
-        let expected = "a time of at most 24h, as in 30s or 5m";
+        let expected = "a time from 1s to 24h, as in 30s or 5m";
         mistakes.add(given.line, "removalGrace", Some(&given.value), expected);
     }
     grace.unwrap_or_default()
@@ -129,6 +131,9 @@ fn wrong_glob(glob: &str) -> Option<&'static str> {
     let count = |c| glob.matches(c).count();
     if glob.is_empty() {
         return Some("a node's name or a glob, as in gpu-*");
+    }
+    if glob.starts_with('!') {
+        return Some("a name or a glob that does not start with '!'");
     }
     let closed = count('[') == count(']') && count('{') == count('}');
     (!closed).then_some("a ']' for every '[' and a '}' for every '{'")

@@ -10,7 +10,7 @@ use super::mistakes::FileMistakes;
 use super::rules::Rules;
 use super::typed::At;
 use crate::allocation::{Outputs, Prefixes};
-use crate::config::resources::{NUMBER_DEVICES_DEFAULT, Told};
+use crate::config::resources::{NUMBER_DEVICES_DEFAULT, Told, all};
 use crate::config::values;
 use crate::device::{Detail, Device, Devices, Health, LIST_SIZE_MAX, counted_list_size};
 use crate::host_paths::AllowedHostPaths;
@@ -20,6 +20,15 @@ use crate::resource::Resource;
 use crate::resource_name::ResourceName;
 use crate::socket_name::{PluginName, SocketName};
 use crate::template::{Constants, PLACEHOLDERS, is_attribute};
+
+/// In bytes, for an ID, a path or an attribute: as long as a path can be.
+const TEXT_MAX: usize = 4096;
+
+/// Of all resources together; a hundred of a thousand each are many.
+const DEVICES_MAX: usize = 300_000;
+
+/// Devices times outputs, for one resource: each is judged.
+const GIVEN_MAX: usize = 2_000_000;
 
 /// What all resources of a node have in common.
 pub struct Common<'a> {
@@ -52,6 +61,7 @@ pub fn read(
 struct Taken {
     names: BTreeMap<ResourceName, usize>,
     sockets: BTreeMap<SocketName, usize>,
+    devices: usize,
 }
 
 /// Reads one resource; what is wrong goes to the mistakes.
@@ -67,7 +77,7 @@ impl Reader<'_, '_> {
         // All of it is read before anything is given up, so that every mistake is told.
         let name = self.name(&keys.name, taken);
         let socket = self.socket(keys.plugin_name.as_ref(), name.as_ref().ok(), taken);
-        let devices = self.devices(keys, name.as_ref().ok());
+        let devices = self.devices(keys, name.as_ref().ok(), taken);
         // What is not known for another mistake is taken for nothing.
         let none = Devices::default();
         let outputs = self.outputs(keys, devices.as_ref().unwrap_or(&none));
@@ -132,6 +142,7 @@ impl Reader<'_, '_> {
         &mut self,
         keys: &ResourceKeys,
         name: Option<&ResourceName>,
+        taken: &mut Taken,
     ) -> Result<Devices, Told> {
         let numa = self.numa("numaNodes", keys.numa_nodes.as_deref().unwrap_or_default());
         let known_numa = numa.as_deref().ok().unwrap_or_default();
@@ -140,6 +151,7 @@ impl Reader<'_, '_> {
                 value: DevicesKeys::List(list),
                 ..
             }) => {
+                taken.devices += list.len();
                 let listed = self.list(list, known_numa)?;
                 return numa.map(|_| listed);
             }
@@ -155,6 +167,11 @@ impl Reader<'_, '_> {
         let (node, dealt) = (self.common.node, NumaNodes::dealing(known_numa.to_vec()));
         counted_list_size(prefix, node, count, &dealt)
             .map_err(|expected| self.told(line, "devices", Some(&count.to_string()), expected))?;
+        taken.devices += count;
+        if taken.devices > DEVICES_MAX {
+            let expected = format!("at most {DEVICES_MAX} devices, of all resources together");
+            return Err(self.told(line, "devices", Some(&count.to_string()), expected));
+        }
         numa.map(|_| Devices::counted(prefix, node, count, &dealt))
     }
 
@@ -176,7 +193,7 @@ impl Reader<'_, '_> {
                 return Err(self.mistake(
                     "id",
                     &keys.id,
-                    "the list's end: what comes passes the kubelet's 4 MiB",
+                    format_args!("at most {index} devices with such IDs, or the list passes the kubelet's 4 MiB"),
                 ));
             }
             Ok(device)
@@ -189,6 +206,10 @@ impl Reader<'_, '_> {
     }
 
     fn device(&mut self, index: usize, keys: &DeviceKeys, dealt: &[u16]) -> Result<Device, Told> {
+        if let Some(text) = keys.texts().find(|text| text.value.len() > TEXT_MAX) {
+            let expected = format!("at most {TEXT_MAX} bytes");
+            return Err(self.told(text.line, "devices", None, expected));
+        }
         let attributes = keys
             .attributes
             .as_ref()
@@ -203,7 +224,7 @@ impl Reader<'_, '_> {
                 .collect(),
         };
         let detail = Detail {
-            path: keys.path.clone(),
+            path: keys.path.as_ref().map(|path| path.value.clone()),
             attributes: attributes?.unwrap_or_default(),
         };
         Ok(Device {
@@ -247,13 +268,31 @@ impl Reader<'_, '_> {
     }
 
     fn outputs(&mut self, keys: &ResourceKeys, devices: &Devices) -> Result<Outputs, Told> {
+        if keys.rules() * devices.len() > GIVEN_MAX {
+            let expected =
+                format!("fewer devices or fewer outputs: together they make more than {GIVEN_MAX}");
+            return Err(self.told(self.line, "name", None, expected));
+        }
         let prefixed = self.prefixed(keys);
+        // Counted devices are all alike: without any, one that there could be is judged.
+        let stand_in = match &keys.devices {
+            Some(At {
+                value: DevicesKeys::List(_),
+                ..
+            }) => Vec::new(),
+            _ => vec![Device::new("device-0", 0, [].into())],
+        };
+        let devices = if devices.is_empty() {
+            &stand_in
+        } else {
+            devices.as_slice()
+        };
         let mut rules = Rules {
             constants: Constants {
                 node: self.common.node,
                 resource: &keys.name.value,
             },
-            devices: devices.as_slice(),
+            devices,
             allowed: self.common.allowed,
             mistakes: self.mistakes,
         };
@@ -263,12 +302,14 @@ impl Reader<'_, '_> {
         let mounts = all(keys.mounts.as_deref(), |mount| rules.mount(mount));
         let cdi_devices = all(keys.cdi_devices.as_deref(), |name| rules.cdi_device(name));
         let mut outputs = prefixed?;
-        let host_path = keys
-            .device_file_host_path
+        let given =
+            filled(keys.device_file_host_path.as_ref()).map(|at| ("deviceFileHostPath", at));
+        let prefix = keys
+            .device_file_prefix
             .as_ref()
-            .or(keys.device_file_prefix.as_ref());
-        for (rule, at) in std::iter::zip(&outputs.device_files, host_path) {
-            rules.host_path("deviceFilePrefix", at, &rule.host_path)?;
+            .map(|at| ("deviceFilePrefix", at));
+        for (rule, (key, at)) in std::iter::zip(&outputs.device_files, given.or(prefix)) {
+            rules.host_path(key, at, &rule.host_path)?;
         }
         outputs.envs.extend(envs?);
         outputs.annotations.extend(annotations?);
@@ -334,15 +375,6 @@ impl Reader<'_, '_> {
 /// A text that is not empty.
 fn filled(given: Option<&At<String>>) -> Option<&At<String>> {
     given.filter(|given| !given.value.is_empty())
-}
-
-/// Every one of them; a mistake in one must not hide those of the next.
-pub fn all<T, R>(
-    list: Option<&[T]>,
-    read: impl FnMut(&T) -> Result<R, Told>,
-) -> Result<Vec<R>, Told> {
-    let read: Vec<_> = list.unwrap_or_default().iter().map(read).collect();
-    read.into_iter().collect()
 }
 
 impl From<PolicyKey> for Policy {

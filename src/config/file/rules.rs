@@ -4,11 +4,11 @@ use std::fmt::Display;
 
 use super::keys::{DeviceFileKeys, MountKeys, Pairs};
 use super::mistakes::FileMistakes;
-use super::resources::all;
 use super::typed::At;
 use crate::allocation::{DeviceFileRule, MountRule};
-use crate::config::resources::Told;
+use crate::config::resources::{Told, all};
 use crate::device::Device;
+use crate::foreign::foreign;
 use crate::host_paths::AllowedHostPaths;
 use crate::template::{Constants, Template};
 
@@ -72,14 +72,7 @@ impl Rules<'_, '_> {
         let key = "cdiDevices";
         let template = self.template(key, name)?;
         let expected = "a CDI device's name, as in vendor.example/class=name";
-        self.every(key, name, &template, expected, |name| {
-            let parts = name
-                .split_once('/')
-                .and_then(|(vendor, rest)| Some((vendor, rest.split_once('=')?)));
-            parts.is_some_and(|(vendor, (class, name))| {
-                ![vendor, class, name].iter().any(|part| part.is_empty())
-            })
-        })?;
+        self.every(key, name, &template, expected, is_cdi_device)?;
         Ok(template)
     }
 
@@ -97,12 +90,14 @@ impl Rules<'_, '_> {
             let expected = "a device's placeholder, since hostPath has one";
             return Err(self.mistake("containerPath", at, expected));
         }
-        let absolute = |path: &str| path.starts_with('/') && !path.contains('\0');
+        let absolute = |path: &str| {
+            path.starts_with('/') && path.len() > 1 && !path.split('/').any(|part| part == "..")
+        };
         let in_container = self.every(
             "containerPath",
             at,
             &container_template,
-            "an absolute path",
+            "an absolute path, without ..",
             absolute,
         );
         self.host_path("hostPath", host, &host_template)?;
@@ -134,20 +129,24 @@ impl Rules<'_, '_> {
         expected: &str,
         is_good: impl Fn(&str) -> bool,
     ) -> Result<(), Told> {
-        let count = if template.is_per_device() {
-            self.devices.len()
-        } else {
-            self.devices.len().min(1)
-        };
-        for device in &self.devices[..count] {
+        if !template.is_per_device() {
+            let text = template.of(&self.devices.iter().collect::<Vec<_>>(), 0);
+            let good = template.is_of_all() || is_good(&text);
+            return if good {
+                Ok(())
+            } else {
+                Err(self.mistake(key, at, expected))
+            };
+        }
+        for device in self.devices {
             let text = template.of(&[device], 0);
             if !is_good(&text) {
-                let made = if text == at.value {
-                    String::new()
-                } else {
-                    format!("; device {} makes it {text:?}", device.id)
-                };
-                return Err(self.mistake(key, at, format_args!("{expected}{made}")));
+                let (id, text) = (foreign(&device.id), foreign(&text));
+                return Err(self.mistake(
+                    key,
+                    at,
+                    format_args!("{expected}; device {id} makes it \"{text}\""),
+                ));
             }
         }
         Ok(())
@@ -157,7 +156,7 @@ impl Rules<'_, '_> {
         let parsed = Template::parse(&at.value, self.constants);
         let template = parsed.map_err(|expected| self.mistake(key, at, expected))?;
         let lacking =
-            |device: &Device| Some((device.id.clone(), template.lacking(device)?.to_owned()));
+            |device: &Device| Some((foreign(&device.id), template.lacking(device)?.to_owned()));
         let lacks: Vec<_> = self.devices.iter().filter_map(lacking).collect();
         let Some((device, name)) = lacks.first() else {
             return Ok(template);
@@ -181,4 +180,20 @@ impl Rules<'_, '_> {
 fn are_permissions(text: &str) -> bool {
     let once = |c| text.matches(c).count() == 1;
     !text.is_empty() && text.chars().all(|c| "rwm".contains(c) && once(c))
+}
+
+fn is_cdi_device(name: &str) -> bool {
+    let made_of = |part: &str, others: &str| {
+        !part.is_empty()
+            && part
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || others.contains(c))
+    };
+    let Some((vendor, (class, device))) = name
+        .split_once('/')
+        .and_then(|(vendor, rest)| Some((vendor, rest.split_once('=')?)))
+    else {
+        return false;
+    };
+    made_of(vendor, "._-") && made_of(class, "_-") && made_of(device, "._-:")
 }

@@ -8,6 +8,11 @@ use crate::allocation::{Allocation, allocate};
 use crate::device::Health;
 use crate::preference::Policy;
 
+#[track_caller]
+fn told(text: &str) -> String {
+    read_on("n", text).expect_err(text).to_string()
+}
+
 fn read_on(node: &str, text: impl Into<Vec<u8>>) -> Result<Vec<Resource>, Mistakes> {
     let file = FileText {
         name: "c.yaml".to_owned(),
@@ -177,7 +182,7 @@ fn all_mistakes_of_form_are_told_with_their_lines() {
          \x20 deviceFiles: [{containerPath: /x}]\n  devices: [{id: a, health: Sick}, {path: x}, text]\n\
          \x20 preStart: yes\n  devices: 3\n- devices: 2\n- text\n",
         &[
-            r#"c.yaml:1: removalGrace="soon": expected a time of at most 24h"#,
+            r#"c.yaml:1: removalGrace="soon": expected a time from 1s to 24h"#,
             "c.yaml:2: resource: expected one of the keys removalGrace, resources, nodes",
             r#"c.yaml:4: devices="many": expected a whole number, or a list of devices"#,
             "c.yaml:4: count: expected one of the keys name, devices,",
@@ -249,11 +254,13 @@ fn what_a_container_gets_is_judged_with_the_devices() {
             "4: env=\"G_{ok}\": expected an attribute that every device has; y lacks ok",
             "4: env=\"H_{sign}\": expected a name, without '='; device x makes it \"H_=\"",
             "6: hostPath=\"/etc/shadow\": expected /dev/null, zero",
+            "7: containerPath=\"/dev/../etc/passwd\": expected an absolute path, without ..",
             "7: hostPath=\"/dev/../etc/passwd\": expected /dev/null, zero",
             "7: permissions=\"rx\": expected some of r, w and m",
-            "8: containerPath=\"x{index}\": expected an absolute path; device x makes it \"x0\"",
+            "8: containerPath=\"x{index}\": expected an absolute path, without ..; device x makes it \"x0\"",
             "9: hostPath=\"/opt/{ids}\": expected a path that depends on nothing but its device",
             "10: containerPath=\"/a\": expected a device's placeholder, since hostPath has one",
+            "11: containerPath=\"/opt/../{id}\": expected an absolute path, without ..; device x",
             "11: hostPath=\"/opt/../{id}\": expected /dev/null",
             "12: cdiDevices=\"a.b/c\": expected a CDI device's name",
             "13: deviceFilePrefix=\"gpu\": expected /dev/null, zero",
@@ -290,7 +297,10 @@ fn what_is_no_yaml_is_told_with_its_line() {
         ),
         ("nodes: []", "c.yaml:1: expected the key resources"),
         (&deep, "c.yaml:1: expected YAML: "),
-        (&bomb, "expected at most 500000 values, aliases included"),
+        (
+            &bomb,
+            "expected less: anchors and aliases make more than 32 MiB of it",
+        ),
     ] {
         let mistakes = read_on("n", text).expect_err(text).to_string();
         assert!(mistakes.contains(expected), "{mistakes}\nlacks {expected}");
@@ -305,6 +315,104 @@ fn what_is_no_yaml_is_told_with_its_line() {
         .unwrap_err()
         .to_string();
     assert!(large.contains("a file of at most 1048576 bytes"), "{large}");
+}
+
+#[test]
+fn one_name_for_several_devices_is_warned_of() {
+    let resources = resources(
+        "resources: [{name: a/b, devices: [{id: a-1}, {id: a1}], env: {'{id|alnum}': x}}]",
+    );
+    let warnings = crate::config::warnings::of(&resources, None);
+    assert!(
+        warnings[0].starts_with("a/b has the env a1 for several devices: one wins"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn without_devices_what_a_container_gets_is_judged_all_the_same() {
+    let outputs = "env: {'A_{nope}': ''}, mounts: [{hostPath: /etc}], deviceFileHostPath: /dev/mem, deviceFilePrefix: mem";
+    for devices in ["devices: 0", "devices: 2", "numaNodes: [5000]"] {
+        let told = told(&format!("resources: [{{name: a/b, {devices}, {outputs}}}]"));
+        for expected in [
+            "env=\"A_{nope}\"",
+            "hostPath=\"/etc\"",
+            "deviceFileHostPath=\"/dev/mem\"",
+        ] {
+            assert!(told.contains(expected), "{devices}: {told}");
+        }
+    }
+    let listed = told(&format!(
+        "resources: [{{name: a/b, devices: [], {outputs}}}]"
+    ));
+    assert!(listed.contains("hostPath=\"/etc\""), "{listed}");
+}
+
+/// What would take memory or time without end is refused instead.
+#[test]
+fn no_file_is_too_much() {
+    let long = "x".repeat(5000);
+    let scalars = format!(
+        "a: &a \"{}\"\nb: [{}]\n",
+        "x".repeat(500_000),
+        "*a,".repeat(1000)
+    );
+    let anchors = format!(
+        "a: {}{}{}",
+        "&a [".repeat(200),
+        "x,".repeat(100_000),
+        "]".repeat(200)
+    );
+    let parts = "{id} ".repeat(80_000);
+    let rules: Vec<String> = (0..300).map(|i| format!("'A{i}_{{index}}': x")).collect();
+    for (text, expected) in [
+        (scalars, "anchors and aliases make more than 32 MiB"),
+        (anchors, "anchors and aliases make more than 32 MiB"),
+        (
+            format!("resources: [{{name: a/b, env: {{'X_{{id}}': \"{parts}\"}}}}]"),
+            "at most 100 placeholders",
+        ),
+        (
+            format!("resources: [{{name: a/b, devices: [{{id: {long}}}]}}]"),
+            "at most 4096 bytes",
+        ),
+        (
+            "resources: [{name: a/b, devices: 150000}, {name: a/c, devices: 150001}]".to_owned(),
+            "at most 300000 devices",
+        ),
+        (
+            format!(
+                "resources: [{{name: a/b, devices: 10000, env: {{{}}}}}]",
+                rules.join(", ")
+            ),
+            "fewer devices or fewer outputs",
+        ),
+    ] {
+        let told = told(&text);
+        assert!(told.contains(expected), "{told:.200}\nlacks {expected}");
+        assert!(told.lines().all(|line| line.len() < 2000));
+    }
+    let many = format!(
+        "resources: [{{name: a/b, devices: [{}]}}]",
+        "{id: ''},\n".repeat(20_000)
+    );
+    let mistakes = read_on("n", many).unwrap_err();
+    assert_eq!(mistakes.as_slice().len(), 200);
+    assert_eq!(
+        mistakes.summary(),
+        "200 mistakes in the configuration, and 19800 more"
+    );
+}
+
+#[test]
+fn what_others_wrote_is_escaped() {
+    let told = told(
+        "resources: [{name: a/b, devices: [{id: \"x\\nINFO fake\", path: /x}, {id: y}], env: {A: '{paths}', 'B_{\\e}': x}}]",
+    );
+    assert!(
+        !told.contains("\nINFO") && !told.contains('\u{1b}'),
+        "{told}"
+    );
 }
 
 /// YAML that looks like a config file, here and there.
@@ -363,8 +471,11 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
-        let _ = read_on("n", bytes);
+    fn no_bytes_make_it_panic(at in 0..EXAMPLE.len(), bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+        let mut text = EXAMPLE.as_bytes().to_vec();
+        let end = (at + bytes.len()).min(text.len());
+        text.splice(at..end, bytes);
+        let _ = read_on("n", text);
     }
 
     /// Whatever is cut out of a good file: it is read, or the mistake has a line of the file.

@@ -6,8 +6,9 @@ use granit_parser::{Event, Parser, ScalarStyle, Span};
 
 use super::mistakes::FileMistakes;
 
-/// Aliases count again each time, so that a few lines cannot stand for more than memory holds.
-const NODES_MAX: usize = 500_000;
+/// In bytes. Anchors and aliases count again each time, so that a few lines cannot stand for more than
+/// memory holds.
+const SIZE_MAX: usize = 32 << 20;
 
 /// A value in the file.
 #[derive(Clone, Debug)]
@@ -34,7 +35,7 @@ pub fn parse(text: &str, mistakes: &mut FileMistakes) -> Option<Node> {
         mistakes,
         open: Vec::new(),
         anchors: BTreeMap::new(),
-        nodes: 0,
+        size: 0,
         root: None,
     };
     for event in Parser::new_from_str(text) {
@@ -67,7 +68,7 @@ struct Builder<'a, 'm> {
     mistakes: &'a mut FileMistakes<'m>,
     open: Vec<Open>,
     anchors: BTreeMap<usize, Node>,
-    nodes: usize,
+    size: usize,
     root: Option<Node>,
 }
 
@@ -86,6 +87,9 @@ impl Builder<'_, '_> {
             Event::Scalar(text, style, anchor, tag) => {
                 untagged(tag.is_some(), line)?;
                 let quoted = style != ScalarStyle::Plain;
+                if text.contains('\0') {
+                    return Err(Wrong(line, "a text without NUL".to_owned()));
+                }
                 let text = text.into_owned();
                 self.close(
                     anchor,
@@ -151,16 +155,20 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
+    fn count(&mut self, line: usize, size: usize) -> Result<(), Wrong> {
+        self.size += size;
+        if self.size > SIZE_MAX {
+            let expected = "less: anchors and aliases make more than 32 MiB of it".to_owned();
+            return Err(Wrong(line, expected));
+        }
+        Ok(())
+    }
+
     /// Puts a node that is whole into the one around it.
     fn close(&mut self, anchor: usize, node: Node, size: usize) -> Result<(), Wrong> {
-        self.nodes += size;
-        if self.nodes > NODES_MAX {
-            return Err(Wrong(
-                node.line,
-                format!("at most {NODES_MAX} values, aliases included"),
-            ));
-        }
+        self.count(node.line, size)?;
         if anchor != 0 {
+            self.count(node.line, node.size())?;
             self.anchors.insert(anchor, node.clone());
         }
         match self.open.last_mut() {
@@ -195,12 +203,17 @@ fn untagged(tagged: bool, line: usize) -> Result<(), Wrong> {
 }
 
 impl Node {
+    /// The bytes that it takes in memory.
     fn size(&self) -> usize {
-        1 + match &self.value {
-            Value::Scalar { .. } => 0,
-            Value::List(list) => list.iter().map(Self::size).sum(),
-            Value::Map(map) => map.iter().map(|(_, value)| 1 + value.size()).sum(),
-        }
+        size_of::<Self>()
+            + match &self.value {
+                Value::Scalar { text, .. } => text.len(),
+                Value::List(list) => list.iter().map(Self::size).sum(),
+                Value::Map(map) => map
+                    .iter()
+                    .map(|(key, value)| key.size() + value.size())
+                    .sum(),
+            }
     }
 
     /// The text of a scalar, for a mistake to show.
