@@ -196,7 +196,8 @@ fn any_file() -> impl Strategy<Value = String> {
             writeln!(text, "- {{name: example.com/r{index}, {keys}{more}}}").expect("memory");
         }
         if resources.is_empty() {
-            text = "resources: []".to_owned();
+            text.clear();
+            text.push_str("resources: []");
         }
         text
     })

@@ -134,8 +134,20 @@ impl Story {
         self.all_registered().await;
     }
 
-    /// Waits until every resource is registered as often as it must be: no more, no less.
+    /// Waits until every resource is registered as often as it must be, no more, no less, and those that went
+    /// are gone: what comes back at once has not gone.
     async fn all_registered(&mut self) {
+        for name in RESOURCES {
+            let stays = self
+                .configured
+                .iter()
+                .any(|resource| resource.name.as_str() == name);
+            let mut node = self.kubelet.node();
+            let gone = node.wait_for(|node| {
+                stays || node.get(name).is_none_or(|shown| shown.allocatable == 0)
+            });
+            within(name, gone).await.expect("a kubelet");
+        }
         for resource in &self.configured {
             let name = resource.name.as_str();
             let expected = self.expected[name];

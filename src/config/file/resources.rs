@@ -24,6 +24,9 @@ use crate::template::{Constants, PLACEHOLDERS, is_attribute};
 /// In bytes, for an ID, a path or an attribute: as long as a path can be.
 const TEXT_MAX: usize = 4096;
 
+/// Each is a plugin of its own.
+const RESOURCES_MAX: usize = 1000;
+
 /// Of all resources together; a hundred of a thousand each are many.
 const DEVICES_MAX: usize = 300_000;
 
@@ -43,6 +46,11 @@ pub fn read(
     common: &Common,
     mistakes: &mut FileMistakes,
 ) -> Option<Vec<Resource>> {
+    if let Some(beyond) = resources.get(RESOURCES_MAX) {
+        let expected = format!("at most {RESOURCES_MAX} resources");
+        mistakes.add(beyond.name.line, "name", Some(&beyond.name.value), expected);
+        return None;
+    }
     let mut taken = Taken::default();
     let read = |keys: &ResourceKeys| {
         let line = keys.name.line;

@@ -392,6 +392,9 @@ fn no_file_is_too_much() {
         assert!(told.contains(expected), "{told:.200}\nlacks {expected}");
         assert!(told.lines().all(|line| line.len() < 2000));
     }
+    let resources: Vec<String> = (0..1001).map(|i| format!("{{name: a/b{i}}}")).collect();
+    let told = told(&format!("resources: [{}]", resources.join(",")));
+    assert!(told.ends_with("expected at most 1000 resources"), "{told}");
     let many = format!(
         "resources: [{{name: a/b, devices: [{}]}}]",
         "{id: ''},\n".repeat(20_000)
