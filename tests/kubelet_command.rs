@@ -6,6 +6,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{ChildStdin, Stdio};
 
+use support::fakes::{FakePlugin, register};
 use support::plugin_dir;
 use support::process::{Running, heard, lines, output, program};
 
@@ -211,4 +212,40 @@ fn a_directory_that_cannot_be_had_is_named() {
         stderr.contains("[possible values: 1.36, newer]"),
         "{stderr}"
     );
+}
+
+/// A plugin whose device goes while a pod holds it: a real kubelet crashes, and says no such word.
+#[test]
+fn a_plugin_that_crashes_it_is_told_by_which_rule() {
+    // The plugins run beside this thread, which waits for what is printed.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let plugins = runtime.handle().clone();
+    std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+    let _entered = plugins.enter();
+
+    let dir = plugin_dir();
+    let mut kubelet = Kubelet::start(dir.path(), &["--topology-policy", "single-numa-node"]);
+    kubelet.prints("plugins register at");
+    let plugin = FakePlugin::serve(dir.path(), "p.sock", &["a@0", "b@1"]);
+    let registered = register(dir.path(), "example.com/thing", "p.sock");
+    plugins.block_on(registered).expect("registered");
+    kubelet.prints("listed 2 devices");
+    kubelet.told("pod two example.com/thing=2");
+    kubelet.prints("pod two: TopologyAffinityError: Resources cannot be allocated with Topology");
+    kubelet.told("pod p example.com/thing=1");
+    kubelet.prints("pod p is admitted");
+    plugin.list.send_replace(Some(Ok(vec!["b@1".to_owned()])));
+    kubelet.prints("a gone");
+    kubelet.told("restart");
+    kubelet.prints("the kubelet restarted");
+    drop(plugin);
+    let _plugin = FakePlugin::serve(dir.path(), "q.sock", &["b@1"]);
+    // It crashes while it answers, or just after.
+    let _ = plugins.block_on(register(dir.path(), "example.com/thing", "q.sock"));
+    let why = "error: a real kubelet would have crashed: example.com/thing: device a went";
+    kubelet.running.says(why);
+    assert_eq!(kubelet.running.ends().code(), Some(1));
 }
