@@ -31,8 +31,18 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
             let given = resource.outputs.of(&devices);
             for file in given.device_files {
                 assert!(file.container_path.starts_with('/'));
-                let harmless = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom"];
-                assert!(harmless.iter().any(|path| same(path, &file.host_path)), "{}", file.host_path);
+                let harmless = [
+                    "/dev/null",
+                    "/dev/zero",
+                    "/dev/full",
+                    "/dev/random",
+                    "/dev/urandom",
+                ];
+                assert!(
+                    harmless.iter().any(|path| same(path, &file.host_path)),
+                    "{}",
+                    file.host_path
+                );
             }
         }),
         Err(mistakes) => {

@@ -35,7 +35,7 @@ pub struct File {
     expecting = "an entry with the keys match and resources"
 )]
 pub struct NodeKeys {
-    /// A node's name, or a glob: gpu-*, worker[0-4].
+    /// A node's name, or a glob: `gpu-*`, `worker[0-4]`.
     #[serde(rename = "match")]
     pub matches: At<String>,
     /// The keys that each names replace those of the resource with its name; a new name adds a resource.
@@ -55,20 +55,20 @@ pub struct ResourceKeys {
     pub name: At<String>,
     /// How many devices, 2 unless told, or a list of them.
     pub devices: Option<At<DevicesKeys>>,
-    /// IDs of counted devices are <deviceIdPrefix>-<node>-<index>; unless told what the name has after its /.
+    /// IDs of counted devices are `<deviceIdPrefix>-<node>-<index>`; unless told what the name has after its /.
     pub device_id_prefix: Option<At<String>>,
-    /// The plugin's socket is <pluginName>.sock.
+    /// The plugin's socket is `<pluginName>.sock`.
     pub plugin_name: Option<At<String>>,
     /// NUMA nodes over which the devices that have none of their own are dealt in turn.
     #[cfg_attr(test, schemars(inner(range(max = 1023))))]
     pub numa_nodes: Option<Vec<At<u16>>>,
     /// Which free devices a pod gets.
     pub preferred_allocation: Option<PolicyKey>,
-    /// A container's env <envPrefix>_<index>=/dev/<index>.
+    /// A container's env `<envPrefix>_<index>=/dev/<index>`.
     pub env_prefix: Option<At<String>>,
-    /// A container's annotation <annotationPrefix>-<index>=<device ID>.
+    /// A container's annotation `<annotationPrefix>-<index>=<device ID>`.
     pub annotation_prefix: Option<At<String>>,
-    /// A container's device file /dev/<deviceFilePrefix>-<index>.
+    /// A container's device file `/dev/<deviceFilePrefix>-<index>`.
     pub device_file_prefix: Option<At<String>>,
     /// The host's file behind each of these; unless told the same path.
     pub device_file_host_path: Option<At<String>>,
@@ -122,14 +122,14 @@ pub enum DevicesKeys {
 pub struct DeviceKeys {
     /// Unique in its resource; it must stay the same, or running pods lose their devices.
     pub id: At<String>,
-    /// Stands for {path}.
+    /// Stands for `{path}`.
     pub path: Option<At<String>>,
     /// Healthy unless told.
     pub health: Option<HealthKey>,
     /// All the NUMA nodes that it is near to.
     #[cfg_attr(test, schemars(inner(range(max = 1023))))]
     pub numa: Option<Vec<At<u16>>>,
-    /// Each stands for {<its name>}.
+    /// Each stands for `{<its name>}`.
     pub attributes: Option<Pairs>,
 }
 
