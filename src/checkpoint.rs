@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use crate::device::Device;
 use crate::regular_file::read_at_most;
@@ -15,6 +17,9 @@ pub const FILE: &str = "kubelet_internal_checkpoint";
 
 /// In bytes: many times that of a hundred resources of a thousand devices.
 pub const SIZE_MAX: u64 = 64 << 20;
+
+/// From a disk that hangs, it is not read at all.
+const READ_WITHIN: Duration = Duration::from_secs(5);
 
 /// What matters of the file, with the field names of `devicemanager/checkpoint/checkpoint.go`.
 #[derive(Deserialize)]
@@ -55,8 +60,11 @@ pub fn held(dir: &Path) -> io::Result<Held> {
 /// The same.
 pub async fn held_aside(dir: &Path) -> io::Result<Held> {
     let dir = dir.to_owned();
-    let read = tokio::task::spawn_blocking(move || held(&dir)).await;
-    read.unwrap_or_else(|error| Err(error.into()))
+    let reading = tokio::task::spawn_blocking(move || held(&dir));
+    match timeout(READ_WITHIN, reading).await {
+        Ok(read) => read.unwrap_or_else(|error| Err(error.into())),
+        Err(late) => Err(late.into()),
+    }
 }
 
 /// Reads the text of a checkpoint.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use inotify::{EventStream, Inotify, WatchMask};
 use tokio::sync::Notify;
+use tokio::task::JoinError;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
@@ -36,8 +37,9 @@ pub fn named(environment: &Environment) -> Option<FileText> {
     config_file(environment).map(|path| read(&path))
 }
 
-/// Reads the config file, which was `known` so far, again at each change and each `hangup`, and sends the resources on where they are
-/// others. A file with mistakes is refused whole, and what was configured before goes on.
+/// Reads the config file, which was `known` so far, again at each change and each `hangup`, and sends the
+/// resources on where they are others. A file with mistakes is refused whole, and what was configured
+/// before goes on.
 pub async fn follow<T>(
     known: Option<FileText>,
     environment: &Environment,
@@ -56,11 +58,11 @@ pub async fn follow<T>(
     loop {
         let file = read(&path);
         if file != known || asked {
-            apply(
-                judged(environment, host, &file).await,
-                &file.name,
-                configured,
-            );
+            match judged(environment, host, &file).await {
+                Ok(config) => apply(config, &file.name, configured),
+                // The panic is logged already.
+                Err(bug) => error!(%bug, "what was configured before goes on"),
+            }
         }
         known = file;
         asked = tokio::select! {
@@ -75,13 +77,10 @@ async fn judged(
     environment: &Environment,
     host: &Host,
     file: &FileText,
-) -> Result<Config, Mistakes> {
+) -> Result<Result<Config, Mistakes>, JoinError> {
     let (environment, host, file) = (environment.clone(), host.clone(), file.clone());
     let judging = move || Config::read(&environment, Some(&file), &host);
-    match tokio::task::spawn_blocking(judging).await {
-        Ok(judged) => judged,
-        Err(bug) => std::panic::resume_unwind(bug.into_panic()),
-    }
+    tokio::task::spawn_blocking(judging).await
 }
 
 fn apply(config: Result<Config, Mistakes>, file: &str, configured: &Configured) {
@@ -160,8 +159,8 @@ impl FileWatch {
             };
             tokio::select! {
                 true = event => {}
+                // A watch that broke tells nothing any more.
                 () = sleep(SLOW_POLL) => {}
-                else => self.events = None,
             }
             sleep(SETTLES_WITHIN).await;
             let now = look(&self.path);

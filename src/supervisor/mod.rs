@@ -240,7 +240,7 @@ fn as_told(held: io::Result<Held>) -> Held {
         if error.kind() == io::ErrorKind::NotFound {
             debug!("there is no kubelet's checkpoint yet");
         } else {
-            warn!(%error, "the kubelet's checkpoint tells not what pods hold: devices that they hold may be missing");
+            warn!(%error, "the kubelet's checkpoint does not tell what pods hold: devices that they hold may be missing");
         }
         Held::default()
     })
