@@ -15,6 +15,13 @@ use crate::foreign::foreign;
 /// Lines that wait for a reader of stderr; what comes beyond them is lost.
 const LINES_MAX: usize = 1024;
 
+/// The finest level of any target.
+fn most(levels: &Targets) -> LevelFilter {
+    let default = levels.default_level().unwrap_or(LevelFilter::OFF);
+    let each = levels.iter().map(|(_, level)| level);
+    each.fold(default, std::cmp::max)
+}
+
 /// Starts to log, until the guard is dropped; `unless_told` are the levels by target where the variables
 /// have none. A thread of its own writes: a stderr that nobody reads, or that is gone, holds up nothing.
 ///
@@ -29,7 +36,8 @@ pub fn start(logs: &Logs, unless_told: &str) -> anyhow::Result<WorkerGuard> {
         .buffered_lines_limit(LINES_MAX)
         .finish(io::stderr());
     let mut lines = tracing_subscriber::fmt()
-        .with_max_level(LevelFilter::TRACE)
+        // What nobody wants is not even asked for: h2 has a hundred lines for each call.
+        .with_max_level(most(&levels))
         .with_target(false)
         .log_internal_errors(false)
         .with_writer(stderr);

@@ -21,7 +21,7 @@ impl Offer {
     /// The resource as configured.
     pub fn new(resource: Resource) -> Self {
         Self {
-            devices: Arc::new(resource.devices.clone()),
+            devices: Arc::clone(&resource.devices),
             resource: Arc::new(resource),
         }
     }
@@ -47,7 +47,7 @@ impl Offer {
     pub fn reconfigured(&self, resource: Resource) -> Self {
         let devices = told(&resource.devices, self.devices.as_slice());
         Self {
-            devices: devices.into(),
+            devices,
             resource: resource.into(),
         }
     }
@@ -69,18 +69,17 @@ impl Offer {
 
     /// The same configuration beside what the kubelet may know; health that was set stays.
     fn knowing(&self, known: &[Device]) -> Self {
-        let mut configured = self.resource.devices.clone();
-        for device in self
-            .devices
-            .as_slice()
-            .iter()
-            .filter(|device| !device.going)
-        {
-            // It is there: both come of the same configuration.
-            let _ = configured.set_health(&device.id, device.health);
+        let mut configured = Arc::clone(&self.resource.devices);
+        let stays = |device: &&Device| !device.going;
+        for device in self.devices.as_slice().iter().filter(stays) {
+            let differs = |known: &Device| known.health != device.health;
+            if configured.get(&device.id).is_some_and(differs) {
+                // It is there: both come of the same configuration.
+                let _ = Arc::make_mut(&mut configured).set_health(&device.id, device.health);
+            }
         }
         Self {
-            devices: told(&configured, known).into(),
+            devices: told(&configured, known),
             resource: Arc::clone(&self.resource),
         }
     }
@@ -101,7 +100,7 @@ impl Offer {
 }
 
 /// The configured devices that there is room for, and the known ones that the configuration lacks.
-fn told(configured: &Devices, known: &[Device]) -> Devices {
+fn told(configured: &Arc<Devices>, known: &[Device]) -> Arc<Devices> {
     let mut ids = BTreeSet::new();
     let lacking = known
         .iter()
@@ -113,9 +112,9 @@ fn told(configured: &Devices, known: &[Device]) -> Devices {
         })
         .collect();
     if going.is_empty() {
-        return configured.clone();
+        return Arc::clone(configured);
     }
-    beside(configured, going, &Devices::from_list(known.to_vec()))
+    beside(configured, going, &Devices::from_list(known.to_vec())).into()
 }
 
 /// The configured devices that fit beside those that are going; the kubelet cannot receive more than
@@ -153,7 +152,7 @@ mod tests {
         };
         let config = Config::from_variables(&Environment::default(), &host);
         let mut resource = config.unwrap().resources.remove(0);
-        resource.devices = Devices::counted("d", "n", count, &NumaNodes::default());
+        resource.devices = Devices::counted("d", "n", count, &NumaNodes::default()).into();
         resource
     }
 
@@ -212,7 +211,7 @@ mod tests {
         let large = |prefix: &str| {
             let mut resource = resource(0);
             resource.devices =
-                Devices::counted(prefix, &"n".repeat(100), 30_000, &NumaNodes::default());
+                Devices::counted(prefix, &"n".repeat(100), 30_000, &NumaNodes::default()).into();
             resource
         };
         let both = Offer::new(large("a")).reconfigured(large("b"));

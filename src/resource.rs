@@ -1,5 +1,6 @@
 //! One extended resource as configured.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::allocation::Outputs;
@@ -19,7 +20,7 @@ pub struct Resource {
     /// The socket that it serves: the endpoint of its registration.
     pub socket: SocketName,
     /// The devices it starts with.
-    pub devices: Devices,
+    pub devices: Arc<Devices>,
     /// How it answers GetPreferredAllocation.
     pub preference: Policy,
     /// What a container gets with its devices.

@@ -89,7 +89,7 @@ impl Reader<'_> {
         Ok(Resource {
             name: name?,
             socket: socket?,
-            devices: devices?,
+            devices: devices?.into(),
             preference: preference?.unwrap_or_default(),
             outputs: outputs?,
             pre_start: false,

@@ -92,7 +92,7 @@ impl Reader<'_, '_> {
         Ok(Resource {
             name: name?,
             socket: socket?,
-            devices: devices?,
+            devices: devices?.into(),
             preference: keys
                 .preferred_allocation
                 .map_or_else(Policy::default, Into::into),

@@ -108,7 +108,8 @@ fn the_example_says_what_it_says() {
 #[test]
 fn outputs_are_made_of_templates() {
     let mut widget = resources(EXAMPLE).remove(1);
-    widget.devices.set_health("w0", Health::Healthy).unwrap();
+    let devices = std::sync::Arc::make_mut(&mut widget.devices);
+    devices.set_health("w0", Health::Healthy).unwrap();
     let got = all_given(&widget);
     assert_eq!(
         pairs(&got.envs),
