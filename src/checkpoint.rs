@@ -1,16 +1,20 @@
-//! `kubelet_internal_checkpoint` in the plugin dir: which pods hold which devices, as of the kubelet's last
-//! write. Only read here; its checksum is of Go's making and not judged.
+//! `kubelet_internal_checkpoint` in the plugin dir: which resources are registered, and which pods hold which
+//! devices, as of the kubelet's last write. Only read here; its checksum is of Go's making and not judged.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, SeqAccess, Visitor};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
 use tokio::time::timeout;
 
 use crate::device::Device;
-use crate::regular_file::read_at_most;
+use crate::regular_file::{RegularFile, Version};
 
 /// The file's name in the plugin dir.
 pub const FILE: &str = "kubelet_internal_checkpoint";
@@ -21,10 +25,126 @@ pub const SIZE_MAX: u64 = 64 << 20;
 /// From a disk that hangs, it is not read at all.
 const READ_WITHIN: Duration = Duration::from_secs(5);
 
+/// What the file says.
+#[derive(Debug, Default)]
+pub struct Checkpoint {
+    resources: BTreeMap<String, Known>,
+}
+
+/// What the kubelet knows of one resource.
+#[derive(Debug, Default)]
+pub struct Known {
+    /// Whom it has as the resource's devices; `None` where it has no such resource.
+    pub registered: Option<Registered>,
+    /// The devices that pods hold, by ID.
+    pub held: BTreeMap<Box<str>, Held>,
+}
+
+/// The devices that the kubelet can give to pods, in short: there may be very many.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registered {
+    /// How many.
+    pub count: usize,
+    /// The ID of any of them.
+    pub one: Option<String>,
+}
+
+/// A device that pods hold.
+#[derive(Debug, Default)]
+pub struct Held {
+    /// The NUMA nodes under which it is booked.
+    pub numa: Vec<u16>,
+    /// By whom; an init container's device can go to others of its pod.
+    pub by: Vec<Holder>,
+}
+
+/// A container that holds a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// The pod's UID; the kubelet writes no name.
+    pub pod: Arc<str>,
+    /// The container's name.
+    pub container: Arc<str>,
+}
+
+impl Checkpoint {
+    /// What is known of this resource.
+    pub fn of(&self, resource: &str) -> Option<&Known> {
+        self.resources.get(resource)
+    }
+
+    /// The devices of this resource that pods hold.
+    pub fn held(&self, resource: &str) -> Vec<Device> {
+        let held = self.of(resource).into_iter().flat_map(|known| &known.held);
+        held.map(|(id, held)| Device::new(id.clone(), 0, held.numa.as_slice().into()))
+            .collect()
+    }
+}
+
+/// The file in one plugin dir. It is read again only when it changed, and by one at a time: of a disk that hangs
+/// one thread is a prisoner, not one for each look. A clone shares what was read.
+#[derive(Clone, Debug)]
+pub struct CheckpointFile(Arc<Mutex<LastRead>>);
+
+#[derive(Debug)]
+struct LastRead {
+    path: PathBuf,
+    read: Option<(Version, Written)>,
+}
+
+/// What the kubelet wrote, and when.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// What.
+    pub checkpoint: Arc<Checkpoint>,
+    /// When.
+    pub at: SystemTime,
+}
+
+impl CheckpointFile {
+    /// The one in this plugin dir.
+    pub fn new(dir: &Path) -> Self {
+        Self(Arc::new(Mutex::new(LastRead {
+            path: dir.join(FILE),
+            read: None,
+        })))
+    }
+
+    /// What the file says now; beside everything else that runs, since a large one takes its time.
+    ///
+    /// # Errors
+    /// When there is no such file yet, or it cannot be read within 5 s.
+    pub async fn read(&self) -> io::Result<Written> {
+        let reading = async {
+            // Goes with the thread, which may be held up for longer than we wait.
+            let mut file = Arc::clone(&self.0).lock_owned().await;
+            tokio::task::spawn_blocking(move || file.read()).await?
+        };
+        timeout(READ_WITHIN, reading).await?
+    }
+}
+
+impl LastRead {
+    fn read(&mut self) -> io::Result<Written> {
+        let file = RegularFile::open(&self.path)?;
+        let version = Version::from(file.metadata());
+        match &self.read {
+            Some((before, read)) if *before == version => Ok(read.clone()),
+            _ => {
+                let at = file.metadata().modified()?;
+                let checkpoint = Arc::new(parse(&file.read_at_most(SIZE_MAX)?)?);
+                let read = Written { checkpoint, at };
+                self.read = Some((version, read.clone()));
+                Ok(read)
+            }
+        }
+    }
+}
+
 /// What matters of the file, with the field names of `devicemanager/checkpoint/checkpoint.go`.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Checkpoint {
+struct Content {
     data: Data,
 }
 
@@ -32,101 +152,167 @@ struct Checkpoint {
 #[serde(rename_all = "PascalCase")]
 struct Data {
     pod_device_entries: Option<Vec<Entry>>,
+    #[serde(default)]
+    registered_devices: Option<BTreeMap<String, Option<Registered>>>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Entry {
+    #[serde(default, rename = "PodUID")]
+    pod_uid: Arc<str>,
+    #[serde(default)]
+    container_name: Arc<str>,
     resource_name: String,
     /// By NUMA node; -1: no topology.
     #[serde(rename = "DeviceIDs")]
-    device_ids: Option<BTreeMap<String, Vec<String>>>,
-}
-
-/// The devices that pods hold, by resource.
-pub type Held = BTreeMap<String, Vec<Device>>;
-
-/// Reads who holds what.
-///
-/// # Errors
-/// When there is no such file yet, or it cannot be read.
-pub fn held(dir: &Path) -> io::Result<Held> {
-    parse(&read_at_most(&dir.join(FILE), SIZE_MAX)?)
-}
-
-/// Like [`held`], beside everything else that runs: a large file takes its time.
-///
-/// # Errors
-/// The same.
-pub async fn held_aside(dir: &Path) -> io::Result<Held> {
-    let dir = dir.to_owned();
-    let reading = tokio::task::spawn_blocking(move || held(&dir));
-    match timeout(READ_WITHIN, reading).await {
-        Ok(read) => read.unwrap_or_else(|error| Err(error.into())),
-        Err(late) => Err(late.into()),
-    }
+    device_ids: Option<BTreeMap<String, Vec<Box<str>>>>,
 }
 
 /// Reads the text of a checkpoint.
 ///
 /// # Errors
 /// When it is none.
-pub fn parse(text: &[u8]) -> io::Result<Held> {
-    let checkpoint: Checkpoint = serde_json::from_slice(text)?;
-    let mut nodes: BTreeMap<(String, String), Vec<u16>> = BTreeMap::new();
-    for entry in checkpoint.data.pod_device_entries.unwrap_or_default() {
+pub fn parse(text: &[u8]) -> io::Result<Checkpoint> {
+    let data = serde_json::from_slice::<Content>(text)?.data;
+    let mut resources = BTreeMap::<String, Known>::new();
+    for (resource, registered) in data.registered_devices.unwrap_or_default() {
+        resources.entry(resource).or_default().registered = Some(registered.unwrap_or_default());
+    }
+    for entry in data.pod_device_entries.unwrap_or_default() {
+        let holder = Holder {
+            pod: entry.pod_uid,
+            container: entry.container_name,
+        };
+        let known = resources.entry(entry.resource_name).or_default();
         for (node, ids) in entry.device_ids.unwrap_or_default() {
             for id in ids {
-                let nodes = nodes.entry((entry.resource_name.clone(), id)).or_default();
-                // -1 is none.
-                nodes.extend(node.parse::<u16>());
+                known.held.entry(id).or_default().add(&node, &holder);
             }
         }
     }
-    let mut held = Held::new();
-    for ((resource, id), mut nodes) in nodes {
-        nodes.sort_unstable();
-        nodes.dedup();
-        held.entry(resource)
-            .or_default()
-            .push(Device::new(id, 0, nodes.into()));
+    Ok(Checkpoint { resources })
+}
+
+impl Held {
+    fn add(&mut self, node: &str, holder: &Holder) {
+        // -1 is none.
+        if let Ok(node) = node.parse()
+            && !self.numa.contains(&node)
+        {
+            self.numa.push(node);
+            self.numa.sort_unstable();
+        }
+        if !self.by.contains(holder) {
+            self.by.push(holder.clone());
+        }
     }
-    Ok(held)
+}
+
+impl<'de> Deserialize<'de> for Registered {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Ids;
+        impl<'de> Visitor<'de> for Ids {
+            type Value = Registered;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
+                formatter.write_str("a list of device IDs")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut ids: A) -> Result<Registered, A::Error> {
+                let one = ids.next_element()?;
+                let mut count = usize::from(one.is_some());
+                while ids.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Registered { count, one })
+            }
+        }
+        deserializer.deserialize_seq(Ids)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// As kubelet 1.36 writes it.
+    const TEXT: &[u8] = br#"{"Data":{"PodDeviceEntries":[
+        {"PodUID":"u1","ContainerName":"c","ResourceName":"a/b","DeviceIDs":{"0":["x"],"1":["x","y"]},"AllocResp":"CgA="},
+        {"PodUID":"u1","ContainerName":"d","ResourceName":"a/b","DeviceIDs":{"1":["y"]},"AllocResp":"CgA="},
+        {"PodUID":"u2","ContainerName":"c","ResourceName":"a/c","DeviceIDs":{"-1":["z"]},"AllocResp":""}],
+        "RegisteredDevices":{"a/b":["x","y","z"],"a/d":[],"a/e":null}},"Checksum":123}"#;
+
     #[test]
     fn tells_what_pods_hold() {
-        // As kubelet 1.36 writes it.
-        let text = br#"{"Data":{"PodDeviceEntries":[
-            {"PodUID":"u1","ContainerName":"c","ResourceName":"a/b","DeviceIDs":{"0":["x"],"1":["x","y"]},"AllocResp":"CgA="},
-            {"PodUID":"u2","ContainerName":"c","ResourceName":"a/c","DeviceIDs":{"-1":["z"]},"AllocResp":""}],
-            "RegisteredDevices":{"a/b":["x","y","z"]}},"Checksum":123}"#;
-        let held = parse(text).unwrap();
+        let checkpoint = parse(TEXT).unwrap();
         let devices = |resource: &str| -> Vec<_> {
-            held[resource]
-                .iter()
-                .map(|d| (&*d.id, d.numa.to_vec()))
+            let held = checkpoint.held(resource);
+            held.iter()
+                .map(|d| (d.id.to_string(), d.numa.to_vec()))
                 .collect()
         };
-        assert_eq!(devices("a/b"), [("x", vec![0, 1]), ("y", vec![1])]);
-        assert_eq!(devices("a/c"), [("z", vec![])]);
-        let empty = br#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}},"Checksum":1}"#;
-        assert!(parse(empty).unwrap().is_empty());
-        assert!(parse(b"{").is_err());
+        assert_eq!(
+            devices("a/b"),
+            [("x".to_owned(), vec![0, 1]), ("y".to_owned(), vec![1])]
+        );
+        assert_eq!(devices("a/c"), [("z".to_owned(), vec![])]);
+        let holders = |id: &str| -> Vec<String> {
+            let held = &checkpoint.of("a/b").unwrap().held[id];
+            let name = |by: &Holder| format!("{}/{}", by.pod, by.container);
+            held.by.iter().map(name).collect()
+        };
+        assert_eq!(holders("x"), ["u1/c"]);
+        assert_eq!(holders("y"), ["u1/c", "u1/d"]);
     }
 
     #[test]
-    fn no_file_is_an_error_and_a_pipe_is_no_file() {
+    fn tells_what_is_registered() {
+        let checkpoint = parse(TEXT).unwrap();
+        let registered = |resource: &str| checkpoint.of(resource)?.registered.clone();
+        let count = |resource: &str| Some(registered(resource)?.count);
+        assert_eq!(registered("a/b").unwrap().one.as_deref(), Some("x"));
+        let counts = ["a/b", "a/c", "a/d", "a/e", "a/f"].map(count);
+        assert_eq!(counts, [Some(3), None, Some(0), Some(0), None]);
+    }
+
+    #[test]
+    fn an_empty_one_tells_nothing() {
+        let empty = br#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}},"Checksum":1}"#;
+        assert!(parse(empty).unwrap().resources.is_empty());
+        assert!(parse(b"{").is_err());
+    }
+
+    #[tokio::test]
+    async fn no_file_is_an_error_and_a_pipe_is_no_file() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(held(dir.path()).is_err());
+        let file = CheckpointFile::new(dir.path());
+        assert!(file.read().await.is_err());
         let pipe = std::process::Command::new("mkfifo")
             .arg(dir.path().join(FILE))
             .status();
         assert!(pipe.unwrap().success());
-        assert!(held(dir.path()).is_err());
+        assert!(file.read().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn only_what_changed_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = CheckpointFile::new(dir.path());
+        let write = |text: &[u8]| {
+            // As the kubelet does: a new file in the place of the old.
+            let new = dir.path().join("new");
+            std::fs::write(&new, text).unwrap();
+            std::fs::rename(new, dir.path().join(FILE)).unwrap();
+        };
+        write(TEXT);
+        let first = file.read().await.unwrap();
+        let again = file.clone().read().await.unwrap();
+        assert!(Arc::ptr_eq(&first.checkpoint, &again.checkpoint));
+        write(br#"{"Data":{"PodDeviceEntries":null}}"#);
+        let other = file.read().await.unwrap();
+        assert!(other.checkpoint.of("a/b").is_none());
+        write(b"{");
+        assert!(file.read().await.is_err());
     }
 }

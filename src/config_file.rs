@@ -1,7 +1,6 @@
 //! The config file on disk: read at the start, and again when it changes.
 
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,7 +12,7 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Environment, FileText, Host, Mistakes, config_file};
-use crate::regular_file::read_at_most;
+use crate::regular_file::{RegularFile, Version};
 use crate::supervisor::Configured;
 
 /// For what inotify does not tell: a symlink's target elsewhere, a file system without events.
@@ -118,7 +117,8 @@ fn apply(config: Result<Config, Mistakes>, file: &str, configured: &Configured) 
 
 fn read(path: &Path) -> FileText {
     // One more than it can have, so that it is told.
-    let content = read_at_most(path, FileText::SIZE_MAX as u64 + 1);
+    let limit = FileText::SIZE_MAX as u64 + 1;
+    let content = RegularFile::open(path).and_then(|file| file.read_at_most(limit));
     FileText {
         name: path.display().to_string(),
         content: content.map_err(|error| error.to_string()),
@@ -130,11 +130,8 @@ fn read(path: &Path) -> FileText {
 struct FileWatch {
     path: PathBuf,
     events: Option<EventStream<Vec<u8>>>,
-    seen: Option<Look>,
+    seen: Option<Version>,
 }
-
-/// Tells a file from what it was.
-type Look = (u64, u64, u64, i64, i64);
 
 impl FileWatch {
     fn new(path: PathBuf) -> Self {
@@ -172,15 +169,8 @@ impl FileWatch {
 }
 
 /// What the path leads to, through every symlink.
-fn look(path: &Path) -> Option<Look> {
-    let file = path.metadata().ok()?;
-    Some((
-        file.dev(),
-        file.ino(),
-        file.size(),
-        file.mtime(),
-        file.mtime_nsec(),
-    ))
+fn look(path: &Path) -> Option<Version> {
+    path.metadata().ok().as_ref().map(Version::from)
 }
 
 fn watch_events(path: &Path) -> io::Result<EventStream<Vec<u8>>> {

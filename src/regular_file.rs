@@ -1,26 +1,69 @@
 //! Files of others, read with a bound and without waiting for what is no file.
 
-use std::fs::OpenOptions;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// Reads a regular file, at most so many bytes of it.
-///
-/// # Errors
-/// When it cannot be read or is something else: a pipe might never end.
-pub fn read_at_most(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let flags = OFlags::NONBLOCK.bits().cast_signed();
-    let file = OpenOptions::new()
-        .read(true)
-        .custom_flags(flags)
-        .open(path)?;
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::other("it is no file"));
+/// A regular file that is open.
+#[derive(Debug)]
+pub struct RegularFile {
+    file: File,
+    metadata: Metadata,
+}
+
+/// Tells a file's content from what was there before: device, inode, size, and the times of its last changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Version {
+    file: (u64, u64),
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl RegularFile {
+    /// Opens it.
+    ///
+    /// # Errors
+    /// When it cannot be opened or is something else: a pipe might never end.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(flags)
+            .open(path)?;
+        let metadata = file.metadata()?;
+        if !metadata.is_file() {
+            return Err(io::Error::other("it is no file"));
+        }
+        Ok(Self { file, metadata })
     }
-    let mut content = Vec::new();
-    file.take(limit).read_to_end(&mut content)?;
-    Ok(content)
+
+    /// As it was opened.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// At most so many bytes of it.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_at_most(self, limit: u64) -> io::Result<Vec<u8>> {
+        let mut content = Vec::new();
+        self.file.take(limit).read_to_end(&mut content)?;
+        Ok(content)
+    }
+}
+
+impl From<&Metadata> for Version {
+    fn from(file: &Metadata) -> Self {
+        Self {
+            file: (file.dev(), file.ino()),
+            size: file.size(),
+            modified: (file.mtime(), file.mtime_nsec()),
+            changed: (file.ctime(), file.ctime_nsec()),
+        }
+    }
 }

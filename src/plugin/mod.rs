@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::checkpoint;
+use crate::checkpoint::CheckpointFile;
 use crate::connections::{ConnectionId, Table};
 use crate::offer_handle::OfferHandle;
 use crate::plugin_dir::PluginDir;
@@ -49,6 +49,8 @@ pub struct PluginInstance {
     pub retirement: Arc<Mutex<Retirement>>,
     /// Where its socket goes.
     pub dir: PluginDir,
+    /// What pods hold.
+    pub checkpoint: CheckpointFile,
     /// What stands at kubelet.sock.
     pub kubelet: watch::Receiver<Sight>,
     /// Lets a few instances register at a time.
@@ -188,10 +190,8 @@ impl PluginInstance {
     /// Whoever had the resource before may have given devices to pods that the configuration lacks.
     async fn hold_what_pods_hold(&self) {
         let resource = &self.resource.name;
-        match checkpoint::held_aside(self.dir.path()).await {
-            Ok(mut held) => self
-                .offer
-                .hold(&held.remove(resource.as_str()).unwrap_or_default()),
+        match self.checkpoint.read().await {
+            Ok(written) => self.offer.hold(&written.checkpoint.held(resource.as_str())),
             Err(error) => debug!(%resource, %error, "the kubelet's checkpoint tells nothing"),
         }
     }

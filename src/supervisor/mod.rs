@@ -16,8 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::checkpoint::{self, Held};
-use crate::device::Device;
+use crate::checkpoint::{Checkpoint, CheckpointFile, Written};
 use crate::offer_handle::OfferHandle;
 use crate::plugin::{Past, PluginInstance};
 use crate::plugin_dir::PluginDir;
@@ -52,6 +51,7 @@ impl Supervisor {
             |resource: &Resource| (resource.name.clone(), OfferHandle::new(resource.clone()));
         let plugins = Plugins {
             offers: resources.iter().map(offer).collect(),
+            checkpoint: CheckpointFile::new(dir.path()),
             dir,
             kubelet: watcher.subscribe(),
             turns: Arc::new(Semaphore::new(TURNS)),
@@ -89,22 +89,19 @@ impl Supervisor {
         let mut configured = self.configured.subscribe();
         let watching = self.watcher.run();
         tokio::pin!(watching);
-        // Nothing runs yet that it could hold up.
-        let mut held = as_told(checkpoint::held(self.plugins.dir.path()));
         let ended = loop {
+            let read = tokio::select! {
+                read = self.plugins.checkpoint.read() => as_told(read),
+                () = stop.cancelled() => break Ok(()),
+            };
             let resources = Arc::clone(&configured.borrow_and_update());
-            self.plugins.become_these(&resources, held);
+            self.plugins.become_these(&resources, &read);
             tokio::select! {
                 () = stop.cancelled() => break Ok(()),
                 replaced = &mut watching => break Err(replaced),
                 // Never closed: we have a sender ourselves.
                 Ok(()) = configured.changed() => {}
             }
-            let reading = checkpoint::held_aside(self.plugins.dir.path());
-            held = tokio::select! {
-                held = reading => as_told(held),
-                () = stop.cancelled() => break Ok(()),
-            };
         };
         self.plugins.leave().await;
         ended
@@ -114,6 +111,7 @@ impl Supervisor {
 /// The plugins that run, and what each of them needs.
 struct Plugins {
     dir: PluginDir,
+    checkpoint: CheckpointFile,
     kubelet: watch::Receiver<Sight>,
     turns: Arc<Semaphore>,
     leave: CancellationToken,
@@ -139,7 +137,7 @@ struct Running {
 impl Plugins {
     /// Starts, changes and ends plugins until there is one for each of these resources. Those that stay the
     /// same do not notice. What pods hold of a new one is told too.
-    fn become_these(&mut self, resources: &[Resource], mut held: Held) {
+    fn become_these(&mut self, resources: &[Resource], checkpoint: &Checkpoint) {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Err(error) = ended {
                 error!(%error, "a plugin's task failed");
@@ -154,8 +152,7 @@ impl Plugins {
             if self.running.contains_key(&resource.name) {
                 self.offers[&resource.name].reconfigure(resource);
             } else {
-                let held = held.remove(resource.name.as_str()).unwrap_or_default();
-                self.start(resource, &held);
+                self.start(resource, checkpoint);
             }
         }
         self.started = true;
@@ -177,7 +174,7 @@ impl Plugins {
     }
 
     /// Starts a plugin, once those that have its socket still have left.
-    fn start(&mut self, resource: &Resource, held: &[Device]) {
+    fn start(&mut self, resource: &Resource, checkpoint: &Checkpoint) {
         let before = self
             .leaving
             .iter()
@@ -187,13 +184,14 @@ impl Plugins {
         let offer = offer
             .or_insert_with(|| OfferHandle::new(resource.clone()))
             .clone();
-        offer.hold(held);
+        offer.hold(&checkpoint.held(resource.name.as_str()));
         let retirement = Arc::new(Mutex::new(Retirement::default()));
         let plugin = PluginInstance {
             resource: Arc::clone(offer.now().resource()),
             offer: offer.clone(),
             retirement: Arc::clone(&retirement),
             dir: self.dir.clone(),
+            checkpoint: self.checkpoint.clone(),
             kubelet: self.kubelet.clone(),
             turns: Arc::clone(&self.turns),
         };
@@ -209,7 +207,7 @@ impl Plugins {
         } else {
             Past::default()
         };
-        let dir = self.dir.clone();
+        let checkpoint = self.checkpoint.clone();
         self.tasks.spawn(async move {
             let _left = left;
             for left in before {
@@ -217,7 +215,7 @@ impl Plugins {
             }
             tokio::select! {
                 () = keeper::keep(plugin, past, leave) => {}
-                never = retire::retire(&offer, &retirement, &dir) => never,
+                never = retire::retire(&offer, &retirement, &checkpoint) => never,
             }
         });
         self.running.insert(resource.name.clone(), running);
@@ -234,14 +232,15 @@ impl Plugins {
     }
 }
 
-/// What pods hold, as far as the kubelet tells.
-fn as_told(held: io::Result<Held>) -> Held {
-    held.unwrap_or_else(|error| {
+/// What the kubelet tells, as far as it does.
+fn as_told(read: io::Result<Written>) -> Arc<Checkpoint> {
+    let told = read.map(|written| written.checkpoint);
+    told.unwrap_or_else(|error| {
         if error.kind() == io::ErrorKind::NotFound {
             debug!("there is no kubelet's checkpoint yet");
         } else {
             warn!(%error, "the kubelet's checkpoint does not tell what pods hold: devices that they hold may be missing");
         }
-        Held::default()
+        Arc::default()
     })
 }
