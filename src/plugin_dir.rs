@@ -1,17 +1,11 @@
 //! The kubelet's device plugin directory, and how to tell one socket in it from its successor.
 
-use std::fs::{File, Metadata, TryLockError};
+use std::fs::Metadata;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
-
-use crate::socket_name::KUBELET_SOCKET;
-
-/// Between tries for the lock.
-const LOCK_PAUSE: Duration = Duration::from_millis(5);
+use crate::socket_name::{KUBELET_SOCKET, SocketName};
 
 /// The directory in which the kubelet and its device plugins have their sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,42 +35,10 @@ impl PluginDir {
         self.0.join(KUBELET_SOCKET)
     }
 
-    /// Holds the directory's lock until it is dropped. The lock is on the directory itself: nothing is
-    /// left behind in it. Whoever binds holds it for a moment, so one that is held for longer than
-    /// `patience` is not meant for us (anyone who may read the directory can take it).
-    ///
-    /// # Errors
-    /// When the directory cannot be opened or locked.
-    pub async fn lock(&self, patience: Duration) -> io::Result<Lock> {
-        let dir = File::open(&self.0)?;
-        let deadline = Instant::now() + patience;
-        let mut waited = false;
-        loop {
-            match dir.try_lock() {
-                Ok(()) => return Ok(Lock::Held { _dir: dir, waited }),
-                Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
-                    waited = true;
-                    sleep(LOCK_PAUSE).await;
-                }
-                Err(TryLockError::WouldBlock) => return Ok(Lock::Denied),
-            }
-        }
+    /// The path of a plugin's socket.
+    pub fn socket(&self, name: &SocketName) -> PathBuf {
+        self.0.join(name.as_str())
     }
-}
-
-/// How it went with the directory's lock.
-#[derive(Debug)]
-pub enum Lock {
-    /// Ours until this is dropped; `waited`: after somebody else's.
-    Held {
-        /// Unlocks when closed.
-        _dir: File,
-        /// Whether somebody else had it before.
-        waited: bool,
-    },
-    /// Somebody else keeps it.
-    Denied,
 }
 
 impl SocketIdentity {

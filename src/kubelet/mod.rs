@@ -34,7 +34,7 @@ use tonic::transport::Server;
 use tracing::warn;
 
 use crate::connections::{Peers, incoming};
-use crate::plugin_socket::answers;
+use crate::own_socket::answers;
 use crate::socket_name::KUBELET_SOCKET;
 use crate::wire::PreferenceQuestion;
 use crate::wire::v1beta1::registration_server::RegistrationServer;

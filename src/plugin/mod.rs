@@ -19,8 +19,8 @@ use tracing::{debug, info, trace, warn};
 use crate::checkpoint::CheckpointFile;
 use crate::connections::{ConnectionId, Table};
 use crate::offer_handle::OfferHandle;
+use crate::own_socket::{Before, BindError, OwnSocket};
 use crate::plugin_dir::PluginDir;
-use crate::plugin_socket::{Before, BindError, PluginSocket};
 use crate::registration::{KubeletConnection, NoKubelet, RegisterError};
 use crate::resource::Resource;
 use crate::retirement::{Retirement, lock};
@@ -139,9 +139,9 @@ impl PluginInstance {
         Arc::clone(&self.turns).acquire_owned().await.ok()
     }
 
-    async fn bind(&self, past: &mut Past) -> Result<(PluginSocket, Before), BindError> {
+    async fn bind(&self, past: &mut Past) -> Result<(OwnSocket, Before), BindError> {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
-        let bound = PluginSocket::bind(&self.dir, endpoint).await;
+        let bound = OwnSocket::bind(self.dir.socket(endpoint)).await;
         match &bound {
             Ok(_) => debug!(%resource, %endpoint, "Starting to listen"),
             Err(BindError::Taken) => past.waits_for_another(),
@@ -245,7 +245,7 @@ impl PluginInstance {
             return;
         }
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
-        match PluginSocket::bind(&self.dir, endpoint).await {
+        match OwnSocket::bind(self.dir.socket(endpoint)).await {
             Ok((socket, _)) => {
                 server.move_to(socket);
                 warn!(%resource, %endpoint, "the socket was removed: bound it anew");

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::own_socket::Before;
 use crate::plugin_dir::SocketIdentity;
-use crate::plugin_socket::Before;
 use crate::watcher::Sight;
 
 /// A kubelet takes its connections along when it dies, before its successor makes a socket. A stream

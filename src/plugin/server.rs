@@ -13,7 +13,7 @@ use tracing::{debug, error};
 
 use crate::connections::{ConnectionId, Peers, Table, incoming};
 use crate::offer::Offer;
-use crate::plugin_socket::PluginSocket;
+use crate::own_socket::OwnSocket;
 use crate::resource::Resource;
 use crate::retirement::Retirement;
 use crate::wire::REQUEST_SIZE_MAX;
@@ -32,7 +32,7 @@ const TASKS_END_WITHIN: Duration = Duration::from_millis(500);
 
 /// A socket that is served. [`Server::leave`] ends it in order; dropping it ends it at once.
 pub struct Server {
-    socket: PluginSocket,
+    socket: OwnSocket,
     listeners: watch::Sender<Arc<UnixListener>>,
     peers: Peers,
     /// Ends the streams.
@@ -49,7 +49,7 @@ pub struct Server {
 impl Server {
     /// Serves the resource on the socket. Must be called within a tokio runtime.
     pub fn start(
-        socket: PluginSocket,
+        socket: OwnSocket,
         resource: Arc<Resource>,
         offer: watch::Receiver<Arc<Offer>>,
         retirement: Arc<Mutex<Retirement>>,
@@ -91,7 +91,7 @@ impl Server {
     }
 
     /// The socket that is served.
-    pub fn socket(&self) -> &PluginSocket {
+    pub fn socket(&self) -> &OwnSocket {
         &self.socket
     }
 
@@ -106,7 +106,7 @@ impl Server {
     }
 
     /// Accepts on another socket from now on; connections stay.
-    pub fn move_to(&mut self, socket: PluginSocket) {
+    pub fn move_to(&mut self, socket: OwnSocket) {
         self.listeners.send_replace(Arc::clone(socket.listener()));
         self.socket = socket;
     }

@@ -13,8 +13,8 @@ use tracing::{debug, error, info, warn};
 use crate::backoff::Backoff;
 use crate::foreign::foreign;
 use crate::offer::Offer;
+use crate::own_socket::BindError;
 use crate::plugin::{Past, PluginInstance, RunError};
-use crate::plugin_socket::BindError;
 use crate::resource::Resource;
 use crate::watcher::Sight;
 

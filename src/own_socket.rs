@@ -1,4 +1,4 @@
-//! A plugin's socket: bound without taking anyone's, removed only if it is still ours.
+//! A socket of ours: bound without taking anyone's, removed only if it is still ours.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
@@ -12,8 +12,7 @@ use thiserror::Error;
 use tokio::net::UnixListener;
 use tracing::warn;
 
-use crate::plugin_dir::{Lock, PluginDir};
-use crate::socket_name::SocketName;
+use crate::dir_lock::{Lock, lock};
 
 /// How long to wait for the directory's lock before binding without it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -22,8 +21,7 @@ const UNLINK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A bound socket.
 #[derive(Debug)]
-pub struct PluginSocket {
-    dir: PluginDir,
+pub struct OwnSocket {
     path: PathBuf,
     /// Device and inode. The open listener keeps the inode number from being used again.
     file: (u64, u64),
@@ -55,19 +53,18 @@ pub enum BindError {
     Io(#[from] io::Error),
 }
 
-impl PluginSocket {
+impl OwnSocket {
     /// Binds the socket with mode 0600. Test, removal and bind happen under the directory's lock, so
     /// that of two starters one wins and the other sees it.
     ///
     /// # Errors
     /// When the place is taken, or the operating system refuses.
-    pub async fn bind(dir: &PluginDir, name: &SocketName) -> Result<(Self, Before), BindError> {
-        let lock = dir.lock(LOCK_PATIENCE).await?;
+    pub async fn bind(path: PathBuf) -> Result<(Self, Before), BindError> {
+        let lock = lock(dir_of(&path), LOCK_PATIENCE).await?;
         if matches!(lock, Lock::Denied) {
-            let dir = dir.path().display();
-            warn!(%dir, "somebody keeps the plugin dir locked: binding {name} without the lock");
+            let path = path.display();
+            warn!("somebody keeps the directory locked: binding {path} without the lock");
         }
-        let path = dir.path().join(name.as_str());
         let before = match (clear(&path)?, &lock) {
             (Before::Nothing, Lock::Denied | Lock::Held { waited: true, .. }) => Before::Binder,
             (before, _) => before,
@@ -76,7 +73,6 @@ impl PluginSocket {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
         let metadata = path.symlink_metadata()?;
         let socket = Self {
-            dir: dir.clone(),
             file: (metadata.dev(), metadata.ino()),
             path,
             listener,
@@ -86,7 +82,7 @@ impl PluginSocket {
 
     /// Removes the file, unless another has taken its place.
     pub async fn remove(self) {
-        let lock = self.dir.lock(UNLINK_PATIENCE).await;
+        let lock = lock(dir_of(&self.path), UNLINK_PATIENCE).await;
         if matches!(lock, Ok(Lock::Held { .. })) && self.is_in_place() {
             // Whoever removed it first did what was to be done.
             let _ = std::fs::remove_file(&self.path);
@@ -103,6 +99,11 @@ impl PluginSocket {
         let metadata = self.path.symlink_metadata();
         metadata.is_ok_and(|file| (file.dev(), file.ino()) == self.file)
     }
+}
+
+fn dir_of(path: &Path) -> &Path {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    dir.unwrap_or(Path::new("."))
 }
 
 /// Makes room for a socket, if nobody serves the one that is there.
@@ -137,23 +138,18 @@ pub fn answers(path: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::socket_name::PluginName;
     use futures_util::FutureExt;
 
-    fn name() -> SocketName {
-        PluginName::default().own_socket().unwrap()
-    }
-
-    fn dir() -> (tempfile::TempDir, PluginDir) {
-        let temporary = tempfile::tempdir().unwrap();
-        let dir = PluginDir::new(temporary.path());
-        (temporary, dir)
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("own.sock");
+        (dir, path)
     }
 
     #[tokio::test]
     async fn is_private_and_removed_with_its_owner() {
-        let (_temporary, dir) = dir();
-        let (socket, before) = PluginSocket::bind(&dir, &name()).await.unwrap();
+        let (_dir, path) = place();
+        let (socket, before) = OwnSocket::bind(path.clone()).await.unwrap();
         assert_eq!(before, Before::Nothing);
         let mode = socket.path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
@@ -164,20 +160,18 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_answers_is_not_taken_and_a_stale_one_is() {
-        let (_temporary, dir) = dir();
-        let path = dir.path().join(name().as_str());
+        let (_dir, path) = place();
         let neighbour = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let bound = PluginSocket::bind(&dir, &name()).await;
+        let bound = OwnSocket::bind(path.clone()).await;
         assert!(matches!(bound, Err(BindError::Taken)), "{bound:?}");
         drop(neighbour);
-        let (_socket, before) = PluginSocket::bind(&dir, &name()).await.unwrap();
+        let (_socket, before) = OwnSocket::bind(path.clone()).await.unwrap();
         assert_eq!(before, Before::Stale);
     }
 
     #[tokio::test]
     async fn a_full_backlog_still_answers() {
-        let (_temporary, dir) = dir();
-        let path = dir.path().join(name().as_str());
+        let (_dir, path) = place();
         let _busy = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let mut waiting = Vec::new();
         loop {
@@ -191,37 +185,35 @@ mod tests {
                 break;
             }
         }
-        let bound = PluginSocket::bind(&dir, &name()).await;
+        let bound = OwnSocket::bind(path.clone()).await;
         assert!(matches!(bound, Err(BindError::Taken)), "{bound:?}");
     }
 
     #[tokio::test]
     async fn what_is_no_socket_stays() {
-        let (_temporary, dir) = dir();
-        let path = dir.path().join(name().as_str());
+        let (_dir, path) = place();
         std::fs::write(&path, "precious").unwrap();
-        let bound = PluginSocket::bind(&dir, &name()).await;
+        let bound = OwnSocket::bind(path.clone()).await;
         assert!(matches!(bound, Err(BindError::NotASocket)), "{bound:?}");
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }
 
     #[tokio::test]
     async fn a_successor_is_not_removed() {
-        let (_temporary, dir) = dir();
-        let (ours, _) = PluginSocket::bind(&dir, &name()).await.unwrap();
+        let (_dir, path) = place();
+        let (ours, _) = OwnSocket::bind(path.clone()).await.unwrap();
         std::fs::remove_file(&ours.path).unwrap();
         assert!(!ours.is_in_place());
-        let (theirs, _) = PluginSocket::bind(&dir, &name()).await.unwrap();
+        let (theirs, _) = OwnSocket::bind(path.clone()).await.unwrap();
         ours.remove().await;
         assert!(theirs.is_in_place());
     }
 
     #[tokio::test]
     async fn only_one_binds_at_a_time() {
-        let (_temporary, dir) = dir();
-        let lock = dir.lock(Duration::ZERO).await.unwrap();
-        let name = name();
-        let mut binding = std::pin::pin!(PluginSocket::bind(&dir, &name));
+        let (_dir, path) = place();
+        let lock = lock(dir_of(&path), Duration::ZERO).await.unwrap();
+        let mut binding = std::pin::pin!(OwnSocket::bind(path.clone()));
         assert!((&mut binding).now_or_never().is_none());
         drop(lock);
         let (_socket, before) = binding.await.unwrap();
@@ -230,9 +222,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lock_that_is_kept_is_not_waited_for_for_ever() {
-        let (_temporary, dir) = dir();
-        let _kept = dir.lock(Duration::ZERO).await.unwrap();
-        let (socket, before) = PluginSocket::bind(&dir, &name()).await.unwrap();
+        let (_dir, path) = place();
+        let _kept = lock(dir_of(&path), Duration::ZERO).await.unwrap();
+        let (socket, before) = OwnSocket::bind(path.clone()).await.unwrap();
         assert_eq!(before, Before::Binder);
         socket.remove().await;
     }
