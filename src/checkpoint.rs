@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::device::Device;
+use crate::device::{Device, Devices};
 use crate::regular_file::{RegularFile, Version};
 
 /// The file's name in the plugin dir.
@@ -49,6 +49,17 @@ pub struct Registered {
     pub one: Option<String>,
 }
 
+/// How the kubelet's word fits to a resource that has an open stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It has our devices.
+    Listed,
+    /// It lacks the resource, or has it without any device though there are healthy ones.
+    Lacking,
+    /// It has devices that are not ours.
+    OfAnother,
+}
+
 /// A device that pods hold.
 #[derive(Debug, Default)]
 pub struct Held {
@@ -71,6 +82,19 @@ impl Checkpoint {
     /// What is known of this resource.
     pub fn of(&self, resource: &str) -> Option<&Known> {
         self.resources.get(resource)
+    }
+
+    /// Whether the kubelet has this resource with these devices.
+    pub fn standing(&self, resource: &str, devices: &Devices) -> Standing {
+        let registered = self
+            .of(resource)
+            .and_then(|known| known.registered.as_ref());
+        match registered.map(|registered| registered.one.as_deref()) {
+            Some(Some(id)) if devices.get(id).is_none() => Standing::OfAnother,
+            Some(Some(_)) => Standing::Listed,
+            Some(None) if !devices.as_slice().iter().any(Device::can_be_given) => Standing::Listed,
+            Some(None) | None => Standing::Lacking,
+        }
     }
 
     /// The devices of this resource that pods hold.
@@ -274,6 +298,23 @@ mod tests {
         assert_eq!(registered("a/b").unwrap().one.as_deref(), Some("x"));
         let counts = ["a/b", "a/c", "a/d", "a/e", "a/f"].map(count);
         assert_eq!(counts, [Some(3), None, Some(0), Some(0), None]);
+    }
+
+    #[test]
+    fn tells_whether_a_resource_is_there_with_its_devices() {
+        let checkpoint = parse(TEXT).unwrap();
+        let standing = |resource: &str, ids: &[&str]| {
+            let device = |id: &&str| Device::new(*id, 0, [].into());
+            checkpoint.standing(
+                resource,
+                &Devices::from_list(ids.iter().map(device).collect()),
+            )
+        };
+        assert_eq!(standing("a/b", &["w", "x"]), Standing::Listed);
+        assert_eq!(standing("a/b", &["w"]), Standing::OfAnother);
+        assert_eq!(standing("a/d", &["x"]), Standing::Lacking);
+        assert_eq!(standing("a/d", &[]), Standing::Listed);
+        assert_eq!(standing("a/c", &[]), Standing::Lacking);
     }
 
     #[test]

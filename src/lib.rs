@@ -16,6 +16,7 @@ pub mod config;
 pub mod offer;
 mod retirement;
 mod backoff;
+pub mod record;
 
 // The edge: the API on the wire, sockets and files.
 mod regular_file;

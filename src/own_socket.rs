@@ -43,7 +43,7 @@ pub enum Before {
 #[derive(Debug, Error)]
 pub enum BindError {
     /// A socket there still answers: it is never taken.
-    #[error("another plugin serves this socket")]
+    #[error("another process serves this socket")]
     Taken,
     /// Something else has the name.
     #[error("the path is taken by something that is not a socket")]

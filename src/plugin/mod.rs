@@ -1,14 +1,16 @@
 //! One device plugin: a run from the connection to the kubelet to the removal of its socket.
 
+mod handle;
 mod past;
 mod server;
 mod service;
 
+pub use handle::PluginHandle;
 pub use past::Past;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -18,9 +20,9 @@ use tracing::{debug, info, trace, warn};
 
 use crate::checkpoint::CheckpointFile;
 use crate::connections::{ConnectionId, Table};
-use crate::offer_handle::OfferHandle;
 use crate::own_socket::{Before, BindError, OwnSocket};
 use crate::plugin_dir::PluginDir;
+use crate::record::{Registration, State};
 use crate::registration::{KubeletConnection, NoKubelet, RegisterError};
 use crate::resource::Resource;
 use crate::retirement::{Retirement, lock};
@@ -43,8 +45,8 @@ const STREAM_OPENS_WITHIN: Duration = Duration::from_secs(5);
 pub struct PluginInstance {
     /// What it registers in this run.
     pub resource: Arc<Resource>,
-    /// What it offers, as it is now.
-    pub offer: OfferHandle,
+    /// What it offers, and what became of it.
+    pub handle: PluginHandle,
     /// What the kubelet was told and asked.
     pub retirement: Arc<Mutex<Retirement>>,
     /// Where its socket goes.
@@ -77,6 +79,20 @@ pub enum RunError {
     NoStream,
 }
 
+impl RunError {
+    /// How the registration went, if it came to that.
+    pub fn registration(&self) -> Option<Registration> {
+        match self {
+            Self::NoKubelet(_) | Self::Bind(_) => None,
+            Self::Register(RegisterError::Refused(_)) => Some(Registration::Refused),
+            Self::Register(RegisterError::Broken) => Some(Registration::Broken),
+            Self::Register(RegisterError::TimedOut) => Some(Registration::TimedOut),
+            Self::NotCalledBack => Some(Registration::NotCalledBack),
+            Self::NoStream => Some(Registration::NoStream),
+        }
+    }
+}
+
 impl PluginInstance {
     /// Connect, bind, register, and stay until the stream ends or `stop`; then leave. Whatever
     /// happens, every connection is closed when this returns, and the socket's file is gone unless
@@ -103,7 +119,7 @@ impl PluginInstance {
         let mut server = Server::start(
             socket,
             Arc::clone(&self.resource),
-            self.offer.subscribe(),
+            self.handle.clone(),
             retirement,
         );
         past.registers();
@@ -112,7 +128,11 @@ impl PluginInstance {
             () = stop.cancelled() => Ok(None),
         };
         let lived = match registered {
-            Ok(Some(stream)) => self.watch_stream(&mut server, stream, past, stop).await,
+            Ok(Some(stream)) => {
+                let lived = self.watch_stream(&mut server, stream, past, stop).await;
+                self.handle.entered(State::Leaving);
+                lived
+            }
             _ => Duration::ZERO,
         };
         let kubelets = registered.as_ref().ok().copied().flatten();
@@ -127,10 +147,16 @@ impl PluginInstance {
         &mut self,
         past: &mut Past,
     ) -> Result<(KubeletConnection, Option<OwnedSemaphorePermit>), NoKubelet> {
+        self.handle.entered(State::Connecting);
         let turn = self.turn().await;
         past.tried = *self.kubelet.borrow_and_update();
         let kubelet = KubeletConnection::open(&self.dir.kubelet_socket()).await?;
         past.tried = Some(kubelet.identity());
+        if let Some(cause) = past.came_back() {
+            self.handle
+                .record
+                .send_modify(|record| record.restarted(cause));
+        }
         Ok((kubelet, turn))
     }
 
@@ -141,6 +167,7 @@ impl PluginInstance {
 
     async fn bind(&self, past: &mut Past) -> Result<(OwnSocket, Before), BindError> {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
+        self.handle.entered(State::Binding);
         let bound = OwnSocket::bind(self.dir.socket(endpoint)).await;
         match &bound {
             Ok(_) => debug!(%resource, %endpoint, "Starting to listen"),
@@ -162,11 +189,13 @@ impl PluginInstance {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
         if quiet {
             drop(turn.take());
+            self.handle.entered(State::Quiet);
             debug!(%resource, "quiet: the kubelet may be taking leave of a predecessor");
             sleep(QUIET).await;
             self.hold_what_pods_hold().await;
             turn = self.turn().await;
         }
+        self.handle.entered(State::Registering);
         let registering = async {
             trace!(%resource, %endpoint, "Registration.register");
             let mut peers = server.peers();
@@ -191,7 +220,10 @@ impl PluginInstance {
     async fn hold_what_pods_hold(&self) {
         let resource = &self.resource.name;
         match self.checkpoint.read().await {
-            Ok(written) => self.offer.hold(&written.checkpoint.held(resource.as_str())),
+            Ok(written) => self
+                .handle
+                .offer
+                .hold(&written.checkpoint.held(resource.as_str())),
             Err(error) => debug!(%resource, %error, "the kubelet's checkpoint tells nothing"),
         }
     }
@@ -205,8 +237,12 @@ impl PluginInstance {
         stop: &CancellationToken,
     ) -> Duration {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
-        let devices = self.offer.now().devices().len();
+        let devices = self.handle.offer.now().devices().len();
         info!(%resource, %endpoint, devices, "registered");
+        let now = SystemTime::now();
+        self.handle
+            .record
+            .send_modify(|record| record.registered(now));
         let opened = Instant::now();
         let mut under = Succession::new(past.tried, opened);
         let mut peers = server.peers();
@@ -233,6 +269,11 @@ impl PluginInstance {
         past.stream_ended(&under, Instant::now());
         let lived = opened.elapsed();
         if ended {
+            past.lost_stream();
+            let now = SystemTime::now();
+            self.handle
+                .record
+                .send_modify(|record| record.stream_ended(now));
             warn!(%resource, seconds = lived.as_secs(), "the stream ended: starting over");
         }
         lived

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::own_socket::Before;
 use crate::plugin_dir::SocketIdentity;
+use crate::record::Cause;
 use crate::watcher::Sight;
 
 /// A kubelet takes its connections along when it dies, before its successor makes a socket. A stream
@@ -19,6 +20,8 @@ pub struct Past {
     /// The kubelet.sock of the last try.
     pub tried: Sight,
     leaving: Leaving,
+    /// The stream of the last run ended by itself, and nobody was reached since.
+    lost_stream: bool,
 }
 
 /// Of whom the kubelet may be taking leave.
@@ -55,6 +58,18 @@ impl Past {
     /// The stream ended, or we end it.
     pub fn stream_ended(&mut self, under: &Succession, now: Instant) {
         self.leaving = under.kubelet(now).map_or(Leaving::None, Leaving::Us);
+    }
+
+    /// Nobody asked for that.
+    pub fn lost_stream(&mut self) {
+        self.lost_stream = true;
+    }
+
+    /// A kubelet was reached: why it had to be, where a stream was lost before.
+    pub fn came_back(&mut self) -> Option<Cause> {
+        let same = matches!(self.leaving, Leaving::Us(kubelet) if self.tried == Some(kubelet));
+        let cause = if same { Cause::Stream } else { Cause::Kubelet };
+        std::mem::take(&mut self.lost_stream).then_some(cause)
     }
 
     /// Whether the kubelet that is tried now may still be taking leave.

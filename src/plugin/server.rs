@@ -12,13 +12,13 @@ use tonic::transport::Server as GrpcServer;
 use tracing::{debug, error};
 
 use crate::connections::{ConnectionId, Peers, Table, incoming};
-use crate::offer::Offer;
 use crate::own_socket::OwnSocket;
 use crate::resource::Resource;
 use crate::retirement::Retirement;
 use crate::wire::REQUEST_SIZE_MAX;
 use crate::wire::v1beta1::device_plugin_server::DevicePluginServer;
 
+use super::PluginHandle;
 use super::service::Service;
 
 /// The kubelet needs one; the rest is for people who look.
@@ -51,7 +51,7 @@ impl Server {
     pub fn start(
         socket: OwnSocket,
         resource: Arc<Resource>,
-        offer: watch::Receiver<Arc<Offer>>,
+        handle: PluginHandle,
         retirement: Arc<Mutex<Retirement>>,
     ) -> Self {
         let cut = CancellationToken::new();
@@ -60,7 +60,8 @@ impl Server {
         let listeners = watch::Sender::new(Arc::clone(socket.listener()));
         let service = Service {
             registered: resource,
-            offer,
+            offer: handle.offer.subscribe(),
+            record: handle.record,
             retirement,
             peers: peers.clone(),
             ending: ending.clone(),

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use crate::device::Devices;
 use crate::foreign::foreign;
 use crate::offer::Offer;
 use crate::preference::prefer;
+use crate::record::Record;
 use crate::resource::Resource;
 use crate::retirement::{Retirement, lock};
 use crate::wire::v1beta1::device_plugin_server::DevicePlugin;
@@ -27,6 +28,7 @@ pub struct Service {
     /// As it is registered: its options are not asked for again.
     pub registered: Arc<Resource>,
     pub offer: watch::Receiver<Arc<Offer>>,
+    pub record: watch::Sender<Record>,
     pub retirement: Arc<Mutex<Retirement>>,
     pub peers: Peers,
     /// Ends the streams, with OK; the other RPCs go on.
@@ -99,12 +101,16 @@ impl DevicePlugin for Service {
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
         let _in_flight = InFlight::new(&self.retirement);
+        let began = Instant::now();
         self.peers.note_call(connection(&request)?);
         // Taken and judged without a pause: what goes in the next moment is judged by the next call.
         let offer = self.now();
+        let mut devices = 0;
         let answers: Result<Vec<Allocation>, Status> = wire::allocations(request.into_inner())
+            .inspect(|ids| devices += ids.len())
             .map(|ids| allocate_container(&offer, &ids))
             .collect();
+        self.note_allocate(&answers, devices, began.elapsed());
         Ok(Response::new(wire::allocated(answers?)))
     }
 
@@ -122,6 +128,23 @@ impl DevicePlugin for Service {
 impl Service {
     fn now(&self) -> Arc<Offer> {
         Arc::clone(&self.offer.borrow())
+    }
+
+    /// Counts a call of Allocate; nobody is told, as there can be many.
+    fn note_allocate(
+        &self,
+        answer: &Result<Vec<Allocation>, Status>,
+        devices: usize,
+        took: Duration,
+    ) {
+        let (code, devices) = match answer {
+            Ok(_) => (0, devices),
+            Err(status) => (i32::from(status.code()).unsigned_abs() as usize, 0),
+        };
+        self.record.send_if_modified(|record| {
+            record.allocated(code, devices, took);
+            false
+        });
     }
 }
 

@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
@@ -14,7 +14,8 @@ use crate::backoff::Backoff;
 use crate::foreign::foreign;
 use crate::offer::Offer;
 use crate::own_socket::BindError;
-use crate::plugin::{Past, PluginInstance, RunError};
+use crate::plugin::{Past, PluginHandle, PluginInstance, RunError};
+use crate::record::Cause;
 use crate::resource::Resource;
 use crate::watcher::Sight;
 
@@ -27,7 +28,8 @@ const TAKEN_PAUSE: Duration = Duration::from_secs(2);
 /// Runs one plugin over and over until `stop`.
 pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: CancellationToken) {
     let mut kubelet = plugin.kubelet.clone();
-    let mut offer = plugin.offer.subscribe();
+    let handle = plugin.handle.clone();
+    let mut offer = handle.offer.subscribe();
     let mut tries = Tries::default();
     while !stop.is_cancelled() {
         plugin.resource = Arc::clone(offer.borrow().resource());
@@ -37,7 +39,7 @@ pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: Cancellation
         let over = stop.child_token();
         let outcome = tokio::select! {
             outcome = caught(plugin.run(&mut past, &over)) => outcome,
-            never = end_if_reconfigured(&mut offer, &resource, &over) => never,
+            never = end_when_told(&mut offer, &resource, &handle, &over) => never,
         };
         if stop.is_cancelled() {
             break;
@@ -50,6 +52,7 @@ pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: Cancellation
             tries.start_over();
         }
         let pause = tries.after(&outcome);
+        note(&handle, &outcome);
         tries.tell(&resource, &outcome, pause);
         tokio::select! {
             () = stop.cancelled() => {}
@@ -62,18 +65,39 @@ pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: Cancellation
     }
 }
 
-/// Ends the run once the configuration says something that is told at the registration only.
-async fn end_if_reconfigured<T>(
+/// Ends the run once the configuration says something that is told at the registration only, or the kubelet
+/// forgot it.
+async fn end_when_told<T>(
     offer: &mut watch::Receiver<Arc<Offer>>,
     resource: &Resource,
+    handle: &PluginHandle,
     over: &CancellationToken,
 ) -> T {
     let differs = |offer: &Arc<Offer>| !offer.resource().registers_like(resource);
-    if offer.wait_for(differs).await.is_ok() {
-        info!(resource = %resource.name, "other options or another socket: starting over");
-        over.cancel();
-    }
+    let cause = tokio::select! {
+        // Never closed: the handle is ours.
+        _ = offer.wait_for(differs) => {
+            info!(resource = %resource.name, "other options or another socket: starting over");
+            Cause::Configuration
+        }
+        () = handle.forgotten.notified() => Cause::Checkpoint,
+    };
+    handle.record.send_modify(|record| record.restarted(cause));
+    over.cancel();
     std::future::pending().await
+}
+
+/// Notes a run that failed.
+fn note(handle: &PluginHandle, outcome: &Outcome) {
+    let now = SystemTime::now();
+    handle.record.send_modify(|record| match outcome {
+        Ok(Ok(_)) => {}
+        Ok(Err(error)) => record.failed(error.to_string(), error.registration(), now),
+        Err(panic) => {
+            record.failed(format!("a bug: {panic}"), None, now);
+            record.restarted(Cause::Panic);
+        }
+    });
 }
 
 /// Waits for a look that finds another kubelet.sock than the one tried. Looks from before the try do

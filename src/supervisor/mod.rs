@@ -2,6 +2,7 @@
 //! there are can change meanwhile.
 
 mod keeper;
+mod look;
 mod retire;
 
 use std::collections::BTreeMap;
@@ -17,8 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::checkpoint::{Checkpoint, CheckpointFile, Written};
-use crate::offer_handle::OfferHandle;
-use crate::plugin::{Past, PluginInstance};
+use crate::plugin::{Past, PluginHandle, PluginInstance};
 use crate::plugin_dir::PluginDir;
 use crate::resource::Resource;
 use crate::resource_name::ResourceName;
@@ -29,17 +29,24 @@ use crate::watcher::{DirReplaced, KubeletWatcher, Sight};
 /// How many instances connect and register at a time.
 const TURNS: usize = 4;
 
+/// Between two looks into the kubelet's checkpoint.
+const LOOK_AGAIN: Duration = Duration::from_secs(60);
+
 /// Leaving takes 4 s at most; whoever is not done then is aborted.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
 /// The resources as they should be; send others here and the supervisor follows.
 pub type Configured = watch::Sender<Arc<[Resource]>>;
 
+/// The plugins that there are, in the order of their resources.
+pub type Present = watch::Receiver<Arc<[PluginHandle]>>;
+
 /// All plugins of the process.
 pub struct Supervisor {
     watcher: KubeletWatcher,
     configured: Configured,
     plugins: Plugins,
+    look_again: Duration,
 }
 
 impl Supervisor {
@@ -47,10 +54,11 @@ impl Supervisor {
     pub fn new(resources: Vec<Resource>, plugin_dir: impl Into<PathBuf>) -> Self {
         let dir = PluginDir::new(plugin_dir);
         let watcher = KubeletWatcher::new(dir.clone());
-        let offer =
-            |resource: &Resource| (resource.name.clone(), OfferHandle::new(resource.clone()));
+        let handles: Vec<PluginHandle> = resources.iter().cloned().map(PluginHandle::new).collect();
+        let names = resources.iter().map(|resource| resource.name.clone());
         let plugins = Plugins {
-            offers: resources.iter().map(offer).collect(),
+            handles: std::iter::zip(names, handles.iter().cloned()).collect(),
+            present: watch::Sender::new(handles.into()),
             checkpoint: CheckpointFile::new(dir.path()),
             dir,
             kubelet: watcher.subscribe(),
@@ -65,7 +73,14 @@ impl Supervisor {
             watcher,
             configured: Configured::new(resources.into()),
             plugins,
+            look_again: LOOK_AGAIN,
         }
+    }
+
+    /// Looks into the kubelet's checkpoint this often: who is missing twice starts over.
+    #[must_use]
+    pub fn looking_every(self, look_again: Duration) -> Self {
+        Self { look_again, ..self }
     }
 
     /// Where other resources are sent to.
@@ -73,12 +88,14 @@ impl Supervisor {
         self.configured.clone()
     }
 
-    /// The offer of the resource with this name.
-    pub fn offer(&self, resource: &str) -> Option<OfferHandle> {
-        let mut offers = self.plugins.offers.iter();
-        offers
-            .find(|(name, _)| name.as_str() == resource)
-            .map(|(_, offer)| offer.clone())
+    /// Follows which plugins there are.
+    pub fn present(&self) -> Present {
+        self.plugins.present.subscribe()
+    }
+
+    /// The kubelet's checkpoint, as everybody here reads it.
+    pub fn checkpoint(&self) -> CheckpointFile {
+        self.plugins.checkpoint.clone()
     }
 
     /// Runs until `stop`, then lets every plugin leave; at most 5 s after `stop` it returns.
@@ -87,8 +104,13 @@ impl Supervisor {
     /// When the plugin dir was replaced, so that nothing can be registered from here any more.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), DirReplaced> {
         let mut configured = self.configured.subscribe();
+        let looking = look::look_again_and_again(
+            self.present(),
+            self.plugins.checkpoint.clone(),
+            self.look_again,
+        );
         let watching = self.watcher.run();
-        tokio::pin!(watching);
+        tokio::pin!(watching, looking);
         let ended = loop {
             let read = tokio::select! {
                 read = self.plugins.checkpoint.read() => as_told(read),
@@ -99,6 +121,7 @@ impl Supervisor {
             tokio::select! {
                 () = stop.cancelled() => break Ok(()),
                 replaced = &mut watching => break Err(replaced),
+                never = &mut looking => never,
                 // Never closed: we have a sender ourselves.
                 Ok(()) = configured.changed() => {}
             }
@@ -115,7 +138,8 @@ struct Plugins {
     kubelet: watch::Receiver<Sight>,
     turns: Arc<Semaphore>,
     leave: CancellationToken,
-    offers: BTreeMap<ResourceName, OfferHandle>,
+    handles: BTreeMap<ResourceName, PluginHandle>,
+    present: watch::Sender<Arc<[PluginHandle]>>,
     running: BTreeMap<ResourceName, Running>,
     /// Those that were told to leave and have not left.
     leaving: Vec<Running>,
@@ -148,20 +172,30 @@ impl Plugins {
             info!("no resources: nothing to register");
         }
         self.end_all_but(resources);
-        for resource in resources {
+        let present: Vec<PluginHandle> = resources.iter().map(|r| self.handle(r)).collect();
+        for (resource, handle) in std::iter::zip(resources, &present) {
             if self.running.contains_key(&resource.name) {
-                self.offers[&resource.name].reconfigure(resource);
+                handle.offer.reconfigure(resource);
             } else {
-                self.start(resource, checkpoint);
+                self.start(resource, handle.clone(), checkpoint);
             }
         }
+        self.present.send_replace(present.into());
         self.started = true;
+    }
+
+    /// The handle that there is for this resource, or a new one.
+    fn handle(&mut self, resource: &Resource) -> PluginHandle {
+        let known = self.handles.entry(resource.name.clone());
+        known
+            .or_insert_with(|| PluginHandle::new(resource.clone()))
+            .clone()
     }
 
     /// Lets the plugins of other resources leave.
     fn end_all_but(&mut self, resources: &[Resource]) {
         let stays = |name: &ResourceName| resources.iter().any(|resource| resource.name == *name);
-        self.offers.retain(|name, _| stays(name));
+        self.handles.retain(|name, _| stays(name));
         for (name, plugin) in std::mem::take(&mut self.running) {
             if stays(&name) {
                 self.running.insert(name, plugin);
@@ -174,21 +208,18 @@ impl Plugins {
     }
 
     /// Starts a plugin, once those that have its socket still have left.
-    fn start(&mut self, resource: &Resource, checkpoint: &Checkpoint) {
+    fn start(&mut self, resource: &Resource, handle: PluginHandle, checkpoint: &Checkpoint) {
         let before = self
             .leaving
             .iter()
             .filter(|plugin| plugin.socket == resource.socket);
         let before: Vec<CancellationToken> = before.map(|plugin| plugin.left.clone()).collect();
-        let offer = self.offers.entry(resource.name.clone());
-        let offer = offer
-            .or_insert_with(|| OfferHandle::new(resource.clone()))
-            .clone();
+        let offer = handle.offer.clone();
         offer.hold(&checkpoint.held(resource.name.as_str()));
         let retirement = Arc::new(Mutex::new(Retirement::default()));
         let plugin = PluginInstance {
             resource: Arc::clone(offer.now().resource()),
-            offer: offer.clone(),
+            handle,
             retirement: Arc::clone(&retirement),
             dir: self.dir.clone(),
             checkpoint: self.checkpoint.clone(),

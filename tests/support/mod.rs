@@ -13,6 +13,8 @@ use std::time::Duration;
 use simple_device_plugin::config::{Config, Environment, FileText, Host};
 use simple_device_plugin::kubelet::{Kubelet, Node, Pod, Quantities, Settings};
 use simple_device_plugin::offer_handle::OfferHandle;
+use simple_device_plugin::plugin::PluginHandle;
+use simple_device_plugin::record::{Record, State};
 use simple_device_plugin::resource::Resource;
 use simple_device_plugin::supervisor::{Configured, Supervisor};
 use simple_device_plugin::watcher::DirReplaced;
@@ -98,7 +100,7 @@ pub fn from_file(text: &str) -> Vec<Resource> {
 pub struct Manager {
     stop: CancellationToken,
     configured: Configured,
-    handles: BTreeMap<String, OfferHandle>,
+    handles: BTreeMap<String, PluginHandle>,
     task: JoinHandle<Result<(), DirReplaced>>,
 }
 
@@ -108,16 +110,21 @@ impl Manager {
     }
 
     pub fn of(dir: &Path, resources: Vec<Resource>) -> Self {
-        let names: Vec<String> = resources.iter().map(|r| r.name.to_string()).collect();
-        let supervisor = Supervisor::new(resources, dir);
-        let handle = |name: String| {
-            let handle = supervisor.offer(&name).expect("a resource of this name");
-            (name, handle)
-        };
+        Self::run(Supervisor::new(resources, dir))
+    }
+
+    pub fn run(supervisor: Supervisor) -> Self {
+        let name = |handle: &PluginHandle| handle.offer.now().resource().name.to_string();
+        let present = supervisor.present();
+        let handles = present
+            .borrow()
+            .iter()
+            .map(|handle| (name(handle), handle.clone()))
+            .collect();
         let stop = CancellationToken::new();
         Self {
             configured: supervisor.configured(),
-            handles: names.into_iter().map(handle).collect(),
+            handles,
             task: tokio::spawn(supervisor.run(stop.clone())),
             stop,
         }
@@ -130,7 +137,30 @@ impl Manager {
 
     /// The devices of a resource.
     pub fn devices(&self, resource: &str) -> &OfferHandle {
-        &self.handles[resource]
+        &self.handles[resource].offer
+    }
+
+    /// Waits until a resource's plugin stands there.
+    #[track_caller]
+    pub fn stands(&self, resource: &str, state: State) -> impl Future<Output = Record> {
+        self.record(resource, state.as_str(), move |record| {
+            record.state == state
+        })
+    }
+
+    /// Waits until a resource's record is like this.
+    #[track_caller]
+    pub fn record(
+        &self,
+        resource: &str,
+        what: &str,
+        like: impl FnMut(&Record) -> bool,
+    ) -> impl Future<Output = Record> {
+        let mut record = self.handles[resource].record.subscribe();
+        within(what, async move {
+            let record = record.wait_for(like).await.expect("a handle");
+            record.clone()
+        })
     }
 
     /// Waits for it to end by itself.
