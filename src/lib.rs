@@ -25,6 +25,7 @@ pub mod plugin_dir;
 mod dir_lock;
 pub mod own_socket;
 mod connections;
+mod channel;
 mod registration;
 pub mod checkpoint;
 pub mod watcher;

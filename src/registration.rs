@@ -3,19 +3,17 @@
 use std::error::Error as _;
 use std::io;
 use std::path::Path;
-use std::sync::Mutex;
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
+use crate::channel::channel_over;
 use crate::foreign::foreign;
 use crate::plugin_dir::SocketIdentity;
-use crate::wire::AUTHORITY;
 use crate::wire::v1beta1::RegisterRequest;
 use crate::wire::v1beta1::registration_client::RegistrationClient;
 
@@ -129,19 +127,6 @@ async fn connect(socket: &Path) -> io::Result<UnixStream> {
         }
     }
     UnixStream::connect(socket).await
-}
-
-/// A channel over this stream alone: once it is closed, every call fails.
-async fn channel_over(stream: UnixStream) -> Result<Channel, tonic::transport::Error> {
-    let once = Mutex::new(Some(TokioIo::new(stream)));
-    let connector = tower::service_fn(move |_| {
-        let stream = once.lock().ok().and_then(|mut stream| stream.take());
-        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the connection is closed");
-        std::future::ready(stream.ok_or_else(gone))
-    });
-    Endpoint::from_static(AUTHORITY)
-        .connect_with_connector(connector)
-        .await
 }
 
 fn told(status: &Status) -> String {

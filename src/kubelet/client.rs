@@ -4,20 +4,26 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
+use crate::channel::channel_over;
 use crate::foreign::foreign;
 use crate::wire::v1beta1::device_plugin_client::DevicePluginClient;
-use crate::wire::{self, AUTHORITY, PreferenceQuestion, v1beta1};
+use crate::wire::{self, PreferenceQuestion, v1beta1};
 
 /// Between tries to reach a socket that nobody serves yet.
 const DIAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// Like the kubelet's: PreStartContainer alone has a deadline.
 const PRE_START_WITHIN: Duration = Duration::from_secs(30);
+
+async fn connect(socket: &Path) -> anyhow::Result<Channel> {
+    Ok(channel_over(UnixStream::connect(socket).await?).await?)
+}
 
 /// A plugin that registered.
 #[derive(Debug)]
@@ -55,17 +61,14 @@ impl Client {
 
     async fn try_dial(&self, within: Duration) -> Result<(), Status> {
         let deadline = Instant::now() + within;
-        let endpoint = Endpoint::from_shared(format!("unix:{}", self.socket.display()))
-            .map_err(|error| Status::unknown(error.to_string()))?
-            .origin(tonic::codegen::http::Uri::from_static(AUTHORITY));
         loop {
-            let error = match timeout_at(deadline, endpoint.connect()).await {
+            let error = match timeout_at(deadline, connect(&self.socket)).await {
                 Ok(Ok(channel)) => {
                     *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
                     return Ok(());
                 }
                 // tonic says only that it is a transport error; the reason comes last.
-                Ok(Err(error)) => anyhow::Error::from(error).root_cause().to_string(),
+                Ok(Err(error)) => error.root_cause().to_string(),
                 Err(_) => "timed out".to_owned(),
             };
             if Instant::now() + DIAL_PAUSE >= deadline {
