@@ -2,11 +2,11 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::StreamExt;
 use inotify::{EventStream, Inotify, WatchMask};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
@@ -22,6 +22,19 @@ const SLOW_POLL: Duration = Duration::from_secs(5);
 const SETTLES_WITHIN: Duration = Duration::from_millis(50);
 
 const EVENT_BUFFER: usize = 4096;
+
+/// How reading the config file again went.
+#[derive(Clone, Debug, Default)]
+pub struct Reloads {
+    /// How often it said something else.
+    pub changed: u64,
+    /// How often it said the same.
+    pub unchanged: u64,
+    /// How often it had mistakes.
+    pub refused: u64,
+    /// What is wrong with it now, and since when.
+    pub mistakes: Option<(String, SystemTime)>,
+}
 
 /// Reads the configuration: the variables, and the config file if they name one.
 ///
@@ -45,6 +58,7 @@ pub async fn follow<T>(
     host: &Host,
     hangup: &Notify,
     configured: &Configured,
+    reloads: &watch::Sender<Reloads>,
 ) -> T {
     let (Some(path), Some(mut known)) = (config_file(environment), known) else {
         loop {
@@ -58,7 +72,10 @@ pub async fn follow<T>(
         let file = read(&path);
         if file != known || asked {
             match judged(environment, host, &file).await {
-                Ok(config) => apply(config, &file.name, configured),
+                Ok(config) => {
+                    let read = apply(config, &file.name, configured);
+                    reloads.send_modify(|reloads| reloads.note(read));
+                }
                 // The panic is logged already.
                 Err(bug) => error!(%bug, "what was configured before goes on"),
             }
@@ -82,20 +99,20 @@ async fn judged(
     tokio::task::spawn_blocking(judging).await
 }
 
-fn apply(config: Result<Config, Mistakes>, file: &str, configured: &Configured) {
-    let config = match config {
-        Ok(config) => config,
-        Err(mistakes) => {
-            for mistake in mistakes.as_slice() {
-                error!("{mistake}");
-            }
-            return error!(
-                file,
-                "{}: what was configured before goes on",
-                mistakes.summary()
-            );
+/// Sends the resources on; returns whether they are others, or what is wrong in short.
+fn apply(
+    config: Result<Config, Mistakes>,
+    file: &str,
+    configured: &Configured,
+) -> Result<bool, String> {
+    let config = config.map_err(|mistakes| {
+        for mistake in mistakes.as_slice() {
+            error!("{mistake}");
         }
-    };
+        let summary = mistakes.summary();
+        error!(file, "{summary}: what was configured before goes on");
+        summary
+    })?;
     for warning in &config.warnings {
         warn!("{warning}");
     }
@@ -113,6 +130,21 @@ fn apply(config: Result<Config, Mistakes>, file: &str, configured: &Configured) 
         resources = configured.borrow().len(),
         "read the config file again{what}"
     );
+    Ok(changed)
+}
+
+impl Reloads {
+    /// The file was read: it says something else, the same, or has mistakes.
+    fn note(&mut self, read: Result<bool, String>) {
+        match &read {
+            Ok(true) => self.changed += 1,
+            Ok(false) => self.unchanged += 1,
+            Err(_) => self.refused += 1,
+        }
+        let since = self.mistakes.as_ref().map(|(_, since)| *since);
+        let since = since.unwrap_or_else(SystemTime::now);
+        self.mistakes = read.err().map(|summary| (summary, since));
+    }
 }
 
 fn read(path: &Path) -> FileText {

@@ -208,17 +208,26 @@ async fn next(
 }
 
 fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
-    let uid = stream.peer_cred().ok()?.uid();
-    if !may_connect(uid, rustix::process::geteuid().as_raw()) {
+    is_trusted(&stream).then_some(())?;
+    let open = peers.admit()?;
+    let cut = Box::pin(open.cut.clone().cancelled_owned());
+    Some(Connection { stream, cut, open })
+}
+
+/// Whether the peer is root or our own user; a line tells of others.
+pub fn is_trusted(stream: &UnixStream) -> bool {
+    let Ok(peer) = stream.peer_cred() else {
+        return false;
+    };
+    let trusted = may_connect(peer.uid(), rustix::process::geteuid().as_raw());
+    if !trusted {
+        let uid = peer.uid();
         warn!(
             uid,
             "refused a connection: only root and our own user may connect"
         );
-        return None;
     }
-    let open = peers.admit()?;
-    let cut = Box::pin(open.cut.clone().cancelled_owned());
-    Some(Connection { stream, cut, open })
+    trusted
 }
 
 /// Who can write to the plugin dir anyway.

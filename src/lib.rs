@@ -36,6 +36,15 @@ pub mod plugin;
 pub mod supervisor;
 pub mod config_file;
 
+// What there is to see of it.
+pub mod observer;
+mod readiness;
+mod metrics;
+pub mod status;
+mod guests;
+pub mod http;
+pub mod control;
+
 // A kubelet to try it all on.
 pub mod kubelet;
 

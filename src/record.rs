@@ -257,6 +257,29 @@ impl Record {
         }
     }
 
+    /// What it waits for; `None` where the kubelet has its stream.
+    pub fn waits_for(&self) -> Option<String> {
+        let what = |step| match step {
+            State::Starting => "waits for its start",
+            State::Connecting => "waits for the kubelet",
+            State::Binding => "waits for its socket",
+            State::Quiet => {
+                "waits half a second, as the kubelet may be taking leave of a predecessor"
+            }
+            State::Registering => "waits for the kubelet to open ListAndWatch",
+            State::Registered | State::Waiting => "starts over",
+            State::Leaving => "is leaving",
+        };
+        match (self.state, &self.last_error) {
+            (State::Registered, _) => None,
+            (State::Waiting, Some(error)) => {
+                let failed = self.failed_at.unwrap_or(State::Waiting);
+                Some(format!("{}: {}", what(failed), error.what))
+            }
+            (state, _) => Some(what(state).to_owned()),
+        }
+    }
+
     /// It starts over.
     pub fn restarted(&mut self, cause: Cause) {
         self.restarts[cause as usize] += 1;
@@ -310,6 +333,7 @@ mod tests {
         assert_eq!(stands(&record), (State::Binding, 4));
         record.failed("taken".to_owned(), None, at(5));
         assert_eq!(stands(&record), (State::Waiting, 5));
+        assert_eq!(record.waits_for().unwrap(), "waits for its socket: taken");
         assert_eq!(record.last_error.unwrap().what, "taken");
     }
 
@@ -320,6 +344,7 @@ mod tests {
         assert_eq!(stands(&record), (State::Registered, 1));
         record.stream_ended(at(9));
         assert_eq!(stands(&record), (State::Waiting, 9));
+        assert_eq!(record.waits_for().unwrap(), "starts over: the stream ended");
         record.entered(State::Connecting, at(10));
         assert_eq!(stands(&record), (State::Connecting, 10));
     }

@@ -105,7 +105,9 @@ impl Load {
             .env("RESOURCE_NAME", names.join(","))
             .env("NUMBER_DEVICES", self.devices.to_string())
             .env("DEVICE_ID_PREFIX", "gpu")
-            .env("RUST_LOG", "error");
+            .env("RUST_LOG", "error")
+            .env("HTTP_ADDRESS", "")
+            .env("CONTROL_SOCKET", "");
         if let Outputs::All = self.outputs {
             command
                 .env("ENV_PREFIX", "GPU")

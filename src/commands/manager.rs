@@ -1,11 +1,19 @@
 //! No command: the manager itself.
 
+use std::sync::Arc;
+use std::time::SystemTime;
+
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Environment, Host};
+use crate::config::{Config, Environment, Host, config_file, control_socket};
 use crate::config_file;
+use crate::control;
+use crate::http;
 use crate::logging;
+use crate::observer::{Observer, Program};
 use crate::signals::Asked;
 use crate::supervisor::Supervisor;
 
@@ -26,16 +34,58 @@ pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::
     for warning in &config.warnings {
         warn!("{warning}");
     }
+    let program = Program {
+        namespace: config.namespace,
+        node: config.node,
+        plugin_dir: config.plugin_dir.clone(),
+        config_file: config_file(&environment),
+        started: SystemTime::now(),
+    };
     let supervisor = Supervisor::new(config.resources, config.plugin_dir);
     let configured = supervisor.configured();
-    let ended = tokio::select! {
-        ended = supervisor.run(asked.stop) => ended,
-        never = config_file::follow(file, &environment, &host, &asked.hangup, &configured) => never,
+    let reloads = watch::Sender::default();
+    let observer = Observer {
+        program: Arc::new(program),
+        present: supervisor.present(),
+        checkpoint: supervisor.checkpoint(),
+        reloads: reloads.subscribe(),
+        stop: asked.stop.clone(),
+    };
+    // Who looks can look until every plugin has left.
+    let over = CancellationToken::new();
+    let supervising = async {
+        let ended = supervisor.run(asked.stop).await;
+        over.cancel();
+        ended
+    };
+    let serving = async {
+        tokio::join!(
+            supervising,
+            optional(config.http, |at| http::run(
+                at,
+                observer.clone(),
+                over.clone()
+            )),
+            optional(control_socket(&environment), |path| {
+                control::server::run(path, observer.clone(), over.clone())
+            }),
+        )
+    };
+    let (ended, (), ()) = tokio::select! {
+        ended = serving => ended,
+        never = config_file::follow(file, &environment, &host, &asked.hangup, &configured, &reloads) => never,
     };
     if let Err(replaced) = &ended {
         error!("{replaced}");
     }
     Ok(ended?)
+}
+
+/// Does it where there is something to do it with.
+async fn optional<T, F: Future<Output = ()>>(with: Option<T>, what: impl FnOnce(T) -> F) {
+    if let Some(with) = with {
+        what(with).await;
+    }
 }
 
 /// A resource takes a handful of descriptors, and the usual limit is for a resource or two hundred.

@@ -7,6 +7,7 @@ mod print;
 mod check;
 mod demo;
 mod kubelet;
+mod status;
 mod manager;
 
 use std::ffi::OsString;
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
-use crate::config::{Environment, Logs};
+use crate::config::{Environment, Logs, control_socket};
 use crate::host::this_machine;
 use crate::kubelet::{Behaviour, Settings, TopologyPolicy};
 use crate::logging;
@@ -50,6 +51,17 @@ enum Command {
         /// For programs and diffs
         #[arg(long)]
         json: bool,
+    },
+    /// Show how the program that runs here stands: its resources, or the devices of one and who holds them
+    Status {
+        /// This resource alone, with its devices
+        resource: Option<String>,
+        /// For programs: everything, as JSON
+        #[arg(long)]
+        json: bool,
+        /// Show it again and again, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
     },
     /// Run it all on an embedded kubelet in a directory of its own: register, give devices to a pod,
     /// restart the kubelet
@@ -107,6 +119,18 @@ impl Cli {
             None => until_signal(|asked| manager::run(environment, this_machine(), asked)),
             Some(Command::Check { node, json }) => {
                 check::run(environment, this_machine(), node, json, out)
+            }
+            Some(Command::Status {
+                resource,
+                json,
+                watch,
+            }) => {
+                let wanted = status::Wanted {
+                    resource,
+                    json,
+                    watch,
+                };
+                status::run(control_socket(&environment), &wanted, out)
             }
             Some(Command::Demo { hold }) => {
                 until_signal(|asked| demo::run(environment, this_machine(), hold, out, asked.stop))

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 use anstream::{AutoStream, ColorChoice};
-use rustix::termios::tcgetwinsize;
+use rustix::termios::{Winsize, tcgetwinsize};
 use textwrap::{Options, WordSplitter, wrap};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +14,12 @@ use super::style::DIM;
 /// Back to the line's begin, and empty it.
 const ERASE_LINE: &str = "\r\x1b[2K";
 
+/// To the upper left, empty all from there, and cut what is too long for a line.
+const FROM_THE_TOP: &str = "\x1b[H\x1b[J\x1b[?7l";
+
+/// Lines are wrapped again.
+const WRAP: &str = "\x1b[?7h";
+
 /// An output, and whether a person looks at it.
 #[derive(Debug)]
 pub struct Screen<W: Write> {
@@ -21,6 +27,7 @@ pub struct Screen<W: Write> {
     live: bool,
     /// Of the terminal; `None` where there is none.
     columns: Option<u16>,
+    rows: Option<u16>,
     waiting: bool,
 }
 
@@ -44,16 +51,17 @@ fn screen<W: Write>(out: W) -> Screen<W> {
     let choice = AutoStream::choice(&io::stdout());
     Screen {
         live: io::stdout().is_terminal() && choice != ColorChoice::Never,
-        columns: columns(),
+        columns: size(|size| size.ws_col),
+        rows: size(|size| size.ws_row),
         out,
         waiting: false,
     }
 }
 
 /// Some terminals do not know, and say 0.
-fn columns() -> Option<u16> {
+fn size(of: fn(Winsize) -> u16) -> Option<u16> {
     let size = tcgetwinsize(io::stdout()).ok()?;
-    Some(size.ws_col).filter(|columns| *columns > 0)
+    Some(of(size)).filter(|size| *size > 0)
 }
 
 impl<W: Write> Screen<W> {
@@ -92,6 +100,34 @@ impl<W: Write> Screen<W> {
         Ok(())
     }
 
+    /// Whether a person looks at it.
+    pub(super) fn is_live(&self) -> bool {
+        self.live
+    }
+
+    /// Prints a text; on a terminal in the place of all that is there, as much of it as there is room for.
+    pub(super) fn redraw(&mut self, text: &str) -> io::Result<()> {
+        let Some(rows) = self.rows.filter(|_| self.live) else {
+            return write!(self, "{text}");
+        };
+        let room = usize::from(rows).saturating_sub(1);
+        let lines: Vec<&str> = text.lines().collect();
+        let fits = lines.len() <= room;
+        let (shown, hidden) = lines.split_at(if fits {
+            lines.len()
+        } else {
+            room.saturating_sub(1)
+        });
+        write!(self.out, "{FROM_THE_TOP}")?;
+        for line in shown {
+            writeln!(self.out, "{line}")?;
+        }
+        if !fits {
+            writeln!(self.out, "{DIM}… and {} lines{DIM:#}", hidden.len())?;
+        }
+        write!(self.out, "{WRAP}")
+    }
+
     fn settle(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.waiting) {
             self.out.write_all(ERASE_LINE.as_bytes())?;
@@ -120,6 +156,7 @@ mod tests {
             out: Vec::new(),
             live,
             columns,
+            rows: None,
             waiting: false,
         }
     }
@@ -146,6 +183,21 @@ mod tests {
         let mut screen = screen(true, Some(4));
         screen.waiting("1 of 2").unwrap();
         assert!(printed(screen).ends_with("1 of\x1b[0m"));
+    }
+
+    #[test]
+    fn what_is_redrawn_has_room_on_the_screen() {
+        let shown = |live| {
+            let mut screen = screen(live, None);
+            screen.rows = Some(4);
+            screen.redraw("1\n2\n3\n").unwrap();
+            screen.redraw("1\n2\n3\n4\n").unwrap();
+            printed(screen)
+        };
+        assert_eq!(shown(false), "1\n2\n3\n1\n2\n3\n4\n");
+        let more = "1\n2\n\x1b[2m… and 2 lines\x1b[0m\n";
+        let redrawn = ["1\n2\n3\n", more].map(|text| format!("{FROM_THE_TOP}{text}{WRAP}"));
+        assert_eq!(shown(true), redrawn.concat());
     }
 
     #[test]

@@ -14,8 +14,8 @@ pub use environment::{Environment, Host, any_set};
 pub use file::FileText;
 pub use mistake::{Mistake, Mistakes, Place};
 pub use names::RESOURCE_VARIABLES;
-pub use program::{Logs, config_file};
-pub use values::LogFormat;
+pub use program::{Logs, config_file, control_socket};
+pub use values::{HttpAddress, LogFormat};
 
 use std::path::PathBuf;
 
@@ -32,6 +32,8 @@ pub struct Config {
     pub plugin_dir: PathBuf,
     /// What is logged, and how.
     pub logs: Logs,
+    /// Where to serve HTTP; `None`: nowhere.
+    pub http: Option<HttpAddress>,
     /// What to offer, in index order.
     pub resources: Vec<Resource>,
     /// What works, but probably not as meant.
@@ -75,6 +77,7 @@ impl Config {
             node: program.node,
             plugin_dir: program.plugin_dir,
             logs: program.logs,
+            http: program.http,
         })
     }
 }

@@ -7,7 +7,7 @@ use tracing_subscriber::filter::Targets;
 
 use super::environment::{Environment, Host, utf8};
 use super::mistake::Mistakes;
-use super::values::{self, LogFormat};
+use super::values::{self, HttpAddress, LogFormat};
 use crate::host_paths::AllowedHostPaths;
 
 /// What is logged, and how.
@@ -41,16 +41,18 @@ struct Texts {
     allowed_host_paths: Option<String>,
     rust_log: Option<String>,
     log_format: Option<String>,
+    http_address: Option<String>,
     kubernetes_service_host: Option<String>,
 }
 
-const VARIABLES: [&str; 7] = [
+const VARIABLES: [&str; 8] = [
     "NAMESPACE",
     "NODE_NAME",
     "DEVICE_PLUGIN_PATH",
     "ALLOWED_HOST_PATHS",
     "RUST_LOG",
     "LOG_FORMAT",
+    "HTTP_ADDRESS",
     "KUBERNETES_SERVICE_HOST",
 ];
 
@@ -62,12 +64,14 @@ pub struct Program {
     pub plugin_dir: PathBuf,
     pub logs: Logs,
     pub allowed: AllowedHostPaths,
+    pub http: Option<HttpAddress>,
 }
 
 /// The config file that the variables name.
 pub fn config_file(environment: &Environment) -> Option<PathBuf> {
-    let path = environment.get("CONFIG_FILE")?;
-    (!path.to_string_lossy().trim().is_empty()).then(|| path.into())
+    const NAME: &str = "CONFIG_FILE";
+    let path = environment.get(NAME)?;
+    (!is_blank(environment, NAME)).then(|| path.into())
 }
 
 /// Reads the program's variables; what is set but empty counts as not set.
@@ -77,6 +81,7 @@ pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> 
         logs: logs(&texts, mistakes),
         node: node(&texts, host, mistakes),
         allowed: allowed(&texts, host, mistakes),
+        http: http(environment, &texts, mistakes),
         namespace: texts
             .namespace
             .unwrap_or_else(|| "simple-device-plugin".to_owned()),
@@ -99,6 +104,30 @@ fn allowed(texts: &Texts, host: &Host, mistakes: &mut Mistakes) -> AllowedHostPa
             .ok()
     });
     AllowedHostPaths::new(paths.map(PathBuf::from), host.resolve)
+}
+
+/// Set but empty is off.
+fn http(environment: &Environment, texts: &Texts, mistakes: &mut Mistakes) -> Option<HttpAddress> {
+    const NAME: &str = "HTTP_ADDRESS";
+    if is_blank(environment, NAME) {
+        return None;
+    }
+    let address = parsed(NAME, texts.http_address.as_deref(), str::parse, mistakes);
+    Some(address.unwrap_or_default())
+}
+
+/// Whether it is set, and to nothing.
+fn is_blank(environment: &Environment, name: &str) -> bool {
+    let value = environment.get(name);
+    value.is_some_and(|value| value.to_string_lossy().trim().is_empty())
+}
+
+/// Where a client finds the program, and the program listens for it; set but empty: nowhere.
+pub fn control_socket(environment: &Environment) -> Option<PathBuf> {
+    const NAME: &str = "CONTROL_SOCKET";
+    let path = environment.get(NAME).map(PathBuf::from);
+    let default = || "/run/simple-device-plugin/control.sock".into();
+    (!is_blank(environment, NAME)).then(|| path.unwrap_or_else(default))
 }
 
 fn logs(texts: &Texts, mistakes: &mut Mistakes) -> Logs {

@@ -1,5 +1,7 @@
 //! What a single value may be. Each parser takes a trimmed text that is not empty; its error says what was expected.
 
+use std::fmt;
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
@@ -62,6 +64,45 @@ pub fn host_path(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
+/// Where to serve HTTP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HttpAddress {
+    /// On every address of the host, at this port.
+    Every(u16),
+    /// On this one.
+    One(SocketAddr),
+}
+
+impl Default for HttpAddress {
+    fn default() -> Self {
+        Self::Every(8080)
+    }
+}
+
+impl fmt::Display for HttpAddress {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Every(port) => write!(formatter, ":{port}"),
+            Self::One(address) => address.fmt(formatter),
+        }
+    }
+}
+
+impl FromStr for HttpAddress {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str = "an address with a port, as in :8080, 127.0.0.1:8080 or [::1]:8080";
+        let every = text.strip_prefix(':').or(text.strip_prefix("[::]:"));
+        match every {
+            Some(port) if port.bytes().all(|c| c.is_ascii_digit()) => {
+                port.parse().map(Self::Every).map_err(|_| EXPECTED)
+            }
+            _ => text.parse().map(Self::One).map_err(|_| EXPECTED),
+        }
+    }
+}
+
 /// `RUST_LOG` as levels by target: a level alone is the program's own, libraries stay at warn unless one
 /// names them.
 pub fn log_levels(text: &str) -> Result<Targets, &'static str> {
@@ -117,6 +158,31 @@ mod tests {
         );
         for text in ["loud", "h2=loud", "h2=", "h2=a=b", "info,,verbose"] {
             assert!(log_levels(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_for_http() {
+        for (text, shown) in [
+            (":8080", ":8080"),
+            ("[::]:0", ":0"),
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("[::1]:65535", "[::1]:65535"),
+        ] {
+            let address: HttpAddress = text.parse().unwrap();
+            assert_eq!(address.to_string(), shown);
+        }
+        for text in [
+            "8080",
+            ":",
+            ":x",
+            ":+1",
+            ":65536",
+            "localhost:80",
+            "1.2.3.4",
+            "::1:80",
+        ] {
+            assert!(text.parse::<HttpAddress>().is_err(), "{text}");
         }
     }
 

@@ -13,13 +13,16 @@ use super::DEADLINE;
 /// Of what a program said before a test failed.
 const LINES_SHOWN: usize = 40;
 
-/// The program in an environment of these variables alone, on node `n`; that of `TESTED_PROGRAM` where it is set.
+/// The program in an environment of these variables alone, on node `n`, seen by nobody; that of `TESTED_PROGRAM` where it is set.
 pub fn program(variables: &[(&str, &str)]) -> Command {
     let built = cargo_bin!("simple-device-plugin").into();
     let mut command = Command::new(std::env::var_os("TESTED_PROGRAM").unwrap_or(built));
     command
         .env_clear()
         .env("NODE_NAME", "n")
+        // Off where a test does not ask for it: tests run side by side.
+        .env("HTTP_ADDRESS", "")
+        .env("CONTROL_SOCKET", "")
         .envs(variables.iter().copied());
     command
 }

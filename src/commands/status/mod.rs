@@ -1,0 +1,95 @@
+//! `status`: how the program that runs here stands, as it tells on its control socket.
+
+mod show;
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, SystemTime};
+
+use anyhow::bail;
+
+use super::screen::Screen;
+use crate::control::{Reply, Request, client};
+use crate::status::Status;
+
+/// Between two looks of `--watch`.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What is wanted.
+#[derive(Debug)]
+pub struct Wanted {
+    /// This resource, with its devices.
+    pub resource: Option<String>,
+    /// For programs.
+    pub json: bool,
+    /// Again and again.
+    pub watch: bool,
+}
+
+/// Prints the status, once or for as long as somebody watches.
+pub fn run(
+    socket: Option<PathBuf>,
+    wanted: &Wanted,
+    out: &mut Screen<impl Write>,
+) -> anyhow::Result<()> {
+    let Some(socket) = socket else {
+        bail!("CONTROL_SOCKET is empty: the program has no control socket");
+    };
+    if !wanted.watch {
+        let status = ask(&socket, wanted)?;
+        return Ok(print(&status, wanted, out)?);
+    }
+    let mut shown = None;
+    loop {
+        let seen = ask(&socket, wanted).map_err(|error| format!("{error:#}"));
+        // Its times are those of events: it changes with them alone.
+        let seen_as = seen.as_ref().map(serde_json::to_string);
+        let seen_as = seen_as
+            .map_err(Clone::clone)
+            .and_then(|text| text.map_err(|e| e.to_string()));
+        if out.is_live() || shown.as_ref() != Some(&seen_as) {
+            draw(&seen, wanted, out)?;
+            shown = Some(seen_as);
+        }
+        sleep(LOOK_AGAIN);
+    }
+}
+
+fn ask(socket: &Path, wanted: &Wanted) -> anyhow::Result<Status> {
+    let request = Request::Status {
+        resource: wanted.resource.clone(),
+        devices: wanted.json,
+    };
+    match client::ask(socket, &request)? {
+        Reply::Status(status) => Ok(*status),
+        Reply::Error(error) => bail!(error),
+    }
+}
+
+/// On a terminal in the place of what was there, otherwise below it.
+fn draw(
+    seen: &Result<Status, String>,
+    wanted: &Wanted,
+    out: &mut Screen<impl Write>,
+) -> io::Result<()> {
+    let mut text = Vec::new();
+    match seen {
+        Ok(status) => print(status, wanted, &mut text)?,
+        Err(error) => writeln!(text, "error: {error}")?,
+    }
+    out.redraw(&String::from_utf8_lossy(&text))?;
+    if !wanted.json && !out.is_live() {
+        writeln!(out)?;
+    }
+    out.flush()
+}
+
+fn print(status: &Status, wanted: &Wanted, out: &mut impl Write) -> io::Result<()> {
+    match (&*status.resources, &wanted.resource) {
+        _ if wanted.json && wanted.watch => writeln!(out, "{}", serde_json::to_string(status)?),
+        _ if wanted.json => writeln!(out, "{}", serde_json::to_string_pretty(status)?),
+        ([resource], Some(_)) => show::resource(status, resource, SystemTime::now(), out),
+        _ => show::all(status, SystemTime::now(), out),
+    }
+}

@@ -1,0 +1,182 @@
+//! The status as tables.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use anstyle::Style;
+
+use crate::checkpoint::Holder;
+use crate::commands::print::{columns, table};
+use crate::commands::style::{DIM, ODD, PLAIN, STRONG};
+use crate::status::{DeviceStatus, ResourceStatus, Status};
+
+/// The program and its resources.
+pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result<()> {
+    let count = status.resources.len();
+    let ready = status
+        .resources
+        .iter()
+        .filter(|resource| resource.ready)
+        .count();
+    let (version, node) = (&status.version, &status.node);
+    let up = age(&status.started, now);
+    let stopping = if status.stopping { ", stopping" } else { "" };
+    writeln!(
+        out,
+        "{STRONG}simple-device-plugin {version} on node {node}{STRONG:#}: {ready} of {count} resources ready, up {up}{stopping}"
+    )?;
+    if !status.resources.is_empty() {
+        writeln!(out)?;
+        let rows = status.resources.iter().map(|resource| row(resource, now));
+        table(out, "RESOURCE\tSTATE\tFOR\tHEALTHY\tHELD", rows)?;
+    }
+    let waiting: Vec<String> = status.resources.iter().filter_map(waits).collect();
+    if !waiting.is_empty() {
+        writeln!(out)?;
+    }
+    for line in waiting {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(out)?;
+    writeln!(out, "{DIM}{}{DIM:#}", as_of(status, now))?;
+    mistakes(status, now, out)
+}
+
+fn row(resource: &ResourceStatus, now: SystemTime) -> (Style, String) {
+    let (name, state) = (&resource.name, &resource.state);
+    let (since, healthy, held) = (age(&resource.since, now), resource.healthy, resource.held);
+    let devices = healthy + resource.unhealthy;
+    let row = format!("{name}\t{state}\t{since}\t{healthy} of {devices}\t{held}");
+    (if resource.ready { PLAIN } else { ODD }, row)
+}
+
+fn waits(resource: &ResourceStatus) -> Option<String> {
+    Some(format!(
+        "{} {}",
+        resource.name,
+        resource.waits_for.as_ref()?
+    ))
+}
+
+/// From when it is that devices are said to be held.
+fn as_of(status: &Status, now: SystemTime) -> String {
+    let checkpoint = &status.checkpoint;
+    match (&checkpoint.as_of, &checkpoint.error) {
+        (Some(at), _) => format!("held: as of the kubelet's last write, {} ago", age(at, now)),
+        (None, Some(error)) => {
+            format!("held: not known, the kubelet's checkpoint cannot be read: {error}")
+        }
+        (None, None) => "held: not known".to_owned(),
+    }
+}
+
+fn mistakes(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result<()> {
+    let Some(config) = &status.config else {
+        return Ok(());
+    };
+    match &config.mistakes {
+        Some(mistakes) => writeln!(
+            out,
+            "\n{ODD}warning:{ODD:#} {}: {} for {}; what was configured before goes on",
+            config.file,
+            mistakes.what,
+            age(&mistakes.at, now)
+        ),
+        None => Ok(()),
+    }
+}
+
+/// One resource and its devices.
+pub fn resource(
+    status: &Status,
+    resource: &ResourceStatus,
+    now: SystemTime,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let (name, state, since) = (&resource.name, &resource.state, age(&resource.since, now));
+    writeln!(out, "{STRONG}{name}{STRONG:#} {state} for {since}")?;
+    let mut rows = vec![("endpoint", resource.endpoint.clone())];
+    if let Some(waits_for) = &resource.waits_for {
+        rows.push(("not ready", waits_for.clone()));
+    }
+    rows.push(("registrations", counts(&resource.registrations)));
+    rows.push(("restarts", counts(&resource.restarts)));
+    if let Some(error) = &resource.last_error {
+        rows.push((
+            "last error",
+            format!("{} ago: {}", age(&error.at, now), error.what),
+        ));
+    }
+    let (healthy, held) = (resource.healthy, resource.held);
+    let count = healthy + resource.unhealthy;
+    rows.push((
+        "devices",
+        format!("{count}, {healthy} healthy, {held} held"),
+    ));
+    columns(
+        out,
+        rows.into_iter()
+            .map(|(what, value)| format!("  {what}\t{value}")),
+    )?;
+    let mut devices: Vec<&DeviceStatus> = resource.devices.iter().flatten().collect();
+    devices.sort_by(|a, b| a.numa.cmp(&b.numa));
+    if !devices.is_empty() {
+        writeln!(out)?;
+        table(
+            out,
+            "NUMA\tDEVICE\tHEALTH\tHELD BY",
+            devices.into_iter().map(device),
+        )?;
+    }
+    writeln!(out, "\n{DIM}{}{DIM:#}", as_of(status, now))?;
+    mistakes(status, now, out)
+}
+
+fn device(device: &DeviceStatus) -> (Style, String) {
+    let numa: Vec<String> = device.numa.iter().map(u16::to_string).collect();
+    let numa = if numa.is_empty() {
+        "-".to_owned()
+    } else {
+        numa.join(",")
+    };
+    let going = if device.going { ", going" } else { "" };
+    let holder = |holder: &Holder| format!("{}/{}", holder.pod, holder.container);
+    let held_by: Vec<String> = device.held_by.iter().map(holder).collect();
+    let row = format!(
+        "{numa}\t{}\t{}{going}\t{}",
+        device.id,
+        device.health,
+        held_by.join(" ")
+    );
+    let style = if device.health == "Healthy" {
+        PLAIN
+    } else {
+        ODD
+    };
+    (style, row)
+}
+
+fn counts(counts: &BTreeMap<String, u64>) -> String {
+    let each = counts.iter().map(|(what, count)| format!("{count} {what}"));
+    let each: Vec<String> = each.collect();
+    if each.is_empty() {
+        "none".to_owned()
+    } else {
+        each.join(", ")
+    }
+}
+
+/// How long ago that was, short as kubectl has it.
+fn age(at: &str, now: SystemTime) -> String {
+    let Ok(at) = humantime::parse_rfc3339(at) else {
+        return "?".to_owned();
+    };
+    let seconds = now.duration_since(at).unwrap_or(Duration::ZERO).as_secs();
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}

@@ -1,0 +1,247 @@
+//! What was seen, for people and programs: the JSON of `/status` and of the control socket, whose client
+//! reads it again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use humantime::format_rfc3339_seconds;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{Holder, Known};
+use crate::device::Device;
+use crate::observer::{PluginView, View};
+use crate::record::{Cause, Registration};
+
+/// The whole program. Times are of RFC 3339, in UTC.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// The namespace it runs in.
+    pub namespace: String,
+    /// The node's name.
+    pub node: String,
+    /// The kubelet's device plugin directory.
+    pub plugin_dir: String,
+    /// When it started.
+    pub started: String,
+    /// Whether every resource is ready, and it does not stop.
+    pub ready: bool,
+    /// Whether it stops.
+    pub stopping: bool,
+    /// The config file, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigStatus>,
+    /// The kubelet's checkpoint, of which it is known who holds what.
+    pub checkpoint: CheckpointStatus,
+    /// The resources in their order.
+    pub resources: Vec<ResourceStatus>,
+}
+
+/// The config file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigStatus {
+    /// Its path.
+    pub file: String,
+    /// How often it was read again and said something else.
+    pub changed: u64,
+    /// How often it said the same.
+    pub unchanged: u64,
+    /// How often it had mistakes.
+    pub refused: u64,
+    /// What is wrong with it now: what was configured before goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mistakes: Option<Event>,
+}
+
+/// The kubelet's checkpoint.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointStatus {
+    /// When the kubelet wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<String>,
+    /// Why it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Something that happened.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// What.
+    pub what: String,
+    /// When; of what goes on, since when.
+    pub at: String,
+}
+
+/// One resource.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceStatus {
+    /// Its name.
+    pub name: String,
+    /// The file name of its socket.
+    pub endpoint: String,
+    /// Where its plugin stands, in one word.
+    pub state: String,
+    /// Since when.
+    pub since: String,
+    /// Whether pods can have its devices.
+    pub ready: bool,
+    /// What it waits for until it is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
+    /// Registrations by how they went.
+    pub registrations: BTreeMap<String, u64>,
+    /// New starts by why.
+    pub restarts: BTreeMap<String, u64>,
+    /// What went wrong last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<Event>,
+    /// Devices that pods can have.
+    pub healthy: usize,
+    /// Those that they cannot.
+    pub unhealthy: usize,
+    /// Devices that pods hold.
+    pub held: usize,
+    /// The devices, where asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Vec<DeviceStatus>>,
+}
+
+/// One device.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceStatus {
+    /// Its ID.
+    pub id: String,
+    /// Its health as the kubelet is told.
+    pub health: String,
+    /// Its NUMA nodes; none: no topology.
+    pub numa: Vec<u16>,
+    /// Whether it is being removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub going: bool,
+    /// The containers that hold it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_by: Vec<Holder>,
+}
+
+/// Whose devices are wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Devices<'a> {
+    /// Nobody's.
+    None,
+    /// Everybody's.
+    All,
+    /// This resource's, and nothing of others.
+    Of(&'a str),
+}
+
+impl Status {
+    /// What was seen.
+    pub fn of(view: &View, devices: Devices) -> Self {
+        let program = &view.program;
+        let wanted = |plugin: &&PluginView| match devices {
+            Devices::Of(name) => plugin.name() == name,
+            Devices::None | Devices::All => true,
+        };
+        let resources = view.plugins.iter().filter(wanted);
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            namespace: program.namespace.clone(),
+            node: program.node.clone(),
+            plugin_dir: program.plugin_dir.display().to_string(),
+            started: time(program.started),
+            ready: view.is_ready(),
+            stopping: view.stopping,
+            config: config(view),
+            checkpoint: CheckpointStatus {
+                as_of: view
+                    .checkpoint
+                    .as_ref()
+                    .ok()
+                    .map(|written| time(written.at)),
+                error: view.checkpoint.as_ref().err().cloned(),
+            },
+            resources: resources
+                .map(|plugin| resource(view, plugin, devices != Devices::None))
+                .collect(),
+        }
+    }
+}
+
+fn config(view: &View) -> Option<ConfigStatus> {
+    let file = view.program.config_file.as_ref()?;
+    let reloads = &view.reloads;
+    Some(ConfigStatus {
+        file: file.display().to_string(),
+        changed: reloads.changed,
+        unchanged: reloads.unchanged,
+        refused: reloads.refused,
+        mistakes: reloads.mistakes.as_ref().map(|(what, since)| Event {
+            what: what.clone(),
+            at: time(*since),
+        }),
+    })
+}
+
+fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceStatus {
+    let (offer, record) = (&plugin.offer, &plugin.record);
+    let devices = offer.devices().as_slice();
+    let healthy = devices
+        .iter()
+        .filter(|device| device.can_be_given())
+        .count();
+    let known = view.known(plugin);
+    let waits_for = view.waits_for(plugin);
+    ResourceStatus {
+        name: plugin.name().to_owned(),
+        endpoint: offer.resource().socket.to_string(),
+        state: record.state.as_str().to_owned(),
+        since: time(record.since),
+        ready: waits_for.is_none() && !view.stopping,
+        waits_for,
+        registrations: counts(
+            &Registration::ALL.map(Registration::as_str),
+            &record.registrations,
+        ),
+        restarts: counts(&Cause::ALL.map(Cause::as_str), &record.restarts),
+        last_error: record.last_error.as_ref().map(|error| Event {
+            what: error.what.clone(),
+            at: time(error.at),
+        }),
+        healthy,
+        unhealthy: devices.len() - healthy,
+        held: known.map_or(0, |known| known.held.len()),
+        devices: with_devices.then(|| devices.iter().map(|d| device(d, known)).collect()),
+    }
+}
+
+fn device(device: &Device, known: Option<&Known>) -> DeviceStatus {
+    let held = known.and_then(|known| known.held.get(&device.id));
+    DeviceStatus {
+        id: device.id.to_string(),
+        health: device.told_health().as_str().to_owned(),
+        numa: device.numa.to_vec(),
+        going: device.going,
+        held_by: held.map(|held| held.by.clone()).unwrap_or_default(),
+    }
+}
+
+/// Those that happened, by name.
+fn counts(names: &[&str], counts: &[u64]) -> BTreeMap<String, u64> {
+    let happened = std::iter::zip(names, counts).filter(|(_, count)| **count > 0);
+    happened
+        .map(|(name, count)| ((*name).to_owned(), *count))
+        .collect()
+}
+
+/// A file can have any time; RFC 3339 has four digits for a year.
+fn time(time: SystemTime) -> String {
+    let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    format_rfc3339_seconds(time.clamp(UNIX_EPOCH, last)).to_string()
+}
