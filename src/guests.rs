@@ -1,7 +1,9 @@
 //! Whoever connects to look at us: a bounded number, each for a bounded time, and none in the way of a plugin.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
@@ -17,9 +19,9 @@ const STAYS_AT_MOST: Duration = Duration::from_secs(30);
 /// Serves guests, never more than `most` at a time. Where all places are taken the oldest has to go: those who
 /// come to say nothing cannot keep out a probe, which would cost the program its life.
 pub async fn receive<C, F, T>(
-    what: &str,
+    what: &'static str,
     most: usize,
-    accept: impl AsyncFn() -> io::Result<C>,
+    mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<C>>,
     serve: impl Fn(C) -> F,
 ) -> T
 where
@@ -30,7 +32,7 @@ where
     let mut told = false;
     loop {
         let accepted = tokio::select! {
-            accepted = accept() => accepted,
+            accepted = poll_fn(&mut accept) => accepted,
             Some(_) = guests.join_next() => continue,
         };
         match accepted {

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -35,9 +36,9 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 /// A request of a line and a few headers.
 const HEADERS_SIZE_MAX: usize = 16 * 1024;
 
-/// Answers that can be large are made and sent so many at a time: slow readers must not cost memory.
-const LARGE_ANSWERS: usize = 2;
-const LARGE_ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// Answers that can be large are made and sent so many of a kind at a time: slow readers must not cost memory.
+const PLACES: usize = 2;
+const PLACE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Who is not yet connected waits here.
 const BACKLOG: u32 = 1024;
@@ -98,9 +99,10 @@ fn bound(socket: TcpSocket, address: std::net::SocketAddr) -> io::Result<TcpSock
 pub async fn serve<T>(listener: TcpListener, observer: Observer) -> T {
     let answers = Answers {
         observer,
-        large: Arc::new(Semaphore::new(LARGE_ANSWERS)),
+        metrics: Arc::new(Semaphore::new(PLACES)),
+        status: Arc::new(Semaphore::new(PLACES)),
     };
-    let accept = async || Ok(listener.accept().await?.0);
+    let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
     guests::receive("HTTP", CONNECTIONS_MAX, accept, |stream| {
         converse(stream, answers.clone())
     })
@@ -128,7 +130,8 @@ async fn converse(stream: TcpStream, answers: Answers) {
 #[derive(Clone)]
 struct Answers {
     observer: Observer,
-    large: Arc<Semaphore>,
+    metrics: Arc<Semaphore>,
+    status: Arc<Semaphore>,
 }
 
 type Answer = Response<Full<Bytes>>;
@@ -147,8 +150,14 @@ impl Answers {
                 Ok(ready) => plain(StatusCode::OK, ready),
                 Err(not) => plain(StatusCode::SERVICE_UNAVAILABLE, not),
             },
-            "/metrics" => self.large(metrics::MEDIA_TYPE, metrics::text).await,
-            "/status" => self.large("application/json", |view| status(&view)).await,
+            "/metrics" => {
+                self.large(&self.metrics, metrics::MEDIA_TYPE, metrics::text)
+                    .await
+            }
+            "/status" => {
+                self.large(&self.status, "application/json", |view| status(&view))
+                    .await
+            }
             "/" => plain(StatusCode::OK, "/livez\n/readyz\n/metrics\n/status\n"),
             _ => plain(
                 StatusCode::NOT_FOUND,
@@ -160,13 +169,13 @@ impl Answers {
     /// Makes an answer beside everything else that runs.
     async fn large(
         &self,
+        places: &Arc<Semaphore>,
         media_type: &'static str,
         of: impl FnOnce(View) -> String + Send + 'static,
     ) -> Answer {
-        let busy = || plain(StatusCode::SERVICE_UNAVAILABLE, "busy: try again\n");
-        let place = Arc::clone(&self.large).acquire_owned();
-        let Ok(Ok(place)) = timeout(LARGE_ANSWER_WITHIN, place).await else {
-            return busy();
+        let place = Arc::clone(places).acquire_owned();
+        let Ok(Ok(place)) = timeout(PLACE_WITHIN, place).await else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "busy: try again\n");
         };
         let view = self.observer.look().await;
         let Ok(text) = tokio::task::spawn_blocking(move || of(view)).await else {

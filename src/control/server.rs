@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Context;
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -75,7 +76,7 @@ fn make_dir_of(path: &Path) -> Result<(), BindError> {
 
 async fn serve<T>(socket: &OwnSocket, observer: Observer) -> T {
     let listener = Arc::clone(socket.listener());
-    let accept = async || Ok(listener.accept().await?.0);
+    let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
     guests::receive("the control socket", CONNECTIONS_MAX, accept, |stream| {
         converse(stream, observer.clone())
     })

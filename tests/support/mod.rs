@@ -3,15 +3,20 @@
 #![allow(dead_code, reason = "each test file uses its part")]
 
 pub mod fakes;
+pub mod http;
 pub mod process;
 
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use simple_device_plugin::checkpoint;
 use simple_device_plugin::config::{Config, Environment, FileText, Host};
+use simple_device_plugin::config_file::Reloads;
 use simple_device_plugin::kubelet::{Kubelet, Node, Pod, Quantities, Settings};
+use simple_device_plugin::observer::{Observer, Program};
 use simple_device_plugin::offer_handle::OfferHandle;
 use simple_device_plugin::plugin::PluginHandle;
 use simple_device_plugin::record::{Record, State};
@@ -101,6 +106,7 @@ pub struct Manager {
     stop: CancellationToken,
     configured: Configured,
     handles: BTreeMap<String, PluginHandle>,
+    pub observer: Observer,
     task: JoinHandle<Result<(), DirReplaced>>,
 }
 
@@ -122,7 +128,22 @@ impl Manager {
             .map(|handle| (name(handle), handle.clone()))
             .collect();
         let stop = CancellationToken::new();
+        let program = Program {
+            namespace: "test".to_owned(),
+            node: "n".to_owned(),
+            plugin_dir: PathBuf::new(),
+            config_file: None,
+            started: SystemTime::now(),
+        };
+        let observer = Observer {
+            program: Arc::new(program),
+            present: supervisor.present(),
+            checkpoint: supervisor.checkpoint(),
+            reloads: watch::channel(Reloads::default()).1,
+            stop: stop.clone(),
+        };
         Self {
+            observer,
             configured: supervisor.configured(),
             handles,
             task: tokio::spawn(supervisor.run(stop.clone())),
@@ -174,6 +195,20 @@ impl Manager {
         self.stop.cancel();
         self.ended().await.expect("an end in order");
     }
+}
+
+/// Where the kubelet's checkpoint is written by hand: it has these devices of resources.
+pub fn write_checkpoint(dir: &Path, registered: &[(&str, &[&str])]) {
+    let lists = registered
+        .iter()
+        .map(|(resource, ids)| format!("{resource:?}: {ids:?}"));
+    let lists = lists.collect::<Vec<_>>().join(", ");
+    let text = format!(
+        "{{\"Data\": {{\"PodDeviceEntries\": null, \"RegisteredDevices\": {{{lists}}}}}, \"Checksum\": 1}}"
+    );
+    let new = dir.join("checkpoint.new");
+    std::fs::write(&new, text).expect("a file");
+    std::fs::rename(new, dir.join(checkpoint::FILE)).expect("a file in its place");
 }
 
 /// A kubelet with short times: nothing here waits for a real grace.

@@ -1,0 +1,83 @@
+//! A manager's HTTP, on a port of its own, and requests to it.
+
+use std::net::SocketAddr;
+
+use simple_device_plugin::http;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{LOOK_AGAIN, Manager, within};
+
+/// A manager's HTTP.
+pub struct Http {
+    pub address: SocketAddr,
+    _server: AbortOnDropHandle<()>,
+}
+
+impl Http {
+    pub async fn of(manager: &Manager) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let server = tokio::spawn(http::serve(listener, manager.observer.clone()));
+        Self {
+            address,
+            _server: AbortOnDropHandle::new(server),
+        }
+    }
+
+    pub async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address)
+            .await
+            .expect("a connection")
+    }
+
+    /// The status and the body of the answer.
+    pub async fn get(&self, path: &str) -> (u16, String) {
+        self.send(&format!("GET {path} HTTP/1.1\r\nhost: n\r\n\r\n"))
+            .await
+    }
+
+    pub async fn send(&self, request: &str) -> (u16, String) {
+        let mut stream = self.connect().await;
+        let answer = within("an answer", async {
+            stream
+                .write_all(request.as_bytes())
+                .await
+                .expect("a server");
+            answer(&mut stream).await
+        });
+        answer.await
+    }
+
+    /// Waits until the readiness is this.
+    #[track_caller]
+    pub fn readiness(&self, status: u16, words: &str) -> impl Future<Output = ()> {
+        let what = format!("{status} {words}");
+        let at = std::panic::Location::caller();
+        async move {
+            let mut last = None;
+            let waited = tokio::time::timeout(super::DEADLINE, async {
+                loop {
+                    let (code, text) = self.get("/readyz").await;
+                    if code == status && text.contains(words) {
+                        return;
+                    }
+                    last = Some((code, text));
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                }
+            });
+            assert!(waited.await.is_ok(), "{at}: not {what}: {last:?}");
+        }
+    }
+}
+
+/// Reads to the end of the connection: the status, and the body.
+pub async fn answer(stream: &mut TcpStream) -> (u16, String) {
+    let mut text = String::new();
+    // A server that has heard enough may reset the connection.
+    let _ = stream.read_to_string(&mut text).await;
+    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+    (status.unwrap_or(0), body.to_owned())
+}
