@@ -139,6 +139,12 @@ impl CheckpointFile {
     /// # Errors
     /// When there is no such file yet, or it cannot be read within 5 s.
     pub async fn read(&self) -> io::Result<Written> {
+        // To look whether it changed needs no thread: the plugin dir is looked at all the time.
+        if let Ok(file) = self.0.try_lock()
+            && let Some(read) = file.unchanged()
+        {
+            return Ok(read);
+        }
         let reading = async {
             // Goes with the thread, which may be held up for longer than we wait.
             let mut file = Arc::clone(&self.0).lock_owned().await;
@@ -149,19 +155,21 @@ impl CheckpointFile {
 }
 
 impl LastRead {
+    /// What was read last, if the file is still the same.
+    fn unchanged(&self) -> Option<Written> {
+        let (version, read) = self.read.as_ref()?;
+        let file = self.path.metadata().ok()?;
+        (Version::from(&file) == *version).then(|| read.clone())
+    }
+
     fn read(&mut self) -> io::Result<Written> {
         let file = RegularFile::open(&self.path)?;
         let version = Version::from(file.metadata());
-        match &self.read {
-            Some((before, read)) if *before == version => Ok(read.clone()),
-            _ => {
-                let at = file.metadata().modified()?;
-                let checkpoint = Arc::new(parse(&file.read_at_most(SIZE_MAX)?)?);
-                let read = Written { checkpoint, at };
-                self.read = Some((version, read.clone()));
-                Ok(read)
-            }
-        }
+        let at = file.metadata().modified()?;
+        let checkpoint = Arc::new(parse(&file.read_at_most(SIZE_MAX)?)?);
+        let read = Written { checkpoint, at };
+        self.read = Some((version, read.clone()));
+        Ok(read)
     }
 }
 

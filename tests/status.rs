@@ -203,7 +203,7 @@ fn the_socket_answers_what_it_is_not_made_for() {
     let node = Node::new();
     let manager = Running::manager(node.path(), &node.variables());
     manager.says("listening for commands");
-    let huge = [b'x'; 100_000];
+    let huge = vec![b'x'; 100_000];
     for request in [
         &b""[..],
         b"\n",

@@ -13,7 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::Result;
 use crate::floor;
 use crate::processor::OneProcessor;
-use crate::program::{DEADLINE, Load, Outputs, Running};
+use crate::program::{DEADLINE, Load, Outputs, Running, Views};
 use crate::table::Figure;
 
 /// Calls in turn, so that what else the machine does hits all alike.
@@ -70,14 +70,9 @@ struct Manager {
 }
 
 impl Manager {
-    async fn start(program: &Path, dir: &Path, devices: usize, outputs: Outputs) -> Result<Self> {
-        let load = Load {
-            resources: 1,
-            devices,
-            outputs,
-        };
+    async fn start(program: &Path, dir: &Path, load: Load) -> Result<Self> {
         let (kubelet, running) = load.running(program, dir).await?;
-        let device = format!("gpu-worker-{}", devices * 2 / 3);
+        let device = format!("gpu-worker-{}", load.devices * 2 / 3);
         let called = Called::dial(&dir.join("simple-device-plugin.sock"), &device).await?;
         Ok(Self {
             called,
@@ -92,15 +87,27 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     let of = |name: &str| dir.path().join(name);
     // Inherited by whoever is started from here on.
     let _shared = OneProcessor::share()?;
-    let mut few = Manager::start(program, &of("few"), 2, Outputs::None).await?;
-    let mut many = Manager::start(program, &of("many"), 50_000, Outputs::None).await?;
-    let mut all = Manager::start(program, &of("all"), 2, Outputs::All).await?;
+    let load = |devices, outputs, views| Load {
+        resources: 1,
+        devices,
+        outputs,
+        views,
+    };
+    let two = load(2, Outputs::None, Views::On(0));
+    let mut few = Manager::start(program, &of("few"), two).await?;
+    let two_unseen = load(2, Outputs::None, Views::Off);
+    let mut unseen = Manager::start(program, &of("unseen"), two_unseen).await?;
+    let fifty_thousand = load(50_000, Outputs::None, Views::On(0));
+    let mut many = Manager::start(program, &of("many"), fifty_thousand).await?;
+    let two_with_all = load(2, Outputs::All, Views::On(0));
+    let mut all = Manager::start(program, &of("all"), two_with_all).await?;
     let socket = of("floor.sock");
     let _floor = floor::start(&socket)?;
     let mut floor = Called::dial(&socket, "gpu-worker-1").await?;
     let mut called = [
         &mut floor,
         &mut few.called,
+        &mut unseen.called,
         &mut many.called,
         &mut all.called,
     ];
@@ -112,20 +119,20 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
         fastrand::shuffle(&mut called);
     }
     let empty = floor.median();
-    let measured = |called: &mut Called| {
+    let against = |called: &mut Called, base: Duration, what: &str| {
         let took = called.median();
-        let how = format!(
-            "{} µs, an empty service {} µs",
-            took.as_micros(),
-            empty.as_micros()
-        );
-        (took.as_secs_f64() / empty.as_secs_f64(), how)
+        let how = format!("{} µs, {what} {} µs", took.as_micros(), base.as_micros());
+        (took.as_secs_f64() / base.as_secs_f64(), how)
     };
-    let (ratio, how) = measured(&mut few.called);
-    let few = Figure::new("Allocate, 2 devices", ratio, 1.15, "×").how(&how);
-    let (ratio, how) = measured(&mut many.called);
+    let floor = "an empty service";
+    let (ratio, how) = against(&mut few.called, empty, floor);
+    let two = Figure::new("Allocate, 2 devices", ratio, 1.15, "×").how(&how);
+    let unseen = unseen.called.median();
+    let (ratio, how) = against(&mut few.called, unseen, "without HTTP and control socket");
+    let seen = Figure::new("Allocate, with HTTP and control socket", ratio, 1.05, "×").how(&how);
+    let (ratio, how) = against(&mut many.called, empty, floor);
     let many = Figure::new("Allocate, 50,000 devices", ratio, 1.3, "×").how(&how);
-    let (ratio, how) = measured(&mut all.called);
+    let (ratio, how) = against(&mut all.called, empty, floor);
     let all = Figure::shown("Allocate with env, annotation, device file", ratio, "×").how(&how);
-    Ok(vec![few, many, all])
+    Ok(vec![two, seen, many, all])
 }

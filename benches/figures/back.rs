@@ -7,7 +7,7 @@ use simple_device_plugin::kubelet::{Kubelet, Settings};
 use tokio::time::timeout;
 
 use crate::Result;
-use crate::program::{DEADLINE, Load, Outputs, name};
+use crate::program::{DEADLINE, Load, Outputs, Views, name};
 use crate::table::{Figure, TIMES, median, ms};
 
 /// How long there is no kubelet.
@@ -27,6 +27,7 @@ const fn of_hundred(resources: usize) -> Load {
         resources,
         devices: 100,
         outputs: Outputs::All,
+        views: Views::On(0),
     }
 }
 

@@ -6,6 +6,7 @@ mod floor;
 mod idle;
 mod processor;
 mod program;
+mod scrape;
 mod start;
 mod table;
 
@@ -33,7 +34,7 @@ fn main() -> Result<()> {
     table::print(&figures)
 }
 
-const GROUPS: [&str; 4] = ["allocate", "start", "back", "idle"];
+const GROUPS: [&str; 5] = ["allocate", "start", "back", "scrape", "idle"];
 
 /// Measures the groups that are wanted; all of them where none is named.
 async fn measure(program: &Path, wanted: &[String]) -> Result<Vec<Figure>> {
@@ -50,6 +51,9 @@ async fn measure(program: &Path, wanted: &[String]) -> Result<Vec<Figure>> {
     }
     if is_wanted("back") {
         figures.extend(back::measure(program).await?);
+    }
+    if is_wanted("scrape") {
+        figures.extend(scrape::measure(program).await?);
     }
     if is_wanted("idle") {
         figures.extend(idle::measure(program).await?);

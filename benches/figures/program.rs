@@ -74,6 +74,16 @@ pub struct Load {
     pub resources: usize,
     pub devices: usize,
     pub outputs: Outputs,
+    pub views: Views,
+}
+
+/// Whether the program can be looked at.
+#[derive(Clone, Copy)]
+pub enum Views {
+    /// Neither HTTP nor a control socket.
+    Off,
+    /// HTTP at this port of this machine, 0 for any, and a control socket.
+    On(u16),
 }
 
 /// What a container gets with each device.
@@ -108,6 +118,11 @@ impl Load {
             .env("RUST_LOG", "error")
             .env("HTTP_ADDRESS", "")
             .env("CONTROL_SOCKET", "");
+        if let Views::On(port) = self.views {
+            command
+                .env("HTTP_ADDRESS", format!("127.0.0.1:{port}"))
+                .env("CONTROL_SOCKET", dir.join("control.sock"));
+        }
         if let Outputs::All = self.outputs {
             command
                 .env("ENV_PREFIX", "GPU")

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use simple_device_plugin::kubelet::{Kubelet, Settings};
 
 use crate::Result;
-use crate::program::{Load, Outputs};
+use crate::program::{Load, Outputs, Views};
 use crate::table::{Figure, TIMES, median, ms};
 
 pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
@@ -20,6 +20,7 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
             resources,
             devices,
             outputs: Outputs::All,
+            views: Views::On(0),
         };
         let load_name = format!("{resources} × {devices} devices");
         let (mut took, mut resides) = (Vec::new(), Vec::new());

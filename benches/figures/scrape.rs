@@ -1,0 +1,41 @@
+//! How long `/metrics` takes.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::Result;
+use crate::program::{Load, Outputs, Views};
+use crate::table::{Figure, median, ms};
+
+const SCRAPES: usize = 50;
+
+pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
+    let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+    let load = Load {
+        resources: 100,
+        devices: 100,
+        outputs: Outputs::All,
+        views: Views::On(free.port()),
+    };
+    let dir = tempfile::tempdir()?;
+    let (_kubelet, _running) = load.running(program, dir.path()).await?;
+    let (mut took, mut size) = (Vec::new(), 0);
+    for _ in 0..SCRAPES {
+        let since = Instant::now();
+        let mut stream = TcpStream::connect(free)?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: n\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        took.push(ms(since.elapsed()));
+        if !text.ends_with("# EOF\n") {
+            return Err("these are no metrics".into());
+        }
+        size = text.len();
+        // As if another came later: no thread is left from the last.
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    let figure = Figure::new("Metrics of 100 resources", median(took), 5.0, "ms");
+    Ok(vec![figure.how(&format!("{} KiB", size / 1024))])
+}
