@@ -3,7 +3,14 @@
 import difflib
 import json
 import os
+import pathlib
 import re
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
 
 import jsonschema
 import pytest
@@ -15,6 +22,8 @@ from kubernetes_validate import validate
 GPU = {"name": "example.com/gpu", "devices": 1}
 KUBERNETES = [f"1.{minor}" for minor in range(28, 38)]
 SETS = sorted(path.stem for path in (HERE / "values").iterdir())
+# Not Kubernetes' own: OpenShift's, the Prometheus operator's.
+OTHERS = {"SecurityContextConstraints", "PodMonitor"}
 
 
 def values_of(name):
@@ -42,8 +51,8 @@ def test_it_renders_what_is_kept(name):
 def test_every_kubernetes_takes_it(name):
     objects, _ = render(values_of(name))
     for each in objects:
-        if each["kind"] == "SecurityContextConstraints":
-            continue  # OpenShift's own
+        if each["kind"] in OTHERS:
+            continue
         for version in KUBERNETES:
             validate(each, version, strict=True)
 
@@ -63,9 +72,11 @@ def test_it_has_the_least_privileges(name):
     assert pod["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
     assert not any(key.startswith("host") for key in pod)
     volumes = [list(volume)[1] for volume in pod["volumes"]]
-    assert volumes == (["hostPath", "configMap"] if values_of(name).get("config") else ["hostPath"])
+    assert volumes == ["hostPath", "emptyDir", *(["configMap"] if values_of(name).get("config") else [])]
     assert pod["volumes"][0]["hostPath"]["type"] == "Directory"
+    assert pod["volumes"][1]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Mi"}
     [container] = pod["containers"]
+    assert not any("hostPort" in port for port in container.get("ports", []))
     context = container["securityContext"]
     context.pop("seLinuxOptions", None)
     assert context == {
@@ -144,6 +155,116 @@ def test_the_schema_of_the_file_refuses_what_the_program_refuses():
             jsonschema.validate(wrong, schema)
 
 
+def test_the_constraints_allow_every_volume():
+    objects, _ = render({**values_of("config"), "openshift": {"scc": True}})
+    [constraints] = [each for each in objects if each["kind"] == "SecurityContextConstraints"]
+    volumes = {list(volume)[1] for volume in daemonset(objects)["spec"]["template"]["spec"]["volumes"]}
+    assert volumes == set(constraints["volumes"])
+
+
+@pytest.fixture
+def short_path():
+    """Sockets are in it: a path of one has 107 bytes at most, and pytest's own are long."""
+    with tempfile.TemporaryDirectory() as path:
+        yield pathlib.Path(path)
+
+
+def get(port, path):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as answer:
+        return answer.code, answer.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+def gets(port, path, expected):
+    """Asks until it is so."""
+    end = time.monotonic() + 20
+    while (got := get(port, path))[0] != expected and time.monotonic() < end:
+        time.sleep(0.05)
+    assert got[0] == expected, got
+    return got[1]
+
+
+def test_what_is_probed_and_scraped_is_what_the_program_serves(program, short_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    objects, _ = render({"resources": [GPU], "httpPort": port, "podMonitor": {"enabled": True}})
+    [container] = daemonset(objects)["spec"]["template"]["spec"]["containers"]
+    [monitor] = [each for each in objects if each["kind"] == "PodMonitor"]
+    [scraped] = monitor["spec"]["podMetricsEndpoints"]
+    live, ready = (container[f"{probe}Probe"]["httpGet"] for probe in ["liveness", "readiness"])
+    assert container["ports"] == [{"name": "http", "containerPort": port}]
+    assert {live["port"], ready["port"], scraped["port"]} == {"http"}
+    plugins = short_path / "plugins"
+    plugins.mkdir()
+    control = short_path / "control.sock"
+    env = variables(objects) | {"NODE_NAME": "worker", "DEVICE_PLUGIN_PATH": str(plugins), "CONTROL_SOCKET": str(control)}
+    log = short_path / "log"
+    with log.open("w") as out, subprocess.Popen([program], env=env, stdout=out, stderr=out) as manager:
+        try:
+            gets(port, live["path"], 200)
+            assert "example.com/gpu" in gets(port, ready["path"], 503)
+            asked = [program, "kubelet", "--dir", plugins]
+            with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=out, stderr=out) as kubelet:
+                try:
+                    gets(port, ready["path"], 200)
+                    assert gets(port, scraped["path"], 200).endswith("# EOF\n")
+                    done = subprocess.run([program, "status"], env=env, capture_output=True, text=True, timeout=30, check=True)
+                    assert "1 of 1 resources ready" in done.stdout
+                finally:
+                    kubelet.kill()
+            gets(port, ready["path"], 503)
+            gets(port, live["path"], 200)
+        finally:
+            manager.terminate()
+            print(log.read_text())
+    assert manager.returncode == 0
+
+
+def test_the_socket_of_the_command_status_is_in_its_volume(program):
+    """Where the program looks for it, unless told otherwise."""
+    [container] = daemonset(render({})[0])["spec"]["template"]["spec"]["containers"]
+    [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == "control"]
+    assert not mount.get("readOnly")
+    assert "CONTROL_SOCKET" not in {each["name"] for each in container["env"]}
+    assert f"{mount['mountPath']}/control.sock".encode() in pathlib.Path(program).read_bytes()
+
+
+def test_a_busy_node_keeps_its_plugin_and_a_rollout_waits():
+    spec = daemonset(render({})[0])["spec"]
+    [container] = spec["template"]["spec"]["containers"]
+    assert "minReadySeconds" not in spec and "startupProbe" not in container
+    live, ready = container["livenessProbe"], container["readinessProbe"]
+    assert live["periodSeconds"] * live["failureThreshold"] >= 120 and live["timeoutSeconds"] >= 10
+    assert ready["periodSeconds"] * ready["failureThreshold"] <= 5
+
+
+def test_without_a_port_nothing_is_served_or_asked():
+    objects, _ = render(values_of("no-http"))
+    spec = daemonset(objects)["spec"]
+    [container] = spec["template"]["spec"]["containers"]
+    assert variables(objects)["HTTP_ADDRESS"] == ""
+    assert not {"ports", "livenessProbe", "readinessProbe", "startupProbe"} & set(container)
+    assert spec["minReadySeconds"] == 5
+
+
+def test_a_monitor_finds_the_pods_and_is_found():
+    objects, _ = render(values_of("monitored"))
+    [monitor] = [each for each in objects if each["kind"] == "PodMonitor"]
+    labels = daemonset(objects)["spec"]["template"]["metadata"]["labels"]
+    assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    # Not the test's.
+    [test] = [each for each in objects if each["kind"] == "Pod"]
+    assert not monitor["spec"]["selector"]["matchLabels"].items() <= test["metadata"]["labels"].items()
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    assert monitor["metadata"]["labels"]["team"] == "monitors", "its own win"
+    assert monitor["spec"]["podMetricsEndpoints"][0]["interval"] == "30s"
+    assert not [each for each in render({})[0] if each["kind"] == "PodMonitor"]
+
+
 def test_every_key_reaches_the_program(check):
     code, said = check(variables(render(values_of("two-resources"))[0]))
     assert code == 0, said
@@ -168,10 +289,12 @@ def test_overrides_reach_their_node_alone(check):
 
 @pytest.mark.parametrize("name", ["123", "true", "a.b", "x" * 53])
 def test_any_release_name_makes_good_objects(name):
-    objects, _ = render({"resources": [GPU], "openshift": {"scc": True}, "resourceQuota": {"create": True}}, name=name)
+    every = {"openshift": {"scc": True}, "resourceQuota": {"create": True}, "podMonitor": {"enabled": True}}
+    objects, _ = render({"resources": [GPU], **every}, name=name)
     for each in objects:
-        if each["kind"] != "SecurityContextConstraints":
+        if each["kind"] not in OTHERS:
             validate(each, KUBERNETES[-1], strict=True)
+        if each["kind"] != "SecurityContextConstraints":
             assert len(each["metadata"]["name"]) <= 63
         assert all(len(value) <= 63 for value in each["metadata"]["labels"].values())
 
@@ -263,6 +386,21 @@ REFUSED = {
         {"extraEnv": [{"name": "NODE_NAME", "value": "x"}]},
         "NODE_NAME is the chart's own",
     ),
+    "the address of HTTP": ({"extraEnv": [{"name": "HTTP_ADDRESS", "value": ":80"}]}, "HTTP_ADDRESS is the chart's own"),
+    "the control socket": ({"extraEnv": [{"name": "CONTROL_SOCKET", "value": "/x"}]}, "CONTROL_SOCKET is the chart's own"),
+    "a port that needs a capability": ({"httpPort": 1023}, "httpPort"),
+    "a port that there is not": ({"httpPort": 65536}, "httpPort"),
+    "a negative port": ({"httpPort": -1}, "httpPort"),
+    "half a port": ({"httpPort": 8080.5}, "httpPort"),
+    "an address for a port": ({"httpPort": ":8080"}, "httpPort"),
+    "a monitor of nothing": (
+        {"httpPort": 0, "podMonitor": {"enabled": True}},
+        "podMonitor.enabled needs an httpPort",
+    ),
+    "an interval that is none": ({"podMonitor": {"interval": "30"}}, "interval"),
+    "an interval that is more than one": ({"podMonitor": {"interval": "30s\n      path: /x"}}, "interval"),
+    "a monitor's key that there is not": ({"podMonitor": {"port": "http"}}, "podMonitor"),
+    "a monitor's label of the chart's own": ({"podMonitor": {"labels": {"helm.sh/chart": "x"}}}, "helm.sh/chart"),
     "a quota without a class": (
         {"resourceQuota": {"create": True}, "priorityClassName": ""},
         "resourceQuota.create needs a priorityClassName",
@@ -283,6 +421,7 @@ def test_notes_tell_where_to_look():
     wait = r"kubectl wait node --all --timeout=60s --for=jsonpath='{.status.allocatable.example\.com/gpu}'=8"
     assert wait in notes
     assert "describe daemonset/simple-device-plugin" in notes
+    assert "kubectl -n devices exec daemonset/simple-device-plugin -- /simple-device-plugin status" in notes
     _, notes = render(values_of("unlike-nodes"))
     # A wait for one number would last for ever where nodes differ.
     assert "kubectl wait" not in notes and "kubectl get nodes -o custom-columns=" in notes

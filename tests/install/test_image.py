@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 
 import pytest
 from conftest import ROOT, needs
@@ -60,7 +61,9 @@ def test_it_is_small_and_has_the_program_alone(image, tmp_path):
     assert "".join(files).split() == ["simple-device-plugin"]
 
 
-NOTHING = ["--read-only", "--cap-drop", "all", "--network", "none", "--security-opt", "no-new-privileges"]
+# Podman would make /run writable.
+NOTHING = ["--read-only", "--read-only-tmpfs=false", "--cap-drop", "all", "--network", "none"]
+NOTHING += ["--security-opt", "no-new-privileges"]
 
 
 def test_it_runs_with_nothing(image):
@@ -68,12 +71,24 @@ def test_it_runs_with_nothing(image):
     assert "simple-device-n-0 … simple-device-n-1" in said
 
 
-def test_it_ends_in_order(image, tmp_path):
+def status(container):
+    """As soon as the program listens."""
+    for _ in range(50):
+        asked = ["podman", "exec", container, "/simple-device-plugin", "status"]
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=False)
+        if done.returncode == 0:
+            break
+        time.sleep(0.1)
+    return done.stdout + done.stderr
+
+
+def test_it_tells_how_it_stands_and_ends_in_order(image, tmp_path):
     container = run(
         "podman", "run", "--detach", *NOTHING, "--env", "NODE_NAME=n",
-        "--volume", f"{tmp_path}:/var/lib/kubelet/device-plugins", image,
+        "--volume", f"{tmp_path}:/var/lib/kubelet/device-plugins", "--tmpfs", "/run/simple-device-plugin:size=1m", image,
     ).strip()  # fmt: skip
     try:
+        assert "0 of 1 resources ready" in status(container)
         run("podman", "stop", "--time", "30", container)
         assert run("podman", "wait", container).strip() == "0"
     finally:

@@ -376,6 +376,7 @@ CLUSTER = r"""
 *"items[*].metadata.name}"*) printf 'n1 n2' ;;
 *hostname*) printf 'n1-host' ;;
 *"get pods --selector"*) echo pod/plugin-a; echo pod/plugin-b ;;
+*"exec daemonset/"*" status") printf '2 of 2 resources ready' ;;
 *"exec both"*) printf 'E2E_A_0=/dev/0\nE2E_A_1=/dev/1\nE2E_B_0=/dev/0\ne2e-a-0\ne2e-a-1\ne2e-b-0' ;;
 *restartCount*) printf 0 ;;
 *"get pods --output"*range*) printf 'fpga N\nghost-container-x N\ndemo-dp N\ntraining N\nserving N\n' ;;
@@ -411,6 +412,7 @@ def test_e2e_goes_its_way_and_cleans_up(dry, e2e):
 
 FAILURES = {
     "other devices": ({"wrong": "exec both", "says": "E2E_A_0=/dev/0"}, "the container has"),
+    "a plugin that is not ready": ({"wrong": "exec daemonset/", "says": "1 of 2 resources ready"}, "it is not"),
     "a restart": ({"wrong": "restartCount", "says": "1"}, "was restarted 1 times"),
     "a pod that is not Pending": ({"wrong": "wait pod more", "fails": 1}, ""),
     "no count": ({"wrong": r"wait node n2 --for=jsonpath={.status.allocatable.e2e\.example\.com/b}=2", "fails": 1}, ""),

@@ -68,6 +68,7 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
 {{- fail "nodeOverrides: with config they belong into its nodes" }}
 {{- end }}
 {{- $ours := include "sdp.variableOf" . | fromYaml | values | join "|" }}
+{{- $own := "NAMESPACE NODE_NAME DEVICE_PLUGIN_PATH CONFIG_FILE ALLOWED_HOST_PATHS RUST_LOG LOG_FORMAT HTTP_ADDRESS CONTROL_SOCKET" }}
 {{- range .Values.extraEnv }}
 {{- $isOurs := regexMatch (printf "^(%s)(_[0-9]+)?([.].*)?$" $ours) .name }}
 {{- if and $.Values.config $isOurs }}
@@ -76,7 +77,7 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
 {{- if and $.Values.resources $isOurs (ne .name "PLUGIN_NAME") }}
 {{- fail (printf "extraEnv: %s belongs into resources or nodeOverrides; or say resources: [] (--set resources=null)" .name) }}
 {{- end }}
-{{- if has .name (list "NAMESPACE" "NODE_NAME" "DEVICE_PLUGIN_PATH" "CONFIG_FILE" "ALLOWED_HOST_PATHS" "RUST_LOG" "LOG_FORMAT") }}
+{{- if has .name (splitList " " $own) }}
 {{- fail (printf "extraEnv: %s is the chart's own" .name) }}
 {{- end }}
 {{- end }}
