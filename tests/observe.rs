@@ -387,6 +387,10 @@ async fn a_thousand_silent_clients_hold_up_neither_pods_nor_probes() {
         }
         silent.push(stream);
     }
+    assert_eq!(http.get("/livez").await.0, 200);
+    // It was not waited for until they had to go for their silence.
+    let newest = silent.last().expect("a thousand").try_read(&mut [0]);
+    assert!(newest.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
     for round in 0..20 {
         let name = format!("p{round}");
         kubelet

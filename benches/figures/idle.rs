@@ -58,7 +58,7 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
         Figure::new("Idle, resident", resident, 6.0, "MiB"),
         Figure::new(
             "Idle, resident for HTTP and control socket",
-            resident - smaller,
+            (resident - smaller).max(0.0),
             1.0,
             "MiB",
         ),

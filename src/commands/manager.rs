@@ -1,14 +1,16 @@
 //! No command: the manager itself.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use futures_util::future::OptionFuture;
 use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Environment, Host, config_file, control_socket};
+use crate::config::{Config, Environment, Host, HttpAddress, config_file, control_socket};
 use crate::config_file;
 use crate::control;
 use crate::http;
@@ -51,28 +53,17 @@ pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::
         reloads: reloads.subscribe(),
         stop: asked.stop.clone(),
     };
-    // Who looks can look until every plugin has left.
-    let over = CancellationToken::new();
+    let (supervised, over) = (supervisor.run(asked.stop), CancellationToken::new());
+    // Whoever looks can look until every plugin has left.
     let supervising = async {
-        let ended = supervisor.run(asked.stop).await;
+        let ended = supervised.await;
         over.cancel();
         ended
     };
-    let serving = async {
-        tokio::join!(
-            supervising,
-            optional(config.http, |at| http::run(
-                at,
-                observer.clone(),
-                over.clone()
-            )),
-            optional(control_socket(&environment), |path| {
-                control::server::run(path, observer.clone(), over.clone())
-            }),
-        )
-    };
-    let (ended, (), ()) = tokio::select! {
-        ended = serving => ended,
+    let showing = show(config.http, control_socket(&environment), observer, &over);
+    let all = async { tokio::join!(supervising, showing) };
+    let (ended, ()) = tokio::select! {
+        ended = all => ended,
         never = config_file::follow(file, &environment, &host, &asked.hangup, &configured, &reloads) => never,
     };
     if let Err(replaced) = &ended {
@@ -81,11 +72,16 @@ pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::
     Ok(ended?)
 }
 
-/// Does it where there is something to do it with.
-async fn optional<T, F: Future<Output = ()>>(with: Option<T>, what: impl FnOnce(T) -> F) {
-    if let Some(with) = with {
-        what(with).await;
-    }
+/// Shows what there is to see, where that is wanted, until it is over.
+async fn show(
+    http: Option<HttpAddress>,
+    control: Option<PathBuf>,
+    observer: Observer,
+    over: &CancellationToken,
+) {
+    let control = control.map(|path| control::server::run(path, observer.clone(), over.clone()));
+    let http = http.map(|address| http::run(address, observer, over.clone()));
+    tokio::join!(OptionFuture::from(http), OptionFuture::from(control));
 }
 
 /// A resource takes a handful of descriptors, and the usual limit is for a resource or two hundred.

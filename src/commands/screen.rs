@@ -5,6 +5,7 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 
 use anstream::{AutoStream, ColorChoice};
 use rustix::termios::{Winsize, tcgetwinsize};
+use textwrap::core::display_width;
 use textwrap::{Options, WordSplitter, wrap};
 use tokio_util::sync::CancellationToken;
 
@@ -14,11 +15,8 @@ use super::style::DIM;
 /// Back to the line's begin, and empty it.
 const ERASE_LINE: &str = "\r\x1b[2K";
 
-/// To the upper left, empty all from there, and cut what is too long for a line.
-const FROM_THE_TOP: &str = "\x1b[H\x1b[J\x1b[?7l";
-
-/// Lines are wrapped again.
-const WRAP: &str = "\x1b[?7h";
+/// To the upper left, and empty all from there.
+const FROM_THE_TOP: &str = "\x1b[H\x1b[J";
 
 /// An output, and whether a person looks at it.
 #[derive(Debug)]
@@ -110,22 +108,29 @@ impl<W: Write> Screen<W> {
         let Some(rows) = self.rows.filter(|_| self.live) else {
             return write!(self, "{text}");
         };
-        let room = usize::from(rows).saturating_sub(1);
-        let lines: Vec<&str> = text.lines().collect();
-        let fits = lines.len() <= room;
-        let (shown, hidden) = lines.split_at(if fits {
-            lines.len()
-        } else {
-            room.saturating_sub(1)
-        });
         write!(self.out, "{FROM_THE_TOP}")?;
-        for line in shown {
+        // The last row is the cursor's, the one before tells of what has no room.
+        let mut room = usize::from(rows).saturating_sub(2);
+        let mut lines = text.lines();
+        while let Some(line) = lines.clone().next() {
+            let is_last = lines.clone().nth(1).is_none();
+            let Some(left) = (room + usize::from(is_last)).checked_sub(self.rows_of(line)) else {
+                break;
+            };
             writeln!(self.out, "{line}")?;
+            room = left;
+            lines.next();
         }
-        if !fits {
-            writeln!(self.out, "{DIM}… and {} lines{DIM:#}", hidden.len())?;
+        match lines.count() {
+            0 => Ok(()),
+            hidden => writeln!(self.out, "{DIM}… and {hidden} lines{DIM:#}"),
         }
-        write!(self.out, "{WRAP}")
+    }
+
+    /// A long line takes several; what only colours takes no room.
+    fn rows_of(&self, line: &str) -> usize {
+        let columns = self.columns.map_or(usize::MAX, usize::from);
+        display_width(line).div_ceil(columns).max(1)
     }
 
     fn settle(&mut self) -> io::Result<()> {
@@ -187,17 +192,32 @@ mod tests {
 
     #[test]
     fn what_is_redrawn_has_room_on_the_screen() {
-        let shown = |live| {
-            let mut screen = screen(live, None);
+        let shown = |live, text: &str| {
+            let mut screen = screen(live, Some(4));
             screen.rows = Some(4);
-            screen.redraw("1\n2\n3\n").unwrap();
-            screen.redraw("1\n2\n3\n4\n").unwrap();
+            screen.redraw(text).unwrap();
             printed(screen)
         };
-        assert_eq!(shown(false), "1\n2\n3\n1\n2\n3\n4\n");
-        let more = "1\n2\n\x1b[2m… and 2 lines\x1b[0m\n";
-        let redrawn = ["1\n2\n3\n", more].map(|text| format!("{FROM_THE_TOP}{text}{WRAP}"));
-        assert_eq!(shown(true), redrawn.concat());
+        assert_eq!(shown(false, "1\n2\n3\n4\n"), "1\n2\n3\n4\n");
+        let more = |count| format!("\x1b[2m… and {count} lines\x1b[0m\n");
+        for (text, first, hidden) in [
+            ("1\n2\n3\n", "1\n2\n3\n", None),
+            ("1\n2\n3\n4\n", "1\n2\n", Some(2)),
+            ("1234567\n2\n", "1234567\n2\n", None),
+            (
+                "\x1b[1m1234\x1b[0m\n2\n3\n",
+                "\x1b[1m1234\x1b[0m\n2\n3\n",
+                None,
+            ),
+            ("12345678901\n2\n", "", Some(2)),
+        ] {
+            let hidden = hidden.map_or(String::new(), more);
+            assert_eq!(
+                shown(true, text),
+                format!("{FROM_THE_TOP}{first}{hidden}"),
+                "{text}"
+            );
+        }
     }
 
     #[test]
