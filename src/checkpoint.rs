@@ -43,9 +43,7 @@ pub struct Known {
 /// The devices that the kubelet can give to pods, in short: there may be very many.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registered {
-    /// How many.
-    pub count: usize,
-    /// The ID of any of them.
+    /// The ID of any of them; `None` where there are none.
     pub one: Option<String>,
 }
 
@@ -86,13 +84,14 @@ impl Checkpoint {
 
     /// Whether the kubelet has this resource with these devices.
     pub fn standing(&self, resource: &str, devices: &Devices) -> Standing {
-        let registered = self
+        let known = self
             .of(resource)
             .and_then(|known| known.registered.as_ref());
-        match registered.map(|registered| registered.one.as_deref()) {
+        let can_be_given = || devices.as_slice().iter().any(Device::can_be_given);
+        match known.map(|registered| registered.one.as_deref()) {
             Some(Some(id)) if devices.get(id).is_none() => Standing::OfAnother,
             Some(Some(_)) => Standing::Listed,
-            Some(None) if !devices.as_slice().iter().any(Device::can_be_given) => Standing::Listed,
+            Some(None) if !can_be_given() => Standing::Listed,
             Some(None) | None => Standing::Lacking,
         }
     }
@@ -108,12 +107,16 @@ impl Checkpoint {
 /// The file in one plugin dir. It is read again only when it changed, and by one at a time: of a disk that hangs
 /// one thread is a prisoner, not one for each look. A clone shares what was read.
 #[derive(Clone, Debug)]
-pub struct CheckpointFile(Arc<Mutex<LastRead>>);
+pub struct CheckpointFile {
+    path: PathBuf,
+    last: Arc<Mutex<LastRead>>,
+}
 
 #[derive(Debug)]
 struct LastRead {
     path: PathBuf,
-    read: Option<(Version, Written)>,
+    /// Also what could not be understood.
+    read: Option<(Version, Result<Written, String>)>,
 }
 
 /// What the kubelet wrote, and when.
@@ -123,53 +126,72 @@ pub struct Written {
     pub checkpoint: Arc<Checkpoint>,
     /// When.
     pub at: SystemTime,
+    /// The file that it was.
+    pub version: Version,
 }
 
 impl CheckpointFile {
     /// The one in this plugin dir.
     pub fn new(dir: &Path) -> Self {
-        Self(Arc::new(Mutex::new(LastRead {
-            path: dir.join(FILE),
+        let path = dir.join(FILE);
+        let last = LastRead {
+            path: path.clone(),
             read: None,
-        })))
+        };
+        Self {
+            path,
+            last: Arc::new(Mutex::new(last)),
+        }
     }
 
-    /// What the file says now; beside everything else that runs, since a large one takes its time.
+    /// Which file stands there now; `None` where there is none. As the plugin dir is looked at all the time, this
+    /// needs no thread.
+    pub fn version(&self) -> Option<Version> {
+        self.path.metadata().ok().as_ref().map(Version::from)
+    }
+
+    /// What the file says now; a changed one is read beside everything else that runs, since a large one takes
+    /// its time.
     ///
     /// # Errors
-    /// When there is no such file yet, or it cannot be read within 5 s.
+    /// When there is no such file yet, or it cannot be read within 5 s, or not be understood.
     pub async fn read(&self) -> io::Result<Written> {
-        // To look whether it changed needs no thread: the plugin dir is looked at all the time.
-        if let Ok(file) = self.0.try_lock()
-            && let Some(read) = file.unchanged()
+        if let Ok(last) = self.last.try_lock()
+            && let Some((version, read)) = &last.read
+            && self.version() == Some(*version)
         {
-            return Ok(read);
+            return read.clone().map_err(io::Error::other);
         }
         let reading = async {
             // Goes with the thread, which may be held up for longer than we wait.
-            let mut file = Arc::clone(&self.0).lock_owned().await;
-            tokio::task::spawn_blocking(move || file.read()).await?
+            let mut last = Arc::clone(&self.last).lock_owned().await;
+            tokio::task::spawn_blocking(move || last.read()).await?
         };
         timeout(READ_WITHIN, reading).await?
     }
 }
 
 impl LastRead {
-    /// What was read last, if the file is still the same.
-    fn unchanged(&self) -> Option<Written> {
-        let (version, read) = self.read.as_ref()?;
-        let file = self.path.metadata().ok()?;
-        (Version::from(&file) == *version).then(|| read.clone())
-    }
-
     fn read(&mut self) -> io::Result<Written> {
         let file = RegularFile::open(&self.path)?;
         let version = Version::from(file.metadata());
+        // Somebody may have read it while we stood in line.
+        if let Some((before, read)) = &self.read
+            && *before == version
+        {
+            return read.clone().map_err(io::Error::other);
+        }
         let at = file.metadata().modified()?;
-        let checkpoint = Arc::new(parse(&file.read_at_most(SIZE_MAX)?)?);
-        let read = Written { checkpoint, at };
-        self.read = Some((version, read.clone()));
-        Ok(read)
+        let text = file.read_at_most(SIZE_MAX)?;
+        let written = parse(&text).map(|checkpoint| Written {
+            checkpoint: Arc::new(checkpoint),
+            at,
+            version,
+        });
+        let read = written.map_err(|error| error.to_string());
+        // What changed a moment ago may change again, and look the same: a file system's clock is coarse.
+        self.read = version.is_settled().then(|| (version, read.clone()));
+        read.map_err(io::Error::other)
     }
 }
 
@@ -235,7 +257,8 @@ impl Held {
             self.numa.push(node);
             self.numa.sort_unstable();
         }
-        if !self.by.contains(holder) {
+        // One whose devices are near to several nodes comes once for each, in a row.
+        if self.by.last() != Some(holder) {
             self.by.push(holder.clone());
         }
     }
@@ -253,11 +276,8 @@ impl<'de> Deserialize<'de> for Registered {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut ids: A) -> Result<Registered, A::Error> {
                 let one = ids.next_element()?;
-                let mut count = usize::from(one.is_some());
-                while ids.next_element::<IgnoredAny>()?.is_some() {
-                    count += 1;
-                }
-                Ok(Registered { count, one })
+                while ids.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Registered { one })
             }
         }
         deserializer.deserialize_seq(Ids)
@@ -302,10 +322,10 @@ mod tests {
     fn tells_what_is_registered() {
         let checkpoint = parse(TEXT).unwrap();
         let registered = |resource: &str| checkpoint.of(resource)?.registered.clone();
-        let count = |resource: &str| Some(registered(resource)?.count);
-        assert_eq!(registered("a/b").unwrap().one.as_deref(), Some("x"));
-        let counts = ["a/b", "a/c", "a/d", "a/e", "a/f"].map(count);
-        assert_eq!(counts, [Some(3), None, Some(0), Some(0), None]);
+        let one = |resource: &str| registered(resource).map(|registered| registered.one);
+        assert_eq!(one("a/b"), Some(Some("x".to_owned())));
+        assert_eq!(["a/c", "a/f"].map(one), [None, None]);
+        assert_eq!(["a/d", "a/e"].map(one), [Some(None), Some(None)]);
     }
 
     #[test]
@@ -355,6 +375,9 @@ mod tests {
             std::fs::rename(new, dir.path().join(FILE)).unwrap();
         };
         write(TEXT);
+        assert!(file.read().await.unwrap().checkpoint.of("a/b").is_some());
+        // Too young to be told from what may come in its place.
+        std::thread::sleep(Version::SETTLES_WITHIN);
         let first = file.read().await.unwrap();
         let again = file.clone().read().await.unwrap();
         assert!(Arc::ptr_eq(&first.checkpoint, &again.checkpoint));

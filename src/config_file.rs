@@ -109,9 +109,17 @@ fn apply(
         for mistake in mistakes.as_slice() {
             error!("{mistake}");
         }
-        let summary = mistakes.summary();
-        error!(file, "{summary}: what was configured before goes on");
-        summary
+        error!(
+            file,
+            "{}: what was configured before goes on",
+            mistakes.summary()
+        );
+        match mistakes.as_slice() {
+            [first, others @ ..] if !others.is_empty() => {
+                format!("{first} (and {} more)", others.len())
+            }
+            mistakes => mistakes.iter().map(ToString::to_string).collect(),
+        }
     })?;
     for warning in &config.warnings {
         warn!("{warning}");

@@ -30,7 +30,7 @@ pub enum Lock {
 ///
 /// # Errors
 /// When the directory cannot be opened or locked.
-pub async fn lock(dir: &Path, patience: Duration) -> io::Result<Lock> {
+pub async fn lock_dir(dir: &Path, patience: Duration) -> io::Result<Lock> {
     let dir = File::open(dir)?;
     let deadline = Instant::now() + patience;
     let mut waited = false;

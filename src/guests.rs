@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,35 +18,58 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// However slowly a guest reads, it is gone by then.
 const STAYS_AT_MOST: Duration = Duration::from_secs(30);
 
-/// Serves guests, never more than `most` at a time. Where all places are taken the oldest has to go: those who
-/// come to say nothing cannot keep out a probe, which would cost the program its life.
+/// Who has asked for something; those who have not have to go first.
+#[derive(Clone, Debug, Default)]
+pub struct Asked(Arc<AtomicBool>);
+
+impl Asked {
+    /// The guest has asked.
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Guest {
+    task: AbortHandle,
+    asked: Asked,
+}
+
+/// Serves guests, never more than `most` at a time. Where all places are taken, the oldest who has not asked has to
+/// go, or the oldest of all: those who come to say nothing cannot keep out a probe, which would cost the program
+/// its life.
 pub async fn receive<C, F, T>(
     what: &'static str,
     most: usize,
     mut accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<C>>,
-    serve: impl Fn(C) -> F,
+    serve: impl Fn(C, Asked) -> F,
 ) -> T
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let mut guests = JoinSet::new();
-    let mut places: VecDeque<AbortHandle> = VecDeque::with_capacity(most);
+    let mut tasks = JoinSet::new();
+    let mut guests: VecDeque<Guest> = VecDeque::with_capacity(most);
     let mut told = false;
     loop {
         let accepted = tokio::select! {
             accepted = poll_fn(&mut accept) => accepted,
-            Some(_) = guests.join_next() => continue,
+            Some(_) = tasks.join_next() => continue,
         };
         match accepted {
             Ok(connection) => {
-                places.retain(|guest| !guest.is_finished());
-                if places.len() >= most
-                    && let Some(oldest) = places.pop_front()
-                {
-                    oldest.abort();
+                guests.retain(|guest| !guest.task.is_finished());
+                if guests.len() >= most {
+                    let silent = guests.iter().position(|guest| !guest.asked.is_noted());
+                    let gone = guests.remove(silent.unwrap_or(0));
+                    gone.inspect(|gone| gone.task.abort());
                 }
-                let stay = timeout(STAYS_AT_MOST, serve(connection));
-                places.push_back(guests.spawn(async { drop(stay.await) }));
+                let asked = Asked::default();
+                let stay = timeout(STAYS_AT_MOST, serve(connection, asked.clone()));
+                let task = tasks.spawn(async { drop(stay.await) });
+                guests.push_back(Guest { task, asked });
                 // The new one speaks before the next may send it away.
                 tokio::task::yield_now().await;
             }

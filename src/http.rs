@@ -21,11 +21,11 @@ use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
 use crate::config::HttpAddress;
-use crate::guests;
+use crate::guests::{self, Asked};
 use crate::metrics;
 use crate::observer::{Observer, View};
 use crate::readiness;
-use crate::status::{Devices, Status};
+use crate::status::{Status, Wanted};
 
 /// Probes, Prometheus, and some who look.
 const CONNECTIONS_MAX: usize = 32;
@@ -103,17 +103,18 @@ pub async fn serve<T>(listener: TcpListener, observer: Observer) -> T {
         status: Arc::new(Semaphore::new(PLACES)),
     };
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
-    guests::receive("HTTP", CONNECTIONS_MAX, accept, |stream| {
-        converse(stream, answers.clone())
+    guests::receive("HTTP", CONNECTIONS_MAX, accept, |stream, asked| {
+        converse(stream, asked, answers.clone())
     })
     .await
 }
 
 /// One request and its answer.
-async fn converse(stream: TcpStream, answers: Answers) {
+async fn converse(stream: TcpStream, asked: Asked, answers: Answers) {
     let answer = service_fn(|request: Request<Incoming>| {
+        asked.note();
         let answers = answers.clone();
-        async move { Ok::<_, Infallible>(answers.to(&request).await) }
+        async move { Ok::<_, Infallible>(answers.answer_to(&request).await) }
     });
     let served = http1::Builder::new()
         .keep_alive(false)
@@ -137,7 +138,7 @@ struct Answers {
 type Answer = Response<Full<Bytes>>;
 
 impl Answers {
-    async fn to(&self, request: &Request<Incoming>) -> Answer {
+    async fn answer_to(&self, request: &Request<Incoming>) -> Answer {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
             let methods = hyper::header::HeaderValue::from_static("GET, HEAD");
@@ -178,13 +179,15 @@ impl Answers {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "busy: try again\n");
         };
         let view = self.observer.look().await;
-        let Ok(text) = tokio::task::spawn_blocking(move || of(view)).await else {
-            return plain(StatusCode::INTERNAL_SERVER_ERROR, "a bug: see the log\n");
-        };
-        let body = Bytes::from_owner(Large {
-            text,
+        // The place goes with the work, which goes on though its guest may have had to go.
+        let making = tokio::task::spawn_blocking(move || Large {
+            text: of(view),
             _place: place,
         });
+        let Ok(large) = making.await else {
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "a bug: see the log\n");
+        };
+        let body = Bytes::from_owner(large);
         answer(StatusCode::OK, media_type, body)
     }
 }
@@ -203,7 +206,7 @@ impl AsRef<[u8]> for Large {
 
 fn status(view: &View) -> String {
     // Cannot fail: there are no keys but texts.
-    serde_json::to_string(&Status::of(view, Devices::All)).unwrap_or_default()
+    serde_json::to_string(&Status::of(view, Wanted::All)).unwrap_or_default()
 }
 
 fn plain(status: StatusCode, text: impl Into<Bytes>) -> Answer {

@@ -16,7 +16,6 @@ pub mod config;
 pub mod offer;
 mod retirement;
 mod backoff;
-pub mod record;
 
 // The edge: the API on the wire, sockets and files.
 mod regular_file;
@@ -31,6 +30,7 @@ pub mod checkpoint;
 pub mod watcher;
 
 // The life of a plugin, and of all of them.
+pub mod record;
 pub mod offer_handle;
 pub mod plugin;
 pub mod supervisor;

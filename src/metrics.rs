@@ -9,7 +9,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::device::Health;
 use crate::observer::{PluginView, View};
-use crate::record::{CODES, Cause, Durations, Registration};
+use crate::record::{CODES, Cause, Durations, RegistrationResult};
 
 /// The media type of [`text`].
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -52,22 +52,17 @@ fn of_devices(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error>
         MetricType::Gauge,
     )?;
     for plugin in &view.plugins {
-        let told = plugin.offer.devices().as_slice();
-        let healthy = told.iter().filter(|device| device.can_be_given()).count();
-        for (health, count) in [
-            (Health::Healthy, healthy),
-            (Health::Unhealthy, told.len() - healthy),
-        ] {
+        let (healthy, unhealthy) = plugin.healthy_and_not();
+        for (health, count) in [(Health::Healthy, healthy), (Health::Unhealthy, unhealthy)] {
             let labels = [("resource", plugin.name()), ("health", health.as_str())];
             gauge(&mut devices, &labels, count as u64)?;
         }
     }
-    // Where the checkpoint cannot be read, nothing is better than a wrong number.
-    if view.checkpoint.is_ok() {
-        let help = "Devices that pods hold, as of the last write of the kubelet's checkpoint";
-        let mut held = metric(encoder, "held_devices", help, MetricType::Gauge)?;
-        for plugin in &view.plugins {
-            let count = view.known(plugin).map_or(0, |known| known.held.len());
+    let help = "Devices that pods hold, as of the last write of the kubelet's checkpoint";
+    let mut held = metric(encoder, "held_devices", help, MetricType::Gauge)?;
+    for plugin in &view.plugins {
+        // Where the checkpoint cannot be read, nothing is better than a wrong number.
+        if let Some(count) = view.held(plugin) {
             gauge(&mut held, &[("resource", plugin.name())], count as u64)?;
         }
     }
@@ -79,14 +74,14 @@ fn of_lives(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
         "Whether the resource is registered, its stream open, and the kubelet's checkpoint has it";
     let mut ready = metric(encoder, "ready", help, MetricType::Gauge)?;
     for plugin in &view.plugins {
-        let is_ready = !view.stopping && view.waits_for(plugin).is_none();
+        let is_ready = view.has_ready(plugin);
         gauge(
             &mut ready,
             &[("resource", plugin.name())],
             u64::from(is_ready),
         )?;
     }
-    let names = Registration::ALL.map(Registration::as_str);
+    let names = RegistrationResult::ALL.map(RegistrationResult::as_str);
     let help = "Registrations, by how they went";
     by(
         view,

@@ -17,6 +17,10 @@ use crate::supervisor::Present;
 /// Whoever asks is told without the checkpoint rather than late.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(1);
 
+/// The kubelet writes its checkpoint at each list, so at once after it opened a stream: until then what it wrote
+/// is of another stream. One that does not write where nothing changed is no reason to wait for ever.
+const WRITES_WITHIN: Duration = Duration::from_secs(5);
+
 /// What does not change while it runs.
 #[derive(Debug)]
 pub struct Program {
@@ -50,6 +54,8 @@ pub struct Observer {
 /// What was seen.
 #[derive(Debug)]
 pub struct View {
+    /// When.
+    pub at: SystemTime,
     /// What stays.
     pub program: Arc<Program>,
     /// The plugins in the order of their resources.
@@ -84,6 +90,7 @@ impl Observer {
             record: plugin.record.borrow().clone(),
         });
         View {
+            at: SystemTime::now(),
             plugins: plugins.collect(),
             program: Arc::clone(&self.program),
             checkpoint,
@@ -100,30 +107,45 @@ impl View {
         written.checkpoint.of(plugin.name())
     }
 
+    /// How many devices of this plugin's resource pods hold; `None` where the checkpoint cannot be read.
+    pub fn held(&self, plugin: &PluginView) -> Option<usize> {
+        self.checkpoint.as_ref().ok()?;
+        Some(self.known(plugin).map_or(0, |known| known.held.len()))
+    }
+
     /// What a plugin waits for until pods can have its devices; `None`: it is ready.
     pub fn waits_for(&self, plugin: &PluginView) -> Option<String> {
-        let by_the_kubelet = || match self.standing(plugin)? {
-            Standing::Listed => None,
-            Standing::Lacking => Some("waits for the kubelet's checkpoint, which lacks it"),
-            Standing::OfAnother => {
-                Some("waits for the kubelet's checkpoint, which has another plugin's devices")
-            }
-        };
         let own = plugin.record.waits_for();
-        own.or_else(|| by_the_kubelet().map(str::to_owned))
+        own.or_else(|| self.kubelet_lacks(plugin).map(str::to_owned))
     }
 
-    /// Where the checkpoint cannot be read, the open stream is all there is to tell.
-    fn standing(&self, plugin: &PluginView) -> Option<Standing> {
+    /// What of a registered plugin the kubelet did not write yet. Where its checkpoint cannot be read, the open
+    /// stream is all there is to tell.
+    fn kubelet_lacks(&self, plugin: &PluginView) -> Option<&'static str> {
         let written = self.checkpoint.as_ref().ok()?;
+        let record = &plugin.record;
+        let lately = self.at.duration_since(record.since).unwrap_or_default() < WRITES_WITHIN;
+        if lately && record.checkpoint_before == Some(written.version) {
+            return Some("waits for the kubelet to write its checkpoint");
+        }
         let devices = plugin.offer.devices();
-        Some(written.checkpoint.standing(plugin.name(), devices))
+        match written.checkpoint.standing(plugin.name(), devices) {
+            Standing::Listed => None,
+            Standing::Lacking => Some("waits for the kubelet, whose checkpoint lacks it"),
+            Standing::OfAnother => {
+                Some("waits for the kubelet, whose checkpoint has another plugin's devices")
+            }
+        }
     }
 
-    /// Whether pods can have the devices of every resource, and will for some time.
+    /// Whether pods can have this plugin's devices, and will for some time.
+    pub fn has_ready(&self, plugin: &PluginView) -> bool {
+        !self.stopping && self.waits_for(plugin).is_none()
+    }
+
+    /// Whether all are ready, and it does not stop.
     pub fn is_ready(&self) -> bool {
-        let waits = |plugin| self.waits_for(plugin).is_some();
-        !self.stopping && !self.plugins.iter().any(waits)
+        !self.stopping && self.plugins.iter().all(|plugin| self.has_ready(plugin))
     }
 }
 
@@ -131,5 +153,15 @@ impl PluginView {
     /// The resource's name.
     pub fn name(&self) -> &str {
         self.offer.resource().name.as_str()
+    }
+
+    /// How many of its devices pods can have, and how many they cannot.
+    pub fn healthy_and_not(&self) -> (usize, usize) {
+        let devices = self.offer.devices().as_slice();
+        let healthy = devices
+            .iter()
+            .filter(|device| device.can_be_given())
+            .count();
+        (healthy, devices.len() - healthy)
     }
 }

@@ -12,12 +12,10 @@ use thiserror::Error;
 use tokio::net::UnixListener;
 use tracing::warn;
 
-use crate::dir_lock::{Lock, lock};
+use crate::dir_lock::{Lock, lock_dir};
 
 /// How long to wait for the directory's lock before binding without it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// A file that stays is found stale by whoever binds next.
-const UNLINK_PATIENCE: Duration = Duration::from_millis(500);
 
 /// A bound socket.
 #[derive(Debug)]
@@ -60,7 +58,7 @@ impl OwnSocket {
     /// # Errors
     /// When the place is taken, or the operating system refuses.
     pub async fn bind(path: PathBuf) -> Result<(Self, Before), BindError> {
-        let lock = lock(dir_of(&path), LOCK_PATIENCE).await?;
+        let lock = lock_dir(dir_of(&path), LOCK_PATIENCE).await?;
         if matches!(lock, Lock::Denied) {
             let path = path.display();
             warn!("somebody keeps the directory locked: binding {path} without the lock");
@@ -80,9 +78,10 @@ impl OwnSocket {
         Ok((socket, before))
     }
 
-    /// Removes the file, unless another has taken its place.
-    pub async fn remove(self) {
-        let lock = lock(dir_of(&self.path), UNLINK_PATIENCE).await;
+    /// Removes the file, unless another has taken its place, or somebody keeps the directory locked for longer
+    /// than this: a file that stays is found stale by whoever binds next.
+    pub async fn remove(self, patience: Duration) {
+        let lock = lock_dir(dir_of(&self.path), patience).await;
         if matches!(lock, Ok(Lock::Held { .. })) && self.is_in_place() {
             // Whoever removed it first did what was to be done.
             let _ = std::fs::remove_file(&self.path);
@@ -154,7 +153,7 @@ mod tests {
         let mode = socket.path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let path = socket.path.clone();
-        socket.remove().await;
+        socket.remove(Duration::ZERO).await;
         assert!(!path.exists());
     }
 
@@ -205,14 +204,14 @@ mod tests {
         std::fs::remove_file(&ours.path).unwrap();
         assert!(!ours.is_in_place());
         let (theirs, _) = OwnSocket::bind(path.clone()).await.unwrap();
-        ours.remove().await;
+        ours.remove(Duration::ZERO).await;
         assert!(theirs.is_in_place());
     }
 
     #[tokio::test]
     async fn only_one_binds_at_a_time() {
         let (_dir, path) = place();
-        let lock = lock(dir_of(&path), Duration::ZERO).await.unwrap();
+        let lock = lock_dir(dir_of(&path), Duration::ZERO).await.unwrap();
         let mut binding = std::pin::pin!(OwnSocket::bind(path.clone()));
         assert!((&mut binding).now_or_never().is_none());
         drop(lock);
@@ -223,9 +222,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_lock_that_is_kept_is_not_waited_for_for_ever() {
         let (_dir, path) = place();
-        let _kept = lock(dir_of(&path), Duration::ZERO).await.unwrap();
+        let _kept = lock_dir(dir_of(&path), Duration::ZERO).await.unwrap();
         let (socket, before) = OwnSocket::bind(path.clone()).await.unwrap();
         assert_eq!(before, Before::Binder);
-        socket.remove().await;
+        socket.remove(Duration::ZERO).await;
     }
 }

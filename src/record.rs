@@ -2,10 +2,13 @@
 
 use std::time::{Duration, SystemTime};
 
-/// Where a plugin stands in its life, in this order.
+use crate::checkpoint::Standing;
+use crate::regular_file::Version;
+
+/// How far a plugin is in its run, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum State {
-    /// Not tried yet.
+pub enum Step {
+    /// Not tried yet, or not again.
     Starting,
     /// On its way to the kubelet, or in line for it.
     Connecting,
@@ -19,13 +22,10 @@ pub enum State {
     Registered,
     /// Ending its run.
     Leaving,
-    /// The last try failed; until one gets further, it waits.
-    Waiting,
 }
 
-impl State {
-    /// One word for it.
-    pub const fn as_str(self) -> &'static str {
+impl Step {
+    const fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
             Self::Connecting => "connecting",
@@ -34,14 +34,24 @@ impl State {
             Self::Registering => "registering",
             Self::Registered => "registered",
             Self::Leaving => "leaving",
-            Self::Waiting => "waiting",
+        }
+    }
+
+    const fn waits_for(self) -> &'static str {
+        match self {
+            Self::Starting => "waits for its start",
+            Self::Connecting => "waits for the kubelet",
+            Self::Binding => "waits for its socket",
+            Self::Quiet => "is quiet, as the kubelet may be taking leave of a predecessor",
+            Self::Registering | Self::Registered => "waits for the kubelet to open ListAndWatch",
+            Self::Leaving => "is leaving",
         }
     }
 }
 
 /// How a registration went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Registration {
+pub enum RegistrationResult {
     /// ListAndWatch is open.
     Registered,
     /// The kubelet said no.
@@ -56,7 +66,7 @@ pub enum Registration {
     NoStream,
 }
 
-impl Registration {
+impl RegistrationResult {
     /// All of them, each at its number.
     pub const ALL: [Self; 6] = [
         Self::Registered,
@@ -171,18 +181,17 @@ pub struct LastError {
 /// One plugin's past and present.
 #[derive(Clone, Debug)]
 pub struct Record {
-    /// Where it stands.
-    pub state: State,
-    /// Since when.
+    step: Step,
+    /// How far the last try came, if it failed and no other came further since.
+    waits_at: Option<Step>,
+    /// Since when it stands where it stands, or waits.
     pub since: SystemTime,
-    /// Where it stands in this try, though it waits.
-    step: State,
-    /// How far the last try came that failed.
-    failed_at: Option<State>,
     /// What went wrong last.
     pub last_error: Option<LastError>,
-    /// By [`Registration`].
-    pub registrations: [u64; Registration::ALL.len()],
+    /// The kubelet's checkpoint when it registered: what was written before knows nothing of its stream.
+    pub checkpoint_before: Option<Version>,
+    /// By [`RegistrationResult`].
+    pub registrations: [u64; RegistrationResult::ALL.len()],
     /// By [`Cause`].
     pub restarts: [u64; Cause::ALL.len()],
     /// Calls of Allocate that were answered, by [`CODES`].
@@ -201,11 +210,11 @@ impl Record {
     /// Nothing happened yet.
     pub fn new(now: SystemTime) -> Self {
         Self {
-            state: State::Starting,
+            step: Step::Starting,
+            waits_at: None,
             since: now,
-            step: State::Starting,
-            failed_at: None,
             last_error: None,
+            checkpoint_before: None,
             registrations: Default::default(),
             restarts: Default::default(),
             allocates: Default::default(),
@@ -216,74 +225,70 @@ impl Record {
         }
     }
 
-    /// Another step of its life. As long as tries fail at the same point, it waits on.
-    pub fn entered(&mut self, step: State, now: SystemTime) {
+    /// Another step of its run. As long as tries fail at the same one, it waits on.
+    pub fn entered(&mut self, step: Step, now: SystemTime) {
         self.step = step;
-        if self.failed_at.is_none_or(|failed| step > failed) {
-            self.failed_at = None;
-            self.stands(step, now);
+        if self.waits_at.is_none_or(|at| step > at) {
+            (self.waits_at, self.since) = (None, now);
         }
     }
 
     /// The kubelet has its stream.
     pub fn registered(&mut self, now: SystemTime) {
-        self.entered(State::Registered, now);
-        self.registrations[Registration::Registered as usize] += 1;
+        self.entered(Step::Registered, now);
+        self.registrations[RegistrationResult::Registered as usize] += 1;
         self.missed = 0;
     }
 
     /// A try failed; with how the registration went, if it came to that.
-    pub fn failed(&mut self, what: String, registration: Option<Registration>, now: SystemTime) {
-        self.failed_at = Some(self.step);
-        self.wrong(what, now);
+    pub fn failed(
+        &mut self,
+        what: String,
+        registration: Option<RegistrationResult>,
+        now: SystemTime,
+    ) {
+        if self.waits_at != Some(self.step) {
+            (self.waits_at, self.since) = (Some(self.step), now);
+        }
+        self.last_error = Some(LastError { what, at: now });
         if let Some(registration) = registration {
             self.registrations[registration as usize] += 1;
         }
     }
 
-    /// The stream ended: what comes is a new start.
+    /// The stream ended by itself: what comes is a new start.
     pub fn stream_ended(&mut self, now: SystemTime) {
-        self.wrong("the stream ended".to_owned(), now);
+        self.step = Step::Starting;
+        self.failed("the stream ended".to_owned(), None, now);
     }
 
-    fn wrong(&mut self, what: String, now: SystemTime) {
-        self.stands(State::Waiting, now);
-        self.last_error = Some(LastError { what, at: now });
+    /// Whether it is at this step, and the last try that failed did not come as far.
+    pub fn is_at(&self, step: Step) -> bool {
+        self.step == step && self.waits_at.is_none()
     }
 
-    fn stands(&mut self, state: State, now: SystemTime) {
-        if self.state != state {
-            (self.state, self.since) = (state, now);
+    /// Where it stands, in one word: a step, or `waiting` where the last try failed.
+    pub fn state(&self) -> &'static str {
+        match self.waits_at {
+            Some(_) => "waiting",
+            None => self.step.as_str(),
         }
     }
 
     /// What it waits for; `None` where the kubelet has its stream.
     pub fn waits_for(&self) -> Option<String> {
-        let what = |step| match step {
-            State::Starting => "waits for its start",
-            State::Connecting => "waits for the kubelet",
-            State::Binding => "waits for its socket",
-            State::Quiet => {
-                "waits half a second, as the kubelet may be taking leave of a predecessor"
-            }
-            State::Registering => "waits for the kubelet to open ListAndWatch",
-            State::Registered | State::Waiting => "starts over",
-            State::Leaving => "is leaving",
-        };
-        match (self.state, &self.last_error) {
-            (State::Registered, _) => None,
-            (State::Waiting, Some(error)) => {
-                let failed = self.failed_at.unwrap_or(State::Waiting);
-                Some(format!("{}: {}", what(failed), error.what))
-            }
-            (state, _) => Some(what(state).to_owned()),
+        match (self.waits_at, &self.last_error) {
+            (Some(Step::Starting), Some(error)) => Some(format!("starts over: {}", error.what)),
+            (Some(at), Some(error)) => Some(format!("{}: {}", at.waits_for(), error.what)),
+            _ if self.step == Step::Registered => None,
+            _ => Some(self.step.waits_for().to_owned()),
         }
     }
 
     /// It starts over.
     pub fn restarted(&mut self, cause: Cause) {
         self.restarts[cause as usize] += 1;
-        self.failed_at = None;
+        self.waits_at = None;
     }
 
     /// An Allocate was answered with this code of gRPC, and so many devices.
@@ -294,15 +299,23 @@ impl Record {
     }
 
     /// Somebody looked into the kubelet's checkpoint. Returns whether it should start over: it was missing
-    /// twice while it was registered, and did not start over for that before.
-    pub fn looked(&mut self, is_there: bool) -> bool {
-        if is_there {
-            (self.missed, self.started_over) = (0, false);
-        } else if self.state == State::Registered {
-            self.missed += 1;
+    /// twice in a row while it was registered, and was seen there since it last started over for that.
+    pub fn looked(&mut self, standing: Standing, now: SystemTime) -> bool {
+        let registered = self.is_at(Step::Registered);
+        match standing {
+            Standing::Lacking if registered => self.missed += 1,
+            Standing::Listed if registered => {
+                (self.missed, self.started_over) = (0, false);
+            }
+            _ => self.missed = 0,
         }
-        let twice = self.missed >= 2;
-        twice && !std::mem::replace(&mut self.started_over, twice)
+        let forgotten = self.missed >= 2 && !self.started_over;
+        if forgotten {
+            self.started_over = true;
+            let what = "the kubelet's checkpoint lacked it though its stream was open".to_owned();
+            self.last_error = Some(LastError { what, at: now });
+        }
+        forgotten
     }
 }
 
@@ -314,58 +327,84 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn stands(record: &Record) -> (State, u64) {
+    fn stands(record: &Record) -> (&'static str, u64) {
         let since = record.since.duration_since(SystemTime::UNIX_EPOCH);
-        (record.state, since.unwrap().as_secs())
+        (record.state(), since.unwrap().as_secs())
+    }
+
+    fn fails(record: &mut Record, what: &str, now: SystemTime) {
+        record.failed(what.to_owned(), None, now);
     }
 
     #[test]
     fn waits_since_the_first_of_tries_that_fail_alike() {
         let mut record = Record::new(at(0));
         for second in [1, 2, 3] {
-            record.entered(State::Connecting, at(second));
-            record.failed("no kubelet".to_owned(), None, at(second));
-            assert_eq!(stands(&record), (State::Waiting, 1));
+            record.entered(Step::Connecting, at(second));
+            fails(&mut record, "no kubelet", at(second));
+            assert_eq!(stands(&record), ("waiting", 1));
         }
-        record.entered(State::Connecting, at(4));
-        assert_eq!(stands(&record), (State::Waiting, 1));
-        record.entered(State::Binding, at(4));
-        assert_eq!(stands(&record), (State::Binding, 4));
-        record.failed("taken".to_owned(), None, at(5));
-        assert_eq!(stands(&record), (State::Waiting, 5));
+        record.entered(Step::Connecting, at(4));
+        assert_eq!(stands(&record), ("waiting", 1));
+        record.entered(Step::Binding, at(4));
+        assert_eq!(stands(&record), ("binding", 4));
+        fails(&mut record, "taken", at(5));
+        assert_eq!(stands(&record), ("waiting", 5));
         assert_eq!(record.waits_for().unwrap(), "waits for its socket: taken");
-        assert_eq!(record.last_error.unwrap().what, "taken");
+        // It gets less far: another trouble.
+        record.entered(Step::Connecting, at(6));
+        assert_eq!(stands(&record), ("waiting", 5));
+        fails(&mut record, "no kubelet", at(7));
+        assert_eq!(stands(&record), ("waiting", 7));
+        assert_eq!(
+            record.waits_for().unwrap(),
+            "waits for the kubelet: no kubelet"
+        );
+        record.entered(Step::Binding, at(8));
+        assert_eq!(stands(&record), ("binding", 8));
     }
 
     #[test]
     fn a_stream_that_ended_is_followed_by_a_new_start() {
         let mut record = Record::new(at(0));
         record.registered(at(1));
-        assert_eq!(stands(&record), (State::Registered, 1));
+        assert_eq!(stands(&record), ("registered", 1));
+        assert_eq!(record.waits_for(), None);
         record.stream_ended(at(9));
-        assert_eq!(stands(&record), (State::Waiting, 9));
+        assert_eq!(stands(&record), ("waiting", 9));
         assert_eq!(record.waits_for().unwrap(), "starts over: the stream ended");
-        record.entered(State::Connecting, at(10));
-        assert_eq!(stands(&record), (State::Connecting, 10));
+        record.entered(Step::Connecting, at(10));
+        assert_eq!(stands(&record), ("connecting", 10));
     }
 
     #[test]
     fn starts_over_once_when_the_checkpoint_lacks_it_twice() {
+        use Standing::{Lacking, Listed, OfAnother};
         let mut record = Record::new(at(0));
-        let looks = |record: &mut Record, there: &[bool]| -> Vec<bool> {
-            there.iter().map(|there| record.looked(*there)).collect()
+        let looks = |record: &mut Record, looks: &[Standing]| -> Vec<bool> {
+            looks
+                .iter()
+                .map(|look| record.looked(*look, at(9)))
+                .collect()
         };
-        assert_eq!(looks(&mut record, &[false, false]), [false, false]);
+        assert_eq!(looks(&mut record, &[Lacking, Lacking]), [false, false]);
         record.registered(at(1));
-        assert_eq!(looks(&mut record, &[false, true]), [false, false]);
-        assert_eq!(looks(&mut record, &[false, false]), [false, true]);
-        assert_eq!(looks(&mut record, &[false, false]), [false, false]);
-        record.registered(at(2));
-        assert_eq!(looks(&mut record, &[false, false]), [false, false]);
+        assert_eq!(looks(&mut record, &[Lacking, Listed]), [false, false]);
+        assert_eq!(looks(&mut record, &[Lacking, OfAnother]), [false, false]);
+        assert_eq!(looks(&mut record, &[Lacking, Lacking]), [false, true]);
+        assert_eq!(looks(&mut record, &[Lacking, Lacking]), [false, false]);
+        // Seen while it is not registered: by a checkpoint from before.
+        record.stream_ended(at(2));
+        assert_eq!(looks(&mut record, &[Listed]), [false]);
+        record.registered(at(3));
         assert_eq!(
-            looks(&mut record, &[true, false, false]),
-            [false, false, true]
+            looks(&mut record, &[OfAnother, Lacking, Lacking]),
+            [false, false, false]
         );
+        assert_eq!(looks(&mut record, &[Listed, Lacking]), [false, false]);
+        // A stream of its own counts anew.
+        record.registered(at(4));
+        assert_eq!(looks(&mut record, &[Lacking, Lacking]), [false, true]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::OFlags;
 
@@ -54,6 +55,22 @@ impl RegularFile {
         let mut content = Vec::new();
         self.file.take(limit).read_to_end(&mut content)?;
         Ok(content)
+    }
+}
+
+impl Version {
+    /// Two changes within a tick of a file system's clock, 10 ms at most, cannot be told apart.
+    pub const SETTLES_WITHIN: Duration = Duration::from_millis(20);
+
+    /// Whether a later change will show, whatever is changed.
+    pub fn is_settled(&self) -> bool {
+        let (seconds, nanoseconds) = self.changed;
+        let since = Duration::new(
+            seconds.try_into().unwrap_or(0),
+            nanoseconds.try_into().unwrap_or(0),
+        );
+        let age = SystemTime::now().duration_since(UNIX_EPOCH + since);
+        age.is_ok_and(|age| age >= Self::SETTLES_WITHIN)
     }
 }
 

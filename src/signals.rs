@@ -14,6 +14,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
+/// One each for the checkpoint and the config file, and those who make answers.
+const THREADS_ASIDE: usize = 8;
+
 /// What signals ask for.
 #[derive(Clone, Debug, Default)]
 pub struct Asked {
@@ -33,8 +36,9 @@ where
 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // A large checkpoint is read aside; nothing of that stays.
+        // A large checkpoint is read aside, and large answers are made; nothing of that stays.
         .thread_keep_alive(Duration::from_millis(100))
+        .max_blocking_threads(THREADS_ASIDE)
         .build()?;
     let done = runtime.block_on(async {
         abort_at_the_second()?;

@@ -10,6 +10,9 @@ use crate::resource_name::ResourceName;
 /// The kubelet's registration socket in the plugin dir.
 pub const KUBELET_SOCKET: &str = "kubelet.sock";
 
+/// `sockaddr_un.sun_path` less its closing zero, in bytes.
+pub const SOCKET_PATH_MAX: usize = 107;
+
 /// A unix socket's path holds 107 bytes, `/var/lib/kubelet/device-plugins/` takes 32 of them.
 const SOCKET_NAME_MAX: usize = 75;
 const SUFFIX: &str = ".sock";

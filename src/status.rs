@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{Holder, Known};
 use crate::device::Device;
 use crate::observer::{PluginView, View};
-use crate::record::{Cause, Registration};
+use crate::record::{Cause, RegistrationResult};
 
 /// The whole program. Times are of RFC 3339, in UTC.
 #[derive(Debug, Serialize, Deserialize)]
@@ -105,8 +105,8 @@ pub struct ResourceStatus {
     pub healthy: usize,
     /// Those that they cannot.
     pub unhealthy: usize,
-    /// Devices that pods hold.
-    pub held: usize,
+    /// Devices that pods hold; `null` where it is not known.
+    pub held: Option<usize>,
     /// The devices, where asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<DeviceStatus>>,
@@ -132,7 +132,7 @@ pub struct DeviceStatus {
 
 /// Whose devices are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Devices<'a> {
+pub enum Wanted<'a> {
     /// Nobody's.
     None,
     /// Everybody's.
@@ -143,13 +143,13 @@ pub enum Devices<'a> {
 
 impl Status {
     /// What was seen.
-    pub fn of(view: &View, devices: Devices) -> Self {
+    pub fn of(view: &View, wanted: Wanted) -> Self {
         let program = &view.program;
-        let wanted = |plugin: &&PluginView| match devices {
-            Devices::Of(name) => plugin.name() == name,
-            Devices::None | Devices::All => true,
+        let is_wanted = |plugin: &&PluginView| match wanted {
+            Wanted::Of(name) => plugin.name() == name,
+            Wanted::None | Wanted::All => true,
         };
-        let resources = view.plugins.iter().filter(wanted);
+        let resources = view.plugins.iter().filter(is_wanted);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             namespace: program.namespace.clone(),
@@ -168,7 +168,7 @@ impl Status {
                 error: view.checkpoint.as_ref().err().cloned(),
             },
             resources: resources
-                .map(|plugin| resource(view, plugin, devices != Devices::None))
+                .map(|plugin| resource(view, plugin, wanted != Wanted::None))
                 .collect(),
         }
     }
@@ -192,21 +192,18 @@ fn config(view: &View) -> Option<ConfigStatus> {
 fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceStatus {
     let (offer, record) = (&plugin.offer, &plugin.record);
     let devices = offer.devices().as_slice();
-    let healthy = devices
-        .iter()
-        .filter(|device| device.can_be_given())
-        .count();
+    let (healthy, unhealthy) = plugin.healthy_and_not();
     let known = view.known(plugin);
     let waits_for = view.waits_for(plugin);
     ResourceStatus {
         name: plugin.name().to_owned(),
         endpoint: offer.resource().socket.to_string(),
-        state: record.state.as_str().to_owned(),
+        state: record.state().to_owned(),
         since: time(record.since),
-        ready: waits_for.is_none() && !view.stopping,
+        ready: view.has_ready(plugin),
         waits_for,
         registrations: counts(
-            &Registration::ALL.map(Registration::as_str),
+            &RegistrationResult::ALL.map(RegistrationResult::as_str),
             &record.registrations,
         ),
         restarts: counts(&Cause::ALL.map(Cause::as_str), &record.restarts),
@@ -215,8 +212,8 @@ fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceSta
             at: time(error.at),
         }),
         healthy,
-        unhealthy: devices.len() - healthy,
-        held: known.map_or(0, |known| known.held.len()),
+        unhealthy,
+        held: view.held(plugin),
         devices: with_devices.then(|| devices.iter().map(|d| device(d, known)).collect()),
     }
 }
@@ -244,4 +241,21 @@ fn counts(names: &[&str], counts: &[u64]) -> BTreeMap<String, u64> {
 fn time(time: SystemTime) -> String {
     let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     format_rfc3339_seconds(time.clamp(UNIX_EPOCH, last)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_time_of_a_file_can_be_told() {
+        let far = Duration::from_secs(1 << 60);
+        let known = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        assert_eq!(time(known), "2001-09-09T01:46:40Z");
+        assert_eq!(time(UNIX_EPOCH + far), "9999-12-31T23:59:59Z");
+        assert_eq!(
+            time(UNIX_EPOCH - Duration::from_secs(9)),
+            "1970-01-01T00:00:00Z"
+        );
+    }
 }

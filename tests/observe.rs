@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use simple_device_plugin::device::Health;
 use simple_device_plugin::kubelet::{self, Behaviour, Kubelet, Settings};
-use simple_device_plugin::record::{Cause, State};
+use simple_device_plugin::record::{Cause, Record, RegistrationResult, Step};
 use simple_device_plugin::supervisor::Supervisor;
 use support::fakes::{Answer, FakeKubelet, FakePlugin, register};
 use support::http::{Http, answer};
 use support::{
-    Manager, kubelet, plugin_dir, pod, registrations, resources, settings, shows, within,
-    write_checkpoint,
+    Manager, kubelet, plugin_dir, pod, resources, settings, shows, within, write_checkpoint,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -78,16 +77,16 @@ async fn says_who_has_its_socket_and_when_it_is_quiet() {
     let http = Http::of(&manager).await;
     http.readiness(
         503,
-        "example.com/a waits for its socket: another process serves this socket\n",
+        "example.com/a waits for its socket: another process serves this socket; another PLUGIN_NAME is the way out\n",
     )
     .await;
     drop(neighbour);
-    manager.stands(A, State::Quiet).await;
-    let quiet = "example.com/a waits half a second, as the kubelet may be taking leave";
+    manager.is_at(A, Step::Quiet).await;
+    let quiet = "example.com/a is quiet, as the kubelet may be taking leave of a predecessor";
     http.readiness(503, quiet).await;
     http.readiness(200, "ready: 1 of 1\n").await;
     assert!(kubelet.lose_stream(A));
-    manager.stands(A, State::Quiet).await;
+    manager.is_at(A, Step::Quiet).await;
     http.readiness(200, "ready: 1 of 1\n").await;
     manager.stop().await;
 }
@@ -109,27 +108,24 @@ async fn the_checkpoint_has_its_word_where_there_is_one() {
     let http = Http::of(&manager).await;
     // This kubelet writes none.
     http.readiness(200, "ready: 1 of 1\n").await;
+    let whole: &[&str] = &["a-n-0", "a-n-1"];
+    let waits = |what: &str| {
+        format!("not ready: 0 of 1\nexample.com/a waits for the kubelet, whose checkpoint {what}\n")
+    };
     for (registered, status, words) in [
-        (
-            &[][..],
-            503,
-            "example.com/a waits for the kubelet's checkpoint, which lacks it\n",
-        ),
-        (&[(A, &["a-n-0", "a-n-1"][..])], 200, "ready: 1 of 1\n"),
+        (&[][..], 503, waits("lacks it")),
+        (&[(A, whole)], 200, "ready: 1 of 1\n".to_owned()),
+        (&[(A, &whole[..1])], 200, "ready: 1 of 1\n".to_owned()),
         // The kubelet takes every device for ill.
-        (
-            &[(A, &[])],
-            503,
-            "example.com/a waits for the kubelet's checkpoint, which lacks it\n",
-        ),
+        (&[(A, &[])], 503, waits("lacks it")),
         (
             &[(A, &["of-another"])],
             503,
-            "example.com/a waits for the kubelet's checkpoint, which has another plugin's devices\n",
+            waits("has another plugin's devices"),
         ),
     ] {
         write_checkpoint(dir.path(), registered);
-        http.readiness(status, words).await;
+        http.readiness(status, &words).await;
     }
     for device in ["a-n-0", "a-n-1"] {
         manager
@@ -142,30 +138,83 @@ async fn the_checkpoint_has_its_word_where_there_is_one() {
     manager.stop().await;
 }
 
+/// What was written before the stream was opened is of another stream, unless nothing is written for long.
+#[tokio::test]
+async fn an_old_checkpoint_proves_nothing() {
+    let dir = plugin_dir();
+    write_checkpoint(dir.path(), &[(A, &["a-n-0", "a-n-1"])]);
+    let _kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Accept);
+    let manager = Manager::start(dir.path(), ONE);
+    let http = Http::of(&manager).await;
+    manager.is_at(A, Step::Registered).await;
+    let words = "example.com/a waits for the kubelet to write its checkpoint\n";
+    http.readiness(503, words).await;
+    write_checkpoint(dir.path(), &[]);
+    let words = "example.com/a waits for the kubelet, whose checkpoint lacks it\n";
+    http.readiness(503, words).await;
+    write_checkpoint(dir.path(), &[(A, &["a-n-0", "a-n-1"])]);
+    http.readiness(200, "ready: 1 of 1\n").await;
+    manager.stop().await;
+    let manager = Manager::start(dir.path(), ONE);
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready: 1 of 1\n").await;
+    manager.stop().await;
+}
+
+/// When it says so, the node has all of it.
+#[tokio::test]
+async fn is_never_ready_before_the_node_is() {
+    let dir = plugin_dir();
+    let mut kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), ONE);
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready").await;
+    for _ in 0..3 {
+        kubelet = kubelet.restart().await.expect("a new life");
+        http.readiness(503, "not ready").await;
+        http.readiness(200, "ready").await;
+        let node = kubelet.node().borrow().clone();
+        assert_eq!(node[A].allocatable, 2);
+    }
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_stream_is_told_as_long_as_nothing_else_is() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), ONE);
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready").await;
+    assert!(kubelet.lose_stream(A));
+    http.readiness(503, "example.com/a starts over: the stream ended\n")
+        .await;
+    http.readiness(200, "ready").await;
+    manager.stop().await;
+}
+
 #[tokio::test]
 async fn starts_over_once_when_the_checkpoint_lacks_it() {
     let dir = plugin_dir();
-    write_checkpoint(dir.path(), &[(B, &["b-n-0"])]);
     let kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Accept);
     let manager = looking(dir.path(), BOTH);
-    let restarts =
-        |record: &simple_device_plugin::record::Record| record.restarts[Cause::Checkpoint as usize];
-    let again = manager.record(A, "a new start", |record| restarts(record) == 1);
-    again.await;
-    manager.stands(A, State::Registered).await;
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready: 2 of 2\n").await;
+    let b: (&str, &[&str]) = (B, &["b-n-0", "b-n-1"]);
+    write_checkpoint(dir.path(), &[b]);
+    let times = |count| move |record: &Record| record.restarts[Cause::Checkpoint as usize] == count;
+    manager.record(A, "a new start", times(1)).await;
+    manager.is_at(A, Step::Registered).await;
     // Many looks later.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(kubelet.registered.borrow()[A], 2);
     assert_eq!(kubelet.registered.borrow()[B], 1);
     // Seen, and missing once more.
-    write_checkpoint(dir.path(), &[(A, &["a-n-0"]), (B, &["b-n-0"])]);
-    let http = Http::of(&manager).await;
+    write_checkpoint(dir.path(), &[(A, &["a-n-0", "a-n-1"]), b]);
     http.readiness(200, "ready: 2 of 2\n").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    write_checkpoint(dir.path(), &[(B, &["b-n-0"])]);
-    manager
-        .record(A, "a new start", |record| restarts(record) == 2)
-        .await;
+    write_checkpoint(dir.path(), &[b]);
+    manager.record(A, "a new start", times(2)).await;
     manager.stop().await;
 }
 
@@ -225,6 +274,7 @@ async fn metrics_say_what_happened() {
         "restarts_total{resource=\"example.com/b\",cause=\"kubelet\"} 0",
         "allocate_requests_total{resource=\"example.com/a\",code=\"OK\"} 1",
         "allocate_requests_total{resource=\"example.com/a\",code=\"NotFound\"} 0",
+        "allocate_seconds_bucket{le=\"60.0\",resource=\"example.com/a\"} 1",
         "allocate_seconds_count{resource=\"example.com/a\"} 1",
         "allocate_seconds_bucket{le=\"+Inf\",resource=\"example.com/a\"} 1",
         "allocated_devices_total{resource=\"example.com/a\"} 2",
@@ -299,6 +349,7 @@ async fn the_status_tells_of_every_device_and_who_holds_it() {
         .devices(A)
         .set_health("simple-device-n-1", Health::Unhealthy)
         .expect("a device");
+    http.readiness(200, "ready").await;
     let (code, text) = http.get("/status").await;
     assert_eq!(code, 200);
     let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
@@ -330,7 +381,9 @@ async fn the_status_tells_of_every_device_and_who_holds_it() {
             .is_some_and(|since| since.ends_with('Z'))
     );
     kubelet.stop().await;
-    manager.stands(A, State::Waiting).await;
+    manager
+        .record(A, "a lost stream", |record| record.state() == "waiting")
+        .await;
     let (_, text) = http.get("/status").await;
     let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(status["resources"][0]["ready"], false);
@@ -457,11 +510,63 @@ async fn slow_readers_do_not_keep_answers_from_others() {
 }
 
 #[tokio::test]
-async fn registrations_are_counted_alike_by_both() {
+async fn registrations_are_counted_by_how_they_went() {
+    for (answer, result) in [
+        (Answer::Refuse, RegistrationResult::Refused),
+        (Answer::Ignore, RegistrationResult::NotCalledBack),
+        (Answer::Accept, RegistrationResult::Registered),
+    ] {
+        let dir = plugin_dir();
+        let kubelet = FakeKubelet::serve(dir.path(), move |_| answer);
+        let manager = Manager::start(dir.path(), ONE);
+        let counted = move |record: &Record| record.registrations[result as usize] > 0;
+        let record = manager.record(A, result.as_str(), counted).await;
+        let told = u64::from(kubelet.registered.borrow()[A]);
+        assert_eq!(record.registrations.iter().sum::<u64>(), told);
+        manager.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn other_options_are_a_restart_by_configuration() {
     let dir = plugin_dir();
-    let kubelet = kubelet(dir.path());
+    let _kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), ONE);
-    let record = manager.stands(A, State::Registered).await;
-    assert_eq!(record.registrations[0], registrations(&kubelet, A));
+    manager.is_at(A, Step::Registered).await;
+    let mut others = resources(ONE);
+    others[0].pre_start = true;
+    manager.reconfigure(others);
+    let again = |record: &Record| record.registrations[0] == 2;
+    let record = manager.record(A, "another registration", again).await;
+    let mut restarts = [0; Cause::ALL.len()];
+    restarts[Cause::Configuration as usize] = 1;
+    assert_eq!(record.restarts, restarts);
+    manager.stop().await;
+}
+
+/// A burst of guests who are sent away leaves no pile of work behind: the places are the work's.
+#[tokio::test]
+async fn a_burst_of_large_questions_is_no_pile_of_work() {
+    let dir = plugin_dir();
+    let manager = Manager::start(
+        dir.path(),
+        &[("RESOURCE_NAME", A), ("NUMBER_DEVICES", "50000")],
+    );
+    let http = Http::of(&manager).await;
+    let mut guests = Vec::new();
+    let mut most = 0;
+    for _ in 0..200 {
+        let mut stream = http.connect().await;
+        let request = b"GET /status HTTP/1.1\r\nhost: n\r\n\r\n";
+        stream.write_all(request).await.expect("a server");
+        guests.push(stream);
+        tokio::task::yield_now().await;
+        let threads = std::fs::read_dir("/proc/self/task").expect("proc").count();
+        most = most.max(threads);
+    }
+    // The runner's threads of other tests are among them.
+    assert!(most < 100, "{most} threads");
+    drop(guests);
+    assert_eq!(http.get("/livez").await.0, 200);
     manager.stop().await;
 }

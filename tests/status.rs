@@ -3,16 +3,17 @@
 mod support;
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use rustix::process::Signal;
 use simple_device_plugin::kubelet::Kubelet;
-use support::process::{Running, output, program};
-use support::{kubelet, plugin_dir, pod, shows, until};
+use support::process::{Running, heard, lines, output, program};
+use support::{DEADLINE, kubelet, plugin_dir, pod, shows, until};
 use tempfile::TempDir;
 
 const GPU: &str = "example.com/gpu";
@@ -66,9 +67,15 @@ impl Node {
         output(command.arg("status").args(arguments))
     }
 
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.control).expect("the control socket");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a socket");
+        stream
+    }
+
     /// What the socket answers to this.
     fn ask(&self, request: &[u8]) -> String {
-        let mut stream = UnixStream::connect(&self.control).expect("the control socket");
+        let mut stream = self.connect();
         // It may have heard enough before all is said.
         let _ = stream.write_all(request);
         let _ = stream.shutdown(std::net::Shutdown::Write);
@@ -166,16 +173,13 @@ async fn is_shown_again_when_something_happens() {
     let mut watch = program(&[("CONTROL_SOCKET", node.control())]);
     let mut watch = Running::start(watch.args(["status", "--watch"]).stdout(Stdio::piped()));
     let stdout = watch.child.stdout.take().expect("a pipe");
-    let mut lines = BufReader::new(stdout)
-        .lines()
-        .map(|line| line.expect("text"));
-    let mut shown = |words: &str| lines.find(|line| line.contains(words)).is_some();
-    assert!(shown("2 of 2 resources ready"));
+    let lines = lines(stdout);
+    heard(&lines, "2 of 2 resources ready");
     kubelet
         .admit(&pod("q", &[(GPU, 2)]))
         .await
         .expect("admitted");
-    assert!(shown("4 of 4   3"));
+    heard(&lines, "4 of 4   3");
 }
 
 #[test]
@@ -192,6 +196,12 @@ fn the_socket_is_private_and_goes_with_the_program() {
     other.says("no control socket: trying on; another CONTROL_SOCKET is the way out");
     other.signal(Signal::TERM);
     assert!(other.ends().success());
+    assert!(node.ask(b"{\"status\":{}}\n").starts_with("{\"status\":{"));
+    fs::remove_file(&node.control).expect("the socket");
+    // The plugin dir is looked at when something happens there.
+    fs::write(node.path().join("something"), "").expect("a file");
+    manager.says("the control socket was removed: making it anew");
+    manager.says("listening for commands");
     assert!(node.ask(b"{\"status\":{}}\n").starts_with("{\"status\":{"));
     manager.signal(Signal::TERM);
     assert!(manager.ends().success());
@@ -221,16 +231,43 @@ fn the_socket_answers_what_it_is_not_made_for() {
         );
     }
     // More than there are places for: the oldest has to go, and the newest is served.
-    let silent: Vec<UnixStream> = (0..20)
-        .map(|_| UnixStream::connect(&node.control).expect("the control socket"))
-        .collect();
+    let silent: Vec<UnixStream> = (0..20).map(|_| node.connect()).collect();
     assert!(node.ask(b"{\"status\":{}}\n").starts_with("{\"status\":{"));
-    let mut rest = Vec::new();
-    let gone = (&silent[0]).read_to_end(&mut rest);
-    assert!(gone.is_err() || rest.is_empty());
-    // A client that hangs is told at the latest when its time is over.
-    let gone = (&silent[19]).read_to_end(&mut rest);
-    assert!(gone.is_err() || rest.is_empty());
+    for gone in [&silent[0], &silent[19]] {
+        // The last one when its time for a request is over.
+        let mut rest = Vec::new();
+        let ended = { gone }.read_to_end(&mut rest);
+        let reset = |error: std::io::Error| error.kind() == ErrorKind::ConnectionReset;
+        assert!(rest.is_empty() && ended.map_err(reset).map_or_else(|reset| reset, |_| true));
+    }
+    // It is not waited for what has no end.
+    let mut endless = node.connect();
+    endless.write_all(&huge).expect("a server that reads");
+    let mut answer = String::new();
+    // It hangs up on what it did not read.
+    let _ = endless.read_to_string(&mut answer);
+    assert!(answer.starts_with("{\"error\""), "{answer}");
+}
+
+#[test]
+fn others_may_not_ask() {
+    let node = Node::new();
+    let manager = Running::manager(node.path(), &node.variables());
+    manager.says("listening for commands");
+    // Even where the file lets them.
+    for path in [node.path(), node.control.parent().expect("a directory")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its owner");
+    }
+    fs::set_permissions(&node.control, fs::Permissions::from_mode(0o666)).expect("its owner");
+    let mut nobody = program(&[("CONTROL_SOCKET", node.control())]);
+    nobody.arg("status").uid(65_534);
+    let asked = match nobody.output() {
+        Ok(output) => output,
+        // Only root can be somebody else, and the program must be where others may run it.
+        Err(error) => return eprintln!("not tried: {error}"),
+    };
+    assert_eq!(asked.status.code(), Some(1));
+    manager.says("refused a connection: only root and our own user may connect");
 }
 
 #[tokio::test]
@@ -261,11 +298,44 @@ async fn what_cannot_be_had_is_told_and_tried_again_and_ends_no_resource() {
     }
     let mut stream = std::net::TcpStream::connect(&address).expect("HTTP");
     stream
-        .write_all(b"GET /readyz HTTP/1.1\r\nhost: n\r\n\r\n")
+        .write_all(b"GET /livez HTTP/1.1\r\nhost: n\r\n\r\n")
         .expect("a server");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
     assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_config_file_with_mistakes_is_told() {
+    let node = Node::new();
+    let kubelet = kubelet(node.path());
+    let file = node.path().join("config.yaml");
+    fs::write(&file, "resources: [{name: example.com/gpu, devices: 2}]").expect("a file");
+    let manager = Running::manager(
+        node.path(),
+        &[
+            ("CONTROL_SOCKET", node.control()),
+            ("CONFIG_FILE", file.to_str().expect("UTF-8")),
+        ],
+    );
+    manager.says("listening for commands");
+    shows(&kubelet, GPU, 2, 2).await;
+    let status = || node.status(&["--json"]).1;
+    fs::write(&file, "resources: [{name: example.com/gpu, devices: 1}]").expect("a file");
+    until("a reload", || status().contains("\"changed\": 1")).await;
+    until("the one that goes", || status().contains("\"going\": true")).await;
+    assert!(node.status(&[GPU]).1.contains("gpu-n-1  Unhealthy, going"));
+    fs::write(&file, "resources: [{name: gpu, devices: many}]").expect("a file");
+    until("mistakes", || status().contains("\"refused\": 1")).await;
+    let (_, all, _) = node.status(&[]);
+    let told = "warning: the config file is refused since ";
+    assert!(all.contains(told) && all.contains("(and 1 more)"), "{all}");
+    manager.signal(Signal::HUP);
+    until("a second look", || status().contains("\"refused\": 2")).await;
+    fs::write(&file, "resources: [{name: example.com/gpu, devices: 1}]").expect("a file");
+    until("no mistakes", || !status().contains("\"mistakes\"")).await;
+    assert!(status().contains("\"unchanged\": 1"), "{}", status());
+    assert!(!node.status(&[]).1.contains("warning"));
 }
 
 #[test]
@@ -295,14 +365,36 @@ fn a_socket_that_was_left_behind_is_taken() {
 }
 
 #[test]
-fn a_wrong_address_is_a_mistake() {
-    let mut command = program(&[("HTTP_ADDRESS", "localhost:8080")]);
-    let (code, _, stderr) = output(&mut command);
-    assert_eq!(code, Some(78));
-    assert!(
-        stderr.starts_with(
-            "error: HTTP_ADDRESS=\"localhost:8080\": expected an address with a port, as in :8080, 127.0.0.1:8080 or [::1]:8080\n"
+fn wrong_places_are_mistakes() {
+    let dir = plugin_dir();
+    let inside = dir.path().join("kubelet.sock");
+    let long = format!("/{}", "x".repeat(107));
+    for (name, value, expected) in [
+        (
+            "HTTP_ADDRESS",
+            "localhost:8080",
+            "an address with a port, as in :8080, 127.0.0.1:8080 or [::1]:8080",
         ),
-        "{stderr}"
-    );
+        (
+            "CONTROL_SOCKET",
+            "control.sock",
+            "the absolute path of a socket, of at most 107 bytes",
+        ),
+        (
+            "CONTROL_SOCKET",
+            &long,
+            "the absolute path of a socket, of at most 107 bytes",
+        ),
+        (
+            "CONTROL_SOCKET",
+            inside.to_str().expect("UTF-8"),
+            "a path that is neither the kubelet's socket nor a plugin's",
+        ),
+    ] {
+        let mut command = program(&[(name, value)]);
+        let (code, _, stderr) = output(command.env("DEVICE_PLUGIN_PATH", dir.path()));
+        assert_eq!(code, Some(78));
+        let mistake = format!("error: {name}=\"{value}\": expected {expected}\n");
+        assert!(stderr.starts_with(&mistake), "{stderr}");
+    }
 }

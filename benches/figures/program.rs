@@ -121,7 +121,7 @@ impl Load {
         if let Views::On(port) = self.views {
             command
                 .env("HTTP_ADDRESS", format!("127.0.0.1:{port}"))
-                .env("CONTROL_SOCKET", dir.join("control.sock"));
+                .env("CONTROL_SOCKET", dir.join("run/control.sock"));
         }
         if let Outputs::All = self.outputs {
             command

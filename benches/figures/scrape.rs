@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::Result;
-use crate::program::{Load, Outputs, Views};
+use crate::program::{DEADLINE, Load, Outputs, Views};
 use crate::table::{Figure, median, ms};
 
 const SCRAPES: usize = 50;
@@ -25,6 +25,7 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     for _ in 0..SCRAPES {
         let since = Instant::now();
         let mut stream = TcpStream::connect(free)?;
+        stream.set_read_timeout(Some(DEADLINE))?;
         stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: n\r\n\r\n")?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Environment, Host, HttpAddress, config_file, control_socket};
+use crate::config::{Config, Environment, Host, HttpAddress, config_file};
 use crate::config_file;
 use crate::control;
 use crate::http;
@@ -18,6 +18,7 @@ use crate::logging;
 use crate::observer::{Observer, Program};
 use crate::signals::Asked;
 use crate::supervisor::Supervisor;
+use crate::watcher::Sight;
 
 /// Serves every resource until it is asked to stop.
 pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::Result<()> {
@@ -53,14 +54,21 @@ pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::
         reloads: reloads.subscribe(),
         stop: asked.stop.clone(),
     };
-    let (supervised, over) = (supervisor.run(asked.stop), CancellationToken::new());
+    let over = CancellationToken::new();
+    let showing = show(
+        config.http,
+        config.control,
+        observer,
+        supervisor.looks(),
+        &over,
+    );
+    let supervised = supervisor.run(asked.stop);
     // Whoever looks can look until every plugin has left.
     let supervising = async {
         let ended = supervised.await;
         over.cancel();
         ended
     };
-    let showing = show(config.http, control_socket(&environment), observer, &over);
     let all = async { tokio::join!(supervising, showing) };
     let (ended, ()) = tokio::select! {
         ended = all => ended,
@@ -77,9 +85,11 @@ async fn show(
     http: Option<HttpAddress>,
     control: Option<PathBuf>,
     observer: Observer,
+    looks: watch::Receiver<Sight>,
     over: &CancellationToken,
 ) {
-    let control = control.map(|path| control::server::run(path, observer.clone(), over.clone()));
+    let control =
+        control.map(|path| control::server::run(path, observer.clone(), looks, over.clone()));
     let http = http.map(|address| http::run(address, observer, over.clone()));
     tokio::join!(OptionFuture::from(http), OptionFuture::from(control));
 }

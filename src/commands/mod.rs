@@ -130,7 +130,7 @@ impl Cli {
                     json,
                     watch,
                 };
-                status::run(control_socket(&environment), &wanted, out)
+                status::run(control_socket(&environment)?, &wanted, out)
             }
             Some(Command::Demo { hold }) => {
                 until_signal(|asked| demo::run(environment, this_machine(), hold, out, asked.stop))

@@ -98,6 +98,12 @@ impl<W: Write> Screen<W> {
         Ok(())
     }
 
+    /// Looks again how large the terminal is.
+    pub(super) fn measure(&mut self) {
+        self.columns = size(|size| size.ws_col);
+        self.rows = size(|size| size.ws_row);
+    }
+
     /// Whether a person looks at it.
     pub(super) fn is_live(&self) -> bool {
         self.live

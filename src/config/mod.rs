@@ -34,6 +34,8 @@ pub struct Config {
     pub logs: Logs,
     /// Where to serve HTTP; `None`: nowhere.
     pub http: Option<HttpAddress>,
+    /// Where to listen for commands; `None`: nowhere.
+    pub control: Option<PathBuf>,
     /// What to offer, in index order.
     pub resources: Vec<Resource>,
     /// What works, but probably not as meant.
@@ -68,16 +70,21 @@ impl Config {
             resources::read(&all, &program, &mut mistakes)
         };
         let known = resources.as_deref().unwrap_or_default();
-        resources::judge_paths(&program.plugin_dir, known, &mut mistakes);
+        let (dir, control) = (&program.plugin_dir, program.control.as_deref());
+        resources::judge_paths(dir, known, &mut mistakes);
+        resources::judge_control(control, dir, known, &mut mistakes);
         let resources = mistakes.unless_any(resources)?;
+        let mut warnings = warnings::of(&resources, host.numa.as_ref());
+        warnings.extend(warnings::of_control(control, dir));
         Ok(Self {
-            warnings: warnings::of(&resources, host.numa.as_ref()),
+            warnings,
             resources,
             namespace: program.namespace,
             node: program.node,
             plugin_dir: program.plugin_dir,
             logs: program.logs,
             http: program.http,
+            control: program.control,
         })
     }
 }

@@ -42,10 +42,11 @@ struct Texts {
     rust_log: Option<String>,
     log_format: Option<String>,
     http_address: Option<String>,
+    control_socket: Option<String>,
     kubernetes_service_host: Option<String>,
 }
 
-const VARIABLES: [&str; 8] = [
+const VARIABLES: [&str; 9] = [
     "NAMESPACE",
     "NODE_NAME",
     "DEVICE_PLUGIN_PATH",
@@ -53,6 +54,7 @@ const VARIABLES: [&str; 8] = [
     "RUST_LOG",
     "LOG_FORMAT",
     "HTTP_ADDRESS",
+    "CONTROL_SOCKET",
     "KUBERNETES_SERVICE_HOST",
 ];
 
@@ -65,6 +67,7 @@ pub struct Program {
     pub logs: Logs,
     pub allowed: AllowedHostPaths,
     pub http: Option<HttpAddress>,
+    pub control: Option<PathBuf>,
 }
 
 /// The config file that the variables name.
@@ -82,6 +85,7 @@ pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> 
         node: node(&texts, host, mistakes),
         allowed: allowed(&texts, host, mistakes),
         http: http(environment, &texts, mistakes),
+        control: control(environment, &texts, mistakes),
         namespace: texts
             .namespace
             .unwrap_or_else(|| "simple-device-plugin".to_owned()),
@@ -123,11 +127,24 @@ fn is_blank(environment: &Environment, name: &str) -> bool {
 }
 
 /// Where a client finds the program, and the program listens for it; set but empty: nowhere.
-pub fn control_socket(environment: &Environment) -> Option<PathBuf> {
+///
+/// # Errors
+/// What is wrong with it.
+pub fn control_socket(environment: &Environment) -> Result<Option<PathBuf>, Mistakes> {
+    let mut mistakes = Mistakes::default();
+    let texts = texts(environment, &mut mistakes);
+    let socket = control(environment, &texts, &mut mistakes);
+    mistakes.unless_any(Some(socket))
+}
+
+fn control(environment: &Environment, texts: &Texts, mistakes: &mut Mistakes) -> Option<PathBuf> {
     const NAME: &str = "CONTROL_SOCKET";
-    let path = environment.get(NAME).map(PathBuf::from);
-    let default = || "/run/simple-device-plugin/control.sock".into();
-    (!is_blank(environment, NAME)).then(|| path.unwrap_or_else(default))
+    if is_blank(environment, NAME) {
+        return None;
+    }
+    let set = texts.control_socket.as_deref();
+    let path = parsed(NAME, set, values::socket_path, mistakes);
+    Some(path.unwrap_or_else(|| "/run/simple-device-plugin/control.sock".into()))
 }
 
 fn logs(texts: &Texts, mistakes: &mut Mistakes) -> Logs {

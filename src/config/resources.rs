@@ -16,13 +16,10 @@ use crate::numa::NumaNodes;
 use crate::preference::Policy;
 use crate::resource::{REMOVAL_GRACE_DEFAULT, Resource};
 use crate::resource_name::{ResourceName, ResourceNameError};
-use crate::socket_name::{KUBELET_SOCKET, PluginName, SocketName};
+use crate::socket_name::{KUBELET_SOCKET, PluginName, SOCKET_PATH_MAX, SocketName};
 
 pub const NUMBER_DEVICES_DEFAULT: usize = 2;
 const DEVICE_ID_PREFIX_DEFAULT: &str = "simple-device";
-
-/// `sockaddr_un.sun_path` less its closing zero, in bytes.
-const SOCKET_PATH_MAX: usize = 107;
 
 /// Every resource; `None` where there is a mistake.
 pub fn read(
@@ -56,6 +53,21 @@ pub fn judge_paths(dir: &Path, resources: &[Resource], mistakes: &mut Mistakes) 
             "a directory in which {longest} has a path of at most {SOCKET_PATH_MAX} bytes, not {length}"
         );
         mistakes.add("DEVICE_PLUGIN_PATH", &dir.to_string_lossy(), expected);
+    }
+}
+
+/// Tells where the control socket has the path of another one.
+pub fn judge_control(
+    control: Option<&Path>,
+    dir: &Path,
+    resources: &[Resource],
+    mistakes: &mut Mistakes,
+) {
+    let names = resources.iter().map(|resource| resource.socket.as_str());
+    let mut others = names.chain([KUBELET_SOCKET]).map(|name| dir.join(name));
+    if let Some(control) = control.filter(|control| others.any(|other| other == *control)) {
+        let expected = "a path that is neither the kubelet's socket nor a plugin's";
+        mistakes.add("CONTROL_SOCKET", &control.to_string_lossy(), expected);
     }
 }
 

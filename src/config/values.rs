@@ -2,9 +2,12 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
+
+use crate::socket_name::SOCKET_PATH_MAX;
 
 /// The target of our own log lines.
 const PROGRAM: &str = "simple_device_plugin";
@@ -103,6 +106,15 @@ impl FromStr for HttpAddress {
     }
 }
 
+/// Where a socket of ours is.
+pub fn socket_path(text: &str) -> Result<PathBuf, &'static str> {
+    if text.starts_with('/') && !text.ends_with('/') && text.len() <= SOCKET_PATH_MAX {
+        Ok(text.into())
+    } else {
+        Err("the absolute path of a socket, of at most 107 bytes")
+    }
+}
+
 /// `RUST_LOG` as levels by target: a level alone is the program's own, libraries stay at warn unless one
 /// names them.
 pub fn log_levels(text: &str) -> Result<Targets, &'static str> {
@@ -190,6 +202,8 @@ mod tests {
     fn prefixes_and_paths() {
         assert!(env_prefix("GPU").is_ok() && env_prefix("A=B").is_err());
         assert!(host_path("/dev/null").is_ok() && host_path("dev/null").is_err());
+        assert!(socket_path("/run/x.sock").is_ok() && socket_path("x.sock").is_err());
+        assert!(socket_path("/run/").is_err() && socket_path(&"/x".repeat(54)).is_err());
         assert!(device_file_prefix("sub/gpu").is_ok());
         assert!(device_file_prefix("/gpu").is_err() && device_file_prefix("../gpu").is_err());
     }

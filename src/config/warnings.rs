@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::Path;
 
 use crate::allocation::Outputs;
 use crate::device::Device;
@@ -42,6 +43,15 @@ pub fn of(resources: &[Resource], online: Option<&NumaNodes>) -> Vec<String> {
         warnings.extend(resources.iter().filter_map(|r| missing_numa(r, online)));
     }
     warnings
+}
+
+/// The warning about the control socket.
+pub fn of_control(control: Option<&Path>, plugin_dir: &Path) -> Option<String> {
+    let control = control.filter(|control| control.parent() == Some(plugin_dir))?;
+    let path = control.display();
+    Some(format!(
+        "CONTROL_SOCKET {path} is in the kubelet's directory: the kubelet removes it whenever it starts"
+    ))
 }
 
 fn long_id(resource: &Resource) -> Option<String> {

@@ -1,16 +1,21 @@
 //! Asks on the control socket.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{anyhow, bail};
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
 use super::{Reply, Request};
 
 /// Whoever says nothing for so long does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// In bytes: beyond the status of as many devices as there can be.
+const ANSWER_SIZE_MAX: u64 = 256 << 20;
 
 /// Asks once.
 ///
@@ -18,12 +23,23 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// When nobody answers, or not with what can be understood, or with a refusal.
 pub fn ask(socket: &Path, request: &Request) -> anyhow::Result<Reply> {
     let path = socket.display();
-    let stream = UnixStream::connect(socket).with_context(|| {
-        format!("nobody answers at {path}: simple-device-plugin does not run here, or CONTROL_SOCKET is another")
+    let answer = connect(socket).and_then(|stream| exchange(stream, request));
+    let answer = answer.map_err(|error| match error.kind() {
+        ErrorKind::PermissionDenied => {
+            anyhow!("you may not ask at {path}: only root and the program's own user may")
+        }
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow!(
+            "somebody listens at {path}, but does not answer within {} s",
+            PATIENCE.as_secs()
+        ),
+        _ => anyhow!(
+            "nobody answers at {path}: simple-device-plugin does not run here, or CONTROL_SOCKET is another: {error}"
+        ),
     })?;
-    let answer = exchange(stream, request);
-    let answer = answer.with_context(|| format!("no answer at {path}"))?;
-    match serde_json::from_slice(&answer) {
+    let Some(answer) = answer.strip_suffix(b"\n") else {
+        bail!("the answer at {path} broke off: the program ended, or too many ask");
+    };
+    match serde_json::from_slice(answer) {
         Ok(Reply::Error(error)) => bail!("{error}"),
         Ok(reply) => Ok(reply),
         Err(error) => {
@@ -32,13 +48,25 @@ pub fn ask(socket: &Path, request: &Request) -> anyhow::Result<Reply> {
     }
 }
 
+/// Does not wait longer for a place in the queue of who listens.
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let own = socket_with(
+        AddressFamily::UNIX,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    set_socket_timeout(&own, Timeout::Send, Some(PATIENCE))?;
+    rustix::net::connect(&own, &SocketAddrUnix::new(socket)?)?;
+    Ok(own.into())
+}
+
 fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line)?;
     let mut answer = Vec::new();
-    BufReader::new(stream).read_until(b'\n', &mut answer)?;
+    BufReader::new(stream.take(ANSWER_SIZE_MAX)).read_until(b'\n', &mut answer)?;
     Ok(answer)
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -16,14 +17,21 @@ use tracing::{debug, info, warn};
 use crate::backoff::Backoff;
 use crate::connections::is_trusted;
 use crate::foreign::foreign;
-use crate::guests;
-use crate::observer::{Observer, PluginView};
+use crate::guests::{self, Asked};
+use crate::observer::{Observer, PluginView, View};
 use crate::own_socket::{BindError, OwnSocket};
-use crate::status::{Devices, Status};
+use crate::status::{Status, Wanted};
+use crate::watcher::Sight;
 
 use super::{Reply, Request};
 
 const CONNECTIONS_MAX: usize = 8;
+
+/// So many resources are named; more are counted.
+const NAMES_TOLD: usize = 8;
+
+/// Answers are made so many at a time: they can be large.
+const MADE_AT_A_TIME: usize = 2;
 
 /// The request has come by then, or its connection ends.
 const REQUEST_WITHIN: Duration = Duration::from_secs(5);
@@ -32,35 +40,64 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 const REQUEST_SIZE_MAX: u64 = 64 * 1024;
 
 /// Serves until `over`, then removes the socket. One that cannot be made is tried again, and nothing else waits
-/// for it.
-pub async fn run(path: PathBuf, observer: Observer, over: CancellationToken) {
+/// for it. One that somebody removed is made anew, when `looks` next tells to look.
+pub async fn run(
+    path: PathBuf,
+    observer: Observer,
+    mut looks: watch::Receiver<Sight>,
+    over: CancellationToken,
+) {
+    let serving = async {
+        loop {
+            let socket = make(&path).await;
+            info!(path = %path.display(), "listening for commands");
+            tokio::select! {
+                () = over.cancelled() => return socket,
+                never = serve(&socket, observer.clone()) => never,
+                () = removed(&socket, &mut looks) => {
+                    warn!(path = %path.display(), "the control socket was removed: making it anew");
+                }
+            }
+        }
+    };
+    let served = tokio::select! {
+        biased;
+        socket = serving => socket,
+        () = over.cancelled() => return,
+    };
+    // Who keeps the directory locked does not keep us from ending.
+    served.remove(Duration::ZERO).await;
+}
+
+/// Makes the socket, sooner or later.
+async fn make(path: &Path) -> OwnSocket {
     let mut backoff = Backoff::default();
     let mut told = false;
-    let shown = path.display();
-    let socket = loop {
-        let bound = async {
-            make_dir_of(&path)?;
-            OwnSocket::bind(path.clone()).await
+    loop {
+        let made = async {
+            make_dir_of(path)?;
+            OwnSocket::bind(path.to_owned()).await
         };
-        match bound.await {
-            Ok((socket, _)) => break socket,
-            Err(error) if told => debug!(path = %shown, %error, "no control socket"),
+        let path = path.display();
+        match made.await {
+            Ok((socket, _)) => return socket,
+            Err(error) if told => debug!(%path, %error, "no control socket"),
             Err(error) => {
-                warn!(path = %shown, %error, "no control socket: trying on; another CONTROL_SOCKET is the way out");
+                warn!(%path, %error, "no control socket: trying on; another CONTROL_SOCKET is the way out");
                 told = true;
             }
         }
-        tokio::select! {
-            () = over.cancelled() => return,
-            () = sleep(backoff.pause(fastrand::f64())) => {}
-        }
-    };
-    info!(path = %shown, "listening for commands");
-    tokio::select! {
-        () = over.cancelled() => {}
-        never = serve(&socket, observer) => never,
+        sleep(backoff.pause(fastrand::f64())).await;
     }
-    socket.remove().await;
+}
+
+async fn removed(socket: &OwnSocket, looks: &mut watch::Receiver<Sight>) {
+    while socket.is_in_place() {
+        if looks.changed().await.is_err() {
+            // Nobody looks any more: it is about to end.
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// The directory of the default is made where its parent is there: by hand there is no volume for it.
@@ -77,13 +114,20 @@ fn make_dir_of(path: &Path) -> Result<(), BindError> {
 async fn serve<T>(socket: &OwnSocket, observer: Observer) -> T {
     let listener = Arc::clone(socket.listener());
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
-    guests::receive("the control socket", CONNECTIONS_MAX, accept, |stream| {
-        converse(stream, observer.clone())
-    })
+    let answers = Answers {
+        observer,
+        places: Arc::new(Semaphore::new(MADE_AT_A_TIME)),
+    };
+    guests::receive(
+        "the control socket",
+        CONNECTIONS_MAX,
+        accept,
+        |stream, asked| converse(stream, asked, answers.clone()),
+    )
     .await
 }
 
-async fn converse(mut stream: UnixStream, observer: Observer) {
+async fn converse(mut stream: UnixStream, asked: Asked, answers: Answers) {
     if !is_trusted(&stream) {
         return;
     }
@@ -94,8 +138,9 @@ async fn converse(mut stream: UnixStream, observer: Observer) {
         Ok(Ok(_)) => serde_json::from_slice::<Request>(&line),
         Ok(Err(_)) | Err(_) => return,
     };
+    asked.note();
     let reply = match request {
-        Ok(request) => reply(request, &observer).await,
+        Ok(request) => answers.reply(request).await,
         Err(error) => Reply::Error(format!("not a request: {}", foreign(&error.to_string()))),
     };
     let Ok(mut text) = serde_json::to_vec(&reply) else {
@@ -107,34 +152,55 @@ async fn converse(mut stream: UnixStream, observer: Observer) {
     }
 }
 
-async fn reply(request: Request, observer: &Observer) -> Reply {
-    match request {
-        Request::Status { resource, devices } => status(resource, devices, observer).await,
+#[derive(Clone)]
+struct Answers {
+    observer: Observer,
+    places: Arc<Semaphore>,
+}
+
+impl Answers {
+    async fn reply(&self, request: Request) -> Reply {
+        match request {
+            Request::Status { resource, devices } => self.status(resource, devices).await,
+        }
+    }
+
+    /// Made beside everything else that runs.
+    async fn status(&self, resource: Option<String>, devices: bool) -> Reply {
+        // Never closed, so there is always one.
+        let place = Arc::clone(&self.places).acquire_owned().await;
+        let view = self.observer.look().await;
+        let made = tokio::task::spawn_blocking(move || {
+            // It goes with the work, which goes on though its guest may have had to go.
+            let _place = place;
+            status(&view, resource.as_deref(), devices)
+        });
+        made.await
+            .unwrap_or_else(|_| Reply::Error("a bug: see the log of the program".to_owned()))
     }
 }
 
-/// Made beside everything else that runs.
-async fn status(resource: Option<String>, devices: bool, observer: &Observer) -> Reply {
-    let view = observer.look().await;
-    let made = tokio::task::spawn_blocking(move || {
-        let wanted = match &resource {
-            Some(name) => Devices::Of(name),
-            None if devices => Devices::All,
-            None => Devices::None,
-        };
-        let status = Status::of(&view, wanted);
-        match resource {
-            Some(name) if status.resources.is_empty() => {
-                let names: Vec<&str> = view.plugins.iter().map(PluginView::name).collect();
-                Reply::Error(format!(
-                    "no resource {}; there are: {}",
-                    foreign(&name),
-                    names.join(", ")
-                ))
-            }
-            _ => Reply::Status(Box::new(status)),
+fn status(view: &View, resource: Option<&str>, devices: bool) -> Reply {
+    let wanted = match resource {
+        Some(name) => Wanted::Of(name),
+        None if devices => Wanted::All,
+        None => Wanted::None,
+    };
+    let status = Status::of(view, wanted);
+    match resource {
+        Some(name) if status.resources.is_empty() => {
+            let names: Vec<&str> = view.plugins.iter().map(PluginView::name).collect();
+            let names = match &*names {
+                [] => "none".to_owned(),
+                few if few.len() <= NAMES_TOLD => few.join(", "),
+                many => format!(
+                    "{} and {} more",
+                    many[..NAMES_TOLD].join(", "),
+                    many.len() - NAMES_TOLD
+                ),
+            };
+            Reply::Error(format!("no resource {}; there are: {names}", foreign(name)))
         }
-    });
-    made.await
-        .unwrap_or_else(|_| Reply::Error("a bug: see the log of the program".to_owned()))
+        _ => Reply::Status(Box::new(status)),
+    }
 }

@@ -6,9 +6,9 @@ use std::time::SystemTime;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
-use crate::checkpoint::{Checkpoint, Standing};
+use crate::checkpoint::Checkpoint;
 use crate::offer_handle::OfferHandle;
-use crate::record::{Record, State};
+use crate::record::Record;
 use crate::resource::Resource;
 
 /// A clone is another handle to the same plugin.
@@ -32,24 +32,25 @@ impl PluginHandle {
         }
     }
 
-    /// Notes another step of its life.
-    pub fn entered(&self, step: State) {
+    /// Notes something at this moment.
+    pub fn note(&self, what: impl FnOnce(&mut Record, SystemTime)) {
         self.record
-            .send_modify(|record| record.entered(step, SystemTime::now()));
+            .send_modify(|record| what(record, SystemTime::now()));
     }
 
     /// Looks for it in the kubelet's checkpoint; where it is missing again and again, it starts over, once.
     pub fn look(&self, checkpoint: &Checkpoint) {
         let offer = self.offer.now();
         let resource = offer.resource().name.as_str();
-        let is_there = checkpoint.standing(resource, offer.devices()) != Standing::Lacking;
+        let standing = checkpoint.standing(resource, offer.devices());
         let mut forgotten = false;
         self.record.send_if_modified(|record| {
-            forgotten = record.looked(is_there);
+            forgotten = record.looked(standing, SystemTime::now());
             forgotten
         });
         if forgotten {
             warn!(%resource, "the kubelet's checkpoint lacks the resource though its stream is open: starting over, once");
+            // It is heard: a plugin that is registered listens.
             self.forgotten.notify_waiters();
         }
     }

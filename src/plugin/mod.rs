@@ -10,7 +10,7 @@ pub use past::Past;
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -22,7 +22,7 @@ use crate::checkpoint::CheckpointFile;
 use crate::connections::{ConnectionId, Table};
 use crate::own_socket::{Before, BindError, OwnSocket};
 use crate::plugin_dir::PluginDir;
-use crate::record::{Registration, State};
+use crate::record::{Record, RegistrationResult, Step};
 use crate::registration::{KubeletConnection, NoKubelet, RegisterError};
 use crate::resource::Resource;
 use crate::retirement::{Retirement, lock};
@@ -81,14 +81,14 @@ pub enum RunError {
 
 impl RunError {
     /// How the registration went, if it came to that.
-    pub fn registration(&self) -> Option<Registration> {
+    pub fn registration(&self) -> Option<RegistrationResult> {
         match self {
             Self::NoKubelet(_) | Self::Bind(_) => None,
-            Self::Register(RegisterError::Refused(_)) => Some(Registration::Refused),
-            Self::Register(RegisterError::Broken) => Some(Registration::Broken),
-            Self::Register(RegisterError::TimedOut) => Some(Registration::TimedOut),
-            Self::NotCalledBack => Some(Registration::NotCalledBack),
-            Self::NoStream => Some(Registration::NoStream),
+            Self::Register(RegisterError::Refused(_)) => Some(RegistrationResult::Refused),
+            Self::Register(RegisterError::Broken) => Some(RegistrationResult::Broken),
+            Self::Register(RegisterError::TimedOut) => Some(RegistrationResult::TimedOut),
+            Self::NotCalledBack => Some(RegistrationResult::NotCalledBack),
+            Self::NoStream => Some(RegistrationResult::NoStream),
         }
     }
 }
@@ -128,11 +128,7 @@ impl PluginInstance {
             () = stop.cancelled() => Ok(None),
         };
         let lived = match registered {
-            Ok(Some(stream)) => {
-                let lived = self.watch_stream(&mut server, stream, past, stop).await;
-                self.handle.entered(State::Leaving);
-                lived
-            }
+            Ok(Some(stream)) => self.watch_stream(&mut server, stream, past, stop).await,
             _ => Duration::ZERO,
         };
         let kubelets = registered.as_ref().ok().copied().flatten();
@@ -142,20 +138,22 @@ impl PluginInstance {
         registered.map(|_| lived)
     }
 
+    fn entered(&self, step: Step) {
+        self.handle.note(|record, now| record.entered(step, now));
+    }
+
     /// Waits for its turn, then for the kubelet.
     async fn connect(
         &mut self,
         past: &mut Past,
     ) -> Result<(KubeletConnection, Option<OwnedSemaphorePermit>), NoKubelet> {
-        self.handle.entered(State::Connecting);
+        self.entered(Step::Connecting);
         let turn = self.turn().await;
         past.tried = *self.kubelet.borrow_and_update();
         let kubelet = KubeletConnection::open(&self.dir.kubelet_socket()).await?;
         past.tried = Some(kubelet.identity());
         if let Some(cause) = past.came_back() {
-            self.handle
-                .record
-                .send_modify(|record| record.restarted(cause));
+            self.handle.note(|record, _| record.restarted(cause));
         }
         Ok((kubelet, turn))
     }
@@ -167,7 +165,7 @@ impl PluginInstance {
 
     async fn bind(&self, past: &mut Past) -> Result<(OwnSocket, Before), BindError> {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
-        self.handle.entered(State::Binding);
+        self.entered(Step::Binding);
         let bound = OwnSocket::bind(self.dir.socket(endpoint)).await;
         match &bound {
             Ok(_) => debug!(%resource, %endpoint, "Starting to listen"),
@@ -189,13 +187,18 @@ impl PluginInstance {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
         if quiet {
             drop(turn.take());
-            self.handle.entered(State::Quiet);
+            self.entered(Step::Quiet);
             debug!(%resource, "quiet: the kubelet may be taking leave of a predecessor");
             sleep(QUIET).await;
+            self.entered(Step::Registering);
             self.hold_what_pods_hold().await;
             turn = self.turn().await;
         }
-        self.handle.entered(State::Registering);
+        let checkpoint_before = self.checkpoint.version();
+        self.handle.note(|record, now| {
+            record.checkpoint_before = checkpoint_before;
+            record.entered(Step::Registering, now);
+        });
         let registering = async {
             trace!(%resource, %endpoint, "Registration.register");
             let mut peers = server.peers();
@@ -239,10 +242,7 @@ impl PluginInstance {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
         let devices = self.handle.offer.now().devices().len();
         info!(%resource, %endpoint, devices, "registered");
-        let now = SystemTime::now();
-        self.handle
-            .record
-            .send_modify(|record| record.registered(now));
+        self.handle.note(Record::registered);
         let opened = Instant::now();
         let mut under = Succession::new(past.tried, opened);
         let mut peers = server.peers();
@@ -270,11 +270,10 @@ impl PluginInstance {
         let lived = opened.elapsed();
         if ended {
             past.lost_stream();
-            let now = SystemTime::now();
-            self.handle
-                .record
-                .send_modify(|record| record.stream_ended(now));
+            self.handle.note(Record::stream_ended);
             warn!(%resource, seconds = lived.as_secs(), "the stream ended: starting over");
+        } else {
+            self.entered(Step::Leaving);
         }
         lived
     }

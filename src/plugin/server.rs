@@ -30,6 +30,9 @@ const CALLS_END_WITHIN: Duration = Duration::from_secs(1);
 /// Nothing is left to wait for by then but our own tasks.
 const TASKS_END_WITHIN: Duration = Duration::from_millis(500);
 
+/// For the lock on the directory, to remove the socket.
+const LOCK_WITHIN: Duration = Duration::from_millis(500);
+
 /// A socket that is served. [`Server::leave`] ends it in order; dropping it ends it at once.
 pub struct Server {
     socket: OwnSocket,
@@ -131,6 +134,6 @@ impl Server {
                 error!("a connection outlives its plugin");
             }
         }
-        self.socket.remove().await;
+        self.socket.remove(LOCK_WITHIN).await;
     }
 }

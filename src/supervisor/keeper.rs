@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
@@ -39,7 +39,7 @@ pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: Cancellation
         let over = stop.child_token();
         let outcome = tokio::select! {
             outcome = caught(plugin.run(&mut past, &over)) => outcome,
-            never = end_when_told(&mut offer, &resource, &handle, &over) => never,
+            never = end_when_told(&mut offer, &handle, &resource, &over) => never,
         };
         if stop.is_cancelled() {
             break;
@@ -58,41 +58,53 @@ pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: Cancellation
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
             () = another(&mut kubelet, past.tried) => tries.start_over(),
-            Ok(_) = offer.wait_for(|offer| !offer.resource().registers_like(&resource)) => {
-                tries = Tries::default();
-            }
+            () = reconfigured(&mut offer, &handle, &resource) => tries = Tries::default(),
         }
     }
 }
 
-/// Ends the run once the configuration says something that is told at the registration only, or the kubelet
-/// forgot it.
+/// Waits until the configuration says something that is told at the registration only.
+async fn reconfigured(
+    offer: &mut watch::Receiver<Arc<Offer>>,
+    handle: &PluginHandle,
+    resource: &Resource,
+) {
+    // Never closed: the handle is ours.
+    let _ = offer
+        .wait_for(|offer| !offer.resource().registers_like(resource))
+        .await;
+    info!(resource = %resource.name, "other options or another socket: starting over");
+    handle.note(|record, _| record.restarted(Cause::Configuration));
+}
+
+/// Ends the run once it must register something else, or the kubelet forgot it.
 async fn end_when_told<T>(
     offer: &mut watch::Receiver<Arc<Offer>>,
-    resource: &Resource,
     handle: &PluginHandle,
+    resource: &Resource,
     over: &CancellationToken,
 ) -> T {
-    let differs = |offer: &Arc<Offer>| !offer.resource().registers_like(resource);
-    let cause = tokio::select! {
-        // Never closed: the handle is ours.
-        _ = offer.wait_for(differs) => {
-            info!(resource = %resource.name, "other options or another socket: starting over");
-            Cause::Configuration
+    tokio::select! {
+        () = reconfigured(offer, handle, resource) => {}
+        () = handle.forgotten.notified() => {
+            handle.note(|record, _| record.restarted(Cause::Checkpoint));
         }
-        () = handle.forgotten.notified() => Cause::Checkpoint,
-    };
-    handle.record.send_modify(|record| record.restarted(cause));
+    }
     over.cancel();
     std::future::pending().await
 }
 
 /// Notes a run that failed.
 fn note(handle: &PluginHandle, outcome: &Outcome) {
-    let now = SystemTime::now();
-    handle.record.send_modify(|record| match outcome {
+    handle.note(|record, now| match outcome {
         Ok(Ok(_)) => {}
-        Ok(Err(error)) => record.failed(error.to_string(), error.registration(), now),
+        Ok(Err(error)) => {
+            let way_out = match error {
+                RunError::Bind(BindError::Taken) => "; another PLUGIN_NAME is the way out",
+                _ => "",
+            };
+            record.failed(format!("{error}{way_out}"), error.registration(), now);
+        }
         Err(panic) => {
             record.failed(format!("a bug: {panic}"), None, now);
             record.restarted(Cause::Panic);

@@ -10,11 +10,11 @@ use crate::checkpoint::CheckpointFile;
 use crate::plugin::PluginHandle;
 
 /// Looks into the checkpoint again and again. Where it cannot be read, it tells nothing.
-pub async fn look_again_and_again<T>(
+pub async fn look_again_and_again(
     plugins: watch::Receiver<Arc<[PluginHandle]>>,
     checkpoint: CheckpointFile,
     every: Duration,
-) -> T {
+) {
     loop {
         sleep(every).await;
         if let Ok(written) = checkpoint.read().await {

@@ -15,6 +15,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
 use crate::checkpoint::{Checkpoint, CheckpointFile, Written};
@@ -93,6 +94,11 @@ impl Supervisor {
         self.plugins.present.subscribe()
     }
 
+    /// Follows the looks at the plugin dir: a reason to look at something else, too.
+    pub fn looks(&self) -> watch::Receiver<Sight> {
+        self.plugins.kubelet.clone()
+    }
+
     /// The kubelet's checkpoint, as everybody here reads it.
     pub fn checkpoint(&self) -> CheckpointFile {
         self.plugins.checkpoint.clone()
@@ -109,19 +115,21 @@ impl Supervisor {
             self.plugins.checkpoint.clone(),
             self.look_again,
         );
+        // By itself: it may wait in line for the checkpoint while nobody here has time for it.
+        let _looking = AbortOnDropHandle::new(tokio::spawn(looking));
         let watching = self.watcher.run();
-        tokio::pin!(watching, looking);
+        tokio::pin!(watching);
         let ended = loop {
             let read = tokio::select! {
-                read = self.plugins.checkpoint.read() => as_told(read),
                 () = stop.cancelled() => break Ok(()),
+                replaced = &mut watching => break Err(replaced),
+                read = self.plugins.checkpoint.read() => as_told(read),
             };
             let resources = Arc::clone(&configured.borrow_and_update());
             self.plugins.become_these(&resources, &read);
             tokio::select! {
                 () = stop.cancelled() => break Ok(()),
                 replaced = &mut watching => break Err(replaced),
-                never = &mut looking => never,
                 // Never closed: we have a sender ourselves.
                 Ok(()) = configured.changed() => {}
             }

@@ -19,7 +19,7 @@ use simple_device_plugin::kubelet::{Kubelet, Node, Pod, Quantities, Settings};
 use simple_device_plugin::observer::{Observer, Program};
 use simple_device_plugin::offer_handle::OfferHandle;
 use simple_device_plugin::plugin::PluginHandle;
-use simple_device_plugin::record::{Record, State};
+use simple_device_plugin::record::{Record, Step};
 use simple_device_plugin::resource::Resource;
 use simple_device_plugin::supervisor::{Configured, Supervisor};
 use simple_device_plugin::watcher::DirReplaced;
@@ -161,12 +161,10 @@ impl Manager {
         &self.handles[resource].offer
     }
 
-    /// Waits until a resource's plugin stands there.
+    /// Waits until a resource's plugin is at this step of its run.
     #[track_caller]
-    pub fn stands(&self, resource: &str, state: State) -> impl Future<Output = Record> {
-        self.record(resource, state.as_str(), move |record| {
-            record.state == state
-        })
+    pub fn is_at(&self, resource: &str, step: Step) -> impl Future<Output = Record> {
+        self.record(resource, "a step", move |record| record.is_at(step))
     }
 
     /// Waits until a resource's record is like this.

@@ -76,8 +76,10 @@ fn draw(
     let mut text = Vec::new();
     match seen {
         Ok(status) => print(status, wanted, &mut text)?,
+        Err(error) if wanted.json => writeln!(text, "{}", serde_json::json!({"error": error}))?,
         Err(error) => writeln!(text, "error: {error}")?,
     }
+    out.measure();
     out.redraw(&String::from_utf8_lossy(&text))?;
     if !wanted.json && !out.is_live() {
         writeln!(out)?;

@@ -9,6 +9,7 @@ use anstyle::Style;
 use crate::checkpoint::Holder;
 use crate::commands::print::{columns, table};
 use crate::commands::style::{DIM, ODD, PLAIN, STRONG};
+use crate::foreign::foreign;
 use crate::status::{DeviceStatus, ResourceStatus, Status};
 
 /// The program and its resources.
@@ -45,10 +46,17 @@ pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result
 
 fn row(resource: &ResourceStatus, now: SystemTime) -> (Style, String) {
     let (name, state) = (&resource.name, &resource.state);
-    let (since, healthy, held) = (age(&resource.since, now), resource.healthy, resource.held);
+    let (since, healthy, held) = (age(&resource.since, now), resource.healthy, held(resource));
     let devices = healthy + resource.unhealthy;
     let row = format!("{name}\t{state}\t{since}\t{healthy} of {devices}\t{held}");
     (if resource.ready { PLAIN } else { ODD }, row)
+}
+
+/// Where it is not known, no number.
+fn held(resource: &ResourceStatus) -> String {
+    resource
+        .held
+        .map_or("?".to_owned(), |held| held.to_string())
 }
 
 fn waits(resource: &ResourceStatus) -> Option<String> {
@@ -75,16 +83,14 @@ fn mistakes(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Resul
     let Some(config) = &status.config else {
         return Ok(());
     };
-    match &config.mistakes {
-        Some(mistakes) => writeln!(
-            out,
-            "\n{ODD}warning:{ODD:#} {}: {} for {}; what was configured before goes on",
-            config.file,
-            mistakes.what,
-            age(&mistakes.at, now)
-        ),
-        None => Ok(()),
-    }
+    let Some(mistakes) = &config.mistakes else {
+        return Ok(());
+    };
+    let (since, what) = (age(&mistakes.at, now), &mistakes.what);
+    writeln!(
+        out,
+        "\n{ODD}warning:{ODD:#} the config file is refused since {since}, what was configured before goes on: {what}"
+    )
 }
 
 /// One resource and its devices.
@@ -108,7 +114,7 @@ pub fn resource(
             format!("{} ago: {}", age(&error.at, now), error.what),
         ));
     }
-    let (healthy, held) = (resource.healthy, resource.held);
+    let (healthy, held) = (resource.healthy, held(resource));
     let count = healthy + resource.unhealthy;
     rows.push((
         "devices",
@@ -141,7 +147,7 @@ fn device(device: &DeviceStatus) -> (Style, String) {
         numa.join(",")
     };
     let going = if device.going { ", going" } else { "" };
-    let holder = |holder: &Holder| format!("{}/{}", holder.pod, holder.container);
+    let holder = |holder: &Holder| foreign(&format!("{}/{}", holder.pod, holder.container));
     let held_by: Vec<String> = device.held_by.iter().map(holder).collect();
     let row = format!(
         "{numa}\t{}\t{}{going}\t{}",
@@ -178,5 +184,25 @@ fn age(at: &str, now: SystemTime) -> String {
         120..7_200 => format!("{}m", seconds / 60),
         7_200..172_800 => format!("{}h", seconds / 3_600),
         _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_short() {
+        let now = humantime::parse_rfc3339("2026-11-21T12:00:00Z").unwrap();
+        for (at, expected) in [
+            ("2026-11-21T12:00:01Z", "0s"),
+            ("2026-11-21T11:58:01Z", "119s"),
+            ("2026-11-21T11:58:00Z", "2m"),
+            ("2026-11-21T10:00:00Z", "2h"),
+            ("2026-11-19T12:00:00Z", "2d"),
+            ("yesterday", "?"),
+        ] {
+            assert_eq!(age(at, now), expected, "{at}");
+        }
     }
 }
