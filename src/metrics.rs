@@ -11,7 +11,7 @@ use crate::device::Health;
 use crate::observer::{PluginView, View};
 use crate::record::{CODES, Cause, Durations, RegistrationResult};
 
-/// The media type of [`text`].
+/// The media type of what [`text()`] makes.
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Before every name.
