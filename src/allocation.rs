@@ -238,10 +238,11 @@ fn each<R, T>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Counted;
     use crate::numa::NumaNodes;
 
     fn devices() -> Devices {
-        Devices::counted("gpu", "w", 3, &NumaNodes::default())
+        Counted::new("gpu", "w", NumaNodes::default()).devices(3)
     }
 
     fn outputs(host_path: Option<&str>) -> Outputs {

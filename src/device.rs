@@ -116,17 +116,6 @@ pub struct Devices {
 pub struct UnknownDevice;
 
 impl Devices {
-    /// `count` healthy devices `<prefix>-<node>-<index>`, dealt over `numa` in turn.
-    pub fn counted(prefix: &str, node: &str, count: usize, numa: &NumaNodes) -> Self {
-        let no_topology: Arc<[u16]> = Arc::new([]);
-        let shared: Vec<Arc<[u16]>> = numa.as_slice().iter().map(|n| Arc::from([*n])).collect();
-        let device = |index| {
-            let numa = numa.turn(index).map_or(&no_topology, |turn| &shared[turn]);
-            Device::new(counted_id(prefix, node, index), index, Arc::clone(numa))
-        };
-        Self::from_list((0..count).map(device).collect())
-    }
-
     /// These devices, each with an ID of its own.
     pub fn from_list(list: Vec<Device>) -> Self {
         let mut by_id: Vec<u32> = (0..).take(list.len()).collect();
@@ -185,9 +174,13 @@ impl Devices {
     }
 }
 
-/// The ID of a counted device.
-fn counted_id(prefix: &str, node: &str, index: usize) -> Box<str> {
-    format!("{prefix}-{node}-{index}").into()
+/// How the devices of a counted resource come about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// IDs are `<prefix>-<node>-<index>`.
+    prefix: String,
+    node: String,
+    numa: NumaNodes,
 }
 
 /// A counted list that the kubelet could not receive.
@@ -198,32 +191,55 @@ pub struct ListTooLarge {
     pub fit: usize,
 }
 
-/// The bytes of the list that [`Devices::counted`] would make, with every device Unhealthy. It is
-/// computed without building it, in a time that does not depend on `count` once the list is too large.
-///
-/// # Errors
-/// When the list is over [`LIST_SIZE_MAX`].
-pub fn counted_list_size(
-    prefix: &str,
-    node: &str,
-    count: usize,
-    numa: &NumaNodes,
-) -> Result<usize, ListTooLarge> {
-    let mut total = 0;
-    let mut digits = 1;
-    let mut next_power: usize = 10;
-    for index in 0..count {
-        if index == next_power {
-            digits += 1;
-            next_power = next_power.saturating_mul(10);
-        }
-        let id = prefix.len() + 1 + node.len() + 1 + digits;
-        total += device_size(id, numa.deal(index).as_slice());
-        if total > LIST_SIZE_MAX {
-            return Err(ListTooLarge { fit: index });
+impl Counted {
+    /// With IDs of this prefix and node, dealt over `numa` in turn.
+    pub fn new(prefix: &str, node: &str, numa: NumaNodes) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            node: node.to_owned(),
+            numa,
         }
     }
-    Ok(total)
+
+    /// So many devices, all healthy.
+    pub fn devices(&self, count: usize) -> Devices {
+        let no_topology: Arc<[u16]> = Arc::new([]);
+        let nodes = self.numa.as_slice().iter();
+        let shared: Vec<Arc<[u16]>> = nodes.map(|node| Arc::from([*node])).collect();
+        let device = |index| {
+            let turn = self.numa.turn(index);
+            let numa = turn.map_or(&no_topology, |turn| &shared[turn]);
+            Device::new(self.id(index), index, Arc::clone(numa))
+        };
+        Devices::from_list((0..count).map(device).collect())
+    }
+
+    fn id(&self, index: usize) -> Box<str> {
+        format!("{}-{}-{index}", self.prefix, self.node).into()
+    }
+
+    /// The bytes of their list, with every device Unhealthy. It is computed without building it, in a time
+    /// that does not depend on `count` once the list is too large.
+    ///
+    /// # Errors
+    /// When the list is over [`LIST_SIZE_MAX`].
+    pub fn list_size(&self, count: usize) -> Result<usize, ListTooLarge> {
+        let mut total = 0;
+        let mut digits = 1;
+        let mut next_power: usize = 10;
+        for index in 0..count {
+            if index == next_power {
+                digits += 1;
+                next_power = next_power.saturating_mul(10);
+            }
+            let id = self.prefix.len() + 1 + self.node.len() + 1 + digits;
+            total += device_size(id, self.numa.deal(index).as_slice());
+            if total > LIST_SIZE_MAX {
+                return Err(ListTooLarge { fit: index });
+            }
+        }
+        Ok(total)
+    }
 }
 
 /// The bytes of one Unhealthy device in a list: the longer of the two words.
@@ -268,7 +284,7 @@ mod tests {
 
     #[test]
     fn ids_are_prefix_node_index() {
-        let devices = Devices::counted("gpu", "worker", 11, &numa("0+2"));
+        let devices = Counted::new("gpu", "worker", numa("0+2")).devices(11);
         assert_eq!(&*devices.as_slice()[10].id, "gpu-worker-10");
         assert_eq!(*devices.as_slice()[1].numa, [2]);
         assert_eq!(devices.get("gpu-worker-9").map(|d| d.index), Some(9));
@@ -277,7 +293,7 @@ mod tests {
 
     #[test]
     fn health_is_set_by_id() {
-        let mut devices = Devices::counted("gpu", "worker", 2, &NumaNodes::default());
+        let mut devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(2);
         assert_eq!(
             devices.set_health("gpu-worker-1", Health::Unhealthy),
             Ok(true)
@@ -296,13 +312,17 @@ mod tests {
     #[test]
     fn too_large_a_list_says_what_fits() {
         let Err(ListTooLarge { fit }) =
-            counted_list_size("gpu", "worker", usize::MAX, &NumaNodes::default())
+            Counted::new("gpu", "worker", NumaNodes::default()).list_size(usize::MAX)
         else {
             panic!("an endless list fits");
         };
-        assert!(counted_list_size("gpu", "worker", fit, &NumaNodes::default()).is_ok());
+        assert!(
+            Counted::new("gpu", "worker", NumaNodes::default())
+                .list_size(fit)
+                .is_ok()
+        );
         assert_eq!(
-            counted_list_size("gpu", "worker", fit + 1, &NumaNodes::default()),
+            Counted::new("gpu", "worker", NumaNodes::default()).list_size(fit + 1),
             Err(ListTooLarge { fit })
         );
     }

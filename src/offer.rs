@@ -143,6 +143,7 @@ fn beside(configured: &Devices, going: Vec<Device>, known: &Devices) -> Devices 
 mod tests {
     use super::*;
     use crate::config::{Config, Environment, Host};
+    use crate::device::Counted;
     use crate::numa::NumaNodes;
 
     fn resource(count: usize) -> Resource {
@@ -152,7 +153,9 @@ mod tests {
         };
         let config = Config::from_variables(&Environment::default(), &host);
         let mut resource = config.unwrap().resources.remove(0);
-        resource.devices = Devices::counted("d", "n", count, &NumaNodes::default()).into();
+        resource.devices = Counted::new("d", "n", NumaNodes::default())
+            .devices(count)
+            .into();
         resource
     }
 
@@ -210,8 +213,9 @@ mod tests {
     fn new_devices_wait_where_the_list_has_no_room_for_all() {
         let large = |prefix: &str| {
             let mut resource = resource(0);
-            resource.devices =
-                Devices::counted(prefix, &"n".repeat(100), 30_000, &NumaNodes::default()).into();
+            resource.devices = Counted::new(prefix, &"n".repeat(100), NumaNodes::default())
+                .devices(30_000)
+                .into();
             resource
         };
         let both = Offer::new(large("a")).reconfigured(large("b"));

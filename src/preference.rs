@@ -202,12 +202,13 @@ struct Usage<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Counted;
     use crate::numa::NumaNodes;
     use proptest::prelude::*;
 
     fn devices(count: usize, numa: &str) -> Devices {
         let numa: NumaNodes = numa.parse().unwrap_or_default();
-        Devices::counted("d", "n", count, &numa)
+        Counted::new("d", "n", numa).devices(count)
     }
 
     fn ids(indexes: &[usize]) -> Vec<String> {

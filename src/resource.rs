@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::allocation::Outputs;
-use crate::device::Devices;
+use crate::device::{Counted, Devices};
 use crate::preference::Policy;
 use crate::resource_name::ResourceName;
 use crate::socket_name::SocketName;
@@ -21,6 +21,8 @@ pub struct Resource {
     pub socket: SocketName,
     /// The devices it starts with.
     pub devices: Arc<Devices>,
+    /// How they come about, unless they are a list.
+    pub counted: Option<Counted>,
     /// How it answers GetPreferredAllocation.
     pub preference: Policy,
     /// What a container gets with its devices.

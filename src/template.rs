@@ -270,6 +270,7 @@ impl Field {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Counted;
     use crate::device::{Detail, Devices};
     use crate::numa::NumaNodes;
 
@@ -360,7 +361,7 @@ mod tests {
                 "{text}"
             );
         }
-        let counted = Devices::counted("d", "n", 1, &NumaNodes::default());
+        let counted = Counted::new("d", "n", NumaNodes::default()).devices(1);
         let device = &counted.as_slice()[0];
         assert_eq!(parsed("{id}{index}{numa}").unwrap().lacking(device), None);
         assert_eq!(

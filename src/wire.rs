@@ -244,7 +244,7 @@ pub fn preferred_ids(response: v1beta1::PreferredAllocationResponse) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::counted_list_size;
+    use crate::device::Counted;
     use crate::numa::NumaNodes;
     use proptest::prelude::*;
     use prost::Message;
@@ -258,13 +258,14 @@ mod tests {
             numa in "((0|1|127|128|1023)(\\+(0|5)){0,2})?",
         ) {
             let numa: NumaNodes = numa.parse().unwrap_or_default();
-            let mut devices = Devices::counted(&prefix, "node", count, &numa);
+            let counted = Counted::new(&prefix, "node", numa);
+            let mut devices = counted.devices(count);
             for index in 0..count {
                 devices.set_health(&format!("{prefix}-node-{index}"), Health::Unhealthy).unwrap();
             }
             let encoded = v1beta1::ListAndWatchResponse::from(&devices).encoded_len();
             prop_assert_eq!(devices.list_size(), encoded);
-            prop_assert_eq!(counted_list_size(&prefix, "node", count, &numa), Ok(encoded));
+            prop_assert_eq!(counted.list_size(count), Ok(encoded));
         }
     }
 }

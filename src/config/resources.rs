@@ -11,7 +11,7 @@ use super::program::Program;
 use super::values;
 use super::variables::ResourceVariables;
 use crate::allocation::{Outputs, Prefixes};
-use crate::device::{Devices, counted_list_size};
+use crate::device::{Counted, Devices};
 use crate::numa::NumaNodes;
 use crate::preference::Policy;
 use crate::resource::{REMOVAL_GRACE_DEFAULT, Resource};
@@ -98,10 +98,12 @@ impl Reader<'_> {
         let devices = self.devices(name.as_ref().ok(), &program.node);
         let preference = self.value(names::PREFERRED_ALLOCATION, str::parse::<Policy>);
         let outputs = self.outputs();
+        let (name, socket, (devices, counted)) = (name?, socket?, devices?);
         Ok(Resource {
-            name: name?,
-            socket: socket?,
-            devices: devices?.into(),
+            name,
+            socket,
+            devices: devices.into(),
+            counted: Some(counted),
             preference: preference?.unwrap_or_default(),
             outputs: outputs?,
             pre_start: false,
@@ -147,7 +149,11 @@ impl Reader<'_> {
         Ok(socket)
     }
 
-    fn devices(&mut self, resource: Option<&ResourceName>, node: &str) -> Result<Devices, Told> {
+    fn devices(
+        &mut self,
+        resource: Option<&ResourceName>,
+        node: &str,
+    ) -> Result<(Devices, Counted), Told> {
         let count = self.value(names::NUMBER_DEVICES, values::count);
         let numa = self.value(names::NUMA_NODES, str::parse::<NumaNodes>);
         let prefix = self.text(names::DEVICE_ID_PREFIX)?;
@@ -160,19 +166,15 @@ impl Reader<'_> {
         let count = count?.unwrap_or(NUMBER_DEVICES_DEFAULT);
         // What is not known for another mistake is taken for nothing: too many are too many still.
         let known_prefix = prefix.as_deref().unwrap_or_default();
-        let known_numa = numa
-            .as_ref()
-            .ok()
-            .and_then(Option::as_ref)
-            .cloned()
-            .unwrap_or_default();
-        counted_list_size(known_prefix, node, count, &known_numa).map_err(|expected| {
+        let known_numa = numa.as_ref().ok().and_then(Option::as_ref).cloned();
+        let counted = Counted::new(known_prefix, node, known_numa.unwrap_or_default());
+        counted.list_size(count).map_err(|expected| {
             let found = self.variables.get(names::NUMBER_DEVICES);
             let value = found.map_or_else(|| count.to_string(), |found| found.value.clone());
             self.mistake(names::NUMBER_DEVICES, &value, expected)
         })?;
-        let (prefix, numa) = (prefix?, numa?.unwrap_or_default());
-        Ok(Devices::counted(&prefix, node, count, &numa))
+        prefix.and(numa)?;
+        Ok((counted.devices(count), counted))
     }
 
     fn outputs(&mut self) -> Result<Outputs, Told> {

@@ -12,7 +12,7 @@ use super::typed::At;
 use crate::allocation::{Outputs, Prefixes};
 use crate::config::resources::{NUMBER_DEVICES_DEFAULT, Told, all};
 use crate::config::values;
-use crate::device::{Detail, Device, Devices, Health, LIST_SIZE_MAX, counted_list_size};
+use crate::device::{Counted, Detail, Device, Devices, Health, LIST_SIZE_MAX};
 use crate::host_paths::AllowedHostPaths;
 use crate::numa::{NUMA_NODE_MAX, NumaNodes};
 use crate::preference::Policy;
@@ -88,11 +88,14 @@ impl Reader<'_, '_> {
         let devices = self.devices(keys, name.as_ref().ok(), taken);
         // What is not known for another mistake is taken for nothing.
         let none = Devices::default();
-        let outputs = self.outputs(keys, devices.as_ref().unwrap_or(&none));
+        let known_devices = devices.as_ref().map_or(&none, |(devices, _)| devices);
+        let outputs = self.outputs(keys, known_devices);
+        let (devices, counted) = devices?;
         Ok(Resource {
             name: name?,
             socket: socket?,
-            devices: devices?.into(),
+            devices: devices.into(),
+            counted,
             preference: keys
                 .preferred_allocation
                 .map_or_else(Policy::default, Into::into),
@@ -151,7 +154,7 @@ impl Reader<'_, '_> {
         keys: &ResourceKeys,
         name: Option<&ResourceName>,
         taken: &mut Taken,
-    ) -> Result<Devices, Told> {
+    ) -> Result<(Devices, Option<Counted>), Told> {
         let numa = self.numa("numaNodes", keys.numa_nodes.as_deref().unwrap_or_default());
         let known_numa = numa.as_deref().ok().unwrap_or_default();
         let (line, count) = match &keys.devices {
@@ -161,7 +164,7 @@ impl Reader<'_, '_> {
             }) => {
                 taken.devices += list.len();
                 let listed = self.list(list, known_numa)?;
-                return numa.map(|_| listed);
+                return numa.map(|_| (listed, None));
             }
             Some(At {
                 value: DevicesKeys::Count(count),
@@ -173,14 +176,16 @@ impl Reader<'_, '_> {
         // Always the resource's own, so that another resource that comes changes no IDs.
         let prefix = prefix.or(name.map(ResourceName::name_part)).ok_or(Told)?;
         let (node, dealt) = (self.common.node, NumaNodes::dealing(known_numa.to_vec()));
-        counted_list_size(prefix, node, count, &dealt)
+        let counted = Counted::new(prefix, node, dealt);
+        counted
+            .list_size(count)
             .map_err(|expected| self.told(line, "devices", Some(&count.to_string()), expected))?;
         taken.devices += count;
         if taken.devices > DEVICES_MAX {
             let expected = format!("at most {DEVICES_MAX} devices, of all resources together");
             return Err(self.told(line, "devices", Some(&count.to_string()), expected));
         }
-        numa.map(|_| Devices::counted(prefix, node, count, &dealt))
+        numa.map(|_| (counted.devices(count), Some(counted)))
     }
 
     fn list(&mut self, list: &[DeviceKeys], numa: &[u16]) -> Result<Devices, Told> {
