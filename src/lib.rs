@@ -10,6 +10,7 @@ pub mod resource_name;
 pub mod socket_name;
 pub mod allocation;
 pub mod preference;
+pub mod selection;
 pub mod resource;
 mod host_paths;
 pub mod config;

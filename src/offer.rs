@@ -4,23 +4,47 @@
 //! pick (`devicemanager/manager.go` looks it up without asking whether it is there). So a device that the
 //! configuration lacks is told as Unhealthy until it is known that nobody has it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::device::{Device, Devices, Health, LIST_SIZE_MAX, UnknownDevice};
+use thiserror::Error;
+
+use crate::device::{Device, Devices, Health, LIST_SIZE_MAX, ListTooLarge};
 use crate::resource::Resource;
 
 /// A resource as it is offered now. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Offer {
     resource: Arc<Resource>,
+    by_hand: ByHand,
     devices: Arc<Devices>,
+}
+
+/// What was set by hand, over the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ByHand {
+    /// How many devices there are.
+    pub count: Option<usize>,
+    /// The health of devices, by ID.
+    pub health: BTreeMap<Box<str>, Health>,
+}
+
+/// Why a count cannot be set by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CountError {
+    /// The configuration names each device.
+    #[error("the devices of this resource are a list, of which there is no other number")]
+    Listed,
+    /// Too many.
+    #[error("expected {0}")]
+    TooMany(#[from] ListTooLarge),
 }
 
 impl Offer {
     /// The resource as configured.
     pub fn new(resource: Resource) -> Self {
         Self {
+            by_hand: ByHand::default(),
             devices: Arc::clone(&resource.devices),
             resource: Arc::new(resource),
         }
@@ -31,7 +55,12 @@ impl Offer {
         &self.resource
     }
 
-    /// The devices as the kubelet is told of them: the configured ones that there is room for, then those
+    /// What was set by hand.
+    pub fn by_hand(&self) -> &ByHand {
+        &self.by_hand
+    }
+
+    /// The devices as the kubelet is told of them: the wanted ones that there is room for, then those
     /// that are going.
     pub fn devices(&self) -> &Arc<Devices> {
         &self.devices
@@ -42,14 +71,22 @@ impl Offer {
         self.devices.as_slice().iter().filter(|device| device.going)
     }
 
-    /// Another configuration of the same resource: what it lacks is going from here on.
+    /// Another configuration of the same resource: what it lacks is going from here on. What was set by hand
+    /// stays, but a count of devices that are a list now.
     #[must_use]
     pub fn reconfigured(&self, resource: Resource) -> Self {
-        let devices = told(&resource.devices, self.devices.as_slice());
-        Self {
-            devices,
-            resource: resource.into(),
-        }
+        let by_hand = ByHand {
+            count: self.by_hand.count.filter(|_| resource.counted.is_some()),
+            health: self.by_hand.health.clone(),
+        };
+        Self::made_of(resource.into(), by_hand, self.devices.as_slice())
+    }
+
+    /// As the configuration says, with nothing set by hand.
+    #[must_use]
+    pub fn as_configured(&self) -> Self {
+        let resource = Arc::clone(&self.resource);
+        Self::made_of(resource, ByHand::default(), self.devices.as_slice())
     }
 
     /// What pods hold of this resource is told from the start, also where the configuration lacks it.
@@ -67,35 +104,54 @@ impl Offer {
         self.knowing(&known.collect::<Vec<_>>())
     }
 
-    /// The same configuration beside what the kubelet may know; health that was set stays.
+    /// With so many devices, by hand: those that are too many are going from here on.
+    ///
+    /// # Errors
+    /// When there cannot be so many.
+    pub fn with_count(&self, count: usize) -> Result<Self, CountError> {
+        let counted = self.resource.counted.as_ref().ok_or(CountError::Listed)?;
+        counted.list_size(count)?;
+        let by_hand = ByHand {
+            count: Some(count),
+            health: self.by_hand.health.clone(),
+        };
+        let resource = Arc::clone(&self.resource);
+        Ok(Self::made_of(resource, by_hand, self.devices.as_slice()))
+    }
+
+    /// With this health of these devices, by hand.
+    #[must_use]
+    pub fn with_health<'a>(&self, ids: impl Iterator<Item = &'a str>, health: Health) -> Self {
+        let mut by_hand = self.by_hand.clone();
+        by_hand.health.extend(ids.map(|id| (id.into(), health)));
+        let resource = Arc::clone(&self.resource);
+        Self::made_of(resource, by_hand, self.devices.as_slice())
+    }
+
+    /// The same beside what the kubelet may know.
     fn knowing(&self, known: &[Device]) -> Self {
-        let mut configured = Arc::clone(&self.resource.devices);
-        let stays = |device: &&Device| !device.going;
-        for device in self.devices.as_slice().iter().filter(stays) {
-            let differs = |known: &Device| known.health != device.health;
-            if configured.get(&device.id).is_some_and(differs) {
-                // It is there: both come of the same configuration.
-                let _ = Arc::make_mut(&mut configured).set_health(&device.id, device.health);
+        Self::made_of(Arc::clone(&self.resource), self.by_hand.clone(), known)
+    }
+
+    fn made_of(resource: Arc<Resource>, by_hand: ByHand, known: &[Device]) -> Self {
+        let mut wanted = match (by_hand.count, &resource.counted) {
+            (Some(count), Some(counted)) => Arc::new(counted.devices(count)),
+            _ => Arc::clone(&resource.devices),
+        };
+        for (id, health) in &by_hand.health {
+            if wanted
+                .get(id)
+                .is_some_and(|device| device.health != *health)
+            {
+                // It is there.
+                let _ = Arc::make_mut(&mut wanted).set_health(id, *health);
             }
         }
         Self {
-            devices: told(&configured, known),
-            resource: Arc::clone(&self.resource),
+            devices: told(&wanted, known),
+            resource,
+            by_hand,
         }
-    }
-
-    /// Sets a device's health; `None` where that changes nothing.
-    ///
-    /// # Errors
-    /// When no device has this ID.
-    pub fn with_health(&self, id: &str, health: Health) -> Result<Option<Self>, UnknownDevice> {
-        let mut devices = Arc::clone(&self.devices);
-        let changed = devices.get(id).is_none_or(|device| device.health != health)
-            && Arc::make_mut(&mut devices).set_health(id, health)?;
-        Ok(changed.then(|| Self {
-            devices,
-            resource: Arc::clone(&self.resource),
-        }))
     }
 }
 
@@ -199,14 +255,56 @@ mod tests {
     }
 
     #[test]
-    fn health_that_was_set_outlives_a_drop() {
+    fn health_that_was_set_outlives_a_drop_and_a_reload() {
         let fewer = Offer::new(resource(3)).reconfigured(resource(2));
-        let ill = fewer
-            .with_health("d-n-0", Health::Unhealthy)
-            .unwrap()
-            .unwrap();
+        let ill = fewer.with_health(["d-n-0", "other"].into_iter(), Health::Unhealthy);
+        assert_eq!(
+            told(&ill),
+            ["d-n-0 Unhealthy", "d-n-1 Healthy", "d-n-2 Unhealthy"]
+        );
         let dropped = ill.without(&BTreeSet::from(["d-n-2"]));
         assert_eq!(told(&dropped), ["d-n-0 Unhealthy", "d-n-1 Healthy"]);
+        let again = dropped.reconfigured(resource(1));
+        assert_eq!(told(&again), ["d-n-0 Unhealthy", "d-n-1 Unhealthy"]);
+        assert_eq!(
+            told(&again.as_configured()),
+            ["d-n-0 Healthy", "d-n-1 Unhealthy"]
+        );
+        assert_eq!(*again.as_configured().by_hand(), ByHand::default());
+    }
+
+    #[test]
+    fn a_count_that_was_set_lies_over_the_configuration() {
+        let mut counted = resource(2);
+        counted.counted = Some(Counted::new("d", "n", NumaNodes::default()));
+        let more = Offer::new(counted.clone()).with_count(3).unwrap();
+        assert_eq!(
+            told(&more),
+            ["d-n-0 Healthy", "d-n-1 Healthy", "d-n-2 Healthy"]
+        );
+        let fewer = more.with_count(1).unwrap();
+        assert_eq!(
+            told(&fewer),
+            ["d-n-0 Healthy", "d-n-1 Unhealthy", "d-n-2 Unhealthy"]
+        );
+        // A reload with another count changes nothing of it.
+        let mut four = resource(4);
+        four.counted.clone_from(&counted.counted);
+        assert_eq!(told(&fewer.reconfigured(four.clone())), told(&fewer));
+        assert_eq!(fewer.reconfigured(four).as_configured().going().count(), 0);
+        let too_many = more.with_count(1_000_000).unwrap_err();
+        assert!(matches!(too_many, CountError::TooMany(_)), "{too_many}");
+        let mut listed = resource(2);
+        listed.counted = None;
+        assert_eq!(
+            Offer::new(listed.clone()).with_count(1).unwrap_err(),
+            CountError::Listed
+        );
+        // A list has no other number.
+        assert_eq!(
+            told(&fewer.reconfigured(listed)),
+            ["d-n-0 Healthy", "d-n-1 Healthy", "d-n-2 Unhealthy"]
+        );
     }
 
     #[test]

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use crate::device::{Device, Health, UnknownDevice};
+use crate::device::{Device, Health};
 use crate::offer::Offer;
 use crate::resource::Resource;
+use crate::selection::{SelectionError, select};
 
 /// The one place where a resource's offer changes. A clone is another handle to the same offer.
 #[derive(Clone, Debug)]
@@ -55,20 +56,35 @@ impl OfferHandle {
         });
     }
 
-    /// Sets a device's health. Where that changes nothing, nothing is sent: every message makes the
-    /// kubelet write its checkpoint.
+    /// Sets something by hand. Where that changes nothing, nothing is sent: every message makes the kubelet
+    /// write its checkpoint.
     ///
     /// # Errors
-    /// When no device has this ID.
-    pub fn set_health(&self, id: &str, health: Health) -> Result<(), UnknownDevice> {
+    /// What `set` has against it; then nothing changed.
+    pub fn set<E>(&self, set: impl FnOnce(&Offer) -> Result<Offer, E>) -> Result<(), E> {
         let mut outcome = Ok(());
-        self.change(|offer| {
-            offer.with_health(id, health).unwrap_or_else(|error| {
+        self.change(|offer| match set(offer) {
+            Ok(changed) => (changed.by_hand() != offer.by_hand()).then_some(changed),
+            Err(error) => {
                 outcome = Err(error);
                 None
-            })
+            }
         });
         outcome
+    }
+
+    /// Sets the health of the devices that are meant (see [`select`]), and returns their IDs.
+    ///
+    /// # Errors
+    /// When no such device is there.
+    pub fn set_health(&self, meant: &str, health: Health) -> Result<Vec<Box<str>>, SelectionError> {
+        let mut ids = Vec::new();
+        self.set(|offer| {
+            let selected = select(offer.devices(), meant)?;
+            ids = selected.iter().map(|device| device.id.clone()).collect();
+            Ok(offer.with_health(ids.iter().map(|id| &**id), health))
+        })?;
+        Ok(ids)
     }
 
     fn change(&self, change: impl FnOnce(&Offer) -> Option<Offer>) {
@@ -95,15 +111,9 @@ mod tests {
         };
         let config = Config::from_variables(&Environment::default(), &host).unwrap();
         let handle = OfferHandle::new(config.resources[0].clone());
-        let offer = handle.subscribe();
+        let mut offer = handle.subscribe();
         let known = offer.borrow().devices().as_slice().to_vec();
-        handle
-            .set_health("simple-device-n-0", Health::Healthy)
-            .unwrap();
-        assert_eq!(
-            handle.set_health("other", Health::Unhealthy),
-            Err(UnknownDevice)
-        );
+        assert!(handle.set_health("other", Health::Unhealthy).is_err());
         handle.reconfigure(&config.resources[0]);
         handle.hold(&known);
         handle.drop_going(&BTreeSet::from(["simple-device-n-0"]));
@@ -112,6 +122,9 @@ mod tests {
             .set_health("simple-device-n-1", Health::Unhealthy)
             .unwrap();
         assert!(offer.has_changed().unwrap());
+        offer.mark_unchanged();
+        handle.set_health("1", Health::Unhealthy).unwrap();
+        assert!(!offer.has_changed().unwrap());
         let devices = Arc::clone(offer.borrow().devices());
         assert_eq!(
             devices.get("simple-device-n-1").unwrap().health,
