@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::checkpoint::{Holder, Known};
 use crate::device::Device;
 use crate::observer::{PluginView, View};
+use crate::offer::{ByHand, Offer};
 use crate::record::{Cause, RegistrationResult};
 
 /// The whole program. Times are of RFC 3339, in UTC.
@@ -101,6 +102,9 @@ pub struct ResourceStatus {
     /// What went wrong last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<Event>,
+    /// What was set by hand, over the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_hand: Option<ByHandStatus>,
     /// Devices that pods can have.
     pub healthy: usize,
     /// Those that they cannot.
@@ -110,6 +114,17 @@ pub struct ResourceStatus {
     /// The devices, where asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<DeviceStatus>>,
+}
+
+/// What was set by hand.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ByHandStatus {
+    /// The number of devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<usize>,
+    /// Of how many devices the health.
+    pub health: usize,
 }
 
 /// One device.
@@ -122,6 +137,9 @@ pub struct DeviceStatus {
     pub health: String,
     /// Its NUMA nodes; none: no topology.
     pub numa: Vec<u16>,
+    /// Whether its health was set by hand.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_hand: bool,
     /// Whether it is being removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub going: bool,
@@ -211,19 +229,29 @@ fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceSta
             what: error.what.clone(),
             at: time(error.at),
         }),
+        by_hand: by_hand(offer.by_hand()),
         healthy,
         unhealthy,
         held: view.held(plugin),
-        devices: with_devices.then(|| devices.iter().map(|d| device(d, known)).collect()),
+        devices: with_devices.then(|| devices.iter().map(|d| device(d, offer, known)).collect()),
     }
 }
 
-fn device(device: &Device, known: Option<&Known>) -> DeviceStatus {
+fn by_hand(by_hand: &ByHand) -> Option<ByHandStatus> {
+    let status = ByHandStatus {
+        devices: by_hand.count,
+        health: by_hand.health.len(),
+    };
+    (*by_hand != ByHand::default()).then_some(status)
+}
+
+fn device(device: &Device, offer: &Offer, known: Option<&Known>) -> DeviceStatus {
     let held = known.and_then(|known| known.held.get(&device.id));
     DeviceStatus {
         id: device.id.to_string(),
         health: device.told_health().as_str().to_owned(),
         numa: device.numa.to_vec(),
+        by_hand: offer.by_hand().health.contains_key(&device.id),
         going: device.going,
         held_by: held.map(|held| held.by.clone()).unwrap_or_default(),
     }

@@ -1,10 +1,12 @@
 //! The control socket: a client asks in one line of JSON, and gets one line of JSON.
 
 pub mod client;
+mod by_hand;
 pub mod server;
 
 use serde::{Deserialize, Serialize};
 
+use crate::device::Health;
 use crate::status::Status;
 
 /// What a client asks for.
@@ -20,6 +22,46 @@ pub enum Request {
         #[serde(default)]
         devices: bool,
     },
+    /// Another health, by hand.
+    Health {
+        /// Of this resource.
+        resource: String,
+        /// Of these devices: IDs, indexes, ranges, or all (see [`crate::selection`]).
+        devices: String,
+        /// This one.
+        health: HealthWord,
+    },
+    /// Another number of devices, by hand.
+    Devices {
+        /// Of this resource.
+        resource: String,
+        /// So many.
+        count: usize,
+    },
+    /// Back to what the configuration says.
+    Config {
+        /// Of this resource.
+        resource: String,
+    },
+}
+
+/// A device's health.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HealthWord {
+    /// Can be given to pods.
+    Healthy,
+    /// Cannot.
+    Unhealthy,
+}
+
+impl From<HealthWord> for Health {
+    fn from(word: HealthWord) -> Self {
+        match word {
+            HealthWord::Healthy => Self::Healthy,
+            HealthWord::Unhealthy => Self::Unhealthy,
+        }
+    }
 }
 
 /// What it gets.
@@ -28,6 +70,8 @@ pub enum Request {
 pub enum Reply {
     /// What it asked for.
     Status(Box<Status>),
+    /// It is done: what now is, in words.
+    Done(String),
     /// Why it gets nothing.
     Error(String),
 }

@@ -18,12 +18,13 @@ use crate::backoff::Backoff;
 use crate::connections::is_trusted;
 use crate::foreign::foreign;
 use crate::guests::{self, Asked};
-use crate::observer::{Observer, PluginView, View};
+use crate::observer::{Observer, View};
 use crate::own_socket::{BindError, OwnSocket};
+use crate::plugin::PluginHandle;
 use crate::status::{Status, Wanted};
 use crate::watcher::Sight;
 
-use super::{Reply, Request};
+use super::{Reply, Request, by_hand};
 
 const CONNECTIONS_MAX: usize = 8;
 
@@ -162,6 +163,41 @@ impl Answers {
     async fn reply(&self, request: Request) -> Reply {
         match request {
             Request::Status { resource, devices } => self.status(resource, devices).await,
+            Request::Health {
+                resource,
+                devices,
+                health,
+            } => self.set(&resource, |plugin| {
+                by_hand::health(plugin, &devices, health.into())
+            }),
+            Request::Devices { resource, count } => {
+                self.set(&resource, |plugin| by_hand::devices(plugin, count))
+            }
+            Request::Config { resource } => {
+                self.set(&resource, |plugin| Ok(by_hand::config(plugin)))
+            }
+        }
+    }
+
+    /// Sets something of one resource.
+    fn set(
+        &self,
+        resource: &str,
+        set: impl FnOnce(&PluginHandle) -> Result<String, String>,
+    ) -> Reply {
+        let present = Arc::clone(&self.observer.present.borrow());
+        let is_meant =
+            |plugin: &&PluginHandle| plugin.offer.now().resource().name.as_str() == resource;
+        let Some(plugin) = present.iter().find(is_meant) else {
+            let offers = present.iter().map(|plugin| plugin.offer.now());
+            return no_resource(
+                resource,
+                offers.map(|offer| offer.resource().name.to_string()),
+            );
+        };
+        match set(plugin) {
+            Ok(done) => Reply::Done(done),
+            Err(error) => Reply::Error(format!("{resource}: {error}")),
         }
     }
 
@@ -188,19 +224,26 @@ fn status(view: &View, resource: Option<&str>, devices: bool) -> Reply {
     };
     let status = Status::of(view, wanted);
     match resource {
-        Some(name) if status.resources.is_empty() => {
-            let names: Vec<&str> = view.plugins.iter().map(PluginView::name).collect();
-            let names = match &*names {
-                [] => "none".to_owned(),
-                few if few.len() <= NAMES_TOLD => few.join(", "),
-                many => format!(
-                    "{} and {} more",
-                    many[..NAMES_TOLD].join(", "),
-                    many.len() - NAMES_TOLD
-                ),
-            };
-            Reply::Error(format!("no resource {}; there are: {names}", foreign(name)))
-        }
+        Some(name) if status.resources.is_empty() => no_resource(
+            name,
+            view.plugins.iter().map(|plugin| plugin.name().to_owned()),
+        ),
         _ => Reply::Status(Box::new(status)),
     }
+}
+
+fn no_resource(name: &str, names: impl Iterator<Item = String>) -> Reply {
+    let names: Vec<String> = names.collect();
+    let there_are = match &*names {
+        [] => "none".to_owned(),
+        few if few.len() <= NAMES_TOLD => few.join(", "),
+        many => {
+            let (told, more) = many.split_at(NAMES_TOLD);
+            format!("{} and {} more", told.join(", "), more.len())
+        }
+    };
+    Reply::Error(format!(
+        "no resource {}; there are: {there_are}",
+        foreign(name)
+    ))
 }

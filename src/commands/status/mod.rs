@@ -63,7 +63,7 @@ fn ask(socket: &Path, wanted: &Wanted) -> anyhow::Result<Status> {
     };
     match client::ask(socket, &request)? {
         Reply::Status(status) => Ok(*status),
-        Reply::Error(error) => bail!(error),
+        Reply::Done(_) | Reply::Error(_) => bail!("not the answer to what was asked"),
     }
 }
 

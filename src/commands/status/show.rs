@@ -32,11 +32,19 @@ pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result
         let rows = status.resources.iter().map(|resource| row(resource, now));
         table(out, "RESOURCE\tSTATE\tFOR\tHEALTHY\tHELD", rows)?;
     }
-    let waiting: Vec<String> = status.resources.iter().filter_map(waits).collect();
-    if !waiting.is_empty() {
+    let waiting = status.resources.iter().filter_map(waits);
+    let by_hand = status.resources.iter().filter_map(|resource| {
+        Some(format!(
+            "{} has by hand: {}",
+            resource.name,
+            by_hand(resource)?
+        ))
+    });
+    let notes: Vec<String> = waiting.chain(by_hand).collect();
+    if !notes.is_empty() {
         writeln!(out)?;
     }
-    for line in waiting {
+    for line in notes {
         writeln!(out, "{line}")?;
     }
     writeln!(out)?;
@@ -65,6 +73,15 @@ fn waits(resource: &ResourceStatus) -> Option<String> {
         resource.name,
         resource.waits_for.as_ref()?
     ))
+}
+
+/// What was set by hand.
+fn by_hand(resource: &ResourceStatus) -> Option<String> {
+    let by_hand = resource.by_hand.as_ref()?;
+    let devices = by_hand.devices.map(|count| format!("{count} devices"));
+    let health = (by_hand.health > 0).then(|| format!("the health of {}", by_hand.health));
+    let both: Vec<String> = devices.into_iter().chain(health).collect();
+    Some(both.join(", "))
 }
 
 /// From when it is that devices are said to be held.
@@ -106,6 +123,9 @@ pub fn resource(
     if let Some(waits_for) = &resource.waits_for {
         rows.push(("not ready", waits_for.clone()));
     }
+    if let Some(by_hand) = by_hand(resource) {
+        rows.push(("by hand", by_hand));
+    }
     rows.push(("registrations", counts(&resource.registrations)));
     rows.push(("restarts", counts(&resource.restarts)));
     if let Some(error) = &resource.last_error {
@@ -146,11 +166,12 @@ fn device(device: &DeviceStatus) -> (Style, String) {
     } else {
         numa.join(",")
     };
+    let by_hand = if device.by_hand { ", by hand" } else { "" };
     let going = if device.going { ", going" } else { "" };
     let holder = |holder: &Holder| foreign(&format!("{}/{}", holder.pod, holder.container));
     let held_by: Vec<String> = device.held_by.iter().map(holder).collect();
     let row = format!(
-        "{numa}\t{}\t{}{going}\t{}",
+        "{numa}\t{}\t{}{by_hand}{going}\t{}",
         device.id,
         device.health,
         held_by.join(" ")
