@@ -204,7 +204,8 @@ async fn starts_over_once_when_the_checkpoint_lacks_it() {
     write_checkpoint(dir.path(), &[b]);
     let times = |count| move |record: &Record| record.restarts[Cause::Checkpoint as usize] == count;
     manager.record(A, "a new start", times(1)).await;
-    manager.is_at(A, Step::Registered).await;
+    let again = |record: &Record| record.registrations[0] == 2;
+    manager.record(A, "another registration", again).await;
     // Many looks later.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(kubelet.registered.borrow()[A], 2);
@@ -369,7 +370,7 @@ async fn the_status_tells_of_every_device_and_who_holds_it() {
             serde_json::json!([
                 {"id": "simple-device-n-0", "health": "Healthy", "numa": [0],
                  "heldBy": [{"pod": "p", "container": "main"}]},
-                {"id": "simple-device-n-1", "health": "Unhealthy", "numa": [1]},
+                {"id": "simple-device-n-1", "health": "Unhealthy", "numa": [1], "byHand": true},
             ]),
         ),
     ] {

@@ -78,7 +78,10 @@ fn waits(resource: &ResourceStatus) -> Option<String> {
 /// What was set by hand.
 fn by_hand(resource: &ResourceStatus) -> Option<String> {
     let by_hand = resource.by_hand.as_ref()?;
-    let devices = by_hand.devices.map(|count| format!("{count} devices"));
+    let devices = by_hand.devices.map(|count| match count {
+        1 => "1 device".to_owned(),
+        count => format!("{count} devices"),
+    });
     let health = (by_hand.health > 0).then(|| format!("the health of {}", by_hand.health));
     let both: Vec<String> = devices.into_iter().chain(health).collect();
     Some(both.join(", "))
