@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -31,7 +31,7 @@ const CONNECTIONS_MAX: usize = 8;
 /// So many resources are named; more are counted.
 const NAMES_TOLD: usize = 8;
 
-/// Answers are made so many at a time: they can be large.
+/// Answers are made and sent so many at a time: they can be large.
 const MADE_AT_A_TIME: usize = 2;
 
 /// The request has come by then, or its connection ends.
@@ -140,16 +140,29 @@ async fn converse(mut stream: UnixStream, asked: Asked, answers: Answers) {
         Ok(Err(_)) | Err(_) => return,
     };
     asked.note();
-    let reply = match request {
-        Ok(request) => answers.reply(request).await,
-        Err(error) => Reply::Error(format!("not a request: {}", foreign(&error.to_string()))),
+    let answer = match request {
+        Ok(request) => answers.answer_to(request).await,
+        Err(error) => {
+            Reply::Error(format!("not a request: {}", foreign(&error.to_string()))).into()
+        }
     };
-    let Ok(mut text) = serde_json::to_vec(&reply) else {
-        return;
-    };
-    text.push(b'\n');
-    if let Err(error) = write.write_all(&text).await {
+    if let Err(error) = write.write_all(&answer.text).await {
         debug!(%error, "nobody waits for the answer on the control socket");
+    }
+}
+
+/// A line of JSON. A large one keeps its place until it is sent, or given up.
+struct Answer {
+    text: Vec<u8>,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        // Cannot fail: there are no keys but texts.
+        let mut text = serde_json::to_vec(&reply).unwrap_or_default();
+        text.push(b'\n');
+        Self { text, _place: None }
     }
 }
 
@@ -160,9 +173,9 @@ struct Answers {
 }
 
 impl Answers {
-    async fn reply(&self, request: Request) -> Reply {
+    async fn answer_to(&self, request: Request) -> Answer {
         match request {
-            Request::Status { resource, devices } => self.status(resource, devices).await,
+            Request::Status { resource, devices } => return self.status(resource, devices).await,
             Request::Health {
                 resource,
                 devices,
@@ -177,6 +190,7 @@ impl Answers {
                 self.set(&resource, |plugin| Ok(by_hand::config(plugin)))
             }
         }
+        .into()
     }
 
     /// Sets something of one resource.
@@ -202,17 +216,17 @@ impl Answers {
     }
 
     /// Made beside everything else that runs.
-    async fn status(&self, resource: Option<String>, devices: bool) -> Reply {
+    async fn status(&self, resource: Option<String>, devices: bool) -> Answer {
         // Never closed, so there is always one.
         let place = Arc::clone(&self.places).acquire_owned().await;
         let view = self.observer.look().await;
-        let made = tokio::task::spawn_blocking(move || {
-            // It goes with the work, which goes on though its guest may have had to go.
-            let _place = place;
-            status(&view, resource.as_deref(), devices)
+        // The place goes with the work, which goes on though its guest may have had to go.
+        let making = tokio::task::spawn_blocking(move || Answer {
+            _place: place.ok(),
+            ..status(&view, resource.as_deref(), devices).into()
         });
-        made.await
-            .unwrap_or_else(|_| Reply::Error("a bug: see the log of the program".to_owned()))
+        let made = making.await;
+        made.unwrap_or_else(|_| Reply::Error("a bug: see the log of the program".to_owned()).into())
     }
 }
 
