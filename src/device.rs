@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::numa::NumaNodes;
@@ -11,7 +13,8 @@ use crate::numa::NumaNodes;
 pub const LIST_SIZE_MAX: usize = 4 * 1024 * 1024;
 
 /// Health as the kubelet knows it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Health {
     /// Counts as allocatable.
     Healthy,

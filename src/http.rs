@@ -206,7 +206,7 @@ impl AsRef<[u8]> for Large {
 
 fn status(view: &View) -> String {
     // Cannot fail: there are no keys but texts.
-    serde_json::to_string(&Status::of(view, Wanted::All)).unwrap_or_default()
+    serde_json::to_string(&Status::of(view, &Wanted::All)).unwrap_or_default()
 }
 
 fn plain(status: StatusCode, text: impl Into<Bytes>) -> Answer {

@@ -149,22 +149,23 @@ pub struct DeviceStatus {
 }
 
 /// Whose devices are wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wanted<'a> {
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Wanted {
     /// Nobody's.
     None,
     /// Everybody's.
     All,
     /// This resource's, and nothing of others.
-    Of(&'a str),
+    Of(String),
 }
 
 impl Status {
     /// What was seen.
-    pub fn of(view: &View, wanted: Wanted) -> Self {
+    pub fn of(view: &View, wanted: &Wanted) -> Self {
         let program = &view.program;
         let is_wanted = |plugin: &&PluginView| match wanted {
-            Wanted::Of(name) => plugin.name() == name,
+            Wanted::Of(name) => plugin.name() == *name,
             Wanted::None | Wanted::All => true,
         };
         let resources = view.plugins.iter().filter(is_wanted);
@@ -186,7 +187,7 @@ impl Status {
                 error: view.checkpoint.as_ref().err().cloned(),
             },
             resources: resources
-                .map(|plugin| resource(view, plugin, wanted != Wanted::None))
+                .map(|plugin| resource(view, plugin, *wanted != Wanted::None))
                 .collect(),
         }
     }

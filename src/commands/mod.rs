@@ -19,7 +19,7 @@ use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueP
 use clap::{Parser, Subcommand};
 
 use crate::config::{Environment, Logs, control_socket};
-use crate::control::{HealthWord, Request};
+use crate::control::Request;
 use crate::host::this_machine;
 use crate::kubelet::{Behaviour, Settings, TopologyPolicy};
 use crate::logging;
@@ -65,27 +65,8 @@ enum Command {
         #[arg(long)]
         watch: bool,
     },
-    /// Set the health of devices of the program that runs here, until `config` or a restart
-    Health {
-        /// The resource's name
-        resource: String,
-        /// IDs, indexes or ranges of indexes, comma-separated, as in 0,2-3; or all
-        devices: String,
-        #[arg(value_parser = health())]
-        health: HealthWord,
-    },
-    /// Set how many devices a resource of the program that runs here has, until `config` or a restart
-    Devices {
-        /// The resource's name
-        resource: String,
-        /// How many; those that are too many go once no pod holds them
-        count: usize,
-    },
-    /// Take back what was set by hand for a resource of the program that runs here
-    Config {
-        /// The resource's name
-        resource: String,
-    },
+    #[command(flatten)]
+    Ask(Request),
     /// Run it all on an embedded kubelet in a directory of its own: register, give devices to a pod,
     /// restart the kubelet
     Demo {
@@ -114,13 +95,6 @@ fn behaviour() -> impl TypedValueParser<Value = Behaviour> {
     PossibleValuesParser::new(["1.36", "newer"]).map(|name| match &*name {
         "newer" => Behaviour::Newer,
         _ => Behaviour::V1_36,
-    })
-}
-
-fn health() -> impl TypedValueParser<Value = HealthWord> {
-    PossibleValuesParser::new(["healthy", "unhealthy"]).map(|word| match &*word {
-        "healthy" => HealthWord::Healthy,
-        _ => HealthWord::Unhealthy,
     })
 }
 
@@ -162,24 +136,7 @@ impl Cli {
                 };
                 status::run(control_socket(&environment)?, &wanted, out)
             }
-            Some(Command::Health {
-                resource,
-                devices,
-                health,
-            }) => {
-                let request = Request::Health {
-                    resource,
-                    devices,
-                    health,
-                };
-                by_hand::run(control_socket(&environment)?, &request, out)
-            }
-            Some(Command::Devices { resource, count }) => {
-                let request = Request::Devices { resource, count };
-                by_hand::run(control_socket(&environment)?, &request, out)
-            }
-            Some(Command::Config { resource }) => {
-                let request = Request::Config { resource };
+            Some(Command::Ask(request)) => {
                 by_hand::run(control_socket(&environment)?, &request, out)
             }
             Some(Command::Demo { hold }) => {

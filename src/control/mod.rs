@@ -4,64 +4,41 @@ pub mod client;
 mod by_hand;
 pub mod server;
 
+use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
 use crate::device::Health;
-use crate::status::Status;
+use crate::status::{Status, Wanted};
 
 /// What a client asks for.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Subcommand, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Request {
-    /// The status: of all, without or with devices, or of one resource with its devices.
-    Status {
-        /// Of this resource alone.
-        #[serde(default)]
-        resource: Option<String>,
-        /// With the devices of all.
-        #[serde(default)]
-        devices: bool,
-    },
-    /// Another health, by hand.
+    /// How it stands.
+    #[command(skip)]
+    Status(Wanted),
+    /// Set the health of devices of the program that runs here, until `config` or a restart
     Health {
-        /// Of this resource.
+        /// The resource's name
         resource: String,
-        /// Of these devices: IDs, indexes, ranges, or all (see [`crate::selection`]).
+        /// IDs, indexes or ranges of indexes, comma-separated, as in 0,2-3; or all
         devices: String,
-        /// This one.
-        health: HealthWord,
+        /// The health that the kubelet is told
+        #[arg(hide_possible_values = true, value_name = "healthy|unhealthy")]
+        health: Health,
     },
-    /// Another number of devices, by hand.
+    /// Set how many devices a resource of the program that runs here has, until `config` or a restart
     Devices {
-        /// Of this resource.
+        /// The resource's name
         resource: String,
-        /// So many.
+        /// How many; those that are too many go once no pod holds them
         count: usize,
     },
-    /// Back to what the configuration says.
+    /// Take back what was set by hand for a resource of the program that runs here
     Config {
-        /// Of this resource.
+        /// The resource's name
         resource: String,
     },
-}
-
-/// A device's health.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HealthWord {
-    /// Can be given to pods.
-    Healthy,
-    /// Cannot.
-    Unhealthy,
-}
-
-impl From<HealthWord> for Health {
-    fn from(word: HealthWord) -> Self {
-        match word {
-            HealthWord::Healthy => Self::Healthy,
-            HealthWord::Unhealthy => Self::Unhealthy,
-        }
-    }
 }
 
 /// What it gets.

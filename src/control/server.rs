@@ -175,13 +175,13 @@ struct Answers {
 impl Answers {
     async fn answer_to(&self, request: Request) -> Answer {
         match request {
-            Request::Status { resource, devices } => return self.status(resource, devices).await,
+            Request::Status(wanted) => return self.status(wanted).await,
             Request::Health {
                 resource,
                 devices,
                 health,
             } => self.set(&resource, |plugin| {
-                by_hand::health(plugin, &devices, health.into())
+                by_hand::health(plugin, &devices, health)
             }),
             Request::Devices { resource, count } => {
                 self.set(&resource, |plugin| by_hand::devices(plugin, count))
@@ -216,29 +216,24 @@ impl Answers {
     }
 
     /// Made beside everything else that runs.
-    async fn status(&self, resource: Option<String>, devices: bool) -> Answer {
+    async fn status(&self, wanted: Wanted) -> Answer {
         // Never closed, so there is always one.
         let place = Arc::clone(&self.places).acquire_owned().await;
         let view = self.observer.look().await;
         // The place goes with the work, which goes on though its guest may have had to go.
         let making = tokio::task::spawn_blocking(move || Answer {
             _place: place.ok(),
-            ..status(&view, resource.as_deref(), devices).into()
+            ..status(&view, &wanted).into()
         });
         let made = making.await;
         made.unwrap_or_else(|_| Reply::Error("a bug: see the log of the program".to_owned()).into())
     }
 }
 
-fn status(view: &View, resource: Option<&str>, devices: bool) -> Reply {
-    let wanted = match resource {
-        Some(name) => Wanted::Of(name),
-        None if devices => Wanted::All,
-        None => Wanted::None,
-    };
+fn status(view: &View, wanted: &Wanted) -> Reply {
     let status = Status::of(view, wanted);
-    match resource {
-        Some(name) if status.resources.is_empty() => no_resource(
+    match wanted {
+        Wanted::Of(name) if status.resources.is_empty() => no_resource(
             name,
             view.plugins.iter().map(|plugin| plugin.name().to_owned()),
         ),

@@ -11,7 +11,7 @@ use anyhow::bail;
 
 use super::screen::Screen;
 use crate::control::{Reply, Request, client};
-use crate::status::Status;
+use crate::status::{self, Status};
 
 /// Between two looks of `--watch`.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -57,11 +57,12 @@ pub fn run(
 }
 
 fn ask(socket: &Path, wanted: &Wanted) -> anyhow::Result<Status> {
-    let request = Request::Status {
-        resource: wanted.resource.clone(),
-        devices: wanted.json,
+    let devices = match &wanted.resource {
+        Some(resource) => status::Wanted::Of(resource.clone()),
+        None if wanted.json => status::Wanted::All,
+        None => status::Wanted::None,
     };
-    match client::ask(socket, &request)? {
+    match client::ask(socket, &Request::Status(devices))? {
         Reply::Status(status) => Ok(*status),
         Reply::Done(_) | Reply::Error(_) => bail!("not the answer to what was asked"),
     }

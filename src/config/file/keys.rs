@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::typed::At;
+use crate::device::Health;
 
 /// The config file of simple-device-plugin.
 #[derive(Clone, Debug, Deserialize)]
@@ -125,22 +126,12 @@ pub struct DeviceKeys {
     /// Stands for `{path}`.
     pub path: Option<At<String>>,
     /// Healthy unless told.
-    pub health: Option<HealthKey>,
+    pub health: Option<Health>,
     /// All the NUMA nodes that it is near to.
     #[cfg_attr(test, schemars(inner(range(max = 1023))))]
     pub numa: Option<Vec<At<u16>>>,
     /// Each stands for `{<its name>}`.
     pub attributes: Option<Pairs>,
-}
-
-/// A device's health.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-pub enum HealthKey {
-    /// Counts as allocatable.
-    Healthy,
-    /// Stays in capacity, leaves allocatable.
-    Unhealthy,
 }
 
 /// A device file.

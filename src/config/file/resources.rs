@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::keys::{DeviceKeys, DevicesKeys, HealthKey, Pairs, PolicyKey, ResourceKeys};
+use super::keys::{DeviceKeys, DevicesKeys, Pairs, PolicyKey, ResourceKeys};
 use super::mistakes::FileMistakes;
 use super::rules::Rules;
 use super::typed::At;
@@ -241,7 +241,7 @@ impl Reader<'_, '_> {
             attributes: attributes?.unwrap_or_default(),
         };
         Ok(Device {
-            health: keys.health.map_or(Health::Healthy, Into::into),
+            health: keys.health.unwrap_or(Health::Healthy),
             detail: (detail != Detail::default()).then(|| detail.into()),
             ..Device::new(&*keys.id.value, index, numa)
         })
@@ -397,15 +397,6 @@ impl From<PolicyKey> for Policy {
             PolicyKey::Ordered => Self::Ordered,
             PolicyKey::Packed => Self::Packed,
             PolicyKey::Spread => Self::Spread,
-        }
-    }
-}
-
-impl From<HealthKey> for Health {
-    fn from(key: HealthKey) -> Self {
-        match key {
-            HealthKey::Healthy => Self::Healthy,
-            HealthKey::Unhealthy => Self::Unhealthy,
         }
     }
 }
