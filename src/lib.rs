@@ -3,6 +3,7 @@
 
 // Pure: names, devices, decisions. No I/O, no clock, no runtime.
 mod foreign;
+mod grpc_code;
 pub mod numa;
 pub mod device;
 pub mod template;

@@ -8,8 +8,9 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::device::Health;
+use crate::grpc_code::CODES;
 use crate::observer::{PluginView, View};
-use crate::record::{CODES, Cause, Durations, RegistrationResult};
+use crate::record::{Cause, Durations, RegistrationResult};
 
 /// The media type of what [`text()`] makes.
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::checkpoint::Standing;
+use crate::grpc_code::CODES;
 use crate::regular_file::Version;
 
 /// How far a plugin is in its run, in this order.
@@ -126,27 +127,6 @@ impl Cause {
         }
     }
 }
-
-/// The names of gRPC's codes by their numbers, as Go prints them.
-pub const CODES: [&str; 17] = [
-    "OK",
-    "Canceled",
-    "Unknown",
-    "InvalidArgument",
-    "DeadlineExceeded",
-    "NotFound",
-    "AlreadyExists",
-    "PermissionDenied",
-    "ResourceExhausted",
-    "FailedPrecondition",
-    "Aborted",
-    "OutOfRange",
-    "Unimplemented",
-    "Internal",
-    "Unavailable",
-    "DataLoss",
-    "Unauthenticated",
-];
 
 /// How long calls took: how many at most each of [`Self::BOUNDS`], and longer.
 #[derive(Clone, Copy, Debug, Default)]

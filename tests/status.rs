@@ -196,13 +196,19 @@ fn the_socket_is_private_and_goes_with_the_program() {
     other.says("no control socket: trying on; another CONTROL_SOCKET is the way out");
     other.signal(Signal::TERM);
     assert!(other.ends().success());
-    assert!(node.ask(b"{\"status\":\"none\"}\n").starts_with("{\"status\":{"));
+    assert!(
+        node.ask(b"{\"status\":\"none\"}\n")
+            .starts_with("{\"status\":{")
+    );
     fs::remove_file(&node.control).expect("the socket");
     // The plugin dir is looked at when something happens there.
     fs::write(node.path().join("something"), "").expect("a file");
     manager.says("the control socket was removed: making it anew");
     manager.says("listening for commands");
-    assert!(node.ask(b"{\"status\":\"none\"}\n").starts_with("{\"status\":{"));
+    assert!(
+        node.ask(b"{\"status\":\"none\"}\n")
+            .starts_with("{\"status\":{")
+    );
     manager.signal(Signal::TERM);
     assert!(manager.ends().success());
     assert!(!node.control.exists());
@@ -232,7 +238,10 @@ fn the_socket_answers_what_it_is_not_made_for() {
     }
     // More than there are places for: the oldest has to go, and the newest is served.
     let silent: Vec<UnixStream> = (0..20).map(|_| node.connect()).collect();
-    assert!(node.ask(b"{\"status\":\"none\"}\n").starts_with("{\"status\":{"));
+    assert!(
+        node.ask(b"{\"status\":\"none\"}\n")
+            .starts_with("{\"status\":{")
+    );
     for gone in [&silent[0], &silent[19]] {
         // The last one when its time for a request is over.
         let mut rest = Vec::new();
@@ -361,7 +370,10 @@ fn a_socket_that_was_left_behind_is_taken() {
     drop(UnixListener::bind(&node.control).expect("a socket"));
     let manager = Running::manager(node.path(), &node.variables());
     manager.says("listening for commands");
-    assert!(node.ask(b"{\"status\":\"none\"}\n").starts_with("{\"status\":{"));
+    assert!(
+        node.ask(b"{\"status\":\"none\"}\n")
+            .starts_with("{\"status\":{")
+    );
 }
 
 #[test]
