@@ -12,6 +12,7 @@ pub mod socket_name;
 pub mod allocation;
 pub mod preference;
 pub mod selection;
+pub mod fault;
 pub mod resource;
 mod host_paths;
 pub mod config;

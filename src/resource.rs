@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::allocation::Outputs;
 use crate::device::{Counted, Devices};
+use crate::fault::Fault;
 use crate::preference::Policy;
 use crate::resource_name::ResourceName;
 use crate::socket_name::SocketName;
@@ -31,6 +32,8 @@ pub struct Resource {
     pub pre_start: bool,
     /// How long a device that goes stays Unhealthy at least before it is dropped.
     pub removal_grace: Duration,
+    /// What goes wrong with it on purpose.
+    pub faults: Vec<Fault>,
 }
 
 impl Resource {

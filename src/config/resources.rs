@@ -108,6 +108,7 @@ impl Reader<'_> {
             outputs: outputs?,
             pre_start: false,
             removal_grace: REMOVAL_GRACE_DEFAULT,
+            faults: Vec::new(),
         })
     }
 

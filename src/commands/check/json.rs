@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::allocation::{Allocation, DeviceFile, Mount};
 use crate::config::Config;
 use crate::device::Device;
+use crate::fault::{Fault, FaultSpec};
 use crate::resource::Resource;
 
 #[derive(Serialize)]
@@ -31,6 +32,8 @@ struct CheckedResource<'a> {
     removal_grace: f64,
     /// In bytes, of 4 MiB at most.
     list_size: usize,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    faults: Vec<&'a FaultSpec>,
     #[serde(skip_serializing_if = "Option::is_none")]
     one_device_gives: Option<Given>,
 }
@@ -78,6 +81,7 @@ fn resource(resource: &Resource) -> CheckedResource<'_> {
         pre_start: resource.pre_start,
         removal_grace: resource.removal_grace.as_secs_f64(),
         list_size: resource.devices.list_size(),
+        faults: resource.faults.iter().map(Fault::spec).collect(),
         one_device_gives: devices
             .first()
             .map(|first| resource.outputs.of(&[first]).into()),

@@ -69,6 +69,11 @@ fn rows(resource: &Resource) -> Vec<(&'static str, String)> {
     if resource.pre_start {
         rows.push(("pre-start", "yes".to_owned()));
     }
+    let mut label = "faults";
+    for fault in &resource.faults {
+        rows.push((label, fault.spec().to_string()));
+        label = "";
+    }
     let Some(first) = devices.as_slice().first() else {
         return rows;
     };

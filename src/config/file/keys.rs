@@ -8,6 +8,7 @@ use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::typed::At;
 use crate::device::Health;
+use crate::fault::FaultSpec;
 
 /// The config file of simple-device-plugin.
 #[derive(Clone, Debug, Deserialize)]
@@ -85,6 +86,8 @@ pub struct ResourceKeys {
     pub mounts: Option<Vec<MountKeys>>,
     /// Names of CDI devices whose specification is on the node.
     pub cdi_devices: Option<Vec<At<String>>>,
+    /// What goes wrong on purpose.
+    pub faults: Option<Vec<At<FaultSpec>>>,
 }
 
 /// Which free devices a pod gets.
@@ -215,6 +218,7 @@ impl ResourceKeys {
             device_files: self.device_files.or(base.device_files),
             mounts: self.mounts.or(base.mounts),
             cdi_devices: self.cdi_devices.or(base.cdi_devices),
+            faults: self.faults.or(base.faults),
         }
     }
 }

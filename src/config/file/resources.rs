@@ -13,11 +13,13 @@ use crate::allocation::{Outputs, Prefixes};
 use crate::config::resources::{NUMBER_DEVICES_DEFAULT, Told, all};
 use crate::config::values;
 use crate::device::{Counted, Detail, Device, Devices, Health, LIST_SIZE_MAX};
+use crate::fault::{Effect, FAULTS_MAX, Fault, FaultSpec};
 use crate::host_paths::AllowedHostPaths;
 use crate::numa::{NUMA_NODE_MAX, NumaNodes};
 use crate::preference::Policy;
 use crate::resource::Resource;
 use crate::resource_name::ResourceName;
+use crate::selection::select;
 use crate::socket_name::{PluginName, SocketName};
 use crate::template::{Constants, PLACEHOLDERS, is_attribute};
 
@@ -90,6 +92,7 @@ impl Reader<'_, '_> {
         let none = Devices::default();
         let known_devices = devices.as_ref().map_or(&none, |(devices, _)| devices);
         let outputs = self.outputs(keys, known_devices);
+        let faults = self.faults(keys, devices.as_ref().ok().map(|(devices, _)| devices));
         let (devices, counted) = devices?;
         Ok(Resource {
             name: name?,
@@ -102,6 +105,7 @@ impl Reader<'_, '_> {
             outputs: outputs?,
             pre_start: keys.pre_start.unwrap_or_default(),
             removal_grace: self.common.removal_grace,
+            faults: faults?,
         })
     }
 
@@ -330,6 +334,36 @@ impl Reader<'_, '_> {
         outputs.mounts.extend(mounts?);
         outputs.cdi_devices.extend(cdi_devices?);
         Ok(outputs)
+    }
+
+    fn faults(
+        &mut self,
+        keys: &ResourceKeys,
+        devices: Option<&Devices>,
+    ) -> Result<Vec<Fault>, Told> {
+        if let Some(beyond) = keys
+            .faults
+            .as_ref()
+            .and_then(|faults| faults.get(FAULTS_MAX))
+        {
+            let expected = format!("at most {FAULTS_MAX} faults");
+            return Err(self.told(beyond.line, "faults", None, expected));
+        }
+        all(keys.faults.as_deref(), |at| self.fault(at, devices))
+    }
+
+    /// Its devices are judged where those of the resource are known.
+    fn fault(&mut self, at: &At<FaultSpec>, devices: Option<&Devices>) -> Result<Fault, Told> {
+        let words = at.value.to_string();
+        let fault = at.value.clone().fault();
+        let fault = fault.map_err(|error| self.told(at.line, "faults", Some(&words), error))?;
+        if let (Effect::Flap(flap), Some(devices)) = (fault.effect(), devices) {
+            select(devices, &flap.devices).map_err(|error| {
+                let expected = format!("devices that there are: {error}");
+                self.told(at.line, "faults", Some(&words), expected)
+            })?;
+        }
+        Ok(fault)
     }
 
     /// What the prefixes say, by the rules of the variables.

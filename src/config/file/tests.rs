@@ -495,3 +495,87 @@ proptest! {
         }
     }
 }
+
+const ONE: &str = "resources: [{name: example.com/gpu, faults: FAULTS}]";
+
+#[test]
+fn faults_are_said_as_on_the_command_line() {
+    let text = ONE.replace(
+        "FAULTS",
+        "[{rpc: allocate, delay: 10s, probability: 0.5, after: 3, times: 2, seed: 7},
+          {rpc: pre-start, error: UNAVAILABLE, message: no luck}, {rpc: stream},
+          {rpc: registration, for: 90s}, {rpc: health, devices: 0-1, up: 10s, down: 5s, probability: 1}]",
+    );
+    let faults = &resources(&text)[0].faults;
+    let words: Vec<String> = faults
+        .iter()
+        .map(|fault| fault.spec().to_string())
+        .collect();
+    assert_eq!(
+        words,
+        [
+            "allocate --delay 10s --probability 0.5 --after 3 --times 2 --seed 7",
+            "pre-start --error UNAVAILABLE --message 'no luck'",
+            "stream",
+            "registration --for 1m30s",
+            "health 0-1 --up 10s --down 5s --probability 1",
+        ]
+    );
+}
+
+#[test]
+fn wrong_faults_are_told_with_their_lines() {
+    for (faults, expected) in [
+        (
+            "[{rpc: allocate, delay: 61s}]",
+            "delay=\"61s\": expected a time from 1ms to 1m, as in 10s",
+        ),
+        (
+            "[{rpc: allocate, delay: 10}]",
+            "delay=\"10\": expected a time from 1ms to 1m, as in 10s",
+        ),
+        (
+            "[{rpc: allocate}]",
+            "faults=\"allocate\": expected either a delay or an error for allocate",
+        ),
+        (
+            "[{rpc: alocate}]",
+            "rpc=\"alocate\": expected allocate, preferred, pre-start, options, stream, registration or health",
+        ),
+        ("[{delay: 1s}]", "faults: expected the key rpc"),
+        (
+            "[{rpc: stream, when: now}]",
+            "when: expected one of the keys rpc, devices, delay, error, message, for, up, down, probability, after, times, seed",
+        ),
+        (
+            "[{rpc: stream, probability: 1.5}]",
+            "probability=\"1.5\": expected a number from 0 to 1, as in 0.5",
+        ),
+        (
+            "[{rpc: stream, probability: 2}]",
+            "probability=\"2\": expected a number from 0 to 1, as in 0.5",
+        ),
+        (
+            "[{rpc: stream, times: 0}]",
+            "times=\"0\": expected a whole number from 1",
+        ),
+        (
+            "[{rpc: stream, after: x}]",
+            "after=\"x\": expected a whole number",
+        ),
+        (
+            "[{rpc: options, error: OK}]",
+            "error=\"OK\": expected a code of gRPC but OK, as in UNAVAILABLE",
+        ),
+        (
+            "[{rpc: health, devices: 0-2, up: 1s, down: 1s}]",
+            "faults=\"health 0-2 --up 1s --down 1s\": expected devices that there are: no device with the index 2: there are 2, counted from 0",
+        ),
+    ] {
+        let mistakes = told(&format!("\n{}", ONE.replace("FAULTS", faults)));
+        let first = mistakes.lines().next().unwrap_or_default();
+        assert_eq!(first, format!("c.yaml:2: {expected}"), "{faults}");
+    }
+    let many = ONE.replace("FAULTS", &format!("[{}]", "{rpc: stream}, ".repeat(65)));
+    assert!(told(&many).contains("at most 64 faults"), "{}", told(&many));
+}

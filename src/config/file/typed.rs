@@ -126,6 +126,8 @@ fn in_our_words(expected: &str) -> &str {
         "a boolean" => "true or false",
         "a sequence" => "a list",
         "u16" => "a NUMA node from 0 to 1023",
+        "u64" => "a whole number",
+        "a nonzero u64" => "a whole number from 1",
         other => other,
     }
 }
@@ -277,7 +279,7 @@ impl<'de> SeqAccess<'de> for Elements<'de> {
         let next = self.0.next();
         let read = next.map(|(place, node)| {
             seed.deserialize(node)
-                .map_err(|error| error.within(place, None))
+                .map_err(|error| error.of(node).within(place, None))
         });
         read.transpose()
     }
@@ -311,7 +313,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
             .take()
             .ok_or_else(|| de::Error::custom("a value"))?;
         seed.deserialize(value)
-            .map_err(|error| error.within(place, Some(key)))
+            .map_err(|error| error.of(value).within(place, Some(key)))
     }
 }
 
