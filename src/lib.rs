@@ -3,6 +3,7 @@
 
 // Pure: names, devices, decisions. No I/O, no clock, no runtime.
 mod foreign;
+mod lock;
 mod grpc_code;
 pub mod numa;
 pub mod device;
@@ -35,6 +36,7 @@ pub mod watcher;
 // The life of a plugin, and of all of them.
 pub mod record;
 pub mod offer_handle;
+pub mod fault_handle;
 pub mod plugin;
 pub mod supervisor;
 pub mod config_file;

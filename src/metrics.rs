@@ -8,6 +8,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::device::Health;
+use crate::fault::Target;
 use crate::grpc_code::CODES;
 use crate::observer::{PluginView, View};
 use crate::record::{Cause, Durations, RegistrationResult};
@@ -39,6 +40,7 @@ impl Collector for Collected {
         of_devices(&self.0, &mut encoder)?;
         of_lives(&self.0, &mut encoder)?;
         of_allocate(&self.0, &mut encoder)?;
+        of_faults(&self.0, &mut encoder)?;
         of_program(&self.0, &mut encoder)
     }
 }
@@ -129,6 +131,21 @@ fn of_allocate(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error
             &[("resource", plugin.name())],
             plugin.record.allocated_devices,
         )?;
+    }
+    Ok(())
+}
+
+/// Of what has struck, and of what can.
+fn of_faults(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+    let help = "Faults on demand that struck, by what they struck";
+    let mut injected = metric(encoder, "faults_injected", help, MetricType::Counter)?;
+    for plugin in &view.plugins {
+        for (target, count) in std::iter::zip(Target::ALL, plugin.record.faults) {
+            if count > 0 || plugin.faults.threaten(target) {
+                let labels = [("resource", plugin.name()), ("fault", target.as_str())];
+                counter(&mut injected, &labels, count)?;
+            }
+        }
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::{CheckpointFile, Known, Standing, Written};
 use crate::config_file::Reloads;
+use crate::fault::Faults;
 use crate::offer::Offer;
 use crate::record::Record;
 use crate::supervisor::Present;
@@ -73,6 +74,8 @@ pub struct View {
 pub struct PluginView {
     /// What it offers.
     pub offer: Arc<Offer>,
+    /// What goes wrong with it on purpose.
+    pub faults: Faults,
     /// What became of it.
     pub record: Record,
 }
@@ -87,6 +90,7 @@ impl Observer {
         let present = Arc::clone(&self.present.borrow());
         let plugins = present.iter().map(|plugin| PluginView {
             offer: plugin.offer.now(),
+            faults: plugin.faults.now(),
             record: plugin.record.borrow().clone(),
         });
         View {

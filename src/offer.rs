@@ -17,6 +17,7 @@ use crate::resource::Resource;
 pub struct Offer {
     resource: Arc<Resource>,
     by_hand: ByHand,
+    ill: BTreeSet<Box<str>>,
     devices: Arc<Devices>,
 }
 
@@ -45,6 +46,7 @@ impl Offer {
     pub fn new(resource: Resource) -> Self {
         Self {
             by_hand: ByHand::default(),
+            ill: BTreeSet::new(),
             devices: Arc::clone(&resource.devices),
             resource: Arc::new(resource),
         }
@@ -58,6 +60,11 @@ impl Offer {
     /// What was set by hand.
     pub fn by_hand(&self) -> &ByHand {
         &self.by_hand
+    }
+
+    /// The devices that a fault made ill.
+    pub fn ill(&self) -> &BTreeSet<Box<str>> {
+        &self.ill
     }
 
     /// The devices as the kubelet is told of them: the wanted ones that there is room for, then those
@@ -79,14 +86,14 @@ impl Offer {
             count: self.by_hand.count.filter(|_| resource.counted.is_some()),
             health: self.by_hand.health.clone(),
         };
-        Self::made_of(resource.into(), by_hand, self.devices.as_slice())
+        let resource = resource.into();
+        Self::made_of(resource, by_hand, self.ill.clone(), self.devices.as_slice())
     }
 
     /// As the configuration says, with nothing set by hand.
     #[must_use]
     pub fn as_configured(&self) -> Self {
-        let resource = Arc::clone(&self.resource);
-        Self::made_of(resource, ByHand::default(), self.devices.as_slice())
+        self.with(ByHand::default())
     }
 
     /// What pods hold of this resource is told from the start, also where the configuration lacks it.
@@ -115,8 +122,7 @@ impl Offer {
             count: Some(count),
             health: self.by_hand.health.clone(),
         };
-        let resource = Arc::clone(&self.resource);
-        Ok(Self::made_of(resource, by_hand, self.devices.as_slice()))
+        Ok(self.with(by_hand))
     }
 
     /// With this health of these devices, by hand.
@@ -124,33 +130,51 @@ impl Offer {
     pub fn with_health<'a>(&self, ids: impl Iterator<Item = &'a str>, health: Health) -> Self {
         let mut by_hand = self.by_hand.clone();
         by_hand.health.extend(ids.map(|id| (id.into(), health)));
-        let resource = Arc::clone(&self.resource);
-        Self::made_of(resource, by_hand, self.devices.as_slice())
+        self.with(by_hand)
+    }
+
+    /// With these devices ill, and no others, by a fault.
+    #[must_use]
+    pub fn with_ill(&self, ill: BTreeSet<Box<str>>) -> Self {
+        let (resource, by_hand) = (Arc::clone(&self.resource), self.by_hand.clone());
+        Self::made_of(resource, by_hand, ill, self.devices.as_slice())
+    }
+
+    fn with(&self, by_hand: ByHand) -> Self {
+        let (resource, ill) = (Arc::clone(&self.resource), self.ill.clone());
+        Self::made_of(resource, by_hand, ill, self.devices.as_slice())
     }
 
     /// The same beside what the kubelet may know.
     fn knowing(&self, known: &[Device]) -> Self {
-        Self::made_of(Arc::clone(&self.resource), self.by_hand.clone(), known)
+        let (by_hand, ill) = (self.by_hand.clone(), self.ill.clone());
+        Self::made_of(Arc::clone(&self.resource), by_hand, ill, known)
     }
 
-    fn made_of(resource: Arc<Resource>, by_hand: ByHand, known: &[Device]) -> Self {
+    /// What is configured, over it what was set by hand, over that what faults made ill.
+    fn made_of(
+        resource: Arc<Resource>,
+        by_hand: ByHand,
+        ill: BTreeSet<Box<str>>,
+        known: &[Device],
+    ) -> Self {
         let mut wanted = match (by_hand.count, &resource.counted) {
             (Some(count), Some(counted)) => Arc::new(counted.devices(count)),
             _ => Arc::clone(&resource.devices),
         };
-        for (id, health) in &by_hand.health {
-            if wanted
-                .get(id)
-                .is_some_and(|device| device.health != *health)
-            {
+        let by_hand_health = by_hand.health.iter().map(|(id, health)| (id, *health));
+        let ill_health = ill.iter().map(|id| (id, Health::Unhealthy));
+        for (id, health) in by_hand_health.chain(ill_health) {
+            if wanted.get(id).is_some_and(|device| device.health != health) {
                 // It is there.
-                let _ = Arc::make_mut(&mut wanted).set_health(id, *health);
+                let _ = Arc::make_mut(&mut wanted).set_health(id, health);
             }
         }
         Self {
             devices: told(&wanted, known),
             resource,
             by_hand,
+            ill,
         }
     }
 }

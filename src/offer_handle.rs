@@ -87,6 +87,11 @@ impl OfferHandle {
         Ok(ids)
     }
 
+    /// Makes these devices ill, and all others as well as they were.
+    pub fn set_ill(&self, ill: BTreeSet<Box<str>>) {
+        self.change(|offer| (*offer.ill() != ill).then(|| offer.with_ill(ill)));
+    }
+
     fn change(&self, change: impl FnOnce(&Offer) -> Option<Offer>) {
         self.0.send_if_modified(|offer| match change(offer) {
             Some(changed) => {

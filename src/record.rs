@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use crate::checkpoint::Standing;
+use crate::fault::Target;
 use crate::grpc_code::CODES;
 use crate::regular_file::Version;
 
@@ -13,6 +14,8 @@ pub enum Step {
     Starting,
     /// On its way to the kubelet, or in line for it.
     Connecting,
+    /// There is a kubelet, but a fault keeps it from registering.
+    Withheld,
     /// Making its socket.
     Binding,
     /// Leaving the kubelet the time to take leave of a predecessor.
@@ -30,6 +33,7 @@ impl Step {
         match self {
             Self::Starting => "starting",
             Self::Connecting => "connecting",
+            Self::Withheld => "withheld",
             Self::Binding => "binding",
             Self::Quiet => "quiet",
             Self::Registering => "registering",
@@ -42,6 +46,7 @@ impl Step {
         match self {
             Self::Starting => "waits for its start",
             Self::Connecting => "waits for the kubelet",
+            Self::Withheld => "waits for the end of the fault that withholds its registration",
             Self::Binding => "waits for its socket",
             Self::Quiet => "is quiet, as the kubelet may be taking leave of a predecessor",
             Self::Registering | Self::Registered => "waits for the kubelet to open ListAndWatch",
@@ -102,17 +107,20 @@ pub enum Cause {
     Configuration,
     /// The kubelet's checkpoint lacked the resource.
     Checkpoint,
+    /// A fault on demand.
+    Fault,
     /// A bug.
     Panic,
 }
 
 impl Cause {
     /// All of them, each at its number.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Kubelet,
         Self::Stream,
         Self::Configuration,
         Self::Checkpoint,
+        Self::Fault,
         Self::Panic,
     ];
 
@@ -123,6 +131,7 @@ impl Cause {
             Self::Stream => "stream",
             Self::Configuration => "configuration",
             Self::Checkpoint => "checkpoint",
+            Self::Fault => "fault",
             Self::Panic => "panic",
         }
     }
@@ -180,6 +189,8 @@ pub struct Record {
     pub allocate_seconds: Durations,
     /// Devices in answers to Allocate.
     pub allocated_devices: u64,
+    /// Faults that struck, by [`Target`].
+    pub faults: [u64; Target::ALL.len()],
     /// Looks in a row at a checkpoint that lacked it.
     missed: u32,
     /// It started over for that, and no look found it since.
@@ -200,15 +211,16 @@ impl Record {
             allocates: Default::default(),
             allocate_seconds: Durations::default(),
             allocated_devices: 0,
+            faults: Default::default(),
             missed: 0,
             started_over: false,
         }
     }
 
-    /// Another step of its run. As long as tries fail at the same one, it waits on.
+    /// Another step of its run. As long as tries fail at the same one, it waits on, unless a fault is why.
     pub fn entered(&mut self, step: Step, now: SystemTime) {
         self.step = step;
-        if self.waits_at.is_none_or(|at| step > at) {
+        if step == Step::Withheld || self.waits_at.is_none_or(|at| step > at) {
             (self.waits_at, self.since) = (None, now);
         }
     }
@@ -236,10 +248,10 @@ impl Record {
         }
     }
 
-    /// The stream ended by itself: what comes is a new start.
-    pub fn stream_ended(&mut self, now: SystemTime) {
+    /// The stream ended: what comes is a new start.
+    pub fn stream_ended(&mut self, how: &str, now: SystemTime) {
         self.step = Step::Starting;
-        self.failed("the stream ended".to_owned(), None, now);
+        self.failed(how.to_owned(), None, now);
     }
 
     /// Whether it is at this step, and the last try that failed did not come as far.
@@ -269,6 +281,11 @@ impl Record {
     pub fn restarted(&mut self, cause: Cause) {
         self.restarts[cause as usize] += 1;
         self.waits_at = None;
+    }
+
+    /// A fault struck.
+    pub fn struck(&mut self, target: Target) {
+        self.faults[target as usize] += 1;
     }
 
     /// An Allocate was answered with this code of gRPC, and so many devices.
@@ -350,7 +367,7 @@ mod tests {
         record.registered(at(1));
         assert_eq!(stands(&record), ("registered", 1));
         assert_eq!(record.waits_for(), None);
-        record.stream_ended(at(9));
+        record.stream_ended("the stream ended", at(9));
         assert_eq!(stands(&record), ("waiting", 9));
         assert_eq!(record.waits_for().unwrap(), "starts over: the stream ended");
         record.entered(Step::Connecting, at(10));
@@ -374,7 +391,7 @@ mod tests {
         assert_eq!(looks(&mut record, &[Lacking, Lacking]), [false, true]);
         assert_eq!(looks(&mut record, &[Lacking, Lacking]), [false, false]);
         // Seen while it is not registered: by a checkpoint from before.
-        record.stream_ended(at(2));
+        record.stream_ended("the stream ended", at(2));
         assert_eq!(looks(&mut record, &[Listed]), [false]);
         record.registered(at(3));
         assert_eq!(

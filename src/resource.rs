@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::allocation::Outputs;
 use crate::device::{Counted, Devices};
-use crate::fault::Fault;
+use crate::fault::{Fault, Target};
 use crate::preference::Policy;
 use crate::resource_name::ResourceName;
 use crate::socket_name::SocketName;
@@ -42,5 +42,18 @@ impl Resource {
     pub fn registers_like(&self, other: &Self) -> bool {
         let told = |resource: &Self| (resource.pre_start, resource.preference != Policy::None);
         self.socket == other.socket && told(self) == told(other)
+    }
+
+    /// Why the kubelet never makes this call, where it does not.
+    pub fn never_called(&self, target: Target) -> Option<&'static str> {
+        match target {
+            Target::Preferred if self.preference == Policy::None => {
+                Some("preferredAllocation is none, so the kubelet does not ask for it")
+            }
+            Target::PreStart if !self.pre_start => {
+                Some("preStart is false, so the kubelet does not call it")
+            }
+            _ => None,
+        }
     }
 }

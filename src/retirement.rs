@@ -1,7 +1,6 @@
 //! When a device that is going can be dropped from the list without harm to the kubelet.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::device::Devices;
@@ -59,11 +58,6 @@ impl Retirement {
             .filter(move |(_, since)| quiet && passed(**since));
         told.map(|(id, _)| &**id)
     }
-}
-
-/// What is behind the lock is whole between any two statements, so a panic elsewhere spoils nothing.
-pub fn lock(retirement: &Mutex<Retirement>) -> MutexGuard<'_, Retirement> {
-    retirement.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{Holder, Known};
 use crate::device::Device;
+use crate::fault::{Armed, FaultSpec, Target};
 use crate::observer::{PluginView, View};
 use crate::offer::{ByHand, Offer};
 use crate::record::{Cause, RegistrationResult};
@@ -105,6 +106,12 @@ pub struct ResourceStatus {
     /// What was set by hand, over the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by_hand: Option<ByHandStatus>,
+    /// What goes wrong with it on purpose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultStatus>,
+    /// How often that happened, by what it struck; also of faults that are there no more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub faults_injected: BTreeMap<String, u64>,
     /// Devices that pods can have.
     pub healthy: usize,
     /// Those that they cannot.
@@ -127,6 +134,20 @@ pub struct ByHandStatus {
     pub health: usize,
 }
 
+/// One fault.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultStatus {
+    /// As it was asked for, with its seed.
+    pub fault: FaultSpec,
+    /// Whether it was set by hand, and not by the configuration.
+    pub by_hand: bool,
+    /// How often it could have struck.
+    pub seen: u64,
+    /// How often it did.
+    pub struck: u64,
+}
+
 /// One device.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -140,6 +161,9 @@ pub struct DeviceStatus {
     /// Whether its health was set by hand.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub by_hand: bool,
+    /// Whether a fault made it ill.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ill: bool,
     /// Whether it is being removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub going: bool,
@@ -231,6 +255,8 @@ fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceSta
             at: time(error.at),
         }),
         by_hand: by_hand(offer.by_hand()),
+        faults: plugin.faults.armed().iter().map(fault).collect(),
+        faults_injected: counts(&Target::ALL.map(Target::as_str), &record.faults),
         healthy,
         unhealthy,
         held: view.held(plugin),
@@ -246,6 +272,15 @@ fn by_hand(by_hand: &ByHand) -> Option<ByHandStatus> {
     (*by_hand != ByHand::default()).then_some(status)
 }
 
+fn fault(armed: &Armed) -> FaultStatus {
+    FaultStatus {
+        fault: armed.fault.spec().clone(),
+        by_hand: armed.by_hand,
+        seen: armed.seen,
+        struck: armed.struck,
+    }
+}
+
 fn device(device: &Device, offer: &Offer, known: Option<&Known>) -> DeviceStatus {
     let held = known.and_then(|known| known.held.get(&device.id));
     DeviceStatus {
@@ -253,6 +288,7 @@ fn device(device: &Device, offer: &Offer, known: Option<&Known>) -> DeviceStatus
         health: device.told_health().as_str().to_owned(),
         numa: device.numa.to_vec(),
         by_hand: offer.by_hand().health.contains_key(&device.id),
+        ill: offer.ill().contains(&device.id),
         going: device.going,
         held_by: held.map(|held| held.by.clone()).unwrap_or_default(),
     }

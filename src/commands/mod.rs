@@ -9,12 +9,14 @@ mod demo;
 mod kubelet;
 mod status;
 mod by_hand;
+mod fault;
 mod manager;
 
 use std::ffi::OsString;
 use std::io::Write;
 use std::path::PathBuf;
 
+use anyhow::Context;
 use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 
@@ -67,6 +69,9 @@ enum Command {
     },
     #[command(flatten)]
     Ask(Request),
+    /// Let something go wrong on purpose with a resource of the program that runs here, until `fault clear`,
+    /// `config` or a restart
+    Fault(fault::Arguments),
     /// Run it all on an embedded kubelet in a directory of its own: register, give devices to a pod,
     /// restart the kubelet
     Demo {
@@ -89,6 +94,12 @@ enum Command {
         #[arg(long, default_value = "none", value_parser = topology_policy())]
         topology_policy: TopologyPolicy,
     },
+}
+
+/// Where the program that runs here is asked.
+fn control(environment: &Environment) -> anyhow::Result<PathBuf> {
+    let socket = control_socket(environment)?;
+    socket.context("CONTROL_SOCKET is empty: the program has no control socket")
 }
 
 fn behaviour() -> impl TypedValueParser<Value = Behaviour> {
@@ -134,11 +145,10 @@ impl Cli {
                     json,
                     watch,
                 };
-                status::run(control_socket(&environment)?, &wanted, out)
+                status::run(&control(&environment)?, &wanted, out)
             }
-            Some(Command::Ask(request)) => {
-                by_hand::run(control_socket(&environment)?, &request, out)
-            }
+            Some(Command::Ask(request)) => by_hand::run(&control(&environment)?, &request, out),
+            Some(Command::Fault(arguments)) => fault::run(&control(&environment)?, arguments, out),
             Some(Command::Demo { hold }) => {
                 until_signal(|asked| demo::run(environment, this_machine(), hold, out, asked.stop))
             }

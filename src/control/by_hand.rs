@@ -3,8 +3,14 @@
 use tracing::info;
 
 use crate::device::Health;
+use crate::fault::{Effect, FaultSpec};
 use crate::foreign::foreign;
 use crate::plugin::PluginHandle;
+use crate::selection::select;
+
+const DELAYS: &str = "\
+one call is delayed by 60s at most, all of the program together by 120s within 5 minutes:
+the kubelet admits one pod after the other, and calls itself unhealthy when that takes 5 minutes";
 
 /// Sets the health of these devices; says what is now, or what is wrong.
 pub fn health(plugin: &PluginHandle, devices: &str, health: Health) -> Result<String, String> {
@@ -36,13 +42,50 @@ pub fn devices(plugin: &PluginHandle, count: usize) -> Result<String, String> {
 
 /// Takes back what was set by hand.
 pub fn config(plugin: &PluginHandle) -> String {
-    let set = plugin
-        .offer
-        .set(|offer| Ok::<_, std::convert::Infallible>(offer.as_configured()));
-    let Ok(()) = set;
+    plugin.as_configured();
     let resource = name(plugin);
     info!(%resource, "as configured: what was set by hand is taken back");
     format!("{resource}: as configured")
+}
+
+/// Sets one more fault.
+pub fn fault(plugin: &PluginHandle, spec: FaultSpec) -> Result<String, String> {
+    let fault = spec.fault().map_err(|error| format!("expected {error}"))?;
+    let offer = plugin.offer.now();
+    if let Effect::Flap(flap) = fault.effect() {
+        let selected = select(offer.devices(), &flap.devices);
+        selected.map_err(|error| foreign(&error.to_string()))?;
+    }
+    let target = fault.spec().rpc;
+    let is_delay = matches!(fault.effect(), Effect::Delay(_));
+    let fault = plugin
+        .faults
+        .set(fault)
+        .map_err(|error| error.to_string())?;
+    let resource = name(plugin);
+    info!(%resource, %fault, "set by hand: a fault");
+    let never = offer
+        .resource()
+        .never_called(target)
+        .map(|why| format!("never strikes: {why}"));
+    let bounds = is_delay.then(|| DELAYS.to_owned());
+    let lines = [format!("{resource}: {fault}")]
+        .into_iter()
+        .chain(never)
+        .chain(bounds);
+    Ok(lines.collect::<Vec<_>>().join("\n"))
+}
+
+/// Takes all faults away, those of the configuration too.
+pub fn clear(plugin: &PluginHandle) -> String {
+    let count = plugin.faults.clear();
+    let resource = name(plugin);
+    info!(%resource, count, "faults are cleared");
+    match count {
+        0 => format!("{resource}: no faults"),
+        1 => format!("{resource}: 1 fault is cleared"),
+        count => format!("{resource}: {count} faults are cleared"),
+    }
 }
 
 fn name(plugin: &PluginHandle) -> String {

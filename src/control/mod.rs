@@ -8,6 +8,7 @@ use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
 use crate::device::Health;
+use crate::fault::FaultSpec;
 use crate::status::{Status, Wanted};
 
 /// What a client asks for.
@@ -38,6 +39,20 @@ pub enum Request {
     Config {
         /// The resource's name
         resource: String,
+    },
+    /// One more fault.
+    #[command(skip)]
+    Fault {
+        /// Of this resource.
+        resource: String,
+        /// This one.
+        fault: Box<FaultSpec>,
+    },
+    /// No faults.
+    #[command(skip)]
+    Clear {
+        /// Of this resource, or of all.
+        resource: Option<String>,
     },
 }
 

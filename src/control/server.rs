@@ -189,6 +189,17 @@ impl Answers {
             Request::Config { resource } => {
                 self.set(&resource, |plugin| Ok(by_hand::config(plugin)))
             }
+            Request::Fault { resource, fault } => {
+                self.set(&resource, |plugin| by_hand::fault(plugin, *fault))
+            }
+            Request::Clear {
+                resource: Some(resource),
+            } => self.set(&resource, |plugin| Ok(by_hand::clear(plugin))),
+            Request::Clear { resource: None } => {
+                let present = Arc::clone(&self.observer.present.borrow());
+                let cleared = present.iter().map(by_hand::clear);
+                Reply::Done(cleared.collect::<Vec<_>>().join("\n"))
+            }
         }
         .into()
     }

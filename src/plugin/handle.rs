@@ -1,5 +1,6 @@
 //! One plugin, as others see it and steer it while it runs.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -7,6 +8,7 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use crate::checkpoint::Checkpoint;
+use crate::fault_handle::FaultHandle;
 use crate::offer_handle::OfferHandle;
 use crate::record::Record;
 use crate::resource::Resource;
@@ -16,6 +18,8 @@ use crate::resource::Resource;
 pub struct PluginHandle {
     /// What it offers.
     pub offer: OfferHandle,
+    /// What goes wrong with it on purpose.
+    pub faults: FaultHandle,
     /// What became of it.
     pub record: watch::Sender<Record>,
     /// The kubelet's checkpoint lacks it.
@@ -25,8 +29,11 @@ pub struct PluginHandle {
 impl PluginHandle {
     /// Nothing runs yet.
     pub fn new(resource: Resource) -> Self {
+        let faults = FaultHandle::default();
+        configure(&faults, &resource);
         Self {
             offer: OfferHandle::new(resource),
+            faults,
             record: watch::Sender::new(Record::new(SystemTime::now())),
             forgotten: Arc::default(),
         }
@@ -36,6 +43,23 @@ impl PluginHandle {
     pub fn note(&self, what: impl FnOnce(&mut Record, SystemTime)) {
         self.record
             .send_modify(|record| what(record, SystemTime::now()));
+    }
+
+    /// Another configuration of the same resource. Faults that it has already go on.
+    pub fn reconfigure(&self, resource: &Resource) {
+        if self.offer.now().resource().faults != resource.faults {
+            configure(&self.faults, resource);
+        }
+        self.offer.reconfigure(resource);
+    }
+
+    /// Back to what the configuration says: what was set by hand is taken back, and its faults are as at the start.
+    pub fn as_configured(&self) {
+        let offer = self
+            .offer
+            .set(|offer| Ok::<_, Infallible>(offer.as_configured()));
+        let Ok(()) = offer;
+        self.faults.reset(&self.offer.now().resource().faults);
     }
 
     /// Looks for it in the kubelet's checkpoint; where it is missing again and again, it starts over, once.
@@ -53,5 +77,13 @@ impl PluginHandle {
             // It is heard: a plugin that is registered listens.
             self.forgotten.notify_waiters();
         }
+    }
+}
+
+/// Nobody should have to guess why something goes wrong.
+fn configure(faults: &FaultHandle, resource: &Resource) {
+    faults.configure(&resource.faults);
+    for fault in &resource.faults {
+        warn!(resource = %resource.name, fault = %fault.spec(), "a fault is configured");
     }
 }

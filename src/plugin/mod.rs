@@ -1,13 +1,16 @@
 //! One device plugin: a run from the connection to the kubelet to the removal of its socket.
 
+mod faults;
 mod handle;
 mod past;
 mod server;
 mod service;
 
+pub use faults::Injection;
 pub use handle::PluginHandle;
 pub use past::Past;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,15 +23,18 @@ use tracing::{debug, info, trace, warn};
 
 use crate::checkpoint::CheckpointFile;
 use crate::connections::{ConnectionId, Table};
+use crate::fault::FaultId;
+use crate::lock::lock;
 use crate::own_socket::{Before, BindError, OwnSocket};
 use crate::plugin_dir::PluginDir;
-use crate::record::{Record, RegistrationResult, Step};
+use crate::record::{Cause, Record, RegistrationResult, Step};
 use crate::registration::{KubeletConnection, NoKubelet, RegisterError};
 use crate::resource::Resource;
-use crate::retirement::{Retirement, lock};
+use crate::retirement::Retirement;
 use crate::watcher::Sight;
 use crate::wire;
 
+use faults::Ends;
 use past::Succession;
 use server::Server;
 
@@ -41,12 +47,17 @@ const TURN: Duration = Duration::from_millis(250);
 
 const STREAM_OPENS_WITHIN: Duration = Duration::from_secs(5);
 
+/// A kubelet, and the turn to register with it.
+type Reached = (KubeletConnection, Option<OwnedSemaphorePermit>);
+
 /// One resource's plugin, run again and again.
 pub struct PluginInstance {
     /// What it registers in this run.
     pub resource: Arc<Resource>,
     /// What it offers, and what became of it.
     pub handle: PluginHandle,
+    /// What goes wrong with it on purpose.
+    pub faults: Injection,
     /// What the kubelet was told and asked.
     pub retirement: Arc<Mutex<Retirement>>,
     /// Where its socket goes.
@@ -79,6 +90,16 @@ pub enum RunError {
     NoStream,
 }
 
+/// What ended a stream.
+enum End {
+    /// We do.
+    Stop,
+    /// It ended by itself.
+    Stream,
+    /// A fault.
+    Fault(Ends),
+}
+
 impl RunError {
     /// How the registration went, if it came to that.
     pub fn registration(&self) -> Option<RegistrationResult> {
@@ -106,8 +127,9 @@ impl PluginInstance {
         past: &mut Past,
         stop: &CancellationToken,
     ) -> Result<Duration, RunError> {
+        let mut judged = BTreeSet::new();
         let (kubelet, turn) = tokio::select! {
-            connected = self.connect(past) => connected?,
+            reached = self.reach(past, &mut judged) => reached?,
             () = stop.cancelled() => return Ok(Duration::ZERO),
         };
         let (socket, before) = tokio::select! {
@@ -119,7 +141,7 @@ impl PluginInstance {
         let mut server = Server::start(
             socket,
             Arc::clone(&self.resource),
-            self.handle.clone(),
+            self.faults.clone(),
             retirement,
         );
         past.registers();
@@ -128,7 +150,10 @@ impl PluginInstance {
             () = stop.cancelled() => Ok(None),
         };
         let lived = match registered {
-            Ok(Some(stream)) => self.watch_stream(&mut server, stream, past, stop).await,
+            Ok(Some(stream)) => {
+                self.watch_stream(&mut server, stream, past, &mut judged, stop)
+                    .await
+            }
             _ => Duration::ZERO,
         };
         let kubelets = registered.as_ref().ok().copied().flatten();
@@ -142,11 +167,29 @@ impl PluginInstance {
         self.handle.note(|record, now| record.entered(step, now));
     }
 
-    /// Waits for its turn, then for the kubelet.
-    async fn connect(
+    /// Connects to a kubelet that it may register with: no fault withholds that. Each is judged once.
+    async fn reach(
         &mut self,
         past: &mut Past,
-    ) -> Result<(KubeletConnection, Option<OwnedSemaphorePermit>), NoKubelet> {
+        judged: &mut BTreeSet<FaultId>,
+    ) -> Result<Reached, NoKubelet> {
+        loop {
+            if let Some(withheld) = past.withheld {
+                judged.insert(withheld.id);
+                self.entered(Step::Withheld);
+                self.faults.lifted(withheld).await;
+                past.withheld = None;
+            }
+            let reached = self.connect(past).await?;
+            past.withheld = self.faults.withhold(judged);
+            if past.withheld.is_none() {
+                return Ok(reached);
+            }
+        }
+    }
+
+    /// Waits for its turn, then for the kubelet.
+    async fn connect(&mut self, past: &mut Past) -> Result<Reached, NoKubelet> {
         self.entered(Step::Connecting);
         let turn = self.turn().await;
         past.tried = *self.kubelet.borrow_and_update();
@@ -231,12 +274,13 @@ impl PluginInstance {
         }
     }
 
-    /// The open stream is the truth: only its end, or `stop`, ends this.
+    /// Stays until the stream ends, and notes how; returns how long it was open.
     async fn watch_stream(
         &mut self,
         server: &mut Server,
         stream: ConnectionId,
         past: &mut Past,
+        judged: &mut BTreeSet<FaultId>,
         stop: &CancellationToken,
     ) -> Duration {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
@@ -245,37 +289,70 @@ impl PluginInstance {
         self.handle.note(Record::registered);
         let opened = Instant::now();
         let mut under = Succession::new(past.tried, opened);
+        let end = self.end_of(stream, server, &mut under, judged, stop).await;
+        past.stream_ended(&under, Instant::now());
+        let lived = opened.elapsed();
+        match end {
+            End::Stop => self.entered(Step::Leaving),
+            End::Stream => {
+                past.lost_stream();
+                self.starts_over("the stream ended", lived);
+            }
+            End::Fault(ends) => {
+                self.handle.note(|record, _| record.restarted(Cause::Fault));
+                let what = match ends {
+                    Ends::Dropped => "a fault dropped the stream",
+                    Ends::Withheld(withheld) => {
+                        past.withheld = Some(withheld);
+                        "a fault withholds the registration"
+                    }
+                };
+                self.starts_over(what, lived);
+            }
+        }
+        lived
+    }
+
+    fn starts_over(&self, why: &'static str, lived: Duration) {
+        self.handle
+            .note(|record, now| record.stream_ended(why, now));
+        warn!(resource = %self.resource.name, seconds = lived.as_secs(), "{why}: starting over");
+    }
+
+    /// The open stream is the truth: only its end, a fault, or `stop`, ends this.
+    async fn end_of(
+        &mut self,
+        stream: ConnectionId,
+        server: &mut Server,
+        under: &mut Succession,
+        judged: &mut BTreeSet<FaultId>,
+        stop: &CancellationToken,
+    ) -> End {
+        let faults = self.faults.clone();
+        let fault = faults.end_stream(judged);
+        tokio::pin!(fault);
         let mut peers = server.peers();
-        let ended = loop {
+        loop {
             let over = async {
                 let closed = |table: &Table| table.get(stream).is_none_or(|peer| peer.streams == 0);
                 drop(peers.wait_for(closed).await);
             };
             tokio::select! {
                 biased;
-                () = stop.cancelled() => break false,
-                () = over => break true,
-                () = server.failed() => break true,
+                () = stop.cancelled() => return End::Stop,
+                () = over => return End::Stream,
+                () = server.failed() => return End::Stream,
+                ends = &mut fault => return End::Fault(ends),
                 Ok(()) = self.kubelet.changed() => {
                     under.saw(*self.kubelet.borrow_and_update(), Instant::now());
                     // Waits for nothing but the directory's lock.
                     tokio::select! {
                         () = self.keep_socket(server) => {}
-                        () = stop.cancelled() => break false,
+                        () = stop.cancelled() => return End::Stop,
                     }
                 }
             }
-        };
-        past.stream_ended(&under, Instant::now());
-        let lived = opened.elapsed();
-        if ended {
-            past.lost_stream();
-            self.handle.note(Record::stream_ended);
-            warn!(%resource, seconds = lived.as_secs(), "the stream ended: starting over");
-        } else {
-            self.entered(Step::Leaving);
         }
-        lived
     }
 
     /// Binds the socket anew if someone removed it. The open connections stay, and nobody registers:

@@ -10,6 +10,8 @@ use crate::plugin_dir::SocketIdentity;
 use crate::record::Cause;
 use crate::watcher::Sight;
 
+use super::faults::Withheld;
+
 /// A kubelet takes its connections along when it dies, before its successor makes a socket. A stream
 /// that outlives a change of kubelet.sock by this much has the same kubelet: the file was relabelled.
 const SUCCESSION: Duration = Duration::from_secs(1);
@@ -22,6 +24,8 @@ pub struct Past {
     leaving: Leaving,
     /// The stream of the last run ended by itself, and nobody was reached since.
     lost_stream: bool,
+    /// A fault withholds the next registration.
+    pub withheld: Option<Withheld>,
 }
 
 /// Of whom the kubelet may be taking leave.

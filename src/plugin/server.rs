@@ -18,7 +18,7 @@ use crate::retirement::Retirement;
 use crate::wire::REQUEST_SIZE_MAX;
 use crate::wire::v1beta1::device_plugin_server::DevicePluginServer;
 
-use super::PluginHandle;
+use super::Injection;
 use super::service::Service;
 
 /// The kubelet needs one; the rest is for people who look.
@@ -54,7 +54,7 @@ impl Server {
     pub fn start(
         socket: OwnSocket,
         resource: Arc<Resource>,
-        handle: PluginHandle,
+        faults: Injection,
         retirement: Arc<Mutex<Retirement>>,
     ) -> Self {
         let cut = CancellationToken::new();
@@ -63,8 +63,8 @@ impl Server {
         let listeners = watch::Sender::new(Arc::clone(socket.listener()));
         let service = Service {
             registered: resource,
-            offer: handle.offer.subscribe(),
-            record: handle.record,
+            offer: faults.handle.offer.subscribe(),
+            faults,
             retirement,
             peers: peers.clone(),
             ending: ending.clone(),

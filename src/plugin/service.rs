@@ -14,21 +14,24 @@ use tracing::{trace, warn};
 use crate::allocation::{AllocateError, Allocation, allocate};
 use crate::connections::{ConnectionId, Peers};
 use crate::device::Devices;
+use crate::fault::Target;
 use crate::foreign::foreign;
+use crate::lock::lock;
 use crate::offer::Offer;
 use crate::preference::prefer;
-use crate::record::Record;
 use crate::resource::Resource;
-use crate::retirement::{Retirement, lock};
+use crate::retirement::Retirement;
 use crate::wire::v1beta1::device_plugin_server::DevicePlugin;
 use crate::wire::{self, v1beta1};
+
+use super::Injection;
 
 /// One resource's answers to the kubelet.
 pub struct Service {
     /// As it is registered: its options are not asked for again.
     pub registered: Arc<Resource>,
     pub offer: watch::Receiver<Arc<Offer>>,
-    pub record: watch::Sender<Record>,
+    pub faults: Injection,
     pub retirement: Arc<Mutex<Retirement>>,
     pub peers: Peers,
     /// Ends the streams, with OK; the other RPCs go on.
@@ -50,6 +53,7 @@ impl DevicePlugin for Service {
         let connection = connection(&request)?;
         self.peers
             .note(connection, |peer| peer.asked_options = true);
+        self.faults.before(Target::Options, &self.ending).await?;
         Ok(Response::new(wire::options(&self.registered)))
     }
 
@@ -86,10 +90,12 @@ impl DevicePlugin for Service {
         request: Request<v1beta1::PreferredAllocationRequest>,
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
         let _in_flight = InFlight::new(&self.retirement);
+        let resource = &self.registered.name;
+        trace!(%resource, "DevicePlugin.get_preferred_allocation");
+        self.peers.note_call(connection(&request)?);
+        self.faults.before(Target::Preferred, &self.ending).await?;
         let offer = self.now();
         let resource = offer.resource();
-        trace!(resource = %resource.name, "DevicePlugin.get_preferred_allocation");
-        self.peers.note_call(connection(&request)?);
         let (devices, policy) = (offer.devices(), resource.preference);
         let answers = wire::preferences(request.into_inner())
             .map(|q| prefer(devices, policy, &q.available, &q.must_include, q.size));
@@ -103,13 +109,16 @@ impl DevicePlugin for Service {
         let _in_flight = InFlight::new(&self.retirement);
         let began = Instant::now();
         self.peers.note_call(connection(&request)?);
+        let struck = self.faults.before(Target::Allocate, &self.ending).await;
         // Taken and judged without a pause: what goes in the next moment is judged by the next call.
         let offer = self.now();
         let mut devices = 0;
-        let answers: Result<Vec<Allocation>, Status> = wire::allocations(request.into_inner())
-            .inspect(|ids| devices += ids.len())
-            .map(|ids| allocate_container(&offer, &ids))
-            .collect();
+        let answers: Result<Vec<Allocation>, Status> = struck.and_then(|()| {
+            wire::allocations(request.into_inner())
+                .inspect(|ids| devices += ids.len())
+                .map(|ids| allocate_container(&offer, &ids))
+                .collect()
+        });
         self.note_allocate(&answers, devices, began.elapsed());
         Ok(Response::new(wire::allocated(answers?)))
     }
@@ -121,6 +130,7 @@ impl DevicePlugin for Service {
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.pre_start_container");
         self.peers.note_call(connection(&request)?);
+        self.faults.before(Target::PreStart, &self.ending).await?;
         Ok(Response::new(v1beta1::PreStartContainerResponse {}))
     }
 }
@@ -141,7 +151,7 @@ impl Service {
             Ok(_) => (0, devices),
             Err(status) => (i32::from(status.code()).unsigned_abs() as usize, 0),
         };
-        self.record.send_if_modified(|record| {
+        self.faults.handle.record.send_if_modified(|record| {
             record.allocated(code, devices, took);
             false
         });

@@ -19,7 +19,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
 use crate::checkpoint::{Checkpoint, CheckpointFile, Written};
-use crate::plugin::{Past, PluginHandle, PluginInstance};
+use crate::fault::Delays;
+use crate::plugin::{Injection, Past, PluginHandle, PluginInstance};
 use crate::plugin_dir::PluginDir;
 use crate::resource::Resource;
 use crate::resource_name::ResourceName;
@@ -64,6 +65,7 @@ impl Supervisor {
             dir,
             kubelet: watcher.subscribe(),
             turns: Arc::new(Semaphore::new(TURNS)),
+            delays: Arc::default(),
             leave: CancellationToken::new(),
             running: BTreeMap::new(),
             leaving: Vec::new(),
@@ -145,6 +147,7 @@ struct Plugins {
     checkpoint: CheckpointFile,
     kubelet: watch::Receiver<Sight>,
     turns: Arc<Semaphore>,
+    delays: Arc<Mutex<Delays>>,
     leave: CancellationToken,
     handles: BTreeMap<ResourceName, PluginHandle>,
     present: watch::Sender<Arc<[PluginHandle]>>,
@@ -183,7 +186,7 @@ impl Plugins {
         let present: Vec<PluginHandle> = resources.iter().map(|r| self.handle(r)).collect();
         for (resource, handle) in std::iter::zip(resources, &present) {
             if self.running.contains_key(&resource.name) {
-                handle.offer.reconfigure(resource);
+                handle.reconfigure(resource);
             } else {
                 self.start(resource, handle.clone(), checkpoint);
             }
@@ -225,9 +228,14 @@ impl Plugins {
         let offer = handle.offer.clone();
         offer.hold(&checkpoint.held(resource.name.as_str()));
         let retirement = Arc::new(Mutex::new(Retirement::default()));
+        let faults = Injection {
+            handle: handle.clone(),
+            delays: Arc::clone(&self.delays),
+        };
         let plugin = PluginInstance {
             resource: Arc::clone(offer.now().resource()),
             handle,
+            faults: faults.clone(),
             retirement: Arc::clone(&retirement),
             dir: self.dir.clone(),
             checkpoint: self.checkpoint.clone(),
@@ -255,6 +263,7 @@ impl Plugins {
             tokio::select! {
                 () = keeper::keep(plugin, past, leave) => {}
                 never = retire::retire(&offer, &retirement, &checkpoint) => never,
+                never = faults.flap() => never,
             }
         });
         self.running.insert(resource.name.clone(), running);

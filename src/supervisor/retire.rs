@@ -9,8 +9,9 @@ use tokio::time::sleep;
 use tracing::{debug, info};
 
 use crate::checkpoint::CheckpointFile;
+use crate::lock::lock;
 use crate::offer_handle::OfferHandle;
-use crate::retirement::{Retirement, lock};
+use crate::retirement::Retirement;
 
 /// Between two looks, while devices are going: after the grace, but not all the time and not too rarely.
 const LOOK_AGAIN: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(5);

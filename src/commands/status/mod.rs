@@ -2,8 +2,10 @@
 
 mod show;
 
+pub use show::struck;
+
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, SystemTime};
 
@@ -28,21 +30,14 @@ pub struct Wanted {
 }
 
 /// Prints the status, once or for as long as somebody watches.
-pub fn run(
-    socket: Option<PathBuf>,
-    wanted: &Wanted,
-    out: &mut Screen<impl Write>,
-) -> anyhow::Result<()> {
-    let Some(socket) = socket else {
-        bail!("CONTROL_SOCKET is empty: the program has no control socket");
-    };
+pub fn run(socket: &Path, wanted: &Wanted, out: &mut Screen<impl Write>) -> anyhow::Result<()> {
     if !wanted.watch {
-        let status = ask(&socket, wanted)?;
+        let status = wanted.ask(socket)?;
         return Ok(print(&status, wanted, out)?);
     }
     let mut shown = None;
     loop {
-        let seen = ask(&socket, wanted).map_err(|error| format!("{error:#}"));
+        let seen = wanted.ask(socket).map_err(|error| format!("{error:#}"));
         // Its times are those of events: it changes with them alone.
         let seen_as = seen.as_ref().map(serde_json::to_string);
         let seen_as = seen_as
@@ -56,12 +51,19 @@ pub fn run(
     }
 }
 
-fn ask(socket: &Path, wanted: &Wanted) -> anyhow::Result<Status> {
-    let devices = match &wanted.resource {
-        Some(resource) => status::Wanted::Of(resource.clone()),
-        None if wanted.json => status::Wanted::All,
-        None => status::Wanted::None,
-    };
+impl Wanted {
+    fn ask(&self, socket: &Path) -> anyhow::Result<Status> {
+        let devices = match &self.resource {
+            Some(resource) => status::Wanted::Of(resource.clone()),
+            None if self.json => status::Wanted::All,
+            None => status::Wanted::None,
+        };
+        ask(socket, devices)
+    }
+}
+
+/// How it stands.
+pub fn ask(socket: &Path, devices: status::Wanted) -> anyhow::Result<Status> {
     match client::ask(socket, &Request::Status(devices))? {
         Reply::Status(status) => Ok(*status),
         Reply::Done(_) | Reply::Error(_) => bail!("not the answer to what was asked"),

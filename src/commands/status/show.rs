@@ -10,7 +10,7 @@ use crate::checkpoint::Holder;
 use crate::commands::print::{columns, table};
 use crate::commands::style::{DIM, ODD, PLAIN, STRONG};
 use crate::foreign::foreign;
-use crate::status::{DeviceStatus, ResourceStatus, Status};
+use crate::status::{DeviceStatus, FaultStatus, ResourceStatus, Status};
 
 /// The program and its resources.
 pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result<()> {
@@ -40,7 +40,8 @@ pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result
             by_hand(resource)?
         ))
     });
-    let notes: Vec<String> = waiting.chain(by_hand).collect();
+    let faulty = status.resources.iter().filter_map(faulty);
+    let notes: Vec<String> = waiting.chain(by_hand).chain(faulty).collect();
     if !notes.is_empty() {
         writeln!(out)?;
     }
@@ -87,6 +88,15 @@ fn by_hand(resource: &ResourceStatus) -> Option<String> {
     Some(both.join(", "))
 }
 
+fn faulty(resource: &ResourceStatus) -> Option<String> {
+    let name = &resource.name;
+    match resource.faults.len() {
+        0 => None,
+        1 => Some(format!("{name} has a fault; fault list shows it")),
+        count => Some(format!("{name} has {count} faults; fault list shows them")),
+    }
+}
+
 /// From when it is that devices are said to be held.
 fn as_of(status: &Status, now: SystemTime) -> String {
     let checkpoint = &status.checkpoint;
@@ -129,6 +139,14 @@ pub fn resource(
     if let Some(by_hand) = by_hand(resource) {
         rows.push(("by hand", by_hand));
     }
+    let mut label = "faults";
+    for fault in &resource.faults {
+        rows.push((label, format!("{}, struck {}", fault.fault, struck(fault))));
+        label = "";
+    }
+    if !resource.faults_injected.is_empty() {
+        rows.push(("faults struck", counts(&resource.faults_injected)));
+    }
     rows.push(("registrations", counts(&resource.registrations)));
     rows.push(("restarts", counts(&resource.restarts)));
     if let Some(error) = &resource.last_error {
@@ -170,11 +188,12 @@ fn device(device: &DeviceStatus) -> (Style, String) {
         numa.join(",")
     };
     let by_hand = if device.by_hand { ", by hand" } else { "" };
+    let ill = if device.ill { ", by a fault" } else { "" };
     let going = if device.going { ", going" } else { "" };
     let holder = |holder: &Holder| foreign(&format!("{}/{}", holder.pod, holder.container));
     let held_by: Vec<String> = device.held_by.iter().map(holder).collect();
     let row = format!(
-        "{numa}\t{}\t{}{by_hand}{going}\t{}",
+        "{numa}\t{}\t{}{by_hand}{ill}{going}\t{}",
         device.id,
         device.health,
         held_by.join(" ")
@@ -185,6 +204,11 @@ fn device(device: &DeviceStatus) -> (Style, String) {
         ODD
     };
     (style, row)
+}
+
+/// How often it did, of how often it could have.
+pub fn struck(fault: &FaultStatus) -> String {
+    format!("{} of {}", fault.struck, fault.seen)
 }
 
 fn counts(counts: &BTreeMap<String, u64>) -> String {

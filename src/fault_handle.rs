@@ -1,0 +1,90 @@
+//! A resource's faults while the program runs: set them here, and they strike.
+
+use tokio::sync::watch;
+
+use crate::fault::{Fault, FaultId, FaultSpec, Faults, Strike, Target, TooMany};
+
+/// Seeds that are made up are short, to be given again.
+const SEEDS: u64 = 1_000_000;
+
+/// The one place where a resource's faults change. A clone is another handle to the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct FaultHandle(watch::Sender<Faults>);
+
+impl FaultHandle {
+    /// The faults as they are now.
+    pub fn now(&self) -> Faults {
+        self.0.borrow().clone()
+    }
+
+    /// Follows which faults there are.
+    pub fn subscribe(&self) -> watch::Receiver<Faults> {
+        self.0.subscribe()
+    }
+
+    /// Sets one more by hand; returns it with its seed.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn set(&self, fault: Fault) -> Result<FaultSpec, TooMany> {
+        let mut outcome = Err(TooMany);
+        self.0.send_if_modified(|faults| {
+            let armed = faults.set(fault, seed());
+            outcome = armed.map(|armed| armed.fault.spec().clone());
+            outcome.is_ok()
+        });
+        outcome
+    }
+
+    /// Replaces those of the configuration; those that were set by hand stay.
+    pub fn configure(&self, configured: &[Fault]) {
+        self.0
+            .send_modify(|faults| faults.configure(configured, seed));
+    }
+
+    /// Back to those of the configuration, from their beginning.
+    pub fn reset(&self, configured: &[Fault]) {
+        self.0.send_modify(|faults| {
+            faults.clear();
+            faults.configure(configured, seed);
+        });
+    }
+
+    /// Takes all away, those of the configuration too; returns how many.
+    pub fn clear(&self) -> usize {
+        let mut count = 0;
+        self.0.send_modify(|faults| count = faults.clear());
+        count
+    }
+
+    /// Judges: see [`Faults::strike`].
+    pub fn strike(&self, target: Target, is_meant: impl FnMut(FaultId) -> bool) -> Vec<Strike> {
+        if !self.0.borrow().threaten(target) {
+            return Vec::new();
+        }
+        self.judge(|faults| faults.strike(target, is_meant))
+    }
+
+    /// Judges, and tells nobody: which faults there are stays.
+    pub fn judge<T: Default>(&self, judge: impl FnOnce(&mut Faults) -> T) -> T {
+        let mut judged = T::default();
+        self.0.send_if_modified(|faults| {
+            judged = judge(faults);
+            false
+        });
+        judged
+    }
+
+    /// Waits until none of these is there any more.
+    pub async fn gone(&self, ids: &[FaultId]) {
+        let mut faults = self.subscribe();
+        // Never closed: the handle is ours.
+        let _ = faults
+            .wait_for(|faults| !ids.iter().any(|id| faults.has(*id)))
+            .await;
+    }
+}
+
+fn seed() -> u64 {
+    fastrand::u64(..SEEDS)
+}
