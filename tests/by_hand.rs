@@ -3,86 +3,9 @@
 mod support;
 
 use std::fs;
-use std::path::{Path, PathBuf};
 
-use simple_device_plugin::kubelet::Kubelet;
-use support::process::{Running, output, program};
-use support::{held, kubelet, plugin_dir, pod, registrations, shows, until};
-use tempfile::TempDir;
-
-const GPU: &str = "example.com/gpu";
-const FOUR: &str = "{removalGrace: 1s, resources: [{name: example.com/gpu, devices: 4, preferredAllocation: ordered}]}";
-
-/// A manager of a config file, and a kubelet.
-struct Node {
-    dir: TempDir,
-    file: PathBuf,
-    manager: Running,
-    kubelet: Kubelet,
-}
-
-impl Node {
-    fn with(config: &str) -> Self {
-        let dir = plugin_dir();
-        let file = dir.path().join("config.yaml");
-        fs::write(&file, config).expect("a file");
-        let kubelet = kubelet(dir.path());
-        let manager = Running::manager(
-            dir.path(),
-            &[
-                ("CONTROL_SOCKET", text(&control(dir.path()))),
-                ("CONFIG_FILE", text(&file)),
-            ],
-        );
-        manager.says("listening for commands");
-        Self {
-            dir,
-            file,
-            manager,
-            kubelet,
-        }
-    }
-
-    fn does(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
-        does(self.dir.path(), arguments)
-    }
-
-    /// Prints what then is.
-    #[track_caller]
-    fn sets(&self, arguments: &[&str], expected: &str) {
-        let (code, stdout, stderr) = self.does(arguments);
-        assert_eq!((code, &*stdout, &*stderr), (Some(0), expected, ""));
-    }
-
-    #[track_caller]
-    fn refuses(&self, arguments: &[&str], expected: &str) {
-        let (code, stdout, stderr) = self.does(arguments);
-        assert_eq!((code, &*stdout, &*stderr), (Some(1), "", expected));
-    }
-
-    async fn shows(&self, capacity: usize, allocatable: usize) {
-        shows(&self.kubelet, GPU, capacity, allocatable).await;
-    }
-
-    fn reloads(&self, config: &str) {
-        fs::write(&self.file, config).expect("a file");
-        self.manager.says("read the config file again");
-    }
-}
-
-fn does(dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let control = control(dir);
-    let mut command = program(&[("CONTROL_SOCKET", text(&control))]);
-    output(command.args(arguments))
-}
-
-fn control(dir: &Path) -> PathBuf {
-    dir.join("run/control.sock")
-}
-
-fn text(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
-}
+use support::steered::{FOUR, GPU, Node, does};
+use support::{held, pod, registrations, until};
 
 #[tokio::test]
 async fn health_is_set_and_taken_back() {
@@ -163,19 +86,7 @@ async fn it_outlives_reloads_and_kubelets_but_no_restart() {
     node.does(&["health", GPU, "0", "unhealthy"]);
     node.shows(3, 2).await;
     node.reloads(&FOUR.replace('4', "5"));
-    let Node {
-        dir,
-        file,
-        manager,
-        kubelet,
-    } = node;
-    let kubelet = kubelet.restart().await.expect("a new life");
-    let node = Node {
-        dir,
-        file,
-        manager,
-        kubelet,
-    };
+    let node = node.with_another_kubelet().await;
     node.shows(3, 2).await;
     node.sets(&["config", GPU], "example.com/gpu: as configured\n");
     node.shows(5, 5).await;

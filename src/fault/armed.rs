@@ -132,7 +132,10 @@ impl Faults {
     }
 
     fn arm(&mut self, mut fault: Fault, by_hand: bool, seed: u64) {
-        let seed = *fault.spec.seed.get_or_insert(seed);
+        let spec = &mut fault.spec;
+        let seed = spec.seed.unwrap_or(seed);
+        // Where nothing is left to chance, a seed tells nothing.
+        spec.seed = spec.seed.or(spec.probability.map(|_| seed));
         self.armed.push(Armed {
             id: FaultId(self.next),
             fault,
@@ -215,12 +218,13 @@ mod tests {
     fn the_configuration_replaces_its_own_and_clear_takes_all() {
         let mut faults = Faults::default();
         let (one, other) = (
-            fault(r#"{"rpc": "stream"}"#),
+            fault(r#"{"rpc": "stream", "probability": 1}"#),
             fault(r#"{"rpc": "registration"}"#),
         );
         faults.configure(&[one.clone(), other.clone()], || 5);
         let by_hand = faults.set(other.clone(), 6).expect("room").id;
-        assert_eq!(faults.armed()[0].fault.spec().seed, Some(5));
+        let seeds = faults.armed().iter().map(|armed| armed.fault.spec().seed);
+        assert_eq!(seeds.collect::<Vec<_>>(), [Some(5), None, None]);
         faults.configure(&[one], || 7);
         assert_eq!(faults.armed().len(), 2);
         assert!(faults.has(by_hand) && faults.threaten(Target::Stream));

@@ -5,6 +5,7 @@
 pub mod fakes;
 pub mod http;
 pub mod process;
+pub mod steered;
 
 use std::collections::BTreeMap;
 use std::future::Future;
