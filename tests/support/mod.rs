@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime};
 use simple_device_plugin::checkpoint;
 use simple_device_plugin::config::{Config, Environment, FileText, Host};
 use simple_device_plugin::config_file::Reloads;
+use simple_device_plugin::fault_handle::FaultHandle;
 use simple_device_plugin::kubelet::{Kubelet, Node, Pod, Quantities, Settings};
 use simple_device_plugin::observer::{Observer, Program};
 use simple_device_plugin::offer_handle::OfferHandle;
@@ -160,6 +161,11 @@ impl Manager {
     /// The devices of a resource.
     pub fn devices(&self, resource: &str) -> &OfferHandle {
         &self.handles[resource].offer
+    }
+
+    /// The faults of a resource.
+    pub fn faults(&self, resource: &str) -> &FaultHandle {
+        &self.handles[resource].faults
     }
 
     /// Waits until a resource's plugin is at this step of its run.
