@@ -22,6 +22,10 @@ pub struct Node {
 
 impl Node {
     pub fn with(config: &str) -> Self {
+        Self::with_kubelet(config, kubelet)
+    }
+
+    pub fn with_kubelet(config: &str, kubelet: impl FnOnce(&Path) -> Kubelet) -> Self {
         let dir = plugin_dir();
         let file = dir.path().join("config.yaml");
         fs::write(&file, config).expect("a file");
