@@ -344,18 +344,21 @@ async fn eight_gpus_and_two_nics() {
 }
 
 #[test]
-fn every_example_is_tried_here_and_named_in_the_readme() {
+fn every_example_is_tried_and_named_in_the_readme() {
     let readme = text(&example("README.md"));
-    let this = include_str!("examples.rs");
     for entry in std::fs::read_dir(example("")).expect("examples") {
-        let name = entry
-            .expect("an entry")
-            .file_name()
-            .into_string()
-            .expect("UTF-8");
-        if name != "README.md" {
-            assert!(readme.contains(&format!("[{name}]")), "{name}");
-            assert!(this.contains(&format!("\"{name}\"")), "{name}");
+        let name = entry.expect("an entry").file_name();
+        let name = name.into_string().expect("UTF-8");
+        if !example(&name).is_dir() {
+            continue;
         }
+        let has_script = example(&name).join("run").exists();
+        let tests = if has_script {
+            include_str!("example_scripts.rs")
+        } else {
+            include_str!("examples.rs")
+        };
+        assert!(readme.contains(&format!("[{name}]")), "{name}");
+        assert!(tests.contains(&format!("\"{name}\"")), "{name}");
     }
 }

@@ -6,7 +6,7 @@ import pytest
 from conftest import ROOT
 
 BASH = "#!/usr/bin/env bash"
-SCRIPTS = [each for each in [*ROOT.glob("deploy/*"), ROOT / "tests/e2e/run", ROOT / ".ci/run"]
+SCRIPTS = [each for each in [*ROOT.glob("deploy/*"), *ROOT.glob("examples/*/run"), ROOT / "tests/e2e/run", ROOT / ".ci/run"]
            if each.read_text().startswith(BASH)]  # fmt: skip
 YAML = ["charts/simple-device-plugin/values.yaml", "charts/simple-device-plugin/Chart.yaml", "deploy", "skipper.yaml",
         ".github", "tests/install/values"]  # fmt: skip
