@@ -58,9 +58,10 @@ bench: build ## measure the figures of the README, some 5 minutes with the build
 	cp $(PROGRAM) $(PROGRAM)-measured
 	PROGRAM=$(PROGRAM)-measured $(STATIC) cargo bench --locked --target $(TARGET) --bench figures
 
-soak: build ## 1,000 kubelet restarts and other trouble, then 1,000 reloads and pods; SEED=... RESTARTS=... replays one
+soak: build ## 1,000 kubelet restarts and other trouble, then 1,000 reloads, then 100,000 commands; SEED=... replays one
 	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) cargo test --locked --test soak -- --nocapture
 	RELOAD_SEED=$(SEED) RELOADS=$(or $(RESTARTS),1000) cargo test --locked --test reload_soak -- --nocapture
+	TESTED_PROGRAM=$(PROGRAM) STEER_SEED=$(SEED) COMMANDS=$(or $(COMMANDS),100000) cargo test --locked --test steer_soak -- --nocapture
 
 # What libFuzzer needs of the compiler; cargo-fuzz sets the same, and a sanitizer that needs nightly.
 COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
