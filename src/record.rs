@@ -183,7 +183,7 @@ pub struct Record {
     pub registrations: [u64; RegistrationResult::ALL.len()],
     /// By [`Cause`].
     pub restarts: [u64; Cause::ALL.len()],
-    /// Calls of Allocate that were answered, by [`CODES`].
+    /// Calls of Allocate that were answered, by the number of gRPC's code.
     pub allocates: [u64; CODES.len()],
     /// How long these took.
     pub allocate_seconds: Durations,
