@@ -3,11 +3,36 @@
 use std::net::SocketAddr;
 
 use simple_device_plugin::http;
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{LOOK_AGAIN, Manager, within};
+use super::{LOOK_AGAIN, Manager, plugin_dir, within};
+
+pub const A: &str = "example.com/a";
+pub const B: &str = "example.com/b";
+pub const BOTH: &[(&str, &str)] = &[("RESOURCE_NAME", "example.com/a,example.com/b")];
+pub const ONE: &[(&str, &str)] = &[
+    ("RESOURCE_NAME", "example.com/a"),
+    ("DEVICE_ID_PREFIX", "a"),
+];
+
+/// A manager in a plugin dir of its own, seen over HTTP.
+pub struct Observed {
+    pub dir: TempDir,
+    pub manager: Manager,
+    pub http: Http,
+}
+
+impl Observed {
+    pub async fn of(variables: &[(&str, &str)]) -> Self {
+        let dir = plugin_dir();
+        let manager = Manager::start(dir.path(), variables);
+        let http = Http::of(&manager).await;
+        Self { dir, manager, http }
+    }
+}
 
 /// A manager's HTTP.
 pub struct Http {
