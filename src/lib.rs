@@ -14,6 +14,7 @@ pub mod allocation;
 pub mod preference;
 pub mod selection;
 pub mod fault;
+pub mod checkpoint;
 pub mod resource;
 mod host_paths;
 pub mod config;
@@ -30,7 +31,7 @@ pub mod own_socket;
 mod connections;
 mod channel;
 mod registration;
-pub mod checkpoint;
+pub mod checkpoint_file;
 pub mod watcher;
 
 // The life of a plugin, and of all of them.

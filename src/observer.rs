@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::checkpoint::{CheckpointFile, Known, Standing, Written};
+use crate::checkpoint::{Known, Standing};
+use crate::checkpoint_file::{CheckpointFile, Written};
 use crate::config_file::Reloads;
 use crate::fault::Faults;
 use crate::offer::Offer;

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint::{FILE, SIZE_MAX};
+use crate::checkpoint_file::{FILE, SIZE_MAX};
 use crate::foreign::foreign;
 use crate::resource_name::ResourceName;
 

@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::checkpoint::CheckpointFile;
+use crate::checkpoint_file::CheckpointFile;
 use crate::connections::{ConnectionId, Table};
 use crate::fault::FaultId;
 use crate::lock::lock;

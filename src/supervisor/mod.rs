@@ -18,7 +18,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{debug, error, info, warn};
 
-use crate::checkpoint::{Checkpoint, CheckpointFile, Written};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint_file::{CheckpointFile, Written};
 use crate::fault::Delays;
 use crate::plugin::{Injection, Past, PluginHandle, PluginInstance};
 use crate::plugin_dir::PluginDir;

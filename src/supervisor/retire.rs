@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use crate::checkpoint::CheckpointFile;
+use crate::checkpoint_file::CheckpointFile;
 use crate::lock::lock;
 use crate::offer_handle::OfferHandle;
 use crate::retirement::Retirement;

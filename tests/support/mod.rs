@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use simple_device_plugin::checkpoint;
+use simple_device_plugin::checkpoint_file;
 use simple_device_plugin::config::{Config, Environment, FileText, Host};
 use simple_device_plugin::config_file::Reloads;
 use simple_device_plugin::fault_handle::FaultHandle;
@@ -213,7 +213,7 @@ pub fn write_checkpoint(dir: &Path, registered: &[(&str, &[&str])]) {
     );
     let new = dir.join("checkpoint.new");
     std::fs::write(&new, text).expect("a file");
-    std::fs::rename(new, dir.join(checkpoint::FILE)).expect("a file in its place");
+    std::fs::rename(new, dir.join(checkpoint_file::FILE)).expect("a file in its place");
 }
 
 /// A kubelet with short times: nothing here waits for a real grace.

@@ -1,0 +1,157 @@
+//! `kubelet_internal_checkpoint` in the plugin dir, only read here.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::checkpoint::{Checkpoint, parse};
+use crate::regular_file::{RegularFile, Version};
+
+/// The file's name in the plugin dir.
+pub const FILE: &str = "kubelet_internal_checkpoint";
+
+/// In bytes: many times that of a hundred resources of a thousand devices.
+pub const SIZE_MAX: u64 = 64 << 20;
+
+/// From a disk that hangs, it is not read at all.
+const READ_WITHIN: Duration = Duration::from_secs(5);
+
+/// The file in one plugin dir. It is read again only when it changed, and by one at a time: of a disk that hangs
+/// one thread is a prisoner, not one for each look. A clone shares what was read.
+#[derive(Clone, Debug)]
+pub struct CheckpointFile {
+    path: PathBuf,
+    last: Arc<Mutex<LastRead>>,
+}
+
+#[derive(Debug)]
+struct LastRead {
+    path: PathBuf,
+    /// Also what could not be understood.
+    read: Option<(Version, Result<Written, String>)>,
+}
+
+/// What the kubelet wrote, and when.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// What.
+    pub checkpoint: Arc<Checkpoint>,
+    /// When.
+    pub at: SystemTime,
+    /// The file that it was.
+    pub version: Version,
+}
+
+impl CheckpointFile {
+    /// The one in this plugin dir.
+    pub fn new(dir: &Path) -> Self {
+        let path = dir.join(FILE);
+        let last = LastRead {
+            path: path.clone(),
+            read: None,
+        };
+        Self {
+            path,
+            last: Arc::new(Mutex::new(last)),
+        }
+    }
+
+    /// Which file stands there now; `None` where there is none. As the plugin dir is looked at all the time, this
+    /// needs no thread.
+    pub fn version(&self) -> Option<Version> {
+        self.path.metadata().ok().as_ref().map(Version::from)
+    }
+
+    /// What the file says now; a changed one is read beside everything else that runs, since a large one takes
+    /// its time.
+    ///
+    /// # Errors
+    /// When there is no such file yet, or it cannot be read within 5 s, or not be understood.
+    pub async fn read(&self) -> io::Result<Written> {
+        if let Ok(last) = self.last.try_lock()
+            && let Some((version, read)) = &last.read
+            && self.version() == Some(*version)
+        {
+            return read.clone().map_err(io::Error::other);
+        }
+        let reading = async {
+            // Goes with the thread, which may be held up for longer than we wait.
+            let mut last = Arc::clone(&self.last).lock_owned().await;
+            tokio::task::spawn_blocking(move || last.read()).await?
+        };
+        timeout(READ_WITHIN, reading).await?
+    }
+}
+
+impl LastRead {
+    fn read(&mut self) -> io::Result<Written> {
+        let file = RegularFile::open(&self.path)?;
+        let version = Version::from(file.metadata());
+        // Somebody may have read it while we stood in line.
+        if let Some((before, read)) = &self.read
+            && *before == version
+        {
+            return read.clone().map_err(io::Error::other);
+        }
+        let at = file.metadata().modified()?;
+        let text = file.read_at_most(SIZE_MAX)?;
+        let written = parse(&text).map(|checkpoint| Written {
+            checkpoint: Arc::new(checkpoint),
+            at,
+            version,
+        });
+        let read = written.map_err(|error| error.to_string());
+        // What changed a moment ago may change again, and look the same: a file system's clock is coarse.
+        self.read = version.is_settled().then(|| (version, read.clone()));
+        read.map_err(io::Error::other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pod that holds a device.
+    const HELD: &[u8] =
+        br#"{"Data":{"PodDeviceEntries":[{"ResourceName":"a/b","DeviceIDs":{"0":["x"]}}]}}"#;
+
+    #[tokio::test]
+    async fn no_file_is_an_error_and_a_pipe_is_no_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = CheckpointFile::new(dir.path());
+        assert!(file.read().await.is_err());
+        let pipe = std::process::Command::new("mkfifo")
+            .arg(dir.path().join(FILE))
+            .status();
+        assert!(pipe.unwrap().success());
+        assert!(file.read().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn only_what_changed_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = CheckpointFile::new(dir.path());
+        let write = |text: &[u8]| {
+            // As the kubelet does: a new file in the place of the old.
+            let new = dir.path().join("new");
+            std::fs::write(&new, text).unwrap();
+            std::fs::rename(new, dir.path().join(FILE)).unwrap();
+        };
+        write(HELD);
+        assert!(file.read().await.unwrap().checkpoint.of("a/b").is_some());
+        // Too young to be told from what may come in its place.
+        std::thread::sleep(Version::SETTLES_WITHIN);
+        let first = file.read().await.unwrap();
+        let again = file.clone().read().await.unwrap();
+        assert!(Arc::ptr_eq(&first.checkpoint, &again.checkpoint));
+        write(br#"{"Data":{"PodDeviceEntries":null}}"#);
+        let other = file.read().await.unwrap();
+        assert!(other.checkpoint.of("a/b").is_none());
+        write(b"{");
+        assert!(file.read().await.is_err());
+    }
+}
