@@ -1,141 +1,15 @@
 //! What became of one resource's plugin so far, for those who look. The time is an argument.
 
+mod words;
+
+pub use words::{Cause, RegistrationResult, Step};
+
 use std::time::{Duration, SystemTime};
 
 use crate::checkpoint::Standing;
 use crate::fault::Target;
 use crate::grpc_code::CODES;
 use crate::regular_file::Version;
-
-/// How far a plugin is in its run, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Step {
-    /// Not tried yet, or not again.
-    Starting,
-    /// On its way to the kubelet, or in line for it.
-    Connecting,
-    /// There is a kubelet, but a fault keeps it from registering.
-    Withheld,
-    /// Making its socket.
-    Binding,
-    /// Leaving the kubelet the time to take leave of a predecessor.
-    Quiet,
-    /// Register is under way, or ListAndWatch not open yet.
-    Registering,
-    /// The kubelet has ListAndWatch open.
-    Registered,
-    /// Ending its run.
-    Leaving,
-}
-
-impl Step {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Connecting => "connecting",
-            Self::Withheld => "withheld",
-            Self::Binding => "binding",
-            Self::Quiet => "quiet",
-            Self::Registering => "registering",
-            Self::Registered => "registered",
-            Self::Leaving => "leaving",
-        }
-    }
-
-    const fn waits_for(self) -> &'static str {
-        match self {
-            Self::Starting => "waits for its start",
-            Self::Connecting => "waits for the kubelet",
-            Self::Withheld => "waits for the end of the fault that withholds its registration",
-            Self::Binding => "waits for its socket",
-            Self::Quiet => "is quiet, as the kubelet may be taking leave of a predecessor",
-            Self::Registering | Self::Registered => "waits for the kubelet to open ListAndWatch",
-            Self::Leaving => "is leaving",
-        }
-    }
-}
-
-/// How a registration went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RegistrationResult {
-    /// ListAndWatch is open.
-    Registered,
-    /// The kubelet said no.
-    Refused,
-    /// The kubelet went meanwhile.
-    Broken,
-    /// No answer in time.
-    TimedOut,
-    /// OK, but the kubelet did not ask for the options.
-    NotCalledBack,
-    /// OK, but the kubelet opened no ListAndWatch.
-    NoStream,
-}
-
-impl RegistrationResult {
-    /// All of them, each at its number.
-    pub const ALL: [Self; 6] = [
-        Self::Registered,
-        Self::Refused,
-        Self::Broken,
-        Self::TimedOut,
-        Self::NotCalledBack,
-        Self::NoStream,
-    ];
-
-    /// As a metric's label has it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Registered => "registered",
-            Self::Refused => "refused",
-            Self::Broken => "broken",
-            Self::TimedOut => "timed_out",
-            Self::NotCalledBack => "not_called_back",
-            Self::NoStream => "no_stream",
-        }
-    }
-}
-
-/// Why a plugin started over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cause {
-    /// Another kubelet came.
-    Kubelet,
-    /// The stream ended, and the kubelet is the same.
-    Stream,
-    /// It must register something else.
-    Configuration,
-    /// The kubelet's checkpoint lacked the resource.
-    Checkpoint,
-    /// A fault on demand.
-    Fault,
-    /// A bug.
-    Panic,
-}
-
-impl Cause {
-    /// All of them, each at its number.
-    pub const ALL: [Self; 6] = [
-        Self::Kubelet,
-        Self::Stream,
-        Self::Configuration,
-        Self::Checkpoint,
-        Self::Fault,
-        Self::Panic,
-    ];
-
-    /// As a metric's label has it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Kubelet => "kubelet",
-            Self::Stream => "stream",
-            Self::Configuration => "configuration",
-            Self::Checkpoint => "checkpoint",
-            Self::Fault => "fault",
-            Self::Panic => "panic",
-        }
-    }
-}
 
 /// How long calls took: how many at most each of [`Self::BOUNDS`], and longer.
 #[derive(Clone, Copy, Debug, Default)]
