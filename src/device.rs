@@ -169,7 +169,8 @@ impl Devices {
         Ok(old != health)
     }
 
-    fn position(&self, id: &str) -> Option<usize> {
+    /// The place in the list of the device with this ID.
+    pub fn position(&self, id: &str) -> Option<usize> {
         self.by_id
             .binary_search_by(|position| (*self.list[*position as usize].id).cmp(id))
             .ok()

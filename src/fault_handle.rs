@@ -1,8 +1,13 @@
 //! A resource's faults while the program runs: set them here, and they strike.
 
+use std::time::Instant;
+
 use tokio::sync::watch;
 
-use crate::fault::{Fault, FaultId, FaultSpec, Faults, Strike, Target, TooMany};
+use crate::device::Devices;
+use crate::fault::{
+    Fault, FaultId, FaultSpec, Faults, Flaps, Judged, OfCall, Target, TooMany, Withheld,
+};
 
 /// Seeds that are made up are short, to be given again.
 const SEEDS: u64 = 1_000_000;
@@ -27,7 +32,7 @@ impl FaultHandle {
     /// # Errors
     /// When there are too many.
     pub fn set(&self, fault: Fault) -> Result<FaultSpec, TooMany> {
-        let mut outcome = Err(TooMany);
+        let mut outcome = Err(TooMany::Faults);
         self.0.send_if_modified(|faults| {
             let armed = faults.set(fault, seed());
             outcome = armed.map(|armed| armed.fault.spec().clone());
@@ -57,22 +62,47 @@ impl FaultHandle {
         count
     }
 
-    /// Judges: see [`Faults::strike`].
-    pub fn strike(&self, target: Target, is_meant: impl FnMut(FaultId) -> bool) -> Vec<Strike> {
+    /// Judges a call of an RPC.
+    pub fn call(&self, target: Target) -> OfCall {
         if !self.0.borrow().threaten(target) {
-            return Vec::new();
+            return OfCall::default();
         }
-        self.judge(|faults| faults.strike(target, is_meant))
+        self.judge(|faults| faults.call(target))
     }
 
-    /// Judges, and tells nobody: which faults there are stays.
-    pub fn judge<T: Default>(&self, judge: impl FnOnce(&mut Faults) -> T) -> T {
+    /// They struck a call, but nothing came of it: it does not count.
+    pub fn take_back(&self, ids: &[FaultId]) {
+        self.judge(|faults| faults.take_back(ids));
+    }
+
+    /// Judges a stream; returns by how many faults it is dropped.
+    pub fn stream(&self, judged: &mut Judged) -> usize {
+        self.judge(|faults| faults.stream(judged))
+    }
+
+    /// Judges a registration; returns by what it is withheld.
+    pub fn registration(&self, judged: &mut Judged) -> Vec<Withheld> {
+        self.judge(|faults| faults.registration(judged, Instant::now()))
+    }
+
+    /// Follows the devices that flap: see [`Flaps::follow`].
+    pub fn flap(&self, flaps: &mut Flaps, devices: &Devices) -> Vec<usize> {
+        self.judge(|faults| flaps.follow(faults, Instant::now(), devices))
+    }
+
+    /// Wakes nobody up: which faults there are stays.
+    fn judge<T: Default>(&self, judge: impl FnOnce(&mut Faults) -> T) -> T {
         let mut judged = T::default();
         self.0.send_if_modified(|faults| {
             judged = judge(faults);
             false
         });
         judged
+    }
+
+    /// Whether this fault is still there.
+    pub fn has(&self, id: FaultId) -> bool {
+        self.0.borrow().has(id)
     }
 
     /// Waits until none of these is there any more.

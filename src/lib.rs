@@ -3,7 +3,6 @@
 
 // Pure: names, devices, decisions. No I/O, no clock, no runtime.
 mod foreign;
-mod lock;
 mod grpc_code;
 pub mod numa;
 pub mod device;
@@ -23,6 +22,7 @@ mod retirement;
 mod backoff;
 
 // The edge: the API on the wire, sockets and files.
+mod lock;
 mod regular_file;
 pub mod wire;
 pub mod plugin_dir;

@@ -1,4 +1,5 @@
-//! What the kubelet is told of a resource: the configured devices, and those that are going.
+//! What the kubelet is told of a resource: the configured devices, over them what was set by hand and what faults made
+//! ill, and the devices that are going.
 //!
 //! A kubelet crashes when a device disappears from the list that a pod holds or an Allocate in flight may
 //! pick (`devicemanager/manager.go` looks it up without asking whether it is there). So a device that the
@@ -86,21 +87,29 @@ impl Offer {
             count: self.by_hand.count.filter(|_| resource.counted.is_some()),
             health: self.by_hand.health.clone(),
         };
-        let resource = resource.into();
-        Self::made_of(resource, by_hand, self.ill.clone(), self.devices.as_slice())
+        Self {
+            resource: resource.into(),
+            by_hand,
+            ..self.clone()
+        }
+        .made()
     }
 
     /// As the configuration says, with nothing set by hand.
     #[must_use]
     pub fn as_configured(&self) -> Self {
-        self.with(ByHand::default())
+        Self {
+            by_hand: ByHand::default(),
+            ..self.clone()
+        }
+        .made()
     }
 
     /// What pods hold of this resource is told from the start, also where the configuration lacks it.
     #[must_use]
     pub fn holding(&self, held: &[Device]) -> Self {
         let known: Vec<Device> = self.going().chain(held).cloned().collect();
-        self.knowing(&known)
+        self.clone().knowing(&known)
     }
 
     /// Without these of the devices that are going; those that waited for room move up.
@@ -108,7 +117,7 @@ impl Offer {
     pub fn without(&self, gone: &BTreeSet<&str>) -> Self {
         let stays = |device: &&Device| !(device.going && gone.contains(&*device.id));
         let known = self.devices.as_slice().iter().filter(stays).cloned();
-        self.knowing(&known.collect::<Vec<_>>())
+        self.clone().knowing(&known.collect::<Vec<_>>())
     }
 
     /// With so many devices, by hand: those that are too many are going from here on.
@@ -122,7 +131,11 @@ impl Offer {
             count: Some(count),
             health: self.by_hand.health.clone(),
         };
-        Ok(self.with(by_hand))
+        Ok(Self {
+            by_hand,
+            ..self.clone()
+        }
+        .made())
     }
 
     /// With this health of these devices, by hand.
@@ -130,52 +143,46 @@ impl Offer {
     pub fn with_health<'a>(&self, ids: impl Iterator<Item = &'a str>, health: Health) -> Self {
         let mut by_hand = self.by_hand.clone();
         by_hand.health.extend(ids.map(|id| (id.into(), health)));
-        self.with(by_hand)
+        Self {
+            by_hand,
+            ..self.clone()
+        }
+        .made()
     }
 
     /// With these devices ill, and no others, by a fault.
     #[must_use]
     pub fn with_ill(&self, ill: BTreeSet<Box<str>>) -> Self {
-        let (resource, by_hand) = (Arc::clone(&self.resource), self.by_hand.clone());
-        Self::made_of(resource, by_hand, ill, self.devices.as_slice())
+        Self {
+            ill,
+            ..self.clone()
+        }
+        .made()
     }
 
-    fn with(&self, by_hand: ByHand) -> Self {
-        let (resource, ill) = (Arc::clone(&self.resource), self.ill.clone());
-        Self::made_of(resource, by_hand, ill, self.devices.as_slice())
+    /// Beside the devices that the kubelet was told of.
+    fn made(self) -> Self {
+        let known = Arc::clone(&self.devices);
+        self.knowing(known.as_slice())
     }
 
-    /// The same beside what the kubelet may know.
-    fn knowing(&self, known: &[Device]) -> Self {
-        let (by_hand, ill) = (self.by_hand.clone(), self.ill.clone());
-        Self::made_of(Arc::clone(&self.resource), by_hand, ill, known)
-    }
-
-    /// What is configured, over it what was set by hand, over that what faults made ill.
-    fn made_of(
-        resource: Arc<Resource>,
-        by_hand: ByHand,
-        ill: BTreeSet<Box<str>>,
-        known: &[Device],
-    ) -> Self {
-        let mut wanted = match (by_hand.count, &resource.counted) {
+    /// The devices anew: what is configured, over it what was set by hand, over that what faults made ill; beside
+    /// those that the kubelet may know.
+    fn knowing(mut self, known: &[Device]) -> Self {
+        let mut wanted = match (self.by_hand.count, &self.resource.counted) {
             (Some(count), Some(counted)) => Arc::new(counted.devices(count)),
-            _ => Arc::clone(&resource.devices),
+            _ => Arc::clone(&self.resource.devices),
         };
-        let by_hand_health = by_hand.health.iter().map(|(id, health)| (id, *health));
-        let ill_health = ill.iter().map(|id| (id, Health::Unhealthy));
-        for (id, health) in by_hand_health.chain(ill_health) {
+        let by_hand = self.by_hand.health.iter().map(|(id, health)| (id, *health));
+        let ill = self.ill.iter().map(|id| (id, Health::Unhealthy));
+        for (id, health) in by_hand.chain(ill) {
             if wanted.get(id).is_some_and(|device| device.health != health) {
                 // It is there.
                 let _ = Arc::make_mut(&mut wanted).set_health(id, health);
             }
         }
-        Self {
-            devices: told(&wanted, known),
-            resource,
-            by_hand,
-            ill,
-        }
+        self.devices = told(&wanted, known);
+        self
     }
 }
 
@@ -360,5 +367,19 @@ mod tests {
         let later = both.without(&gone.iter().map(String::as_str).collect());
         assert!(new(&later) > new(&both));
         assert!(later.devices().list_size() <= LIST_SIZE_MAX);
+    }
+
+    #[test]
+    fn who_is_ill_stays_so_whatever_else_is_said() {
+        let ill = BTreeSet::from(["d-n-1".into()]);
+        let offer = Offer::new(resource(2)).with_ill(ill);
+        let is_ill = ["d-n-0 Healthy", "d-n-1 Unhealthy"];
+        assert_eq!(told(&offer), is_ill);
+        let by_hand = offer.with_health(["d-n-1"].into_iter(), Health::Healthy);
+        assert_eq!(told(&by_hand), is_ill);
+        assert_eq!(told(&by_hand.reconfigured(resource(2))), is_ill);
+        assert_eq!(told(&by_hand.as_configured()), is_ill);
+        let well = by_hand.with_ill(BTreeSet::new());
+        assert_eq!(told(&well), ["d-n-0 Healthy", "d-n-1 Healthy"]);
     }
 }

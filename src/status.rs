@@ -142,6 +142,8 @@ pub struct FaultStatus {
     pub fault: FaultSpec,
     /// Whether it was set by hand, and not by the configuration.
     pub by_hand: bool,
+    /// Whether it can strike no more.
+    pub spent: bool,
     /// How often it could have struck.
     pub seen: u64,
     /// How often it did.
@@ -276,6 +278,7 @@ fn fault(armed: &Armed) -> FaultStatus {
     FaultStatus {
         fault: armed.fault.spec().clone(),
         by_hand: armed.by_hand,
+        spent: armed.is_spent(),
         seen: armed.seen,
         struck: armed.struck,
     }

@@ -75,6 +75,17 @@ async fn a_count_is_set_by_the_rules_of_retiring() {
     node.shows(4, 4).await;
 }
 
+/// It was told as Unhealthy before, and needs no message to go.
+#[tokio::test]
+async fn a_device_that_is_ill_goes_like_another() {
+    let node = Node::with(FOUR);
+    node.shows(4, 4).await;
+    node.does(&["health", GPU, "3", "unhealthy"]);
+    node.shows(4, 3).await;
+    node.does(&["devices", GPU, "3"]);
+    node.shows(3, 3).await;
+}
+
 #[tokio::test]
 async fn it_outlives_reloads_and_kubelets_but_no_restart() {
     let node = Node::with(FOUR);

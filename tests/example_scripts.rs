@@ -14,7 +14,7 @@ fn shows(example: &str, words: &[&str]) {
         .join("run");
     let output = Command::new(script)
         .env("PROGRAM", cargo_bin!("simple-device-plugin"))
-        .env("LATE", "1s")
+        .env("LATE", "5s")
         .output()
         .expect("a shell");
     let stdout = String::from_utf8(output.stdout).expect("UTF-8");
@@ -51,7 +51,7 @@ fn a_flapping_device() {
         "gpu-node-3 Healthy",
         "gpu-node-3 Unhealthy",
         "gpu-node-3 Healthy",
-        "2 of 2  configuration  health 3 --up 3s --down 2s",
+        "configuration  health 3 --up 3s --down 2s",
         "1 fault is cleared",
         "no faults",
     ];
@@ -65,7 +65,7 @@ fn a_slow_allocate() {
         "pod slow is admitted",
         // Whole seconds, and the machine has its own delays.
         "after ",
-        "1 of 2  configuration  allocate --delay 3s --after 1 --times 1",
+        "1 of 2, spent  configuration  allocate --delay 3s --after 1 --times 1",
         "pod unlucky: UnexpectedAdmissionError: example.com/gpu: Allocate failed: Unavailable: no luck",
         "pod next is admitted",
     ];

@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 use simple_device_plugin::kubelet::AdmissionError;
+use simple_device_plugin::wire;
+use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
+use support::fakes::dial;
 use support::http::Http;
 use support::steered::{FOUR, GPU, Node};
 use support::{Manager, held, pod, registrations, resources, shows, until, within};
@@ -78,7 +81,7 @@ async fn a_slow_allocate_holds_up_its_pod_and_nothing_else() {
     assert!(took < Duration::from_secs(60), "{took:?}");
     assert_eq!(held(&node.kubelet, "slow"), ["gpu-n-1"]);
     assert_eq!(node.status()["faultsInjected"]["allocate"], 1);
-    node.manager.says("a fault strikes: delayed by 60s");
+    node.manager.says("a fault strikes: delayed, in all by 60s");
 }
 
 #[tokio::test]
@@ -152,7 +155,7 @@ async fn a_refused_call_has_its_code_and_message() {
         serde_json::json!({"allocate": 1, "preferred": 1, "pre-start": 1})
     );
     let list = node.does(&["fault", "list"]).1;
-    let row = "example.com/gpu  1 of 2  hand    pre-start --error INTERNAL --times 1\n";
+    let row = "example.com/gpu  1 of 2, spent  hand    pre-start --error INTERNAL --times 1\n";
     assert!(list.contains(row), "{list}");
 }
 
@@ -222,13 +225,101 @@ async fn a_registration_is_withheld_until_it_is_cleared() {
     assert_eq!(node.status()["faultsInjected"]["registration"], 1);
 }
 
+/// What goes by is one registration, not each of its steps; and the one that is made in the end is the one that was
+/// withheld.
+#[tokio::test]
+async fn a_registration_is_judged_once() {
+    let after = "{resources: [{name: example.com/gpu, devices: 4, faults: [{rpc: registration, after: 1, times: 9}]}]}";
+    let node = Node::with(after);
+    node.shows(4, 4).await;
+    let judged = |node: &Node| node.status()["faults"][0]["seen"].clone();
+    assert_eq!(judged(&node), 1);
+    let node = node.with_another_kubelet().await;
+    until("its state", || node.status()["state"] == "withheld").await;
+    assert_eq!(judged(&node), 2);
+    node.has_no_fault_left();
+    node.shows(4, 4).await;
+    let again = ["registration", "--for", "100ms", "--times", "9"];
+    node.does(&[&["fault", GPU], &again[..]].concat());
+    node.shows(4, 0).await;
+    node.shows(4, 4).await;
+    assert_eq!(judged(&node), 1);
+    let status = node.status();
+    assert_eq!(status["faultsInjected"]["registration"], 2);
+    assert_eq!(
+        status["lastError"]["what"],
+        "a fault withholds the registration"
+    );
+    assert_eq!(status["restarts"]["fault"], 1);
+    // Cleared before its time, too.
+    node.does(&["fault", GPU, "registration", "--for", "24h"]);
+    node.shows(4, 0).await;
+    node.has_no_fault_left();
+    node.shows(4, 4).await;
+}
+
+#[tokio::test]
+async fn a_delayed_allocate_sees_the_devices_as_they_are_when_it_is_answered() {
+    let node = Node::with(&FOUR.replace("devices: 4", "devices: 1"));
+    node.shows(1, 1).await;
+    node.does(&["fault", GPU, "allocate", "--delay", "60s"]);
+    let delayed = node.refused("p");
+    let meanwhile = async {
+        until("the strike", || {
+            node.status()["faultsInjected"]["allocate"] == 1
+        })
+        .await;
+        node.does(&["devices", GPU, "0"]);
+        // It is not dropped while a call may pick it.
+        node.shows(1, 0).await;
+        node.has_no_fault_left();
+    };
+    let (told, ()) = tokio::join!(delayed, meanwhile);
+    assert!(told.contains("device gpu-n-0 is being removed"), "{told}");
+    node.shows(0, 0).await;
+    assert!(node.kubelet.crashed().borrow().is_none());
+}
+
+#[tokio::test]
+async fn one_resource_is_cleared_alone() {
+    let two =
+        "{resources: [{name: example.com/gpu, devices: 4}, {name: example.com/nic, devices: 4}]}";
+    let node = Node::with(two);
+    for name in [GPU, "example.com/nic"] {
+        shows(&node.kubelet, name, 4, 4).await;
+        node.does(&["fault", name, "allocate", "--delay", "1s"]);
+    }
+    let (_, status, _) = node.does(&["status"]);
+    assert!(
+        status.contains("example.com/gpu has a fault; fault list shows it\n"),
+        "{status}"
+    );
+    node.sets(
+        &["fault", "clear", GPU],
+        "example.com/gpu: 1 fault is cleared\n",
+    );
+    let list = node.does(&["fault", "list"]).1;
+    assert!(
+        list.contains("example.com/nic  0 of 0  hand    allocate --delay 1s\n"),
+        "{list}"
+    );
+    assert!(!list.contains(GPU), "{list}");
+    let (_, status, _) = node.does(&["status", "example.com/nic"]);
+    assert!(
+        status.contains("  faults         allocate --delay 1s, struck 0 of 0\n"),
+        "{status}"
+    );
+    let cleared = "example.com/gpu: no faults\nexample.com/nic: 1 fault is cleared\n";
+    node.sets(&["fault", "clear"], cleared);
+}
+
 #[tokio::test]
 async fn devices_flap() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     node.does(&["health", GPU, "0", "unhealthy"]);
     node.does(&[
-        "fault", GPU, "health", "1-2", "--up", "100ms", "--down", "200ms", "--times", "2",
+        "fault", GPU, "health", "1-2", "--up", "1s", "--down", "1s", "--times", "2",
     ]);
     let mut shown = node.kubelet.node();
     for allocatable in [1, 3, 1, 3] {
@@ -237,7 +328,7 @@ async fn devices_flap() {
     }
     assert_eq!(node.status()["faultsInjected"]["health"], 2);
     node.does(&[
-        "fault", GPU, "health", "gpu-n-3", "--up", "100ms", "--down", "1h",
+        "fault", GPU, "health", "gpu-n-3", "--up", "1s", "--down", "1h",
     ]);
     node.shows(4, 2).await;
     let (_, status, _) = node.does(&["status", GPU]);
@@ -246,47 +337,62 @@ async fn devices_flap() {
         "{status}"
     );
     assert!(status.contains("gpu-n-0  Unhealthy, by hand\n"), "{status}");
+    node.sets(
+        &["health", GPU, "3", "healthy"],
+        "example.com/gpu: gpu-n-3 is Healthy by hand; a fault has it ill\n",
+    );
+    // With fewer devices those that are left flap.
+    node.does(&["config", GPU]);
+    node.does(&["fault", GPU, "health", "1-3", "--up", "1s", "--down", "1h"]);
+    node.does(&["devices", GPU, "3"]);
+    node.shows(3, 1).await;
     node.has_no_fault_left();
-    node.shows(4, 3).await;
+    node.shows(3, 3).await;
     assert_eq!(registrations(&node.kubelet, GPU), 1);
 }
 
-/// Without waiting for any: what is granted is used up, also where the fault is cleared meanwhile.
+/// Asks a resource's plugin itself.
+async fn allocates(node: &Node, name: &str) {
+    let socket = format!("simple-device-plugin-example.com_{name}.sock");
+    let channel = dial(&node.dir.path().join(socket)).await.expect("a plugin");
+    let request = wire::allocation_of(vec![format!("{name}-n-0")]);
+    let answer = DevicePluginClient::new(channel).allocate(request).await;
+    answer.expect("an answer");
+}
+
 #[tokio::test]
 async fn all_delays_together_are_bounded() {
-    let two =
-        "{resources: [{name: example.com/gpu, devices: 4}, {name: example.com/nic, devices: 4}]}";
-    let node = Node::with(two);
-    node.shows(4, 4).await;
-    shows(&node.kubelet, "example.com/nic", 4, 4).await;
-    for (count, resource) in [(1, GPU), (2, "example.com/nic")] {
-        // Two of 60 s are one of 60 s.
-        for _ in 0..2 {
-            node.does(&["fault", resource, "allocate", "--delay", "60s"]);
-        }
-        let pod = pod(resource, &[(resource, 1)]);
-        let delayed = node.kubelet.admit(&pod);
-        let cleared = async {
-            node.manager.says("delays are cut");
-            node.manager.says("a fault strikes: delayed by 60s");
-            node.has_no_fault_left();
-        };
-        let (admitted, ()) = tokio::join!(delayed, async {
-            until("the strikes", || {
-                let (_, status, _) = node.does(&["fault", "list"]);
-                status.matches("1 of 1").count() == 2
-            })
-            .await;
-            cleared.await;
-        });
-        admitted.unwrap_or_else(|error| panic!("{count}: {error}"));
+    const NAMES: [&str; 3] = [GPU, "example.com/nic", "example.com/fpga"];
+    let each = NAMES.map(|name| format!("{{name: {name}, devices: 4}}"));
+    let node = Node::with(&format!("{{resources: [{}]}}", each.join(", ")));
+    for name in NAMES {
+        shows(&node.kubelet, name, 4, 4).await;
+        node.does(&["fault", name, "allocate", "--delay", "60s"]);
     }
-    node.does(&["fault", GPU, "allocate", "--delay", "60s", "--times", "1"]);
-    node.admits("at-once").await.expect("admitted");
-    assert!(node.manager.says("delays are cut").contains("granted=0ns"));
-    // It did not strike.
-    assert_eq!(node.status()["faults"][0]["struck"], 0);
-    assert_eq!(node.status()["faultsInjected"]["allocate"], 2);
+    // Two of 60 s are one of 60 s.
+    node.does(&["fault", GPU, "allocate", "--delay", "60s"]);
+    // The kubelet would ask for one after the other.
+    let delayed = async { tokio::join!(allocates(&node, "gpu"), allocates(&node, "nic")) };
+    let third = async {
+        until("both strikes", || {
+            let list = node.does(&["fault", "list"]).1;
+            list.matches("1 of 1").count() == 3
+        })
+        .await;
+        assert!(node.manager.says("a delay is cut").contains("granted=60s"));
+        let admitted = allocates(&node, "fpga");
+        within("an answer at once", admitted).await;
+        assert!(node.manager.says("a delay is cut").contains("granted=0ns"));
+        // It did not strike.
+        let list = node.does(&["fault", "list"]).1;
+        assert!(list.contains("example.com/fpga  0 of 1"), "{list}");
+        node.has_no_fault_left();
+    };
+    tokio::join!(delayed, third);
+    // What was not spent is free again.
+    node.does(&["fault", GPU, "allocate", "--delay", "50ms", "--times", "1"]);
+    node.admits("later").await.expect("admitted");
+    assert_eq!(node.status()["faults"][0]["struck"], 1);
 }
 
 /// Which of twenty pods are refused.
@@ -361,10 +467,13 @@ async fn the_configuration_has_faults_and_config_brings_them_back() {
     node.shows(5, 0).await;
     node.shows(5, 5).await;
 
+    // Of those that change the others know nothing.
     node.reloads(&LATE.replace("INTERNAL", "ABORTED"));
     let warned = node.manager.says("a fault is configured");
-    assert!(warned.contains("registration --for 1s"), "{warned}");
-    node.shows(5, 0).await;
+    assert!(warned.contains("allocate --error ABORTED"), "{warned}");
+    let told = node.refused("aborted").await;
+    assert!(told.contains("Aborted"), "{told}");
+    assert_eq!(node.status()["faults"][0]["struck"], 1);
     node.reloads("{resources: [{name: example.com/gpu, devices: 5}]}");
     node.shows(5, 5).await;
     until("no faults", || {
@@ -384,7 +493,7 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     );
     node.refuses(
         &["fault", GPU, "health", "4", "--up", "1s", "--down", "1s"],
-        "error: example.com/gpu: no device with the index 4: there are 4, counted from 0\n",
+        "error: example.com/gpu: expected devices that there are: no device with the index 4: there are 4, counted from 0\n",
     );
     node.refuses(
         &["fault", "example.com/fpga", "stream"],
@@ -420,7 +529,7 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     }
     node.refuses(
         &["fault", GPU, "stream"],
-        "error: example.com/gpu: there are 64 faults already; fault clear takes them away\n",
+        "error: example.com/gpu: 64 faults were set by hand already; fault clear takes them away\n",
     );
 }
 
@@ -438,7 +547,7 @@ async fn what_struck_is_counted_for_prometheus() {
             .expect("a spec");
     manager
         .faults(GPU)
-        .set(spec.fault().expect("a fault"))
+        .set(spec.fault(None).expect("a fault"))
         .expect("room");
     let label = |count| {
         format!(

@@ -44,7 +44,7 @@ pub fn run(socket: &Path, arguments: Arguments, out: &mut impl Write) -> anyhow:
             fault: fault.into(),
         },
         (Some(Command::Clear { resource }), ..) => Request::Clear { resource },
-        _ => return list(socket, out),
+        (Some(Command::List), ..) | (None, _, _) => return list(socket, out),
     };
     by_hand::run(socket, &request, out)
 }

@@ -30,6 +30,7 @@ pub fn of(resources: &[Resource], online: Option<&NumaNodes>) -> Vec<String> {
         "a health update reaches the wrong pod",
         ids,
     ));
+    warnings.extend(resources.iter().flat_map(never_strike));
     for (what, names) in OUTPUTS {
         let names = |resource| named(resource, names);
         warnings.extend(shared(
@@ -67,6 +68,14 @@ fn long_id(resource: &Resource) -> Option<String> {
             foreign(&longest.id),
             longest.id.len()
         )
+    })
+}
+
+fn never_strike(resource: &Resource) -> impl Iterator<Item = String> {
+    resource.faults.iter().filter_map(|fault| {
+        let (name, spec) = (&resource.name, fault.spec());
+        let why = resource.never_called(spec.rpc)?;
+        Some(format!("{name}: the fault {spec} never strikes: {why}"))
     })
 }
 

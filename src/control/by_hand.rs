@@ -3,14 +3,9 @@
 use tracing::info;
 
 use crate::device::Health;
-use crate::fault::{Effect, FaultSpec};
+use crate::fault::{BOUNDS, BOUNDS_FOR, Effect, FaultSpec};
 use crate::foreign::foreign;
 use crate::plugin::PluginHandle;
-use crate::selection::select;
-
-const DELAYS: &str = "\
-one call is delayed by 60s at most, all of the program together by 120s within 5 minutes:
-the kubelet admits one pod after the other, and calls itself unhealthy when that takes 5 minutes";
 
 /// Sets the health of these devices; says what is now, or what is wrong.
 pub fn health(plugin: &PluginHandle, devices: &str, health: Health) -> Result<String, String> {
@@ -22,7 +17,14 @@ pub fn health(plugin: &PluginHandle, devices: &str, health: Health) -> Result<St
         [only] => format!("{only} is"),
         many => format!("{} devices are", many.len()),
     };
-    Ok(format!("{resource}: {what} {health} by hand"))
+    let offer = plugin.offer.now();
+    let ill = { &ids }.iter().filter(|id| offer.ill().contains(*id));
+    let ill = match ill.count() {
+        0 => String::new(),
+        1 => "; a fault has it ill".to_owned(),
+        count => format!("; a fault has {count} of them ill"),
+    };
+    Ok(format!("{resource}: {what} {health} by hand{ill}"))
 }
 
 /// Sets the number of devices.
@@ -50,12 +52,9 @@ pub fn config(plugin: &PluginHandle) -> String {
 
 /// Sets one more fault.
 pub fn fault(plugin: &PluginHandle, spec: FaultSpec) -> Result<String, String> {
-    let fault = spec.fault().map_err(|error| format!("expected {error}"))?;
     let offer = plugin.offer.now();
-    if let Effect::Flap(flap) = fault.effect() {
-        let selected = select(offer.devices(), &flap.devices);
-        selected.map_err(|error| foreign(&error.to_string()))?;
-    }
+    let fault = spec.fault(Some(offer.devices()));
+    let fault = fault.map_err(|error| format!("expected {}", foreign(&error.to_string())))?;
     let target = fault.spec().rpc;
     let is_delay = matches!(fault.effect(), Effect::Delay(_));
     let fault = plugin
@@ -68,7 +67,7 @@ pub fn fault(plugin: &PluginHandle, spec: FaultSpec) -> Result<String, String> {
         .resource()
         .never_called(target)
         .map(|why| format!("never strikes: {why}"));
-    let bounds = is_delay.then(|| DELAYS.to_owned());
+    let bounds = is_delay.then(|| format!("{BOUNDS}:\n{BOUNDS_FOR}"));
     let lines = [format!("{resource}: {fault}")]
         .into_iter()
         .chain(never)

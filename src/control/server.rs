@@ -197,8 +197,11 @@ impl Answers {
             } => self.set(&resource, |plugin| Ok(by_hand::clear(plugin))),
             Request::Clear { resource: None } => {
                 let present = Arc::clone(&self.observer.present.borrow());
-                let cleared = present.iter().map(by_hand::clear);
-                Reply::Done(cleared.collect::<Vec<_>>().join("\n"))
+                let cleared: Vec<String> = present.iter().map(by_hand::clear).collect();
+                match &*cleared {
+                    [] => Reply::Done("no resources".to_owned()),
+                    each => Reply::Done(each.join("\n")),
+                }
             }
         }
         .into()

@@ -1,22 +1,31 @@
 //! The faults of one resource while the program runs.
 
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
 use thiserror::Error;
 
-use super::{Effect, Fault, Target};
+use super::{Effect, Fault, Refusal, Target};
 
-/// For one resource; each is judged at every call.
+/// For one resource, by hand, and as many by its configuration; each is judged at every call.
 pub const FAULTS_MAX: usize = 64;
 
+/// So many of these can make devices flap; each goes through their list.
+pub const FLAPS_MAX: usize = 8;
+
 /// Which fault of a resource; never used again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FaultId(u64);
+
+/// The faults that were judged for one stream, or one registration: each is judged once.
+pub type Judged = BTreeSet<FaultId>;
 
 /// A fault that can strike.
 #[derive(Clone, Debug)]
 pub struct Armed {
     /// Which.
     pub id: FaultId,
-    /// What was asked for, with its seed.
+    /// With its seed, also where that is made up.
     pub fault: Fault,
     /// Whether it was set by hand.
     pub by_hand: bool,
@@ -24,36 +33,62 @@ pub struct Armed {
     pub seen: u64,
     /// How often it did.
     pub struck: u64,
+    asked: Fault,
     chance: fastrand::Rng,
 }
 
 impl Armed {
+    /// Whether it can strike no more. What it did may go on.
+    pub fn is_spent(&self) -> bool {
+        self.struck >= self.fault.times()
+    }
+
+    /// Whether taking it away changes nothing.
+    fn is_over(&self) -> bool {
+        let lasts = matches!(self.fault.spec().rpc, Target::Registration | Target::Health);
+        self.is_spent() && !lasts
+    }
+
     /// Judges the next time that it could strike. The same seed judges alike again.
     fn strikes(&mut self) -> bool {
         let spec = self.fault.spec();
         let drawn = self.chance.f64();
         let is_likely = spec.probability.is_none_or(|p| drawn < p.get());
         self.seen += 1;
-        let strikes =
-            self.seen > spec.after.unwrap_or(0) && self.struck < self.fault.times() && is_likely;
+        let strikes = self.seen > spec.after.unwrap_or(0) && !self.is_spent() && is_likely;
         self.struck += u64::from(strikes);
         strikes
     }
 }
 
-/// A fault struck.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Strike {
-    /// Which.
+/// What strikes one call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OfCall {
+    /// It waits for the sum of these.
+    pub delays: Vec<(FaultId, Duration)>,
+    /// Then it is told the first of these.
+    pub refusals: Vec<Refusal>,
+}
+
+/// A registration that a fault withholds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Withheld {
+    /// Which fault.
     pub id: FaultId,
-    /// What comes of it.
-    pub effect: Effect,
+    /// `None`: until the fault is cleared.
+    pub until: Option<Instant>,
 }
 
 /// There are too many faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("there are {FAULTS_MAX} faults already; fault clear takes them away")]
-pub struct TooMany;
+pub enum TooMany {
+    /// Of any kind.
+    #[error("{FAULTS_MAX} faults were set by hand already; fault clear takes them away")]
+    Faults,
+    /// That make devices flap.
+    #[error("{FLAPS_MAX} faults of health were set by hand already; fault clear takes them away")]
+    Flaps,
+}
 
 /// All faults of one resource.
 #[derive(Clone, Debug, Default)]
@@ -63,7 +98,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Those that can strike, in the order in which they came.
+    /// Those that can strike.
     pub fn armed(&self) -> &[Armed] {
         &self.armed
     }
@@ -80,24 +115,41 @@ impl Faults {
             .any(|armed| armed.fault.spec().rpc == target)
     }
 
-    /// One more, by hand. Where it names no seed it gets this one. Returns it as it is armed.
+    /// One more, by hand, in the place of one that is over where there is no other. Where it needs a seed and names none it gets this one. Returns it as it is armed.
     ///
     /// # Errors
     /// When there are too many.
     pub fn set(&mut self, fault: Fault, seed: u64) -> Result<&Armed, TooMany> {
-        if self.armed.len() >= FAULTS_MAX {
-            return Err(TooMany);
+        let by_hand = |armed: &&Armed| armed.by_hand;
+        let flaps = |fault: &Fault| fault.spec().rpc == Target::Health;
+        let flapping = self.armed.iter().filter(by_hand);
+        if flaps(&fault) && flapping.filter(|armed| flaps(&armed.fault)).count() >= FLAPS_MAX {
+            return Err(TooMany::Flaps);
         }
-        self.arm(fault, true, seed);
-        self.armed.last().ok_or(TooMany)
+        if self.armed.iter().filter(by_hand).count() >= FAULTS_MAX {
+            let mut over = self.armed.iter();
+            let over = over.position(|armed| armed.by_hand && armed.is_over());
+            self.armed.remove(over.ok_or(TooMany::Faults)?);
+        }
+        let armed = self.arm(fault, true, seed);
+        self.armed.push(armed);
+        self.armed.last().ok_or(TooMany::Faults)
     }
 
-    /// Replaces the faults of the configuration; those that were set by hand stay.
+    /// Replaces the faults of the configuration. Those that it has already go on, and so do those set by hand.
     pub fn configure(&mut self, configured: &[Fault], mut seed: impl FnMut() -> u64) {
-        self.armed.retain(|armed| armed.by_hand);
+        let before = std::mem::take(&mut self.armed);
+        let (by_hand, mut before): (Vec<_>, Vec<_>) =
+            before.into_iter().partition(|armed| armed.by_hand);
         for fault in configured {
-            self.arm(fault.clone(), false, seed());
+            let known = before.iter().position(|armed| armed.asked == *fault);
+            let armed = match known {
+                Some(known) => before.remove(known),
+                None => self.arm(fault.clone(), false, seed()),
+            };
+            self.armed.push(armed);
         }
+        self.armed.extend(by_hand);
     }
 
     /// Takes all away; returns how many.
@@ -105,46 +157,84 @@ impl Faults {
         std::mem::take(&mut self.armed).len()
     }
 
-    /// Judges each fault of this target that `is_meant`; returns those that strike.
-    pub fn strike(
+    /// Judges a call of an RPC.
+    pub fn call(&mut self, target: Target) -> OfCall {
+        let mut of_call = OfCall::default();
+        for (id, effect) in self.strike(target, |_| true) {
+            match effect {
+                Effect::Delay(delay) => of_call.delays.push((id, delay)),
+                Effect::Refuse(refusal) => of_call.refusals.push(refusal),
+                _ => {}
+            }
+        }
+        of_call
+    }
+
+    /// They struck a call, but nothing came of it: it does not count.
+    pub fn take_back(&mut self, ids: &[FaultId]) {
+        for armed in &mut self.armed {
+            if ids.contains(&armed.id) {
+                armed.struck = armed.struck.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Judges a stream; returns by how many faults it is dropped.
+    pub fn stream(&mut self, judged: &mut Judged) -> usize {
+        self.strike(Target::Stream, |id| judged.insert(id)).len()
+    }
+
+    /// Judges a registration; returns by what it is withheld.
+    pub fn registration(&mut self, judged: &mut Judged, now: Instant) -> Vec<Withheld> {
+        let struck = self.strike(Target::Registration, |id| judged.insert(id));
+        let withheld = struck.into_iter().filter_map(|(id, effect)| match effect {
+            Effect::Withhold(length) => Some(Withheld {
+                id,
+                until: length.map(|length| now + length),
+            }),
+            _ => None,
+        });
+        withheld.collect()
+    }
+
+    /// Judges whether the devices of this fault fall ill.
+    pub(super) fn health(&mut self, id: FaultId) -> bool {
+        !self.strike(Target::Health, |meant| meant == id).is_empty()
+    }
+
+    fn strike(
         &mut self,
         target: Target,
         mut is_meant: impl FnMut(FaultId) -> bool,
-    ) -> Vec<Strike> {
+    ) -> Vec<(FaultId, Effect)> {
         let of_target = self
             .armed
             .iter_mut()
             .filter(|armed| armed.fault.spec().rpc == target);
         let struck = of_target.filter_map(|armed| {
-            (is_meant(armed.id) && armed.strikes()).then(|| Strike {
-                id: armed.id,
-                effect: armed.fault.effect().clone(),
-            })
+            let struck = is_meant(armed.id) && armed.strikes();
+            struck.then(|| (armed.id, armed.fault.effect().clone()))
         });
         struck.collect()
     }
 
-    /// It struck, but nothing came of it: it does not count.
-    pub fn take_back(&mut self, id: FaultId) {
-        if let Some(armed) = self.armed.iter_mut().find(|armed| armed.id == id) {
-            armed.struck = armed.struck.saturating_sub(1);
-        }
-    }
-
-    fn arm(&mut self, mut fault: Fault, by_hand: bool, seed: u64) {
-        let spec = &mut fault.spec;
-        let seed = spec.seed.unwrap_or(seed);
+    fn arm(&mut self, asked: Fault, by_hand: bool, seed: u64) -> Armed {
+        let mut fault = asked.clone();
+        let seed = asked.spec.seed.unwrap_or(seed);
         // Where nothing is left to chance, a seed tells nothing.
-        spec.seed = spec.seed.or(spec.probability.map(|_| seed));
-        self.armed.push(Armed {
-            id: FaultId(self.next),
+        let needed = asked.spec.probability.map(|_| seed);
+        fault.spec.seed = asked.spec.seed.or(needed);
+        let id = FaultId(self.next);
+        self.next += 1;
+        Armed {
+            id,
             fault,
             by_hand,
             seen: 0,
             struck: 0,
+            asked,
             chance: fastrand::Rng::with_seed(seed),
-        });
-        self.next += 1;
+        }
     }
 }
 
@@ -154,14 +244,14 @@ mod tests {
 
     fn fault(json: &str) -> Fault {
         let spec: super::super::FaultSpec = serde_json::from_str(json).expect("a spec");
-        spec.fault().expect("a fault")
+        spec.fault(None).expect("a fault")
     }
 
     /// Which of so many times it strikes.
     fn struck(json: &str, times: usize) -> Vec<usize> {
         let mut faults = Faults::default();
         faults.set(fault(json), 1).expect("room");
-        let strikes = |_: &usize| !faults.strike(Target::Allocate, |_| true).is_empty();
+        let strikes = |_: &usize| !faults.call(Target::Allocate).delays.is_empty();
         (0..times).filter(strikes).collect()
     }
 
@@ -202,36 +292,111 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_is_dropped_once_unless_more_is_asked_for() {
+    fn what_keeps_a_resource_away_does_so_once_unless_more_is_asked_for() {
         for (json, expected) in [
             (r#"{"rpc": "stream"}"#, 1),
             (r#"{"rpc": "stream", "times": 3}"#, 3),
+            (r#"{"rpc": "registration"}"#, 1),
+            (r#"{"rpc": "options", "error": "INTERNAL"}"#, 1),
+            (r#"{"rpc": "preferred", "error": "INTERNAL"}"#, 5),
         ] {
             let mut faults = Faults::default();
-            faults.set(fault(json), 1).expect("room");
-            let struck = (0..5).filter(|_| !faults.strike(Target::Stream, |_| true).is_empty());
+            let armed = fault(json);
+            let target = armed.spec().rpc;
+            faults.set(armed, 1).expect("room");
+            let struck = (0..5).filter(|_| !faults.strike(target, |_| true).is_empty());
             assert_eq!(struck.count(), expected, "{json}");
         }
     }
 
     #[test]
+    fn a_call_waits_for_all_of_its_delays_and_is_then_refused() {
+        let mut faults = Faults::default();
+        for json in [
+            r#"{"rpc": "allocate", "delay": "1s"}"#,
+            r#"{"rpc": "allocate", "error": "ABORTED"}"#,
+            r#"{"rpc": "allocate", "delay": "2s"}"#,
+            r#"{"rpc": "options", "delay": "4s"}"#,
+        ] {
+            faults.set(fault(json), 1).expect("room");
+        }
+        let of_call = faults.call(Target::Allocate);
+        let delays: Vec<u64> = of_call.delays.iter().map(|(_, d)| d.as_secs()).collect();
+        assert_eq!(delays, [1, 2]);
+        assert_eq!(of_call.refusals.len(), 1);
+        let ids: Vec<FaultId> = of_call.delays.iter().map(|(id, _)| *id).collect();
+        faults.take_back(&ids);
+        let struck: Vec<u64> = faults.armed().iter().map(|armed| armed.struck).collect();
+        assert_eq!(struck, [0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn each_is_judged_once_for_each_registration() {
+        let (mut faults, now) = (Faults::default(), Instant::now());
+        for json in [
+            r#"{"rpc": "registration", "for": "2s"}"#,
+            r#"{"rpc": "registration"}"#,
+            r#"{"rpc": "registration", "for": "1s", "after": 1}"#,
+        ] {
+            faults.set(fault(json), 1).expect("room");
+        }
+        let mut judged = Judged::new();
+        let until = |faults: &mut Faults, judged: &mut Judged| -> Vec<Option<u64>> {
+            let withheld = faults.registration(judged, now);
+            let seconds = |withheld: &Withheld| withheld.until.map(|until| (until - now).as_secs());
+            withheld.iter().map(seconds).collect()
+        };
+        assert_eq!(until(&mut faults, &mut judged), [Some(2), None]);
+        assert!(until(&mut faults, &mut judged).is_empty());
+        assert_eq!(until(&mut faults, &mut Judged::new()), [Some(1)]);
+    }
+
+    #[test]
     fn the_configuration_replaces_its_own_and_clear_takes_all() {
         let mut faults = Faults::default();
-        let (one, other) = (
-            fault(r#"{"rpc": "stream", "probability": 1}"#),
-            fault(r#"{"rpc": "registration"}"#),
-        );
+        let one = fault(r#"{"rpc": "stream", "probability": 1}"#);
+        let other = fault(r#"{"rpc": "registration"}"#);
         faults.configure(&[one.clone(), other.clone()], || 5);
         let by_hand = faults.set(other.clone(), 6).expect("room").id;
         let seeds = faults.armed().iter().map(|armed| armed.fault.spec().seed);
         assert_eq!(seeds.collect::<Vec<_>>(), [Some(5), None, None]);
-        faults.configure(&[one], || 7);
-        assert_eq!(faults.armed().len(), 2);
-        assert!(faults.has(by_hand) && faults.threaten(Target::Stream));
-        assert!(!faults.threaten(Target::Allocate));
-        assert_eq!(faults.clear(), 2);
+        // One that it has already goes on.
+        assert_eq!(faults.stream(&mut Judged::new()), 1);
+        faults.configure(&[other.clone(), one], || 7);
+        let struck: Vec<u64> = faults.armed().iter().map(|armed| armed.struck).collect();
+        assert_eq!(struck, [0, 1, 0]);
+        faults.configure(&[], || 7);
+        assert_eq!(faults.armed().len(), 1);
+        assert!(faults.has(by_hand) && faults.threaten(Target::Registration));
+        assert!(!faults.threaten(Target::Stream));
+        assert_eq!(faults.clear(), 1);
         assert!(!faults.has(by_hand));
+        faults.configure(std::slice::from_ref(&other), || 7);
         while faults.set(other.clone(), 1).is_ok() {}
-        assert_eq!(faults.armed().len(), FAULTS_MAX);
+        assert_eq!(faults.armed().len(), FAULTS_MAX + 1);
+    }
+
+    #[test]
+    fn what_is_over_makes_room_and_what_lasts_does_not() {
+        let mut faults = Faults::default();
+        let stream = fault(r#"{"rpc": "stream"}"#);
+        let registration = fault(r#"{"rpc": "registration"}"#);
+        faults.set(registration, 1).expect("room");
+        faults.registration(&mut Judged::new(), Instant::now());
+        while faults.set(stream.clone(), 1).is_ok() {}
+        assert!(!faults.armed()[1].is_spent());
+        assert_eq!(faults.stream(&mut Judged::new()), FAULTS_MAX - 1);
+        assert!(faults.armed().iter().all(Armed::is_spent));
+        for _ in 1..FAULTS_MAX {
+            faults.set(stream.clone(), 1).expect("the place of another");
+        }
+        assert_eq!(faults.set(stream, 1).unwrap_err(), TooMany::Faults);
+        assert_eq!(faults.armed()[0].fault.spec().rpc, Target::Registration);
+        let health = fault(r#"{"rpc": "health", "devices": "0", "up": "1s", "down": "1s"}"#);
+        faults.clear();
+        for _ in 0..FLAPS_MAX {
+            faults.set(health.clone(), 1).expect("room");
+        }
+        assert_eq!(faults.set(health, 1).unwrap_err(), TooMany::Flaps);
     }
 }

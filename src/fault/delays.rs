@@ -3,40 +3,76 @@
 //! The kubelet admits pods one after the other, each with its calls of Allocate, and calls itself unhealthy when
 //! one turn of that loop takes 5 minutes (`SyncLoopHealthCheck` in `kubelet.go`).
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// One call is delayed by this at most.
-pub const DELAY_MAX: Duration = Duration::from_millis(DELAY_MAX_MS);
-
-/// In milliseconds.
+/// One call is delayed by this at most, in milliseconds.
 pub const DELAY_MAX_MS: u64 = 60_000;
 
 /// All calls together are delayed by this at most, within any [`WINDOW`].
-pub const DELAYS_MAX: Duration = Duration::from_secs(120);
+const DELAYS_MAX: Duration = Duration::from_secs(120);
 
 /// The kubelet's patience.
-pub const WINDOW: Duration = Duration::from_secs(300);
+const WINDOW: Duration = Duration::from_secs(300);
+
+/// All of that in words.
+pub const BOUNDS: &str =
+    "one call is delayed by 60s at most, all of the program together by 120s within 5 minutes";
+
+/// And why.
+pub const BOUNDS_FOR: &str = "the kubelet admits one pod after the other, and calls itself unhealthy when that takes 5 minutes";
 
 /// The delays of all resources. The time is an argument.
 #[derive(Debug, Default)]
 pub struct Delays {
-    /// When each that may still count ends, and how long it is.
-    granted: VecDeque<(Instant, Duration)>,
+    /// Those that may still count. As none is shorter than 10 ms, there are 12,000 at most.
+    granted: Vec<Granted>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Granted {
+    id: u64,
+    began: Instant,
+    ended: Instant,
+}
+
+/// A delay that was granted.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Grant {
+    id: u64,
+    /// For so long.
+    pub length: Duration,
 }
 
 impl Delays {
-    /// How long a call may be delayed that should be for so long. What is granted is used up, also where the call is
-    /// answered earlier.
-    pub fn grant(&mut self, wanted: Duration, now: Instant) -> Duration {
+    /// How long a call may be delayed that should be for so long.
+    pub fn grant(&mut self, wanted: Duration, now: Instant) -> Grant {
         // Whatever window the new delay falls into, those that ended before cannot be in it.
-        self.granted.retain(|(end, _)| *end + WINDOW > now);
-        let used: Duration = self.granted.iter().map(|(_, length)| *length).sum();
-        let granted = wanted.min(DELAY_MAX).min(DELAYS_MAX.saturating_sub(used));
-        if !granted.is_zero() {
-            self.granted.push_back((now + granted, granted));
+        self.granted.retain(|granted| granted.ended + WINDOW > now);
+        let used: Duration = { &self.granted }.iter().map(|g| g.ended - g.began).sum();
+        let most = Duration::from_millis(DELAY_MAX_MS);
+        let length = wanted.min(most).min(DELAYS_MAX.saturating_sub(used));
+        let id = self.next;
+        if !length.is_zero() {
+            self.next += 1;
+            self.granted.push(Granted {
+                id,
+                began: now,
+                ended: now + length,
+            });
         }
-        granted
+        Grant { id, length }
+    }
+
+    /// It is over at this moment: what is left of it is free again.
+    pub fn over(&mut self, grant: &Grant, now: Instant) {
+        if let Some(granted) = self
+            .granted
+            .iter_mut()
+            .find(|granted| granted.id == grant.id)
+        {
+            granted.ended = granted.ended.min(now).max(granted.began);
+        }
     }
 }
 
@@ -52,34 +88,55 @@ mod tests {
     #[test]
     fn two_minutes_are_used_up_and_come_back_after_five() {
         let (mut delays, start) = (Delays::default(), Instant::now());
-        assert_eq!(delays.grant(seconds(90), start), DELAY_MAX);
-        assert_eq!(delays.grant(seconds(50), start + seconds(60)), seconds(50));
-        assert_eq!(delays.grant(seconds(50), start + seconds(110)), seconds(10));
+        let mut grant = |wanted, at| delays.grant(seconds(wanted), start + seconds(at)).length;
+        assert_eq!(grant(90, 0), seconds(60));
+        assert_eq!(grant(50, 60), seconds(50));
+        assert_eq!(grant(50, 110), seconds(10));
+        assert_eq!(grant(50, 359), Duration::ZERO);
+        assert_eq!(grant(1, 360), seconds(1));
+    }
+
+    #[test]
+    fn what_is_not_spent_is_free_again() {
+        let (mut delays, start) = (Delays::default(), Instant::now());
+        let grants = [0, 1].map(|_| delays.grant(seconds(60), start));
+        assert_eq!(delays.grant(seconds(60), start).length, Duration::ZERO);
+        delays.over(&grants[0], start + seconds(5));
+        let third = delays.grant(seconds(60), start + seconds(5));
+        assert_eq!(third.length, seconds(55));
+        delays.over(&third, start + seconds(5));
+        // Not twice.
+        delays.over(&grants[0], start + seconds(90));
         assert_eq!(
-            delays.grant(seconds(50), start + seconds(359)),
-            Duration::ZERO
+            delays.grant(seconds(60), start + seconds(90)).length,
+            seconds(55)
         );
-        assert_eq!(delays.grant(seconds(1), start + seconds(360)), seconds(1));
     }
 
     proptest! {
-        /// Of no five minutes more than two are spent in delays, however the calls come.
+        /// Of no five minutes more than two are spent in delays, however the calls come and end.
         #[test]
-        fn no_window_has_more(calls in prop::collection::vec((0_u64..100, 1_u64..90), 1..40)) {
+        fn no_window_has_more(
+            calls in prop::collection::vec((0_u64..100, 1_u64..90, 0_u64..90), 1..40),
+        ) {
             let (mut delays, start) = (Delays::default(), Instant::now());
             let mut now = start;
+            let mut open: Vec<(Grant, Instant)> = Vec::new();
             let mut spent: Vec<(Duration, Duration)> = Vec::new();
-            for (pause, wanted) in calls {
+            for (pause, wanted, lasts) in calls {
                 now += seconds(pause);
-                let granted = delays.grant(seconds(wanted), now);
-                let from = now - start;
-                spent.push((from, from + granted));
+                for (grant, ends) in open.extract_if(.., |(_, ends)| *ends <= now) {
+                    delays.over(&grant, ends);
+                }
+                let grant = delays.grant(seconds(wanted), now);
+                let ends = now + grant.length.min(seconds(lasts));
+                spent.push((now - start, ends - start));
+                open.push((grant, ends));
             }
-            for (begin, _) in &spent {
-                for window in [*begin, begin.saturating_sub(WINDOW)] {
-                    let end = window + WINDOW;
+            for (begin, end) in &spent {
+                for window in [*begin, begin.saturating_sub(WINDOW), end.saturating_sub(WINDOW)] {
                     let within = |(from, to): &(Duration, Duration)| {
-                        (*to).min(end).saturating_sub((*from).max(window))
+                        (*to).min(window + WINDOW).saturating_sub((*from).max(window))
                     };
                     let sum: Duration = spent.iter().map(within).sum();
                     prop_assert!(sum <= DELAYS_MAX, "{sum:?}");

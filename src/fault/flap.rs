@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use super::{Effect, FaultId, Faults, Target};
+use crate::device::Devices;
+use crate::selection::select_present;
+
+use super::{Effect, FaultId, Faults};
 
 /// Where the flapping faults of one resource stand. The time is an argument.
 #[derive(Debug, Default)]
@@ -19,14 +22,9 @@ struct Phase {
 }
 
 impl Flaps {
-    /// Follows the faults to this moment; `ids` are the devices that a text means now. Returns the faults that struck,
-    /// with how many devices fell ill. Where none are meant any more, none falls ill, and it does not count.
-    pub fn follow(
-        &mut self,
-        faults: &mut Faults,
-        now: Instant,
-        ids: impl Fn(&str) -> Vec<Box<str>>,
-    ) -> Vec<(FaultId, usize)> {
+    /// Follows the faults of these devices to this moment. Where none of those that are meant are there and well, there
+    /// is nothing to strike. Returns of each fault that struck how many fell ill.
+    pub fn follow(&mut self, faults: &mut Faults, now: Instant, devices: &Devices) -> Vec<usize> {
         self.0.retain(|id, _| faults.has(*id));
         let flapping = faults.armed().iter();
         let flapping = flapping.filter_map(|armed| match armed.fault.effect() {
@@ -42,22 +40,17 @@ impl Flaps {
             if phase.until > now {
                 continue;
             }
-            let was_ill = phase.ill.take().is_some();
             phase.until = now + flap.up;
-            if was_ill
-                || faults
-                    .strike(Target::Health, |meant| meant == id)
-                    .is_empty()
-            {
+            if phase.ill.take().is_some() {
                 continue;
             }
-            let ill = ids(&flap.devices);
-            if ill.is_empty() {
-                faults.take_back(id);
-            } else {
-                fell.push((id, ill.len()));
+            let well =
+                select_present(devices, &flap.devices).filter(|device| device.can_be_given());
+            let well: Vec<Box<str>> = well.map(|device| device.id.clone()).collect();
+            if !well.is_empty() && faults.health(id) {
+                fell.push(well.len());
                 phase.until = now + flap.down;
-                phase.ill = Some(ill);
+                phase.ill = Some(well);
             }
         }
         fell
@@ -78,62 +71,72 @@ impl Flaps {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::Device;
     use crate::fault::FaultSpec;
     use std::time::Duration;
 
+    fn set(faults: &mut Faults, json: &str) {
+        let spec: FaultSpec = serde_json::from_str(json).expect("a spec");
+        let fault = spec.fault(None).expect("a fault");
+        faults.set(fault, 1).expect("room");
+    }
+
+    fn devices(count: usize) -> Devices {
+        let device = |index| Device::new(format!("d{index}"), index, [].into());
+        Devices::from_list((0..count).map(device).collect())
+    }
+
     #[test]
     fn devices_fall_ill_and_get_well_in_turn() {
-        let json = r#"{"rpc": "health", "devices": "d", "up": "10s", "down": "5s", "after": 1, "times": 2}"#;
-        let spec: FaultSpec = serde_json::from_str(json).expect("a spec");
+        let json = r#"{"rpc": "health", "devices": "1-2", "up": "10s", "down": "5s", "after": 1, "times": 2}"#;
         let (mut faults, mut flaps, start) = (Faults::default(), Flaps::default(), Instant::now());
-        let id = faults
-            .set(spec.fault().expect("a fault"), 1)
-            .expect("room")
-            .id;
-        let mut look = |second: u64, faults: &mut Faults, there: bool| {
-            let ids = |text: &str| Vec::from_iter(there.then(|| text.into()));
-            let struck = flaps.follow(faults, start + Duration::from_secs(second), ids);
+        set(&mut faults, json);
+        let mut look = |second: u64, faults: &mut Faults, count: usize| {
+            let now = start + Duration::from_secs(second);
+            let fell = flaps.follow(faults, now, &devices(count));
             let next = flaps.next().map(|next| (next - start).as_secs());
-            (struck.len(), flaps.ill().len(), next)
+            (fell.iter().sum::<usize>(), flaps.ill().len(), next)
         };
-        for (second, there, expected) in [
-            (0, true, (0, 0, Some(10))),
-            (9, true, (0, 0, Some(10))),
+        for (second, count, expected) in [
+            (0, 3, (0, 0, Some(10))),
+            (9, 3, (0, 0, Some(10))),
             // The first goes by.
-            (10, true, (0, 0, Some(20))),
-            (20, true, (1, 1, Some(25))),
-            (24, true, (0, 1, Some(25))),
-            (25, true, (0, 0, Some(35))),
+            (10, 3, (0, 0, Some(20))),
+            (20, 3, (2, 2, Some(25))),
+            (24, 3, (0, 2, Some(25))),
+            (25, 3, (0, 0, Some(35))),
             // Nobody is there to fall ill.
-            (35, false, (0, 0, Some(45))),
-            (45, true, (1, 1, Some(50))),
-            (50, true, (0, 0, Some(60))),
+            (35, 1, (0, 0, Some(45))),
+            // One is.
+            (45, 2, (1, 1, Some(50))),
+            (50, 3, (0, 0, Some(60))),
             // Twice is enough.
-            (60, true, (0, 0, Some(70))),
+            (60, 3, (0, 0, Some(70))),
         ] {
-            assert_eq!(look(second, &mut faults, there), expected, "at {second} s");
+            assert_eq!(look(second, &mut faults, count), expected, "at {second} s");
         }
-        assert!(faults.has(id));
+        assert_eq!(faults.armed()[0].seen, 4);
         faults.clear();
-        assert_eq!(look(61, &mut faults, true), (0, 0, None));
+        assert_eq!(look(61, &mut faults, 3), (0, 0, None));
     }
 
     #[test]
     fn who_is_cleared_while_ill_is_well() {
-        let json = r#"{"rpc": "health", "devices": "d", "up": "1s", "down": "1h"}"#;
-        let spec: FaultSpec = serde_json::from_str(json).expect("a spec");
         let (mut faults, mut flaps, start) = (Faults::default(), Flaps::default(), Instant::now());
-        faults.set(spec.fault().expect("a fault"), 1).expect("room");
-        for (second, ill) in [(0, 0), (1, 1)] {
-            flaps.follow(&mut faults, start + Duration::from_secs(second), |d| {
-                vec![d.into()]
-            });
+        set(
+            &mut faults,
+            r#"{"rpc": "health", "devices": "all", "up": "1s", "down": "1h"}"#,
+        );
+        for (second, ill) in [(0, 0), (1, 2)] {
+            flaps.follow(
+                &mut faults,
+                start + Duration::from_secs(second),
+                &devices(2),
+            );
             assert_eq!(flaps.ill().len(), ill);
         }
         faults.clear();
-        flaps.follow(&mut faults, start + Duration::from_secs(2), |d| {
-            vec![d.into()]
-        });
+        flaps.follow(&mut faults, start + Duration::from_secs(2), &devices(2));
         assert!(flaps.ill().is_empty());
     }
 }

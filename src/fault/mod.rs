@@ -6,8 +6,8 @@ mod flap;
 mod spec;
 mod words;
 
-pub use armed::{Armed, FAULTS_MAX, FaultId, Faults, Strike, TooMany};
-pub use delays::{DELAY_MAX_MS, DELAYS_MAX, Delays, WINDOW};
+pub use armed::{Armed, FAULTS_MAX, FLAPS_MAX, FaultId, Faults, Judged, OfCall, TooMany, Withheld};
+pub use delays::{BOUNDS, BOUNDS_FOR, DELAY_MAX_MS, Delays, Grant};
 pub use flap::Flaps;
 pub use spec::{FaultSpec, SpecError};
 pub use words::{ErrorCode, Probability, Span, Target};
@@ -67,10 +67,13 @@ impl Fault {
         &self.effect
     }
 
-    /// How often it strikes at most. A stream that is dropped and a registration that is withheld are so once:
-    /// a resource that never comes back must be asked for.
+    /// How often it strikes at most. What keeps a resource from being registered does so once: one that never comes
+    /// back must be asked for.
     fn times(&self) -> u64 {
-        let once = matches!(self.effect, Effect::DropStream | Effect::Withhold(_));
+        let once = matches!(
+            self.spec.rpc,
+            Target::Options | Target::Stream | Target::Registration
+        );
         let unless_told = if once { 1 } else { u64::MAX };
         self.spec.times.map_or(unless_told, u64::from)
     }

@@ -7,6 +7,9 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use crate::device::Devices;
+use crate::selection::{SelectionError, TEXT_MAX, select};
+
 use super::{DELAY_MAX_MS, Effect, ErrorCode, Fault, Flap, Probability, Refusal, Span, Target};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
@@ -14,8 +17,8 @@ const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 /// In bytes: a message stands in a pod's events.
 const MESSAGE_MAX: usize = 256;
 
-/// In bytes, as long as the list of an example may be.
-const DEVICES_MAX: usize = 4096;
+/// Beside the work of a call itself, less would tell nothing.
+const DELAY_MIN_MS: u64 = 10;
 
 /// A fault as it is asked for.
 #[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -33,11 +36,12 @@ pub struct FaultSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<String>,
     /// A call is answered so much later. At most 60s, and 120s for all calls of the program within 5 minutes:
-    /// the kubelet admits one pod after the other, and calls itself unhealthy when that takes 5 minutes
+    /// the kubelet admits one pod after the other, and calls itself unhealthy when that takes 5 minutes. It waits for
+    /// PreStartContainer 30s, and a registration fails when its options take 15s
     #[arg(long, value_name = "TIME")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
-    pub delay: Option<Span<1, DELAY_MAX_MS>>,
+    pub delay: Option<Span<DELAY_MIN_MS, DELAY_MAX_MS>>,
     /// A call is refused with this code of gRPC, as in UNAVAILABLE
     #[arg(long, value_name = "CODE")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,12 +60,12 @@ pub struct FaultSpec {
     #[arg(long, value_name = "TIME")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
-    pub up: Option<Span<100, DAY_MS>>,
+    pub up: Option<Span<1000, DAY_MS>>,
     /// health: they are ill for so long then
     #[arg(long, value_name = "TIME")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
-    pub down: Option<Span<100, DAY_MS>>,
+    pub down: Option<Span<1000, DAY_MS>>,
     /// How likely it strikes each time, from 0 to 1; unless told 1
     #[arg(long, value_name = "P")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -71,7 +75,7 @@ pub struct FaultSpec {
     #[arg(long, value_name = "COUNT")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,
-    /// How often it strikes at most; unless told, the stream and the registration once
+    /// How often it strikes at most; unless told options, stream and registration once
     #[arg(long, value_name = "COUNT")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<NonZeroU64>,
@@ -100,6 +104,9 @@ pub enum SpecError {
         /// The surplus.
         takes_no: &'static str,
     },
+    /// They are not there.
+    #[error("devices that there are: {0}")]
+    Devices(#[from] SelectionError),
     /// A text of another kind.
     #[error("{what} of 1 to {most} bytes without control characters")]
     Text {
@@ -111,11 +118,11 @@ pub enum SpecError {
 }
 
 impl FaultSpec {
-    /// The fault that it asks for.
+    /// The fault that it asks for; its devices are judged where those of the resource are known.
     ///
     /// # Errors
-    /// When its parts do not go together.
-    pub fn fault(self) -> Result<Fault, SpecError> {
+    /// When its parts do not go together, or there are no such devices.
+    pub fn fault(self, devices: Option<&Devices>) -> Result<Fault, SpecError> {
         let effect = match self.rpc {
             Target::Allocate | Target::Preferred | Target::PreStart | Target::Options => {
                 self.of_a_call()?
@@ -128,7 +135,7 @@ impl FaultSpec {
                 self.takes_only(&["for"])?;
                 Effect::Withhold(self.r#for.map(Span::get))
             }
-            Target::Health => self.flap()?,
+            Target::Health => Effect::Flap(self.flap(devices)?),
         };
         Ok(Fault { spec: self, effect })
     }
@@ -155,17 +162,20 @@ impl FaultSpec {
         Ok(message)
     }
 
-    fn flap(&self) -> Result<Effect, SpecError> {
+    fn flap(&self, there_are: Option<&Devices>) -> Result<Flap, SpecError> {
         self.takes_only(&["devices", "up", "down"])?;
         let (Some(devices), Some(up), Some(down)) = (&self.devices, self.up, self.down) else {
             return Err(self.needs("devices, up and down"));
         };
-        plain(devices, "devices", DEVICES_MAX)?;
-        Ok(Effect::Flap(Flap {
+        plain(devices, "devices", TEXT_MAX)?;
+        if let Some(there_are) = there_are {
+            select(there_are, devices)?;
+        }
+        Ok(Flap {
             devices: devices.clone(),
             up: up.get(),
             down: down.get(),
-        }))
+        })
     }
 
     fn needs(&self, needs: &'static str) -> SpecError {
@@ -173,19 +183,32 @@ impl FaultSpec {
         SpecError::Needs { target, needs }
     }
 
+    /// What goes with some faults only.
+    fn effects(&self) -> [(&'static str, Option<String>); 7] {
+        [
+            ("devices", self.devices.as_deref().map(quoted)),
+            ("delay", told(self.delay.as_ref())),
+            ("error", told(self.error.as_ref())),
+            ("message", self.message.as_deref().map(quoted)),
+            ("for", told(self.r#for.as_ref())),
+            ("up", told(self.up.as_ref())),
+            ("down", told(self.down.as_ref())),
+        ]
+    }
+
+    /// What goes with all.
+    fn chances(&self) -> [(&'static str, Option<String>); 4] {
+        [
+            ("probability", told(self.probability.as_ref())),
+            ("after", told(self.after.as_ref())),
+            ("times", told(self.times.as_ref())),
+            ("seed", told(self.seed.as_ref())),
+        ]
+    }
+
     fn takes_only(&self, taken: &[&str]) -> Result<(), SpecError> {
-        let given = [
-            ("devices", self.devices.is_some()),
-            ("delay", self.delay.is_some()),
-            ("error", self.error.is_some()),
-            ("message", self.message.is_some()),
-            ("for", self.r#for.is_some()),
-            ("up", self.up.is_some()),
-            ("down", self.down.is_some()),
-        ];
-        let surplus = given
-            .iter()
-            .find(|(name, given)| *given && !taken.contains(name));
+        let mut given = self.effects().into_iter();
+        let surplus = given.find(|(name, given)| given.is_some() && !taken.contains(name));
         match surplus {
             Some((takes_no, _)) => {
                 let target = self.rpc;
@@ -194,6 +217,10 @@ impl FaultSpec {
             None => Ok(()),
         }
     }
+}
+
+fn told<T: fmt::Display>(value: Option<&T>) -> Option<String> {
+    value.map(T::to_string)
 }
 
 fn plain(text: &str, what: &'static str, most: usize) -> Result<(), SpecError> {
@@ -205,24 +232,14 @@ fn plain(text: &str, what: &'static str, most: usize) -> Result<(), SpecError> {
 impl fmt::Display for FaultSpec {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(self.rpc.as_str())?;
-        if let Some(devices) = &self.devices {
-            write!(f, " {}", quoted(devices))?;
+        for (name, value) in self.effects().into_iter().chain(self.chances()) {
+            match value {
+                Some(value) if name == "devices" => write!(f, " {value}")?,
+                Some(value) => write!(f, " --{name} {value}")?,
+                None => {}
+            }
         }
-        let mut option = |name: &str, value: Option<&dyn fmt::Display>| match value {
-            Some(value) => write!(f, " --{name} {value}"),
-            None => Ok(()),
-        };
-        let message = self.message.as_deref().map(quoted);
-        option("delay", self.delay.as_ref().map(|v| v as _))?;
-        option("error", self.error.as_ref().map(|v| v as _))?;
-        option("message", message.as_ref().map(|v| v as _))?;
-        option("for", self.r#for.as_ref().map(|v| v as _))?;
-        option("up", self.up.as_ref().map(|v| v as _))?;
-        option("down", self.down.as_ref().map(|v| v as _))?;
-        option("probability", self.probability.as_ref().map(|v| v as _))?;
-        option("after", self.after.as_ref().map(|v| v as _))?;
-        option("times", self.times.as_ref().map(|v| v as _))?;
-        option("seed", self.seed.as_ref().map(|v| v as _))
+        Ok(())
     }
 }
 
@@ -280,7 +297,7 @@ mod tests {
                 spec,
                 "{json}"
             );
-            assert!(spec.fault().is_ok(), "{line:?}");
+            assert!(spec.fault(None).is_ok(), "{line:?}");
         }
         let quoted = spec(&["options", "--error", "INTERNAL", "--message", "it's no use"]);
         assert_eq!(
@@ -304,6 +321,16 @@ mod tests {
             ),
             (&["stream", "--for", "1s"], "no for for stream"),
             (
+                &[
+                    "health", "all", "--up", "1s", "--down", "1s", "--delay", "1s",
+                ],
+                "no delay for health",
+            ),
+            (
+                &["health", "", "--up", "1s", "--down", "1s"],
+                "devices of 1 to 4096 bytes without control characters",
+            ),
+            (
                 &["registration", "--delay", "1s"],
                 "no delay for registration",
             ),
@@ -325,7 +352,7 @@ mod tests {
             ),
         ] {
             assert_eq!(
-                spec(line).fault().unwrap_err().to_string(),
+                spec(line).fault(None).unwrap_err().to_string(),
                 expected,
                 "{line:?}"
             );
@@ -335,9 +362,12 @@ mod tests {
     #[test]
     fn a_delay_is_at_most_a_minute() {
         let line = |delay| Line::try_parse_from(["fault", "allocate", "--delay", delay]);
-        let longest = line("60s").map(|line| line.spec.fault());
+        let longest = line("60s").map(|line| line.spec.fault(None));
         let effect = longest.expect("a line").expect("a fault").effect().clone();
         assert_eq!(effect, Effect::Delay(Duration::from_secs(60)));
         assert!(line("60001ms").is_err());
+        assert!(line("9ms").is_err());
+        let longer = ["fault", "registration", "--for", "25h"];
+        assert!(Line::try_parse_from(longer).is_err());
     }
 }

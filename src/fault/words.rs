@@ -110,7 +110,8 @@ impl Probability {
     }
 
     fn within(number: f64) -> Option<Self> {
-        (0.0..=1.0).contains(&number).then_some(Self(number))
+        // Without the sign of a negative zero.
+        (0.0..=1.0).contains(&number).then_some(Self(number + 0.0))
     }
 }
 

@@ -1,7 +1,7 @@
 //! The kubelet's side of one plugin's socket. Follows `plugin/v1beta1/client.go`.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tokio::net::UnixStream;
@@ -12,6 +12,7 @@ use tonic::{Response, Status, Streaming};
 
 use crate::channel::channel_over;
 use crate::foreign::foreign;
+use crate::lock::lock;
 use crate::wire::v1beta1::device_plugin_client::DevicePluginClient;
 use crate::wire::{self, PreferenceQuestion, v1beta1};
 
@@ -64,7 +65,7 @@ impl Client {
         loop {
             let error = match timeout_at(deadline, connect(&self.socket)).await {
                 Ok(Ok(channel)) => {
-                    *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
+                    *lock(&self.channel) = Some(channel);
                     return Ok(());
                 }
                 // tonic says only that it is a transport error; the reason comes last.
@@ -82,10 +83,7 @@ impl Client {
     /// Closes the connection; calls in flight end with Cancelled.
     pub fn close(&self) {
         self.closed.cancel();
-        self.channel
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        lock(&self.channel).take();
     }
 
     pub async fn options(&self) -> Result<v1beta1::DevicePluginOptions, Status> {
@@ -141,11 +139,7 @@ impl Client {
         &self,
         rpc: impl AsyncFnOnce(Rpc) -> Result<Response<T>, Status>,
     ) -> Result<T, Status> {
-        let channel = self
-            .channel
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let channel = lock(&self.channel).clone();
         let closed = || Status::cancelled("the kubelet closed the connection");
         let client = DevicePluginClient::new(channel.ok_or_else(closed)?);
         let answer = self.closed.run_until_cancelled(rpc(client)).await;

@@ -2,7 +2,7 @@
 //! Register to the kubelet's leave. Follows `plugin/v1beta1/handler.go`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use futures_util::future::OptionFuture;
@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use crate::foreign::foreign;
+use crate::lock::lock;
 use crate::wire::v1beta1;
 
 use super::checkpoint;
@@ -56,15 +57,15 @@ pub struct Shared {
 
 impl Shared {
     pub fn manager(&self) -> MutexGuard<'_, DeviceManager<Arc<Client>>> {
-        self.manager.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.manager)
     }
 
     pub fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Client>>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.clients)
     }
 
     fn leaked(&self) -> MutexGuard<'_, VecDeque<Arc<Client>>> {
-        self.leaked.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.leaked)
     }
 
     /// Keeps the connection open. A real kubelet does so for ever.
@@ -211,11 +212,7 @@ impl Shared {
         self.tell(resource, listed);
         self.changed();
         // The pods of the last life, once their plugin is back.
-        let admitted = self
-            .admitted_again
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(resource.to_owned());
+        let admitted = lock(&self.admitted_again).insert(resource.to_owned());
         if admitted {
             // What it says is told by the crash.
             let _ = self.admit_again(resource);

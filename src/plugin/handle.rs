@@ -1,13 +1,14 @@
 //! One plugin, as others see it and steer it while it runs.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use crate::checkpoint::Checkpoint;
+use crate::fault::{Delays, Fault};
 use crate::fault_handle::FaultHandle;
 use crate::offer_handle::OfferHandle;
 use crate::record::Record;
@@ -20,6 +21,8 @@ pub struct PluginHandle {
     pub offer: OfferHandle,
     /// What goes wrong with it on purpose.
     pub faults: FaultHandle,
+    /// How long calls may be delayed, of all plugins together.
+    pub delays: Arc<Mutex<Delays>>,
     /// What became of it.
     pub record: watch::Sender<Record>,
     /// The kubelet's checkpoint lacks it.
@@ -28,12 +31,14 @@ pub struct PluginHandle {
 
 impl PluginHandle {
     /// Nothing runs yet.
-    pub fn new(resource: Resource) -> Self {
+    pub fn new(resource: Resource, delays: Arc<Mutex<Delays>>) -> Self {
         let faults = FaultHandle::default();
-        configure(&faults, &resource);
+        faults.configure(&resource.faults);
+        tell_of(&resource, &[]);
         Self {
             offer: OfferHandle::new(resource),
             faults,
+            delays,
             record: watch::Sender::new(Record::new(SystemTime::now())),
             forgotten: Arc::default(),
         }
@@ -47,8 +52,10 @@ impl PluginHandle {
 
     /// Another configuration of the same resource. Faults that it has already go on.
     pub fn reconfigure(&self, resource: &Resource) {
-        if self.offer.now().resource().faults != resource.faults {
-            configure(&self.faults, resource);
+        let before = Arc::clone(self.offer.now().resource());
+        if before.faults != resource.faults {
+            self.faults.configure(&resource.faults);
+            tell_of(resource, &before.faults);
         }
         self.offer.reconfigure(resource);
     }
@@ -81,9 +88,10 @@ impl PluginHandle {
 }
 
 /// Nobody should have to guess why something goes wrong.
-fn configure(faults: &FaultHandle, resource: &Resource) {
-    faults.configure(&resource.faults);
+fn tell_of(resource: &Resource, before: &[Fault]) {
     for fault in &resource.faults {
-        warn!(resource = %resource.name, fault = %fault.spec(), "a fault is configured");
+        if !before.contains(fault) {
+            warn!(resource = %resource.name, fault = %fault.spec(), "a fault is configured");
+        }
     }
 }

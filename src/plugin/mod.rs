@@ -6,11 +6,9 @@ mod past;
 mod server;
 mod service;
 
-pub use faults::Injection;
 pub use handle::PluginHandle;
 pub use past::Past;
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -23,7 +21,7 @@ use tracing::{debug, info, trace, warn};
 
 use crate::checkpoint_file::CheckpointFile;
 use crate::connections::{ConnectionId, Table};
-use crate::fault::FaultId;
+use crate::fault::{Judged, Withheld};
 use crate::lock::lock;
 use crate::own_socket::{Before, BindError, OwnSocket};
 use crate::plugin_dir::PluginDir;
@@ -34,7 +32,6 @@ use crate::retirement::Retirement;
 use crate::watcher::Sight;
 use crate::wire;
 
-use faults::Ends;
 use past::Succession;
 use server::Server;
 
@@ -56,8 +53,6 @@ pub struct PluginInstance {
     pub resource: Arc<Resource>,
     /// What it offers, and what became of it.
     pub handle: PluginHandle,
-    /// What goes wrong with it on purpose.
-    pub faults: Injection,
     /// What the kubelet was told and asked.
     pub retirement: Arc<Mutex<Retirement>>,
     /// Where its socket goes.
@@ -90,14 +85,25 @@ pub enum RunError {
     NoStream,
 }
 
+/// How a run ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// By itself or when it was told to, after its stream was open for so long.
+    After(Duration),
+    /// By a fault on demand: nothing is wrong.
+    ByFault,
+}
+
 /// What ended a stream.
 enum End {
     /// We do.
     Stop,
     /// It ended by itself.
     Stream,
-    /// A fault.
-    Fault(Ends),
+    /// A fault dropped it.
+    Dropped,
+    /// Faults withhold the registration.
+    Withheld(Vec<Withheld>),
 }
 
 impl RunError {
@@ -117,8 +123,7 @@ impl RunError {
 impl PluginInstance {
     /// Connect, bind, register, and stay until the stream ends or `stop`; then leave. Whatever
     /// happens, every connection is closed when this returns, and the socket's file is gone unless
-    /// somebody keeps the directory locked. Returns how long the stream was open; no time at all where
-    /// `stop` came first.
+    /// somebody keeps the directory locked.
     ///
     /// # Errors
     /// Why it was never registered.
@@ -126,22 +131,22 @@ impl PluginInstance {
         &mut self,
         past: &mut Past,
         stop: &CancellationToken,
-    ) -> Result<Duration, RunError> {
-        let mut judged = BTreeSet::new();
+    ) -> Result<Ended, RunError> {
+        let mut judged = Judged::new();
         let (kubelet, turn) = tokio::select! {
             reached = self.reach(past, &mut judged) => reached?,
-            () = stop.cancelled() => return Ok(Duration::ZERO),
+            () = stop.cancelled() => return Ok(Ended::After(Duration::ZERO)),
         };
         let (socket, before) = tokio::select! {
             bound = self.bind(past) => bound?,
-            () = stop.cancelled() => return Ok(Duration::ZERO),
+            () = stop.cancelled() => return Ok(Ended::After(Duration::ZERO)),
         };
         let quiet = past.needs_quiet(before);
         let retirement = Arc::clone(&self.retirement);
         let mut server = Server::start(
             socket,
             Arc::clone(&self.resource),
-            self.faults.clone(),
+            self.handle.clone(),
             retirement,
         );
         past.registers();
@@ -149,18 +154,18 @@ impl PluginInstance {
             registered = self.register(kubelet, &server, quiet, turn) => registered.map(Some),
             () = stop.cancelled() => Ok(None),
         };
-        let lived = match registered {
+        let ended = match registered {
             Ok(Some(stream)) => {
                 self.watch_stream(&mut server, stream, past, &mut judged, stop)
                     .await
             }
-            _ => Duration::ZERO,
+            _ => Ended::After(Duration::ZERO),
         };
         let kubelets = registered.as_ref().ok().copied().flatten();
         server.leave(kubelets).await;
         lock(&self.retirement).stream_ended();
         debug!(resource = %self.resource.name, "left");
-        registered.map(|_| lived)
+        registered.map(|_| ended)
     }
 
     fn entered(&self, step: Step) {
@@ -168,21 +173,19 @@ impl PluginInstance {
     }
 
     /// Connects to a kubelet that it may register with: no fault withholds that. Each is judged once.
-    async fn reach(
-        &mut self,
-        past: &mut Past,
-        judged: &mut BTreeSet<FaultId>,
-    ) -> Result<Reached, NoKubelet> {
+    async fn reach(&mut self, past: &mut Past, judged: &mut Judged) -> Result<Reached, NoKubelet> {
         loop {
-            if let Some(withheld) = past.withheld {
-                judged.insert(withheld.id);
+            if past.withheld.iter().any(|by| self.handle.is_withheld(by)) {
                 self.entered(Step::Withheld);
-                self.faults.lifted(withheld).await;
-                past.withheld = None;
+                for by in &past.withheld {
+                    self.handle.lifted(by).await;
+                }
             }
             let reached = self.connect(past).await?;
-            past.withheld = self.faults.withhold(judged);
-            if past.withheld.is_none() {
+            // It is the registration that was withheld.
+            judged.extend(past.withheld.iter().map(|by| by.id));
+            past.withheld = self.handle.withhold(judged);
+            if past.withheld.is_empty() {
                 return Ok(reached);
             }
         }
@@ -274,15 +277,15 @@ impl PluginInstance {
         }
     }
 
-    /// Stays until the stream ends, and notes how; returns how long it was open.
+    /// Stays until the stream ends, and notes how.
     async fn watch_stream(
         &mut self,
         server: &mut Server,
         stream: ConnectionId,
         past: &mut Past,
-        judged: &mut BTreeSet<FaultId>,
+        judged: &mut Judged,
         stop: &CancellationToken,
-    ) -> Duration {
+    ) -> Ended {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
         let devices = self.handle.offer.now().devices().len();
         info!(%resource, %endpoint, devices, "registered");
@@ -293,24 +296,27 @@ impl PluginInstance {
         past.stream_ended(&under, Instant::now());
         let lived = opened.elapsed();
         match end {
-            End::Stop => self.entered(Step::Leaving),
+            End::Stop => {
+                self.entered(Step::Leaving);
+                return Ended::After(lived);
+            }
             End::Stream => {
                 past.lost_stream();
                 self.starts_over("the stream ended", lived);
+                return Ended::After(lived);
             }
-            End::Fault(ends) => {
-                self.handle.note(|record, _| record.restarted(Cause::Fault));
-                let what = match ends {
-                    Ends::Dropped => "a fault dropped the stream",
-                    Ends::Withheld(withheld) => {
-                        past.withheld = Some(withheld);
-                        "a fault withholds the registration"
-                    }
-                };
-                self.starts_over(what, lived);
+            End::Dropped => self.struck("a fault dropped the stream", lived),
+            End::Withheld(withheld) => {
+                past.withheld = withheld;
+                self.struck("a fault withholds the registration", lived);
             }
         }
-        lived
+        Ended::ByFault
+    }
+
+    fn struck(&self, how: &'static str, lived: Duration) {
+        self.handle.note(|record, _| record.restarted(Cause::Fault));
+        self.starts_over(how, lived);
     }
 
     fn starts_over(&self, why: &'static str, lived: Duration) {
@@ -325,11 +331,11 @@ impl PluginInstance {
         stream: ConnectionId,
         server: &mut Server,
         under: &mut Succession,
-        judged: &mut BTreeSet<FaultId>,
+        judged: &mut Judged,
         stop: &CancellationToken,
     ) -> End {
-        let faults = self.faults.clone();
-        let fault = faults.end_stream(judged);
+        let handle = self.handle.clone();
+        let fault = handle.end_stream(judged);
         tokio::pin!(fault);
         let mut peers = server.peers();
         loop {
@@ -342,7 +348,7 @@ impl PluginInstance {
                 () = stop.cancelled() => return End::Stop,
                 () = over => return End::Stream,
                 () = server.failed() => return End::Stream,
-                ends = &mut fault => return End::Fault(ends),
+                end = &mut fault => return end,
                 Ok(()) = self.kubelet.changed() => {
                     under.saw(*self.kubelet.borrow_and_update(), Instant::now());
                     // Waits for nothing but the directory's lock.

@@ -1,16 +1,15 @@
-//! What one run of a plugin leaves for the next: which kubelet it had, and whether that one may still be
-//! taking leave. The time is an argument.
+//! What one run of a plugin leaves for the next: which kubelet it had, whether that one may still be taking leave, and
+//! what withholds the next registration. The time is an argument.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::fault::Withheld;
 use crate::own_socket::Before;
 use crate::plugin_dir::SocketIdentity;
 use crate::record::Cause;
 use crate::watcher::Sight;
-
-use super::faults::Withheld;
 
 /// A kubelet takes its connections along when it dies, before its successor makes a socket. A stream
 /// that outlives a change of kubelet.sock by this much has the same kubelet: the file was relabelled.
@@ -24,8 +23,8 @@ pub struct Past {
     leaving: Leaving,
     /// The stream of the last run ended by itself, and nobody was reached since.
     lost_stream: bool,
-    /// A fault withholds the next registration.
-    pub withheld: Option<Withheld>,
+    /// By what the next registration is withheld.
+    pub withheld: Vec<Withheld>,
 }
 
 /// Of whom the kubelet may be taking leave.

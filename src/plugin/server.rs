@@ -18,7 +18,7 @@ use crate::retirement::Retirement;
 use crate::wire::REQUEST_SIZE_MAX;
 use crate::wire::v1beta1::device_plugin_server::DevicePluginServer;
 
-use super::Injection;
+use super::PluginHandle;
 use super::service::Service;
 
 /// The kubelet needs one; the rest is for people who look.
@@ -54,7 +54,7 @@ impl Server {
     pub fn start(
         socket: OwnSocket,
         resource: Arc<Resource>,
-        faults: Injection,
+        handle: PluginHandle,
         retirement: Arc<Mutex<Retirement>>,
     ) -> Self {
         let cut = CancellationToken::new();
@@ -63,8 +63,8 @@ impl Server {
         let listeners = watch::Sender::new(Arc::clone(socket.listener()));
         let service = Service {
             registered: resource,
-            offer: faults.handle.offer.subscribe(),
-            faults,
+            offer: handle.offer.subscribe(),
+            handle,
             retirement,
             peers: peers.clone(),
             ending: ending.clone(),

@@ -24,14 +24,14 @@ use crate::retirement::Retirement;
 use crate::wire::v1beta1::device_plugin_server::DevicePlugin;
 use crate::wire::{self, v1beta1};
 
-use super::Injection;
+use super::PluginHandle;
 
 /// One resource's answers to the kubelet.
 pub struct Service {
     /// As it is registered: its options are not asked for again.
     pub registered: Arc<Resource>,
     pub offer: watch::Receiver<Arc<Offer>>,
-    pub faults: Injection,
+    pub handle: PluginHandle,
     pub retirement: Arc<Mutex<Retirement>>,
     pub peers: Peers,
     /// Ends the streams, with OK; the other RPCs go on.
@@ -53,7 +53,11 @@ impl DevicePlugin for Service {
         let connection = connection(&request)?;
         self.peers
             .note(connection, |peer| peer.asked_options = true);
-        self.faults.before(Target::Options, &self.ending).await?;
+        self.handle.before(Target::Options, &self.ending).await?;
+        // With an answer the kubelet would open a stream that ends at once.
+        if self.ending.is_cancelled() {
+            return Err(Status::unavailable("the plugin is leaving"));
+        }
         Ok(Response::new(wire::options(&self.registered)))
     }
 
@@ -72,10 +76,11 @@ impl DevicePlugin for Service {
             let is_new = sent
                 .as_ref()
                 .is_none_or(|sent| !sent.is_told_alike(devices));
+            // Also where it need not be told again: who was ill before it went is Unhealthy already.
+            lock(&retirement).listed(devices, Instant::now());
             let list = is_new.then(|| {
                 let count = devices.len();
                 trace!(%resource, count, "DevicePlugin.list_and_watch.send");
-                lock(&retirement).listed(devices, Instant::now());
                 Ok(v1beta1::ListAndWatchResponse::from(&**devices))
             });
             sent = Some(Arc::clone(devices));
@@ -93,7 +98,7 @@ impl DevicePlugin for Service {
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.get_preferred_allocation");
         self.peers.note_call(connection(&request)?);
-        self.faults.before(Target::Preferred, &self.ending).await?;
+        self.handle.before(Target::Preferred, &self.ending).await?;
         let offer = self.now();
         let resource = offer.resource();
         let (devices, policy) = (offer.devices(), resource.preference);
@@ -109,11 +114,11 @@ impl DevicePlugin for Service {
         let _in_flight = InFlight::new(&self.retirement);
         let began = Instant::now();
         self.peers.note_call(connection(&request)?);
-        let struck = self.faults.before(Target::Allocate, &self.ending).await;
+        let refused = self.handle.before(Target::Allocate, &self.ending).await;
         // Taken and judged without a pause: what goes in the next moment is judged by the next call.
         let offer = self.now();
         let mut devices = 0;
-        let answers: Result<Vec<Allocation>, Status> = struck.and_then(|()| {
+        let answers: Result<Vec<Allocation>, Status> = refused.and_then(|()| {
             wire::allocations(request.into_inner())
                 .inspect(|ids| devices += ids.len())
                 .map(|ids| allocate_container(&offer, &ids))
@@ -130,7 +135,7 @@ impl DevicePlugin for Service {
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.pre_start_container");
         self.peers.note_call(connection(&request)?);
-        self.faults.before(Target::PreStart, &self.ending).await?;
+        self.handle.before(Target::PreStart, &self.ending).await?;
         Ok(Response::new(v1beta1::PreStartContainerResponse {}))
     }
 }
@@ -151,7 +156,7 @@ impl Service {
             Ok(_) => (0, devices),
             Err(status) => (i32::from(status.code()).unsigned_abs() as usize, 0),
         };
-        self.faults.handle.record.send_if_modified(|record| {
+        self.handle.record.send_if_modified(|record| {
             record.allocated(code, devices, took);
             false
         });

@@ -236,6 +236,19 @@ mod tests {
     }
 
     #[test]
+    fn a_fault_that_withholds_is_told_whatever_failed_before() {
+        let mut record = Record::new(at(0));
+        record.entered(Step::Registering, at(1));
+        fails(&mut record, "refused", at(1));
+        record.entered(Step::Connecting, at(2));
+        assert_eq!(stands(&record), ("waiting", 1));
+        record.entered(Step::Withheld, at(3));
+        assert_eq!(stands(&record), ("withheld", 3));
+        let waits_for = "waits for the end of the fault that withholds its registration";
+        assert_eq!(record.waits_for().unwrap(), waits_for);
+    }
+
+    #[test]
     fn a_stream_that_ended_is_followed_by_a_new_start() {
         let mut record = Record::new(at(0));
         record.registered(at(1));

@@ -14,7 +14,7 @@ use crate::backoff::Backoff;
 use crate::foreign::foreign;
 use crate::offer::Offer;
 use crate::own_socket::BindError;
-use crate::plugin::{Past, PluginHandle, PluginInstance, RunError};
+use crate::plugin::{Ended, Past, PluginHandle, PluginInstance, RunError};
 use crate::record::Cause;
 use crate::resource::Resource;
 use crate::watcher::Sight;
@@ -125,8 +125,8 @@ async fn another(kubelet: &mut watch::Receiver<Sight>, tried: Sight) {
     std::future::pending::<()>().await;
 }
 
-/// How a run ended: how long its stream was open, why it had none, or with which panic.
-type Outcome = Result<Result<Duration, RunError>, String>;
+/// How a run ended, why it had no stream, or with which panic.
+type Outcome = Result<Result<Ended, RunError>, String>;
 
 /// The tries of one plugin since it last had a long life or a new kubelet.
 #[derive(Default)]
@@ -149,7 +149,8 @@ impl Tries {
     /// Counts a run; returns the pause before the next.
     fn after(&mut self, outcome: &Outcome) -> Duration {
         match outcome {
-            Ok(Ok(lived)) if *lived >= LONG_LIFE => *self = Self::default(),
+            Ok(Ok(Ended::ByFault)) => *self = Self::default(),
+            Ok(Ok(Ended::After(lived))) if *lived >= LONG_LIFE => *self = Self::default(),
             Ok(Ok(_)) => self.told = None,
             Ok(Err(_)) | Err(_) => self.failed += 1,
         }
@@ -280,9 +281,13 @@ mod tests {
         let pauses: Vec<Duration> = (0..4).map(|_| tries.after(&panicked)).collect();
         assert!(pauses.is_sorted(), "{pauses:?}");
         assert_eq!(tries.failed, 4);
-        let after_long_life = tries.after(&Ok(Ok(LONG_LIFE)));
+        let after_long_life = tries.after(&Ok(Ok(Ended::After(LONG_LIFE))));
         assert!(after_long_life < pauses[3], "{after_long_life:?}");
         assert_eq!(tries.failed, 0);
+        for _ in 0..9 {
+            let after_a_fault = tries.after(&Ok(Ok(Ended::ByFault)));
+            assert!(after_a_fault < pauses[1], "{after_a_fault:?}");
+        }
         let taken: Outcome = Ok(Err(RunError::Bind(BindError::Taken)));
         assert_eq!(tries.after(&taken), TAKEN_PAUSE);
     }

@@ -21,7 +21,7 @@ use tracing::{debug, error, info, warn};
 use crate::checkpoint::Checkpoint;
 use crate::checkpoint_file::{CheckpointFile, Written};
 use crate::fault::Delays;
-use crate::plugin::{Injection, Past, PluginHandle, PluginInstance};
+use crate::plugin::{Past, PluginHandle, PluginInstance};
 use crate::plugin_dir::PluginDir;
 use crate::resource::Resource;
 use crate::resource_name::ResourceName;
@@ -57,7 +57,9 @@ impl Supervisor {
     pub fn new(resources: Vec<Resource>, plugin_dir: impl Into<PathBuf>) -> Self {
         let dir = PluginDir::new(plugin_dir);
         let watcher = KubeletWatcher::new(dir.clone());
-        let handles: Vec<PluginHandle> = resources.iter().cloned().map(PluginHandle::new).collect();
+        let delays = Arc::default();
+        let handle = |resource: &Resource| PluginHandle::new(resource.clone(), Arc::clone(&delays));
+        let handles: Vec<PluginHandle> = resources.iter().map(handle).collect();
         let names = resources.iter().map(|resource| resource.name.clone());
         let plugins = Plugins {
             handles: std::iter::zip(names, handles.iter().cloned()).collect(),
@@ -66,7 +68,7 @@ impl Supervisor {
             dir,
             kubelet: watcher.subscribe(),
             turns: Arc::new(Semaphore::new(TURNS)),
-            delays: Arc::default(),
+            delays,
             leave: CancellationToken::new(),
             running: BTreeMap::new(),
             leaving: Vec::new(),
@@ -200,7 +202,7 @@ impl Plugins {
     fn handle(&mut self, resource: &Resource) -> PluginHandle {
         let known = self.handles.entry(resource.name.clone());
         known
-            .or_insert_with(|| PluginHandle::new(resource.clone()))
+            .or_insert_with(|| PluginHandle::new(resource.clone(), Arc::clone(&self.delays)))
             .clone()
     }
 
@@ -229,14 +231,9 @@ impl Plugins {
         let offer = handle.offer.clone();
         offer.hold(&checkpoint.held(resource.name.as_str()));
         let retirement = Arc::new(Mutex::new(Retirement::default()));
-        let faults = Injection {
-            handle: handle.clone(),
-            delays: Arc::clone(&self.delays),
-        };
         let plugin = PluginInstance {
             resource: Arc::clone(offer.now().resource()),
-            handle,
-            faults: faults.clone(),
+            handle: handle.clone(),
             retirement: Arc::clone(&retirement),
             dir: self.dir.clone(),
             checkpoint: self.checkpoint.clone(),
@@ -264,7 +261,7 @@ impl Plugins {
             tokio::select! {
                 () = keeper::keep(plugin, past, leave) => {}
                 never = retire::retire(&offer, &retirement, &checkpoint) => never,
-                never = faults.flap() => never,
+                never = handle.flap() => never,
             }
         });
         self.running.insert(resource.name.clone(), running);

@@ -90,7 +90,7 @@ fn by_hand(resource: &ResourceStatus) -> Option<String> {
 
 fn faulty(resource: &ResourceStatus) -> Option<String> {
     let name = &resource.name;
-    match resource.faults.len() {
+    match resource.faults.iter().filter(|fault| !fault.spent).count() {
         0 => None,
         1 => Some(format!("{name} has a fault; fault list shows it")),
         count => Some(format!("{name} has {count} faults; fault list shows them")),
@@ -208,7 +208,8 @@ fn device(device: &DeviceStatus) -> (Style, String) {
 
 /// How often it did, of how often it could have.
 pub fn struck(fault: &FaultStatus) -> String {
-    format!("{} of {}", fault.struck, fault.seen)
+    let spent = if fault.spent { ", spent" } else { "" };
+    format!("{} of {}{spent}", fault.struck, fault.seen)
 }
 
 fn counts(counts: &BTreeMap<String, u64>) -> String {

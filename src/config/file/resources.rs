@@ -13,13 +13,13 @@ use crate::allocation::{Outputs, Prefixes};
 use crate::config::resources::{NUMBER_DEVICES_DEFAULT, Told, all};
 use crate::config::values;
 use crate::device::{Counted, Detail, Device, Devices, Health, LIST_SIZE_MAX};
-use crate::fault::{Effect, FAULTS_MAX, Fault, FaultSpec};
+use crate::fault::{FAULTS_MAX, FLAPS_MAX, Fault, FaultSpec, SpecError, Target};
 use crate::host_paths::AllowedHostPaths;
 use crate::numa::{NUMA_NODE_MAX, NumaNodes};
 use crate::preference::Policy;
 use crate::resource::Resource;
 use crate::resource_name::ResourceName;
-use crate::selection::select;
+use crate::selection::SelectionError;
 use crate::socket_name::{PluginName, SocketName};
 use crate::template::{Constants, PLACEHOLDERS, is_attribute};
 
@@ -349,21 +349,23 @@ impl Reader<'_, '_> {
             let expected = format!("at most {FAULTS_MAX} faults");
             return Err(self.told(beyond.line, "faults", None, expected));
         }
+        let flaps = |at: &&At<FaultSpec>| at.value.rpc == Target::Health;
+        if let Some(beyond) = keys.faults.iter().flatten().filter(flaps).nth(FLAPS_MAX) {
+            let expected = format!("at most {FLAPS_MAX} faults of health");
+            return Err(self.told(beyond.line, "faults", None, expected));
+        }
         all(keys.faults.as_deref(), |at| self.fault(at, devices))
     }
 
     /// Its devices are judged where those of the resource are known.
     fn fault(&mut self, at: &At<FaultSpec>, devices: Option<&Devices>) -> Result<Fault, Told> {
         let words = at.value.to_string();
-        let fault = at.value.clone().fault();
-        let fault = fault.map_err(|error| self.told(at.line, "faults", Some(&words), error))?;
-        if let (Effect::Flap(flap), Some(devices)) = (fault.effect(), devices) {
-            select(devices, &flap.devices).map_err(|error| {
-                let expected = format!("devices that there are: {error}");
-                self.told(at.line, "faults", Some(&words), expected)
-            })?;
-        }
-        Ok(fault)
+        let fault = match at.value.clone().fault(devices) {
+            // Another node may have more of them: those that are there flap.
+            Err(SpecError::Devices(SelectionError::NoIndex { .. })) => at.value.clone().fault(None),
+            judged => judged,
+        };
+        fault.map_err(|error| self.told(at.line, "faults", Some(&words), error))
     }
 
     /// What the prefixes say, by the rules of the variables.

@@ -528,11 +528,11 @@ fn wrong_faults_are_told_with_their_lines() {
     for (faults, expected) in [
         (
             "[{rpc: allocate, delay: 61s}]",
-            "delay=\"61s\": expected a time from 1ms to 1m, as in 10s",
+            "delay=\"61s\": expected a time from 10ms to 1m, as in 10s",
         ),
         (
             "[{rpc: allocate, delay: 10}]",
-            "delay=\"10\": expected a time from 1ms to 1m, as in 10s",
+            "delay=\"10\": expected a time from 10ms to 1m, as in 10s",
         ),
         (
             "[{rpc: allocate}]",
@@ -568,8 +568,8 @@ fn wrong_faults_are_told_with_their_lines() {
             "error=\"OK\": expected a code of gRPC but OK, as in UNAVAILABLE",
         ),
         (
-            "[{rpc: health, devices: 0-2, up: 1s, down: 1s}]",
-            "faults=\"health 0-2 --up 1s --down 1s\": expected devices that there are: no device with the index 2: there are 2, counted from 0",
+            "[{rpc: health, devices: gpu, up: 1s, down: 1s}]",
+            "faults=\"health gpu --up 1s --down 1s\": expected devices that there are: no device \"gpu\": expected IDs, indexes as in 0, ranges as in 0-3, comma-separated, or all",
         ),
     ] {
         let mistakes = told(&format!("\n{}", ONE.replace("FAULTS", faults)));
@@ -578,4 +578,53 @@ fn wrong_faults_are_told_with_their_lines() {
     }
     let many = ONE.replace("FAULTS", &format!("[{}]", "{rpc: stream}, ".repeat(65)));
     assert!(told(&many).contains("at most 64 faults"), "{}", told(&many));
+}
+
+#[test]
+fn faults_of_a_node_replace_those_of_all() {
+    let text = "
+resources:
+  - {name: example.com/gpu, devices: 4, faults: [{rpc: stream}, {rpc: health, devices: 0-3, up: 1s, down: 1s}]}
+  - {name: example.com/nic, faults: [{rpc: stream}]}
+nodes:
+  - {match: n, resources: [{name: example.com/gpu, devices: 0}, {name: example.com/nic, faults: []}]}
+";
+    let faults = |node: &str| -> Vec<usize> {
+        let resources = read_on(node, text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        resources
+            .iter()
+            .map(|resource| resource.faults.len())
+            .collect()
+    };
+    // Devices that another node lacks are no mistake there.
+    assert_eq!(faults("n"), [2, 0]);
+    assert_eq!(faults("m"), [2, 1]);
+    let many = ONE.replace(
+        "FAULTS",
+        &format!(
+            "[{}]",
+            "{rpc: health, devices: all, up: 1s, down: 1s}, ".repeat(9)
+        ),
+    );
+    assert!(
+        told(&many).contains("at most 8 faults of health"),
+        "{}",
+        told(&many)
+    );
+}
+
+#[test]
+fn faults_that_never_strike_are_warned_of() {
+    let text = ONE.replace(
+        "FAULTS",
+        "[{rpc: pre-start, delay: 1s}, {rpc: preferred, delay: 1s}, {rpc: allocate, delay: 1s}]",
+    );
+    let warnings = crate::config::warnings::of(&resources(&text), None);
+    assert_eq!(
+        warnings,
+        [
+            "example.com/gpu: the fault pre-start --delay 1s never strikes: preStart is false, so the kubelet does not call it",
+            "example.com/gpu: the fault preferred --delay 1s never strikes: preferredAllocation is none, so the kubelet does not ask for it",
+        ]
+    );
 }
