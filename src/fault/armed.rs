@@ -66,8 +66,8 @@ impl Armed {
 pub struct OfCall {
     /// It waits for the sum of these.
     pub delays: Vec<(FaultId, Duration)>,
-    /// Then it is told the first of these.
-    pub refusals: Vec<Refusal>,
+    /// Then it is told this, if anything.
+    pub refusal: Option<Refusal>,
 }
 
 /// A registration that a fault withholds.
@@ -163,7 +163,9 @@ impl Faults {
         for (id, effect) in self.strike(target, |_| true) {
             match effect {
                 Effect::Delay(delay) => of_call.delays.push((id, delay)),
-                Effect::Refuse(refusal) => of_call.refusals.push(refusal),
+                // One answer is all that it can get.
+                Effect::Refuse(_) if of_call.refusal.is_some() => self.take_back(&[id]),
+                Effect::Refuse(refusal) => of_call.refusal = Some(refusal),
                 _ => {}
             }
         }
@@ -315,6 +317,7 @@ mod tests {
         for json in [
             r#"{"rpc": "allocate", "delay": "1s"}"#,
             r#"{"rpc": "allocate", "error": "ABORTED"}"#,
+            r#"{"rpc": "allocate", "error": "INTERNAL"}"#,
             r#"{"rpc": "allocate", "delay": "2s"}"#,
             r#"{"rpc": "options", "delay": "4s"}"#,
         ] {
@@ -323,11 +326,12 @@ mod tests {
         let of_call = faults.call(Target::Allocate);
         let delays: Vec<u64> = of_call.delays.iter().map(|(_, d)| d.as_secs()).collect();
         assert_eq!(delays, [1, 2]);
-        assert_eq!(of_call.refusals.len(), 1);
+        let told = of_call.refusal.map(|refusal| refusal.code.to_string());
+        assert_eq!(told.as_deref(), Some("ABORTED"));
         let ids: Vec<FaultId> = of_call.delays.iter().map(|(id, _)| *id).collect();
         faults.take_back(&ids);
         let struck: Vec<u64> = faults.armed().iter().map(|armed| armed.struck).collect();
-        assert_eq!(struck, [0, 1, 0, 0]);
+        assert_eq!(struck, [0, 1, 0, 0, 0]);
     }
 
     #[test]

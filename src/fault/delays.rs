@@ -53,8 +53,8 @@ impl Delays {
         let most = Duration::from_millis(DELAY_MAX_MS);
         let length = wanted.min(most).min(DELAYS_MAX.saturating_sub(used));
         let id = self.next;
+        self.next += 1;
         if !length.is_zero() {
-            self.next += 1;
             self.granted.push(Granted {
                 id,
                 began: now,

@@ -31,11 +31,11 @@ impl PluginHandle {
         if !struck.delays.is_empty() {
             self.delay(target, &struck.delays, ending).await;
         }
-        for refusal in &struck.refusals {
-            self.struck(target, format_args!("refused with {}", refusal.code));
-        }
-        match struck.refusals.into_iter().next() {
-            Some(refusal) => Err(Status::new(refusal.code.number().into(), refusal.message)),
+        match struck.refusal {
+            Some(refusal) => {
+                self.struck(target, format_args!("refused with {}", refusal.code));
+                Err(Status::new(refusal.code.number().into(), refusal.message))
+            }
             None => Ok(()),
         }
     }

@@ -57,24 +57,22 @@ impl Supervisor {
     pub fn new(resources: Vec<Resource>, plugin_dir: impl Into<PathBuf>) -> Self {
         let dir = PluginDir::new(plugin_dir);
         let watcher = KubeletWatcher::new(dir.clone());
-        let delays = Arc::default();
-        let handle = |resource: &Resource| PluginHandle::new(resource.clone(), Arc::clone(&delays));
-        let handles: Vec<PluginHandle> = resources.iter().map(handle).collect();
-        let names = resources.iter().map(|resource| resource.name.clone());
-        let plugins = Plugins {
-            handles: std::iter::zip(names, handles.iter().cloned()).collect(),
-            present: watch::Sender::new(handles.into()),
+        let mut plugins = Plugins {
+            handles: BTreeMap::new(),
+            present: watch::Sender::default(),
             checkpoint: CheckpointFile::new(dir.path()),
             dir,
             kubelet: watcher.subscribe(),
             turns: Arc::new(Semaphore::new(TURNS)),
-            delays,
+            delays: Arc::default(),
             leave: CancellationToken::new(),
             running: BTreeMap::new(),
             leaving: Vec::new(),
             tasks: JoinSet::new(),
             started: false,
         };
+        let present: Vec<PluginHandle> = resources.iter().map(|r| plugins.handle(r)).collect();
+        plugins.present.send_replace(present.into());
         Self {
             watcher,
             configured: Configured::new(resources.into()),
