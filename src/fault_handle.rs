@@ -41,17 +41,19 @@ impl FaultHandle {
         outcome
     }
 
-    /// Replaces those of the configuration; those that were set by hand stay.
-    pub fn configure(&self, configured: &[Fault]) {
+    /// Those of another configuration than the one before: see [`Faults::configure`].
+    pub fn configure(&self, before: &[Fault], configured: &[Fault]) -> Vec<FaultSpec> {
+        let mut new = Vec::new();
         self.0
-            .send_modify(|faults| faults.configure(configured, seed));
+            .send_modify(|faults| new = faults.configure(before, configured, seed));
+        new
     }
 
     /// Back to those of the configuration, from their beginning.
     pub fn reset(&self, configured: &[Fault]) {
         self.0.send_modify(|faults| {
             faults.clear();
-            faults.configure(configured, seed);
+            faults.configure(&[], configured, seed);
         });
     }
 

@@ -125,7 +125,7 @@ fn range(part: &str) -> Result<(usize, usize), SelectionError> {
 /// Decimal; one beyond all bounds is taken for the highest but one, which no list has.
 fn index(text: &str) -> Option<usize> {
     let decimal = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
-    decimal.then(|| text.parse().unwrap_or(usize::MAX - 1))
+    decimal.then(|| text.parse().unwrap_or(usize::MAX).min(usize::MAX - 1))
 }
 
 #[cfg(test)]
@@ -176,6 +176,7 @@ mod tests {
         let devices = devices();
         for (text, expected) in [
             ("3-9", &["x,y", "e"][..]),
+            ("3-18446744073709551615", &["x,y", "e"]),
             ("b,a", &["a"]),
             ("7", &[]),
             ("9-3", &[]),
@@ -199,7 +200,9 @@ mod tests {
         let expected = "no device with the index 5: there are 5, counted from 0";
         assert_eq!(selected("5").unwrap_err().to_string(), expected);
         assert_eq!(selected("2-5").unwrap_err().to_string(), expected);
-        assert!(selected("99999999999999999999999999").is_err());
+        for beyond in ["18446744073709551615", "99999999999999999999999999"] {
+            assert!(selected(beyond).is_err(), "{beyond}");
+        }
         let long = "0,".repeat(TEXT_MAX);
         assert_eq!(selected(&long), Err(SelectionError::TooLong));
     }

@@ -59,6 +59,10 @@ async fn a_slow_allocate_holds_up_its_pod_and_nothing_else() {
         "{}",
         set.1
     );
+    // Cleared while the call waits, this is no refusal any more.
+    node.does(&[
+        "fault", GPU, "allocate", "--error", "ABORTED", "--after", "1",
+    ]);
     node.admits("before").await.expect("admitted");
     let began = Instant::now();
     let slow = async {
@@ -474,6 +478,19 @@ async fn the_configuration_has_faults_and_config_brings_them_back() {
     let told = node.refused("aborted").await;
     assert!(told.contains("Aborted"), "{told}");
     assert_eq!(node.status()["faults"][0]["struck"], 1);
+    // What was cleared stays so, whatever comes beside it.
+    node.has_no_fault_left();
+    let more = LATE.replace("faults: [", "faults: [{rpc: preferred, delay: 1s}, ");
+    node.reloads(
+        &more
+            .replace("INTERNAL", "ABORTED")
+            .replace("devices: 4", "devices: 5"),
+    );
+    until("the new one", || {
+        let faults = node.status()["faults"].clone();
+        faults.as_array().is_some_and(|faults| faults.len() == 1)
+    })
+    .await;
     node.reloads("{resources: [{name: example.com/gpu, devices: 5}]}");
     node.shows(5, 5).await;
     until("no faults", || {

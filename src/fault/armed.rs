@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::{Effect, Fault, Refusal, Target};
+use super::{Effect, Fault, FaultSpec, Refusal, Target};
 
 /// For one resource, by hand, and as many by its configuration; each is judged at every call.
 pub const FAULTS_MAX: usize = 64;
@@ -43,10 +43,10 @@ impl Armed {
         self.struck >= self.fault.times()
     }
 
-    /// Whether taking it away changes nothing.
+    /// Whether taking it away changes nothing: a delay may be going on.
     fn is_over(&self) -> bool {
-        let lasts = matches!(self.fault.spec().rpc, Target::Registration | Target::Health);
-        self.is_spent() && !lasts
+        let is_short = matches!(self.fault.effect(), Effect::DropStream | Effect::Refuse(_));
+        self.is_spent() && is_short
     }
 
     /// Judges the next time that it could strike. The same seed judges alike again.
@@ -67,7 +67,7 @@ pub struct OfCall {
     /// It waits for the sum of these.
     pub delays: Vec<(FaultId, Duration)>,
     /// Then it is told this, if anything.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<(FaultId, Refusal)>,
 }
 
 /// A registration that a fault withholds.
@@ -136,20 +136,36 @@ impl Faults {
         self.armed.last().ok_or(TooMany::Faults)
     }
 
-    /// Replaces the faults of the configuration. Those that it has already go on, and so do those set by hand.
-    pub fn configure(&mut self, configured: &[Fault], mut seed: impl FnMut() -> u64) {
-        let before = std::mem::take(&mut self.armed);
-        let (by_hand, mut before): (Vec<_>, Vec<_>) =
-            before.into_iter().partition(|armed| armed.by_hand);
+    /// The faults of another configuration than the one before. Those that both have go on, or stay cleared; so do
+    /// those set by hand. Returns those that are new.
+    pub fn configure(
+        &mut self,
+        before: &[Fault],
+        configured: &[Fault],
+        mut seed: impl FnMut() -> u64,
+    ) -> Vec<FaultSpec> {
+        let all = std::mem::take(&mut self.armed);
+        let (by_hand, mut known): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|armed| armed.by_hand);
+        let mut before: Vec<&Fault> = before.iter().collect();
+        let mut new = Vec::new();
         for fault in configured {
-            let known = before.iter().position(|armed| armed.asked == *fault);
-            let armed = match known {
-                Some(known) => before.remove(known),
-                None => self.arm(fault.clone(), false, seed()),
-            };
-            self.armed.push(armed);
+            let was_configured = before.iter().position(|before| *before == fault);
+            let goes_on = known.iter().position(|armed| armed.asked == *fault);
+            was_configured.map(|place| before.swap_remove(place));
+            match (goes_on, was_configured) {
+                (Some(place), _) => self.armed.push(known.remove(place)),
+                // It was cleared.
+                (None, Some(_)) => {}
+                (None, None) => {
+                    let armed = self.arm(fault.clone(), false, seed());
+                    new.push(armed.fault.spec().clone());
+                    self.armed.push(armed);
+                }
+            }
         }
         self.armed.extend(by_hand);
+        new
     }
 
     /// Takes all away; returns how many.
@@ -165,7 +181,7 @@ impl Faults {
                 Effect::Delay(delay) => of_call.delays.push((id, delay)),
                 // One answer is all that it can get.
                 Effect::Refuse(_) if of_call.refusal.is_some() => self.take_back(&[id]),
-                Effect::Refuse(refusal) => of_call.refusal = Some(refusal),
+                Effect::Refuse(refusal) => of_call.refusal = Some((id, refusal)),
                 _ => {}
             }
         }
@@ -326,7 +342,7 @@ mod tests {
         let of_call = faults.call(Target::Allocate);
         let delays: Vec<u64> = of_call.delays.iter().map(|(_, d)| d.as_secs()).collect();
         assert_eq!(delays, [1, 2]);
-        let told = of_call.refusal.map(|refusal| refusal.code.to_string());
+        let told = of_call.refusal.map(|(_, refusal)| refusal.code.to_string());
         assert_eq!(told.as_deref(), Some("ABORTED"));
         let ids: Vec<FaultId> = of_call.delays.iter().map(|(id, _)| *id).collect();
         faults.take_back(&ids);
@@ -356,26 +372,42 @@ mod tests {
     }
 
     #[test]
-    fn the_configuration_replaces_its_own_and_clear_takes_all() {
+    fn a_configuration_arms_what_is_new_and_clear_takes_all() {
         let mut faults = Faults::default();
         let one = fault(r#"{"rpc": "stream", "probability": 1}"#);
         let other = fault(r#"{"rpc": "registration"}"#);
-        faults.configure(&[one.clone(), other.clone()], || 5);
+        let third = fault(r#"{"rpc": "allocate", "delay": "1s"}"#);
+        let first = [one.clone(), other.clone()];
+        assert_eq!(faults.configure(&[], &first, || 5).len(), 2);
         let by_hand = faults.set(other.clone(), 6).expect("room").id;
         let seeds = faults.armed().iter().map(|armed| armed.fault.spec().seed);
         assert_eq!(seeds.collect::<Vec<_>>(), [Some(5), None, None]);
         // One that it has already goes on.
         assert_eq!(faults.stream(&mut Judged::new()), 1);
-        faults.configure(&[other.clone(), one], || 7);
+        let second = [other.clone(), one];
+        assert!(faults.configure(&first, &second, || 7).is_empty());
         let struck: Vec<u64> = faults.armed().iter().map(|armed| armed.struck).collect();
         assert_eq!(struck, [0, 1, 0]);
-        faults.configure(&[], || 7);
+        faults.configure(&second, &[], || 7);
         assert_eq!(faults.armed().len(), 1);
         assert!(faults.has(by_hand) && faults.threaten(Target::Registration));
         assert!(!faults.threaten(Target::Stream));
         assert_eq!(faults.clear(), 1);
         assert!(!faults.has(by_hand));
-        faults.configure(std::slice::from_ref(&other), || 7);
+        // What was cleared stays so; a second one alike is new.
+        faults.configure(&[], &second, || 7);
+        faults.clear();
+        let more = [
+            second[0].clone(),
+            second[1].clone(),
+            third.clone(),
+            second[0].clone(),
+        ];
+        let new = faults.configure(&second, &more, || 7);
+        assert_eq!(new, [third.spec().clone(), other.spec().clone()]);
+        assert_eq!(faults.armed().len(), 2);
+        faults.clear();
+        faults.configure(&[], std::slice::from_ref(&other), || 7);
         while faults.set(other.clone(), 1).is_ok() {}
         assert_eq!(faults.armed().len(), FAULTS_MAX + 1);
     }
@@ -385,17 +417,27 @@ mod tests {
         let mut faults = Faults::default();
         let stream = fault(r#"{"rpc": "stream"}"#);
         let registration = fault(r#"{"rpc": "registration"}"#);
-        faults.set(registration, 1).expect("room");
+        let delay = fault(r#"{"rpc": "allocate", "delay": "1s", "times": 1}"#);
+        for lasts in [registration, delay] {
+            faults.set(lasts, 1).expect("room");
+        }
         faults.registration(&mut Judged::new(), Instant::now());
+        faults.call(Target::Allocate);
         while faults.set(stream.clone(), 1).is_ok() {}
-        assert!(!faults.armed()[1].is_spent());
-        assert_eq!(faults.stream(&mut Judged::new()), FAULTS_MAX - 1);
+        assert!(!faults.armed()[2].is_spent());
+        assert_eq!(faults.stream(&mut Judged::new()), FAULTS_MAX - 2);
         assert!(faults.armed().iter().all(Armed::is_spent));
-        for _ in 1..FAULTS_MAX {
+        for _ in 2..FAULTS_MAX {
             faults.set(stream.clone(), 1).expect("the place of another");
         }
         assert_eq!(faults.set(stream, 1).unwrap_err(), TooMany::Faults);
-        assert_eq!(faults.armed()[0].fault.spec().rpc, Target::Registration);
+        let lasting = faults.armed()[..2]
+            .iter()
+            .map(|armed| armed.fault.spec().rpc);
+        assert_eq!(
+            lasting.collect::<Vec<_>>(),
+            [Target::Registration, Target::Allocate]
+        );
         let health = fault(r#"{"rpc": "health", "devices": "0", "up": "1s", "down": "1s"}"#);
         faults.clear();
         for _ in 0..FLAPS_MAX {

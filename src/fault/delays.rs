@@ -11,6 +11,9 @@ pub const DELAY_MAX_MS: u64 = 60_000;
 /// All calls together are delayed by this at most, within any [`WINDOW`].
 const DELAYS_MAX: Duration = Duration::from_secs(120);
 
+/// So many are kept in mind: of the shortest, 10 ms, there can be no more.
+const GRANTED_MAX: usize = 12_000;
+
 /// The kubelet's patience.
 const WINDOW: Duration = Duration::from_secs(300);
 
@@ -24,7 +27,7 @@ pub const BOUNDS_FOR: &str = "the kubelet admits one pod after the other, and ca
 /// The delays of all resources. The time is an argument.
 #[derive(Debug, Default)]
 pub struct Delays {
-    /// Those that may still count. As none is shorter than 10 ms, there are 12,000 at most.
+    /// Those that may still count.
     granted: Vec<Granted>,
     next: u64,
 }
@@ -52,6 +55,9 @@ impl Delays {
         let used: Duration = { &self.granted }.iter().map(|g| g.ended - g.began).sum();
         let most = Duration::from_millis(DELAY_MAX_MS);
         let length = wanted.min(most).min(DELAYS_MAX.saturating_sub(used));
+        // Many that were over at once take no time, but room.
+        let has_room = self.granted.len() < GRANTED_MAX;
+        let length = if has_room { length } else { Duration::ZERO };
         let id = self.next;
         self.next += 1;
         if !length.is_zero() {

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use crate::device::Devices;
+use crate::device::{Device, Devices};
 use crate::selection::select_present;
 
 use super::{Effect, FaultId, Faults};
@@ -44,13 +44,14 @@ impl Flaps {
             if phase.ill.take().is_some() {
                 continue;
             }
-            let well =
-                select_present(devices, &flap.devices).filter(|device| device.can_be_given());
-            let well: Vec<Box<str>> = well.map(|device| device.id.clone()).collect();
-            if !well.is_empty() && faults.health(id) {
-                fell.push(well.len());
+            let meant = select_present(devices, &flap.devices).filter(|device| !device.going);
+            let meant: Vec<&Device> = meant.collect();
+            let well = meant.iter().filter(|device| device.can_be_given()).count();
+            if well > 0 && faults.health(id) {
+                fell.push(well);
                 phase.until = now + flap.down;
-                phase.ill = Some(well);
+                // Those too that are ill already: they do not get well meanwhile.
+                phase.ill = Some(meant.iter().map(|device| device.id.clone()).collect());
             }
         }
         fell
@@ -71,7 +72,7 @@ impl Flaps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Device;
+    use crate::device::Health;
     use crate::fault::FaultSpec;
     use std::time::Duration;
 
@@ -118,6 +119,20 @@ mod tests {
         assert_eq!(faults.armed()[0].seen, 4);
         faults.clear();
         assert_eq!(look(61, &mut faults, 3), (0, 0, None));
+    }
+
+    #[test]
+    fn who_is_ill_already_does_not_get_well_meanwhile() {
+        let (mut faults, mut flaps, start) = (Faults::default(), Flaps::default(), Instant::now());
+        set(
+            &mut faults,
+            r#"{"rpc": "health", "devices": "0-1", "up": "1s", "down": "1h"}"#,
+        );
+        let mut devices = devices(3);
+        devices.set_health("d0", Health::Unhealthy).expect("there");
+        flaps.follow(&mut faults, start, &devices);
+        let fell = flaps.follow(&mut faults, start + Duration::from_secs(1), &devices);
+        assert_eq!((fell, flaps.ill().len()), (vec![1], 2));
     }
 
     #[test]

@@ -32,11 +32,12 @@ impl PluginHandle {
             self.delay(target, &struck.delays, ending).await;
         }
         match struck.refusal {
-            Some(refusal) => {
+            // It may have been cleared meanwhile.
+            Some((id, refusal)) if self.faults.has(id) => {
                 self.struck(target, format_args!("refused with {}", refusal.code));
                 Err(Status::new(refusal.code.number().into(), refusal.message))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use crate::checkpoint::Checkpoint;
-use crate::fault::{Delays, Fault};
+use crate::fault::{Delays, FaultSpec};
 use crate::fault_handle::FaultHandle;
 use crate::offer_handle::OfferHandle;
 use crate::record::Record;
@@ -33,8 +33,7 @@ impl PluginHandle {
     /// Nothing runs yet.
     pub fn new(resource: Resource, delays: Arc<Mutex<Delays>>) -> Self {
         let faults = FaultHandle::default();
-        faults.configure(&resource.faults);
-        tell_of(&resource, &[]);
+        tell_of(&resource, &faults.configure(&[], &resource.faults));
         Self {
             offer: OfferHandle::new(resource),
             faults,
@@ -54,8 +53,8 @@ impl PluginHandle {
     pub fn reconfigure(&self, resource: &Resource) {
         let before = Arc::clone(self.offer.now().resource());
         if before.faults != resource.faults {
-            self.faults.configure(&resource.faults);
-            tell_of(resource, &before.faults);
+            let new = self.faults.configure(&before.faults, &resource.faults);
+            tell_of(resource, &new);
         }
         self.offer.reconfigure(resource);
     }
@@ -88,10 +87,8 @@ impl PluginHandle {
 }
 
 /// Nobody should have to guess why something goes wrong.
-fn tell_of(resource: &Resource, before: &[Fault]) {
-    for fault in &resource.faults {
-        if !before.contains(fault) {
-            warn!(resource = %resource.name, fault = %fault.spec(), "a fault is configured");
-        }
+fn tell_of(resource: &Resource, faults: &[FaultSpec]) {
+    for fault in faults {
+        warn!(resource = %resource.name, %fault, "a fault is configured");
     }
 }

@@ -53,9 +53,10 @@ impl DevicePlugin for Service {
         let connection = connection(&request)?;
         self.peers
             .note(connection, |peer| peer.asked_options = true);
+        let was_ending = self.ending.is_cancelled();
         self.handle.before(Target::Options, &self.ending).await?;
-        // With an answer the kubelet would open a stream that ends at once.
-        if self.ending.is_cancelled() {
+        // Cut short: with an answer the kubelet would open a stream that ends at once.
+        if self.ending.is_cancelled() && !was_ending {
             return Err(Status::unavailable("the plugin is leaving"));
         }
         Ok(Response::new(wire::options(&self.registered)))

@@ -186,9 +186,8 @@ impl Plugins {
         self.end_all_but(resources);
         let present: Vec<PluginHandle> = resources.iter().map(|r| self.handle(r)).collect();
         for (resource, handle) in std::iter::zip(resources, &present) {
-            if self.running.contains_key(&resource.name) {
-                handle.reconfigure(resource);
-            } else {
+            handle.reconfigure(resource);
+            if !self.running.contains_key(&resource.name) {
                 self.start(resource, handle.clone(), checkpoint);
             }
         }
