@@ -18,7 +18,7 @@ pub mod resource;
 mod host_paths;
 pub mod config;
 pub mod offer;
-mod retirement;
+pub mod retirement;
 mod backoff;
 
 // The edge: the API on the wire, sockets and files.
@@ -32,6 +32,7 @@ mod connections;
 mod channel;
 mod registration;
 pub mod checkpoint_file;
+pub mod pod_resources;
 pub mod watcher;
 
 // The life of a plugin, and of all of them.

@@ -1,8 +1,9 @@
 //! All that there is to see of the program, gathered at one moment.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -12,8 +13,11 @@ use crate::checkpoint::{Known, Standing};
 use crate::checkpoint_file::{CheckpointFile, Written};
 use crate::config_file::Reloads;
 use crate::fault::Faults;
+use crate::lock::lock;
 use crate::offer::Offer;
+use crate::plugin::PluginHandle;
 use crate::record::Record;
+use crate::retirement::Wait;
 use crate::supervisor::Present;
 
 /// Whoever asks is told without the checkpoint rather than late.
@@ -77,6 +81,8 @@ pub struct PluginView {
     pub offer: Arc<Offer>,
     /// What goes wrong with it on purpose.
     pub faults: Faults,
+    /// What each device that is pending removal waits for.
+    pub waits: BTreeMap<Box<str>, Wait>,
     /// What became of it.
     pub record: Record,
 }
@@ -89,10 +95,14 @@ impl Observer {
             Err(_) => Err("reading it takes too long".to_owned()),
         };
         let present = Arc::clone(&self.present.borrow());
-        let plugins = present.iter().map(|plugin| PluginView {
-            offer: plugin.offer.now(),
-            faults: plugin.faults.now(),
-            record: plugin.record.borrow().clone(),
+        let plugins = present.iter().map(|plugin| {
+            let offer = plugin.offer.now();
+            PluginView {
+                waits: waits(plugin, &offer),
+                offer,
+                faults: plugin.faults.now(),
+                record: plugin.record.borrow().clone(),
+            }
         });
         View {
             at: SystemTime::now(),
@@ -103,6 +113,16 @@ impl Observer {
             stopping: self.stop.is_cancelled(),
         }
     }
+}
+
+fn waits(plugin: &PluginHandle, offer: &Offer) -> BTreeMap<Box<str>, Wait> {
+    let ids = offer.going().map(|device| &*device.id);
+    let retirement = lock(&plugin.retirement);
+    let waits = retirement.waits(ids, offer.resource().removal_grace, Instant::now());
+    waits
+        .into_iter()
+        .map(|(id, wait)| (id.into(), wait))
+        .collect()
 }
 
 impl View {

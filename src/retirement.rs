@@ -1,62 +1,243 @@
-//! When a device that is going can be dropped from the list without harm to the kubelet.
+//! When a device that is pending removal can be dropped from the list without harm to the kubelet.
+//!
+//! A kubelet crashes when a device leaves the list while a call that may pick it is in flight, or while a pod holds it
+//! (`devicemanager/manager.go` and `topology_hints.go` look it up without asking whether it is there).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use crate::device::Devices;
 
-/// What one resource's kubelet was told and asked. The time is an argument.
+/// What the kubelet was told about one resource, and what it asked. The time is an argument.
 #[derive(Debug, Default)]
 pub struct Retirement {
-    /// When the open stream first told each device that is going as Unhealthy.
-    told: BTreeMap<Box<str>, Instant>,
-    /// Calls that may pick devices and are not answered yet.
-    in_flight: usize,
-    /// When the last of them was answered: the kubelet may still be booking what it picked.
+    /// The devices pending removal that the open stream has reported, by ID.
+    pending: BTreeMap<Box<str>, Pending>,
+    /// Allocate and GetPreferredAllocation calls that are not answered yet, with the pending devices that they name.
+    in_flight: BTreeMap<CallId, Vec<Box<str>>>,
+    next_call: CallId,
+}
+
+/// Numbers the calls in the order of their arrival.
+pub type CallId = u64;
+
+#[derive(Debug)]
+struct Pending {
+    /// When the open stream first reported it as Unhealthy.
+    reported: Instant,
+    /// Calls with a lower number were there at that moment: the kubelet may have picked the device for them.
+    first_call_after: CallId,
+    /// When the last call that may have picked it was answered: the kubelet may still be booking what it picked.
     answered: Option<Instant>,
+    holder: Holder,
+}
+
+/// Whether a pod holds a device, as far as the kubelet says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holder {
+    /// Neither source says anything.
+    Unknown,
+    Pod,
+    /// The checkpoint, read a moment ago, has no pod that holds it.
+    NoneInCheckpoint,
+    /// The pod-resources API said so at the first and at the last of these moments, and at each time between.
+    NoneListed {
+        first: Instant,
+        last: Instant,
+    },
+}
+
+/// What the kubelet says of the devices that pods hold.
+pub enum Evidence<'a> {
+    /// Nothing that can be read.
+    Nothing,
+    /// The pod-resources API did not answer this time: what it said before stands.
+    NoAnswer,
+    /// The checkpoint, and whether a pod holds the device in it.
+    Checkpoint(&'a dyn Fn(&str) -> bool),
+    /// The pod-resources API, asked at this moment, and whether a pod holds the device in its answer.
+    PodResources(Instant, &'a dyn Fn(&str) -> bool),
+}
+
+/// What a device that is pending removal waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wait {
+    /// The kubelet does not know yet that it is Unhealthy.
+    Report,
+    /// A call that may pick it.
+    Call,
+    /// The pod that holds it.
+    Pod,
+    /// The rest of the removal grace.
+    Grace(Duration),
+    /// Word of who holds it.
+    Holders,
+}
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Report => f.write_str("waits for the kubelet to be told that it is Unhealthy"),
+            Self::Call => f.write_str("waits for a call that may pick it"),
+            Self::Pod => f.write_str("waits for the pod that holds it"),
+            Self::Grace(rest) => {
+                write!(
+                    f,
+                    "waits for the removal grace, {} s more",
+                    rest.as_secs() + 1
+                )
+            }
+            Self::Holders => f.write_str(
+                "waits until the kubelet's pod-resources API or its checkpoint can be read",
+            ),
+        }
+    }
 }
 
 impl Retirement {
-    /// A list went out on the stream.
+    /// A list was sent on the stream.
     pub fn listed(&mut self, devices: &Devices, now: Instant) {
+        let mut before = std::mem::take(&mut self.pending);
         let going = devices.as_slice().iter().filter(|device| device.going);
-        let before = std::mem::take(&mut self.told);
-        self.told = going
+        self.pending = going
             .map(|device| {
-                (
-                    device.id.clone(),
-                    before.get(&device.id).copied().unwrap_or(now),
-                )
+                let known = before.remove(&device.id);
+                let pending = known.unwrap_or(Pending {
+                    reported: now,
+                    first_call_after: self.next_call,
+                    answered: None,
+                    holder: Holder::Unknown,
+                });
+                (device.id.clone(), pending)
             })
             .collect();
     }
 
-    /// The stream ended: the next one tells anew.
+    /// The stream ended: the next one reports anew, and what the kubelet said of pods was said by another life of it.
     pub fn stream_ended(&mut self) {
-        self.told.clear();
+        self.pending.clear();
     }
 
-    /// Allocate or GetPreferredAllocation began.
-    pub fn call_began(&mut self) {
-        self.in_flight += 1;
+    /// Allocate or GetPreferredAllocation began and names these devices.
+    pub fn call_began<'a>(&mut self, ids: impl Iterator<Item = &'a str>) -> CallId {
+        let named = if self.pending.is_empty() {
+            Vec::new()
+        } else {
+            let pending = ids.filter_map(|id| self.pending.get_key_value(id));
+            pending.map(|(id, _)| id.clone()).collect()
+        };
+        let call = self.next_call;
+        self.next_call += 1;
+        self.in_flight.insert(call, named);
+        call
     }
 
     /// It was answered, or given up.
-    pub fn call_ended(&mut self, now: Instant) {
-        self.in_flight -= 1;
-        self.answered = Some(now);
+    pub fn call_ended(&mut self, call: CallId, now: Instant) {
+        let named = self.in_flight.remove(&call).unwrap_or_default();
+        for id in &named {
+            if let Some(pending) = self.pending.get_mut(id) {
+                pending.answered = Some(now);
+            }
+        }
+        let began_before = |pending: &&mut Pending| call < pending.first_call_after;
+        for pending in self.pending.values_mut().filter(began_before) {
+            pending.answered = Some(now);
+        }
     }
 
-    /// The devices that can be dropped, unless a pod holds them: nothing is in flight, and the grace has
-    /// passed since the last answer and since they were told as Unhealthy.
-    pub fn ready(&self, grace: Duration, now: Instant) -> impl Iterator<Item = &str> {
-        let passed = move |since: Instant| now.duration_since(since) >= grace;
-        let quiet = self.in_flight == 0 && self.answered.is_none_or(passed);
-        let told = self
-            .told
+    /// Whether it is worth asking the kubelet who holds what.
+    pub fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The kubelet was asked who holds what.
+    pub fn observed(&mut self, evidence: &Evidence<'_>) {
+        for (id, pending) in &mut self.pending {
+            pending.holder = match (evidence, pending.holder) {
+                (Evidence::NoAnswer, Holder::NoneInCheckpoint) | (Evidence::Nothing, _) => {
+                    Holder::Unknown
+                }
+                (Evidence::NoAnswer, before) => before,
+                // Asked before the report, the kubelet may have given it away since.
+                (Evidence::PodResources(asked, _), before) if *asked < pending.reported => before,
+                (Evidence::Checkpoint(holds) | Evidence::PodResources(_, holds), _)
+                    if holds(id) =>
+                {
+                    Holder::Pod
+                }
+                (Evidence::Checkpoint(_), _) => Holder::NoneInCheckpoint,
+                (Evidence::PodResources(asked, _), Holder::NoneListed { first, .. }) => {
+                    Holder::NoneListed {
+                        first,
+                        last: *asked,
+                    }
+                }
+                (Evidence::PodResources(asked, _), _) => Holder::NoneListed {
+                    first: *asked,
+                    last: *asked,
+                },
+            };
+        }
+    }
+
+    /// The devices that can be dropped, if [`Retirement::observed`] was called just now.
+    pub fn free(&self, grace: Duration, now: Instant) -> impl Iterator<Item = &str> {
+        let named = self.named_in_flight();
+        let free = self
+            .pending
             .iter()
-            .filter(move |(_, since)| quiet && passed(**since));
-        told.map(|(id, _)| &**id)
+            .filter(move |(id, pending)| self.wait(id, pending, &named, grace, now).is_none());
+        free.map(|(id, _)| &**id)
+    }
+
+    /// What each of these devices, which are pending removal, waits for; those that are about to be dropped wait for
+    /// nothing.
+    pub fn waits<'a>(
+        &self,
+        ids: impl Iterator<Item = &'a str>,
+        grace: Duration,
+        now: Instant,
+    ) -> BTreeMap<&'a str, Wait> {
+        let named = self.named_in_flight();
+        let wait = |id: &'a str| {
+            let wait = match self.pending.get(id) {
+                Some(pending) => self.wait(id, pending, &named, grace, now)?,
+                None => Wait::Report,
+            };
+            Some((id, wait))
+        };
+        ids.filter_map(wait).collect()
+    }
+
+    fn named_in_flight(&self) -> BTreeSet<&str> {
+        let named = self.in_flight.values().flatten();
+        named.map(|id| &**id).collect()
+    }
+
+    fn wait(
+        &self,
+        id: &str,
+        pending: &Pending,
+        named: &BTreeSet<&str>,
+        grace: Duration,
+        now: Instant,
+    ) -> Option<Wait> {
+        let first_in_flight = self.in_flight.keys().next();
+        let began_before = first_in_flight.is_some_and(|call| *call < pending.first_call_after);
+        if began_before || named.contains(id) {
+            return Some(Wait::Call);
+        }
+        let passed = now - pending.answered.unwrap_or(pending.reported);
+        let passed = match pending.holder {
+            Holder::Unknown => return Some(Wait::Holders),
+            Holder::Pod => return Some(Wait::Pod),
+            Holder::NoneInCheckpoint => passed,
+            // A kubelet's answer in its first seconds may be incomplete: it must have said so for the whole grace.
+            Holder::NoneListed { first, last } => passed.min(last - first),
+        };
+        (passed < grace).then(|| Wait::Grace(grace - passed))
     }
 }
 
@@ -76,37 +257,102 @@ mod tests {
         Devices::from_list(ids.iter().map(device).chain([stays]).collect())
     }
 
-    fn ready(retirement: &Retirement, now: Instant) -> Vec<&str> {
-        retirement.ready(GRACE, now).collect()
+    /// With a checkpoint in which nobody holds anything.
+    fn free(retirement: &mut Retirement, now: Instant) -> Vec<&str> {
+        retirement.observed(&Evidence::Checkpoint(&|_| false));
+        retirement.free(GRACE, now).collect()
+    }
+
+    fn wait(retirement: &Retirement, id: &'static str, now: Instant) -> Option<Wait> {
+        let waits = retirement.waits([id].into_iter(), GRACE, now);
+        waits.get(id).copied()
     }
 
     #[test]
-    fn the_grace_counts_from_the_first_message_that_told_it() {
+    fn the_grace_counts_from_the_first_message_that_reported_it() {
         let start = Instant::now();
         let mut retirement = Retirement::default();
+        assert_eq!(wait(&retirement, "a", start), Some(Wait::Report));
         retirement.listed(&going(&["a"]), start);
         retirement.listed(&going(&["a", "b"]), start + GRACE / 2);
-        assert!(ready(&retirement, start + GRACE / 2).is_empty());
-        assert_eq!(ready(&retirement, start + GRACE), ["a"]);
-        assert_eq!(ready(&retirement, start + GRACE * 2), ["a", "b"]);
+        assert!(free(&mut retirement, start + GRACE / 2).is_empty());
+        assert_eq!(
+            wait(&retirement, "a", start + GRACE / 2),
+            Some(Wait::Grace(GRACE / 2))
+        );
+        assert_eq!(free(&mut retirement, start + GRACE), ["a"]);
+        assert_eq!(free(&mut retirement, start + GRACE * 2), ["a", "b"]);
+        assert_eq!(wait(&retirement, "a", start + GRACE * 2), None);
         // It came back meanwhile.
         retirement.listed(&going(&["b"]), start + GRACE);
-        assert_eq!(ready(&retirement, start + GRACE * 2), ["b"]);
+        assert_eq!(free(&mut retirement, start + GRACE * 2), ["b"]);
         retirement.stream_ended();
-        assert!(ready(&retirement, start + GRACE * 9).is_empty());
+        assert!(free(&mut retirement, start + GRACE * 9).is_empty());
     }
 
     #[test]
-    fn nothing_is_dropped_while_a_call_may_pick_it() {
+    fn a_call_that_was_in_flight_at_the_report_counts_whatever_it_names() {
         let start = Instant::now();
         let mut retirement = Retirement::default();
+        let [first, second] = [(); 2].map(|()| retirement.call_began(["stays"].into_iter()));
         retirement.listed(&going(&["a"]), start);
-        retirement.call_began();
-        retirement.call_began();
-        retirement.call_ended(start + GRACE);
-        assert!(ready(&retirement, start + GRACE * 3).is_empty());
-        retirement.call_ended(start + GRACE * 3);
-        assert!(ready(&retirement, start + GRACE * 3 + GRACE / 2).is_empty());
-        assert_eq!(ready(&retirement, start + GRACE * 4), ["a"]);
+        retirement.call_ended(first, start + GRACE);
+        assert!(free(&mut retirement, start + GRACE * 3).is_empty());
+        assert_eq!(wait(&retirement, "a", start + GRACE * 3), Some(Wait::Call));
+        retirement.call_ended(second, start + GRACE * 3);
+        assert!(free(&mut retirement, start + GRACE * 3 + GRACE / 2).is_empty());
+        assert_eq!(free(&mut retirement, start + GRACE * 4), ["a"]);
+    }
+
+    #[test]
+    fn of_later_calls_those_that_name_it_count_and_no_others() {
+        let start = Instant::now();
+        let mut retirement = Retirement::default();
+        retirement.listed(&going(&["a", "b"]), start);
+        let names_a = retirement.call_began(["stays", "a"].into_iter());
+        let names_none = retirement.call_began(["stays"].into_iter());
+        assert_eq!(free(&mut retirement, start + GRACE), ["b"]);
+        retirement.call_ended(names_a, start + GRACE);
+        retirement.call_ended(names_none, start + GRACE);
+        assert_eq!(free(&mut retirement, start + GRACE), ["b"]);
+        assert_eq!(free(&mut retirement, start + GRACE * 2), ["a", "b"]);
+    }
+
+    #[test]
+    fn the_pod_resources_must_lack_it_for_the_whole_grace() {
+        let start = Instant::now();
+        let mut retirement = Retirement::default();
+        retirement.listed(&going(&["a"]), start + GRACE);
+        let mut free = |asked: Instant, is_held: bool| -> bool {
+            retirement.observed(&Evidence::PodResources(asked, &|_| is_held));
+            retirement.free(GRACE, asked + GRACE * 9).next().is_some()
+        };
+        assert!(!free(start, false), "asked before the report");
+        assert!(!free(start + GRACE, false));
+        assert!(!free(start + GRACE + GRACE / 2, false));
+        assert!(free(start + GRACE * 2, false));
+        assert!(!free(start + GRACE * 3, true));
+        assert!(!free(start + GRACE * 4, false), "held meanwhile");
+        assert!(free(start + GRACE * 5, false));
+    }
+
+    #[test]
+    fn what_cannot_be_read_frees_nothing() {
+        let start = Instant::now();
+        let later = start + GRACE * 9;
+        let mut retirement = Retirement::default();
+        retirement.listed(&going(&["a"]), start);
+        assert_eq!(wait(&retirement, "a", later), Some(Wait::Holders));
+        retirement.observed(&Evidence::Checkpoint(&|id| id == "a"));
+        assert_eq!(wait(&retirement, "a", later), Some(Wait::Pod));
+        retirement.observed(&Evidence::Checkpoint(&|_| false));
+        assert_eq!(wait(&retirement, "a", later), None);
+        retirement.observed(&Evidence::Nothing);
+        assert_eq!(wait(&retirement, "a", later), Some(Wait::Holders));
+        // The pod-resources API misses a turn: that is no word against what it said before and says after.
+        retirement.observed(&Evidence::PodResources(start, &|_| false));
+        retirement.observed(&Evidence::NoAnswer);
+        retirement.observed(&Evidence::PodResources(start + GRACE, &|_| false));
+        assert_eq!(wait(&retirement, "a", later), None);
     }
 }

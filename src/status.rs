@@ -11,8 +11,9 @@ use crate::checkpoint::{Holder, Known};
 use crate::device::Device;
 use crate::fault::{Armed, FaultSpec, Target};
 use crate::observer::{PluginView, View};
-use crate::offer::{ByHand, Offer};
+use crate::offer::ByHand;
 use crate::record::{Cause, RegistrationResult};
+use crate::retirement::Wait;
 
 /// The whole program. Times are of RFC 3339, in UTC.
 #[derive(Debug, Serialize, Deserialize)]
@@ -169,6 +170,9 @@ pub struct DeviceStatus {
     /// Whether it is being removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub going: bool,
+    /// What it waits for until it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
     /// The containers that hold it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub held_by: Vec<Holder>,
@@ -262,7 +266,7 @@ fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceSta
         healthy,
         unhealthy,
         held: view.held(plugin),
-        devices: with_devices.then(|| devices.iter().map(|d| device(d, offer, known)).collect()),
+        devices: with_devices.then(|| devices.iter().map(|d| device(d, plugin, known)).collect()),
     }
 }
 
@@ -284,7 +288,8 @@ fn fault(armed: &Armed) -> FaultStatus {
     }
 }
 
-fn device(device: &Device, offer: &Offer, known: Option<&Known>) -> DeviceStatus {
+fn device(device: &Device, plugin: &PluginView, known: Option<&Known>) -> DeviceStatus {
+    let offer = &plugin.offer;
     let held = known.and_then(|known| known.held.get(&device.id));
     DeviceStatus {
         id: device.id.to_string(),
@@ -293,6 +298,7 @@ fn device(device: &Device, offer: &Offer, known: Option<&Known>) -> DeviceStatus
         by_hand: offer.by_hand().health.contains_key(&device.id),
         ill: offer.ill().contains(&device.id),
         going: device.going,
+        waits_for: plugin.waits.get(&device.id).map(Wait::to_string),
         held_by: held.map(|held| held.by.clone()).unwrap_or_default(),
     }
 }

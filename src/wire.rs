@@ -6,6 +6,12 @@ pub mod v1beta1 {
     tonic::include_proto!("v1beta1");
 }
 
+/// The generated pod-resources API, as `proto/podresources/v1/api.proto` has it.
+#[expect(missing_docs, clippy::pedantic, reason = "generated")]
+pub mod podresources {
+    tonic::include_proto!("v1");
+}
+
 use crate::allocation::{Allocation, DeviceFile, Mount};
 use crate::device::{Device, Devices, Health, LIST_SIZE_MAX};
 use crate::preference::Policy;
@@ -165,6 +171,28 @@ pub fn allocations(request: v1beta1::AllocateRequest) -> impl Iterator<Item = Ve
         .container_requests
         .into_iter()
         .map(|c| c.devices_ids)
+}
+
+/// Every ID in the request.
+pub fn named_in_allocation(request: &v1beta1::AllocateRequest) -> impl Iterator<Item = &str> {
+    let containers = request.container_requests.iter();
+    containers
+        .flat_map(|container| &container.devices_ids)
+        .map(String::as_str)
+}
+
+/// Every ID in the request.
+pub fn named_in_question(
+    request: &v1beta1::PreferredAllocationRequest,
+) -> impl Iterator<Item = &str> {
+    let containers = request.container_requests.iter();
+    let lists = containers.flat_map(|container| {
+        [
+            &container.available_device_i_ds,
+            &container.must_include_device_i_ds,
+        ]
+    });
+    lists.flatten().map(String::as_str)
 }
 
 /// The answer to [`allocations`], one for each container.

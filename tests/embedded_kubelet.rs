@@ -5,12 +5,14 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
+use simple_device_plugin::checkpoint_file::CheckpointFile;
 use simple_device_plugin::kubelet::{
     AdmissionError, Behaviour, Crash, Happening, Kubelet, Settings, TopologyPolicy,
 };
+use simple_device_plugin::pod_resources::{PodResources, PodResourcesError};
 use simple_device_plugin::wire::v1beta1::DevicePluginOptions;
 use support::fakes::{FakePlugin, register};
-use support::{kubelet, plugin_dir, pod, settings, shows, sockets};
+use support::{kubelet, plugin_dir, pod, settings, shows, sockets, within};
 
 const RESOURCE: &str = "example.com/thing";
 
@@ -378,4 +380,66 @@ async fn a_pod_whose_devices_are_on_two_nodes_gets_topology_affinity_error() {
         refused.expect_err("b1 is taken").reason(),
         "TopologyAffinityError"
     );
+}
+
+/// The IDs that pods hold, as the checkpoint has them.
+async fn in_checkpoint(dir: &Path) -> Vec<String> {
+    let written = CheckpointFile::new(dir).read().await.expect("a checkpoint");
+    let held = written.checkpoint.held(RESOURCE).into_iter();
+    held.map(|device| device.id.into()).collect()
+}
+
+/// A kubelet forgets a deleted pod when it admits the next one, or is asked for the pod resources; a list then
+/// brings that into the checkpoint.
+#[tokio::test]
+async fn a_deleted_pod_is_forgotten_late_and_stays_in_the_checkpoint() {
+    let dir = plugin_dir();
+    let settings = settings(dir.path());
+    let pod_resources = PodResources::new(settings.pod_resources_socket());
+    let missing = pod_resources.list().await;
+    assert!(matches!(missing, Err(PodResourcesError::Unreachable(_))));
+    let kubelet = Kubelet::start(settings).expect("a kubelet");
+    let plugin = FakePlugin::serve(dir.path(), "a.sock", &["x"]);
+    register(dir.path(), RESOURCE, "a.sock")
+        .await
+        .expect("registered");
+    shows(&kubelet, RESOURCE, 1, 1).await;
+    let pod_of = |name| pod(name, &[(RESOURCE, 1)]);
+    kubelet.admit(&pod_of("first")).await.expect("admitted");
+    kubelet.delete("first");
+    kubelet.admit(&pod_of("second")).await.expect("free again");
+    assert!(
+        pod_resources
+            .list()
+            .await
+            .expect("pods")
+            .holds(RESOURCE, "x")
+    );
+    kubelet.delete("second");
+    assert_eq!(in_checkpoint(dir.path()).await, ["x"]);
+    let freed = async {
+        while pod_resources
+            .list()
+            .await
+            .expect("pods")
+            .holds(RESOURCE, "x")
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("an answer without the deleted pod", freed).await;
+    assert_eq!(
+        in_checkpoint(dir.path()).await,
+        ["x"],
+        "a list writes nothing"
+    );
+    let ids = |ids: &[&str]| Some(Ok(ids.iter().map(|id| (*id).to_owned()).collect()));
+    plugin.list.send_replace(ids(&["x", "y"]));
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let written = async {
+        while !in_checkpoint(dir.path()).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("a checkpoint without the deleted pod", written).await;
 }

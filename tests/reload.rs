@@ -6,6 +6,8 @@ mod support;
 use std::time::Duration;
 
 use simple_device_plugin::kubelet::{Kubelet, Pod, Settings, TopologyPolicy};
+use simple_device_plugin::retirement::Wait;
+use simple_device_plugin::supervisor::Supervisor;
 use support::{
     Manager, from_file, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets,
     within,
@@ -226,6 +228,95 @@ async fn a_device_that_a_pod_holds_stays_until_the_pod_is_gone() {
     manager.stop().await;
 }
 
+/// On a busy node there is always a call in flight, or one that was answered within the grace.
+#[tokio::test]
+async fn a_free_device_is_dropped_while_pods_come_and_go() {
+    let dir = plugin_dir();
+    let kubelet = strict(dir.path());
+    let ordered = |count: usize| {
+        counted(count).replace("numaNodes", "preferredAllocation: ordered, numaNodes")
+    };
+    let manager = Manager::of(dir.path(), from_file(&ordered(4)));
+    shows(&kubelet, A, 4, 4).await;
+    let pods = async {
+        loop {
+            kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
+            kubelet.delete("p");
+        }
+    };
+    let removal = async {
+        manager.reconfigure(from_file(&ordered(3)));
+        shows(&kubelet, A, 3, 3).await;
+    };
+    tokio::select! {
+        () = removal => {}
+        () = pods => {}
+    }
+    assert_alive(&kubelet);
+    manager.stop().await;
+}
+
+/// A deleted pod stays in the checkpoint until a pod with devices is admitted.
+#[tokio::test]
+async fn without_the_pod_resources_a_device_waits_for_the_next_admission() {
+    let dir = plugin_dir();
+    let kubelet = strict(dir.path());
+    let manager = Manager::run(Supervisor::new(from_file(&counted(4)), dir.path()));
+    shows(&kubelet, A, 4, 4).await;
+    kubelet.admit(&pod("p", &[(A, 4)])).await.expect("admitted");
+    manager.reconfigure(from_file(&counted(3)));
+    shows(&kubelet, A, 4, 3).await;
+    kubelet.delete("p");
+    let held = |wait| wait == Wait::Pod;
+    manager.device_waits(A, "a-n-3", held).await;
+    tokio::time::sleep(GRACES).await;
+    manager.device_waits(A, "a-n-3", held).await;
+    kubelet.admit(&pod("q", &[(A, 1)])).await.expect("admitted");
+    shows(&kubelet, A, 3, 3).await;
+    assert_alive(&kubelet);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
+    let dir = plugin_dir();
+    let kubelet = Kubelet::start(Settings {
+        topology_policy: TopologyPolicy::SingleNumaNode,
+        pods_known: false,
+        ..settings(dir.path())
+    });
+    let kubelet = kubelet.expect("a kubelet");
+    let removed = |count: usize| {
+        let mut resources = from_file(&counted(count));
+        // Nobody waits for its end here.
+        resources[0].removal_grace = support::DEADLINE / 3;
+        resources
+    };
+    kubelet.learn_pods();
+    let manager = Manager::of(dir.path(), removed(1));
+    shows(&kubelet, A, 1, 1).await;
+    let everything = pod("p", &[(A, 1)]);
+    kubelet.admit(&everything).await.expect("admitted");
+    manager.reconfigure(removed(0));
+    manager
+        .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
+        .await;
+    let kubelet = kubelet.restart().await.expect("a kubelet");
+    let nobody_yet = |wait| matches!(wait, Wait::Grace(_));
+    manager.device_waits(A, "a-n-0", nobody_yet).await;
+    kubelet.learn_pods();
+    manager
+        .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
+        .await;
+    shows(&kubelet, A, 1, 0).await;
+    kubelet
+        .admit(&everything)
+        .await
+        .expect("it keeps its devices");
+    assert_alive(&kubelet);
+    manager.stop().await;
+}
+
 #[tokio::test]
 async fn what_pods_hold_at_the_start_is_retired() {
     let dir = plugin_dir();
@@ -254,7 +345,7 @@ async fn what_pods_hold_at_the_start_is_retired() {
 async fn without_a_checkpoint_that_can_be_read_devices_stay() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
-    let manager = Manager::of(dir.path(), from_file(&counted(2)));
+    let manager = Manager::run(Supervisor::new(from_file(&counted(2)), dir.path()));
     shows(&kubelet, A, 2, 2).await;
     let blocked = dir.path().join("kubelet_internal_checkpoint");
     support::until("the checkpoint", || blocked.exists()).await;

@@ -44,7 +44,8 @@ pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::
         config_file: config_file(&environment),
         started: SystemTime::now(),
     };
-    let supervisor = Supervisor::new(config.resources, config.plugin_dir);
+    let supervisor = Supervisor::new(config.resources, config.plugin_dir)
+        .asking_for_pod_resources(config.pod_resources);
     let configured = supervisor.configured();
     let reloads = watch::Sender::default();
     let observer = Observer {

@@ -36,6 +36,8 @@ pub struct Config {
     pub http: Option<HttpAddress>,
     /// Where to listen for commands; `None`: nowhere.
     pub control: Option<PathBuf>,
+    /// The kubelet's pod-resources API; `None`: it is not asked.
+    pub pod_resources: Option<PathBuf>,
     /// What to offer, in index order.
     pub resources: Vec<Resource>,
     /// What works, but probably not as meant.
@@ -85,6 +87,7 @@ impl Config {
             logs: program.logs,
             http: program.http,
             control: program.control,
+            pod_resources: program.pod_resources,
         })
     }
 }

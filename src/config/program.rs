@@ -43,10 +43,11 @@ struct Texts {
     log_format: Option<String>,
     http_address: Option<String>,
     control_socket: Option<String>,
+    pod_resources_socket: Option<String>,
     kubernetes_service_host: Option<String>,
 }
 
-const VARIABLES: [&str; 9] = [
+const VARIABLES: [&str; 10] = [
     "NAMESPACE",
     "NODE_NAME",
     "DEVICE_PLUGIN_PATH",
@@ -55,6 +56,7 @@ const VARIABLES: [&str; 9] = [
     "LOG_FORMAT",
     "HTTP_ADDRESS",
     "CONTROL_SOCKET",
+    "POD_RESOURCES_SOCKET",
     "KUBERNETES_SERVICE_HOST",
 ];
 
@@ -68,6 +70,7 @@ pub struct Program {
     pub allowed: AllowedHostPaths,
     pub http: Option<HttpAddress>,
     pub control: Option<PathBuf>,
+    pub pod_resources: Option<PathBuf>,
 }
 
 /// The config file that the variables name.
@@ -86,6 +89,7 @@ pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> 
         allowed: allowed(&texts, host, mistakes),
         http: http(environment, &texts, mistakes),
         control: control(environment, &texts, mistakes),
+        pod_resources: pod_resources(environment, &texts, mistakes),
         namespace: texts
             .namespace
             .unwrap_or_else(|| "simple-device-plugin".to_owned()),
@@ -139,12 +143,22 @@ pub fn control_socket(environment: &Environment) -> Result<Option<PathBuf>, Mist
 
 fn control(environment: &Environment, texts: &Texts, mistakes: &mut Mistakes) -> Option<PathBuf> {
     const NAME: &str = "CONTROL_SOCKET";
-    if is_blank(environment, NAME) {
-        return None;
-    }
     let set = texts.control_socket.as_deref();
     let path = parsed(NAME, set, values::socket_path, mistakes);
-    Some(path.unwrap_or_else(|| "/run/simple-device-plugin/control.sock".into()))
+    let path = path.unwrap_or_else(|| "/run/simple-device-plugin/control.sock".into());
+    (!is_blank(environment, NAME)).then_some(path)
+}
+
+fn pod_resources(
+    environment: &Environment,
+    texts: &Texts,
+    mistakes: &mut Mistakes,
+) -> Option<PathBuf> {
+    const NAME: &str = "POD_RESOURCES_SOCKET";
+    let set = texts.pod_resources_socket.as_deref();
+    let path = parsed(NAME, set, values::socket_path, mistakes);
+    let path = path.unwrap_or_else(|| "/var/lib/kubelet/pod-resources/kubelet.sock".into());
+    (!is_blank(environment, NAME)).then_some(path)
 }
 
 fn logs(texts: &Texts, mistakes: &mut Mistakes) -> Logs {

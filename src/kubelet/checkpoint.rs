@@ -17,7 +17,7 @@ use crate::resource_name::ResourceName;
 use super::manager::Assignment;
 
 /// Pods have one container here.
-const CONTAINER: &str = "main";
+pub(super) const CONTAINER: &str = "main";
 
 /// The file, with the field names of `checkpoint.go`.
 #[derive(Serialize, Deserialize)]

@@ -386,6 +386,12 @@ impl<C: Clone> DeviceManager<C> {
         known.filter(|nodes| !nodes.is_empty()).unwrap_or(vec![-1])
     }
 
+    /// Frees what other pods than these hold.
+    pub fn retain_pods(&mut self, pods: &BTreeSet<String>) {
+        self.assignments
+            .retain(|assignment| pods.contains(&assignment.pod));
+    }
+
     /// Frees what the pod holds.
     pub fn release(&mut self, pod: &str) {
         self.assignments.retain(|assignment| assignment.pod != pod);

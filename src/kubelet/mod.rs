@@ -8,6 +8,7 @@ mod crash;
 mod manager;
 pub mod checkpoint;
 mod client;
+mod pod_resources;
 mod shared;
 mod authority;
 mod registration;
@@ -17,10 +18,11 @@ pub use event::{Change, Event, Happening, Now};
 pub use manager::{AdmissionError, Assignment, Node, Quantities};
 pub use settings::{Answer, Behaviour, Settings, TopologyPolicy};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -71,12 +73,17 @@ pub struct Kubelet {
 }
 
 impl Kubelet {
-    /// Reads the checkpoint, removes every socket in the directory, and listens. Must be called within a
-    /// tokio runtime.
+    /// Reads the checkpoint, removes every socket in the directory, and listens. The pods of the checkpoint are
+    /// taken for running. Must be called within a tokio runtime.
     ///
     /// # Errors
     /// When the directory or the socket cannot be had, or another kubelet serves it.
     pub fn start(settings: Settings) -> io::Result<Self> {
+        Self::start_with(settings, None)
+    }
+
+    /// With these pods running, or those of the checkpoint.
+    fn start_with(settings: Settings, pods: Option<BTreeSet<String>>) -> io::Result<Self> {
         std::fs::create_dir_all(&settings.dir)?;
         let socket = settings.dir.join(KUBELET_SOCKET);
         if answers(&socket)? {
@@ -87,6 +94,8 @@ impl Kubelet {
             warn!(%error, "the checkpoint cannot be read: starting without");
             Default::default()
         });
+        let of_checkpoint = || assignments.iter().map(|a| a.pod.clone()).collect();
+        let pods = pods.unwrap_or_else(of_checkpoint);
         let now = Instant::now();
         let mut manager = DeviceManager::restored(settings.grace, registered, assignments, now);
         let node = manager.node(now);
@@ -97,6 +106,8 @@ impl Kubelet {
         })?;
         let shared = Arc::new(Shared {
             manager: Mutex::new(manager),
+            pods: Mutex::new(pods),
+            pods_known: AtomicBool::new(settings.pods_known),
             clients: Mutex::default(),
             leaked: Mutex::default(),
             node: watch::Sender::new(node),
@@ -106,7 +117,8 @@ impl Kubelet {
             admitted_again: Mutex::default(),
             crash: watch::Sender::default(),
             stopped: Notify::new(),
-            unwritten: Notify::new(),
+            unwritten: AtomicBool::new(false),
+            write: Notify::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             settings,
@@ -132,6 +144,7 @@ impl Kubelet {
         });
         Arc::clone(&shared).spawn_expiry();
         Arc::clone(&shared).spawn_writer();
+        Arc::clone(&shared).serve_pod_resources(&shared.settings.pod_resources_socket())?;
         Ok(Self {
             shared,
             admission: tokio::sync::Mutex::new(()),
@@ -148,7 +161,7 @@ impl Kubelet {
         {
             warn!("a task outlives its kubelet");
         }
-        self.shared.save();
+        self.shared.save_unwritten();
     }
 
     /// Stops, and starts anew with what the checkpoint tells.
@@ -157,8 +170,9 @@ impl Kubelet {
     /// As [`Kubelet::start`].
     pub async fn restart(self) -> io::Result<Self> {
         let settings = self.shared.settings.clone();
+        let pods = self.shared.pods().clone();
         self.stop().await;
-        Self::start(settings)
+        Self::start_with(settings, Some(pods))
     }
 
     /// Follows the Node's extended resources.
@@ -188,16 +202,19 @@ impl Kubelet {
         });
     }
 
-    /// What all pods hold.
+    /// What all running pods hold.
     pub fn all_assignments(&self) -> Vec<Assignment> {
-        self.shared.manager().assignments().to_vec()
+        let pods = self.shared.pods();
+        let manager = self.shared.manager();
+        let held = manager.assignments().iter();
+        held.filter(|a| pods.contains(&a.pod)).cloned().collect()
     }
 
-    /// What the pod holds.
+    /// What the running pod holds.
     pub fn assignments(&self, pod: &str) -> Vec<Assignment> {
-        let manager = self.shared.manager();
-        let of_pod = manager.assignments().iter().filter(|a| a.pod == pod);
-        of_pod.cloned().collect()
+        let mut held = self.all_assignments();
+        held.retain(|assignment| assignment.pod == pod);
+        held
     }
 
     /// Admits the pod: chooses its devices and asks each plugin what its container gets. A pod that
@@ -215,10 +232,13 @@ impl Kubelet {
             }
             return Ok(held);
         }
+        // A deleted pod of this name is another pod.
+        self.shared.manager().release(&pod.name);
         let requests = pod.requests.iter().filter(|(_, count)| **count > 0);
         let node = match self.shared.settings.topology_policy {
             TopologyPolicy::None => None,
             TopologyPolicy::SingleNumaNode => {
+                self.shared.free_devices_of_gone_pods();
                 self.shared.manager().numa_node_for(requests.clone())?
             }
         };
@@ -226,9 +246,12 @@ impl Kubelet {
         for (resource, count) in requests {
             got.extend(self.allocate(&pod.name, resource, *count, node).await?);
         }
+        self.shared.pods().insert(pod.name.clone());
         self.shared.manager().book(&got);
-        // Before the pod starts: what it holds must outlive this kubelet.
-        self.shared.save();
+        if !got.is_empty() {
+            // Before the pod starts: what it holds must outlive this kubelet.
+            self.shared.save();
+        }
         Ok(got)
     }
 
@@ -268,10 +291,15 @@ impl Kubelet {
         unknown.map(|(resource, _)| resource.clone()).collect()
     }
 
-    /// Frees what the pod holds.
+    /// The API server says which pods there are: see [`Settings::pods_known`].
+    pub fn learn_pods(&self) {
+        self.shared.pods_known.store(true, Ordering::Relaxed);
+    }
+
+    /// The pod is gone. Its devices are freed when a pod with devices is admitted the next time, or the pod resources
+    /// are asked for, and the checkpoint has the pod until it is written after that.
     pub fn delete(&self, pod: &str) {
-        self.shared.manager().release(pod);
-        self.shared.changed();
+        self.shared.pods().remove(pod);
     }
 
     /// What the plugin gives for so many devices; `None` where there is none for the resource.
@@ -285,6 +313,7 @@ impl Kubelet {
         let Some(endpoint) = self.shared.manager().endpoint(resource).cloned() else {
             return Ok(None);
         };
+        self.shared.free_devices_of_gone_pods();
         let available = {
             let manager = self.shared.manager();
             let mut available = manager.available(resource, count)?;

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::socket_name::KUBELET_SOCKET;
+
 /// Which kubelet to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Behaviour {
@@ -53,6 +55,9 @@ pub struct Settings {
     /// The topology manager's policy. With any other than none, a pod that is admitted again needs the
     /// devices that it holds in their list.
     pub topology_policy: TopologyPolicy,
+    /// Whether the kubelet knows at its start which pods there are. A real one has to hear it from the API server:
+    /// until then its pod-resources API shows none, and no pod's devices are freed.
+    pub pods_known: bool,
 }
 
 impl Settings {
@@ -65,6 +70,13 @@ impl Settings {
             dial_within: Duration::from_secs(10),
             leave_after: Duration::from_millis(20),
             topology_policy: TopologyPolicy::default(),
+            pods_known: true,
         }
+    }
+
+    /// Where the pod-resources API is served: a real kubelet has `pod-resources` beside `device-plugins`, this one
+    /// has it in the directory, so that everything it makes is in one place.
+    pub fn pod_resources_socket(&self) -> PathBuf {
+        self.dir.join("pod-resources").join(KUBELET_SOCKET)
     }
 }

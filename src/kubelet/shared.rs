@@ -2,6 +2,7 @@
 //! Register to the kubelet's leave. Follows `plugin/v1beta1/handler.go`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,11 @@ const LEAKED_MAX: usize = 1024;
 pub struct Shared {
     pub settings: Settings,
     pub manager: Mutex<DeviceManager<Arc<Client>>>,
+    /// The pods that are admitted and not deleted. The books can have devices of others: a kubelet frees these
+    /// when it admits a pod the next time, or is asked for the pod resources.
+    pub pods: Mutex<BTreeSet<String>>,
+    /// `sourcesReady`: whether the API server has said which pods there are.
+    pub pods_known: AtomicBool,
     /// The plugins by resource, as the registration server knows them.
     pub clients: Mutex<BTreeMap<String, Arc<Client>>>,
     /// Connections that the kubelet forgets to close.
@@ -49,8 +55,10 @@ pub struct Shared {
     pub crash: watch::Sender<Option<Crash>>,
     /// A plugin was taken leave of.
     pub stopped: Notify,
-    /// The books are newer than the checkpoint.
-    pub unwritten: Notify,
+    /// The books are newer than the checkpoint, and it is to be written.
+    pub unwritten: AtomicBool,
+    /// Tells whoever writes it.
+    pub write: Notify,
     pub tasks: TaskTracker,
     pub stop: CancellationToken,
 }
@@ -62,6 +70,22 @@ impl Shared {
 
     pub fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Client>>> {
         lock(&self.clients)
+    }
+
+    pub fn pods(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        lock(&self.pods)
+    }
+
+    pub fn knows_its_pods(&self) -> bool {
+        self.pods_known.load(Ordering::Relaxed)
+    }
+
+    /// `UpdateAllocatedDevices`: in memory only.
+    pub fn free_devices_of_gone_pods(&self) {
+        if self.knows_its_pods() {
+            let pods = self.pods();
+            self.manager().retain_pods(&pods);
+        }
     }
 
     fn leaked(&self) -> MutexGuard<'_, VecDeque<Arc<Client>>> {
@@ -84,10 +108,9 @@ impl Shared {
         let _ = self.events.send(Event { resource, what });
     }
 
-    /// Shows the books on the Node; the checkpoint follows soon.
-    pub fn changed(&self) {
+    /// Shows the books on the Node.
+    fn show(&self) {
         let node = self.manager().node(Instant::now());
-        self.unwritten.notify_one();
         self.node.send_if_modified(|shown| {
             let changed = *shown != node;
             *shown = node;
@@ -95,8 +118,16 @@ impl Shared {
         });
     }
 
+    /// Writes the checkpoint, if a change of the books waits for that.
+    pub fn save_unwritten(&self) {
+        if self.unwritten.load(Ordering::Relaxed) {
+            self.save();
+        }
+    }
+
     /// Writes the checkpoint.
     pub fn save(&self) {
+        self.unwritten.store(false, Ordering::Relaxed);
         let (registered, assignments) = {
             let manager = self.manager();
             (manager.registered(), manager.assignments().to_vec())
@@ -106,15 +137,23 @@ impl Shared {
         }
     }
 
-    /// Writes the checkpoint soon after the books changed: once for lists that come together, while the
+    /// The books changed in a way that the checkpoint is written for: a list came, or a resource expired. It is
+    /// written not for a deleted pod, nor for a plugin that went.
+    fn changed(&self) {
+        self.unwritten.store(true, Ordering::Relaxed);
+        self.write.notify_one();
+        self.show();
+    }
+
+    /// Writes the checkpoint soon after [`Shared::changed`]: once for lists that come together, while the
     /// real kubelet writes it anew for each.
     pub fn spawn_writer(self: Arc<Self>) {
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
         tasks.spawn(stop.run_until_cancelled_owned(async move {
             loop {
-                self.unwritten.notified().await;
+                self.write.notified().await;
                 tokio::time::sleep(WRITTEN_AFTER).await;
-                self.save();
+                self.save_unwritten();
             }
         }));
     }
@@ -179,7 +218,7 @@ impl Shared {
         self.manager().disconnected(&resource, Instant::now());
         let error = ended.err().map(|status| told(&status));
         self.tell(&resource, Happening::Disconnected { error });
-        self.changed();
+        self.show();
         self.stopped.notify_one();
     }
 

@@ -13,6 +13,7 @@ use crate::fault_handle::FaultHandle;
 use crate::offer_handle::OfferHandle;
 use crate::record::Record;
 use crate::resource::Resource;
+use crate::retirement::Retirement;
 
 /// A clone is another handle to the same plugin.
 #[derive(Clone, Debug)]
@@ -23,6 +24,8 @@ pub struct PluginHandle {
     pub faults: FaultHandle,
     /// How long calls may be delayed, of all plugins together.
     pub delays: Arc<Mutex<Delays>>,
+    /// When devices that are pending removal can be dropped.
+    pub retirement: Arc<Mutex<Retirement>>,
     /// What became of it.
     pub record: watch::Sender<Record>,
     /// The kubelet's checkpoint lacks it.
@@ -38,6 +41,7 @@ impl PluginHandle {
             offer: OfferHandle::new(resource),
             faults,
             delays,
+            retirement: Arc::default(),
             record: watch::Sender::new(Record::new(SystemTime::now())),
             forgotten: Arc::default(),
         }

@@ -10,7 +10,7 @@ pub use handle::PluginHandle;
 pub use past::Past;
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -28,7 +28,6 @@ use crate::plugin_dir::PluginDir;
 use crate::record::{Cause, Record, RegistrationResult, Step};
 use crate::registration::{KubeletConnection, NoKubelet, RegisterError};
 use crate::resource::Resource;
-use crate::retirement::Retirement;
 use crate::watcher::Sight;
 use crate::wire;
 
@@ -53,8 +52,6 @@ pub struct PluginInstance {
     pub resource: Arc<Resource>,
     /// What it offers, and what became of it.
     pub handle: PluginHandle,
-    /// What the kubelet was told and asked.
-    pub retirement: Arc<Mutex<Retirement>>,
     /// Where its socket goes.
     pub dir: PluginDir,
     /// What pods hold.
@@ -142,13 +139,7 @@ impl PluginInstance {
             () = stop.cancelled() => return Ok(Ended::After(Duration::ZERO)),
         };
         let quiet = past.needs_quiet(before);
-        let retirement = Arc::clone(&self.retirement);
-        let mut server = Server::start(
-            socket,
-            Arc::clone(&self.resource),
-            self.handle.clone(),
-            retirement,
-        );
+        let mut server = Server::start(socket, Arc::clone(&self.resource), self.handle.clone());
         past.registers();
         let registered = tokio::select! {
             registered = self.register(kubelet, &server, quiet, turn) => registered.map(Some),
@@ -163,7 +154,7 @@ impl PluginInstance {
         };
         let kubelets = registered.as_ref().ok().copied().flatten();
         server.leave(kubelets).await;
-        lock(&self.retirement).stream_ended();
+        lock(&self.handle.retirement).stream_ended();
         debug!(resource = %self.resource.name, "left");
         registered.map(|_| ended)
     }

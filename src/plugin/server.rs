@@ -1,6 +1,6 @@
 //! A plugin's gRPC server on its socket, from the first accept to the last connection's end.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::UnixListener;
@@ -14,7 +14,6 @@ use tracing::{debug, error};
 use crate::connections::{ConnectionId, Peers, Table, incoming};
 use crate::own_socket::OwnSocket;
 use crate::resource::Resource;
-use crate::retirement::Retirement;
 use crate::wire::REQUEST_SIZE_MAX;
 use crate::wire::v1beta1::device_plugin_server::DevicePluginServer;
 
@@ -51,12 +50,7 @@ pub struct Server {
 
 impl Server {
     /// Serves the resource on the socket. Must be called within a tokio runtime.
-    pub fn start(
-        socket: OwnSocket,
-        resource: Arc<Resource>,
-        handle: PluginHandle,
-        retirement: Arc<Mutex<Retirement>>,
-    ) -> Self {
+    pub fn start(socket: OwnSocket, resource: Arc<Resource>, handle: PluginHandle) -> Self {
         let cut = CancellationToken::new();
         let peers = Peers::new(resource.socket.as_str(), cut.clone(), CONNECTIONS_MAX);
         let (ending, draining) = (CancellationToken::new(), CancellationToken::new());
@@ -65,7 +59,6 @@ impl Server {
             registered: resource,
             offer: handle.offer.subscribe(),
             handle,
-            retirement,
             peers: peers.clone(),
             ending: ending.clone(),
         };

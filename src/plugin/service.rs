@@ -20,7 +20,7 @@ use crate::lock::lock;
 use crate::offer::Offer;
 use crate::preference::prefer;
 use crate::resource::Resource;
-use crate::retirement::Retirement;
+use crate::retirement::{CallId, Retirement};
 use crate::wire::v1beta1::device_plugin_server::DevicePlugin;
 use crate::wire::{self, v1beta1};
 
@@ -32,7 +32,6 @@ pub struct Service {
     pub registered: Arc<Resource>,
     pub offer: watch::Receiver<Arc<Offer>>,
     pub handle: PluginHandle,
-    pub retirement: Arc<Mutex<Retirement>>,
     pub peers: Peers,
     /// Ends the streams, with OK; the other RPCs go on.
     pub ending: CancellationToken,
@@ -69,7 +68,7 @@ impl DevicePlugin for Service {
         let resource = self.registered.name.clone();
         trace!(%resource, "DevicePlugin.list_and_watch");
         let open = OpenStream::new(self.peers.clone(), connection(&request)?);
-        let retirement = Arc::clone(&self.retirement);
+        let retirement = Arc::clone(&self.handle.retirement);
         let mut sent: Option<Arc<Devices>> = None;
         let lists = WatchStream::new(self.offer.clone()).filter_map(move |offer| {
             let _until_dropped = &open;
@@ -95,7 +94,8 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::PreferredAllocationRequest>,
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
-        let _in_flight = InFlight::new(&self.retirement);
+        let asked = wire::named_in_question(request.get_ref());
+        let _in_flight = InFlight::new(&self.handle.retirement, asked);
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.get_preferred_allocation");
         self.peers.note_call(connection(&request)?);
@@ -112,7 +112,8 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
-        let _in_flight = InFlight::new(&self.retirement);
+        let asked = wire::named_in_allocation(request.get_ref());
+        let _in_flight = InFlight::new(&self.handle.retirement, asked);
         let began = Instant::now();
         self.peers.note_call(connection(&request)?);
         let refused = self.handle.before(Target::Allocate, &self.ending).await;
@@ -174,19 +175,22 @@ fn allocate_container(offer: &Offer, ids: &[String]) -> Result<Allocation, Statu
     })
 }
 
-/// A call that may pick devices, until it is answered or given up.
-struct InFlight<'a>(&'a Mutex<Retirement>);
+/// A call that may pick the devices that it names, until it is answered or given up.
+struct InFlight<'a> {
+    retirement: &'a Mutex<Retirement>,
+    call: CallId,
+}
 
 impl<'a> InFlight<'a> {
-    fn new(retirement: &'a Mutex<Retirement>) -> Self {
-        lock(retirement).call_began();
-        Self(retirement)
+    fn new<'b>(retirement: &'a Mutex<Retirement>, ids: impl Iterator<Item = &'b str>) -> Self {
+        let call = lock(retirement).call_began(ids);
+        Self { retirement, call }
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        lock(self.0).call_ended(Instant::now());
+        lock(self.retirement).call_ended(self.call, Instant::now());
     }
 }
 

@@ -23,11 +23,13 @@ use crate::checkpoint_file::{CheckpointFile, Written};
 use crate::fault::Delays;
 use crate::plugin::{Past, PluginHandle, PluginInstance};
 use crate::plugin_dir::PluginDir;
+use crate::pod_resources::PodResources;
 use crate::resource::Resource;
 use crate::resource_name::ResourceName;
-use crate::retirement::Retirement;
 use crate::socket_name::SocketName;
 use crate::watcher::{DirReplaced, KubeletWatcher, Sight};
+
+use retire::Holders;
 
 /// How many instances connect and register at a time.
 const TURNS: usize = 4;
@@ -60,7 +62,10 @@ impl Supervisor {
         let mut plugins = Plugins {
             handles: BTreeMap::new(),
             present: watch::Sender::default(),
-            checkpoint: CheckpointFile::new(dir.path()),
+            holders: Holders {
+                pod_resources: None,
+                checkpoint: CheckpointFile::new(dir.path()),
+            },
             dir,
             kubelet: watcher.subscribe(),
             turns: Arc::new(Semaphore::new(TURNS)),
@@ -87,6 +92,13 @@ impl Supervisor {
         Self { look_again, ..self }
     }
 
+    /// Asks the pod-resources API at this socket which devices pods hold; without it, the checkpoint says that.
+    #[must_use]
+    pub fn asking_for_pod_resources(mut self, socket: Option<PathBuf>) -> Self {
+        self.plugins.holders.pod_resources = socket.map(PodResources::new);
+        self
+    }
+
     /// Where other resources are sent to.
     pub fn configured(&self) -> Configured {
         self.configured.clone()
@@ -104,7 +116,7 @@ impl Supervisor {
 
     /// The kubelet's checkpoint, as everybody here reads it.
     pub fn checkpoint(&self) -> CheckpointFile {
-        self.plugins.checkpoint.clone()
+        self.plugins.holders.checkpoint.clone()
     }
 
     /// Runs until `stop`, then lets every plugin leave; at most 5 s after `stop` it returns.
@@ -113,11 +125,8 @@ impl Supervisor {
     /// When the plugin dir was replaced, so that nothing can be registered from here any more.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), DirReplaced> {
         let mut configured = self.configured.subscribe();
-        let looking = look::look_again_and_again(
-            self.present(),
-            self.plugins.checkpoint.clone(),
-            self.look_again,
-        );
+        let looking =
+            look::look_again_and_again(self.present(), self.checkpoint(), self.look_again);
         // By itself: it may wait in line for the checkpoint while nobody here has time for it.
         let _looking = AbortOnDropHandle::new(tokio::spawn(looking));
         let watching = self.watcher.run();
@@ -126,7 +135,7 @@ impl Supervisor {
             let read = tokio::select! {
                 () = stop.cancelled() => break Ok(()),
                 replaced = &mut watching => break Err(replaced),
-                read = self.plugins.checkpoint.read() => as_told(read),
+                read = self.plugins.holders.checkpoint.read() => as_told(read),
             };
             let resources = Arc::clone(&configured.borrow_and_update());
             self.plugins.become_these(&resources, &read);
@@ -145,7 +154,7 @@ impl Supervisor {
 /// The plugins that run, and what each of them needs.
 struct Plugins {
     dir: PluginDir,
-    checkpoint: CheckpointFile,
+    holders: Holders,
     kubelet: watch::Receiver<Sight>,
     turns: Arc<Semaphore>,
     delays: Arc<Mutex<Delays>>,
@@ -227,13 +236,11 @@ impl Plugins {
         let before: Vec<CancellationToken> = before.map(|plugin| plugin.left.clone()).collect();
         let offer = handle.offer.clone();
         offer.hold(&checkpoint.held(resource.name.as_str()));
-        let retirement = Arc::new(Mutex::new(Retirement::default()));
         let plugin = PluginInstance {
             resource: Arc::clone(offer.now().resource()),
             handle: handle.clone(),
-            retirement: Arc::clone(&retirement),
             dir: self.dir.clone(),
-            checkpoint: self.checkpoint.clone(),
+            checkpoint: self.holders.checkpoint.clone(),
             kubelet: self.kubelet.clone(),
             turns: Arc::clone(&self.turns),
         };
@@ -249,7 +256,7 @@ impl Plugins {
         } else {
             Past::default()
         };
-        let checkpoint = self.checkpoint.clone();
+        let holders = self.holders.clone();
         self.tasks.spawn(async move {
             let _left = left;
             for left in before {
@@ -257,7 +264,7 @@ impl Plugins {
             }
             tokio::select! {
                 () = keeper::keep(plugin, past, leave) => {}
-                never = retire::retire(&offer, &retirement, &checkpoint) => never,
+                never = retire::retire(&handle, &holders) => never,
                 never = handle.flap() => never,
             }
         });

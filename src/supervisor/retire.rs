@@ -1,71 +1,107 @@
-//! Drops devices that are going once nobody can have them any more.
+//! Drops devices that are pending removal once nobody can have them any more.
 
 use std::collections::BTreeSet;
-use std::ops::RangeInclusive;
-use std::sync::Mutex;
+use std::io;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use crate::checkpoint_file::CheckpointFile;
+use crate::checkpoint_file::{CheckpointFile, Written};
 use crate::lock::lock;
-use crate::offer_handle::OfferHandle;
-use crate::retirement::Retirement;
+use crate::plugin::PluginHandle;
+use crate::pod_resources::{PodDevices, PodResources, PodResourcesError};
+use crate::resource::Resource;
+use crate::retirement::Evidence;
 
-/// Between two looks, while devices are going: after the grace, but not all the time and not too rarely.
-const LOOK_AGAIN: RangeInclusive<Duration> = Duration::from_millis(50)..=Duration::from_secs(5);
+/// The kubelet is asked this soon after devices are pending removal, and then again at this part of the grace, but not
+/// all the time and not too rarely.
+const FIRST_PROBE: Duration = Duration::from_millis(50);
+const PROBES_IN_A_GRACE: u32 = 6;
+const PROBE_AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Who knows which devices pods hold.
+#[derive(Clone, Debug)]
+pub struct Holders {
+    pub pod_resources: Option<PodResources>,
+    pub checkpoint: CheckpointFile,
+}
+
+/// What one of them said.
+enum Said {
+    Listed(PodDevices),
+    NoAnswer,
+    Checkpoint(Written),
+    Nothing,
+}
 
 /// Drops devices of one resource for as long as it is polled.
-pub async fn retire<T>(
-    offer: &OfferHandle,
-    retirement: &Mutex<Retirement>,
-    checkpoint: &CheckpointFile,
-) -> T {
-    let mut offers = offer.subscribe();
+pub async fn retire<T>(handle: &PluginHandle, holders: &Holders) -> T {
+    let mut offers = handle.offer.subscribe();
     loop {
         // Never closed: the handle is ours.
-        let going = offers
+        let _ = offers
             .wait_for(|offer| offer.going().next().is_some())
             .await;
-        let Ok(grace) = going.map(|offer| offer.resource().removal_grace) else {
-            return std::future::pending().await;
-        };
-        sleep(grace.clamp(*LOOK_AGAIN.start(), *LOOK_AGAIN.end())).await;
-        drop_free(offer, retirement, checkpoint).await;
+        let mut pause = FIRST_PROBE;
+        while offers.borrow_and_update().going().next().is_some() {
+            sleep(pause).await;
+            let resource = handle.offer.now().resource().clone();
+            drop_free(handle, holders, &resource).await;
+            pause =
+                (resource.removal_grace / PROBES_IN_A_GRACE).clamp(FIRST_PROBE, PROBE_AGAIN_MAX);
+        }
     }
 }
 
-/// Looks once. What the kubelet tells nothing of stays.
-async fn drop_free(
-    offer: &OfferHandle,
-    retirement: &Mutex<Retirement>,
-    checkpoint: &CheckpointFile,
-) {
-    let resource = offer.now().resource().clone();
-    let is_ready = |now| {
-        lock(retirement)
-            .ready(resource.removal_grace, now)
-            .next()
-            .is_some()
-    };
-    if !is_ready(Instant::now()) {
+/// Asks once. A device of which the kubelet says nothing stays.
+async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource) {
+    if !lock(&handle.retirement).has_pending() {
         return;
     }
-    let written = match checkpoint.read().await {
-        Ok(written) => written,
-        Err(error) => {
-            return debug!(resource = %resource.name, %error, "devices stay: the kubelet's checkpoint tells nothing");
+    let said = holders.ask(resource).await;
+    let name = resource.name.as_str();
+    let mut retirement = lock(&handle.retirement);
+    match &said {
+        Said::Nothing => retirement.observed(&Evidence::Nothing),
+        Said::NoAnswer => retirement.observed(&Evidence::NoAnswer),
+        Said::Checkpoint(written) => {
+            let known = written.checkpoint.of(name);
+            let holds = |id: &str| known.is_some_and(|known| known.held.contains_key(id));
+            retirement.observed(&Evidence::Checkpoint(&holds));
         }
-    };
-    let held = written.checkpoint.of(resource.name.as_str());
-    let is_held = |id: &str| held.is_some_and(|known| known.held.contains_key(id));
-    // Judged again: the reading took its time.
-    let retirement = lock(retirement);
-    let ready = retirement.ready(resource.removal_grace, Instant::now());
-    let free: BTreeSet<&str> = ready.filter(|id| !is_held(id)).collect();
+        Said::Listed(devices) => {
+            let holds = |id: &str| devices.holds(name, id);
+            retirement.observed(&Evidence::PodResources(devices.asked, &holds));
+        }
+    }
+    let free: BTreeSet<&str> = retirement
+        .free(resource.removal_grace, Instant::now())
+        .collect();
     if !free.is_empty() {
         info!(resource = %resource.name, devices = free.len(), "dropped devices that nobody holds");
-        offer.drop_going(&free);
+        handle.offer.drop_going(&free);
+    }
+}
+
+impl Holders {
+    /// The pod-resources API where it can be reached, else the checkpoint.
+    async fn ask(&self, resource: &Resource) -> Said {
+        let resource = &resource.name;
+        if let Some(pod_resources) = &self.pod_resources {
+            match pod_resources.list().await {
+                Ok(devices) => return Said::Listed(devices),
+                Err(error @ PodResourcesError::NoAnswer(_)) => {
+                    debug!(%resource, %error, "devices stay");
+                    return Said::NoAnswer;
+                }
+                Err(error) => debug!(%resource, %error, "reading the checkpoint instead"),
+            }
+        }
+        let read: io::Result<Written> = self.checkpoint.read().await;
+        read.map(Said::Checkpoint).unwrap_or_else(|error| {
+            debug!(%resource, %error, "devices stay: the kubelet's checkpoint tells nothing");
+            Said::Nothing
+        })
     }
 }

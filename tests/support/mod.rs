@@ -23,6 +23,7 @@ use simple_device_plugin::offer_handle::OfferHandle;
 use simple_device_plugin::plugin::PluginHandle;
 use simple_device_plugin::record::{Record, Step};
 use simple_device_plugin::resource::Resource;
+use simple_device_plugin::retirement::Wait;
 use simple_device_plugin::supervisor::{Configured, Supervisor};
 use simple_device_plugin::watcher::DirReplaced;
 use tempfile::TempDir;
@@ -118,7 +119,8 @@ impl Manager {
     }
 
     pub fn of(dir: &Path, resources: Vec<Resource>) -> Self {
-        Self::run(Supervisor::new(resources, dir))
+        let socket = Settings::new(dir).pod_resources_socket();
+        Self::run(Supervisor::new(resources, dir).asking_for_pod_resources(Some(socket)))
     }
 
     pub fn run(supervisor: Supervisor) -> Self {
@@ -166,6 +168,31 @@ impl Manager {
     /// The faults of a resource.
     pub fn faults(&self, resource: &str) -> &FaultHandle {
         &self.handles[resource].faults
+    }
+
+    /// Waits until a device that is pending removal waits for this.
+    #[track_caller]
+    pub fn device_waits(
+        &self,
+        resource: &'static str,
+        id: &'static str,
+        is_it: impl Fn(Wait) -> bool,
+    ) -> impl Future<Output = ()> {
+        let observer = self.observer.clone();
+        within("what a device waits for", async move {
+            loop {
+                let view = observer.look().await;
+                let mut plugins = view.plugins.iter();
+                let plugin = plugins.find(|plugin| plugin.name() == resource);
+                if plugin
+                    .and_then(|plugin| plugin.waits.get(id))
+                    .is_some_and(|wait| is_it(*wait))
+                {
+                    return;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        })
     }
 
     /// Waits until a resource's plugin is at this step of its run.

@@ -23,6 +23,7 @@ pub fn program(variables: &[(&str, &str)]) -> Command {
         // Off where a test does not ask for it: tests run side by side.
         .env("HTTP_ADDRESS", "")
         .env("CONTROL_SOCKET", "")
+        .env("POD_RESOURCES_SOCKET", "")
         .envs(variables.iter().copied());
     command
 }
@@ -42,7 +43,10 @@ impl Running {
 
     /// The manager in this directory.
     pub fn manager(dir: &Path, variables: &[(&str, &str)]) -> Self {
-        Self::start(program(variables).env("DEVICE_PLUGIN_PATH", dir))
+        Self::start(program(variables).env("DEVICE_PLUGIN_PATH", dir).env(
+            "POD_RESOURCES_SOCKET",
+            dir.join("pod-resources/kubelet.sock"),
+        ))
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {

@@ -161,6 +161,12 @@ pub fn resource(
         "devices",
         format!("{count}, {healthy} healthy, {held} held"),
     ));
+    let mut label = "removing";
+    for (waits_for, count) in removing(resource) {
+        let devices = if count == 1 { "device" } else { "devices" };
+        rows.push((label, format!("{count} {devices}: {waits_for}")));
+        label = "";
+    }
     columns(
         out,
         rows.into_iter()
@@ -178,6 +184,16 @@ pub fn resource(
     }
     writeln!(out, "\n{DIM}{}{DIM:#}", as_of(status, now))?;
     mistakes(status, now, out)
+}
+
+/// How many devices that are pending removal wait for what.
+fn removing(resource: &ResourceStatus) -> BTreeMap<&str, usize> {
+    let mut removing = BTreeMap::new();
+    let devices = resource.devices.iter().flatten();
+    for waits_for in devices.filter_map(|device| device.waits_for.as_deref()) {
+        *removing.entry(waits_for).or_default() += 1;
+    }
+    removing
 }
 
 fn device(device: &DeviceStatus) -> (Style, String) {
