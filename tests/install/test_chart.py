@@ -239,7 +239,9 @@ def test_a_busy_node_keeps_its_plugin_and_a_rollout_waits():
     assert "minReadySeconds" not in spec and "startupProbe" not in container
     live, ready = container["livenessProbe"], container["readinessProbe"]
     assert live["periodSeconds"] * live["failureThreshold"] >= 120 and live["timeoutSeconds"] >= 10
-    assert ready["periodSeconds"] * ready["failureThreshold"] <= 5
+    assert live["httpGet"]["path"] == "/livez", "a kubelet without the resource does not restart the container"
+    assert ready["periodSeconds"] == 1 and not ready.get("initialDelaySeconds"), "Ready soon after the registration"
+    assert 1 < ready["periodSeconds"] * ready["failureThreshold"] <= 5
 
 
 def test_without_a_port_nothing_is_served_or_asked():
