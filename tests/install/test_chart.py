@@ -340,6 +340,8 @@ REFUSED = {
         "minProperties",
     ),
     "a label of the chart's own": ({"podLabels": {"app.kubernetes.io/name": "x"}}, "invalid propertyName 'app.kubernetes.io/name'"),
+    "another operating system": ({"nodeSelector": {"kubernetes.io/os": "windows"}}, "linux"),
+    "another operating system for the test": ({"test": {"nodeSelector": {"kubernetes.io/os": "windows"}}}, "linux"),
     "maxSurge": ({"maxSurge": 1}, "maxSurge"),
     "no node at a time": ({"maxUnavailable": 0}, "maxUnavailable"),
     "a relative directory": ({"devicePluginDir": "plugins"}, "devicePluginDir"),
@@ -418,9 +420,17 @@ def test_it_refuses(what):
     assert named in str(refused.value)
 
 
+@pytest.mark.parametrize("given", [{}, {"kubernetes.io/os": "linux"}, {"pool": "big", "a": "b"}, None])
+def test_linux_nodes_alone_have_it(given):
+    objects, _ = render({"resources": [GPU], "nodeSelector": given, "test": {"nodeSelector": given}})
+    [test] = [each for each in objects if each["kind"] == "Pod"]
+    for spec in [daemonset(objects)["spec"]["template"]["spec"], test["spec"]]:
+        assert spec["nodeSelector"] == {**(given or {}), "kubernetes.io/os": "linux"}
+
+
 def test_notes_tell_where_to_look():
     _, notes = render(values_of("two-resources"))
-    wait = r"kubectl wait node --all --timeout=60s --for=jsonpath='{.status.allocatable.example\.com/gpu}'=8"
+    wait = r"kubectl wait node -l kubernetes.io/os=linux --timeout=60s --for=jsonpath='{.status.allocatable.example\.com/gpu}'=8"
     assert wait in notes
     assert "describe daemonset/simple-device-plugin" in notes
     assert "kubectl -n devices exec daemonset/simple-device-plugin -- /simple-device-plugin status" in notes
@@ -429,7 +439,7 @@ def test_notes_tell_where_to_look():
     assert "kubectl wait" not in notes and "kubectl get nodes -o custom-columns=" in notes
     assert "but for kind-worker.example.com, worker2" in notes
     _, notes = render({"resources": [GPU], "nodeSelector": {"pool": "big", "a": "b"}})
-    assert "kubectl wait node -l a=b,pool=big " in notes
+    assert "kubectl wait node -l a=b,kubernetes.io/os=linux,pool=big " in notes
 
 
 def asked(values):

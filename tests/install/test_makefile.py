@@ -402,6 +402,7 @@ def test_e2e_goes_its_way_and_cleans_up(dry, e2e):
     code, said = e2e()
     assert code == 0, said
     assert "e2e passed on 2 nodes" in said
+    assert "get nodes --selector kubernetes.io/os=linux" in dry.asked
     assert re.search("allocatable was 0 for .* s; of [0-9]+ pods that were placed, 0 failed", said)
     assert "helm uninstall" in dry.asked
     assert "kubectl delete namespace simple-device-plugin-e2e" in dry.asked
