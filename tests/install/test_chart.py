@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -454,3 +455,37 @@ def test_the_test_pod_asks_for_what_a_node_can_have():
     assert asked({"resources": [GPU, none, nic]}) == [["example.com/gpu", "example.com/nic"]]
     assert asked({"resources": [GPU, nic], "test": {"resources": ["example.com/nic"]}}) == [["example.com/nic"]]
     assert asked({"resources": [none]}) == asked({"resources": []}) == []
+    assert asked({"resources": [GPU], "test": {"enabled": False}}) == []
+
+
+def test_the_test_pod_can_be_left_out():
+    objects, notes = render({"resources": [GPU], "test": {"enabled": False}})
+    assert [each["kind"] for each in objects] == ["DaemonSet"] and "helm test" not in notes
+    objects, notes = render({"resources": [GPU]})
+    [pod] = [each for each in objects if each["kind"] == "Pod"]
+    assert pod["spec"]["restartPolicy"] == "Never" and "helm test" in notes
+
+
+def test_the_test_pod_needs_what_values_say_of_its_image(tmp_path):
+    """Runs its script with these tools alone. Its device file is in /dev/shm: a prefix can have a / in it."""
+    tools = re.search(r"# Any image with (.*) and (.*)\.", (CHART / "values.yaml").read_text())
+    for tool in [*tools[1].split(", "), tools[2]]:
+        tmp_path.joinpath(tool).symlink_to(shutil.which(tool))
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as files:
+        prefix = f"{files.removeprefix('/dev/')}/gpu"
+        resource = {**GPU, "envPrefix": "GPU", "deviceFilePrefix": prefix}
+        [pod] = [each for each in render({"resources": [resource]})[0] if each["kind"] == "Pod"]
+        [container] = pod["spec"]["containers"]
+        pathlib.Path(f"/dev/{prefix}-0").touch()
+        for env, code in [({"GPU_0": "/dev/0"}, 0), ({"GPU_0": "/dev/0", "GPU_1": "/dev/1"}, 1), ({}, 1)]:
+            done = subprocess.run(
+                [*container["command"], *container["args"]],
+                executable=shutil.which("sh"),
+                env={"PATH": str(tmp_path), **env},
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (code, ""), done.stdout + done.stderr
+            assert ("got one device of each resource" in done.stdout) == (code == 0)
