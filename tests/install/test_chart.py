@@ -73,11 +73,25 @@ def test_it_has_the_least_privileges(name):
     assert pod["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
     # That is the default, said so that no cluster's policy sets another.
     assert {key: pod[key] for key in pod if key.startswith("host")} == {"hostUsers": True}
-    volumes = [list(volume)[1] for volume in pod["volumes"]]
-    assert volumes == ["hostPath", "emptyDir", *(["configMap"] if values_of(name).get("config") else [])]
-    assert pod["volumes"][0]["hostPath"]["type"] == "Directory"
-    assert pod["volumes"][1]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Mi"}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    config = {"config": "configMap"} if values_of(name).get("config") else {}
+    assert {name: list(volume)[1] for name, volume in volumes.items()} == {
+        "device-plugins": "hostPath",
+        "pod-resources": "hostPath",
+        "control": "emptyDir",
+        **config,
+    }
+    for host, suffix in [("device-plugins", "/device-plugins"), ("pod-resources", "/pod-resources")]:
+        path = volumes[host]["hostPath"]
+        assert path["type"] == "Directory" and path["path"].endswith(suffix)
+    assert volumes["control"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Mi"}
     [container] = pod["containers"]
+    assert {each["name"]: each.get("readOnly", False) for each in container["volumeMounts"]} == {
+        "device-plugins": False,
+        "pod-resources": True,
+        "control": False,
+        **dict.fromkeys(config, True),
+    }
     assert not any("hostPort" in port for port in container.get("ports", []))
     context = container["securityContext"]
     context.pop("seLinuxOptions", None)
@@ -235,6 +249,19 @@ def test_the_socket_of_the_command_status_is_in_its_volume(program):
     assert f"{mount['mountPath']}/control.sock".encode() in pathlib.Path(program).read_bytes()
 
 
+def test_the_pod_resources_can_be_left_out():
+    """Where they are mounted, they are where the program looks for them by default."""
+    spec = daemonset(render({"resources": [GPU]})[0])["spec"]["template"]["spec"]
+    [mount] = [each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "pod-resources"]
+    assert mount == {"name": "pod-resources", "mountPath": "/var/lib/kubelet/pod-resources", "readOnly": True}
+    assert "POD_RESOURCES_SOCKET" not in variables(render({"resources": [GPU]})[0])
+    objects, _ = render({"resources": [GPU], "podResourcesDir": ""})
+    assert variables(objects)["POD_RESOURCES_SOCKET"] == "", "off"
+    spec = daemonset(objects)["spec"]["template"]["spec"]
+    assert "pod-resources" not in str([spec["volumes"], spec["containers"][0]["volumeMounts"]])
+    validate(daemonset(objects), KUBERNETES[0], strict=True)
+
+
 def test_a_busy_node_keeps_its_plugin_and_a_rollout_waits():
     spec = daemonset(render({})[0])["spec"]
     [container] = spec["template"]["spec"]["containers"]
@@ -346,6 +373,11 @@ REFUSED = {
     "another operating system for the test": ({"test": {"nodeSelector": {"kubernetes.io/os": "windows"}}}, "linux"),
     "maxSurge": ({"maxSurge": 1}, "maxSurge"),
     "no node at a time": ({"maxUnavailable": 0}, "maxUnavailable"),
+    "a relative directory for pod-resources": ({"podResourcesDir": "pod-resources"}, "podResourcesDir"),
+    "the socket of pod-resources": (
+        {"extraEnv": [{"name": "POD_RESOURCES_SOCKET", "value": "/x"}]},
+        "POD_RESOURCES_SOCKET is the chart's own",
+    ),
     "a relative directory": ({"devicePluginDir": "plugins"}, "devicePluginDir"),
     "a log format that there is not": ({"logFormat": "xml"}, "logFormat"),
     "a tag in the repository": ({"image": {"repository": "a/b:1"}}, "repository"),
