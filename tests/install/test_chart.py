@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 import subprocess
 import tempfile
@@ -70,12 +71,27 @@ def test_it_has_the_least_privileges(name):
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False
     assert pod["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
-    assert not any(key.startswith("host") for key in pod)
-    volumes = [list(volume)[1] for volume in pod["volumes"]]
-    assert volumes == ["hostPath", "emptyDir", *(["configMap"] if values_of(name).get("config") else [])]
-    assert pod["volumes"][0]["hostPath"]["type"] == "Directory"
-    assert pod["volumes"][1]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Mi"}
+    # That is the default, said so that no cluster's policy sets another.
+    assert {key: pod[key] for key in pod if key.startswith("host")} == {"hostUsers": True}
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    config = {"config": "configMap"} if values_of(name).get("config") else {}
+    assert {name: list(volume)[1] for name, volume in volumes.items()} == {
+        "device-plugins": "hostPath",
+        "pod-resources": "hostPath",
+        "control": "emptyDir",
+        **config,
+    }
+    for host, suffix in [("device-plugins", "/device-plugins"), ("pod-resources", "/pod-resources")]:
+        path = volumes[host]["hostPath"]
+        assert path["type"] == "Directory" and path["path"].endswith(suffix)
+    assert volumes["control"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Mi"}
     [container] = pod["containers"]
+    assert {each["name"]: each.get("readOnly", False) for each in container["volumeMounts"]} == {
+        "device-plugins": False,
+        "pod-resources": True,
+        "control": False,
+        **dict.fromkeys(config, True),
+    }
     assert not any("hostPort" in port for port in container.get("ports", []))
     context = container["securityContext"]
     context.pop("seLinuxOptions", None)
@@ -124,7 +140,7 @@ def test_every_example_can_be_a_config(check, tmp_path, example):
     text = (ROOT / "examples" / example / "config.yaml").read_text()
     objects, _ = render({"config": text})
     [kept] = [each["data"]["config.yaml"] for each in objects if each["kind"] == "ConfigMap"]
-    assert yaml.safe_load(kept) == yaml.safe_load(text)
+    assert kept == text
     code, said = check(with_config(objects, tmp_path))
     assert code == 0, said
     schema = json.loads((ROOT / "config.schema.json").read_text())
@@ -233,13 +249,28 @@ def test_the_socket_of_the_command_status_is_in_its_volume(program):
     assert f"{mount['mountPath']}/control.sock".encode() in pathlib.Path(program).read_bytes()
 
 
+def test_the_pod_resources_can_be_left_out():
+    """Where they are mounted, they are where the program looks for them by default."""
+    spec = daemonset(render({"resources": [GPU]})[0])["spec"]["template"]["spec"]
+    [mount] = [each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "pod-resources"]
+    assert mount == {"name": "pod-resources", "mountPath": "/var/lib/kubelet/pod-resources", "readOnly": True}
+    assert "POD_RESOURCES_SOCKET" not in variables(render({"resources": [GPU]})[0])
+    objects, _ = render({"resources": [GPU], "podResourcesDir": ""})
+    assert variables(objects)["POD_RESOURCES_SOCKET"] == "", "off"
+    spec = daemonset(objects)["spec"]["template"]["spec"]
+    assert "pod-resources" not in str([spec["volumes"], spec["containers"][0]["volumeMounts"]])
+    validate(daemonset(objects), KUBERNETES[0], strict=True)
+
+
 def test_a_busy_node_keeps_its_plugin_and_a_rollout_waits():
     spec = daemonset(render({})[0])["spec"]
     [container] = spec["template"]["spec"]["containers"]
     assert "minReadySeconds" not in spec and "startupProbe" not in container
     live, ready = container["livenessProbe"], container["readinessProbe"]
     assert live["periodSeconds"] * live["failureThreshold"] >= 120 and live["timeoutSeconds"] >= 10
-    assert ready["periodSeconds"] * ready["failureThreshold"] <= 5
+    assert live["httpGet"]["path"] == "/livez", "a kubelet without the resource does not restart the container"
+    assert ready["periodSeconds"] == 1 and not ready.get("initialDelaySeconds"), "Ready soon after the registration"
+    assert 1 < ready["periodSeconds"] * ready["failureThreshold"] <= 5
 
 
 def test_without_a_port_nothing_is_served_or_asked():
@@ -338,8 +369,15 @@ REFUSED = {
         "minProperties",
     ),
     "a label of the chart's own": ({"podLabels": {"app.kubernetes.io/name": "x"}}, "invalid propertyName 'app.kubernetes.io/name'"),
+    "another operating system": ({"nodeSelector": {"kubernetes.io/os": "windows"}}, "linux"),
+    "another operating system for the test": ({"test": {"nodeSelector": {"kubernetes.io/os": "windows"}}}, "linux"),
     "maxSurge": ({"maxSurge": 1}, "maxSurge"),
     "no node at a time": ({"maxUnavailable": 0}, "maxUnavailable"),
+    "a relative directory for pod-resources": ({"podResourcesDir": "pod-resources"}, "podResourcesDir"),
+    "the socket of pod-resources": (
+        {"extraEnv": [{"name": "POD_RESOURCES_SOCKET", "value": "/x"}]},
+        "POD_RESOURCES_SOCKET is the chart's own",
+    ),
     "a relative directory": ({"devicePluginDir": "plugins"}, "devicePluginDir"),
     "a log format that there is not": ({"logFormat": "xml"}, "logFormat"),
     "a tag in the repository": ({"image": {"repository": "a/b:1"}}, "repository"),
@@ -377,6 +415,12 @@ REFUSED = {
         {"config": "resources: []", "nodeOverrides": {"n": {"example.com/gpu": {"devices": 0}}}},
         "with config they belong into its nodes",
     ),
+    "a map for a config file": (
+        {"config": {"resources": [GPU]}},
+        'config: expected the text of the config file, got a map: Helm would change what is in it (0123 becomes 83, 1.10 '
+        'becomes 1.1, the key on becomes "true"). Write "config: |"',
+    ),
+    "a list for a config file": ({"config": [GPU]}, "or use --set-file config=FILE"),
     "a variable beside config": (
         {"config": "resources: []", "extraEnv": [{"name": "PLUGIN_NAME", "value": "x"}]},
         "PLUGIN_NAME belongs into config",
@@ -416,9 +460,17 @@ def test_it_refuses(what):
     assert named in str(refused.value)
 
 
+@pytest.mark.parametrize("given", [{}, {"kubernetes.io/os": "linux"}, {"pool": "big", "a": "b"}, None])
+def test_linux_nodes_alone_have_it(given):
+    objects, _ = render({"resources": [GPU], "nodeSelector": given, "test": {"nodeSelector": given}})
+    [test] = [each for each in objects if each["kind"] == "Pod"]
+    for spec in [daemonset(objects)["spec"]["template"]["spec"], test["spec"]]:
+        assert spec["nodeSelector"] == {**(given or {}), "kubernetes.io/os": "linux"}
+
+
 def test_notes_tell_where_to_look():
     _, notes = render(values_of("two-resources"))
-    wait = r"kubectl wait node --all --timeout=60s --for=jsonpath='{.status.allocatable.example\.com/gpu}'=8"
+    wait = r"kubectl wait node -l kubernetes.io/os=linux --timeout=60s --for=jsonpath='{.status.allocatable.example\.com/gpu}'=8"
     assert wait in notes
     assert "describe daemonset/simple-device-plugin" in notes
     assert "kubectl -n devices exec daemonset/simple-device-plugin -- /simple-device-plugin status" in notes
@@ -427,7 +479,7 @@ def test_notes_tell_where_to_look():
     assert "kubectl wait" not in notes and "kubectl get nodes -o custom-columns=" in notes
     assert "but for kind-worker.example.com, worker2" in notes
     _, notes = render({"resources": [GPU], "nodeSelector": {"pool": "big", "a": "b"}})
-    assert "kubectl wait node -l a=b,pool=big " in notes
+    assert "kubectl wait node -l a=b,kubernetes.io/os=linux,pool=big " in notes
 
 
 def asked(values):
@@ -442,3 +494,37 @@ def test_the_test_pod_asks_for_what_a_node_can_have():
     assert asked({"resources": [GPU, none, nic]}) == [["example.com/gpu", "example.com/nic"]]
     assert asked({"resources": [GPU, nic], "test": {"resources": ["example.com/nic"]}}) == [["example.com/nic"]]
     assert asked({"resources": [none]}) == asked({"resources": []}) == []
+    assert asked({"resources": [GPU], "test": {"enabled": False}}) == []
+
+
+def test_the_test_pod_can_be_left_out():
+    objects, notes = render({"resources": [GPU], "test": {"enabled": False}})
+    assert [each["kind"] for each in objects] == ["DaemonSet"] and "helm test" not in notes
+    objects, notes = render({"resources": [GPU]})
+    [pod] = [each for each in objects if each["kind"] == "Pod"]
+    assert pod["spec"]["restartPolicy"] == "Never" and "helm test" in notes
+
+
+def test_the_test_pod_needs_what_values_say_of_its_image(tmp_path):
+    """Runs its script with these tools alone. Its device file is in /dev/shm: a prefix can have a / in it."""
+    tools = re.search(r"# Any image with (.*) and (.*)\.", (CHART / "values.yaml").read_text())
+    for tool in [*tools[1].split(", "), tools[2]]:
+        tmp_path.joinpath(tool).symlink_to(shutil.which(tool))
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as files:
+        prefix = f"{files.removeprefix('/dev/')}/gpu"
+        resource = {**GPU, "envPrefix": "GPU", "deviceFilePrefix": prefix}
+        [pod] = [each for each in render({"resources": [resource]})[0] if each["kind"] == "Pod"]
+        [container] = pod["spec"]["containers"]
+        pathlib.Path(f"/dev/{prefix}-0").touch()
+        for env, code in [({"GPU_0": "/dev/0"}, 0), ({"GPU_0": "/dev/0", "GPU_1": "/dev/1"}, 1), ({}, 1)]:
+            done = subprocess.run(
+                [*container["command"], *container["args"]],
+                executable=shutil.which("sh"),
+                env={"PATH": str(tmp_path), **env},
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=False,
+            )
+            assert (done.returncode, done.stderr) == (code, ""), done.stdout + done.stderr
+            assert ("got one device of each resource" in done.stdout) == (code == 0)

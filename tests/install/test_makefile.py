@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import time
 
 import pytest
 import yaml
@@ -47,10 +48,11 @@ class Dry:
         for tool in ["cp", "cat", "basename"]:
             self.bin.joinpath(tool).symlink_to(shutil.which(tool))
 
-    def make(self, *arguments, **environment):
+    def start(self, *arguments, **environment):
+        """make in a process group of its own."""
         for leftover in self.record.parent.glob("record*"):
             leftover.unlink()
-        with subprocess.Popen(
+        return subprocess.Popen(
             ["make", "--no-print-directory", *arguments],
             cwd=ROOT,
             env={"PATH": str(self.bin), "RECORD": str(self.record), **environment},
@@ -58,7 +60,10 @@ class Dry:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-        ) as made:
+        )
+
+    def make(self, *arguments, **environment):
+        with self.start(*arguments, **environment) as made:
             try:
                 said, _ = made.communicate(timeout=60)
             except subprocess.TimeoutExpired:
@@ -70,6 +75,12 @@ class Dry:
     @property
     def asked(self):
         return self.record.read_text() if self.record.exists() else ""
+
+    @property
+    def stayed(self):
+        """The processes of what does not end by itself."""
+        path = pathlib.Path(f"{self.record}.stayed")
+        return [int(line) for line in path.read_text().split()] if path.exists() else []
 
     @property
     def values(self):
@@ -371,20 +382,24 @@ def test_one_resource_is_too_few_for_both(dry):
     assert dry.asked == ""
 
 
+# STAY is a kubectl that does not end by itself. The second rollout takes until a pod was placed.
 CLUSTER = r"""
+*"$HANGS"*) [[ ! $HANGS ]] || { STAY; } ;;&
 *"$WRONG"*) [[ ! $WRONG ]] || { printf '%s' "${SAYS-}"; exit "${FAILS:-0}"; } ;;&
 *"items[*].metadata.name}"*) printf 'n1 n2' ;;
 *hostname*) printf 'n1-host' ;;
-*"get pods --selector"*) echo pod/plugin-a; echo pod/plugin-b ;;
+*"get pods --selector"*) echo pod/plugin-a; echo pod/plugin-b; STAY ;;
 *"exec daemonset/"*" status") printf '2 of 2 resources ready' ;;
 *"exec both"*) printf 'E2E_A_0=/dev/0\nE2E_A_1=/dev/1\nE2E_B_0=/dev/0\ne2e-a-0\ne2e-a-1\ne2e-b-0' ;;
 *restartCount*) printf 0 ;;
 *"get pods --output"*range*) printf 'fpga N\nghost-container-x N\ndemo-dp N\ntraining N\nserving N\n' ;;
 *"logs "*) all="$*"; sed s/NODE/N/g examples/*/logs/"${all##*/}" ;;
-*"get node n1 --watch"*) printf '6\n0\n6\n' ;;
+*"get node n1 --watch"*) printf '6\n0\n6\n'; STAY ;;
+*"rollout status"*) [[ $(<"$RECORD") != *" patch "* ]] || until [[ $(<"$RECORD") == *"delete pod placed"* ]]; do SLEEP 0.1; done ;;
+*"wait pod placed --for=jsonpath"*) STAY ;;
 *status.phase}) printf Running ;;
 *"list "*) echo simple-device-plugin ;;
-"""
+""".replace("STAY", 'echo $$ >>"$RECORD.stayed"; exec SLEEP 600').replace("SLEEP", shutil.which("sleep"))
 
 
 @pytest.fixture
@@ -392,16 +407,54 @@ def e2e(dry, tmp_path):
     """Runs e2e on a cluster that does what it should, but for one answer."""
     answers = answering(tmp_path, CLUSTER)
 
-    def run(wrong="", says="", fails=0, arguments=(), **environment):
-        return dry.make("e2e", "IMG=a/b:1", *arguments, ANSWERS=answers, WRONG=wrong, SAYS=says, FAILS=str(fails), **environment)
+    def run(wrong="", says="", fails=0, arguments=(), make=dry.make, **environment):
+        environment = {"HANGS": "", "WRONG": wrong, "SAYS": says, "FAILS": str(fails), **environment}
+        return make("e2e", "IMG=a/b:1", *arguments, ANSWERS=answers, **environment)
 
     return run
+
+
+def still_run(processes):
+    """Those of them that have not ended within a few seconds."""
+
+    def runs(process):
+        try:
+            return pathlib.Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+    end = time.monotonic() + 5
+    while (left := [each for each in processes if runs(each)]) and time.monotonic() < end:
+        time.sleep(0.05)
+    return left
+
+
+# What it waits for as it is stopped: the lines of a watch, or a pod while a watch and a rollout go on.
+@pytest.mark.parametrize("hangs", ["get pods --selector", "wait pod placed --for=condition"])
+# As Ctrl-C does, to all; and to make alone, which hands it on.
+@pytest.mark.parametrize("stop, how", [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)])
+def test_e2e_that_is_stopped_leaves_no_kubectl(dry, e2e, hangs, stop, how):
+    with e2e(make=dry.start, HANGS=hangs) as made:
+        try:
+            end = time.monotonic() + 30
+            while hangs not in dry.asked and time.monotonic() < end:
+                time.sleep(0.05)
+            stop(made.pid, how)
+            said, _ = made.communicate(timeout=30)
+            assert not still_run(dry.stayed), said
+        finally:
+            # What is left; each test has a group of its own.
+            if still_run([made.pid, *dry.stayed]):
+                os.killpg(made.pid, signal.SIGKILL)
+    assert made.returncode != 0 and "kubectl delete namespace simple-device-plugin-e2e" in dry.asked
 
 
 def test_e2e_goes_its_way_and_cleans_up(dry, e2e):
     code, said = e2e()
     assert code == 0, said
     assert "e2e passed on 2 nodes" in said
+    assert "get nodes --selector kubernetes.io/os=linux" in dry.asked
+    assert dry.stayed and not still_run(dry.stayed)
     assert re.search("allocatable was 0 for .* s; of [0-9]+ pods that were placed, 0 failed", said)
     assert "helm uninstall" in dry.asked
     assert "kubectl delete namespace simple-device-plugin-e2e" in dry.asked
@@ -432,6 +485,17 @@ def test_e2e_fails_where_the_cluster_has(dry, e2e, what):
     assert code != 0 and said_so in said, said
     assert "e2e passed" not in said
     assert "helm uninstall" in dry.asked and "kubectl delete namespace simple-device-plugin-e2e" in dry.asked
+    assert not still_run(dry.stayed)
+
+
+def test_e2e_does_not_wait_for_a_kubelet_to_sync_a_config_map(dry, e2e):
+    assert e2e()[0] == 0
+    for example in ["002-variables", "003-widgets", "004-sample-device", "005-gpu-node"]:
+        annotate = f"annotate pods --selector app.kubernetes.io/instance=simple-device-plugin --overwrite e2e={example}"
+        words = [f"examples/{example}/config.yaml", annotate]
+        _, changed, annotated = re.split("|".join(map(re.escape, words)), dry.asked.replace("\\", ""))
+        assert "apply" not in changed and "apply" in annotated
+    assert {int(each) for each in re.findall(r"--timeout=(\d+)s", dry.asked)} == {180}
 
 
 def test_e2e_counts_pods_that_failed(e2e):

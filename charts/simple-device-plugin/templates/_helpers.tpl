@@ -39,6 +39,11 @@ annotations:
 {{- end }}
 {{- end }}
 
+{{- /* The program is for Linux: on a Windows node its pod would hang, and with it every rollout. */}}
+{{- define "sdp.nodeSelector" -}}
+{{- mergeOverwrite dict (. | default dict) (dict "kubernetes.io/os" "linux") | toYaml }}
+{{- end }}
+
 {{- /* One word of a shell. */}}
 {{- define "sdp.quoted" -}}
 '{{ . | replace "'" "'\\''" }}'

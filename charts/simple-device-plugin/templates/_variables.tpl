@@ -68,7 +68,7 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
 {{- fail "nodeOverrides: with config they belong into its nodes" }}
 {{- end }}
 {{- $ours := include "sdp.variableOf" . | fromYaml | values | join "|" }}
-{{- $own := "NAMESPACE NODE_NAME DEVICE_PLUGIN_PATH CONFIG_FILE ALLOWED_HOST_PATHS RUST_LOG LOG_FORMAT HTTP_ADDRESS CONTROL_SOCKET" }}
+{{- $own := "NAMESPACE NODE_NAME DEVICE_PLUGIN_PATH CONFIG_FILE ALLOWED_HOST_PATHS RUST_LOG LOG_FORMAT HTTP_ADDRESS CONTROL_SOCKET POD_RESOURCES_SOCKET" }}
 {{- range .Values.extraEnv }}
 {{- $isOurs := regexMatch (printf "^(%s)(_[0-9]+)?([.].*)?$" $ours) .name }}
 {{- if and $.Values.config $isOurs }}
