@@ -237,7 +237,8 @@ impl Retirement {
             // A kubelet's answer in its first seconds may be incomplete: it must have said so for the whole grace.
             Holder::NoneListed { first, last } => passed.min(last - first),
         };
-        (passed < grace).then(|| Wait::Grace(grace - passed))
+        let rest = grace.saturating_sub(passed);
+        (!rest.is_zero()).then_some(Wait::Grace(rest))
     }
 }
 

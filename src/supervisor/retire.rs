@@ -1,7 +1,6 @@
 //! Drops devices that are pending removal once nobody can have them any more.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -98,10 +97,12 @@ impl Holders {
                 Err(error) => debug!(%resource, %error, "reading the checkpoint instead"),
             }
         }
-        let read: io::Result<Written> = self.checkpoint.read().await;
-        read.map(Said::Checkpoint).unwrap_or_else(|error| {
-            debug!(%resource, %error, "devices stay: the kubelet's checkpoint tells nothing");
-            Said::Nothing
-        })
+        match self.checkpoint.read().await {
+            Ok(written) => Said::Checkpoint(written),
+            Err(error) => {
+                debug!(%resource, %error, "devices stay: the kubelet's checkpoint tells nothing");
+                Said::Nothing
+            }
+        }
     }
 }
