@@ -81,9 +81,9 @@ def test_it_has_the_least_privileges(name):
         "control": "emptyDir",
         **config,
     }
-    for host, suffix in [("device-plugins", "/device-plugins"), ("pod-resources", "/pod-resources")]:
+    for host, kind in [("device-plugins", "Directory"), ("pod-resources", "DirectoryOrCreate")]:
         path = volumes[host]["hostPath"]
-        assert path["type"] == "Directory" and path["path"].endswith(suffix)
+        assert path["type"] == kind and path["path"].endswith(f"/{host}")
     assert volumes["control"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "1Mi"}
     [container] = pod["containers"]
     assert {each["name"]: each.get("readOnly", False) for each in container["volumeMounts"]} == {
