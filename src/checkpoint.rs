@@ -68,6 +68,12 @@ impl Checkpoint {
         self.resources.get(resource)
     }
 
+    /// Whether the kubelet has this resource, with devices or without.
+    pub fn lists(&self, resource: &str) -> bool {
+        self.of(resource)
+            .is_some_and(|known| known.registered.is_some())
+    }
+
     /// Whether the kubelet has this resource with these devices.
     pub fn standing(&self, resource: &str, devices: &Devices) -> Standing {
         let known = self

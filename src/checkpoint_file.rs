@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::Mutex;
 use tokio::time::timeout;
@@ -16,6 +16,10 @@ pub const FILE: &str = "kubelet_internal_checkpoint";
 
 /// In bytes: many times that of a hundred resources of a thousand devices.
 pub const SIZE_MAX: u64 = 64 << 20;
+
+/// Of this age, what the file said is good enough for who need not know the last write. A registration comes half a
+/// second after whoever had the resource before, so that it needs not.
+const LATELY: Duration = Duration::from_millis(100);
 
 /// From a disk that hangs, it is not read at all.
 const READ_WITHIN: Duration = Duration::from_secs(5);
@@ -32,7 +36,16 @@ pub struct CheckpointFile {
 struct LastRead {
     path: PathBuf,
     /// Also what could not be understood.
-    read: Option<(Version, Result<Written, String>)>,
+    read: Option<Read>,
+}
+
+#[derive(Debug)]
+struct Read {
+    began: Instant,
+    version: Version,
+    /// What changed a moment ago may change again and look the same: a file system's clock is coarse.
+    is_settled: bool,
+    outcome: Result<Written, String>,
 }
 
 /// What the kubelet wrote, and when.
@@ -73,29 +86,57 @@ impl CheckpointFile {
     /// When there is no such file yet, or it cannot be read within 5 s, or not be understood.
     pub async fn read(&self) -> io::Result<Written> {
         if let Ok(last) = self.last.try_lock()
-            && let Some((version, read)) = &last.read
-            && self.version() == Some(*version)
+            && let Some(read) = &last.read
+            && read.is_settled
+            && self.version() == Some(read.version)
         {
-            return read.clone().map_err(io::Error::other);
+            return read.outcome();
         }
+        self.read_unless(|_| false).await
+    }
+
+    /// What the file says now, or said a moment ago: for many who ask at the same time, while the kubelet writes it
+    /// again and again.
+    ///
+    /// # Errors
+    /// As [`CheckpointFile::read`].
+    pub async fn read_lately(&self) -> io::Result<Written> {
+        self.read_unless(|last| last.began.elapsed() < LATELY).await
+    }
+
+    async fn read_unless(
+        &self,
+        is_good: impl Fn(&Read) -> bool + Send + 'static,
+    ) -> io::Result<Written> {
         let reading = async {
             // Goes with the thread, which may be held up for longer than we wait.
             let mut last = Arc::clone(&self.last).lock_owned().await;
+            if let Some(read) = last.read.as_ref().filter(|last| is_good(last)) {
+                return read.outcome();
+            }
             tokio::task::spawn_blocking(move || last.read()).await?
         };
         timeout(READ_WITHIN, reading).await?
     }
 }
 
+impl Read {
+    fn outcome(&self) -> io::Result<Written> {
+        self.outcome.clone().map_err(io::Error::other)
+    }
+}
+
 impl LastRead {
     fn read(&mut self) -> io::Result<Written> {
+        let began = Instant::now();
         let file = RegularFile::open(&self.path)?;
         let version = Version::from(file.metadata());
         // Somebody may have read it while we stood in line.
-        if let Some((before, read)) = &self.read
-            && *before == version
+        if let Some(before) = &self.read
+            && before.is_settled
+            && before.version == version
         {
-            return read.clone().map_err(io::Error::other);
+            return before.outcome();
         }
         let at = file.metadata().modified()?;
         let text = file.read_at_most(SIZE_MAX)?;
@@ -104,10 +145,13 @@ impl LastRead {
             at,
             version,
         });
-        let read = written.map_err(|error| error.to_string());
-        // What changed a moment ago may change again, and look the same: a file system's clock is coarse.
-        self.read = version.is_settled().then(|| (version, read.clone()));
-        read.map_err(io::Error::other)
+        let read = self.read.insert(Read {
+            began,
+            version,
+            is_settled: version.is_settled(),
+            outcome: written.map_err(|error| error.to_string()),
+        });
+        read.outcome()
     }
 }
 

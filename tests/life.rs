@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
+use simple_device_plugin::checkpoint_file;
 use simple_device_plugin::kubelet::{Behaviour, Kubelet, Settings};
 use simple_device_plugin::plugin_dir::SocketIdentity;
 use simple_device_plugin::watcher::DirReplaced;
@@ -20,7 +21,7 @@ use simple_device_plugin::wire::{
 };
 use support::fakes::{Answer, FakeKubelet, dial};
 use support::{
-    Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, within,
+    Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, until, within,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -254,6 +255,28 @@ async fn a_lost_stream_is_replaced_after_the_kubelets_late_leave() {
         assert_eq!(registrations(&kubelet, RESOURCE), lives);
     }
     manager.stop().await;
+}
+
+/// Its predecessor left in order, so there is no stale socket to tell of it; but the kubelet's checkpoint does.
+#[tokio::test]
+async fn a_successor_is_not_hit_by_the_late_leave_of_its_predecessor() {
+    let dir = plugin_dir();
+    let kubelet = Kubelet::start(Settings {
+        leave_after: Duration::from_millis(300),
+        ..settings(dir.path())
+    });
+    let kubelet = kubelet.expect("a kubelet");
+    let first = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let checkpoint = dir.path().join(checkpoint_file::FILE);
+    until("the checkpoint", || checkpoint.exists()).await;
+    first.stop().await;
+    let second = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 0).await;
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    allocates(&kubelet).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 2);
+    second.stop().await;
 }
 
 #[tokio::test]

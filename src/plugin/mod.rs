@@ -9,6 +9,7 @@ mod service;
 pub use handle::PluginHandle;
 pub use past::Past;
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +32,7 @@ use crate::resource::Resource;
 use crate::watcher::Sight;
 use crate::wire;
 
-use past::Succession;
+use past::{Quiet, Succession};
 use server::Server;
 
 /// The kubelet takes leave of a plugin up to 20 ms after it closed the connection, and the leave hits
@@ -218,25 +219,28 @@ impl PluginInstance {
         &self,
         kubelet: KubeletConnection,
         server: &Server,
-        quiet: bool,
+        quiet: Quiet,
         mut turn: Option<OwnedSemaphorePermit>,
     ) -> Result<ConnectionId, RunError> {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
-        if quiet {
+        let is_quiet = match quiet {
+            Quiet::No => false,
+            Quiet::IfListed => self.may_be_listed().await,
+            Quiet::Yes => true,
+        };
+        if is_quiet {
             drop(turn.take());
             self.entered(Step::Quiet);
             debug!(%resource, "quiet: the kubelet may be taking leave of a predecessor");
             sleep(QUIET).await;
-            self.entered(Step::Registering);
-            self.hold_what_pods_hold().await;
             turn = self.turn().await;
         }
-        let checkpoint_before = self.checkpoint.version();
-        self.handle.note(|record, now| {
-            record.checkpoint_before = checkpoint_before;
-            record.entered(Step::Registering, now);
-        });
+        self.entered(Step::Registering);
         let registering = async {
+            self.hold_what_pods_hold().await;
+            let checkpoint_before = self.checkpoint.version();
+            self.handle
+                .note(|record, _| record.checkpoint_before = checkpoint_before);
             trace!(%resource, %endpoint, "Registration.register");
             let mut peers = server.peers();
             let first = peers.borrow().next();
@@ -256,15 +260,29 @@ impl PluginInstance {
         }
     }
 
-    /// Whoever had the resource before may have given devices to pods that the configuration lacks.
+    /// Whether the kubelet knows the resource, or may know it.
+    async fn may_be_listed(&self) -> bool {
+        match self.checkpoint.read_lately().await {
+            Ok(written) => written.checkpoint.lists(self.resource.name.as_str()),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Whoever had the resource before may have given devices to pods that the configuration lacks. The first list
+    /// must have them: the kubelet crashes over one that a pod holds and the list lacks.
     async fn hold_what_pods_hold(&self) {
         let resource = &self.resource.name;
-        match self.checkpoint.read().await {
+        match self.checkpoint.read_lately().await {
             Ok(written) => self
                 .handle
                 .offer
                 .hold(&written.checkpoint.held(resource.as_str())),
-            Err(error) => debug!(%resource, %error, "the kubelet's checkpoint tells nothing"),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                debug!(%resource, "there is no kubelet's checkpoint yet");
+            }
+            Err(error) => {
+                warn!(%resource, %error, "the kubelet's checkpoint cannot be read: devices that pods hold may be missing from the list");
+            }
         }
     }
 

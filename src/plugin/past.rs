@@ -27,11 +27,24 @@ pub struct Past {
     pub withheld: Vec<Withheld>,
 }
 
+/// Whether to give the kubelet time before the registration, since it may be taking leave of somebody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Quiet {
+    /// There is nobody to take leave of.
+    No,
+    /// If its checkpoint lists the resource: a process before this one may have left a moment ago.
+    IfListed,
+    /// It may be.
+    Yes,
+}
+
 /// Of whom the kubelet may be taking leave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Leaving {
-    /// Of nobody.
+    /// In the first run of the process: of a predecessor, if the kubelet's checkpoint lists the resource.
     #[default]
+    APredecessor,
+    /// Of nobody.
     None,
     /// Of us, if it is still this one.
     Us(SocketIdentity),
@@ -76,13 +89,15 @@ impl Past {
     }
 
     /// Whether the kubelet that is tried now may still be taking leave.
-    pub fn needs_quiet(&self, before: Before) -> bool {
-        before != Before::Nothing
-            || match self.leaving {
-                Leaving::None => false,
-                Leaving::Us(kubelet) => self.tried == Some(kubelet),
-                Leaving::Another => true,
-            }
+    pub fn needs_quiet(&self, before: Before) -> Quiet {
+        match self.leaving {
+            _ if before != Before::Nothing => Quiet::Yes,
+            Leaving::APredecessor => Quiet::IfListed,
+            Leaving::None => Quiet::No,
+            Leaving::Us(kubelet) if self.tried == Some(kubelet) => Quiet::Yes,
+            Leaving::Us(_) => Quiet::No,
+            Leaving::Another => Quiet::Yes,
+        }
     }
 }
 
@@ -143,10 +158,10 @@ mod tests {
     }
 
     #[test]
-    fn a_first_run_needs_no_quiet_but_after_a_stale_socket() {
+    fn a_first_run_is_quiet_after_a_stale_socket_or_where_the_kubelet_lists_the_resource() {
         let [one, _] = socks();
-        assert!(!past(one).needs_quiet(Before::Nothing));
-        assert!(past(one).needs_quiet(Before::Stale));
+        assert_eq!(past(one).needs_quiet(Before::Nothing), Quiet::IfListed);
+        assert_eq!(past(one).needs_quiet(Before::Stale), Quiet::Yes);
     }
 
     #[test]
@@ -155,7 +170,7 @@ mod tests {
         let mut past = past(one);
         past.waits_for_another();
         past.tried = other;
-        assert!(past.needs_quiet(Before::Nothing));
+        assert_eq!(past.needs_quiet(Before::Nothing), Quiet::Yes);
     }
 
     #[test]
@@ -163,9 +178,9 @@ mod tests {
         let [one, other] = socks();
         let mut past = past(one);
         past.registers();
-        assert!(past.needs_quiet(Before::Nothing));
+        assert_eq!(past.needs_quiet(Before::Nothing), Quiet::Yes);
         past.tried = other;
-        assert!(!past.needs_quiet(Before::Nothing));
+        assert_eq!(past.needs_quiet(Before::Nothing), Quiet::No);
     }
 
     #[test]
@@ -175,13 +190,13 @@ mod tests {
         let mut under = Succession::new(one, now);
         let mut past = past(one);
         past.stream_ended(&under, now);
-        assert!(past.needs_quiet(Before::Nothing));
+        assert_eq!(past.needs_quiet(Before::Nothing), Quiet::Yes);
 
         under.saw(other, now);
         past.tried = other;
         past.stream_ended(&under, now + SUCCESSION / 2);
-        assert!(!past.needs_quiet(Before::Nothing));
+        assert_eq!(past.needs_quiet(Before::Nothing), Quiet::No);
         past.stream_ended(&under, now + SUCCESSION * 2);
-        assert!(past.needs_quiet(Before::Nothing));
+        assert_eq!(past.needs_quiet(Before::Nothing), Quiet::Yes);
     }
 }

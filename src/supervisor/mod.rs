@@ -6,7 +6,6 @@ mod look;
 mod retire;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,10 +15,9 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{debug, error, info, warn};
+use tracing::{error, info};
 
-use crate::checkpoint::Checkpoint;
-use crate::checkpoint_file::{CheckpointFile, Written};
+use crate::checkpoint_file::CheckpointFile;
 use crate::fault::Delays;
 use crate::plugin::{Past, PluginHandle, PluginInstance};
 use crate::plugin_dir::PluginDir;
@@ -132,13 +130,8 @@ impl Supervisor {
         let watching = self.watcher.run();
         tokio::pin!(watching);
         let ended = loop {
-            let read = tokio::select! {
-                () = stop.cancelled() => break Ok(()),
-                replaced = &mut watching => break Err(replaced),
-                read = self.plugins.holders.checkpoint.read() => as_told(read),
-            };
             let resources = Arc::clone(&configured.borrow_and_update());
-            self.plugins.become_these(&resources, &read);
+            self.plugins.become_these(&resources);
             tokio::select! {
                 () = stop.cancelled() => break Ok(()),
                 replaced = &mut watching => break Err(replaced),
@@ -181,8 +174,8 @@ struct Running {
 
 impl Plugins {
     /// Starts, changes and ends plugins until there is one for each of these resources. Those that stay the
-    /// same do not notice. What pods hold of a new one is told too.
-    fn become_these(&mut self, resources: &[Resource], checkpoint: &Checkpoint) {
+    /// same do not notice.
+    fn become_these(&mut self, resources: &[Resource]) {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Err(error) = ended {
                 error!(%error, "a plugin's task failed");
@@ -197,7 +190,7 @@ impl Plugins {
         for (resource, handle) in std::iter::zip(resources, &present) {
             handle.reconfigure(resource);
             if !self.running.contains_key(&resource.name) {
-                self.start(resource, handle.clone(), checkpoint);
+                self.start(resource, handle.clone());
             }
         }
         self.present.send_replace(present.into());
@@ -228,16 +221,14 @@ impl Plugins {
     }
 
     /// Starts a plugin, once those that have its socket still have left.
-    fn start(&mut self, resource: &Resource, handle: PluginHandle, checkpoint: &Checkpoint) {
+    fn start(&mut self, resource: &Resource, handle: PluginHandle) {
         let before = self
             .leaving
             .iter()
             .filter(|plugin| plugin.socket == resource.socket);
         let before: Vec<CancellationToken> = before.map(|plugin| plugin.left.clone()).collect();
-        let offer = handle.offer.clone();
-        offer.hold(&checkpoint.held(resource.name.as_str()));
         let plugin = PluginInstance {
-            resource: Arc::clone(offer.now().resource()),
+            resource: Arc::clone(handle.offer.now().resource()),
             handle: handle.clone(),
             dir: self.dir.clone(),
             checkpoint: self.holders.checkpoint.clone(),
@@ -280,17 +271,4 @@ impl Plugins {
             self.tasks.shutdown().await;
         }
     }
-}
-
-/// What the kubelet tells, as far as it does.
-fn as_told(read: io::Result<Written>) -> Arc<Checkpoint> {
-    let told = read.map(|written| written.checkpoint);
-    told.unwrap_or_else(|error| {
-        if error.kind() == io::ErrorKind::NotFound {
-            debug!("there is no kubelet's checkpoint yet");
-        } else {
-            warn!(%error, "the kubelet's checkpoint does not tell what pods hold: devices that they hold may be missing");
-        }
-        Arc::default()
-    })
 }
