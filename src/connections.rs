@@ -16,6 +16,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
+use crate::user_namespace::{self, REMEDY};
+
 /// Out of descriptors, an accept fails at once, again and again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -44,6 +46,8 @@ pub struct Peers {
     endpoint: Arc<str>,
     table: watch::Sender<Table>,
     most: usize,
+    /// Whether every user may connect.
+    anybody: bool,
     cut: CancellationToken,
 }
 
@@ -53,6 +57,8 @@ pub struct Table {
     next: u64,
     /// Peers that were refused since there was a free place.
     refused: u64,
+    /// A peer from outside of our user namespace was refused: very likely the kubelet.
+    refused_outside: bool,
     open: BTreeMap<ConnectionId, Peer>,
 }
 
@@ -65,6 +71,11 @@ impl Table {
     /// The number that the next connection gets.
     pub fn next(&self) -> ConnectionId {
         ConnectionId(self.next)
+    }
+
+    /// Whether a peer from outside of our user namespace was refused.
+    pub fn refused_outside(&self) -> bool {
+        self.refused_outside
     }
 
     /// The first of these connections whose peer is like this.
@@ -85,7 +96,17 @@ impl Peers {
             endpoint: endpoint.into(),
             table: watch::Sender::new(Table::default()),
             most,
+            anybody: false,
             cut,
+        }
+    }
+
+    /// Lets every user connect who can open the socket, as the kubelet does.
+    #[must_use]
+    pub fn of_anybody(self) -> Self {
+        Self {
+            anybody: true,
+            ..self
         }
     }
 
@@ -208,7 +229,17 @@ async fn next(
 }
 
 fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
-    is_trusted(&stream).then_some(())?;
+    if !peers.anybody && !is_trusted(&stream) {
+        if stream
+            .peer_cred()
+            .is_ok_and(|peer| user_namespace::is_outside(peer.uid()))
+        {
+            peers
+                .table
+                .send_modify(|table| table.refused_outside = true);
+        }
+        return None;
+    }
     let open = peers.admit()?;
     let cut = Box::pin(open.cut.clone().cancelled_owned());
     Some(Connection { stream, cut, open })
@@ -222,10 +253,17 @@ pub fn is_trusted(stream: &UnixStream) -> bool {
     let trusted = may_connect(peer.uid(), rustix::process::geteuid().as_raw());
     if !trusted {
         let uid = peer.uid();
-        warn!(
-            uid,
-            "refused a connection: only root and our own user may connect"
-        );
+        if user_namespace::is_outside(uid) {
+            warn!(
+                uid,
+                "refused a connection from outside of this user namespace: if it is the kubelet's, {REMEDY}"
+            );
+        } else {
+            warn!(
+                uid,
+                "refused a connection: only root and our own user may connect"
+            );
+        }
     }
     trusted
 }

@@ -27,6 +27,7 @@ mod regular_file;
 pub mod wire;
 pub mod plugin_dir;
 mod dir_lock;
+mod user_namespace;
 pub mod own_socket;
 mod connections;
 mod channel;

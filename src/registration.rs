@@ -14,6 +14,7 @@ use tonic::transport::Channel;
 use crate::channel::channel_over;
 use crate::foreign::foreign;
 use crate::plugin_dir::SocketIdentity;
+use crate::user_namespace::{REMEDY, in_user_namespace};
 use crate::wire::v1beta1::RegisterRequest;
 use crate::wire::v1beta1::registration_client::RegistrationClient;
 
@@ -47,6 +48,9 @@ pub enum NoKubelet {
     /// A socket that a kubelet left behind, or one that may not be opened.
     #[error("cannot connect to kubelet.sock: {0}")]
     Refused(io::Error),
+    /// A socket that root alone may open, who is not root here.
+    #[error("cannot connect to kubelet.sock from this pod's user namespace: {REMEDY}")]
+    UserNamespace,
     /// A socket with someone behind it who says nothing.
     #[error("the kubelet says nothing")]
     Silent,
@@ -80,7 +84,7 @@ impl KubeletConnection {
         let stream = timeout(CONNECT_WITHIN, greeted(socket))
             .await
             .map_err(|_| NoKubelet::Silent)?
-            .map_err(NoKubelet::Refused)?;
+            .map_err(refused)?;
         if SocketIdentity::of(socket).ok() != Some(Some(identity)) {
             return Err(NoKubelet::Replaced);
         }
@@ -109,6 +113,13 @@ impl KubeletConnection {
             Err(_) => Err(RegisterError::TimedOut),
         }
     }
+}
+
+fn refused(error: io::Error) -> NoKubelet {
+    if error.kind() == io::ErrorKind::PermissionDenied && in_user_namespace() {
+        return NoKubelet::UserNamespace;
+    }
+    NoKubelet::Refused(error)
 }
 
 /// A connection whose server has spoken. grpc-go's server writes its SETTINGS before it reads

@@ -4,6 +4,7 @@ mod support;
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -210,6 +211,63 @@ async fn a_killed_plugin_waits_for_the_kubelets_late_leave() {
         .admit(&pod("p", &[(RESOURCE, 1)]))
         .await
         .expect("admitted");
+}
+
+/// A user that is neither root nor the kubelet's.
+const OTHER_UID: u32 = 1000;
+
+/// As in a pod with `hostUsers: false`: root in there is somebody else on the host, and the kubelet has no uid in there.
+#[tokio::test]
+async fn in_a_user_namespace_the_log_and_the_status_say_what_to_change() {
+    let in_namespace = |command: &Command| {
+        let mut unshare = Command::new("unshare");
+        unshare
+            .args(["--user", "--map-root-user", "--"])
+            .arg(command.get_program())
+            .args(command.get_args())
+            .env_clear()
+            .envs(
+                command
+                    .get_envs()
+                    .filter_map(|(name, value)| Some((name, value?))),
+            )
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .uid(OTHER_UID)
+            .gid(OTHER_UID);
+        unshare
+    };
+    let possible = in_namespace(&Command::new("true")).status();
+    if !possible.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: only root can try this, where users may have namespaces");
+        return;
+    }
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let control = dir.path().join("control.sock");
+    std::os::unix::fs::chown(dir.path(), Some(OTHER_UID), None).expect("root");
+    let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
+    std::fs::set_permissions(dir.path().join("kubelet.sock"), everybody).expect("a socket");
+    let variables = [
+        ("DEVICE_PLUGIN_PATH", dir.path().to_str().expect("a path")),
+        ("CONTROL_SOCKET", control.to_str().expect("a path")),
+    ];
+    let manager = Running::start(&mut in_namespace(&program(&variables)));
+    // Beside the kubelet, which is to dial meanwhile.
+    let says = tokio::task::spawn_blocking(move || {
+        manager.says("set hostUsers: true in the pod's spec");
+        manager.says("the kubelet is outside of this pod's user namespace");
+        manager
+    });
+    let _manager = says.await.expect("both");
+    let mut status = program(&variables);
+    status
+        .args(["status", RESOURCE])
+        .uid(OTHER_UID)
+        .gid(OTHER_UID);
+    let (code, stdout, stderr) = output(&mut status);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("set hostUsers: true"), "{stdout}");
+    assert!(!kubelet.node().borrow().contains_key(RESOURCE));
 }
 
 /// Neither a stderr that nobody reads nor one that is gone holds up or ends the program.

@@ -124,7 +124,7 @@ impl Kubelet {
             settings,
         });
         let listeners = watch::Sender::new(Arc::new(listener));
-        let peers = Peers::new(KUBELET_SOCKET, shared.stop.clone(), CONNECTIONS_MAX);
+        let peers = Peers::new(KUBELET_SOCKET, shared.stop.clone(), CONNECTIONS_MAX).of_anybody();
         let tasks = shared.tasks.clone();
         let incoming = incoming(listeners.subscribe(), peers).map(move |connection| {
             let mut connection = connection?;

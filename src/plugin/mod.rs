@@ -29,6 +29,7 @@ use crate::plugin_dir::PluginDir;
 use crate::record::{Cause, Record, RegistrationResult, Step};
 use crate::registration::{KubeletConnection, NoKubelet, RegisterError};
 use crate::resource::Resource;
+use crate::user_namespace::REMEDY;
 use crate::watcher::Sight;
 use crate::wire;
 
@@ -75,6 +76,9 @@ pub enum RunError {
     /// Not registered.
     #[error(transparent)]
     Register(#[from] RegisterError),
+    /// The kubelet's connection was refused, since nothing tells it from a stranger's.
+    #[error("the kubelet is outside of this pod's user namespace: {REMEDY}")]
+    UserNamespace,
     /// A kubelet newer than 1.36.2 answers so while it holds an older connection to the socket.
     #[error("the kubelet answered Register with OK but did not call back, or hung up")]
     NotCalledBack,
@@ -109,7 +113,9 @@ impl RunError {
     pub fn registration(&self) -> Option<RegistrationResult> {
         match self {
             Self::NoKubelet(_) | Self::Bind(_) => None,
-            Self::Register(RegisterError::Refused(_)) => Some(RegistrationResult::Refused),
+            Self::Register(RegisterError::Refused(_)) | Self::UserNamespace => {
+                Some(RegistrationResult::Refused)
+            }
             Self::Register(RegisterError::Broken) => Some(RegistrationResult::Broken),
             Self::Register(RegisterError::TimedOut) => Some(RegistrationResult::TimedOut),
             Self::NotCalledBack => Some(RegistrationResult::NotCalledBack),
@@ -244,7 +250,11 @@ impl PluginInstance {
             trace!(%resource, %endpoint, "Registration.register");
             let mut peers = server.peers();
             let first = peers.borrow().next();
-            kubelet.register(wire::registration(&self.resource)).await?;
+            let answer = kubelet.register(wire::registration(&self.resource)).await;
+            if answer.is_err() && peers.borrow().refused_outside() {
+                return Err(RunError::UserNamespace);
+            }
+            answer?;
             let dialled = first..peers.borrow().next();
             called_back(&mut peers, dialled).await
         };

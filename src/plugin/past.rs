@@ -93,10 +93,9 @@ impl Past {
         match self.leaving {
             _ if before != Before::Nothing => Quiet::Yes,
             Leaving::APredecessor => Quiet::IfListed,
-            Leaving::None => Quiet::No,
-            Leaving::Us(kubelet) if self.tried == Some(kubelet) => Quiet::Yes,
-            Leaving::Us(_) => Quiet::No,
             Leaving::Another => Quiet::Yes,
+            Leaving::Us(kubelet) if self.tried == Some(kubelet) => Quiet::Yes,
+            Leaving::Us(_) | Leaving::None => Quiet::No,
         }
     }
 }
