@@ -8,11 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 
 use rustix::process::Signal;
 use simple_device_plugin::kubelet::Kubelet;
-use support::process::{Running, heard, lines, output, program};
+use support::process::{Running, output, program};
 use support::{DEADLINE, kubelet, plugin_dir, pod, shows, until};
 use tempfile::TempDir;
 
@@ -164,22 +163,6 @@ async fn says_what_it_cannot_tell() {
         stderr,
         "error: no resource example.com/fpga; there are: example.com/gpu, example.com/nic\n"
     );
-}
-
-#[tokio::test]
-async fn is_shown_again_when_something_happens() {
-    let node = Node::new();
-    let (_manager, kubelet) = node.running().await;
-    let mut watch = program(&[("CONTROL_SOCKET", node.control())]);
-    let mut watch = Running::start(watch.args(["status", "--watch"]).stdout(Stdio::piped()));
-    let stdout = watch.child.stdout.take().expect("a pipe");
-    let lines = lines(stdout);
-    heard(&lines, "2 of 2 resources ready");
-    kubelet
-        .admit(&pod("q", &[(GPU, 2)]))
-        .await
-        .expect("admitted");
-    heard(&lines, "4 of 4   3");
 }
 
 #[test]

@@ -63,9 +63,6 @@ enum Command {
         /// For programs: everything, as JSON
         #[arg(long)]
         json: bool,
-        /// Show it again and again, until Ctrl-C
-        #[arg(long)]
-        watch: bool,
     },
     #[command(flatten)]
     Ask(Request),
@@ -135,16 +132,8 @@ impl Cli {
             Some(Command::Check { node, json }) => {
                 check::run(environment, this_machine(), node, json, out)
             }
-            Some(Command::Status {
-                resource,
-                json,
-                watch,
-            }) => {
-                let wanted = status::Wanted {
-                    resource,
-                    json,
-                    watch,
-                };
+            Some(Command::Status { resource, json }) => {
+                let wanted = status::Wanted { resource, json };
                 status::run(&control(&environment)?, &wanted, out)
             }
             Some(Command::Ask(request)) => by_hand::run(&control(&environment)?, &request, out),

@@ -4,8 +4,7 @@ use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 use anstream::{AutoStream, ColorChoice};
-use rustix::termios::{Winsize, tcgetwinsize};
-use textwrap::core::display_width;
+use rustix::termios::tcgetwinsize;
 use textwrap::{Options, WordSplitter, wrap};
 use tokio_util::sync::CancellationToken;
 
@@ -15,9 +14,6 @@ use super::style::DIM;
 /// Back to the line's begin, and empty it.
 const ERASE_LINE: &str = "\r\x1b[2K";
 
-/// To the upper left, and empty all from there.
-const FROM_THE_TOP: &str = "\x1b[H\x1b[J";
-
 /// An output, and whether a person looks at it.
 #[derive(Debug)]
 pub struct Screen<W: Write> {
@@ -25,7 +21,6 @@ pub struct Screen<W: Write> {
     live: bool,
     /// Of the terminal; `None` where there is none.
     columns: Option<u16>,
-    rows: Option<u16>,
     waiting: bool,
 }
 
@@ -49,17 +44,16 @@ fn screen<W: Write>(out: W) -> Screen<W> {
     let choice = AutoStream::choice(&io::stdout());
     Screen {
         live: io::stdout().is_terminal() && choice != ColorChoice::Never,
-        columns: size(|size| size.ws_col),
-        rows: size(|size| size.ws_row),
+        columns: columns(),
         out,
         waiting: false,
     }
 }
 
 /// Some terminals do not know, and say 0.
-fn size(of: fn(Winsize) -> u16) -> Option<u16> {
-    let size = tcgetwinsize(io::stdout()).ok()?;
-    Some(of(size)).filter(|size| *size > 0)
+fn columns() -> Option<u16> {
+    let columns = tcgetwinsize(io::stdout()).ok()?.ws_col;
+    Some(columns).filter(|columns| *columns > 0)
 }
 
 impl<W: Write> Screen<W> {
@@ -98,47 +92,6 @@ impl<W: Write> Screen<W> {
         Ok(())
     }
 
-    /// Looks again how large the terminal is.
-    pub(super) fn measure(&mut self) {
-        self.columns = size(|size| size.ws_col);
-        self.rows = size(|size| size.ws_row);
-    }
-
-    /// Whether a person looks at it.
-    pub(super) fn is_live(&self) -> bool {
-        self.live
-    }
-
-    /// Prints a text; on a terminal in the place of all that is there, as much of it as there is room for.
-    pub(super) fn redraw(&mut self, text: &str) -> io::Result<()> {
-        let Some(rows) = self.rows.filter(|_| self.live) else {
-            return write!(self, "{text}");
-        };
-        write!(self.out, "{FROM_THE_TOP}")?;
-        // The last row is the cursor's, the one before tells of what has no room.
-        let mut room = usize::from(rows).saturating_sub(2);
-        let mut lines = text.lines();
-        while let Some(line) = lines.clone().next() {
-            let is_last = lines.clone().nth(1).is_none();
-            let Some(left) = (room + usize::from(is_last)).checked_sub(self.rows_of(line)) else {
-                break;
-            };
-            writeln!(self.out, "{line}")?;
-            room = left;
-            lines.next();
-        }
-        match lines.count() {
-            0 => Ok(()),
-            hidden => writeln!(self.out, "{DIM}… and {hidden} lines{DIM:#}"),
-        }
-    }
-
-    /// A long line takes several; what only colours takes no room.
-    fn rows_of(&self, line: &str) -> usize {
-        let columns = self.columns.map_or(usize::MAX, usize::from);
-        display_width(line).div_ceil(columns).max(1)
-    }
-
     fn settle(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.waiting) {
             self.out.write_all(ERASE_LINE.as_bytes())?;
@@ -167,7 +120,6 @@ mod tests {
             out: Vec::new(),
             live,
             columns,
-            rows: None,
             waiting: false,
         }
     }
@@ -194,36 +146,6 @@ mod tests {
         let mut screen = screen(true, Some(4));
         screen.waiting("1 of 2").unwrap();
         assert!(printed(screen).ends_with("1 of\x1b[0m"));
-    }
-
-    #[test]
-    fn what_is_redrawn_has_room_on_the_screen() {
-        let shown = |live, text: &str| {
-            let mut screen = screen(live, Some(4));
-            screen.rows = Some(4);
-            screen.redraw(text).unwrap();
-            printed(screen)
-        };
-        assert_eq!(shown(false, "1\n2\n3\n4\n"), "1\n2\n3\n4\n");
-        let more = |count| format!("\x1b[2m… and {count} lines\x1b[0m\n");
-        for (text, first, hidden) in [
-            ("1\n2\n3\n", "1\n2\n3\n", None),
-            ("1\n2\n3\n4\n", "1\n2\n", Some(2)),
-            ("1234567\n2\n", "1234567\n2\n", None),
-            (
-                "\x1b[1m1234\x1b[0m\n2\n3\n",
-                "\x1b[1m1234\x1b[0m\n2\n3\n",
-                None,
-            ),
-            ("12345678901\n2\n", "", Some(2)),
-        ] {
-            let hidden = hidden.map_or(String::new(), more);
-            assert_eq!(
-                shown(true, text),
-                format!("{FROM_THE_TOP}{first}{hidden}"),
-                "{text}"
-            );
-        }
     }
 
     #[test]
