@@ -123,15 +123,8 @@ async fn a_refused_call_has_its_code_and_message() {
         ),
     ];
     for (what, expected) in refusals {
-        let refusal = [
-            "--error",
-            "UNAVAILABLE",
-            "--message",
-            "no luck",
-            "--times",
-            "1",
-        ];
-        let set = format!("{GPU}: {what} --error UNAVAILABLE --message 'no luck' --times 1\n");
+        let refusal = ["--error", "UNAVAILABLE", "--message", "no luck"];
+        let set = format!("{GPU}: {what} --error UNAVAILABLE --message 'no luck'\n");
         node.sets(&[&["fault", GPU, what], &refusal[..]].concat(), &set);
         let told = node.refused("p").await;
         assert!(told.contains(expected), "{told}");
@@ -409,6 +402,8 @@ async fn refused(node: &Node, seed: &str) -> Vec<usize> {
         "ABORTED",
         "--probability",
         "0.5",
+        "--times",
+        "unlimited",
         "--seed",
         seed,
     ]);

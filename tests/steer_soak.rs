@@ -42,7 +42,7 @@ removalGrace: 1s
 resources:
   - {name: example.com/gpu, devices: 8, numaNodes: [0, 1], preferredAllocation: packed, preStart: true}
   - {name: example.com/nic, devices: [{id: a}, {id: b}, {id: c, numa: [0]}, {id: '0-1', numa: [0, 1]}]}
-  - {name: example.com/fpga, devices: 4, faults: [{rpc: allocate, delay: 10ms, probability: 0.5, seed: 7}]}
+  - {name: example.com/fpga, devices: 4, faults: [{rpc: allocate, delay: 10ms, probability: 0.5, times: unlimited, seed: 7}]}
 ";
 
 #[tokio::test]
@@ -158,9 +158,9 @@ fn fault(rng: &mut Rng) -> &'static str {
         r#"{"rpc": "options", "error": "INTERNAL", "times": 1}"#,
     ];
     let calls = [
-        r#"{"rpc": "allocate", "delay": "10ms", "probability": 0.5}"#,
-        r#"{"rpc": "allocate", "error": "UNAVAILABLE", "probability": 0.3}"#,
-        r#"{"rpc": "preferred", "delay": "10ms", "after": 1}"#,
+        r#"{"rpc": "allocate", "delay": "10ms", "probability": 0.5, "times": "unlimited"}"#,
+        r#"{"rpc": "allocate", "error": "UNAVAILABLE", "probability": 0.3, "times": "unlimited"}"#,
+        r#"{"rpc": "preferred", "delay": "10ms", "after": 1, "times": "unlimited"}"#,
         r#"{"rpc": "preferred", "error": "INTERNAL", "times": 1}"#,
         r#"{"rpc": "pre-start", "error": "ABORTED", "times": 2}"#,
         r#"{"rpc": "options", "delay": "10ms"}"#,

@@ -275,8 +275,8 @@ mod tests {
 
     #[test]
     fn it_strikes_after_so_many_so_many_times() {
-        let plain = r#"{"rpc": "allocate", "delay": "1s"}"#;
-        assert_eq!(struck(plain, 3), [0, 1, 2]);
+        let always = r#"{"rpc": "allocate", "delay": "1s", "times": "unlimited"}"#;
+        assert_eq!(struck(always, 3), [0, 1, 2]);
         let some = r#"{"rpc": "allocate", "delay": "1s", "after": 3, "times": 2}"#;
         assert_eq!(struck(some, 9), [3, 4]);
     }
@@ -284,15 +284,14 @@ mod tests {
     #[test]
     fn a_seed_repeats_a_run_and_another_does_not() {
         let seeded = |seed: u64| {
-            let json = r#"{"rpc": "allocate", "delay": "1s", "probability": 0.5, "seed": SEED}"#;
+            let json = r#"{"rpc": "allocate", "delay": "1s", "probability": 0.5, "seed": SEED, "times": "unlimited"}"#;
             struck(&json.replace("SEED", &seed.to_string()), 200)
         };
         assert_eq!(seeded(7), seeded(7));
         assert_ne!(seeded(7), seeded(8));
         assert!((70..130).contains(&seeded(7).len()), "{}", seeded(7).len());
         // What goes by is drawn too, so that `after` shifts nothing.
-        let after =
-            r#"{"rpc": "allocate", "delay": "1s", "probability": 0.5, "seed": 7, "after": 50}"#;
+        let after = r#"{"rpc": "allocate", "delay": "1s", "probability": 0.5, "seed": 7, "after": 50, "times": "unlimited"}"#;
         let of_the_rest: Vec<usize> = seeded(7).into_iter().filter(|n| *n >= 50).collect();
         assert_eq!(struck(after, 200), of_the_rest);
     }
@@ -301,7 +300,8 @@ mod tests {
     fn never_and_always_are_certain() {
         let with = |p: &str| {
             struck(
-                &r#"{"rpc": "allocate", "delay": "1s", "probability": P}"#.replace('P', p),
+                &r#"{"rpc": "allocate", "delay": "1s", "probability": P, "times": "unlimited"}"#
+                    .replace('P', p),
                 100,
             )
             .len()
@@ -310,13 +310,23 @@ mod tests {
     }
 
     #[test]
-    fn what_keeps_a_resource_away_does_so_once_unless_more_is_asked_for() {
+    fn it_strikes_once_unless_more_is_asked_for() {
         for (json, expected) in [
             (r#"{"rpc": "stream"}"#, 1),
+            (r#"{"rpc": "stream", "times": "unlimited"}"#, 5),
+            (r#"{"rpc": "allocate", "delay": "1s"}"#, 1),
+            (
+                r#"{"rpc": "pre-start", "error": "INTERNAL", "times": "unlimited"}"#,
+                5,
+            ),
             (r#"{"rpc": "stream", "times": 3}"#, 3),
             (r#"{"rpc": "registration"}"#, 1),
             (r#"{"rpc": "options", "error": "INTERNAL"}"#, 1),
-            (r#"{"rpc": "preferred", "error": "INTERNAL"}"#, 5),
+            (r#"{"rpc": "preferred", "error": "INTERNAL"}"#, 1),
+            (
+                r#"{"rpc": "health", "devices": "0", "up": "1s", "down": "1s"}"#,
+                5,
+            ),
         ] {
             let mut faults = Faults::default();
             let armed = fault(json);

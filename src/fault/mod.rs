@@ -10,7 +10,7 @@ pub use armed::{Armed, FAULTS_MAX, FLAPS_MAX, FaultId, Faults, Judged, OfCall, T
 pub use delays::{BOUNDS, BOUNDS_FOR, DELAY_MAX_MS, Delays, Grant};
 pub use flap::Flaps;
 pub use spec::{FaultSpec, SpecError};
-pub use words::{ErrorCode, Probability, Span, Target};
+pub use words::{ErrorCode, Probability, Span, Target, Times};
 
 use std::time::Duration;
 
@@ -67,14 +67,13 @@ impl Fault {
         &self.effect
     }
 
-    /// How often it strikes at most. What keeps a resource from being registered does so once: one that never comes
-    /// back must be asked for.
+    /// How often it strikes at most. Once by default: a refusal without a bound makes a controller create failing pods by
+    /// the thousand. Devices flap until that is cleared.
     fn times(&self) -> u64 {
-        let once = matches!(
-            self.spec.rpc,
-            Target::Options | Target::Stream | Target::Registration
-        );
-        let unless_told = if once { 1 } else { u64::MAX };
-        self.spec.times.map_or(unless_told, u64::from)
+        let default = match self.spec.rpc {
+            Target::Health => Times::UNLIMITED,
+            _ => Times::ONCE,
+        };
+        self.spec.times.unwrap_or(default).most()
     }
 }

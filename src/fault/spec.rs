@@ -1,7 +1,6 @@
 //! A fault as it is asked for, on the command line, over the control socket and in the config file alike.
 
 use std::fmt;
-use std::num::NonZeroU64;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -10,7 +9,9 @@ use thiserror::Error;
 use crate::device::Devices;
 use crate::selection::{SelectionError, TEXT_MAX, select};
 
-use super::{DELAY_MAX_MS, Effect, ErrorCode, Fault, Flap, Probability, Refusal, Span, Target};
+use super::{
+    DELAY_MAX_MS, Effect, ErrorCode, Fault, Flap, Probability, Refusal, Span, Target, Times,
+};
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
@@ -75,10 +76,10 @@ pub struct FaultSpec {
     #[arg(long, value_name = "COUNT")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,
-    /// How often it strikes at most; unless told options, stream and registration once
+    /// How often it strikes at most: a whole number, or unlimited [default: 1; health: unlimited]
     #[arg(long, value_name = "COUNT")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub times: Option<NonZeroU64>,
+    pub times: Option<Times>,
     /// The same seed strikes the same calls again; unless told one is made up, and shown
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]

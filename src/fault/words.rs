@@ -1,6 +1,7 @@
 //! The words of a fault: what it strikes, and the values that it takes.
 
 use std::fmt;
+use std::num::NonZeroU64;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -127,6 +128,95 @@ impl FromStr for Probability {
 impl fmt::Display for Probability {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         write!(f, "{}", self.0)
+    }
+}
+
+/// How often a fault strikes at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times(Option<NonZeroU64>);
+
+impl Times {
+    /// The default of all faults but those of health.
+    pub const ONCE: Self = Self(Some(NonZeroU64::MIN));
+    /// Until it is cleared.
+    pub const UNLIMITED: Self = Self(None);
+
+    const EXPECTED: &str = "a whole number from 1, or unlimited";
+
+    /// As a number.
+    pub fn most(self) -> u64 {
+        self.0.map_or(u64::MAX, u64::from)
+    }
+}
+
+impl FromStr for Times {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "unlimited" {
+            return Ok(Self::UNLIMITED);
+        }
+        let count = text.parse().map(|count| Self(Some(count)));
+        count.map_err(|_| format!("expected {}", Self::EXPECTED))
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.0 {
+            Some(count) => write!(f, "{count}"),
+            None => f.write_str("unlimited"),
+        }
+    }
+}
+
+impl Serialize for Times {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.0 {
+            Some(count) => serializer.serialize_u64(count.get()),
+            None => serializer.collect_str(self),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Times {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct NumberOrWord;
+        impl Visitor<'_> for NumberOrWord {
+            type Value = Times;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str(Times::EXPECTED)
+            }
+
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Times, E> {
+                self.visit_str(&number.to_string())
+            }
+
+            /// YAML's plain numbers are texts until somebody wants a number.
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Times, E> {
+                let wrong = |_| de::Error::invalid_value(Unexpected::Str(text), &self);
+                text.parse().map_err(wrong)
+            }
+        }
+        deserializer.deserialize_any(NumberOrWord)
+    }
+}
+
+#[cfg(test)]
+impl schemars::JsonSchema for Times {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Times".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "anyOf": [{"type": "integer", "minimum": 1}, {"const": "unlimited"}],
+        })
     }
 }
 

@@ -503,7 +503,7 @@ fn faults_are_said_as_on_the_command_line() {
     let text = ONE.replace(
         "FAULTS",
         "[{rpc: allocate, delay: 10s, probability: 0.5, after: 3, times: 2, seed: 7},
-          {rpc: pre-start, error: UNAVAILABLE, message: no luck}, {rpc: stream},
+          {rpc: pre-start, error: UNAVAILABLE, message: no luck, times: unlimited}, {rpc: stream},
           {rpc: registration, for: 90s}, {rpc: health, devices: 0-1, up: 10s, down: 5s, probability: 1}]",
     );
     let faults = &resources(&text)[0].faults;
@@ -515,7 +515,7 @@ fn faults_are_said_as_on_the_command_line() {
         words,
         [
             "allocate --delay 10s --probability 0.5 --after 3 --times 2 --seed 7",
-            "pre-start --error UNAVAILABLE --message 'no luck'",
+            "pre-start --error UNAVAILABLE --message 'no luck' --times unlimited",
             "stream",
             "registration --for 1m30s",
             "health 0-1 --up 10s --down 5s --probability 1",
@@ -557,7 +557,7 @@ fn wrong_faults_are_told_with_their_lines() {
         ),
         (
             "[{rpc: stream, times: 0}]",
-            "times=\"0\": expected a whole number from 1",
+            "times=\"0\": expected a whole number from 1, or unlimited",
         ),
         (
             "[{rpc: stream, after: x}]",
