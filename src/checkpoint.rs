@@ -96,7 +96,8 @@ impl Checkpoint {
     }
 }
 
-/// What matters of the file, with the field names of `devicemanager/checkpoint/checkpoint.go`.
+/// What matters of the file, with the field names of `devicemanager/checkpoint/checkpoint.go`. The kubelet writes every
+/// field: where one is missing the file has another form, and says nothing rather than that there is nothing.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Content {
@@ -106,8 +107,9 @@ struct Content {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Data {
+    #[serde(deserialize_with = "Option::deserialize")]
     pod_device_entries: Option<Vec<Entry>>,
-    #[serde(default)]
+    #[serde(deserialize_with = "Option::deserialize")]
     registered_devices: Option<BTreeMap<String, Option<Registered>>>,
 }
 
@@ -120,7 +122,7 @@ struct Entry {
     container_name: Arc<str>,
     resource_name: String,
     /// By NUMA node; -1: no topology.
-    #[serde(rename = "DeviceIDs")]
+    #[serde(rename = "DeviceIDs", deserialize_with = "Option::deserialize")]
     device_ids: Option<BTreeMap<String, Vec<Box<str>>>>,
 }
 
@@ -248,8 +250,24 @@ mod tests {
 
     #[test]
     fn an_empty_one_tells_nothing() {
-        let empty = br#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}},"Checksum":1}"#;
+        let empty = br#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":null},"Checksum":1}"#;
         assert!(parse(empty).unwrap().resources.is_empty());
         assert!(parse(b"{").is_err());
+    }
+
+    /// Other checkpoints of the kubelet moved to the first of these.
+    #[test]
+    fn another_form_is_an_error_and_not_empty() {
+        for other in [
+            r#"{"data": "{\"PodDeviceEntries\":null}", "dataChecksum": 1}"#,
+            r#"{"Data": "{}", "Checksum": 1}"#,
+            r#"{"Data": {}, "Checksum": 1}"#,
+            r#"{"Data": {"PodDeviceEntries": null}, "Checksum": 1}"#,
+            r#"{"Data": {"RegisteredDevices": {}}, "Checksum": 1}"#,
+            r#"{"Data": {"PodDeviceEntries": [{"PodUID": "u", "ContainerName": "c", "ResourceName": "a/b"}],
+                "RegisteredDevices": {}}, "Checksum": 1}"#,
+        ] {
+            assert!(parse(other.as_bytes()).is_err(), "{other}");
+        }
     }
 }

@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
+use tracing::warn;
 
 use crate::checkpoint::{Checkpoint, parse};
 use crate::regular_file::{RegularFile, Version};
@@ -32,9 +34,25 @@ pub struct CheckpointFile {
     last: Arc<Mutex<LastRead>>,
 }
 
+/// Why the file says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CheckpointError {
+    /// The kubelet writes it when the first plugin registers.
+    #[error("the kubelet has not written a checkpoint yet")]
+    Missing,
+    /// Another kubelet than we know.
+    #[error("the kubelet's checkpoint has an unknown form: {0}")]
+    UnknownForm(String),
+    /// It is too large, no file, or on a disk that hangs.
+    #[error("the kubelet's checkpoint cannot be read: {0}")]
+    Unreadable(String),
+}
+
 #[derive(Debug)]
 struct LastRead {
     path: PathBuf,
+    /// The error that was logged last, until the file can be understood again.
+    logged: Option<CheckpointError>,
     /// Also what could not be understood.
     read: Option<Read>,
 }
@@ -45,7 +63,7 @@ struct Read {
     version: Version,
     /// What changed a moment ago may change again and look the same: a file system's clock is coarse.
     is_settled: bool,
-    outcome: Result<Written, String>,
+    outcome: Result<Written, CheckpointError>,
 }
 
 /// What the kubelet wrote, and when.
@@ -65,6 +83,7 @@ impl CheckpointFile {
         let path = dir.join(FILE);
         let last = LastRead {
             path: path.clone(),
+            logged: None,
             read: None,
         };
         Self {
@@ -84,13 +103,13 @@ impl CheckpointFile {
     ///
     /// # Errors
     /// When there is no such file yet, or it cannot be read within 5 s, or not be understood.
-    pub async fn read(&self) -> io::Result<Written> {
+    pub async fn read(&self) -> Result<Written, CheckpointError> {
         if let Ok(last) = self.last.try_lock()
             && let Some(read) = &last.read
             && read.is_settled
             && self.version() == Some(read.version)
         {
-            return read.outcome();
+            return read.outcome.clone();
         }
         self.read_unless(|_| false).await
     }
@@ -100,58 +119,72 @@ impl CheckpointFile {
     ///
     /// # Errors
     /// As [`CheckpointFile::read`].
-    pub async fn read_lately(&self) -> io::Result<Written> {
+    pub async fn read_lately(&self) -> Result<Written, CheckpointError> {
         self.read_unless(|last| last.began.elapsed() < LATELY).await
     }
 
     async fn read_unless(
         &self,
         is_good: impl Fn(&Read) -> bool + Send + 'static,
-    ) -> io::Result<Written> {
+    ) -> Result<Written, CheckpointError> {
         let reading = async {
             // Goes with the thread, which may be held up for longer than we wait.
             let mut last = Arc::clone(&self.last).lock_owned().await;
             if let Some(read) = last.read.as_ref().filter(|last| is_good(last)) {
-                return read.outcome();
+                return read.outcome.clone();
             }
-            tokio::task::spawn_blocking(move || last.read()).await?
+            let read = tokio::task::spawn_blocking(move || last.read()).await;
+            read.map_err(|error| CheckpointError::Unreadable(error.to_string()))?
         };
-        timeout(READ_WITHIN, reading).await?
-    }
-}
-
-impl Read {
-    fn outcome(&self) -> io::Result<Written> {
-        self.outcome.clone().map_err(io::Error::other)
+        let late = |_| CheckpointError::Unreadable("it takes longer than 5 s".to_owned());
+        timeout(READ_WITHIN, reading).await.map_err(late)?
     }
 }
 
 impl LastRead {
-    fn read(&mut self) -> io::Result<Written> {
+    fn read(&mut self) -> Result<Written, CheckpointError> {
+        let read = self.open();
+        match &read {
+            Ok(_) | Err(CheckpointError::Missing) => self.logged = None,
+            Err(error) if self.logged.as_ref() == Some(error) => {}
+            Err(error) => {
+                warn!("{error}: it does not say which devices pods hold");
+                self.logged = Some(error.clone());
+            }
+        }
+        read
+    }
+
+    fn open(&mut self) -> Result<Written, CheckpointError> {
         let began = Instant::now();
-        let file = RegularFile::open(&self.path)?;
+        let unreadable = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => CheckpointError::Missing,
+            _ => CheckpointError::Unreadable(error.to_string()),
+        };
+        let file = RegularFile::open(&self.path).map_err(unreadable)?;
         let version = Version::from(file.metadata());
         // Somebody may have read it while we stood in line.
         if let Some(before) = &self.read
             && before.is_settled
             && before.version == version
         {
-            return before.outcome();
+            return before.outcome.clone();
         }
-        let at = file.metadata().modified()?;
-        let text = file.read_at_most(SIZE_MAX)?;
+        let at = file.metadata().modified().map_err(unreadable)?;
+        let text = file.read_at_most(SIZE_MAX).map_err(unreadable)?;
         let written = parse(&text).map(|checkpoint| Written {
             checkpoint: Arc::new(checkpoint),
             at,
             version,
         });
-        let read = self.read.insert(Read {
+        let outcome = written.map_err(|error| CheckpointError::UnknownForm(error.to_string()));
+        self.read = Some(Read {
             began,
             version,
             is_settled: version.is_settled(),
-            outcome: written.map_err(|error| error.to_string()),
+            outcome: outcome.clone(),
         });
-        read.outcome()
+        outcome
     }
 }
 
@@ -161,18 +194,19 @@ mod tests {
 
     /// A pod that holds a device.
     const HELD: &[u8] =
-        br#"{"Data":{"PodDeviceEntries":[{"ResourceName":"a/b","DeviceIDs":{"0":["x"]}}]}}"#;
+        br#"{"Data":{"PodDeviceEntries":[{"ResourceName":"a/b","DeviceIDs":{"0":["x"]}}],"RegisteredDevices":{}}}"#;
 
     #[tokio::test]
     async fn no_file_is_an_error_and_a_pipe_is_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = CheckpointFile::new(dir.path());
-        assert!(file.read().await.is_err());
+        assert_eq!(file.read().await.unwrap_err(), CheckpointError::Missing);
         let pipe = std::process::Command::new("mkfifo")
             .arg(dir.path().join(FILE))
             .status();
         assert!(pipe.unwrap().success());
-        assert!(file.read().await.is_err());
+        let pipe = file.read().await.unwrap_err();
+        assert!(matches!(pipe, CheckpointError::Unreadable(_)), "{pipe}");
     }
 
     #[tokio::test]
@@ -192,10 +226,14 @@ mod tests {
         let first = file.read().await.unwrap();
         let again = file.clone().read().await.unwrap();
         assert!(Arc::ptr_eq(&first.checkpoint, &again.checkpoint));
-        write(br#"{"Data":{"PodDeviceEntries":null}}"#);
+        write(br#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}}}"#);
         let other = file.read().await.unwrap();
         assert!(other.checkpoint.of("a/b").is_none());
         write(b"{");
-        assert!(file.read().await.is_err());
+        let broken = file.read().await.unwrap_err();
+        assert!(
+            matches!(broken, CheckpointError::UnknownForm(_)),
+            "{broken}"
+        );
     }
 }

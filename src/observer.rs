@@ -92,7 +92,7 @@ impl Observer {
     pub async fn look(&self) -> View {
         let checkpoint = match timeout(CHECKPOINT_WITHIN, self.checkpoint.read()).await {
             Ok(read) => read.map_err(|error| error.to_string()),
-            Err(_) => Err("reading it takes too long".to_owned()),
+            Err(_) => Err("the kubelet's checkpoint cannot be read: it takes too long".to_owned()),
         };
         let present = Arc::clone(&self.present.borrow());
         let plugins = present.iter().map(|plugin| {

@@ -10,6 +10,7 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
+use simple_device_plugin::checkpoint_file;
 use simple_device_plugin::kubelet::Kubelet;
 use support::process::{Running, output, program};
 use support::{DEADLINE, kubelet, plugin_dir, pod, shows, until};
@@ -144,6 +145,34 @@ async fn shows_the_resources_and_the_devices_of_one() {
     })
     .await;
     drop(manager);
+}
+
+/// Other checkpoints of the kubelet moved to this form; what this program cannot read is not taken for empty.
+#[tokio::test]
+async fn a_checkpoint_of_another_form_is_told_once_and_holders_are_unknown() {
+    let node = Node::new();
+    let (manager, _kubelet) = node.running().await;
+    let unknown =
+        "held: not known: the kubelet's checkpoint has an unknown form: missing field `Data`";
+    until("the other form", || {
+        // The kubelet may write once more.
+        let new = node.path().join("checkpoint.new");
+        fs::write(&new, r#"{"data": "{}", "dataChecksum": 1}"#).expect("a file");
+        fs::rename(new, node.path().join(checkpoint_file::FILE)).expect("a checkpoint");
+        node.status(&[]).1.contains(unknown)
+    })
+    .await;
+    let (_, all, _) = node.status(&[]);
+    assert!(all.contains("4 of 4   ?"), "{all}");
+    let (_, json, _) = node.status(&["--json"]);
+    let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    assert!(status["resources"][0]["held"].is_null(), "{json}");
+    manager.says("has an unknown form");
+    let lines = manager.stderr.try_iter();
+    assert_eq!(
+        lines.filter(|line| line.contains("unknown form")).count(),
+        0
+    );
 }
 
 #[tokio::test]

@@ -9,7 +9,6 @@ mod service;
 pub use handle::PluginHandle;
 pub use past::Past;
 
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::checkpoint_file::CheckpointFile;
+use crate::checkpoint_file::{CheckpointError, CheckpointFile};
 use crate::connections::{ConnectionId, Table};
 use crate::fault::{Judged, Withheld};
 use crate::lock::lock;
@@ -274,7 +273,7 @@ impl PluginInstance {
     async fn may_be_listed(&self) -> bool {
         match self.checkpoint.read_lately().await {
             Ok(written) => written.checkpoint.lists(self.resource.name.as_str()),
-            Err(error) => error.kind() != io::ErrorKind::NotFound,
+            Err(error) => error != CheckpointError::Missing,
         }
     }
 
@@ -287,12 +286,7 @@ impl PluginInstance {
                 .handle
                 .offer
                 .hold(&written.checkpoint.held(resource.as_str())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                debug!(%resource, "there is no kubelet's checkpoint yet");
-            }
-            Err(error) => {
-                warn!(%resource, %error, "the kubelet's checkpoint cannot be read: devices that pods hold may be missing from the list");
-            }
+            Err(error) => debug!(%resource, %error, "devices that pods hold may be missing"),
         }
     }
 

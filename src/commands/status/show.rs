@@ -103,7 +103,7 @@ fn as_of(status: &Status, now: SystemTime) -> String {
     match (&checkpoint.as_of, &checkpoint.error) {
         (Some(at), _) => format!("held: as of the kubelet's last write, {} ago", age(at, now)),
         (None, Some(error)) => {
-            format!("held: not known, the kubelet's checkpoint cannot be read: {error}")
+            format!("held: not known: {error}")
         }
         (None, None) => "held: not known".to_owned(),
     }
