@@ -3,8 +3,15 @@
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::device::{Device, Devices, Health};
+use crate::device::{Device, Devices, Health, LIST_SIZE_MAX, delimited};
 use crate::template::Template;
+
+/// In bytes: a kubelet's gRPC client takes no larger answer to Allocate.
+pub const ANSWER_SIZE_MAX: usize = LIST_SIZE_MAX;
+
+/// In bytes: Linux takes no longer string for a new process, `NAME=value` and its end
+/// (`MAX_ARG_STRLEN` in `binfmts.h`, with pages of 4 KiB).
+pub const ENV_SIZE_MAX: usize = 128 * 1024;
 
 /// What a container gets with a resource's devices. What speaks of a device is there for each of them,
 /// the rest once.
@@ -95,12 +102,22 @@ pub enum AllocateError {
     /// The device is being taken away.
     #[error("device {0} is being removed")]
     Going(String),
+    /// The kubelet could not receive the answer.
+    #[error(
+        "an answer for {asked} devices is larger than the 4 MiB that a kubelet can receive: at most {fit} of them fit"
+    )]
+    TooLarge {
+        /// For how many devices it was asked.
+        asked: usize,
+        /// For how many of these, counted from the first of the list, an answer is small enough.
+        fit: usize,
+    },
 }
 
 /// Checks every ID, then tells what a container with these devices gets. An ID named twice counts once.
 ///
 /// # Errors
-/// The first ID, as the kubelet ordered them, that can't be given.
+/// The first ID, as the kubelet ordered them, that can't be given; or that they are too many for one answer.
 pub fn allocate(
     devices: &Devices,
     outputs: &Outputs,
@@ -121,7 +138,56 @@ pub fn allocate(
     }
     given.sort_by_key(|device| device.index);
     given.dedup_by_key(|device| device.index);
-    Ok(outputs.of(&given))
+    let too_large = |fit| AllocateError::TooLarge {
+        asked: given.len(),
+        fit,
+    };
+    // Judged before it is made: each of a thousand devices may say something of all of them.
+    if outputs.is_quadratic() {
+        let fit = outputs.most_in_an_answer(&given);
+        if fit < given.len() {
+            return Err(too_large(fit));
+        }
+    }
+    let allocation = outputs.of(&given);
+    if allocation.size() > ANSWER_SIZE_MAX {
+        return Err(too_large(outputs.most_in_an_answer(&given)));
+    }
+    Ok(allocation)
+}
+
+/// A count, at most this one, of which the size is within the limit; very near to the largest one, and the count itself where
+/// that fits. The size must not shrink with the count.
+pub fn most_within(limit: usize, count: usize, size: impl Fn(usize) -> usize) -> usize {
+    let (mut fits, mut fits_size) = (0, 0);
+    // Doubling first: what is far too large is not made.
+    let mut tried = 1.min(count);
+    let (mut over, mut over_size) = loop {
+        let tried_size = size(tried);
+        if tried_size > limit {
+            break (tried, tried_size);
+        }
+        if tried == count {
+            return count;
+        }
+        (fits, fits_size) = (tried, tried_size);
+        tried = count.min(tried * 2);
+    };
+    // Sizes grow evenly, or nearly so.
+    for _ in 0..8 {
+        let between = (limit - fits_size) * (over - fits) / (over_size - fits_size);
+        if between == 0 || fits + between == over {
+            break;
+        }
+        let tried = fits + between;
+        let tried_size = size(tried);
+        if tried_size > limit {
+            (over, over_size) = (tried, tried_size);
+        } else {
+            (fits, fits_size) = (tried, tried_size);
+        }
+    }
+    fits
 }
 
 /// The variables' way to say what a container gets; `None` is off.
@@ -201,6 +267,52 @@ impl Outputs {
                 |name, at| name.of(devices, at),
             ),
         }
+    }
+}
+
+impl Outputs {
+    /// How many of these devices, from the first on, a container can get in one answer.
+    pub fn most_in_an_answer(&self, devices: &[&Device]) -> usize {
+        let size = |count| self.of(&devices[..count]).size();
+        most_within(ANSWER_SIZE_MAX, devices.len(), size)
+    }
+
+    /// Whether something that is there for each device says something of all of them.
+    pub fn is_quadratic(&self) -> bool {
+        let pairs = self.envs.iter().chain(&self.annotations);
+        let pairs = pairs.map(|(name, value)| [name, value]);
+        let files = self.device_files.iter().map(DeviceFileRule::paths);
+        let mounts = self.mounts.iter().map(MountRule::paths);
+        let cdi_devices = self.cdi_devices.iter().map(|name| [name, name]);
+        let mut all = pairs.chain(files).chain(mounts).chain(cdi_devices);
+        all.any(|texts| {
+            texts.iter().any(|text| text.is_per_device())
+                && texts.iter().any(|text| text.is_of_all())
+        })
+    }
+}
+
+impl Allocation {
+    /// The bytes of the answer on the wire, with nothing but this container in it.
+    pub fn size(&self) -> usize {
+        let text = |text: &str| match text.len() {
+            0 => 0,
+            len => delimited(len),
+        };
+        let pair = |(name, value): &(String, String)| delimited(text(name) + text(value));
+        let file = |file: &DeviceFile| {
+            let paths = text(&file.container_path) + text(&file.host_path);
+            delimited(paths + text(&file.permissions))
+        };
+        let mount = |mount: &Mount| {
+            let paths = text(&mount.container_path) + text(&mount.host_path);
+            delimited(paths + if mount.read_only { 2 } else { 0 })
+        };
+        let pairs = self.envs.iter().chain(&self.annotations).map(pair);
+        let files = self.device_files.iter().map(file);
+        let mounts = self.mounts.iter().map(mount);
+        let cdi_devices = self.cdi_devices.iter().map(|name| delimited(text(name)));
+        delimited(pairs.chain(files).chain(mounts).chain(cdi_devices).sum())
     }
 }
 
@@ -302,6 +414,70 @@ mod tests {
     fn what_is_off_is_not_given() {
         let got = allocate(&devices(), &Outputs::default(), &ids(&[0])).unwrap();
         assert_eq!(got, Allocation::default());
+    }
+
+    #[test]
+    fn an_answer_that_the_kubelet_cannot_receive_is_refused_with_the_count_that_fits() {
+        let devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(50_000);
+        let ids: Vec<String> = devices
+            .as_slice()
+            .iter()
+            .map(|d| d.id.to_string())
+            .collect();
+        let asked = |count: usize| allocate(&devices, &outputs(None), &ids[..count]);
+        let Err(AllocateError::TooLarge { asked: 45_000, fit }) = asked(45_000) else {
+            panic!("no refusal");
+        };
+        assert!(asked(fit).is_ok_and(|given| given.size() <= ANSWER_SIZE_MAX));
+        assert!(
+            matches!(asked(fit + 100), Err(AllocateError::TooLarge { .. })),
+            "{fit}"
+        );
+    }
+
+    #[test]
+    fn what_would_be_far_too_large_is_not_made() {
+        let devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(50_000);
+        let ids: Vec<String> = devices
+            .as_slice()
+            .iter()
+            .map(|d| d.id.to_string())
+            .collect();
+        let constants = crate::template::Constants {
+            node: "n",
+            resource: "r",
+        };
+        let all = Template::parse("{ids}", constants).unwrap();
+        let outputs = Outputs {
+            envs: vec![(Template::indexed("GPU_"), all)],
+            ..Outputs::default()
+        };
+        // 50,000 times 50,000 IDs would be 40 GB.
+        let refused = allocate(&devices, &outputs, &ids);
+        let Err(AllocateError::TooLarge { fit, .. }) = refused else {
+            panic!("no refusal");
+        };
+        assert!((500..560).contains(&fit), "{fit}");
+        assert!(allocate(&devices, &outputs, &ids[..fit]).is_ok());
+    }
+
+    #[test]
+    fn the_count_that_fits_is_near_the_largest() {
+        for (limit, count, expected) in [
+            (100, 10, 10),
+            (100, 11, 10),
+            (99, 11, 9),
+            (9, 5, 0),
+            (0, 0, 0),
+        ] {
+            assert_eq!(
+                most_within(limit, count, |n| n * 10),
+                expected,
+                "{limit} {count}"
+            );
+        }
+        let squares = most_within(1_000_000, 5000, |n| n * n);
+        assert!((990..=1000).contains(&squares), "{squares}");
     }
 
     #[test]

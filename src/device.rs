@@ -265,7 +265,7 @@ fn topology_size(numa: &[u16]) -> usize {
 }
 
 /// The bytes of a length-delimited field with this many bytes in it: tag, length, content.
-const fn delimited(len: usize) -> usize {
+pub const fn delimited(len: usize) -> usize {
     1 + varint_size(len) + len
 }
 

@@ -277,7 +277,39 @@ mod tests {
     use proptest::prelude::*;
     use prost::Message;
 
+    fn pairs() -> impl Strategy<Value = Vec<(String, String)>> {
+        let pairs = prop::collection::btree_map("[a-z]{1,200}", "[a-z]{0,200}", 0..4);
+        pairs.prop_map(|pairs| pairs.into_iter().collect())
+    }
+
     proptest! {
+        /// The size that an answer is refused by is the size that goes over the wire.
+        #[test]
+        fn the_size_of_an_allocation_is_the_encoded_size(
+            envs in pairs(),
+            annotations in pairs(),
+            paths in prop::collection::vec(("/[a-z]{0,200}", "/[a-z]{0,200}", any::<bool>()), 0..4),
+            cdi_devices in prop::collection::vec("[a-z]{1,200}", 0..4),
+        ) {
+            let allocation = Allocation {
+                envs,
+                annotations,
+                device_files: paths.iter().map(|(container_path, host_path, _)| DeviceFile {
+                    container_path: container_path.clone(),
+                    host_path: host_path.clone(),
+                    permissions: "rw".to_owned(),
+                }).collect(),
+                mounts: paths.iter().map(|(container_path, host_path, read_only)| Mount {
+                    container_path: container_path.clone(),
+                    host_path: host_path.clone(),
+                    read_only: *read_only,
+                }).collect(),
+                cdi_devices,
+            };
+            let size = allocation.size();
+            prop_assert_eq!(size, allocated(vec![allocation]).encoded_len());
+        }
+
         /// The size that the configuration computes is the size that goes over the wire.
         #[test]
         fn the_computed_size_is_the_encoded_size(

@@ -305,6 +305,33 @@ mod tests {
         }
     }
 
+    /// The kubelet cannot receive a larger answer; measured, 45,000 of these devices are too many.
+    #[test]
+    fn warns_of_more_devices_than_one_answer_can_have() {
+        let with_outputs = |count: &str| {
+            let pairs = [
+                ("NUMBER_DEVICES", count),
+                ("ENV_PREFIX", "GPU"),
+                ("ANNOTATION_PREFIX", "example.com/gpu"),
+                ("DEVICE_FILE_PREFIX", "gpu"),
+            ];
+            config(&pairs).unwrap().warnings
+        };
+        let [warning] = &*with_outputs("50000") else {
+            panic!("no warning, or several");
+        };
+        let (before, after) = warning.split_once("at most ").expect("a count");
+        assert_eq!(before, "example.com/simple-device: one container gets ");
+        let (fit, _) = after
+            .split_once(" of its 50000 devices: ")
+            .expect("a count");
+        assert!(
+            (25_000..45_000).contains(&fit.parse::<usize>().unwrap()),
+            "{fit}"
+        );
+        assert!(with_outputs(fit).is_empty());
+    }
+
     fn any_name() -> impl Strategy<Value = String> {
         let base = prop::sample::select(RESOURCE_VARIABLES.to_vec());
         (base, "(_[0-9]{1,2})?", "(\\.n|\\.m)?").prop_map(|(b, i, n)| format!("{b}{i}{n}"))

@@ -204,6 +204,7 @@ fn refusal(error: &AllocateError) -> Status {
         AllocateError::Unhealthy(id) => {
             Status::failed_precondition(format!("device {} is Unhealthy", foreign(id)))
         }
+        AllocateError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
         AllocateError::Going(id) => {
             Status::failed_precondition(format!("device {} is being removed", foreign(id)))
         }

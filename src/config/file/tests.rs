@@ -613,6 +613,32 @@ nodes:
     );
 }
 
+/// Measured with IDs of 18 bytes: 6,800 of them in one variable run, and 7,000 do not.
+#[test]
+fn a_variable_that_keeps_a_container_from_starting_is_warned_of() {
+    let with = |count: usize| {
+        let text = format!(
+            "resources: [{{name: a/b, deviceIdPrefix: eleven-char, devices: {count}, env: {{GPUS: '{{ids}}'}}}}]"
+        );
+        crate::config::warnings::of(&resources(&text), None)
+    };
+    assert!(with(6_800).is_empty(), "{:?}", with(6_800));
+    let [warning] = &*with(7_500) else {
+        panic!("no warning, or several");
+    };
+    let (before, after) = warning.split_once("more than ").expect("a count");
+    assert_eq!(before, "a/b: a container with ");
+    let (fit, after) = after.split_once(" of its 7500 devices ").expect("a count");
+    assert!(
+        after.starts_with("cannot start: the env GPUS would be over 128 KiB"),
+        "{after}"
+    );
+    assert!(
+        (6_800..7_000).contains(&fit.parse::<usize>().unwrap()),
+        "{fit}"
+    );
+}
+
 #[test]
 fn faults_that_never_strike_are_warned_of() {
     let text = ONE.replace(
