@@ -14,6 +14,7 @@ use inotify::{Inotify, WatchMask};
 use simple_device_plugin::checkpoint_file;
 use simple_device_plugin::kubelet::{Behaviour, Kubelet, Settings};
 use simple_device_plugin::plugin_dir::SocketIdentity;
+use simple_device_plugin::supervisor::Supervisor;
 use simple_device_plugin::watcher::DirReplaced;
 use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::wire::{
@@ -21,7 +22,8 @@ use simple_device_plugin::wire::{
 };
 use support::fakes::{Answer, FakeKubelet, dial};
 use support::{
-    Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, until, within,
+    DEADLINE, Manager, held, kubelet, plugin_dir, pod, registrations, resources, settings, shows,
+    sockets, until, within,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -436,7 +438,10 @@ async fn few_register_at_a_time_also_after_a_quiet() {
         drop(StdListener::bind(dir.path().join(stale)).expect("a socket"));
     }
     let mut kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Accept);
-    let manager = Manager::start(dir.path(), &[("RESOURCE_NAME", &names.join(","))]);
+    let resources = resources(&[("RESOURCE_NAME", &names.join(","))]);
+    // Nobody gives a turn away, however slow the machine is.
+    let supervisor = Supervisor::new(resources, dir.path()).with_turns_of(DEADLINE);
+    let manager = Manager::run(supervisor);
     let all = kubelet
         .streaming
         .wait_for(|streaming| streaming.len() == names.len());

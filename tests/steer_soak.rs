@@ -7,7 +7,8 @@ mod support;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use rustix::process::Signal;
@@ -17,7 +18,7 @@ use simple_device_plugin::fault::Target;
 use simple_device_plugin::kubelet::{Kubelet, Settings, TopologyPolicy};
 use simple_device_plugin::status::Wanted;
 use support::steered::{Node, control};
-use support::{held, pod, settings, shows};
+use support::{DEADLINE, held, pod, settings, shows};
 use tokio::task::JoinHandle;
 
 /// Unless `COMMANDS` says otherwise; `make soak` gives a hundred thousand.
@@ -30,9 +31,9 @@ const RESOURCES: [(&str, usize); 3] = [
     ("example.com/fpga", 4),
 ];
 
-/// Now and then the hands rest, and pods come and go undisturbed but for what was set.
+/// Now and then both hands rest until devices have flapped, which takes a second undisturbed; pods come and go meanwhile.
 const RESTS: usize = 10;
-const REST: Duration = Duration::from_millis(1500);
+const FLAPPING: &str = "example.com/nic";
 
 /// A resource comes back from a fault, if nothing keeps it.
 const COMES_WITHIN: Duration = Duration::from_millis(20);
@@ -63,15 +64,21 @@ async fn ten_thousand_commands_leave_everything_as_configured() {
     });
     as_configured(&node.kubelet).await;
     let control = control(node.dir.path());
+    let hands_may_act = Arc::new(RwLock::new(()));
     let hand = |hand: u64| {
         let control = control.clone();
+        let hands_may_act = Arc::clone(&hands_may_act);
         let mut rng = Rng::with_seed(seed.wrapping_add(hand));
         tokio::task::spawn_blocking(move || {
             let commands = commands / HANDS;
             for count in 1..=commands {
-                give(&control, &random(&mut rng));
-                if count % (commands / RESTS).max(1) == 0 {
-                    std::thread::sleep(REST);
+                {
+                    let _acts = hands_may_act.read().expect("no panic");
+                    give(&control, &random(&mut rng));
+                }
+                if hand == 1 && count % (commands / RESTS).max(1) == 0 {
+                    let _rests = hands_may_act.write().expect("no panic");
+                    rest_until_devices_flap(&control);
                 }
             }
             // A pod may be waiting for a delay that nobody clears any more.
@@ -100,6 +107,34 @@ async fn ten_thousand_commands_leave_everything_as_configured() {
     );
     assert!(admitted > 20, "few pods came");
     story.settle().await;
+}
+
+fn rest_until_devices_flap(control: &Path) {
+    let resource = FLAPPING.to_owned();
+    give(control, &Request::Clear { resource: None });
+    give(control, &Request::Config { resource });
+    let before = flaps(control);
+    let fault = r#"{"rpc": "health", "devices": "all", "up": "1s", "down": "1s"}"#;
+    let flap = Request::Fault {
+        resource: FLAPPING.to_owned(),
+        fault: serde_json::from_str(fault).expect("a fault"),
+    };
+    assert!(give(control, &flap).is_some(), "there is room");
+    let began = Instant::now();
+    while flaps(control) == before {
+        assert!(began.elapsed() < DEADLINE, "no device flaps");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// How often devices of the resource fell ill by a fault.
+fn flaps(control: &Path) -> u64 {
+    let status = give(control, &Request::Status(Wanted::Of(FLAPPING.to_owned())));
+    let Some(Reply::Status(status)) = status else {
+        panic!("no status");
+    };
+    let injected = &status.resources[0].faults_injected;
+    injected.get(Target::Health.as_str()).copied().unwrap_or(0)
 }
 
 /// Gives a command; that it is refused is no fault, that nobody answers is.

@@ -39,9 +39,6 @@ use server::Server;
 /// whoever registers in between.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// How long a registration that was sent keeps others from theirs.
-const TURN: Duration = Duration::from_millis(250);
-
 const STREAM_OPENS_WITHIN: Duration = Duration::from_secs(5);
 
 /// A kubelet, and the turn to register with it.
@@ -61,6 +58,8 @@ pub struct PluginInstance {
     pub kubelet: watch::Receiver<Sight>,
     /// Lets a few instances register at a time.
     pub turns: Arc<Semaphore>,
+    /// How long a registration that was sent keeps others from theirs.
+    pub turn_length: Duration,
 }
 
 /// Why a run did not come to be registered.
@@ -259,7 +258,7 @@ impl PluginInstance {
         };
         // A slow registration gives its turn away.
         let turn_over = async {
-            sleep(TURN).await;
+            sleep(self.turn_length).await;
             drop(turn.take());
             std::future::pending().await
         };

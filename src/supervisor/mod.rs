@@ -32,6 +32,9 @@ use retire::Holders;
 /// How many instances connect and register at a time.
 const TURNS: usize = 4;
 
+/// A registration that takes longer gives its turn away, so that a hanging one holds nobody up.
+const TURN_LENGTH: Duration = Duration::from_millis(250);
+
 /// Between two looks into the kubelet's checkpoint.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
@@ -67,6 +70,7 @@ impl Supervisor {
             dir,
             kubelet: watcher.subscribe(),
             turns: Arc::new(Semaphore::new(TURNS)),
+            turn_length: TURN_LENGTH,
             delays: Arc::default(),
             leave: CancellationToken::new(),
             running: BTreeMap::new(),
@@ -88,6 +92,13 @@ impl Supervisor {
     #[must_use]
     pub fn looking_every(self, look_again: Duration) -> Self {
         Self { look_again, ..self }
+    }
+
+    /// Gives each registration this long before others may begin beside the few.
+    #[must_use]
+    pub fn with_turns_of(mut self, length: Duration) -> Self {
+        self.plugins.turn_length = length;
+        self
     }
 
     /// Asks the pod-resources API at this socket which devices pods hold; without it, the checkpoint says that.
@@ -150,6 +161,7 @@ struct Plugins {
     holders: Holders,
     kubelet: watch::Receiver<Sight>,
     turns: Arc<Semaphore>,
+    turn_length: Duration,
     delays: Arc<Mutex<Delays>>,
     leave: CancellationToken,
     handles: BTreeMap<ResourceName, PluginHandle>,
@@ -234,6 +246,7 @@ impl Plugins {
             checkpoint: self.holders.checkpoint.clone(),
             kubelet: self.kubelet.clone(),
             turns: Arc::clone(&self.turns),
+            turn_length: self.turn_length,
         };
         let running = Running {
             socket: resource.socket.clone(),
