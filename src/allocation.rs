@@ -13,6 +13,12 @@ pub const ANSWER_SIZE_MAX: usize = LIST_SIZE_MAX;
 /// (`MAX_ARG_STRLEN` in `binfmts.h`, with pages of 4 KiB).
 pub const ENV_SIZE_MAX: usize = 128 * 1024;
 
+/// In bytes: Linux takes no larger arguments and environment for a new process, a quarter of its stack's limit of 8 MiB
+/// (`fs/exec.c`). Each variable counts with its `=`, its end and a pointer.
+pub const ENVIRONMENT_SIZE_MAX: usize = 2 * 1024 * 1024;
+/// In bytes, of each variable beside its name and value.
+pub const ENV_OVERHEAD: usize = 2 + size_of::<*const u8>();
+
 /// What a container gets with a resource's devices. What speaks of a device is there for each of them,
 /// the rest once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,7 +110,7 @@ pub enum AllocateError {
     Going(String),
     /// The kubelet could not receive the answer.
     #[error(
-        "an answer for {asked} devices is larger than the 4 MiB that a kubelet can receive: at most {fit} of them fit"
+        "the answer for {asked} devices exceeds the 4 MiB that a kubelet can receive: ask for {fit} or fewer"
     )]
     TooLarge {
         /// For how many devices it was asked.

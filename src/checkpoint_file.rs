@@ -1,6 +1,7 @@
 //! `kubelet_internal_checkpoint` in the plugin dir, only read here.
 
 use std::io;
+use std::mem::{Discriminant, discriminant};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -51,8 +52,8 @@ pub enum CheckpointError {
 #[derive(Debug)]
 struct LastRead {
     path: PathBuf,
-    /// The error that was logged last, until the file can be understood again.
-    logged: Option<CheckpointError>,
+    /// The kind of error that was logged last, until the file can be understood again.
+    logged: Option<Discriminant<CheckpointError>>,
     /// Also what could not be understood.
     read: Option<Read>,
 }
@@ -146,10 +147,10 @@ impl LastRead {
         let read = self.open();
         match &read {
             Ok(_) | Err(CheckpointError::Missing) => self.logged = None,
-            Err(error) if self.logged.as_ref() == Some(error) => {}
+            Err(error) if self.logged == Some(discriminant(error)) => {}
             Err(error) => {
-                warn!("{error}: it does not say which devices pods hold");
-                self.logged = Some(error.clone());
+                warn!("{error}; which devices pods hold is not known from it");
+                self.logged = Some(discriminant(error));
             }
         }
         read
@@ -177,7 +178,13 @@ impl LastRead {
             at,
             version,
         });
-        let outcome = written.map_err(|error| CheckpointError::UnknownForm(error.to_string()));
+        // Where in the file it is differs from write to write.
+        let unknown = |error: io::Error| {
+            let error = error.to_string();
+            let error = error.split(" at line ").next().unwrap_or_default();
+            CheckpointError::UnknownForm(error.to_owned())
+        };
+        let outcome = written.map_err(unknown);
         self.read = Some(Read {
             began,
             version,

@@ -34,6 +34,7 @@ mod channel;
 mod registration;
 pub mod checkpoint_file;
 pub mod pod_resources;
+mod holders;
 pub mod watcher;
 
 // The life of a plugin, and of all of them.

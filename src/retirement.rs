@@ -39,6 +39,7 @@ enum Holder {
     /// Neither source says anything.
     Unknown,
     Pod,
+    PodInCheckpoint,
     /// The checkpoint, read a moment ago, has no pod that holds it.
     NoneInCheckpoint,
     /// The pod-resources API said so at the first and at the last of these moments, and at each time between.
@@ -69,6 +70,8 @@ pub enum Wait {
     Call,
     /// The pod that holds it.
     Pod,
+    /// The pod that holds it in the kubelet's checkpoint, which may be deleted.
+    CheckpointPod,
     /// The rest of the removal grace.
     Grace(Duration),
     /// Word of who holds it.
@@ -78,19 +81,17 @@ pub enum Wait {
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Report => f.write_str("waits for the kubelet to be told that it is Unhealthy"),
-            Self::Call => f.write_str("waits for a call that may pick it"),
-            Self::Pod => f.write_str("waits for the pod that holds it"),
-            Self::Grace(rest) => {
-                write!(
-                    f,
-                    "waits for the removal grace, {} s more",
-                    rest.as_secs() + 1
-                )
+            Self::Report => f.write_str("the kubelet to receive that it is Unhealthy"),
+            Self::Call => f.write_str("a call in flight that may have picked it"),
+            Self::Pod => f.write_str("the pod that holds it"),
+            Self::CheckpointPod => {
+                f.write_str("its pod, or, if that is deleted, the next pod with devices")
             }
-            Self::Holders => f.write_str(
-                "waits until the kubelet's pod-resources API or its checkpoint can be read",
-            ),
+            Self::Grace(rest) => {
+                let seconds = rest.as_millis().div_ceil(1000);
+                write!(f, "the removal grace, {seconds} s more")
+            }
+            Self::Holders => f.write_str("the kubelet to say which pods hold devices"),
         }
     }
 }
@@ -156,17 +157,13 @@ impl Retirement {
     pub fn observed(&mut self, evidence: &Evidence<'_>) {
         for (id, pending) in &mut self.pending {
             pending.holder = match (evidence, pending.holder) {
-                (Evidence::NoAnswer, Holder::NoneInCheckpoint) | (Evidence::Nothing, _) => {
-                    Holder::Unknown
-                }
+                (Evidence::NoAnswer, Holder::NoneInCheckpoint | Holder::PodInCheckpoint)
+                | (Evidence::Nothing, _) => Holder::Unknown,
                 (Evidence::NoAnswer, before) => before,
                 // Asked before the report, the kubelet may have given it away since.
                 (Evidence::PodResources(asked, _), before) if *asked < pending.reported => before,
-                (Evidence::Checkpoint(holds) | Evidence::PodResources(_, holds), _)
-                    if holds(id) =>
-                {
-                    Holder::Pod
-                }
+                (Evidence::PodResources(_, holds), _) if holds(id) => Holder::Pod,
+                (Evidence::Checkpoint(holds), _) if holds(id) => Holder::PodInCheckpoint,
                 (Evidence::Checkpoint(_), _) => Holder::NoneInCheckpoint,
                 (Evidence::PodResources(asked, _), Holder::NoneListed { first, .. }) => {
                     Holder::NoneListed {
@@ -233,6 +230,7 @@ impl Retirement {
         let passed = match pending.holder {
             Holder::Unknown => return Some(Wait::Holders),
             Holder::Pod => return Some(Wait::Pod),
+            Holder::PodInCheckpoint => return Some(Wait::CheckpointPod),
             Holder::NoneInCheckpoint => passed,
             // A kubelet's answer in its first seconds may be incomplete: it must have said so for the whole grace.
             Holder::NoneListed { first, last } => passed.min(last - first),
@@ -345,7 +343,7 @@ mod tests {
         retirement.listed(&going(&["a"]), start);
         assert_eq!(wait(&retirement, "a", later), Some(Wait::Holders));
         retirement.observed(&Evidence::Checkpoint(&|id| id == "a"));
-        assert_eq!(wait(&retirement, "a", later), Some(Wait::Pod));
+        assert_eq!(wait(&retirement, "a", later), Some(Wait::CheckpointPod));
         retirement.observed(&Evidence::Checkpoint(&|_| false));
         assert_eq!(wait(&retirement, "a", later), None);
         retirement.observed(&Evidence::Nothing);

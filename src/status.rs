@@ -117,6 +117,9 @@ pub struct ResourceStatus {
     pub healthy: usize,
     /// Those that they cannot.
     pub unhealthy: usize,
+    /// Devices among the unhealthy ones that are dropped as soon as nobody can have them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pending_removal: usize,
     /// Devices that pods hold; `null` where it is not known.
     pub held: Option<usize>,
     /// The devices, where asked for.
@@ -265,6 +268,7 @@ fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceSta
         faults_injected: counts(&Target::ALL.map(Target::as_str), &record.faults),
         healthy,
         unhealthy,
+        pending_removal: offer.going().count(),
         held: view.held(plugin),
         devices: with_devices.then(|| devices.iter().map(|d| device(d, plugin, known)).collect()),
     }
@@ -301,6 +305,11 @@ fn device(device: &Device, plugin: &PluginView, known: Option<&Known>) -> Device
         waits_for: plugin.waits.get(&device.id).map(Wait::to_string),
         held_by: held.map(|held| held.by.clone()).unwrap_or_default(),
     }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 /// Those that happened, by name.

@@ -115,7 +115,7 @@ async fn shows_the_resources_and_the_devices_of_one() {
              RESOURCE         STATE       FOR  HEALTHY  HELD\n\
              example.com/gpu  registered  Ns   4 of 4   1\n\
              example.com/nic  registered  Ns   2 of 2   0\n\n\
-             held: as of the kubelet's last write, Ns ago\n"
+             held: as of the kubelet's last write, Ns ago; deleted pods may be among them\n"
         )
     );
     let (_, gpu, _) = node.status(&[GPU]);
@@ -131,7 +131,7 @@ async fn shows_the_resources_and_the_devices_of_one() {
          0     gpu-n-2  Healthy\n\
          1     gpu-n-1  Healthy\n\
          1     gpu-n-3  Healthy\n\n\
-         held: as of the kubelet's last write, Ns ago\n"
+         held: as of the kubelet's last write, Ns ago; deleted pods may be among them\n"
     );
     let (_, json, _) = node.status(&["--json"]);
     let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");

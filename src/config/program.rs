@@ -60,6 +60,9 @@ const VARIABLES: [&str; 10] = [
     "KUBERNETES_SERVICE_HOST",
 ];
 
+const PLUGIN_DIR_DEFAULT: &str = "/var/lib/kubelet/device-plugins";
+const POD_RESOURCES_SOCKET_DEFAULT: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
+
 /// The parsed values.
 #[derive(Debug)]
 pub struct Program {
@@ -95,7 +98,7 @@ pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> 
             .unwrap_or_else(|| "simple-device-plugin".to_owned()),
         plugin_dir: texts
             .device_plugin_path
-            .unwrap_or_else(|| "/var/lib/kubelet/device-plugins".to_owned())
+            .unwrap_or_else(|| PLUGIN_DIR_DEFAULT.to_owned())
             .into(),
     }
 }
@@ -157,8 +160,14 @@ fn pod_resources(
     const NAME: &str = "POD_RESOURCES_SOCKET";
     let set = texts.pod_resources_socket.as_deref();
     let path = parsed(NAME, set, values::socket_path, mistakes);
-    let path = path.unwrap_or_else(|| "/var/lib/kubelet/pod-resources/kubelet.sock".into());
-    (!is_blank(environment, NAME)).then_some(path)
+    // In another directory there is another kubelet, of whose pods the node's own kubelet knows nothing.
+    let is_default_dir = texts
+        .device_plugin_path
+        .as_deref()
+        .is_none_or(|dir| dir.trim_end_matches('/') == PLUGIN_DIR_DEFAULT);
+    let default = || is_default_dir.then(|| POD_RESOURCES_SOCKET_DEFAULT.into());
+    path.or_else(default)
+        .filter(|_| !is_blank(environment, NAME))
 }
 
 fn logs(texts: &Texts, mistakes: &mut Mistakes) -> Logs {
@@ -253,6 +262,29 @@ mod tests {
             Ok("worker.example".into())
         );
         assert_eq!(node_of(&[("NODE_NAME", "n1 ")], host), Ok("n1".into()));
+    }
+
+    /// What the node's own kubelet says of its pods frees devices that pods of another kubelet hold.
+    #[test]
+    fn another_directory_has_no_default_for_the_pod_resources() {
+        let socket = |pairs: &[(&str, &str)]| {
+            let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), value.into());
+            let environment = pairs.iter().map(owned).collect();
+            let program = read(&environment, &Host::default(), &mut Mistakes::default());
+            program.pod_resources.map(|path| path.display().to_string())
+        };
+        let default = Some(POD_RESOURCES_SOCKET_DEFAULT.to_owned());
+        let own_dir = ("DEVICE_PLUGIN_PATH", "/var/lib/kubelet/device-plugins/");
+        assert_eq!(socket(&[]), default);
+        assert_eq!(socket(&[own_dir]), default);
+        assert_eq!(socket(&[own_dir, ("POD_RESOURCES_SOCKET", "")]), None);
+        let other_dir = ("DEVICE_PLUGIN_PATH", "/tmp/plugins");
+        assert_eq!(socket(&[other_dir]), None);
+        let named = ("POD_RESOURCES_SOCKET", "/tmp/pods.sock");
+        assert_eq!(
+            socket(&[other_dir, named]),
+            Some("/tmp/pods.sock".to_owned())
+        );
     }
 
     #[test]

@@ -5,7 +5,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use crate::allocation::{ANSWER_SIZE_MAX, ENV_SIZE_MAX, Outputs, most_within};
+use super::container_limits;
+use crate::allocation::Outputs;
 use crate::device::Device;
 use crate::foreign::foreign;
 use crate::numa::NumaNodes;
@@ -31,7 +32,7 @@ pub fn of(resources: &[Resource], online: Option<&NumaNodes>) -> Vec<String> {
         ids,
     ));
     warnings.extend(resources.iter().flat_map(never_strike));
-    warnings.extend(resources.iter().flat_map(too_many_for_a_container));
+    warnings.extend(resources.iter().flat_map(container_limits::warnings));
     for (what, names) in OUTPUTS {
         let names = |resource| named(resource, names);
         warnings.extend(shared(
@@ -168,48 +169,6 @@ fn shared<'a>(
     };
     let groups = groups.into_values().map(told);
     groups.chain(twice.into_iter().map(told_twice)).collect()
-}
-
-/// How many devices one container can get, where that is fewer than there are.
-fn too_many_for_a_container(resource: &Resource) -> Vec<String> {
-    let (name, outputs) = (&resource.name, &resource.outputs);
-    let mut devices: Vec<&Device> = resource.devices.as_slice().iter().collect();
-    let count = devices.len();
-    let mut warnings = Vec::new();
-    if count == 0 {
-        return warnings;
-    }
-    // By itself each device's part is small, so that all of them together need not be made to see that they fit.
-    let size = |device: &&Device| outputs.of(&[device]).size();
-    if outputs.is_quadratic() || devices.iter().map(size).sum::<usize>() > ANSWER_SIZE_MAX {
-        // Of those with the most to give, so that any others fit as well.
-        devices.sort_by_cached_key(|device| std::cmp::Reverse(size(device)));
-        let fit = outputs.most_in_an_answer(&devices);
-        if fit < count {
-            warnings.push(format!(
-                "{name}: one container gets at most {fit} of its {count} devices: what more are given is larger than the \
-                 4 MiB that a kubelet can receive, and is refused"
-            ));
-        }
-    }
-    let of_all = outputs.envs.iter().filter(|(_, value)| value.is_of_all());
-    for (env, value) in of_all {
-        let length = |device: &&Device| value.of(&[device], 0).len();
-        devices.sort_by_cached_key(|device| std::cmp::Reverse(length(device)));
-        let size = |count: usize| {
-            let devices = &devices[..count];
-            "=\0".len() + env.of(devices, 0).len() + value.of(devices, 0).len()
-        };
-        let fit = most_within(ENV_SIZE_MAX, count, size);
-        if fit < count {
-            let env = foreign(&env.of(&devices, 0));
-            warnings.push(format!(
-                "{name}: a container with more than {fit} of its {count} devices cannot start: the env {env} would be over \
-                 128 KiB (\"argument list too long\")"
-            ));
-        }
-    }
-    warnings
 }
 
 fn missing_numa(resource: &Resource, online: &NumaNodes) -> Option<String> {

@@ -190,6 +190,13 @@ impl<'de> Deserialize<'de> for Times {
             }
 
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<Times, E> {
+                // The config file's reader has this for whatever is larger still.
+                if number == u64::MAX {
+                    return Err(de::Error::invalid_value(
+                        Unexpected::Unsigned(number),
+                        &self,
+                    ));
+                }
                 self.visit_str(&number.to_string())
             }
 

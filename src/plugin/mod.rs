@@ -19,9 +19,10 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::checkpoint_file::{CheckpointError, CheckpointFile};
+use crate::checkpoint_file::CheckpointError;
 use crate::connections::{ConnectionId, Table};
 use crate::fault::{Judged, Withheld};
+use crate::holders::Holders;
 use crate::lock::lock;
 use crate::own_socket::{Before, BindError, OwnSocket};
 use crate::plugin_dir::PluginDir;
@@ -52,8 +53,8 @@ pub struct PluginInstance {
     pub handle: PluginHandle,
     /// Where its socket goes.
     pub dir: PluginDir,
-    /// What pods hold.
-    pub checkpoint: CheckpointFile,
+    /// Which devices pods hold.
+    pub holders: Holders,
     /// What stands at kubelet.sock.
     pub kubelet: watch::Receiver<Sight>,
     /// Lets a few instances register at a time.
@@ -242,7 +243,7 @@ impl PluginInstance {
         self.entered(Step::Registering);
         let registering = async {
             self.hold_what_pods_hold().await;
-            let checkpoint_before = self.checkpoint.version();
+            let checkpoint_before = self.holders.checkpoint.version();
             self.handle
                 .note(|record, _| record.checkpoint_before = checkpoint_before);
             trace!(%resource, %endpoint, "Registration.register");
@@ -270,7 +271,7 @@ impl PluginInstance {
 
     /// Whether the kubelet knows the resource, or may know it.
     async fn may_be_listed(&self) -> bool {
-        match self.checkpoint.read_lately().await {
+        match self.holders.checkpoint.read_lately().await {
             Ok(written) => written.checkpoint.lists(self.resource.name.as_str()),
             Err(error) => error != CheckpointError::Missing,
         }
@@ -279,14 +280,8 @@ impl PluginInstance {
     /// Whoever had the resource before may have given devices to pods that the configuration lacks. The first list
     /// must have them: the kubelet crashes over one that a pod holds and the list lacks.
     async fn hold_what_pods_hold(&self) {
-        let resource = &self.resource.name;
-        match self.checkpoint.read_lately().await {
-            Ok(written) => self
-                .handle
-                .offer
-                .hold(&written.checkpoint.held(resource.as_str())),
-            Err(error) => debug!(%resource, %error, "devices that pods hold may be missing"),
-        }
+        let held = self.holders.held(&self.resource.name).await;
+        self.handle.offer.hold(&held);
     }
 
     /// Stays until the stream ends, and notes how.

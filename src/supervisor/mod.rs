@@ -19,6 +19,7 @@ use tracing::{error, info};
 
 use crate::checkpoint_file::CheckpointFile;
 use crate::fault::Delays;
+use crate::holders::Holders;
 use crate::plugin::{Past, PluginHandle, PluginInstance};
 use crate::plugin_dir::PluginDir;
 use crate::pod_resources::PodResources;
@@ -26,8 +27,6 @@ use crate::resource::Resource;
 use crate::resource_name::ResourceName;
 use crate::socket_name::SocketName;
 use crate::watcher::{DirReplaced, KubeletWatcher, Sight};
-
-use retire::Holders;
 
 /// How many instances connect and register at a time.
 const TURNS: usize = 4;
@@ -243,7 +242,7 @@ impl Plugins {
             resource: Arc::clone(handle.offer.now().resource()),
             handle: handle.clone(),
             dir: self.dir.clone(),
-            checkpoint: self.holders.checkpoint.clone(),
+            holders: self.holders.clone(),
             kubelet: self.kubelet.clone(),
             turns: Arc::clone(&self.turns),
             turn_length: self.turn_length,

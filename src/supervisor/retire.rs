@@ -4,12 +4,11 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use tracing::{debug, info};
+use tracing::info;
 
-use crate::checkpoint_file::{CheckpointFile, Written};
+use crate::holders::{Holders, Said};
 use crate::lock::lock;
 use crate::plugin::PluginHandle;
-use crate::pod_resources::{PodDevices, PodResources, PodResourcesError};
 use crate::resource::Resource;
 use crate::retirement::Evidence;
 
@@ -18,21 +17,6 @@ use crate::retirement::Evidence;
 const FIRST_PROBE: Duration = Duration::from_millis(50);
 const PROBES_IN_A_GRACE: u32 = 6;
 const PROBE_AGAIN_MAX: Duration = Duration::from_secs(5);
-
-/// Who knows which devices pods hold.
-#[derive(Clone, Debug)]
-pub struct Holders {
-    pub pod_resources: Option<PodResources>,
-    pub checkpoint: CheckpointFile,
-}
-
-/// What one of them said.
-enum Said {
-    Listed(PodDevices),
-    NoAnswer,
-    Checkpoint(Written),
-    Nothing,
-}
 
 /// Drops devices of one resource for as long as it is polled.
 pub async fn retire<T>(handle: &PluginHandle, holders: &Holders) -> T {
@@ -58,7 +42,7 @@ async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource
     if !lock(&handle.retirement).has_pending() {
         return;
     }
-    let said = holders.ask(resource).await;
+    let said = holders.ask(&resource.name).await;
     let name = resource.name.as_str();
     let mut retirement = lock(&handle.retirement);
     match &said {
@@ -80,29 +64,5 @@ async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource
     if !free.is_empty() {
         info!(resource = %resource.name, devices = free.len(), "dropped devices that nobody holds");
         handle.offer.drop_going(&free);
-    }
-}
-
-impl Holders {
-    /// The pod-resources API where it can be reached, else the checkpoint.
-    async fn ask(&self, resource: &Resource) -> Said {
-        let resource = &resource.name;
-        if let Some(pod_resources) = &self.pod_resources {
-            match pod_resources.list().await {
-                Ok(devices) => return Said::Listed(devices),
-                Err(error @ PodResourcesError::NoAnswer(_)) => {
-                    debug!(%resource, %error, "devices stay");
-                    return Said::NoAnswer;
-                }
-                Err(error) => debug!(%resource, %error, "reading the checkpoint instead"),
-            }
-        }
-        match self.checkpoint.read().await {
-            Ok(written) => Said::Checkpoint(written),
-            Err(error) => {
-                debug!(%resource, %error, "devices stay: the kubelet's checkpoint tells nothing");
-                Said::Nothing
-            }
-        }
     }
 }

@@ -270,7 +270,7 @@ def test_a_busy_node_keeps_its_plugin_and_a_rollout_waits():
     assert live["periodSeconds"] * live["failureThreshold"] >= 120 and live["timeoutSeconds"] >= 10
     assert live["httpGet"]["path"] == "/livez", "a kubelet without the resource does not restart the container"
     assert ready["periodSeconds"] == 1 and not ready.get("initialDelaySeconds"), "Ready soon after the registration"
-    assert 1 < ready["periodSeconds"] * ready["failureThreshold"] <= 5
+    assert 1 < ready["periodSeconds"] * ready["failureThreshold"] <= 5 and ready["timeoutSeconds"] == 2
 
 
 def test_without_a_port_nothing_is_served_or_asked():
@@ -420,6 +420,8 @@ REFUSED = {
         'config: expected the text of the config file, got a map: Helm would change what is in it (0123 becomes 83, 1.10 '
         'becomes 1.1, the key on becomes "true"). Write "config: |"',
     ),
+    "an empty map for a config file": ({"config": {}}, "expected the text of the config file, got a map"),
+    "a number for a config file": ({"config": 0}, "expected the text of the config file, got a"),
     "a list for a config file": ({"config": [GPU]}, "or use --set-file config=FILE"),
     "a variable beside config": (
         {"config": "resources: []", "extraEnv": [{"name": "PLUGIN_NAME", "value": "x"}]},

@@ -66,6 +66,12 @@ fn introduce(
         out,
         "{STRONG}A kubelet, {behaviour}{STRONG:#}: plugins register at {dir}/{KUBELET_SOCKET}"
     )?;
+    let pod_resources = Settings::new(dir).pod_resources_socket();
+    writeln!(
+        out,
+        "Pod resources are served at {}",
+        pod_resources.display()
+    )?;
     let held = kubelet.all_assignments();
     if !held.is_empty() {
         writeln!(out, "Pods of an earlier run, from its checkpoint:\n")?;

@@ -41,7 +41,9 @@ pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result
         ))
     });
     let faulty = status.resources.iter().filter_map(faulty);
-    let notes: Vec<String> = waiting.chain(by_hand).chain(faulty).collect();
+    let removing = status.resources.iter().filter_map(pending_removal);
+    let notes = waiting.chain(by_hand).chain(removing).chain(faulty);
+    let notes: Vec<String> = notes.collect();
     if !notes.is_empty() {
         writeln!(out)?;
     }
@@ -88,6 +90,19 @@ fn by_hand(resource: &ResourceStatus) -> Option<String> {
     Some(both.join(", "))
 }
 
+fn pending_removal(resource: &ResourceStatus) -> Option<String> {
+    let name = &resource.name;
+    match resource.pending_removal {
+        0 => None,
+        1 => Some(format!(
+            "{name} has 1 device pending removal; status {name} shows it"
+        )),
+        count => Some(format!(
+            "{name} has {count} devices pending removal; status {name} shows them"
+        )),
+    }
+}
+
 fn faulty(resource: &ResourceStatus) -> Option<String> {
     let name = &resource.name;
     match resource.faults.iter().filter(|fault| !fault.spent).count() {
@@ -101,7 +116,12 @@ fn faulty(resource: &ResourceStatus) -> Option<String> {
 fn as_of(status: &Status, now: SystemTime) -> String {
     let checkpoint = &status.checkpoint;
     match (&checkpoint.as_of, &checkpoint.error) {
-        (Some(at), _) => format!("held: as of the kubelet's last write, {} ago", age(at, now)),
+        (Some(at), _) => {
+            let age = age(at, now);
+            format!(
+                "held: as of the kubelet's last write, {age} ago; deleted pods may be among them"
+            )
+        }
         (None, Some(error)) => {
             format!("held: not known: {error}")
         }
@@ -163,8 +183,12 @@ pub fn resource(
     ));
     let mut label = "removing";
     for (waits_for, count) in removing(resource) {
-        let devices = if count == 1 { "device" } else { "devices" };
-        rows.push((label, format!("{count} {devices}: {waits_for}")));
+        let wait = if count == 1 {
+            "device waits"
+        } else {
+            "devices wait"
+        };
+        rows.push((label, format!("{count} {wait} for {waits_for}")));
         label = "";
     }
     columns(

@@ -639,6 +639,31 @@ fn a_variable_that_keeps_a_container_from_starting_is_warned_of() {
     );
 }
 
+/// Measured with IDs of 86 characters in a variable each: 20,000 run, and 25,000 do not.
+#[test]
+fn an_environment_that_keeps_a_container_from_starting_is_warned_of() {
+    let with = |count: usize| {
+        let prefix = "x".repeat(78);
+        let text = format!(
+            "resources: [{{name: a/b, deviceIdPrefix: {prefix}, devices: {count}, env: {{'ONE_{{index}}': '{{id}}'}}}}]"
+        );
+        let warnings = crate::config::warnings::of(&resources(&text), None).into_iter();
+        warnings
+            .filter(|warning| warning.contains("environment"))
+            .collect::<Vec<_>>()
+    };
+    assert!(with(18_000).is_empty(), "{:?}", with(18_000));
+    let [warning] = &*with(25_000) else {
+        panic!("no warning, or several");
+    };
+    let (_, after) = warning.split_once("more than ").expect("a count");
+    let (fit, _) = after.split_once(" of its 25000 devices ").expect("a count");
+    assert!(
+        (18_000..21_000).contains(&fit.parse::<usize>().unwrap()),
+        "{fit}"
+    );
+}
+
 #[test]
 fn faults_that_never_strike_are_warned_of() {
     let text = ONE.replace(
