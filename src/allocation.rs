@@ -6,6 +6,9 @@ use thiserror::Error;
 use crate::device::{Device, Devices, Health, LIST_SIZE_MAX, delimited};
 use crate::template::Template;
 
+/// Devices of one container: so many, whatever they give, are made at once.
+const FEW: usize = 64;
+
 /// In bytes: a kubelet's gRPC client takes no larger answer to Allocate.
 pub const ANSWER_SIZE_MAX: usize = LIST_SIZE_MAX;
 
@@ -144,20 +147,23 @@ pub fn allocate(
     }
     given.sort_by_key(|device| device.index);
     given.dedup_by_key(|device| device.index);
-    let too_large = |fit| AllocateError::TooLarge {
-        asked: given.len(),
-        fit,
-    };
-    // Judged before it is made: each of a thousand devices may say something of all of them.
-    if outputs.is_quadratic() {
+    // Few are made as they are; of many it is found out first whether all of them fit, since they may be far too large.
+    if given.len() > FEW {
         let fit = outputs.most_in_an_answer(&given);
         if fit < given.len() {
-            return Err(too_large(fit));
+            return Err(AllocateError::TooLarge {
+                asked: given.len(),
+                fit,
+            });
         }
     }
     let allocation = outputs.of(&given);
     if allocation.size() > ANSWER_SIZE_MAX {
-        return Err(too_large(outputs.most_in_an_answer(&given)));
+        let fit = outputs.most_in_an_answer(&given);
+        return Err(AllocateError::TooLarge {
+            asked: given.len(),
+            fit,
+        });
     }
     Ok(allocation)
 }
@@ -242,6 +248,37 @@ impl From<Prefixes> for Outputs {
 impl Outputs {
     /// What a container with these devices gets.
     pub fn of(&self, devices: &[&Device]) -> Allocation {
+        if self.templates().any(Template::is_of_all) {
+            return self.prepared(devices).made(devices);
+        }
+        self.made(devices)
+    }
+
+    fn templates(&self) -> impl Iterator<Item = &Template> {
+        let pairs = self.envs.iter().chain(&self.annotations);
+        let files = self.device_files.iter().flat_map(DeviceFileRule::paths);
+        let mounts = self.mounts.iter().flat_map(MountRule::paths);
+        let pairs = pairs.flat_map(|(name, value)| [name, value]);
+        pairs.chain(files).chain(mounts).chain(&self.cdi_devices)
+    }
+
+    /// With what they say of all these devices made once, and not for each of them.
+    fn prepared(&self, devices: &[&Device]) -> Self {
+        let mut prepared = self.clone();
+        let pairs = prepared.envs.iter_mut().chain(&mut prepared.annotations);
+        let pairs = pairs.flat_map(|(name, value)| [name, value]);
+        let files = prepared.device_files.iter_mut();
+        let files = files.flat_map(|file| [&mut file.container_path, &mut file.host_path]);
+        let mounts = prepared.mounts.iter_mut();
+        let mounts = mounts.flat_map(|mount| [&mut mount.container_path, &mut mount.host_path]);
+        let cdi_devices = prepared.cdi_devices.iter_mut();
+        for template in pairs.chain(files).chain(mounts).chain(cdi_devices) {
+            *template = template.prepared(devices);
+        }
+        prepared
+    }
+
+    fn made(&self, devices: &[&Device]) -> Allocation {
         let pairs = |rules: &[(Template, Template)]| {
             let pair = |(name, value): &(Template, Template), at| {
                 (name.of(devices, at), value.of(devices, at))
@@ -281,20 +318,6 @@ impl Outputs {
     pub fn most_in_an_answer(&self, devices: &[&Device]) -> usize {
         let size = |count| self.of(&devices[..count]).size();
         most_within(ANSWER_SIZE_MAX, devices.len(), size)
-    }
-
-    /// Whether something that is there for each device says something of all of them.
-    pub fn is_quadratic(&self) -> bool {
-        let pairs = self.envs.iter().chain(&self.annotations);
-        let pairs = pairs.map(|(name, value)| [name, value]);
-        let files = self.device_files.iter().map(DeviceFileRule::paths);
-        let mounts = self.mounts.iter().map(MountRule::paths);
-        let cdi_devices = self.cdi_devices.iter().map(|name| [name, name]);
-        let mut all = pairs.chain(files).chain(mounts).chain(cdi_devices);
-        all.any(|texts| {
-            texts.iter().any(|text| text.is_per_device())
-                && texts.iter().any(|text| text.is_of_all())
-        })
     }
 }
 

@@ -20,8 +20,8 @@ pub const FILE: &str = "kubelet_internal_checkpoint";
 /// In bytes: many times that of a hundred resources of a thousand devices.
 pub const SIZE_MAX: u64 = 64 << 20;
 
-/// Of this age, what the file said is good enough for who need not know the last write. A registration comes half a
-/// second after whoever had the resource before, so that it needs not.
+/// A read this recent is shared by those who register at the same time, while the kubelet rewrites the file with each list. What
+/// a predecessor allocated is older: a registration that may follow one settles for half a second first.
 const LATELY: Duration = Duration::from_millis(100);
 
 /// From a disk that hangs, it is not read at all.

@@ -72,6 +72,11 @@ impl FaultHandle {
         self.judge(|faults| faults.call(target))
     }
 
+    /// A call that these struck waits no more.
+    pub fn delayed(&self, ids: &[FaultId]) {
+        self.judge(|faults| faults.delayed(ids));
+    }
+
     /// They struck a call, but nothing came of it: it does not count.
     pub fn take_back(&self, ids: &[FaultId]) {
         self.judge(|faults| faults.take_back(ids));

@@ -178,7 +178,7 @@ impl Answers {
         let Ok(Ok(place)) = timeout(PLACE_WITHIN, place).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "busy: try again\n");
         };
-        let view = self.observer.look().await;
+        let view = self.observer.look_closely().await;
         // The place goes with the work, which goes on though its guest may have had to go.
         let making = tokio::task::spawn_blocking(move || Large {
             text: of(view),

@@ -81,15 +81,27 @@ pub struct PluginView {
     pub offer: Arc<Offer>,
     /// What goes wrong with it on purpose.
     pub faults: Faults,
-    /// What each device that is pending removal waits for.
+    /// What each device that is pending removal waits for, where that was asked for.
     pub waits: BTreeMap<Box<str>, Wait>,
     /// What became of it.
     pub record: Record,
 }
 
 impl Observer {
-    /// Looks.
+    /// Looks at all but what the single devices wait for.
     pub async fn look(&self) -> View {
+        self.look_at(|_, _| BTreeMap::new()).await
+    }
+
+    /// Looks at the single devices too, of which there may be very many.
+    pub async fn look_closely(&self) -> View {
+        self.look_at(waits).await
+    }
+
+    async fn look_at(
+        &self,
+        waits: impl Fn(&PluginHandle, &Offer) -> BTreeMap<Box<str>, Wait>,
+    ) -> View {
         let checkpoint = match timeout(CHECKPOINT_WITHIN, self.checkpoint.read()).await {
             Ok(read) => read.map_err(|error| error.to_string()),
             Err(_) => Err("the kubelet's checkpoint cannot be read: it takes too long".to_owned()),

@@ -20,6 +20,8 @@ pub struct Offer {
     by_hand: ByHand,
     ill: BTreeSet<Box<str>>,
     devices: Arc<Devices>,
+    /// How often the same list was to be sent once more.
+    repeats: u64,
 }
 
 /// What was set by hand, over the configuration.
@@ -48,6 +50,7 @@ impl Offer {
         Self {
             by_hand: ByHand::default(),
             ill: BTreeSet::new(),
+            repeats: 0,
             devices: Arc::clone(&resource.devices),
             resource: Arc::new(resource),
         }
@@ -72,6 +75,20 @@ impl Offer {
     /// that are going.
     pub fn devices(&self) -> &Arc<Devices> {
         &self.devices
+    }
+
+    /// The same list to be sent once more: each makes the kubelet write its checkpoint.
+    #[must_use]
+    pub fn repeated(&self) -> Self {
+        Self {
+            repeats: self.repeats + 1,
+            ..self.clone()
+        }
+    }
+
+    /// How often the same list was to be sent once more.
+    pub fn repeats(&self) -> u64 {
+        self.repeats
     }
 
     /// The devices that are going.

@@ -46,6 +46,11 @@ impl OfferHandle {
         self.change(|offer| unknown(offer).then(|| offer.holding(held)));
     }
 
+    /// Sends the same list once more.
+    pub fn repeat(&self) {
+        self.change(|offer| Some(offer.repeated()));
+    }
+
     /// Drops these of the devices that are going.
     pub fn drop_going(&self, ids: &BTreeSet<&str>) {
         self.change(|offer| {

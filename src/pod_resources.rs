@@ -1,19 +1,19 @@
-//! The kubelet's pod-resources API: which devices pods hold, live rather than as of the checkpoint's last write.
+//! The kubelet's pod-resources API: which devices its running pods hold, but for those of init containers that have ended,
+//! which it leaves out (`server_v1.go`). So it is no proof that nobody holds a device.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tonic::Code;
 use tracing::warn;
 
 use crate::channel::channel_over;
-use crate::checkpoint_file;
 use crate::foreign::foreign;
 use crate::wire::podresources::pod_resources_lister_client::PodResourcesListerClient;
 use crate::wire::podresources::{ListPodResourcesRequest, ListPodResourcesResponse};
@@ -21,52 +21,30 @@ use crate::wire::podresources::{ListPodResourcesRequest, ListPodResourcesRespons
 /// For the connection and the call together; a kubelet answers in a few milliseconds.
 const LIST_WITHIN: Duration = Duration::from_secs(5);
 
-/// The kubelet takes 100 calls a second from the whole node (`podresources/constants.go`). All resources share one
-/// answer of this age.
-const FRESH: Duration = Duration::from_millis(200);
-
-/// The answer's size in bytes: as large a node as its checkpoint may describe.
-const ANSWER_SIZE_MAX: usize = 64 << 20;
-const _: () = assert!(ANSWER_SIZE_MAX as u64 == checkpoint_file::SIZE_MAX);
-
-/// After this many calls in a row without an answer the API counts as unreachable.
-const NO_ANSWERS_MAX: u32 = 3;
+/// The answer's size in bytes, as the kubelet's own clients bound it.
+const ANSWER_SIZE_MAX: usize = 16 << 20;
 
 /// The API at one socket. A clone shares the last answer.
 #[derive(Clone, Debug)]
 pub struct PodResources {
     socket: PathBuf,
-    last: Arc<Mutex<Last>>,
-}
-
-#[derive(Debug, Default)]
-struct Last {
-    answer: Option<PodDevices>,
-    /// Calls since then that were not answered.
-    no_answers: u32,
-    /// That it is unreachable was logged.
-    logged: bool,
+    /// One call at a time: the kubelet takes 100 a second from the whole node (`podresources/constants.go`).
+    last: Arc<Mutex<Option<PodDevices>>>,
+    warned: Arc<AtomicBool>,
 }
 
 /// The devices that the kubelet's running pods hold.
 #[derive(Clone, Debug)]
 pub struct PodDevices {
     /// When the kubelet was asked.
-    pub asked: Instant,
+    asked: Instant,
     by_resource: Arc<BTreeMap<String, BTreeSet<String>>>,
 }
 
 /// Why there is no answer.
 #[derive(Debug, Error)]
-pub enum PodResourcesError {
-    /// There is no such API: the socket is missing or cannot be opened, its server does not know the call, or has not
-    /// answered several times in a row.
-    #[error("the kubelet's pod-resources API cannot be reached: {0}")]
-    Unreachable(String),
-    /// The API is there and did not answer, for example since its rate limit was reached.
-    #[error("the kubelet's pod-resources API did not answer: {0}")]
-    NoAnswer(String),
-}
+#[error("{0}")]
+pub struct PodResourcesError(String);
 
 impl PodDevices {
     /// Whether a pod holds this device.
@@ -90,69 +68,52 @@ impl PodResources {
         Self {
             socket,
             last: Arc::default(),
+            warned: Arc::default(),
         }
     }
 
-    /// Asks the kubelet which devices pods hold, or returns the answer of a moment ago.
+    /// Asks the kubelet which devices pods hold. Who waited for another call takes the answer of that, if it was asked
+    /// meanwhile. The first failure is logged as a warning.
     ///
     /// # Errors
     /// When the API cannot be reached, or does not answer within 5 s.
     pub async fn list(&self) -> Result<PodDevices, PodResourcesError> {
-        let mut last = self.last.lock().await;
-        let fresh = last.answer.as_ref();
-        if let Some(answer) = fresh.filter(|answer| answer.asked.elapsed() < FRESH) {
-            return Ok(answer.clone());
-        }
-        let late = || PodResourcesError::NoAnswer("it takes longer than 5 s".to_owned());
-        let asked = timeout(LIST_WITHIN, self.ask()).await;
-        let error = match asked.unwrap_or_else(|_| Err(late())) {
-            Ok(answer) => {
-                *last = Last {
-                    answer: Some(answer.clone()),
-                    ..Last::default()
-                };
-                return Ok(answer);
+        let began = Instant::now();
+        let asking = async {
+            let mut last = self.last.lock().await;
+            if let Some(answer) = last.as_ref().filter(|answer| answer.asked >= began) {
+                return Ok(answer.clone());
             }
-            Err(PodResourcesError::NoAnswer(error)) if last.no_answers + 1 < NO_ANSWERS_MAX => {
-                last.no_answers += 1;
-                return Err(PodResourcesError::NoAnswer(error));
-            }
-            Err(PodResourcesError::NoAnswer(error) | PodResourcesError::Unreachable(error)) => {
-                error
-            }
+            let answer = self.ask().await?;
+            *last = Some(answer.clone());
+            Ok(answer)
         };
-        if !std::mem::replace(&mut last.logged, true) {
+        let late = |_| Err(PodResourcesError("no answer within 5 s".to_owned()));
+        let answer = timeout(LIST_WITHIN, asking).await.unwrap_or_else(late);
+        if let Err(error) = &answer
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
             let socket = self.socket.display();
-            warn!(%socket, error, "POD_RESOURCES_SOCKET cannot be reached: a device pending removal stays until the next pod with devices is admitted");
+            warn!(%socket, %error, "POD_RESOURCES_SOCKET: the kubelet cannot be asked whether a pod is deleted; its device stays until the next pod with devices is admitted");
         }
-        Err(PodResourcesError::Unreachable(error))
+        answer
     }
 
     async fn ask(&self) -> Result<PodDevices, PodResourcesError> {
-        let unreachable = |error: &dyn std::fmt::Display| {
-            PodResourcesError::Unreachable(foreign(&error.to_string()))
-        };
+        let failed = |error: &dyn std::fmt::Display| PodResourcesError(foreign(&error.to_string()));
         let asked = Instant::now();
         let stream = UnixStream::connect(&self.socket).await;
-        let stream = stream.map_err(|error| unreachable(&error))?;
-        let channel = channel_over(stream).await;
-        let channel = channel.map_err(|error| unreachable(&error))?;
+        let channel = channel_over(stream.map_err(|error| failed(&error))?).await;
+        let channel = channel.map_err(|error| failed(&error))?;
         let mut client =
             PodResourcesListerClient::new(channel).max_decoding_message_size(ANSWER_SIZE_MAX);
-        match client.list(ListPodResourcesRequest {}).await {
-            Ok(response) => Ok(PodDevices {
-                asked,
-                by_resource: Arc::new(by_resource(response.into_inner())),
-            }),
-            Err(status) if status.code() == Code::Unimplemented => {
-                Err(unreachable(&status.message()))
-            }
-            Err(status) => Err(PodResourcesError::NoAnswer(format!(
-                "{:?}: {}",
-                status.code(),
-                foreign(status.message())
-            ))),
-        }
+        let response = client.list(ListPodResourcesRequest {}).await;
+        let response = response
+            .map_err(|status| failed(&format!("{:?}: {}", status.code(), status.message())))?;
+        Ok(PodDevices {
+            asked,
+            by_resource: Arc::new(by_resource(response.into_inner())),
+        })
     }
 }
 
@@ -170,52 +131,11 @@ fn by_resource(response: ListPodResourcesResponse) -> BTreeMap<String, BTreeSet<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::podresources::pod_resources_lister_server::{
-        PodResourcesLister, PodResourcesListerServer,
-    };
-    use tokio_stream::wrappers::UnixListenerStream;
-    use tonic::{Request, Response, Status};
-
-    /// What a kubelet answers whose rate limit is reached.
-    struct Limited;
-
-    #[tonic::async_trait]
-    impl PodResourcesLister for Limited {
-        async fn list(
-            &self,
-            _: Request<ListPodResourcesRequest>,
-        ) -> Result<Response<ListPodResourcesResponse>, Status> {
-            Err(Status::resource_exhausted("rejected by rate limit"))
-        }
-    }
 
     #[tokio::test]
-    async fn one_call_without_an_answer_says_nothing_and_several_that_there_is_no_api() {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("kubelet.sock");
-        let listener = tokio::net::UnixListener::bind(&socket).unwrap();
-        let server = tonic::transport::Server::builder()
-            .add_service(PodResourcesListerServer::new(Limited))
-            .serve_with_incoming(UnixListenerStream::new(listener));
-        let _server = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(server));
-        let api = PodResources::new(socket);
-        let mut said = Vec::new();
-        for _ in 0..4 {
-            said.push(matches!(
-                api.list().await,
-                Err(PodResourcesError::NoAnswer(_))
-            ));
-        }
-        assert_eq!(said, [true, true, false, false]);
-    }
-
-    #[tokio::test]
-    async fn no_socket_is_no_api() {
+    async fn no_socket_is_no_answer() {
         let api = PodResources::new("/no/such/kubelet.sock".into());
         let error = api.list().await.unwrap_err();
-        assert!(
-            matches!(error, PodResourcesError::Unreachable(_)),
-            "{error}"
-        );
+        assert!(error.to_string().starts_with("No such file"), "{error}");
     }
 }

@@ -17,6 +17,8 @@ pub struct Retirement {
     /// Allocate and GetPreferredAllocation calls that are not answered yet, with the pending devices that they name.
     in_flight: BTreeMap<CallId, Vec<Box<str>>>,
     next_call: CallId,
+    /// When the kubelet was last asked whether pods of the checkpoint are deleted.
+    asked_pods: Option<Instant>,
 }
 
 /// Numbers the calls in the order of their arrival.
@@ -33,32 +35,14 @@ struct Pending {
     holder: Holder,
 }
 
-/// Whether a pod holds a device, as far as the kubelet says.
+/// Whether a pod holds a device, by the kubelet's checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Holder {
-    /// Neither source says anything.
+    /// The checkpoint cannot be read.
     Unknown,
+    /// A pod, which may be deleted.
     Pod,
-    PodInCheckpoint,
-    /// The checkpoint, read a moment ago, has no pod that holds it.
-    NoneInCheckpoint,
-    /// The pod-resources API said so at the first and at the last of these moments, and at each time between.
-    NoneListed {
-        first: Instant,
-        last: Instant,
-    },
-}
-
-/// What the kubelet says of the devices that pods hold.
-pub enum Evidence<'a> {
-    /// Nothing that can be read.
-    Nothing,
-    /// The pod-resources API did not answer this time: what it said before stands.
-    NoAnswer,
-    /// The checkpoint, and whether a pod holds the device in it.
-    Checkpoint(&'a dyn Fn(&str) -> bool),
-    /// The pod-resources API, asked at this moment, and whether a pod holds the device in its answer.
-    PodResources(Instant, &'a dyn Fn(&str) -> bool),
+    Nobody,
 }
 
 /// What a device that is pending removal waits for.
@@ -68,10 +52,8 @@ pub enum Wait {
     Report,
     /// A call that may pick it.
     Call,
-    /// The pod that holds it.
+    /// The pod that holds it in the kubelet's checkpoint. Where that is deleted, the kubelet to forget it.
     Pod,
-    /// The pod that holds it in the kubelet's checkpoint, which may be deleted.
-    CheckpointPod,
     /// The rest of the removal grace.
     Grace(Duration),
     /// Word of who holds it.
@@ -83,15 +65,12 @@ impl fmt::Display for Wait {
         match self {
             Self::Report => f.write_str("the kubelet to receive that it is Unhealthy"),
             Self::Call => f.write_str("a call in flight that may have picked it"),
-            Self::Pod => f.write_str("the pod that holds it"),
-            Self::CheckpointPod => {
-                f.write_str("its pod, or, if that is deleted, the next pod with devices")
-            }
+            Self::Pod => f.write_str("the pod that holds it in the kubelet's checkpoint"),
             Self::Grace(rest) => {
                 let seconds = rest.as_millis().div_ceil(1000);
                 write!(f, "the removal grace, {seconds} s more")
             }
-            Self::Holders => f.write_str("the kubelet to say which pods hold devices"),
+            Self::Holders => f.write_str("the kubelet's checkpoint, which cannot be read"),
         }
     }
 }
@@ -153,33 +132,51 @@ impl Retirement {
         !self.pending.is_empty()
     }
 
-    /// The kubelet was asked who holds what.
-    pub fn observed(&mut self, evidence: &Evidence<'_>) {
+    /// The checkpoint was read, from this moment on; `holds` says whether a pod holds the device in it.
+    pub fn read(&mut self, began: Instant, holds: impl Fn(&str) -> bool) {
         for (id, pending) in &mut self.pending {
-            pending.holder = match (evidence, pending.holder) {
-                (Evidence::NoAnswer, Holder::NoneInCheckpoint | Holder::PodInCheckpoint)
-                | (Evidence::Nothing, _) => Holder::Unknown,
-                (Evidence::NoAnswer, before) => before,
-                // Asked before the report, the kubelet may have given it away since.
-                (Evidence::PodResources(asked, _), before) if *asked < pending.reported => before,
-                (Evidence::PodResources(_, holds), _) if holds(id) => Holder::Pod,
-                (Evidence::Checkpoint(holds), _) if holds(id) => Holder::PodInCheckpoint,
-                (Evidence::Checkpoint(_), _) => Holder::NoneInCheckpoint,
-                (Evidence::PodResources(asked, _), Holder::NoneListed { first, .. }) => {
-                    Holder::NoneListed {
-                        first,
-                        last: *asked,
-                    }
-                }
-                (Evidence::PodResources(asked, _), _) => Holder::NoneListed {
-                    first: *asked,
-                    last: *asked,
-                },
-            };
+            // What was written before the report says nothing of a pod that got it until then.
+            if began >= pending.reported {
+                pending.holder = if holds(id) {
+                    Holder::Pod
+                } else {
+                    Holder::Nobody
+                };
+            }
         }
     }
 
-    /// The devices that can be dropped, if [`Retirement::observed`] was called just now.
+    /// The checkpoint could not be read.
+    pub fn not_read(&mut self) {
+        for pending in self.pending.values_mut() {
+            pending.holder = Holder::Unknown;
+        }
+    }
+
+    /// The devices for which the checkpoint alone has a pod, so that it is worth finding out whether that is deleted; at most
+    /// once in `every`, and not while a call is in flight: asked meanwhile, kubelets forget what they are allocating.
+    pub fn held_by_checkpoint(
+        &mut self,
+        grace: Duration,
+        every: Duration,
+        now: Instant,
+    ) -> Vec<Box<str>> {
+        let lately = self.asked_pods.is_some_and(|asked| now - asked < every);
+        if lately || !self.in_flight.is_empty() {
+            return Vec::new();
+        }
+        let held = self.pending.iter().filter(|(_, pending)| {
+            pending.holder == Holder::Pod
+                && now - pending.answered.unwrap_or(pending.reported) >= grace
+        });
+        let held: Vec<Box<str>> = held.map(|(id, _)| id.clone()).collect();
+        if !held.is_empty() {
+            self.asked_pods = Some(now);
+        }
+        held
+    }
+
+    /// The devices that can be dropped, if [`Retirement::read`] was called just now.
     pub fn free(&self, grace: Duration, now: Instant) -> impl Iterator<Item = &str> {
         let named = self.named_in_flight();
         let free = self
@@ -226,15 +223,12 @@ impl Retirement {
         if began_before || named.contains(id) {
             return Some(Wait::Call);
         }
-        let passed = now - pending.answered.unwrap_or(pending.reported);
-        let passed = match pending.holder {
+        match pending.holder {
             Holder::Unknown => return Some(Wait::Holders),
             Holder::Pod => return Some(Wait::Pod),
-            Holder::PodInCheckpoint => return Some(Wait::CheckpointPod),
-            Holder::NoneInCheckpoint => passed,
-            // A kubelet's answer in its first seconds may be incomplete: it must have said so for the whole grace.
-            Holder::NoneListed { first, last } => passed.min(last - first),
-        };
+            Holder::Nobody => {}
+        }
+        let passed = now - pending.answered.unwrap_or(pending.reported);
         let rest = grace.saturating_sub(passed);
         (!rest.is_zero()).then_some(Wait::Grace(rest))
     }
@@ -258,7 +252,7 @@ mod tests {
 
     /// With a checkpoint in which nobody holds anything.
     fn free(retirement: &mut Retirement, now: Instant) -> Vec<&str> {
-        retirement.observed(&Evidence::Checkpoint(&|_| false));
+        retirement.read(now, |_| false);
         retirement.free(GRACE, now).collect()
     }
 
@@ -318,40 +312,53 @@ mod tests {
     }
 
     #[test]
-    fn the_pod_resources_must_lack_it_for_the_whole_grace() {
-        let start = Instant::now();
-        let mut retirement = Retirement::default();
-        retirement.listed(&going(&["a"]), start + GRACE);
-        let mut free = |asked: Instant, is_held: bool| -> bool {
-            retirement.observed(&Evidence::PodResources(asked, &|_| is_held));
-            retirement.free(GRACE, asked + GRACE * 9).next().is_some()
-        };
-        assert!(!free(start, false), "asked before the report");
-        assert!(!free(start + GRACE, false));
-        assert!(!free(start + GRACE + GRACE / 2, false));
-        assert!(free(start + GRACE * 2, false));
-        assert!(!free(start + GRACE * 3, true));
-        assert!(!free(start + GRACE * 4, false), "held meanwhile");
-        assert!(free(start + GRACE * 5, false));
-    }
-
-    #[test]
     fn what_cannot_be_read_frees_nothing() {
         let start = Instant::now();
         let later = start + GRACE * 9;
         let mut retirement = Retirement::default();
-        retirement.listed(&going(&["a"]), start);
+        retirement.listed(&going(&["a"]), start + GRACE);
         assert_eq!(wait(&retirement, "a", later), Some(Wait::Holders));
-        retirement.observed(&Evidence::Checkpoint(&|id| id == "a"));
-        assert_eq!(wait(&retirement, "a", later), Some(Wait::CheckpointPod));
-        retirement.observed(&Evidence::Checkpoint(&|_| false));
+        retirement.read(start, |_| false);
+        assert_eq!(
+            wait(&retirement, "a", later),
+            Some(Wait::Holders),
+            "read before the report"
+        );
+        retirement.read(later, |id| id == "a");
+        assert_eq!(wait(&retirement, "a", later), Some(Wait::Pod));
+        retirement.read(later, |_| false);
         assert_eq!(wait(&retirement, "a", later), None);
-        retirement.observed(&Evidence::Nothing);
+        retirement.not_read();
         assert_eq!(wait(&retirement, "a", later), Some(Wait::Holders));
-        // The pod-resources API misses a turn: that is no word against what it said before and says after.
-        retirement.observed(&Evidence::PodResources(start, &|_| false));
-        retirement.observed(&Evidence::NoAnswer);
-        retirement.observed(&Evidence::PodResources(start + GRACE, &|_| false));
-        assert_eq!(wait(&retirement, "a", later), None);
+    }
+
+    #[test]
+    fn the_kubelet_is_asked_about_pods_of_the_checkpoint_once_in_a_while() {
+        let start = Instant::now();
+        let mut retirement = Retirement::default();
+        retirement.listed(&going(&["a", "b"]), start);
+        let asked = |retirement: &mut Retirement, at: Instant| {
+            retirement.held_by_checkpoint(GRACE, GRACE * 2, at).len()
+        };
+        retirement.read(start + GRACE, |id| id == "a");
+        assert_eq!(
+            asked(&mut retirement, start + GRACE / 2),
+            0,
+            "within the grace"
+        );
+        let call = retirement.call_began(["stays"].into_iter());
+        assert_eq!(
+            asked(&mut retirement, start + GRACE),
+            0,
+            "while a call is in flight"
+        );
+        retirement.call_ended(call, start + GRACE);
+        assert_eq!(asked(&mut retirement, start + GRACE), 1);
+        assert_eq!(
+            asked(&mut retirement, start + GRACE * 2),
+            0,
+            "a moment later"
+        );
+        assert_eq!(asked(&mut retirement, start + GRACE * 3), 1);
     }
 }

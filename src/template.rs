@@ -158,6 +158,18 @@ impl Template {
         })
     }
 
+    /// With what it says of all the container's devices made, so that this is not made again for each of them.
+    #[must_use]
+    pub fn prepared(&self, devices: &[&Device]) -> Self {
+        let prepared = |part: &Part| match part {
+            Part::Value(source @ Source::Each(_), filters) => {
+                Part::Text(filtered(source.of(devices, 0), filters))
+            }
+            part => part.clone(),
+        };
+        Self(self.0.iter().map(prepared).collect())
+    }
+
     /// The text for the device at this place among all of the container's devices.
     pub fn of(&self, devices: &[&Device], position: usize) -> String {
         let text = |part: &Part| match part {

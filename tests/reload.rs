@@ -5,13 +5,14 @@ mod support;
 
 use std::time::Duration;
 
-use simple_device_plugin::kubelet::{Kubelet, Pod, Settings, TopologyPolicy};
+use simple_device_plugin::kubelet::{Event, Happening, Kubelet, Pod, Settings, TopologyPolicy};
 use simple_device_plugin::retirement::Wait;
 use simple_device_plugin::supervisor::Supervisor;
 use support::{
     Manager, from_file, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets,
     within,
 };
+use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::TryRecvError;
 
 const A: &str = "example.com/a";
@@ -267,7 +268,7 @@ async fn without_the_pod_resources_a_device_waits_for_the_next_admission() {
     manager.reconfigure(from_file(&counted(3)));
     shows(&kubelet, A, 4, 3).await;
     kubelet.delete("p");
-    let held = |wait| wait == Wait::CheckpointPod;
+    let held = |wait| wait == Wait::Pod;
     manager.device_waits(A, "a-n-3", held).await;
     tokio::time::sleep(GRACES).await;
     manager.device_waits(A, "a-n-3", held).await;
@@ -277,6 +278,20 @@ async fn without_the_pod_resources_a_device_waits_for_the_next_admission() {
     manager.stop().await;
 }
 
+/// Waits until the list of resource a comes so often.
+async fn listed(events: &mut broadcast::Receiver<Event>, times: usize) {
+    let mut left = times;
+    let lists = async {
+        while left > 0 {
+            let event = events.recv().await.expect("a kubelet");
+            left -=
+                usize::from(event.resource == A && matches!(event.what, Happening::Listed { .. }));
+        }
+    };
+    within("lists", lists).await;
+}
+
+/// The pod resources are empty then, and asking for them frees nothing.
 #[tokio::test]
 async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
     let dir = plugin_dir();
@@ -286,33 +301,53 @@ async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
         ..settings(dir.path())
     });
     let kubelet = kubelet.expect("a kubelet");
-    let removed = |count: usize| {
-        let mut resources = from_file(&counted(count));
-        // Nobody waits for its end here.
-        resources[0].removal_grace = support::DEADLINE / 3;
-        resources
-    };
     kubelet.learn_pods();
-    let manager = Manager::of(dir.path(), removed(1));
+    let manager = Manager::of(dir.path(), from_file(&counted(1)));
     shows(&kubelet, A, 1, 1).await;
     let everything = pod("p", &[(A, 1)]);
     kubelet.admit(&everything).await.expect("admitted");
-    manager.reconfigure(removed(0));
-    manager
-        .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
-        .await;
+    manager.reconfigure(from_file(&counted(0)));
+    shows(&kubelet, A, 1, 0).await;
     let kubelet = kubelet.restart().await.expect("a kubelet");
-    let nobody_yet = |wait| matches!(wait, Wait::Grace(_));
-    manager.device_waits(A, "a-n-0", nobody_yet).await;
+    // The first list, and the same again, by which the kubelet is to write what it forgot.
+    listed(&mut kubelet.events(), 2).await;
     kubelet.learn_pods();
     manager
         .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
         .await;
-    shows(&kubelet, A, 1, 0).await;
     kubelet
         .admit(&everything)
         .await
         .expect("it keeps its devices");
+    shows(&kubelet, A, 1, 0).await;
+    assert_alive(&kubelet);
+    manager.stop().await;
+}
+
+/// The pod resources lack what init containers hold that have ended, and all that pods of another kubelet hold.
+#[tokio::test]
+async fn what_the_pod_resources_lack_stays_while_the_checkpoint_has_it() {
+    let (dir, other_dir) = (plugin_dir(), plugin_dir());
+    let kubelet = strict(dir.path());
+    let _other = strict(other_dir.path());
+    let socket = settings(other_dir.path()).pod_resources_socket();
+    let supervisor = Supervisor::new(from_file(&counted(1)), dir.path());
+    let manager = Manager::run(supervisor.asking_for_pod_resources(Some(socket)));
+    shows(&kubelet, A, 1, 1).await;
+    let everything = pod("p", &[(A, 1)]);
+    kubelet.admit(&everything).await.expect("admitted");
+    let mut events = kubelet.events();
+    manager.reconfigure(from_file(&counted(0)));
+    // Unhealthy, and then the same again and again.
+    listed(&mut events, 3).await;
+    manager
+        .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
+        .await;
+    kubelet
+        .admit(&everything)
+        .await
+        .expect("it keeps its devices");
+    shows(&kubelet, A, 1, 0).await;
     assert_alive(&kubelet);
     manager.stop().await;
 }

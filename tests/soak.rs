@@ -183,7 +183,9 @@ impl SoakedNode {
     async fn restart(&mut self) -> &'static str {
         let kubelet = self.kubelet.take().expect("a kubelet");
         kubelet.stop().await;
-        self.kubelet = Some(Kubelet::start(settings(self.dir.path())).expect("a new life"));
+        let pods = self.pods.keys().cloned().collect();
+        let kubelet = Kubelet::start_with_pods(settings(self.dir.path()), pods);
+        self.kubelet = Some(kubelet.expect("a new life"));
         self.broken.clear();
         self.spoilt.clear();
         self.restarts += 1;

@@ -168,6 +168,12 @@ async fn a_checkpoint_of_another_form_is_told_once_and_holders_are_unknown() {
     let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert!(status["resources"][0]["held"].is_null(), "{json}");
     manager.says("has an unknown form");
+    // Another text of the same kind is no news.
+    for unknown in ["{}", r#"{"data": "longer", "dataChecksum": 1}"#, "{"] {
+        fs::write(node.path().join(checkpoint_file::FILE), unknown).expect("a checkpoint");
+        let (_, all, _) = node.status(&[]);
+        assert!(all.contains("has an unknown form"), "{all}");
+    }
     let lines = manager.stderr.try_iter();
     assert_eq!(
         lines.filter(|line| line.contains("unknown form")).count(),

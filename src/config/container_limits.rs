@@ -2,53 +2,63 @@
 
 use std::cmp::Reverse;
 
-use crate::allocation::{
-    ANSWER_SIZE_MAX, Allocation, ENV_OVERHEAD, ENV_SIZE_MAX, ENVIRONMENT_SIZE_MAX, most_within,
-};
+use crate::allocation::{ENV_OVERHEAD, ENV_SIZE_MAX, ENVIRONMENT_SIZE_MAX, Outputs, most_within};
 use crate::device::Device;
 use crate::foreign::foreign;
 use crate::resource::Resource;
 use crate::template::Template;
 
-/// A warning for each limit that a container with all devices would pass.
+/// A warning for each limit that a container with all devices would pass. The work is bounded by the limits, as nothing far
+/// above them is made.
 pub fn warnings(resource: &Resource) -> Vec<String> {
-    let devices: Vec<&Device> = resource.devices.as_slice().iter().collect();
+    let mut devices: Vec<&Device> = resource.devices.as_slice().iter().collect();
     if devices.is_empty() {
         return Vec::new();
     }
-    let (name, outputs) = (&resource.name, &resource.outputs);
-    let alone = |device: &Device| outputs.of(&[device]);
-    // What each device gives by itself is small, so that all of it together need not be made to see that it fits.
-    let sum = |size: fn(&Allocation) -> usize| -> usize {
-        devices.iter().map(|device| size(&alone(device))).sum()
+    // Long IDs first: of others, more fit.
+    devices.sort_by_key(|device| Reverse(device.id.len()));
+    let outputs = &resource.outputs;
+    let long = outputs.envs.iter();
+    let long = long.filter_map(|(env, value)| long_variable(resource, &devices, env, value));
+    let answer = large_answer(resource, &devices);
+    answer
+        .into_iter()
+        .chain(large_environment(resource, &devices))
+        .chain(long)
+        .collect()
+}
+
+fn large_answer(resource: &Resource, devices: &[&Device]) -> Option<String> {
+    let (name, count) = (&resource.name, devices.len());
+    let fit = resource.outputs.most_in_an_answer(devices);
+    (fit < count).then(|| {
+        format!(
+            "{name}: Allocate can refuse a container that asks for more than {fit} of its {count} devices: \
+             the answer can be larger than the 4 MiB that a kubelet can receive"
+        )
+    })
+}
+
+fn large_environment(resource: &Resource, devices: &[&Device]) -> Option<String> {
+    let (name, count) = (&resource.name, devices.len());
+    let envs = Outputs {
+        envs: resource.outputs.envs.clone(),
+        ..Outputs::default()
     };
-    let mut warnings = Vec::new();
-    let count = devices.len();
-    if outputs.is_quadratic() || sum(Allocation::size) > ANSWER_SIZE_MAX {
-        let devices = largest_first(&devices, |device| alone(device).size());
-        let fit = outputs.most_in_an_answer(&devices);
-        warnings.extend((fit < count).then(|| {
-            format!(
-                "{name}: Allocate can refuse a container that asks for more than {fit} of its {count} devices: \
-                 the answer can be larger than the 4 MiB that a kubelet can receive"
-            )
-        }));
-    }
-    if !outputs.is_quadratic() && sum(environment_size) > ENVIRONMENT_SIZE_MAX {
-        let devices = largest_first(&devices, |device| environment_size(&alone(device)));
-        let size = |count: usize| environment_size(&outputs.of(&devices[..count]));
-        let fit = most_within(ENVIRONMENT_SIZE_MAX, count, size);
-        warnings.extend((fit < count).then(|| {
-            format!(
-                "{name}: a container with more than {fit} of its {count} devices cannot start: its environment would \
-                 be over 2 MiB (\"argument list too long\")"
-            )
-        }));
-    }
-    let of_all = outputs.envs.iter().filter(|(_, value)| value.is_of_all());
-    warnings
-        .extend(of_all.filter_map(|(env, value)| long_variable(resource, &devices, env, value)));
-    warnings
+    let size = |count: usize| {
+        let given = envs.of(&devices[..count]).envs;
+        let sizes = given
+            .iter()
+            .map(|(env, value)| env.len() + value.len() + ENV_OVERHEAD);
+        sizes.sum()
+    };
+    let fit = most_within(ENVIRONMENT_SIZE_MAX, count, size);
+    (fit < count).then(|| {
+        format!(
+            "{name}: a container with more than {fit} of its {count} devices may not start: its environment would \
+             be over 2 MiB (\"argument list too long\")"
+        )
+    })
 }
 
 /// A variable that says something of all devices of the container.
@@ -58,7 +68,9 @@ fn long_variable(
     env: &Template,
     value: &Template,
 ) -> Option<String> {
-    let devices = largest_first(devices, |device| value.of(&[device], 0).len());
+    if !value.is_of_all() && !env.is_of_all() {
+        return None;
+    }
     let size = |count: usize| {
         let devices = &devices[..count];
         "=\0".len() + env.of(devices, 0).len() + value.of(devices, 0).len()
@@ -66,23 +78,10 @@ fn long_variable(
     let (name, count) = (&resource.name, devices.len());
     let fit = most_within(ENV_SIZE_MAX, count, size);
     (fit < count).then(|| {
-        let env = foreign(&env.of(&devices, 0));
+        let env = foreign(&env.of(devices, 0));
         format!(
-            "{name}: a container with more than {fit} of its {count} devices cannot start: the env {env} would be over \
+            "{name}: a container with more than {fit} of its {count} devices may not start: the env {env} would be over \
              128 KiB (\"argument list too long\")"
         )
     })
-}
-
-fn environment_size(given: &Allocation) -> usize {
-    let sizes = given.envs.iter();
-    let sizes = sizes.map(|(env, value)| env.len() + value.len() + ENV_OVERHEAD);
-    sizes.sum()
-}
-
-/// So that of any devices as many fit as of these.
-fn largest_first<'a>(devices: &[&'a Device], size: impl Fn(&Device) -> usize) -> Vec<&'a Device> {
-    let mut devices = devices.to_vec();
-    devices.sort_by_cached_key(|device| Reverse(size(device)));
-    devices
 }

@@ -233,7 +233,10 @@ impl Answers {
     async fn status(&self, wanted: Wanted) -> Answer {
         // Never closed, so there is always one.
         let place = Arc::clone(&self.places).acquire_owned().await;
-        let view = self.observer.look().await;
+        let view = match wanted {
+            Wanted::None => self.observer.look().await,
+            Wanted::All | Wanted::Of(_) => self.observer.look_closely().await,
+        };
         // The place goes with the work, which goes on though its guest may have had to go.
         let making = tokio::task::spawn_blocking(move || Answer {
             _place: place.ok(),

@@ -33,6 +33,8 @@ pub struct Armed {
     pub seen: u64,
     /// How often it did.
     pub struck: u64,
+    /// Calls that it delays now.
+    delaying: usize,
     asked: Fault,
     chance: fastrand::Rng,
 }
@@ -43,10 +45,14 @@ impl Armed {
         self.struck >= self.fault.times()
     }
 
-    /// Whether taking it away changes nothing: a delay may be going on.
+    /// Whether taking it away changes nothing.
     fn is_over(&self) -> bool {
-        let is_short = matches!(self.fault.effect(), Effect::DropStream | Effect::Refuse(_));
-        self.is_spent() && is_short
+        let goes_on = match self.fault.effect() {
+            Effect::DropStream | Effect::Refuse(_) => false,
+            Effect::Delay(_) => self.delaying > 0,
+            Effect::Withhold(_) | Effect::Flap(_) => true,
+        };
+        self.is_spent() && !goes_on
     }
 
     /// Judges the next time that it could strike. The same seed judges alike again.
@@ -178,7 +184,10 @@ impl Faults {
         let mut of_call = OfCall::default();
         for (id, effect) in self.strike(target, |_| true) {
             match effect {
-                Effect::Delay(delay) => of_call.delays.push((id, delay)),
+                Effect::Delay(delay) => {
+                    self.begin_delay(id);
+                    of_call.delays.push((id, delay));
+                }
                 // One answer is all that it can get.
                 Effect::Refuse(_) if of_call.refusal.is_some() => self.take_back(&[id]),
                 Effect::Refuse(refusal) => of_call.refusal = Some((id, refusal)),
@@ -188,12 +197,27 @@ impl Faults {
         of_call
     }
 
+    /// A call that these struck waits no more.
+    pub fn delayed(&mut self, ids: &[FaultId]) {
+        for armed in &mut self.armed {
+            if ids.contains(&armed.id) {
+                armed.delaying = armed.delaying.saturating_sub(1);
+            }
+        }
+    }
+
     /// They struck a call, but nothing came of it: it does not count.
     pub fn take_back(&mut self, ids: &[FaultId]) {
         for armed in &mut self.armed {
             if ids.contains(&armed.id) {
                 armed.struck = armed.struck.saturating_sub(1);
             }
+        }
+    }
+
+    fn begin_delay(&mut self, id: FaultId) {
+        if let Some(armed) = self.armed.iter_mut().find(|armed| armed.id == id) {
+            armed.delaying += 1;
         }
     }
 
@@ -250,6 +274,7 @@ impl Faults {
             by_hand,
             seen: 0,
             struck: 0,
+            delaying: 0,
             asked,
             chance: fastrand::Rng::with_seed(seed),
         }
@@ -448,6 +473,12 @@ mod tests {
             lasting.collect::<Vec<_>>(),
             [Target::Registration, Target::Allocate]
         );
+        // A delay that nobody waits for any more makes room.
+        let delay = faults.armed()[1].id;
+        faults.delayed(&[delay]);
+        let stream = fault(r#"{"rpc": "stream", "after": 1}"#);
+        faults.set(stream, 1).expect("the place of the delay");
+        assert!(!faults.has(delay));
         let health = fault(r#"{"rpc": "health", "devices": "0", "up": "1s", "down": "1s"}"#);
         faults.clear();
         for _ in 0..FLAPS_MAX {

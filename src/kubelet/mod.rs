@@ -82,7 +82,14 @@ impl Kubelet {
         Self::start_with(settings, None)
     }
 
-    /// With these pods running, or those of the checkpoint.
+    /// Starts as [`Kubelet::start`] with these pods running, whatever the checkpoint says: as the API server knows them.
+    ///
+    /// # Errors
+    /// As [`Kubelet::start`].
+    pub fn start_with_pods(settings: Settings, pods: BTreeSet<String>) -> io::Result<Self> {
+        Self::start_with(settings, Some(pods))
+    }
+
     fn start_with(settings: Settings, pods: Option<BTreeSet<String>>) -> io::Result<Self> {
         std::fs::create_dir_all(&settings.dir)?;
         let socket = settings.dir.join(KUBELET_SOCKET);
@@ -172,7 +179,7 @@ impl Kubelet {
         let settings = self.shared.settings.clone();
         let pods = self.shared.pods().clone();
         self.stop().await;
-        Self::start_with(settings, Some(pods))
+        Self::start_with_pods(settings, pods)
     }
 
     /// Follows the Node's extended resources.

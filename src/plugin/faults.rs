@@ -9,6 +9,7 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::fault::{BOUNDS, Delays, FaultId, Flaps, Grant, Judged, Target, Withheld};
+use crate::fault_handle::FaultHandle;
 use crate::lock::lock;
 
 use super::{End, PluginHandle};
@@ -49,6 +50,10 @@ impl PluginHandle {
     ) {
         let wanted: Duration = delays.iter().map(|(_, delay)| *delay).sum();
         let ids: Vec<FaultId> = delays.iter().map(|(id, _)| *id).collect();
+        let _until_answered = Delayed {
+            faults: &self.faults,
+            ids: &ids,
+        };
         let granted = Granted::new(Arc::clone(&self.delays), wanted);
         let length = granted.grant.length;
         if length < wanted {
@@ -153,6 +158,18 @@ impl PluginHandle {
 
     fn name(&self) -> String {
         self.offer.now().resource().name.to_string()
+    }
+}
+
+/// A call that waits, until it is answered or given up.
+struct Delayed<'a> {
+    faults: &'a FaultHandle,
+    ids: &'a [FaultId],
+}
+
+impl Drop for Delayed<'_> {
+    fn drop(&mut self) {
+        self.faults.delayed(self.ids);
     }
 }
 

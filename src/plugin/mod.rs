@@ -145,6 +145,8 @@ impl PluginInstance {
             () = stop.cancelled() => return Ok(Ended::After(Duration::ZERO)),
         };
         let quiet = past.needs_quiet(before);
+        // Also where the run before panicked: what its stream reported was reported to another life of the kubelet.
+        lock(&self.handle.retirement).stream_ended();
         let mut server = Server::start(socket, Arc::clone(&self.resource), self.handle.clone());
         past.registers();
         let registered = tokio::select! {

@@ -69,13 +69,13 @@ impl DevicePlugin for Service {
         trace!(%resource, "DevicePlugin.list_and_watch");
         let open = OpenStream::new(self.peers.clone(), connection(&request)?);
         let retirement = Arc::clone(&self.handle.retirement);
-        let mut sent: Option<Arc<Devices>> = None;
+        let mut sent: Option<(Arc<Devices>, u64)> = None;
         let lists = WatchStream::new(self.offer.clone()).filter_map(move |offer| {
             let _until_dropped = &open;
             let devices = offer.devices();
-            let is_new = sent
-                .as_ref()
-                .is_none_or(|sent| !sent.is_told_alike(devices));
+            let is_new = sent.as_ref().is_none_or(|(sent, repeats)| {
+                *repeats != offer.repeats() || !sent.is_told_alike(devices)
+            });
             // Also where it need not be told again: who was ill before it went is Unhealthy already.
             lock(&retirement).listed(devices, Instant::now());
             let list = is_new.then(|| {
@@ -83,7 +83,7 @@ impl DevicePlugin for Service {
                 trace!(%resource, count, "DevicePlugin.list_and_watch.send");
                 Ok(v1beta1::ListAndWatchResponse::from(&**devices))
             });
-            sent = Some(Arc::clone(devices));
+            sent = Some((Arc::clone(devices), offer.repeats()));
             std::future::ready(list)
         });
         let ending = self.ending.clone().cancelled_owned();

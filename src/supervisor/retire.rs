@@ -4,19 +4,20 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use tracing::info;
+use tracing::{debug, info};
 
-use crate::holders::{Holders, Said};
+use crate::holders::Holders;
 use crate::lock::lock;
 use crate::plugin::PluginHandle;
 use crate::resource::Resource;
-use crate::retirement::Evidence;
 
-/// The kubelet is asked this soon after devices are pending removal, and then again at this part of the grace, but not
-/// all the time and not too rarely.
+/// The first probe comes this soon after devices are pending removal, the others at this part of the grace.
 const FIRST_PROBE: Duration = Duration::from_millis(50);
 const PROBES_IN_A_GRACE: u32 = 6;
 const PROBE_AGAIN_MAX: Duration = Duration::from_secs(5);
+
+/// Between two questions to the kubelet whether pods of its checkpoint are deleted, if the grace is shorter.
+const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
 
 /// Drops devices of one resource for as long as it is polled.
 pub async fn retire<T>(handle: &PluginHandle, holders: &Holders) -> T {
@@ -30,39 +31,61 @@ pub async fn retire<T>(handle: &PluginHandle, holders: &Holders) -> T {
         while offers.borrow_and_update().going().next().is_some() {
             sleep(pause).await;
             let resource = handle.offer.now().resource().clone();
-            drop_free(handle, holders, &resource).await;
+            if lock(&handle.retirement).has_pending() {
+                drop_free(handle, holders, &resource).await;
+                forget_deleted_pods(handle, holders, &resource).await;
+            }
             pause =
                 (resource.removal_grace / PROBES_IN_A_GRACE).clamp(FIRST_PROBE, PROBE_AGAIN_MAX);
         }
     }
 }
 
-/// Asks once. A device of which the kubelet says nothing stays.
+/// Reads the checkpoint once. What cannot be read frees nothing.
 async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource) {
-    if !lock(&handle.retirement).has_pending() {
+    let name = &resource.name;
+    let began = Instant::now();
+    let read = holders.checkpoint.read().await;
+    let mut retirement = lock(&handle.retirement);
+    match read {
+        Ok(written) => {
+            let known = written.checkpoint.of(name.as_str());
+            retirement.read(began, |id| {
+                known.is_some_and(|known| known.held.contains_key(id))
+            });
+        }
+        Err(error) => {
+            debug!(resource = %name, %error, "devices pending removal stay");
+            retirement.not_read();
+        }
+    }
+    let free = retirement.free(resource.removal_grace, Instant::now());
+    let free: BTreeSet<&str> = free.collect();
+    if !free.is_empty() {
+        info!(resource = %name, devices = free.len(), "dropped devices that nobody holds");
+        handle.offer.drop_going(&free);
+    }
+}
+
+/// On a node where no pod with devices comes, a deleted pod stays in the checkpoint. Asking for the pod resources makes the kubelet
+/// forget it, and a list, also the same one, makes it write that down. What the checkpoint then says is the proof: the answer
+/// itself leaves out init containers, and may be another kubelet's.
+async fn forget_deleted_pods(handle: &PluginHandle, holders: &Holders, resource: &Resource) {
+    let Some(pod_resources) = &holders.pod_resources else {
+        return;
+    };
+    let (name, grace) = (&resource.name, resource.removal_grace);
+    let held = lock(&handle.retirement).held_by_checkpoint(
+        grace,
+        grace.max(ASK_AGAIN_MIN),
+        Instant::now(),
+    );
+    if held.is_empty() {
         return;
     }
-    let said = holders.ask(&resource.name).await;
-    let name = resource.name.as_str();
-    let mut retirement = lock(&handle.retirement);
-    match &said {
-        Said::Nothing => retirement.observed(&Evidence::Nothing),
-        Said::NoAnswer => retirement.observed(&Evidence::NoAnswer),
-        Said::Checkpoint(written) => {
-            let known = written.checkpoint.of(name);
-            let holds = |id: &str| known.is_some_and(|known| known.held.contains_key(id));
-            retirement.observed(&Evidence::Checkpoint(&holds));
-        }
-        Said::Listed(devices) => {
-            let holds = |id: &str| devices.holds(name, id);
-            retirement.observed(&Evidence::PodResources(devices.asked, &holds));
-        }
-    }
-    let free: BTreeSet<&str> = retirement
-        .free(resource.removal_grace, Instant::now())
-        .collect();
-    if !free.is_empty() {
-        info!(resource = %resource.name, devices = free.len(), "dropped devices that nobody holds");
-        handle.offer.drop_going(&free);
+    match pod_resources.list().await {
+        Ok(devices) if held.iter().all(|id| devices.holds(name.as_str(), id)) => {}
+        Ok(_) => handle.offer.repeat(),
+        Err(error) => debug!(resource = %name, %error, "devices of deleted pods stay"),
     }
 }
