@@ -207,12 +207,14 @@ async fn starts_over_once_when_the_checkpoint_lacks_it() {
 }
 
 /// A newer kubelet keeps the stream of a plugin whose resource another one took and left: every device is
-/// ill until somebody registers again.
+/// ill until somebody registers again. Its checkpoint shows that at the next write, when the grace of the other is over at the
+/// latest.
 #[tokio::test]
 async fn a_foreign_plugin_that_came_and_went_is_got_over() {
     let dir = plugin_dir();
     let kubelet = Kubelet::start(Settings {
         behaviour: Behaviour::Newer,
+        grace: Duration::from_millis(300),
         ..settings(dir.path())
     })
     .expect("a kubelet");
