@@ -495,7 +495,7 @@ def test_e2e_does_not_wait_for_a_kubelet_to_sync_a_config_map(dry, e2e):
         words = [f"examples/{example}/config.yaml", annotate]
         _, changed, annotated = re.split("|".join(map(re.escape, words)), dry.asked.replace("\\", ""))
         assert "apply" not in changed and "apply" in annotated
-    assert set(re.findall(r"--timeout[= ]\\?(\w+)", dry.asked)) == {"180s"}, "deploy and undeploy too"
+    assert set(re.findall(r"--timeout[= ]\\?(\d+[ms])", dry.asked)) == {"180s"}, "deploy and undeploy too"
 
 
 def test_e2e_counts_pods_that_failed(e2e):
