@@ -63,9 +63,9 @@ pub enum Wait {
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Report => f.write_str("the kubelet to receive that it is Unhealthy"),
-            Self::Call => f.write_str("a call in flight that may have picked it"),
-            Self::Pod => f.write_str("the pod that holds it in the kubelet's checkpoint"),
+            Self::Report => f.write_str("the kubelet to receive the health Unhealthy"),
+            Self::Call => f.write_str("a call in flight that may pick devices"),
+            Self::Pod => f.write_str("a pod, by the kubelet's checkpoint"),
             Self::Grace(rest) => {
                 let seconds = rest.as_millis().div_ceil(1000);
                 write!(f, "the removal grace, {seconds} s more")
