@@ -6,7 +6,7 @@ use thiserror::Error;
 use crate::device::{Device, Devices, Health, LIST_SIZE_MAX, delimited};
 use crate::template::Template;
 
-/// Devices of one container: so many, whatever they give, are made at once.
+/// The answer for at most this many devices of a container is built before its size is checked.
 const FEW: usize = 64;
 
 /// In bytes: a kubelet's gRPC client takes no larger answer to Allocate.
@@ -147,29 +147,24 @@ pub fn allocate(
     }
     given.sort_by_key(|device| device.index);
     given.dedup_by_key(|device| device.index);
-    // Few are made as they are; of many it is found out first whether all of them fit, since they may be far too large.
-    if given.len() > FEW {
+    let asked = given.len();
+    let too_large = |fit| AllocateError::TooLarge { asked, fit };
+    // The answer for many devices may take gigabytes: check that it fits before it is built.
+    if asked > FEW {
         let fit = outputs.most_in_an_answer(&given);
-        if fit < given.len() {
-            return Err(AllocateError::TooLarge {
-                asked: given.len(),
-                fit,
-            });
+        if fit < asked {
+            return Err(too_large(fit));
         }
     }
     let allocation = outputs.of(&given);
     if allocation.size() > ANSWER_SIZE_MAX {
-        let fit = outputs.most_in_an_answer(&given);
-        return Err(AllocateError::TooLarge {
-            asked: given.len(),
-            fit,
-        });
+        return Err(too_large(outputs.most_in_an_answer(&given)));
     }
     Ok(allocation)
 }
 
-/// A count, at most this one, of which the size is within the limit; very near to the largest one, and the count itself where
-/// that fits. The size must not shrink with the count.
+/// Returns `count` if its size is within the limit, else a smaller count that is, near the largest such. The size must not
+/// shrink as the count grows.
 pub fn most_within(limit: usize, count: usize, size: impl Fn(usize) -> usize) -> usize {
     let (mut fits, mut fits_size) = (0, 0);
     // Doubling first: what is far too large is not made.

@@ -52,9 +52,7 @@ impl PodDevices {
         let devices = self.by_resource.get(resource);
         devices.is_some_and(|devices| devices.contains(id))
     }
-}
 
-impl PodDevices {
     /// The devices of this resource that pods hold, by ID.
     pub fn of(&self, resource: &str) -> impl Iterator<Item = &str> {
         let devices = self.by_resource.get(resource).into_iter().flatten();
