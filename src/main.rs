@@ -4,9 +4,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use simple_device_plugin::commands::{Cli, stdout};
+use simple_device_plugin::cli::{Cli, stdout};
 use simple_device_plugin::config::Mistakes;
-use simple_device_plugin::watcher::DirReplaced;
+use simple_device_plugin::node::watcher::DirReplaced;
 
 /// `EX_CONFIG` of sysexits.h: the configuration is wrong, nothing was touched.
 const CONFIG: u8 = 78;

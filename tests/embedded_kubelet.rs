@@ -5,12 +5,12 @@ mod support;
 use std::path::Path;
 use std::time::Duration;
 
-use simple_device_plugin::checkpoint_file::CheckpointFile;
+use simple_device_plugin::api::v1beta1::DevicePluginOptions;
 use simple_device_plugin::kubelet::{
     AdmissionError, Behaviour, Crash, Happening, Kubelet, Settings, TopologyPolicy,
 };
-use simple_device_plugin::pod_resources::PodResources;
-use simple_device_plugin::wire::v1beta1::DevicePluginOptions;
+use simple_device_plugin::node::checkpoint_file::CheckpointFile;
+use simple_device_plugin::node::pod_resources::PodResources;
 use support::fakes::{FakePlugin, register};
 use support::{kubelet, plugin_dir, pod, settings, shows, sockets, within};
 

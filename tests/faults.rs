@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
+use simple_device_plugin::api;
+use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::kubelet::AdmissionError;
-use simple_device_plugin::wire;
-use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
 use support::fakes::dial;
 use support::http::Http;
 use support::steered::{FOUR, GPU, Node};
@@ -352,7 +352,7 @@ async fn devices_flap() {
 async fn allocates(node: &Node, name: &str) {
     let socket = format!("simple-device-plugin-example.com_{name}.sock");
     let channel = dial(&node.dir.path().join(socket)).await.expect("a plugin");
-    let request = wire::allocation_of(vec![format!("{name}-n-0")]);
+    let request = api::allocation_of(vec![format!("{name}-n-0")]);
     let answer = DevicePluginClient::new(channel).allocate(request).await;
     answer.expect("an answer");
 }

@@ -2,7 +2,7 @@
 
 mod support;
 
-use simple_device_plugin::device::Health;
+use simple_device_plugin::model::device::Health;
 use support::http::{A, Http, ONE, Observed, answer};
 use support::{Manager, kubelet, plugin_dir, pod, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

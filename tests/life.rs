@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
-use simple_device_plugin::checkpoint_file;
-use simple_device_plugin::kubelet::{Behaviour, Kubelet, Settings};
-use simple_device_plugin::plugin_dir::SocketIdentity;
-use simple_device_plugin::supervisor::Supervisor;
-use simple_device_plugin::watcher::DirReplaced;
-use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
-use simple_device_plugin::wire::{
+use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
+use simple_device_plugin::api::{
     PreferenceQuestion, allocation_of, preference_of, preferred_ids, v1beta1,
 };
+use simple_device_plugin::kubelet::{Behaviour, Kubelet, Settings};
+use simple_device_plugin::node::checkpoint_file;
+use simple_device_plugin::node::plugin_dir::SocketIdentity;
+use simple_device_plugin::node::watcher::DirReplaced;
+use simple_device_plugin::supervisor::Supervisor;
 use support::fakes::{Answer, FakeKubelet, dial};
 use support::{
     DEADLINE, Manager, held, kubelet, plugin_dir, pod, registrations, resources, settings, shows,

@@ -2,8 +2,8 @@
 
 mod support;
 
-use simple_device_plugin::device::Health;
-use simple_device_plugin::record::{Cause, Record, RegistrationResult, Step};
+use simple_device_plugin::model::device::Health;
+use simple_device_plugin::plugin::record::{Cause, Record, RegistrationResult, Step};
 use support::fakes::{Answer, FakeKubelet};
 use support::http::{A, B, BOTH, Http, ONE};
 use support::{Manager, kubelet, plugin_dir, pod, resources, write_checkpoint};

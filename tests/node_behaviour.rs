@@ -4,8 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use simple_device_plugin::device::Health;
 use simple_device_plugin::kubelet::{Kubelet, Settings};
+use simple_device_plugin::model::device::Health;
 use support::fakes::{FakePlugin, register};
 use support::{Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows};
 use tonic::Status;

@@ -10,9 +10,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use assert_cmd::cargo::cargo_bin;
+use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
+use simple_device_plugin::api::{allocation_of, v1beta1};
 use simple_device_plugin::kubelet::{Kubelet, Settings};
-use simple_device_plugin::wire::v1beta1::device_plugin_client::DevicePluginClient;
-use simple_device_plugin::wire::{allocation_of, v1beta1};
 use support::fakes::dial;
 use support::process::{Running, output, program};
 use support::{held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, within};

@@ -6,9 +6,9 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 use std::time::Duration;
 
-use simple_device_plugin::device::Health;
 use simple_device_plugin::kubelet::{self, Behaviour, Kubelet, Settings};
-use simple_device_plugin::record::{Cause, Record, Step};
+use simple_device_plugin::model::device::Health;
+use simple_device_plugin::plugin::record::{Cause, Record, Step};
 use simple_device_plugin::supervisor::Supervisor;
 use support::fakes::{Answer, FakeKubelet, FakePlugin, register};
 use support::http::{A, B, BOTH, Http, ONE, Observed};

@@ -6,7 +6,7 @@ mod support;
 use std::time::Duration;
 
 use simple_device_plugin::kubelet::{Event, Happening, Kubelet, Pod, Settings, TopologyPolicy};
-use simple_device_plugin::retirement::Wait;
+use simple_device_plugin::offer::retirement::Wait;
 use simple_device_plugin::supervisor::Supervisor;
 use support::{
     Manager, from_file, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets,

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fastrand::Rng;
 use simple_device_plugin::kubelet::{Kubelet, Settings, TopologyPolicy};
-use simple_device_plugin::resource::Resource;
+use simple_device_plugin::offer::resource::Resource;
 use support::{Manager, from_file, held, plugin_dir, pod, registrations, settings, shows, within};
 
 /// Unless `RELOADS` says otherwise; `make soak` does a thousand.

@@ -10,8 +10,8 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
-use simple_device_plugin::checkpoint_file;
 use simple_device_plugin::kubelet::Kubelet;
+use simple_device_plugin::node::checkpoint_file;
 use support::process::{Running, output, program};
 use support::{DEADLINE, kubelet, plugin_dir, pod, shows, until};
 use tempfile::TempDir;

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::pin::Pin;
 use std::process::Command;
 
-use simple_device_plugin::wire::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
-use simple_device_plugin::wire::v1beta1::{
+use simple_device_plugin::api::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
+use simple_device_plugin::api::v1beta1::{
     AllocateRequest, AllocateResponse, DevicePluginOptions, Empty, ListAndWatchResponse,
     PreStartContainerRequest, PreStartContainerResponse, PreferredAllocationRequest,
     PreferredAllocationResponse,

@@ -8,5 +8,5 @@ use simple_device_plugin::kubelet::checkpoint;
 fuzz_target!(|bytes: &[u8]| {
     // Whatever it holds, it is read or refused.
     let _ = checkpoint::parse(bytes);
-    let _ = simple_device_plugin::checkpoint::parse(bytes);
+    let _ = simple_device_plugin::node::checkpoint::parse(bytes);
 });

@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use simple_device_plugin::config::{Config, Environment, FileText, Host, Place};
-use simple_device_plugin::device::{Device, LIST_SIZE_MAX};
+use simple_device_plugin::model::device::{Device, LIST_SIZE_MAX};
 
 /// Longer numbers make as many devices: that takes time and finds nothing.
 const DIGITS_MAX: usize = 4;

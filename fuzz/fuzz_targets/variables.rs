@@ -7,9 +7,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use simple_device_plugin::allocation::allocate;
+use simple_device_plugin::model::allocation::allocate;
 use simple_device_plugin::config::{Config, Environment, Host};
-use simple_device_plugin::device::LIST_SIZE_MAX;
+use simple_device_plugin::model::device::LIST_SIZE_MAX;
 
 /// Longer numbers make as many devices: that takes time and finds nothing.
 const DIGITS_MAX: usize = 4;
@@ -54,7 +54,7 @@ fn holds(config: &Config) {
             allocate(&resource.devices, &resource.outputs, &ids).expect("a device of its own");
         }
         let same =
-            |other: &&simple_device_plugin::resource::Resource| other.socket == resource.socket;
+            |other: &&simple_device_plugin::offer::resource::Resource| other.socket == resource.socket;
         assert_eq!(config.resources.iter().filter(same).count(), 1);
     }
 }

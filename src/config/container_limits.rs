@@ -2,11 +2,13 @@
 
 use std::cmp::Reverse;
 
-use crate::allocation::{ENV_OVERHEAD, ENV_SIZE_MAX, ENVIRONMENT_SIZE_MAX, Outputs, most_within};
-use crate::device::Device;
 use crate::foreign::foreign;
-use crate::resource::Resource;
-use crate::template::Template;
+use crate::model::allocation::{
+    ENV_OVERHEAD, ENV_SIZE_MAX, ENVIRONMENT_SIZE_MAX, Outputs, most_within,
+};
+use crate::model::device::Device;
+use crate::model::template::Template;
+use crate::offer::resource::Resource;
 
 /// A warning for each limit that a container with all devices would pass. The work is bounded by the limits, as nothing far
 /// above them is made.

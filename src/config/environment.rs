@@ -5,8 +5,8 @@ use std::ffi::OsString;
 
 use super::mistake::Mistakes;
 use super::names::Form;
-use crate::host_paths::Resolve;
-use crate::numa::NumaNodes;
+use crate::config::host_paths::Resolve;
+use crate::model::numa::NumaNodes;
 
 /// Variables by name. The values may be anything.
 pub type Environment = BTreeMap<String, OsString>;

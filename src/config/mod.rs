@@ -10,6 +10,8 @@ mod resources;
 mod file;
 mod warnings;
 mod container_limits;
+mod host_paths;
+pub mod reload;
 
 pub use environment::{Environment, Host, any_set};
 pub use file::FileText;
@@ -20,7 +22,7 @@ pub use values::{HttpAddress, LogFormat};
 
 use std::path::PathBuf;
 
-use crate::resource::Resource;
+use crate::offer::resource::Resource;
 
 /// All that the program is told.
 #[derive(Clone, Debug)]

@@ -8,7 +8,7 @@ use tracing_subscriber::filter::Targets;
 use super::environment::{Environment, Host, utf8};
 use super::mistake::Mistakes;
 use super::values::{self, HttpAddress, LogFormat};
-use crate::host_paths::AllowedHostPaths;
+use crate::config::host_paths::AllowedHostPaths;
 
 /// What is logged, and how.
 #[derive(Clone, Debug)]

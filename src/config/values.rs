@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
-use crate::socket_name::SOCKET_PATH_MAX;
+use crate::model::socket_name::SOCKET_PATH_MAX;
 
 /// The target of our own log lines.
 const PROGRAM: &str = "simple_device_plugin";

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use super::container_limits;
-use crate::allocation::Outputs;
-use crate::device::Device;
 use crate::foreign::foreign;
-use crate::numa::NumaNodes;
-use crate::resource::Resource;
-use crate::template::Template;
+use crate::model::allocation::Outputs;
+use crate::model::device::Device;
+use crate::model::numa::NumaNodes;
+use crate::model::template::Template;
+use crate::offer::resource::Resource;
 
 /// Longest device ID that the API's text promises to carry.
 const ID_MAX: usize = 63;

@@ -2,9 +2,9 @@
 
 use tracing::info;
 
-use crate::device::Health;
 use crate::fault::{BOUNDS, BOUNDS_FOR, Effect, FaultSpec};
 use crate::foreign::foreign;
+use crate::model::device::Health;
 use crate::plugin::PluginHandle;
 
 /// Sets the health of these devices; says what is now, or what is wrong.

@@ -7,9 +7,9 @@ pub mod server;
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
-use crate::device::Health;
 use crate::fault::FaultSpec;
-use crate::status::{Status, Wanted};
+use crate::model::device::Health;
+use crate::observe::status::{Status, Wanted};
 
 /// What a client asks for.
 #[derive(Debug, Subcommand, Serialize, Deserialize)]

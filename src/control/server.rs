@@ -14,15 +14,15 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::backoff::Backoff;
-use crate::connections::is_trusted;
 use crate::foreign::foreign;
-use crate::guests::{self, Asked};
-use crate::observer::{Observer, View};
-use crate::own_socket::{BindError, OwnSocket};
+use crate::net::backoff::Backoff;
+use crate::net::connections::is_trusted;
+use crate::net::guests::{self, Asked};
+use crate::net::own_socket::{BindError, OwnSocket};
+use crate::node::watcher::Sight;
+use crate::observe::status::{Status, Wanted};
+use crate::observe::{Observer, View};
 use crate::plugin::PluginHandle;
-use crate::status::{Status, Wanted};
-use crate::watcher::Sight;
 
 use super::{Reply, Request, by_hand};
 

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use crate::device::{Device, Devices};
-use crate::selection::select_present;
+use crate::model::device::{Device, Devices};
+use crate::model::selection::select_present;
 
 use super::{Effect, FaultId, Faults};
 
@@ -72,8 +72,8 @@ impl Flaps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Health;
     use crate::fault::FaultSpec;
+    use crate::model::device::Health;
     use std::time::Duration;
 
     fn set(faults: &mut Faults, json: &str) {

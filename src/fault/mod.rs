@@ -3,6 +3,7 @@
 mod armed;
 mod delays;
 mod flap;
+pub mod handle;
 mod spec;
 mod words;
 
@@ -41,7 +42,7 @@ pub struct Refusal {
 /// Devices that fall ill and get well, again and again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flap {
-    /// Which (see [`crate::selection`]).
+    /// Which (see [`crate::model::selection`]).
     pub devices: String,
     /// How long they are well.
     pub up: Duration,

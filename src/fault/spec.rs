@@ -6,8 +6,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::device::Devices;
-use crate::selection::{SelectionError, TEXT_MAX, select};
+use crate::model::device::Devices;
+use crate::model::selection::{SelectionError, TEXT_MAX, select};
 
 use super::{
     DELAY_MAX_MS, Effect, ErrorCode, Fault, Flap, Probability, Refusal, Span, Target, Times,

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use serde::de::{self, Deserializer, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::grpc_code::CODES;
+use crate::api::grpc_code::CODES;
 
 /// What a fault strikes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]

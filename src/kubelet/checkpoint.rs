@@ -10,9 +10,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::checkpoint_file::{FILE, SIZE_MAX};
 use crate::foreign::foreign;
-use crate::resource_name::ResourceName;
+use crate::model::resource_name::ResourceName;
+use crate::node::checkpoint_file::{FILE, SIZE_MAX};
 
 use super::manager::Assignment;
 

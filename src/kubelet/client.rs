@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
-use crate::channel::channel_over;
+use crate::api::v1beta1::device_plugin_client::DevicePluginClient;
+use crate::api::{self, PreferenceQuestion, v1beta1};
 use crate::foreign::foreign;
 use crate::lock::lock;
-use crate::wire::v1beta1::device_plugin_client::DevicePluginClient;
-use crate::wire::{self, PreferenceQuestion, v1beta1};
+use crate::node::channel::channel_over;
 
 /// Between tries to reach a socket that nobody serves yet.
 const DIAL_PAUSE: Duration = Duration::from_millis(50);
@@ -106,11 +106,11 @@ impl Client {
     }
 
     pub async fn preferred(&self, question: PreferenceQuestion) -> Result<Vec<String>, Status> {
-        let request = wire::preference_of(question);
+        let request = api::preference_of(question);
         let response = self
             .call(async |mut rpc: Rpc| rpc.get_preferred_allocation(request).await)
             .await?;
-        Ok(wire::preferred_ids(response))
+        Ok(api::preferred_ids(response))
     }
 
     /// What one container gets. Like the kubelet's, the call has no deadline.
@@ -118,16 +118,15 @@ impl Client {
         &self,
         ids: Vec<String>,
     ) -> Result<v1beta1::ContainerAllocateResponse, Status> {
-        let request = wire::allocation_of(ids);
+        let request = api::allocation_of(ids);
         let response = self
             .call(async |mut rpc: Rpc| rpc.allocate(request).await)
             .await?;
-        wire::first_allocated(response)
-            .ok_or_else(|| Status::unknown("the answer has no container"))
+        api::first_allocated(response).ok_or_else(|| Status::unknown("the answer has no container"))
     }
 
     pub async fn pre_start(&self, ids: Vec<String>) -> Result<(), Status> {
-        let request = wire::pre_start_of(ids);
+        let request = api::pre_start_of(ids);
         let call = self.call(async |mut rpc: Rpc| rpc.pre_start_container(request).await);
         match tokio::time::timeout(PRE_START_WITHIN, call).await {
             Ok(answer) => answer.map(|_| ()),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use crate::wire::v1beta1;
+use crate::api::v1beta1;
 
 use super::crash::Crash;
 use super::event::{Change, Now};
@@ -434,7 +434,7 @@ pub fn take(mut available: Vec<String>, preferred: &[String], count: usize) -> V
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::Health;
+    use crate::model::device::Health;
 
     fn device(id: &str, health: Health) -> v1beta1::Device {
         v1beta1::Device {

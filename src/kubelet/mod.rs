@@ -35,11 +35,11 @@ use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tracing::warn;
 
-use crate::connections::{Peers, incoming};
-use crate::own_socket::answers;
-use crate::socket_name::KUBELET_SOCKET;
-use crate::wire::PreferenceQuestion;
-use crate::wire::v1beta1::registration_server::RegistrationServer;
+use crate::api::PreferenceQuestion;
+use crate::api::v1beta1::registration_server::RegistrationServer;
+use crate::model::socket_name::KUBELET_SOCKET;
+use crate::net::connections::{Peers, incoming};
+use crate::net::own_socket::answers;
 
 use authority::as_localhost;
 use manager::DeviceManager;

@@ -10,10 +10,10 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use tracing::warn;
 
-use crate::wire::podresources::pod_resources_lister_server::{
+use crate::api::podresources::pod_resources_lister_server::{
     PodResourcesLister, PodResourcesListerServer,
 };
-use crate::wire::podresources::{
+use crate::api::podresources::{
     ContainerDevices, ContainerResources, ListPodResourcesRequest, ListPodResourcesResponse,
     PodResources,
 };

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use tracing::debug;
 
+use crate::api::VERSION;
+use crate::api::v1beta1::registration_server::Registration;
+use crate::api::v1beta1::{Empty, RegisterRequest};
 use crate::foreign::foreign;
-use crate::resource_name::ResourceName;
-use crate::wire::VERSION;
-use crate::wire::v1beta1::registration_server::Registration;
-use crate::wire::v1beta1::{Empty, RegisterRequest};
+use crate::model::resource_name::ResourceName;
 
 use super::client::Client;
 use super::event::Happening;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::socket_name::KUBELET_SOCKET;
+use crate::model::socket_name::KUBELET_SOCKET;
 
 /// Which kubelet to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

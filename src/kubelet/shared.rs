@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
+use crate::api::v1beta1;
 use crate::foreign::foreign;
 use crate::lock::lock;
-use crate::wire::v1beta1;
 
 use super::checkpoint;
 use super::client::Client;

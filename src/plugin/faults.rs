@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::warn;
 
+use crate::fault::handle::FaultHandle;
 use crate::fault::{BOUNDS, Delays, FaultId, Flaps, Grant, Judged, Target, Withheld};
-use crate::fault_handle::FaultHandle;
 use crate::lock::lock;
 
 use super::{End, PluginHandle};

@@ -7,13 +7,13 @@ use std::time::SystemTime;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 
-use crate::checkpoint::Checkpoint;
+use crate::fault::handle::FaultHandle;
 use crate::fault::{Delays, FaultSpec};
-use crate::fault_handle::FaultHandle;
-use crate::offer_handle::OfferHandle;
-use crate::record::Record;
-use crate::resource::Resource;
-use crate::retirement::Retirement;
+use crate::node::checkpoint::Checkpoint;
+use crate::offer::handle::OfferHandle;
+use crate::offer::resource::Resource;
+use crate::offer::retirement::Retirement;
+use crate::plugin::record::Record;
 
 /// A clone is another handle to the same plugin.
 #[derive(Clone, Debug)]

@@ -3,6 +3,7 @@
 mod faults;
 mod handle;
 mod past;
+pub mod record;
 mod server;
 mod service;
 
@@ -19,19 +20,19 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::checkpoint_file::CheckpointError;
-use crate::connections::{ConnectionId, Table};
+use crate::api;
 use crate::fault::{Judged, Withheld};
-use crate::holders::Holders;
 use crate::lock::lock;
-use crate::own_socket::{Before, BindError, OwnSocket};
-use crate::plugin_dir::PluginDir;
-use crate::record::{Cause, Record, RegistrationResult, Step};
-use crate::registration::{KubeletConnection, NoKubelet, RegisterError};
-use crate::resource::Resource;
-use crate::user_namespace::REMEDY;
-use crate::watcher::Sight;
-use crate::wire;
+use crate::net::connections::{ConnectionId, Table};
+use crate::net::own_socket::{Before, BindError, OwnSocket};
+use crate::net::user_namespace::REMEDY;
+use crate::node::checkpoint_file::CheckpointError;
+use crate::node::holders::Holders;
+use crate::node::plugin_dir::PluginDir;
+use crate::node::registration::{KubeletConnection, NoKubelet, RegisterError};
+use crate::node::watcher::Sight;
+use crate::offer::resource::Resource;
+use crate::plugin::record::{Cause, Record, RegistrationResult, Step};
 
 use past::{Quiet, Succession};
 use server::Server;
@@ -251,7 +252,7 @@ impl PluginInstance {
             trace!(%resource, %endpoint, "Registration.register");
             let mut peers = server.peers();
             let first = peers.borrow().next();
-            let answer = kubelet.register(wire::registration(&self.resource)).await;
+            let answer = kubelet.register(api::registration(&self.resource)).await;
             if answer.is_err() && peers.borrow().refused_outside() {
                 return Err(RunError::UserNamespace);
             }

@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::fault::Withheld;
-use crate::own_socket::Before;
-use crate::plugin_dir::SocketIdentity;
-use crate::record::Cause;
-use crate::watcher::Sight;
+use crate::net::own_socket::Before;
+use crate::node::plugin_dir::SocketIdentity;
+use crate::node::watcher::Sight;
+use crate::plugin::record::Cause;
 
 /// A kubelet takes its connections along when it dies, before its successor makes a socket. A stream
 /// that outlives a change of kubelet.sock by this much has the same kubelet: the file was relabelled.

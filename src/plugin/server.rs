@@ -11,11 +11,11 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server as GrpcServer;
 use tracing::{debug, error};
 
-use crate::connections::{ConnectionId, Peers, Table, incoming};
-use crate::own_socket::OwnSocket;
-use crate::resource::Resource;
-use crate::wire::REQUEST_SIZE_MAX;
-use crate::wire::v1beta1::device_plugin_server::DevicePluginServer;
+use crate::api::REQUEST_SIZE_MAX;
+use crate::api::v1beta1::device_plugin_server::DevicePluginServer;
+use crate::net::connections::{ConnectionId, Peers, Table, incoming};
+use crate::net::own_socket::OwnSocket;
+use crate::offer::resource::Resource;
 
 use super::PluginHandle;
 use super::service::Service;

@@ -11,18 +11,18 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 use tracing::{trace, warn};
 
-use crate::allocation::{AllocateError, Allocation, allocate};
-use crate::connections::{ConnectionId, Peers};
-use crate::device::Devices;
+use crate::api::v1beta1::device_plugin_server::DevicePlugin;
+use crate::api::{self, v1beta1};
 use crate::fault::Target;
 use crate::foreign::foreign;
 use crate::lock::lock;
+use crate::model::allocation::{AllocateError, Allocation, allocate};
+use crate::model::device::Devices;
+use crate::model::preference::prefer;
+use crate::net::connections::{ConnectionId, Peers};
 use crate::offer::Offer;
-use crate::preference::prefer;
-use crate::resource::Resource;
-use crate::retirement::{CallId, Retirement};
-use crate::wire::v1beta1::device_plugin_server::DevicePlugin;
-use crate::wire::{self, v1beta1};
+use crate::offer::resource::Resource;
+use crate::offer::retirement::{CallId, Retirement};
 
 use super::PluginHandle;
 
@@ -58,7 +58,7 @@ impl DevicePlugin for Service {
         if self.ending.is_cancelled() && !was_ending {
             return Err(Status::unavailable("the plugin is leaving"));
         }
-        Ok(Response::new(wire::options(&self.registered)))
+        Ok(Response::new(api::options(&self.registered)))
     }
 
     async fn list_and_watch(
@@ -94,7 +94,7 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::PreferredAllocationRequest>,
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
-        let asked = wire::named_in_question(request.get_ref());
+        let asked = api::named_in_question(request.get_ref());
         let _in_flight = InFlight::new(&self.handle.retirement, asked);
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.get_preferred_allocation");
@@ -103,16 +103,16 @@ impl DevicePlugin for Service {
         let offer = self.now();
         let resource = offer.resource();
         let (devices, policy) = (offer.devices(), resource.preference);
-        let answers = wire::preferences(request.into_inner())
+        let answers = api::preferences(request.into_inner())
             .map(|q| prefer(devices, policy, &q.available, &q.must_include, q.size));
-        Ok(Response::new(wire::preferred(answers)))
+        Ok(Response::new(api::preferred(answers)))
     }
 
     async fn allocate(
         &self,
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
-        let asked = wire::named_in_allocation(request.get_ref());
+        let asked = api::named_in_allocation(request.get_ref());
         let _in_flight = InFlight::new(&self.handle.retirement, asked);
         let began = Instant::now();
         self.peers.note_call(connection(&request)?);
@@ -121,13 +121,13 @@ impl DevicePlugin for Service {
         let offer = self.now();
         let mut devices = 0;
         let answers: Result<Vec<Allocation>, Status> = refused.and_then(|()| {
-            wire::allocations(request.into_inner())
+            api::allocations(request.into_inner())
                 .inspect(|ids| devices += ids.len())
                 .map(|ids| allocate_container(&offer, &ids))
                 .collect()
         });
         self.note_allocate(&answers, devices, began.elapsed());
-        Ok(Response::new(wire::allocated(answers?)))
+        Ok(Response::new(api::allocated(answers?)))
     }
 
     async fn pre_start_container(

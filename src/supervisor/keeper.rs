@@ -10,14 +10,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::backoff::Backoff;
 use crate::foreign::foreign;
+use crate::net::backoff::Backoff;
+use crate::net::own_socket::BindError;
+use crate::node::watcher::Sight;
 use crate::offer::Offer;
-use crate::own_socket::BindError;
+use crate::offer::resource::Resource;
+use crate::plugin::record::Cause;
 use crate::plugin::{Ended, Past, PluginHandle, PluginInstance, RunError};
-use crate::record::Cause;
-use crate::resource::Resource;
-use crate::watcher::Sight;
 
 /// A stream that lived this long makes the next trouble the first one.
 const LONG_LIFE: Duration = Duration::from_secs(60);
@@ -212,8 +212,8 @@ fn said(panic: &(dyn Any + Send)) -> String {
 mod tests {
     use super::*;
     use crate::config::{Config, Environment, Host};
-    use crate::plugin_dir::SocketIdentity;
-    use crate::registration::NoKubelet;
+    use crate::node::plugin_dir::SocketIdentity;
+    use crate::node::registration::NoKubelet;
 
     /// A watch that lags behind shows what stood before the try: that is no new kubelet.
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::checkpoint_file::CheckpointFile;
+use crate::node::checkpoint_file::CheckpointFile;
 use crate::plugin::PluginHandle;
 
 /// Looks into the checkpoint again and again. Where it cannot be read, it tells nothing.

@@ -17,16 +17,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info};
 
-use crate::checkpoint_file::CheckpointFile;
+use crate::config::reload::Configured;
 use crate::fault::Delays;
-use crate::holders::Holders;
+use crate::model::resource_name::ResourceName;
+use crate::model::socket_name::SocketName;
+use crate::node::checkpoint_file::CheckpointFile;
+use crate::node::holders::Holders;
+use crate::node::plugin_dir::PluginDir;
+use crate::node::pod_resources::PodResources;
+use crate::node::watcher::{DirReplaced, KubeletWatcher, Sight};
+use crate::offer::resource::Resource;
 use crate::plugin::{Past, PluginHandle, PluginInstance};
-use crate::plugin_dir::PluginDir;
-use crate::pod_resources::PodResources;
-use crate::resource::Resource;
-use crate::resource_name::ResourceName;
-use crate::socket_name::SocketName;
-use crate::watcher::{DirReplaced, KubeletWatcher, Sight};
 
 /// How many instances connect and register at a time.
 const TURNS: usize = 4;
@@ -39,9 +40,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Leaving takes 4 s at most; whoever is not done then is aborted.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
-
-/// The resources as they should be; send others here and the supervisor follows.
-pub type Configured = watch::Sender<Arc<[Resource]>>;
 
 /// The plugins that there are, in the order of their resources.
 pub type Present = watch::Receiver<Arc<[PluginHandle]>>;

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use crate::holders::Holders;
 use crate::lock::lock;
+use crate::node::holders::Holders;
+use crate::offer::resource::Resource;
 use crate::plugin::PluginHandle;
-use crate::resource::Resource;
 
 /// The first probe comes this soon after devices are pending removal, the others at this part of the grace.
 const FIRST_PROBE: Duration = Duration::from_millis(50);

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use simple_device_plugin::http;
+use simple_device_plugin::observe::http;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};

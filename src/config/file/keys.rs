@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::typed::At;
-use crate::device::Health;
 use crate::fault::FaultSpec;
+use crate::model::device::Health;
 
 /// The config file of simple-device-plugin.
 #[derive(Clone, Debug, Deserialize)]

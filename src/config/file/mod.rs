@@ -17,8 +17,8 @@ use self::mistakes::FileMistakes;
 use self::resources::Common;
 use self::typed::At;
 use super::mistake::Mistakes;
-use crate::host_paths::AllowedHostPaths;
-use crate::resource::{REMOVAL_GRACE_DEFAULT, Resource};
+use crate::config::host_paths::AllowedHostPaths;
+use crate::offer::resource::{REMOVAL_GRACE_DEFAULT, Resource};
 
 /// Shorter, and the kubelet may still be booking what it picked; longer, and nobody waits for it.
 const REMOVAL_GRACE: RangeInclusive<Duration> =

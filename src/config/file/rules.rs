@@ -5,12 +5,12 @@ use std::fmt::Display;
 use super::keys::{DeviceFileKeys, MountKeys, Pairs};
 use super::mistakes::FileMistakes;
 use super::typed::At;
-use crate::allocation::{DeviceFileRule, MountRule};
+use crate::config::host_paths::AllowedHostPaths;
 use crate::config::resources::{Told, all};
-use crate::device::Device;
 use crate::foreign::foreign;
-use crate::host_paths::AllowedHostPaths;
-use crate::template::{Constants, Template};
+use crate::model::allocation::{DeviceFileRule, MountRule};
+use crate::model::device::Device;
+use crate::model::template::{Constants, Template};
 
 /// Reads the rules of one resource.
 pub struct Rules<'a, 'm> {

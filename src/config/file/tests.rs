@@ -4,9 +4,9 @@ use proptest::prelude::*;
 
 use super::super::mistake::Place;
 use super::*;
-use crate::allocation::{Allocation, allocate};
-use crate::device::Health;
-use crate::preference::Policy;
+use crate::model::allocation::{Allocation, allocate};
+use crate::model::device::Health;
+use crate::model::preference::Policy;
 
 #[track_caller]
 fn told(text: &str) -> String {

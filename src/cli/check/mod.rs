@@ -1,0 +1,159 @@
+//! `check`: what the variables or the config file make, without doing it.
+
+mod json;
+
+use std::io::Write;
+
+use super::print;
+use super::style::{ODD, STRONG};
+use crate::config::reload::configuration;
+use crate::config::{Environment, Host};
+use crate::foreign::foreign;
+use crate::model::device::LIST_SIZE_MAX;
+use crate::offer::resource::Resource;
+
+/// Prints every resource of the node; mistakes are the error.
+pub fn run(
+    mut environment: Environment,
+    mut host: Host,
+    node: Option<String>,
+    as_json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    if let Some(node) = node {
+        environment.insert("NODE_NAME".to_owned(), node.into());
+        // Another machine: this one's NUMA nodes tell nothing of it.
+        host.numa = None;
+    }
+    let config = configuration(&environment, &host)?;
+    if as_json {
+        return Ok(json::print(&config, out)?);
+    }
+    let count = match config.resources.len() {
+        1 => "1 resource".to_owned(),
+        count => format!("{count} resources"),
+    };
+    let dir = config.plugin_dir.display().to_string();
+    writeln!(
+        out,
+        "{count} on node {} in {}",
+        foreign(&config.node),
+        foreign(&dir)
+    )?;
+    for resource in &config.resources {
+        writeln!(out, "\n{STRONG}{}{STRONG:#}", resource.name)?;
+        let rows = rows(resource).into_iter();
+        print::columns(
+            out,
+            rows.map(|(what, value)| format!("  {what}\t{}", foreign(&value))),
+        )?;
+    }
+    for warning in &config.warnings {
+        writeln!(out, "\n{ODD}warning:{ODD:#} {warning}")?;
+    }
+    Ok(())
+}
+
+fn rows(resource: &Resource) -> Vec<(&'static str, String)> {
+    let devices = &resource.devices;
+    let mut rows = vec![
+        ("socket", resource.socket.to_string()),
+        ("devices", device_range(resource)),
+        ("NUMA nodes", numa_nodes(resource)),
+        ("preference", resource.preference.as_str().to_owned()),
+        (
+            "list",
+            format!("{} of at most {LIST_SIZE_MAX} bytes", devices.list_size()),
+        ),
+    ];
+    if resource.pre_start {
+        rows.push(("pre-start", "yes".to_owned()));
+    }
+    let mut label = "faults";
+    for fault in &resource.faults {
+        rows.push((label, fault.spec().to_string()));
+        label = "";
+    }
+    let Some(first) = devices.as_slice().first() else {
+        return rows;
+    };
+    let mut label = "one device gives";
+    let mut outputs = print::outputs(&resource.outputs.of(&[first]));
+    if outputs.is_empty() {
+        outputs.push(("nothing", "since nothing is set".to_owned()));
+    }
+    for (what, value) in outputs {
+        rows.push((label, format!("{what} {value}")));
+        label = "";
+    }
+    if let Some(paths) = host_paths(resource) {
+        rows.push(("host paths", paths));
+    }
+    rows
+}
+
+/// The number of devices and their IDs, from the first to the last.
+fn device_range(resource: &Resource) -> String {
+    let range = match resource.devices.as_slice() {
+        [] => "0".to_owned(),
+        [only] => format!("1: {}", only.id),
+        [first, .., last] => {
+            let count = resource.devices.len();
+            format!("{count}: {} … {}", first.id, last.id)
+        }
+    };
+    let ill = resource
+        .devices
+        .as_slice()
+        .iter()
+        .filter(|device| !device.can_be_given())
+        .count();
+    if ill == 0 {
+        range
+    } else {
+        format!("{range}, {ill} Unhealthy")
+    }
+}
+
+/// The NUMA nodes with how many devices each has.
+fn numa_nodes(resource: &Resource) -> String {
+    let mut counts = std::collections::BTreeMap::<u16, usize>::new();
+    for node in resource
+        .devices
+        .as_slice()
+        .iter()
+        .flat_map(|device| device.numa.iter())
+    {
+        *counts.entry(*node).or_default() += 1;
+    }
+    if counts.is_empty() {
+        return "no topology".to_owned();
+    }
+    let each = counts
+        .iter()
+        .map(|(node, count)| format!("{count} on node {node}"));
+    each.collect::<Vec<_>>().join(", ")
+}
+
+/// What must be on the node's host: of the first device, to that of the last.
+fn host_paths(resource: &Resource) -> Option<String> {
+    let devices = resource.devices.as_slice();
+    let paths = |device| {
+        let given = resource.outputs.of(&[device]);
+        let files = given.device_files.into_iter().map(|file| file.host_path);
+        let mounts = given.mounts.into_iter().map(|mount| mount.host_path);
+        files.chain(mounts).collect::<Vec<String>>()
+    };
+    let ranges = std::iter::zip(paths(devices.first()?), paths(devices.last()?));
+    let mut ranges: Vec<String> = ranges
+        .map(|(first, last)| {
+            if first == last {
+                first
+            } else {
+                format!("{first} … {last}")
+            }
+        })
+        .collect();
+    ranges.dedup();
+    (!ranges.is_empty()).then(|| ranges.join(", "))
+}

@@ -1,0 +1,75 @@
+//! `fault`: sets faults of the program that runs here, shows them and takes them away.
+
+use std::io::Write;
+use std::path::Path;
+
+use clap::{Args, Subcommand};
+
+use super::status::{ask, struck};
+use super::style::{ODD, PLAIN};
+use super::{by_hand, print};
+use crate::control::Request;
+use crate::fault::FaultSpec;
+use crate::observe::status::Wanted;
+
+/// A fault, or what to do with those that there are.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
+    /// The resource's name
+    #[arg(required = true)]
+    resource: Option<String>,
+    #[command(flatten)]
+    fault: Option<FaultSpec>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show all faults, and how often each has struck
+    List,
+    /// Take all faults away, those of the configuration too
+    Clear {
+        /// Of this resource alone
+        resource: Option<String>,
+    },
+}
+
+/// Does it, and prints what then is.
+pub fn run(socket: &Path, arguments: Arguments, out: &mut impl Write) -> anyhow::Result<()> {
+    let request = match (arguments.command, arguments.resource, arguments.fault) {
+        (None, Some(resource), Some(fault)) => Request::Fault {
+            resource,
+            fault: fault.into(),
+        },
+        (Some(Command::Clear { resource }), ..) => Request::Clear { resource },
+        (Some(Command::List), ..) | (None, _, _) => return list(socket, out),
+    };
+    by_hand::run(socket, &request, out)
+}
+
+fn list(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    let status = ask(socket, Wanted::None)?;
+    let rows = status.resources.iter().flat_map(|resource| {
+        resource.faults.iter().map(|fault| {
+            let by = if fault.by_hand {
+                "hand"
+            } else {
+                "configuration"
+            };
+            let row = format!(
+                "{}\t{}\t{by}\t{}",
+                resource.name,
+                struck(fault),
+                fault.fault
+            );
+            (if fault.struck > 0 { ODD } else { PLAIN }, row)
+        })
+    });
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
+        return Ok(writeln!(out, "no faults")?);
+    }
+    Ok(print::table(out, "RESOURCE\tSTRUCK\tSET BY\tFAULT", rows)?)
+}

@@ -1,0 +1,108 @@
+//! No command: the manager itself.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use futures_util::future::OptionFuture;
+use rustix::process::{Resource as Limit, Rlimit, getrlimit, setrlimit};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::cli::logging;
+use crate::cli::signals::Asked;
+use crate::config::reload;
+use crate::config::{Config, Environment, Host, HttpAddress, config_file};
+use crate::control;
+use crate::node::watcher::Sight;
+use crate::observe::http;
+use crate::observe::{Observer, Program};
+use crate::supervisor::Supervisor;
+
+/// Serves every resource until it is asked to stop.
+pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::Result<()> {
+    let file = reload::named(&environment);
+    let config = Config::read(&environment, file.as_ref(), &host)?;
+    let _logging = logging::start(&config.logs, "warn,simple_device_plugin=info")?;
+    raise_open_files();
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        namespace = config.namespace,
+        node = config.node,
+        plugin_dir = %config.plugin_dir.display(),
+        resources = config.resources.len(),
+        "simple-device-plugin"
+    );
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let program = Program {
+        namespace: config.namespace,
+        node: config.node,
+        plugin_dir: config.plugin_dir.clone(),
+        config_file: config_file(&environment),
+        started: SystemTime::now(),
+    };
+    let supervisor = Supervisor::new(config.resources, config.plugin_dir)
+        .asking_for_pod_resources(config.pod_resources);
+    let configured = supervisor.configured();
+    let reloads = watch::Sender::default();
+    let observer = Observer {
+        program: Arc::new(program),
+        present: supervisor.present(),
+        checkpoint: supervisor.checkpoint(),
+        reloads: reloads.subscribe(),
+        stop: asked.stop.clone(),
+    };
+    let over = CancellationToken::new();
+    let showing = show(
+        config.http,
+        config.control,
+        observer,
+        supervisor.looks(),
+        &over,
+    );
+    let supervised = supervisor.run(asked.stop);
+    // Whoever looks can look until every plugin has left.
+    let supervising = async {
+        let ended = supervised.await;
+        over.cancel();
+        ended
+    };
+    let all = async { tokio::join!(supervising, showing) };
+    let (ended, ()) = tokio::select! {
+        ended = all => ended,
+        never = reload::follow(file, &environment, &host, &asked.hangup, &configured, &reloads) => never,
+    };
+    if let Err(replaced) = &ended {
+        error!("{replaced}");
+    }
+    Ok(ended?)
+}
+
+/// Shows what there is to see, where that is wanted, until it is over.
+async fn show(
+    http: Option<HttpAddress>,
+    control: Option<PathBuf>,
+    observer: Observer,
+    looks: watch::Receiver<Sight>,
+    over: &CancellationToken,
+) {
+    let control =
+        control.map(|path| control::server::run(path, observer.clone(), looks, over.clone()));
+    let http = http.map(|address| http::run(address, observer, over.clone()));
+    tokio::join!(OptionFuture::from(http), OptionFuture::from(control));
+}
+
+/// A resource takes a handful of descriptors, and the usual limit is for a resource or two hundred.
+fn raise_open_files() {
+    let limit = getrlimit(Limit::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if let Err(error) = setrlimit(Limit::Nofile, raised) {
+        warn!(%error, "cannot raise the limit on open files");
+    }
+}

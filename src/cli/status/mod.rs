@@ -1,0 +1,57 @@
+//! `status`: how the program that runs here stands, as it tells on its control socket.
+
+mod show;
+
+pub use show::struck;
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::SystemTime;
+
+use anyhow::bail;
+
+use super::screen::Screen;
+use crate::control::{Reply, Request, client};
+use crate::observe::status::{self, Status};
+
+/// What is wanted.
+#[derive(Debug)]
+pub struct Wanted {
+    /// This resource, with its devices.
+    pub resource: Option<String>,
+    /// For programs.
+    pub json: bool,
+}
+
+/// Prints the status.
+pub fn run(socket: &Path, wanted: &Wanted, out: &mut Screen<impl Write>) -> anyhow::Result<()> {
+    let status = wanted.ask(socket)?;
+    Ok(print(&status, wanted, out)?)
+}
+
+impl Wanted {
+    fn ask(&self, socket: &Path) -> anyhow::Result<Status> {
+        let devices = match &self.resource {
+            Some(resource) => status::Wanted::Of(resource.clone()),
+            None if self.json => status::Wanted::All,
+            None => status::Wanted::None,
+        };
+        ask(socket, devices)
+    }
+}
+
+/// How it stands.
+pub fn ask(socket: &Path, devices: status::Wanted) -> anyhow::Result<Status> {
+    match client::ask(socket, &Request::Status(devices))? {
+        Reply::Status(status) => Ok(*status),
+        Reply::Done(_) | Reply::Error(_) => bail!("not the answer to what was asked"),
+    }
+}
+
+fn print(status: &Status, wanted: &Wanted, out: &mut impl Write) -> io::Result<()> {
+    match (&*status.resources, &wanted.resource) {
+        _ if wanted.json => writeln!(out, "{}", serde_json::to_string_pretty(status)?),
+        ([resource], Some(_)) => show::resource(status, resource, SystemTime::now(), out),
+        _ => show::all(status, SystemTime::now(), out),
+    }
+}

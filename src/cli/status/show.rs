@@ -1,0 +1,297 @@
+//! The status as tables.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write};
+use std::time::{Duration, SystemTime};
+
+use anstyle::Style;
+
+use crate::cli::print::{columns, table};
+use crate::cli::style::{DIM, ODD, PLAIN, STRONG};
+use crate::foreign::foreign;
+use crate::node::checkpoint::Holder;
+use crate::observe::status::{DeviceStatus, FaultStatus, ResourceStatus, Status};
+
+/// The program and its resources.
+pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result<()> {
+    let count = status.resources.len();
+    let ready = status
+        .resources
+        .iter()
+        .filter(|resource| resource.ready)
+        .count();
+    let (version, node) = (&status.version, &status.node);
+    let up = age(&status.started, now);
+    let stopping = if status.stopping { ", stopping" } else { "" };
+    writeln!(
+        out,
+        "{STRONG}simple-device-plugin {version} on node {node}{STRONG:#}: {ready} of {count} resources ready, up {up}{stopping}"
+    )?;
+    if !status.resources.is_empty() {
+        writeln!(out)?;
+        let rows = status.resources.iter().map(|resource| row(resource, now));
+        table(out, "RESOURCE\tSTATE\tFOR\tHEALTHY\tHELD", rows)?;
+    }
+    let waiting = status.resources.iter().filter_map(waits);
+    let by_hand = status.resources.iter().filter_map(|resource| {
+        Some(format!(
+            "{} has by hand: {}",
+            resource.name,
+            by_hand(resource)?
+        ))
+    });
+    let faulty = status.resources.iter().filter_map(faulty);
+    let removing = status.resources.iter().filter_map(pending_removal);
+    let notes = waiting.chain(by_hand).chain(removing).chain(faulty);
+    let notes: Vec<String> = notes.collect();
+    if !notes.is_empty() {
+        writeln!(out)?;
+    }
+    for line in notes {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(out)?;
+    writeln!(out, "{DIM}{}{DIM:#}", as_of(status, now))?;
+    mistakes(status, now, out)
+}
+
+fn row(resource: &ResourceStatus, now: SystemTime) -> (Style, String) {
+    let (name, state) = (&resource.name, &resource.state);
+    let (since, healthy, held) = (age(&resource.since, now), resource.healthy, held(resource));
+    let devices = healthy + resource.unhealthy;
+    let row = format!("{name}\t{state}\t{since}\t{healthy} of {devices}\t{held}");
+    (if resource.ready { PLAIN } else { ODD }, row)
+}
+
+/// Where it is not known, no number.
+fn held(resource: &ResourceStatus) -> String {
+    resource
+        .held
+        .map_or("?".to_owned(), |held| held.to_string())
+}
+
+fn waits(resource: &ResourceStatus) -> Option<String> {
+    Some(format!(
+        "{} {}",
+        resource.name,
+        resource.waits_for.as_ref()?
+    ))
+}
+
+/// What was set by hand.
+fn by_hand(resource: &ResourceStatus) -> Option<String> {
+    let by_hand = resource.by_hand.as_ref()?;
+    let devices = by_hand.devices.map(|count| match count {
+        1 => "1 device".to_owned(),
+        count => format!("{count} devices"),
+    });
+    let health = (by_hand.health > 0).then(|| format!("the health of {}", by_hand.health));
+    let both: Vec<String> = devices.into_iter().chain(health).collect();
+    Some(both.join(", "))
+}
+
+fn pending_removal(resource: &ResourceStatus) -> Option<String> {
+    let name = &resource.name;
+    match resource.pending_removal {
+        0 => None,
+        1 => Some(format!(
+            "{name} has 1 device pending removal; status {name} shows it"
+        )),
+        count => Some(format!(
+            "{name} has {count} devices pending removal; status {name} shows them"
+        )),
+    }
+}
+
+fn faulty(resource: &ResourceStatus) -> Option<String> {
+    let name = &resource.name;
+    match resource.faults.iter().filter(|fault| !fault.spent).count() {
+        0 => None,
+        1 => Some(format!("{name} has a fault; fault list shows it")),
+        count => Some(format!("{name} has {count} faults; fault list shows them")),
+    }
+}
+
+/// From when it is that devices are said to be held.
+fn as_of(status: &Status, now: SystemTime) -> String {
+    let checkpoint = &status.checkpoint;
+    match (&checkpoint.as_of, &checkpoint.error) {
+        (Some(at), _) => {
+            let age = age(at, now);
+            format!(
+                "held: as of the kubelet's last write, {age} ago; deleted pods may be among them"
+            )
+        }
+        (None, Some(error)) => {
+            format!("held: not known: {error}")
+        }
+        (None, None) => "held: not known".to_owned(),
+    }
+}
+
+fn mistakes(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result<()> {
+    let Some(config) = &status.config else {
+        return Ok(());
+    };
+    let Some(mistakes) = &config.mistakes else {
+        return Ok(());
+    };
+    let (since, what) = (age(&mistakes.at, now), &mistakes.what);
+    writeln!(
+        out,
+        "\n{ODD}warning:{ODD:#} the config file is refused since {since}, what was configured before goes on: {what}"
+    )
+}
+
+/// One resource and its devices.
+pub fn resource(
+    status: &Status,
+    resource: &ResourceStatus,
+    now: SystemTime,
+    out: &mut impl Write,
+) -> io::Result<()> {
+    let (name, state, since) = (&resource.name, &resource.state, age(&resource.since, now));
+    writeln!(out, "{STRONG}{name}{STRONG:#} {state} for {since}")?;
+    let mut rows = vec![("endpoint", resource.endpoint.clone())];
+    if let Some(waits_for) = &resource.waits_for {
+        rows.push(("not ready", waits_for.clone()));
+    }
+    if let Some(by_hand) = by_hand(resource) {
+        rows.push(("by hand", by_hand));
+    }
+    let mut label = "faults";
+    for fault in &resource.faults {
+        rows.push((label, format!("{}, struck {}", fault.fault, struck(fault))));
+        label = "";
+    }
+    if !resource.faults_injected.is_empty() {
+        rows.push(("faults struck", counts(&resource.faults_injected)));
+    }
+    rows.push(("registrations", counts(&resource.registrations)));
+    rows.push(("restarts", counts(&resource.restarts)));
+    if let Some(error) = &resource.last_error {
+        rows.push((
+            "last error",
+            format!("{} ago: {}", age(&error.at, now), error.what),
+        ));
+    }
+    let (healthy, held) = (resource.healthy, held(resource));
+    let count = healthy + resource.unhealthy;
+    rows.push((
+        "devices",
+        format!("{count}, {healthy} healthy, {held} held"),
+    ));
+    let mut label = "removing";
+    for (waits_for, count) in removing(resource) {
+        let wait = if count == 1 {
+            "device waits"
+        } else {
+            "devices wait"
+        };
+        rows.push((label, format!("{count} {wait} for {waits_for}")));
+        label = "";
+    }
+    columns(
+        out,
+        rows.into_iter()
+            .map(|(what, value)| format!("  {what}\t{value}")),
+    )?;
+    let mut devices: Vec<&DeviceStatus> = resource.devices.iter().flatten().collect();
+    devices.sort_by(|a, b| a.numa.cmp(&b.numa));
+    if !devices.is_empty() {
+        writeln!(out)?;
+        table(
+            out,
+            "NUMA\tDEVICE\tHEALTH\tHELD BY",
+            devices.into_iter().map(device),
+        )?;
+    }
+    writeln!(out, "\n{DIM}{}{DIM:#}", as_of(status, now))?;
+    mistakes(status, now, out)
+}
+
+/// How many devices that are pending removal wait for what.
+fn removing(resource: &ResourceStatus) -> BTreeMap<&str, usize> {
+    let mut removing = BTreeMap::new();
+    let devices = resource.devices.iter().flatten();
+    for waits_for in devices.filter_map(|device| device.waits_for.as_deref()) {
+        *removing.entry(waits_for).or_default() += 1;
+    }
+    removing
+}
+
+fn device(device: &DeviceStatus) -> (Style, String) {
+    let numa: Vec<String> = device.numa.iter().map(u16::to_string).collect();
+    let numa = if numa.is_empty() {
+        "-".to_owned()
+    } else {
+        numa.join(",")
+    };
+    let by_hand = if device.by_hand { ", by hand" } else { "" };
+    let ill = if device.ill { ", by a fault" } else { "" };
+    let going = if device.going { ", going" } else { "" };
+    let holder = |holder: &Holder| foreign(&format!("{}/{}", holder.pod, holder.container));
+    let held_by: Vec<String> = device.held_by.iter().map(holder).collect();
+    let row = format!(
+        "{numa}\t{}\t{}{by_hand}{ill}{going}\t{}",
+        device.id,
+        device.health,
+        held_by.join(" ")
+    );
+    let style = if device.health == "Healthy" {
+        PLAIN
+    } else {
+        ODD
+    };
+    (style, row)
+}
+
+/// How often it did, of how often it could have.
+pub fn struck(fault: &FaultStatus) -> String {
+    let spent = if fault.spent { ", spent" } else { "" };
+    format!("{} of {}{spent}", fault.struck, fault.seen)
+}
+
+fn counts(counts: &BTreeMap<String, u64>) -> String {
+    let each = counts.iter().map(|(what, count)| format!("{count} {what}"));
+    let each: Vec<String> = each.collect();
+    if each.is_empty() {
+        "none".to_owned()
+    } else {
+        each.join(", ")
+    }
+}
+
+/// How long ago that was, short as kubectl has it.
+fn age(at: &str, now: SystemTime) -> String {
+    let Ok(at) = humantime::parse_rfc3339(at) else {
+        return "?".to_owned();
+    };
+    let seconds = now.duration_since(at).unwrap_or(Duration::ZERO).as_secs();
+    match seconds {
+        0..120 => format!("{seconds}s"),
+        120..7_200 => format!("{}m", seconds / 60),
+        7_200..172_800 => format!("{}h", seconds / 3_600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ages_are_short() {
+        let now = humantime::parse_rfc3339("2026-11-21T12:00:00Z").unwrap();
+        for (at, expected) in [
+            ("2026-11-21T12:00:01Z", "0s"),
+            ("2026-11-21T11:58:01Z", "119s"),
+            ("2026-11-21T11:58:00Z", "2m"),
+            ("2026-11-21T10:00:00Z", "2h"),
+            ("2026-11-19T12:00:00Z", "2d"),
+            ("yesterday", "?"),
+        ] {
+            assert_eq!(age(at, now), expected, "{at}");
+        }
+    }
+}

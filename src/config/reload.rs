@@ -1,0 +1,226 @@
+//! The config file on disk: read at the start, and again when it changes.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::StreamExt;
+use inotify::{EventStream, Inotify, WatchMask};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinError;
+use tokio::time::sleep;
+use tracing::{error, info, warn};
+
+use crate::config::{Config, Environment, FileText, Host, Mistakes, config_file};
+use crate::node::regular_file::{RegularFile, Version};
+use crate::offer::resource::Resource;
+
+/// For what inotify does not tell: a symlink's target elsewhere, a file system without events.
+const SLOW_POLL: Duration = Duration::from_secs(5);
+
+/// Whoever writes a file in several steps is done by then.
+const SETTLES_WITHIN: Duration = Duration::from_millis(50);
+
+const EVENT_BUFFER: usize = 4096;
+
+/// The resources as they should be; send others here and the supervisor follows.
+pub type Configured = watch::Sender<Arc<[Resource]>>;
+
+/// How reading the config file again went.
+#[derive(Clone, Debug, Default)]
+pub struct Reloads {
+    /// How often it said something else.
+    pub changed: u64,
+    /// How often it said the same.
+    pub unchanged: u64,
+    /// How often it had mistakes.
+    pub refused: u64,
+    /// What is wrong with it now, and since when.
+    pub mistakes: Option<(String, SystemTime)>,
+}
+
+/// Reads the configuration: the variables, and the config file if they name one.
+///
+/// # Errors
+/// Every mistake there is.
+pub fn configuration(environment: &Environment, host: &Host) -> Result<Config, Mistakes> {
+    Config::read(environment, named(environment).as_ref(), host)
+}
+
+/// Reads the config file, if the variables name one.
+pub fn named(environment: &Environment) -> Option<FileText> {
+    config_file(environment).map(|path| read(&path))
+}
+
+/// Reads the config file, which was `known` so far, again at each change and each `hangup`, and sends the
+/// resources on where they are others. A file with mistakes is refused whole, and what was configured
+/// before goes on.
+pub async fn follow<T>(
+    known: Option<FileText>,
+    environment: &Environment,
+    host: &Host,
+    hangup: &Notify,
+    configured: &Configured,
+    reloads: &watch::Sender<Reloads>,
+) -> T {
+    let (Some(path), Some(mut known)) = (config_file(environment), known) else {
+        loop {
+            hangup.notified().await;
+            info!("there is no config file to read again");
+        }
+    };
+    let mut watch = FileWatch::new(path.clone());
+    let mut asked = false;
+    loop {
+        let file = read(&path);
+        if file != known || asked {
+            match judged(environment, host, &file).await {
+                Ok(config) => {
+                    let read = apply(config, &file.name, configured);
+                    reloads.send_modify(|reloads| reloads.note(read));
+                }
+                // The panic is logged already.
+                Err(bug) => error!(%bug, "what was configured before goes on"),
+            }
+        }
+        known = file;
+        asked = tokio::select! {
+            () = hangup.notified() => true,
+            () = watch.changed() => false,
+        };
+    }
+}
+
+/// Judges the file beside everything else that runs: a large one takes its time.
+async fn judged(
+    environment: &Environment,
+    host: &Host,
+    file: &FileText,
+) -> Result<Result<Config, Mistakes>, JoinError> {
+    let (environment, host, file) = (environment.clone(), host.clone(), file.clone());
+    let judging = move || Config::read(&environment, Some(&file), &host);
+    tokio::task::spawn_blocking(judging).await
+}
+
+/// Sends the resources on; returns whether they are others, or what is wrong in short.
+fn apply(
+    config: Result<Config, Mistakes>,
+    file: &str,
+    configured: &Configured,
+) -> Result<bool, String> {
+    let config = config.map_err(|mistakes| {
+        for mistake in mistakes.as_slice() {
+            error!("{mistake}");
+        }
+        error!(
+            file,
+            "{}: what was configured before goes on",
+            mistakes.summary()
+        );
+        match mistakes.as_slice() {
+            [first, others @ ..] if !others.is_empty() => {
+                format!("{first} (and {} more)", others.len())
+            }
+            mistakes => mistakes.iter().map(ToString::to_string).collect(),
+        }
+    })?;
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+    let resources = config.resources;
+    let changed = configured.send_if_modified(|before| {
+        let changed = **before != *resources;
+        if changed {
+            *before = resources.into();
+        }
+        changed
+    });
+    let what = if changed { "" } else { ", which says the same" };
+    info!(
+        file,
+        resources = configured.borrow().len(),
+        "read the config file again{what}"
+    );
+    Ok(changed)
+}
+
+impl Reloads {
+    /// The file was read: it says something else, the same, or has mistakes.
+    fn note(&mut self, read: Result<bool, String>) {
+        match &read {
+            Ok(true) => self.changed += 1,
+            Ok(false) => self.unchanged += 1,
+            Err(_) => self.refused += 1,
+        }
+        let since = self.mistakes.as_ref().map(|(_, since)| *since);
+        let since = since.unwrap_or_else(SystemTime::now);
+        self.mistakes = read.err().map(|summary| (summary, since));
+    }
+}
+
+fn read(path: &Path) -> FileText {
+    // One more than it can have, so that it is told.
+    let limit = FileText::SIZE_MAX as u64 + 1;
+    let content = RegularFile::open(path).and_then(|file| file.read_at_most(limit));
+    FileText {
+        name: path.display().to_string(),
+        content: content.map_err(|error| error.to_string()),
+    }
+}
+
+/// Watches for a file to be written, or put in place: a ConfigMap's new version comes as a new symlink
+/// beside it.
+struct FileWatch {
+    path: PathBuf,
+    events: Option<EventStream<Vec<u8>>>,
+    seen: Option<Version>,
+}
+
+impl FileWatch {
+    fn new(path: PathBuf) -> Self {
+        let events = watch_events(&path).inspect_err(|error| {
+            warn!(%error, "cannot watch the config file: looking every 5 s instead");
+        });
+        Self {
+            seen: look(&path),
+            events: events.ok(),
+            path,
+        }
+    }
+
+    /// Waits for a reason to read.
+    async fn changed(&mut self) {
+        loop {
+            let event = async {
+                match &mut self.events {
+                    Some(events) => matches!(events.next().await, Some(Ok(_))),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                true = event => {}
+                // A watch that broke tells nothing any more.
+                () = sleep(SLOW_POLL) => {}
+            }
+            sleep(SETTLES_WITHIN).await;
+            let now = look(&self.path);
+            if std::mem::replace(&mut self.seen, now) != now {
+                return;
+            }
+        }
+    }
+}
+
+/// What the path leads to, through every symlink.
+fn look(path: &Path) -> Option<Version> {
+    path.metadata().ok().as_ref().map(Version::from)
+}
+
+fn watch_events(path: &Path) -> io::Result<EventStream<Vec<u8>>> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let inotify = Inotify::init()?;
+    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::ONLYDIR;
+    inotify.watches().add(dir.unwrap_or(Path::new(".")), mask)?;
+    inotify.into_event_stream(vec![0; EVENT_BUFFER])
+}

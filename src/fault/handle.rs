@@ -1,0 +1,127 @@
+//! A resource's faults while the program runs: set them here, and they strike.
+
+use std::time::Instant;
+
+use tokio::sync::watch;
+
+use crate::fault::{
+    Fault, FaultId, FaultSpec, Faults, Flaps, Judged, OfCall, Target, TooMany, Withheld,
+};
+use crate::model::device::Devices;
+
+/// Seeds that are made up are short, to be given again.
+const SEEDS: u64 = 1_000_000;
+
+/// The one place where a resource's faults change. A clone is another handle to the same ones.
+#[derive(Clone, Debug, Default)]
+pub struct FaultHandle(watch::Sender<Faults>);
+
+impl FaultHandle {
+    /// The faults as they are now.
+    pub fn now(&self) -> Faults {
+        self.0.borrow().clone()
+    }
+
+    /// Follows which faults there are.
+    pub fn subscribe(&self) -> watch::Receiver<Faults> {
+        self.0.subscribe()
+    }
+
+    /// Sets one more by hand; returns it with its seed.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn set(&self, fault: Fault) -> Result<FaultSpec, TooMany> {
+        let mut outcome = Err(TooMany::Faults);
+        self.0.send_if_modified(|faults| {
+            let armed = faults.set(fault, seed());
+            outcome = armed.map(|armed| armed.fault.spec().clone());
+            outcome.is_ok()
+        });
+        outcome
+    }
+
+    /// Those of another configuration than the one before: see [`Faults::configure`].
+    pub fn configure(&self, before: &[Fault], configured: &[Fault]) -> Vec<FaultSpec> {
+        let mut new = Vec::new();
+        self.0
+            .send_modify(|faults| new = faults.configure(before, configured, seed));
+        new
+    }
+
+    /// Back to those of the configuration, from their beginning.
+    pub fn reset(&self, configured: &[Fault]) {
+        self.0.send_modify(|faults| {
+            faults.clear();
+            faults.configure(&[], configured, seed);
+        });
+    }
+
+    /// Takes all away, those of the configuration too; returns how many.
+    pub fn clear(&self) -> usize {
+        let mut count = 0;
+        self.0.send_modify(|faults| count = faults.clear());
+        count
+    }
+
+    /// Judges a call of an RPC.
+    pub fn call(&self, target: Target) -> OfCall {
+        if !self.0.borrow().threaten(target) {
+            return OfCall::default();
+        }
+        self.judge(|faults| faults.call(target))
+    }
+
+    /// A call that these struck waits no more.
+    pub fn delayed(&self, ids: &[FaultId]) {
+        self.judge(|faults| faults.delayed(ids));
+    }
+
+    /// They struck a call, but nothing came of it: it does not count.
+    pub fn take_back(&self, ids: &[FaultId]) {
+        self.judge(|faults| faults.take_back(ids));
+    }
+
+    /// Judges a stream; returns by how many faults it is dropped.
+    pub fn stream(&self, judged: &mut Judged) -> usize {
+        self.judge(|faults| faults.stream(judged))
+    }
+
+    /// Judges a registration; returns by what it is withheld.
+    pub fn registration(&self, judged: &mut Judged) -> Vec<Withheld> {
+        self.judge(|faults| faults.registration(judged, Instant::now()))
+    }
+
+    /// Follows the devices that flap: see [`Flaps::follow`].
+    pub fn flap(&self, flaps: &mut Flaps, devices: &Devices) -> Vec<usize> {
+        self.judge(|faults| flaps.follow(faults, Instant::now(), devices))
+    }
+
+    /// Wakes nobody up: which faults there are stays.
+    fn judge<T: Default>(&self, judge: impl FnOnce(&mut Faults) -> T) -> T {
+        let mut judged = T::default();
+        self.0.send_if_modified(|faults| {
+            judged = judge(faults);
+            false
+        });
+        judged
+    }
+
+    /// Whether this fault is still there.
+    pub fn has(&self, id: FaultId) -> bool {
+        self.0.borrow().has(id)
+    }
+
+    /// Waits until none of these is there any more.
+    pub async fn gone(&self, ids: &[FaultId]) {
+        let mut faults = self.subscribe();
+        // Never closed: the handle is ours.
+        let _ = faults
+            .wait_for(|faults| !ids.iter().any(|id| faults.has(*id)))
+            .await;
+    }
+}
+
+fn seed() -> u64 {
+    fastrand::u64(..SEEDS)
+}

@@ -1,0 +1,364 @@
+//! GetPreferredAllocation: a hint to the kubelet which of the available devices to take.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
+
+use crate::model::device::{Device, Devices};
+
+/// The policy behind the hint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Policy {
+    /// No hint: the kubelet picks at random.
+    #[default]
+    None,
+    /// The lowest indexes.
+    Ordered,
+    /// The fewest NUMA nodes, then the lowest indexes.
+    Packed,
+    /// One from each NUMA node in turn, the least used first.
+    Spread,
+}
+
+impl Policy {
+    /// The word in `PREFERRED_ALLOCATION`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Ordered => "ordered",
+            Self::Packed => "packed",
+            Self::Spread => "spread",
+        }
+    }
+}
+
+impl FromStr for Policy {
+    type Err = &'static str;
+
+    fn from_str(word: &str) -> Result<Self, Self::Err> {
+        [Self::None, Self::Ordered, Self::Packed, Self::Spread]
+            .into_iter()
+            .find(|policy| policy.as_str() == word)
+            .ok_or("none, ordered, packed or spread")
+    }
+}
+
+/// The NUMA nodes of a device: what `packed` and `spread` reckon with.
+type Place<'a> = &'a [u16];
+
+/// What must be included first, then by policy, as many as there are, up to `size`. IDs that no
+/// device has or that Allocate would refuse are never chosen by policy, and never an error: an error
+/// would fail the pod.
+pub fn prefer(
+    devices: &Devices,
+    policy: Policy,
+    available: &[String],
+    must_include: &[String],
+    size: usize,
+) -> Vec<String> {
+    let mut included = BTreeSet::new();
+    let mut chosen: Vec<String> = must_include
+        .iter()
+        .filter(|id| included.insert(id.as_str()))
+        .cloned()
+        .collect();
+    chosen.truncate(size);
+
+    let mut open: Vec<&Device> = known(devices, available)
+        .filter(|device| device.can_be_given() && !included.contains(&*device.id))
+        .collect();
+    open.sort_unstable_by_key(|device| device.index);
+    open.dedup_by_key(|device| device.index);
+    let taken: Vec<&Device> = known(devices, &chosen).collect();
+
+    let needed = size - chosen.len();
+    let by_policy = match policy {
+        Policy::None | Policy::Ordered => open,
+        Policy::Packed => packed(open, &taken, needed),
+        Policy::Spread => spread(devices, &open, &taken, needed),
+    };
+    chosen.extend(by_policy.iter().take(needed).map(|d| d.id.to_string()));
+    chosen
+}
+
+fn known<'a>(devices: &'a Devices, ids: &'a [String]) -> impl Iterator<Item = &'a Device> {
+    ids.iter().filter_map(|id| devices.get(id))
+}
+
+/// The open devices of the fewest places that have enough, in index order. Places that are taken
+/// from anyway, and none at all, cost nothing.
+fn packed<'a>(open: Vec<&'a Device>, taken: &[&Device], needed: usize) -> Vec<&'a Device> {
+    let mut free: BTreeSet<Place> = taken.iter().map(|device| &*device.numa).collect();
+    free.insert(&[]);
+
+    // Places in the order of their lowest index, with how many open devices each has.
+    let mut sizes: Vec<(Place, usize)> = Vec::new();
+    let mut missing = needed;
+    for device in &open {
+        let place = &*device.numa;
+        if free.contains(place) {
+            missing = missing.saturating_sub(1);
+        } else if let Some((_, size)) = sizes.iter_mut().find(|(known, _)| *known == place) {
+            *size += 1;
+        } else {
+            sizes.push((place, 1));
+        }
+    }
+    free.extend(fewest(&sizes, missing));
+    open.into_iter()
+        .filter(|device| free.contains(&*device.numa))
+        .collect()
+}
+
+/// The fewest places that together have `missing` devices; of several such sets the one whose
+/// places come first. All places where even they have too few.
+fn fewest<'a>(sizes: &[(Place<'a>, usize)], mut missing: usize) -> Vec<Place<'a>> {
+    let mut largest: Vec<usize> = sizes.iter().map(|(_, size)| *size).collect();
+    largest.sort_unstable_by(|a, b| b.cmp(a));
+    let mut sum = 0;
+    let count = largest
+        .iter()
+        .take_while(|size| {
+            let more = sum < missing;
+            sum += **size;
+            more
+        })
+        .count();
+
+    let mut places = Vec::with_capacity(count);
+    for (position, (place, size)) in sizes.iter().enumerate() {
+        if places.len() == count {
+            break;
+        }
+        let left = count - places.len() - 1;
+        if size + sum_of_largest(&sizes[position + 1..], left) >= missing
+            || sizes.len() - position == left + 1
+        {
+            places.push(*place);
+            missing = missing.saturating_sub(*size);
+        }
+    }
+    places
+}
+
+fn sum_of_largest(sizes: &[(Place, usize)], count: usize) -> usize {
+    let mut sizes: Vec<usize> = sizes.iter().map(|(_, size)| *size).collect();
+    sizes.sort_unstable_by(|a, b| b.cmp(a));
+    sizes.iter().take(count).sum()
+}
+
+/// One open device from each place in turn: first the place that gave this container the fewest,
+/// then the one with the fewest devices in use, then the lowest index.
+fn spread<'a>(
+    devices: &Devices,
+    open: &[&'a Device],
+    taken: &[&Device],
+    needed: usize,
+) -> Vec<&'a Device> {
+    let mut places: BTreeMap<Place, Usage> = BTreeMap::new();
+    for device in devices.as_slice() {
+        places.entry(&device.numa).or_default().in_use += 1;
+    }
+    for device in open.iter().rev() {
+        let usage = places.entry(&device.numa).or_default();
+        usage.in_use -= 1;
+        usage.open.push(device);
+    }
+    for device in taken {
+        let usage = places.entry(&device.numa).or_default();
+        usage.in_use -= 1;
+        usage.given += 1;
+    }
+
+    let mut chosen = Vec::new();
+    while chosen.len() < needed {
+        let next = places
+            .values_mut()
+            .filter(|usage| !usage.open.is_empty())
+            .min_by_key(|usage| {
+                (
+                    usage.given,
+                    usage.in_use,
+                    usage.open.last().map(|d| d.index),
+                )
+            });
+        let Some(usage) = next else { break };
+        usage.given += 1;
+        chosen.extend(usage.open.pop());
+    }
+    chosen
+}
+
+/// What is known of a place while devices are chosen from it.
+#[derive(Default)]
+struct Usage<'a> {
+    /// Devices that other containers have.
+    in_use: usize,
+    /// Devices that this container gets.
+    given: usize,
+    /// Devices that are left, the lowest index last.
+    open: Vec<&'a Device>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::device::Counted;
+    use crate::model::numa::NumaNodes;
+    use proptest::prelude::*;
+
+    fn devices(count: usize, numa: &str) -> Devices {
+        let numa: NumaNodes = numa.parse().unwrap_or_default();
+        Counted::new("d", "n", numa).devices(count)
+    }
+
+    fn ids(indexes: &[usize]) -> Vec<String> {
+        indexes.iter().map(|i| format!("d-n-{i}")).collect()
+    }
+
+    #[track_caller]
+    fn check(
+        devices: &Devices,
+        policy: Policy,
+        available: &[usize],
+        must: &[usize],
+        size: usize,
+        expected: &[usize],
+    ) {
+        let preferred = prefer(devices, policy, &ids(available), &ids(must), size);
+        assert_eq!(preferred, ids(expected));
+    }
+
+    #[test]
+    fn ordered_takes_the_lowest_indexes() {
+        let all = devices(12, "");
+        check(&all, Policy::Ordered, &[10, 9, 2, 11], &[], 2, &[2, 9]);
+        check(&all, Policy::Ordered, &[10, 9, 2], &[10], 2, &[10, 2]);
+        check(&all, Policy::Ordered, &[3, 1], &[], 5, &[1, 3]);
+        check(&all, Policy::Ordered, &[3, 1], &[3, 1, 3], 1, &[3]);
+        check(&all, Policy::Ordered, &[3, 3, 1], &[], 0, &[]);
+    }
+
+    #[test]
+    fn packed_takes_the_fewest_numa_nodes() {
+        let all = devices(8, "0-1");
+        check(&all, Policy::Packed, &[0, 1, 2, 3], &[], 2, &[0, 2]);
+        check(&all, Policy::Packed, &[0, 1, 3], &[], 2, &[1, 3]);
+        // What must be included decides the node, though lower indexes stand elsewhere.
+        check(&all, Policy::Packed, &[0, 2, 5, 7], &[5], 2, &[5, 7]);
+        check(&all, Policy::Packed, &[0, 1, 2, 3], &[], 3, &[0, 1, 2]);
+    }
+
+    #[test]
+    fn packed_prefers_low_indexes_among_equally_few_nodes() {
+        // Node 0: 0 3 6, node 1: 1 4 7, node 2: 2 5 8 11: five need two nodes, any two.
+        let all = devices(12, "0-2");
+        let available = [0, 1, 2, 3, 4, 5, 6, 7, 8, 11];
+        check(&all, Policy::Packed, &available, &[], 5, &[0, 1, 3, 4, 6]);
+        check(&all, Policy::Packed, &available, &[], 4, &[2, 5, 8, 11]);
+        check(
+            &all,
+            Policy::Packed,
+            &available,
+            &[],
+            7,
+            &[0, 2, 3, 5, 6, 8, 11],
+        );
+    }
+
+    #[test]
+    fn spread_takes_turns_and_starts_with_the_least_used() {
+        let all = devices(8, "0-1");
+        check(
+            &all,
+            Policy::Spread,
+            &[0, 2, 4, 6, 1, 3, 5, 7],
+            &[],
+            3,
+            &[0, 1, 2],
+        );
+        // Node 0 has two devices in use, node 1 none.
+        check(
+            &all,
+            Policy::Spread,
+            &[4, 6, 1, 3, 5, 7],
+            &[],
+            3,
+            &[1, 4, 3],
+        );
+        // Node 0 already gives one.
+        check(
+            &all,
+            Policy::Spread,
+            &[0, 1, 2, 3, 4, 5, 6, 7],
+            &[0],
+            2,
+            &[0, 1],
+        );
+        check(&devices(4, ""), Policy::Spread, &[3, 1, 2], &[], 2, &[1, 2]);
+    }
+
+    #[test]
+    fn ids_of_others_are_no_error() {
+        let all = devices(2, "0-1");
+        for policy in [Policy::Ordered, Policy::Packed, Policy::Spread] {
+            let preferred = prefer(
+                &all,
+                policy,
+                &["x".into(), "d-n-1".into()],
+                &["y".into()],
+                3,
+            );
+            assert_eq!(preferred, ["y", "d-n-1"]);
+        }
+    }
+
+    proptest! {
+        /// Whatever the kubelet offers: as many as there are up to the size, each once, each
+        /// offered, what must be included first.
+        #[test]
+        fn every_policy_gives_a_valid_hint(
+            count in 0_usize..40,
+            numa in "([0-3](\\+[0-3]){0,3})?",
+            policy in prop::sample::select(vec![Policy::None, Policy::Ordered, Policy::Packed, Policy::Spread]),
+            offered in prop::collection::vec(0_usize..40, 0..40),
+            musts in 0_usize..5,
+            size in 0_usize..45,
+        ) {
+            let devices = devices(count, &numa);
+            let offered: Vec<usize> = offered.into_iter().filter(|i| *i < count).collect();
+            let available = ids(&offered);
+            let must = &available[..musts.min(available.len())];
+            let preferred = prefer(&devices, policy, &available, must, size);
+
+            let distinct: BTreeSet<_> = available.iter().collect();
+            prop_assert_eq!(preferred.len(), size.min(distinct.len()));
+            prop_assert_eq!(preferred.iter().collect::<BTreeSet<_>>().len(), preferred.len());
+            prop_assert!(preferred.iter().all(|id| distinct.contains(id)));
+            let first: BTreeSet<_> = must.iter().collect();
+            let head: BTreeSet<_> = preferred.iter().take(first.len()).collect();
+            prop_assert!(head.is_subset(&first));
+        }
+
+        /// No set of fewer NUMA nodes than `packed` uses would have been enough.
+        #[test]
+        fn packed_uses_the_fewest_nodes(
+            offered in prop::collection::btree_set(0_usize..24, 1..24),
+            size in 1_usize..24,
+        ) {
+            let devices = devices(24, "0+1+2+0+3");
+            let offered: Vec<usize> = offered.into_iter().collect();
+            prop_assume!(size <= offered.len());
+            let preferred = prefer(&devices, Policy::Packed, &ids(&offered), &[], size);
+            let node = |id: &str| devices.get(id).unwrap().numa[0];
+            let used: BTreeSet<u16> = preferred.iter().map(|id| node(id)).collect();
+            let fewest = (0_u8..16)
+                .filter(|set| {
+                    let in_set = |i: &usize| set & (1 << devices.as_slice()[*i].numa[0]) != 0;
+                    offered.iter().filter(|i| in_set(i)).count() >= size
+                })
+                .map(u8::count_ones)
+                .min();
+            prop_assert_eq!(Some(used.len()), fewest.map(|n| n as usize));
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Which devices of a resource are meant: IDs, indexes, ranges of indexes, or all of them.
+
+use thiserror::Error;
+
+use crate::model::device::{Device, Devices};
+
+/// In bytes.
+pub const TEXT_MAX: usize = 4096;
+
+/// Every device, unless one has it for its ID.
+const ALL: &str = "all";
+
+/// Why nothing can be selected.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SelectionError {
+    /// Neither an ID that is there nor an index.
+    #[error(
+        "no device {0:?}: expected IDs, indexes as in 0, ranges as in 0-3, comma-separated, or all"
+    )]
+    Unknown(String),
+    /// Whoever means so many means ranges, or all.
+    #[error("more than {TEXT_MAX} bytes to name devices: ranges as in 0-3, or all, say it shorter")]
+    TooLong,
+    /// An index beyond the last.
+    #[error("no device with the index {index}: there are {count}, counted from 0")]
+    NoIndex {
+        /// The index.
+        index: usize,
+        /// How many devices there are.
+        count: usize,
+    },
+}
+
+/// The devices that the text means, each once, in the order of the list. An ID wins over what else it could be.
+/// Devices that are going have no index any more.
+///
+/// # Errors
+/// The first part of the text that no device has.
+pub fn select<'a>(devices: &'a Devices, text: &str) -> Result<Vec<&'a Device>, SelectionError> {
+    if text.len() > TEXT_MAX {
+        return Err(SelectionError::TooLong);
+    }
+    let mut selection = Selection::new(devices);
+    for part in selection.parts(text) {
+        selection.add(part)?;
+    }
+    Ok(selection.selected().collect())
+}
+
+/// Those that are there of what the text means.
+pub fn select_present<'a>(devices: &'a Devices, text: &str) -> impl Iterator<Item = &'a Device> {
+    let mut selection = Selection::new(devices);
+    for part in selection.parts(text) {
+        // What is there is selected all the same.
+        let _ = selection.add(part);
+    }
+    selection.selected()
+}
+
+struct Selection<'a> {
+    devices: &'a Devices,
+    /// By position.
+    is_selected: Vec<bool>,
+    /// The positions that have an index.
+    indexed: Vec<usize>,
+}
+
+impl<'a> Selection<'a> {
+    fn new(devices: &'a Devices) -> Self {
+        let stays = |position: &usize| !devices.as_slice()[*position].going;
+        Self {
+            devices,
+            is_selected: vec![false; devices.len()],
+            indexed: (0..devices.len()).filter(stays).collect(),
+        }
+    }
+
+    /// The whole is one where it is an ID, or all.
+    fn parts<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        let text = text.trim();
+        if text == ALL || self.devices.position(text).is_some() {
+            return vec![text];
+        }
+        text.split(',').map(str::trim).collect()
+    }
+
+    /// Selects what is there of a part.
+    fn add(&mut self, part: &str) -> Result<(), SelectionError> {
+        if let Some(position) = self.devices.position(part) {
+            self.is_selected[position] = true;
+            return Ok(());
+        }
+        let count = self.indexed.len();
+        let (first, last) = match part {
+            ALL if count == 0 => return Ok(()),
+            ALL => (0, count - 1),
+            part => range(part)?,
+        };
+        for position in self.indexed.iter().take(last + 1).skip(first) {
+            self.is_selected[*position] = true;
+        }
+        let is_there = last < count;
+        is_there
+            .then_some(())
+            .ok_or(SelectionError::NoIndex { index: last, count })
+    }
+
+    fn selected(self) -> impl Iterator<Item = &'a Device> {
+        let devices = self.devices.as_slice().iter();
+        let selected = std::iter::zip(devices, self.is_selected);
+        selected.filter_map(|(device, is_selected)| is_selected.then_some(device))
+    }
+}
+
+fn range(part: &str) -> Result<(usize, usize), SelectionError> {
+    let unknown = || SelectionError::Unknown(part.chars().take(256).collect());
+    let (first, last) = part.split_once('-').unwrap_or((part, part));
+    let (first, last) = (
+        index(first).ok_or_else(unknown)?,
+        index(last).ok_or_else(unknown)?,
+    );
+    (first <= last).then_some((first, last)).ok_or_else(unknown)
+}
+
+/// Decimal; one beyond all bounds is taken for the highest but one, which no list has.
+fn index(text: &str) -> Option<usize> {
+    let decimal = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+    decimal.then(|| text.parse().unwrap_or(usize::MAX).min(usize::MAX - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn devices() -> Devices {
+        let device = |(index, id): (usize, &str)| Device::new(id, index, [].into());
+        let ids = ["a", "3", "0-1", "x,y", "e"];
+        let mut list: Vec<Device> = ids.into_iter().enumerate().map(device).collect();
+        list.push(Device {
+            going: true,
+            ..Device::new("gone", 0, [].into())
+        });
+        Devices::from_list(list)
+    }
+
+    fn selected(text: &str) -> Result<Vec<String>, SelectionError> {
+        let devices = devices();
+        let selected = select(&devices, text)?;
+        Ok(selected
+            .iter()
+            .map(|device| device.id.to_string())
+            .collect())
+    }
+
+    #[test]
+    fn ids_indexes_ranges_and_all() {
+        for (text, expected) in [
+            ("a", &["a"][..]),
+            ("0", &["a"]),
+            (" 4 , a ", &["a", "e"]),
+            ("a,0,0-1,0-1", &["a", "0-1"]),
+            ("1-2", &["3", "0-1"]),
+            ("all", &["a", "3", "0-1", "x,y", "e"]),
+            ("gone", &["gone"]),
+            // An ID wins.
+            ("3", &["3"]),
+            ("0-1", &["0-1"]),
+            ("x,y", &["x,y"]),
+        ] {
+            assert_eq!(selected(text).unwrap(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_present_of_it() {
+        let devices = devices();
+        for (text, expected) in [
+            ("3-9", &["x,y", "e"][..]),
+            ("3-18446744073709551615", &["x,y", "e"]),
+            ("b,a", &["a"]),
+            ("7", &[]),
+            ("9-3", &[]),
+            ("", &[]),
+            ("all", &["a", "3", "0-1", "x,y", "e"]),
+        ] {
+            let ids: Vec<&str> = select_present(&devices, text).map(|d| &*d.id).collect();
+            assert_eq!(ids, expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        for text in ["", "b", "a,", "-1", "1-", "2-1", "+1", "1-2-3", "x"] {
+            let error = selected(text).unwrap_err();
+            assert!(
+                matches!(error, SelectionError::Unknown(_)),
+                "{text} {error}"
+            );
+        }
+        let expected = "no device with the index 5: there are 5, counted from 0";
+        assert_eq!(selected("5").unwrap_err().to_string(), expected);
+        assert_eq!(selected("2-5").unwrap_err().to_string(), expected);
+        for beyond in ["18446744073709551615", "99999999999999999999999999"] {
+            assert!(selected(beyond).is_err(), "{beyond}");
+        }
+        let long = "0,".repeat(TEXT_MAX);
+        assert_eq!(selected(&long), Err(SelectionError::TooLong));
+    }
+}

@@ -1,0 +1,180 @@
+//! The file name of a plugin's socket: the `endpoint` of a registration.
+
+use std::fmt;
+use std::hash::Hasher;
+
+use thiserror::Error;
+
+use crate::model::resource_name::ResourceName;
+
+/// The kubelet's registration socket in the plugin dir.
+pub const KUBELET_SOCKET: &str = "kubelet.sock";
+
+/// `sockaddr_un.sun_path` less its closing zero, in bytes.
+pub const SOCKET_PATH_MAX: usize = 107;
+
+/// A unix socket's path holds 107 bytes, `/var/lib/kubelet/device-plugins/` takes 32 of them.
+const SOCKET_NAME_MAX: usize = 75;
+const SUFFIX: &str = ".sock";
+const STEM_MAX: usize = SOCKET_NAME_MAX - SUFFIX.len();
+const HASH_DIGITS: usize = 16;
+
+/// A socket's file name in the plugin dir, as in `simple-device-plugin.sock`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SocketName(String);
+
+/// A `PLUGIN_NAME`: letters, digits, `.`, `_` and `-`; never a path, never the kubelet's own socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginName(String);
+
+/// Why a text is no plugin name, or makes no socket name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[expect(missing_docs, reason = "each message says what was expected")]
+pub enum PluginNameError {
+    #[error("a file name of letters, digits, '.', '_' and '-' that starts with a letter or digit")]
+    NotAName,
+    #[error("another name: kubelet.sock is the kubelet's own")]
+    Kubelet,
+    #[error("at most {STEM_MAX} characters, so that the kubelet can dial the socket")]
+    TooLong,
+}
+
+impl Default for PluginName {
+    fn default() -> Self {
+        Self("simple-device-plugin".to_owned())
+    }
+}
+
+impl PluginName {
+    /// Takes `[A-Za-z0-9][A-Za-z0-9._-]*` other than `kubelet`.
+    ///
+    /// # Errors
+    /// Worded as what was expected.
+    pub fn parse(name: &str) -> Result<Self, PluginNameError> {
+        let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        let all_well = name
+            .bytes()
+            .all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c));
+        if !starts_well || !all_well {
+            return Err(PluginNameError::NotAName);
+        }
+        if name == "kubelet" {
+            return Err(PluginNameError::Kubelet);
+        }
+        Ok(Self(name.to_owned()))
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The socket of the one resource that has this name: `<PLUGIN_NAME>.sock`.
+    ///
+    /// # Errors
+    /// When the kubelet could not dial a path with so long a name.
+    pub fn own_socket(&self) -> Result<SocketName, PluginNameError> {
+        if self.0.len() > STEM_MAX {
+            return Err(PluginNameError::TooLong);
+        }
+        Ok(SocketName(format!("{}{SUFFIX}", self.0)))
+    }
+
+    /// The socket of one of the resources that share this name: `<PLUGIN_NAME>-<resource>.sock` with
+    /// `/` written `_`. What would be too long ends in a hash of the whole instead, the same in every version.
+    pub fn shared_socket(&self, resource: &ResourceName) -> SocketName {
+        let mut stem = format!("{}-{}", self.0, resource.as_str().replace('/', "_"));
+        if stem.len() > STEM_MAX {
+            let mut hasher = fnv::FnvHasher::default();
+            hasher.write(stem.as_bytes());
+            stem.truncate(STEM_MAX - HASH_DIGITS - 1);
+            stem = format!("{stem}-{:0HASH_DIGITS$x}", hasher.finish());
+        }
+        SocketName(stem + SUFFIX)
+    }
+}
+
+impl SocketName {
+    /// The file name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for SocketName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn shared(plugin: &str, resource: &str) -> String {
+        let resource = ResourceName::parse(resource).unwrap();
+        PluginName::parse(plugin)
+            .unwrap()
+            .shared_socket(&resource)
+            .0
+    }
+
+    #[test]
+    fn names_are_files() {
+        for (name, expected) in [
+            ("widget", Ok("widget.sock")),
+            ("a.b_c-1", Ok("a.b_c-1.sock")),
+            ("", Err(PluginNameError::NotAName)),
+            (".hidden", Err(PluginNameError::NotAName)),
+            ("../up", Err(PluginNameError::NotAName)),
+            ("/run/x", Err(PluginNameError::NotAName)),
+            ("ü", Err(PluginNameError::NotAName)),
+            ("kubelet", Err(PluginNameError::Kubelet)),
+            (&"x".repeat(71), Err(PluginNameError::TooLong)),
+        ] {
+            let socket = PluginName::parse(name).and_then(|name| name.own_socket());
+            assert_eq!(
+                socket.as_ref().map(SocketName::as_str),
+                expected.as_ref().copied()
+            );
+        }
+    }
+
+    #[test]
+    fn shared_names_carry_the_resource() {
+        assert_eq!(
+            shared("simple-device-plugin", "example.com/gpu"),
+            "simple-device-plugin-example.com_gpu.sock"
+        );
+    }
+
+    /// A reload or an upgrade must not move a socket, so this very name is part of the contract.
+    #[test]
+    fn long_names_end_in_a_stable_hash() {
+        let socket = shared(
+            "simple-device-plugin",
+            &format!("example.com/{}", "g".repeat(63)),
+        );
+        assert_eq!(socket.len(), 75);
+        assert_eq!(
+            socket,
+            "simple-device-plugin-example.com_gggggggggggggggggggg-7b8ee8bf33bc08bc.sock"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn shared_names_fit_and_differ(
+            plugin in "[A-Za-z0-9][A-Za-z0-9._-]{0,90}",
+            one in "[a-z0-9]{1,60}/[A-Za-z0-9]{1,63}",
+            other in "[a-z0-9]{1,60}/[A-Za-z0-9]{1,63}",
+        ) {
+            prop_assume!(plugin != "kubelet" && one != other);
+            let socket = shared(&plugin, &one);
+            prop_assert!(socket.len() <= SOCKET_NAME_MAX);
+            prop_assert!(!socket.contains('/'));
+            prop_assert_ne!(socket, shared(&plugin, &other));
+        }
+    }
+}

@@ -1,0 +1,396 @@
+//! The connections to a socket of ours: who may connect, how many, what each did, and how all end.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::{Stream, stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+use tracing::warn;
+
+use crate::net::user_namespace::{self, REMEDY};
+
+/// Out of descriptors, an accept fails at once, again and again.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Numbers the connections to one socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionId(u64);
+
+/// What one peer did so far.
+#[derive(Debug, Default)]
+pub struct Peer {
+    /// It called something.
+    pub called: bool,
+    /// It called GetDevicePluginOptions.
+    pub asked_options: bool,
+    /// It opened ListAndWatch.
+    pub streamed: bool,
+    /// ListAndWatch streams that are open.
+    pub streams: usize,
+    cut: CancellationToken,
+}
+
+/// The peers of one socket, by connection.
+#[derive(Clone, Debug)]
+pub struct Peers {
+    /// The socket's name, for the log.
+    endpoint: Arc<str>,
+    table: watch::Sender<Table>,
+    most: usize,
+    /// Whether every user may connect.
+    anybody: bool,
+    cut: CancellationToken,
+}
+
+/// The open connections.
+#[derive(Debug, Default)]
+pub struct Table {
+    next: u64,
+    /// Peers that were refused since there was a free place.
+    refused: u64,
+    /// A peer from outside of our user namespace was refused: very likely the kubelet.
+    refused_outside: bool,
+    open: BTreeMap<ConnectionId, Peer>,
+}
+
+impl Table {
+    /// What the peer of this connection did; `None` when it is closed.
+    pub fn get(&self, id: ConnectionId) -> Option<&Peer> {
+        self.open.get(&id)
+    }
+
+    /// The number that the next connection gets.
+    pub fn next(&self) -> ConnectionId {
+        ConnectionId(self.next)
+    }
+
+    /// Whether a peer from outside of our user namespace was refused.
+    pub fn refused_outside(&self) -> bool {
+        self.refused_outside
+    }
+
+    /// The first of these connections whose peer is like this.
+    pub fn find(
+        &self,
+        among: Range<ConnectionId>,
+        like: impl Fn(&Peer) -> bool,
+    ) -> Option<ConnectionId> {
+        let found = self.open.range(among).find(|(_, peer)| like(peer));
+        found.map(|(id, _)| *id)
+    }
+}
+
+impl Peers {
+    /// No peers of this socket yet, and never more than `most`. When `cut` is cancelled, every connection fails.
+    pub fn new(endpoint: &str, cut: CancellationToken, most: usize) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            table: watch::Sender::new(Table::default()),
+            most,
+            anybody: false,
+            cut,
+        }
+    }
+
+    /// Lets every user connect who can open the socket, as the kubelet does.
+    #[must_use]
+    pub fn of_anybody(self) -> Self {
+        Self {
+            anybody: true,
+            ..self
+        }
+    }
+
+    /// Follows what the peers do.
+    pub fn subscribe(&self) -> watch::Receiver<Table> {
+        self.table.subscribe()
+    }
+
+    /// Notes that the peer of a connection calls; those who follow are told of the first time only.
+    pub fn note_call(&self, id: ConnectionId) {
+        self.table.send_if_modified(|table| {
+            let peer = table.open.get_mut(&id);
+            peer.is_some_and(|peer| !std::mem::replace(&mut peer.called, true))
+        });
+    }
+
+    /// Notes what the peer of a connection does with a call.
+    pub fn note(&self, id: ConnectionId, change: impl FnOnce(&mut Peer)) {
+        self.table.send_if_modified(|table| {
+            let peer = table.open.get_mut(&id);
+            peer.map(|peer| {
+                peer.called = true;
+                change(peer);
+            })
+            .is_some()
+        });
+    }
+
+    /// Closes the connections whose peers have nothing to wait for: they never called anything.
+    pub fn cut_silent(&self) {
+        let table = self.table.borrow();
+        for peer in table.open.values().filter(|peer| !peer.called) {
+            peer.cut.cancel();
+        }
+    }
+
+    fn admit(&self) -> Option<Open> {
+        let mut admitted = None;
+        self.table.send_if_modified(|table| {
+            if table.open.len() < self.most {
+                let id = ConnectionId(table.next);
+                let cut = self.cut.child_token();
+                let peer = Peer {
+                    cut: cut.clone(),
+                    ..Peer::default()
+                };
+                table.next += 1;
+                table.refused = 0;
+                table.open.insert(id, peer);
+                admitted = Some((id, cut));
+            } else {
+                table.refused += 1;
+                if table.refused == 1 {
+                    let (endpoint, open) = (&self.endpoint, self.most);
+                    warn!(%endpoint, "refusing connections: {open} are open");
+                }
+            }
+            admitted.is_some()
+        });
+        let (id, cut) = admitted?;
+        let peers = self.clone();
+        Some(Open { id, peers, cut })
+    }
+}
+
+/// A place in the table, given back on drop.
+#[derive(Debug)]
+struct Open {
+    id: ConnectionId,
+    peers: Peers,
+    cut: CancellationToken,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.peers.table.send_modify(|table| {
+            table.open.remove(&self.id);
+        });
+    }
+}
+
+/// The connections that are let in, for as long as tonic asks for more. Accepts on the newest listener.
+pub fn incoming(
+    listeners: watch::Receiver<Arc<UnixListener>>,
+    peers: Peers,
+) -> impl Stream<Item = io::Result<Connection>> {
+    stream::unfold((listeners, peers), |(mut listeners, peers)| async move {
+        let connection = next(&mut listeners, &peers).await?;
+        Some((Ok(connection), (listeners, peers)))
+    })
+}
+
+/// The next connection; `None` when nobody can give another listener.
+async fn next(
+    listeners: &mut watch::Receiver<Arc<UnixListener>>,
+    peers: &Peers,
+) -> Option<Connection> {
+    let mut told = false;
+    loop {
+        let listener = Arc::clone(&listeners.borrow_and_update());
+        let accepted = tokio::select! {
+            changed = listeners.changed() => { changed.ok()?; continue }
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                if let Some(connection) = admit(stream, peers) {
+                    return Some(connection);
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut told, true) {
+                    let endpoint = &peers.endpoint;
+                    warn!(%endpoint, %error, "cannot accept a connection: trying on");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
+    if !peers.anybody && !is_trusted(&stream) {
+        if stream
+            .peer_cred()
+            .is_ok_and(|peer| user_namespace::is_outside(peer.uid()))
+        {
+            peers
+                .table
+                .send_modify(|table| table.refused_outside = true);
+        }
+        return None;
+    }
+    let open = peers.admit()?;
+    let cut = Box::pin(open.cut.clone().cancelled_owned());
+    Some(Connection { stream, cut, open })
+}
+
+/// Whether the peer is root or our own user; a line tells of others.
+pub fn is_trusted(stream: &UnixStream) -> bool {
+    let Ok(peer) = stream.peer_cred() else {
+        return false;
+    };
+    let trusted = may_connect(peer.uid(), rustix::process::geteuid().as_raw());
+    if !trusted {
+        let uid = peer.uid();
+        if user_namespace::is_outside(uid) {
+            warn!(
+                uid,
+                "refused a connection from outside of this user namespace: if it is the kubelet's, {REMEDY}"
+            );
+        } else {
+            warn!(
+                uid,
+                "refused a connection: only root and our own user may connect"
+            );
+        }
+    }
+    trusted
+}
+
+/// Who can write to the plugin dir anyway.
+const fn may_connect(uid: u32, own: u32) -> bool {
+    uid == 0 || uid == own
+}
+
+/// A connection whose reads and writes fail once it is cut, so that no peer can keep a server from
+/// ending: neither one that says nothing nor one that does not listen.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    open: Open,
+}
+
+impl Connected for Connection {
+    type ConnectInfo = ConnectionId;
+
+    fn connect_info(&self) -> ConnectionId {
+        self.open.id
+    }
+}
+
+impl Connection {
+    /// Goes on over another stream; returns the one to the peer.
+    pub fn replace(&mut self, stream: UnixStream) -> UnixStream {
+        std::mem::replace(&mut self.stream, stream)
+    }
+
+    /// Fails once the connection is cut; until then the task is woken when it is.
+    fn poll_uncut(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match self.cut.as_mut().poll(context) {
+            Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
+            Poll::Pending => Ok(()),
+        })
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.poll_uncut(context))?;
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_uncut(context))?;
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_uncut(context))?;
+        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[test]
+    fn root_and_our_own_user_may_connect() {
+        assert!(may_connect(0, 1000) && may_connect(1000, 1000));
+        assert!(!may_connect(1001, 1000) && !may_connect(65534, 0));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_says_nothing_and_does_not_listen_is_cut() {
+        let cut = CancellationToken::new();
+        let peers = Peers::new("a.sock", cut.clone(), 16);
+        let (ours, _theirs) = UnixStream::pair().unwrap();
+        let (mut reading, mut writing) = tokio::io::split(admit(ours, &peers).unwrap());
+        let mut read = std::pin::pin!(reading.read_u8());
+        let endless = vec![0; 1 << 20];
+        let mut write = std::pin::pin!(writing.write_all(&endless));
+        assert!((&mut read).now_or_never().is_none());
+        assert!((&mut write).now_or_never().is_none());
+        cut.cancel();
+        let both = async { tokio::join!(read, write) };
+        let (read, write) = tokio::time::timeout(Duration::from_secs(30), both)
+            .await
+            .unwrap();
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(write.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+    }
+
+    #[tokio::test]
+    async fn the_seventeenth_is_refused_until_one_leaves() {
+        let peers = Peers::new("a.sock", CancellationToken::new(), 16);
+        let (ours, _theirs): (Vec<_>, Vec<_>) =
+            (0..17).map(|_| UnixStream::pair().unwrap()).unzip();
+        let mut ours = ours.into_iter();
+        let mut open: Vec<_> = ours.by_ref().take(16).map(|s| admit(s, &peers)).collect();
+        assert!(open.iter().all(Option::is_some));
+        let another = || UnixStream::pair().unwrap().0;
+        assert!(admit(another(), &peers).is_none());
+        open.pop();
+        assert!(admit(another(), &peers).is_some());
+    }
+}

@@ -1,0 +1,11 @@
+//! The kubelet's side of the node: its plugin dir, kubelet.sock and who answers there, its checkpoint, its pod-resources API.
+
+pub(crate) mod regular_file;
+pub mod plugin_dir;
+pub(crate) mod channel;
+pub(crate) mod registration;
+pub mod checkpoint;
+pub mod checkpoint_file;
+pub mod pod_resources;
+pub(crate) mod holders;
+pub mod watcher;

@@ -1,0 +1,139 @@
+//! The kubelet's pod-resources API: which devices its running pods hold, but for those of init containers that have ended,
+//! which it leaves out (`server_v1.go`). So it is no proof that nobody holds a device.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use thiserror::Error;
+use tokio::net::UnixStream;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::api::podresources::pod_resources_lister_client::PodResourcesListerClient;
+use crate::api::podresources::{ListPodResourcesRequest, ListPodResourcesResponse};
+use crate::foreign::foreign;
+use crate::node::channel::channel_over;
+
+/// For the connection and the call together; a kubelet answers in a few milliseconds.
+const LIST_WITHIN: Duration = Duration::from_secs(5);
+
+/// The answer's size in bytes, as the kubelet's own clients bound it.
+const ANSWER_SIZE_MAX: usize = 16 << 20;
+
+/// The API at one socket. A clone shares the last answer.
+#[derive(Clone, Debug)]
+pub struct PodResources {
+    socket: PathBuf,
+    /// One call at a time: the kubelet takes 100 a second from the whole node (`podresources/constants.go`).
+    last: Arc<Mutex<Option<PodDevices>>>,
+    warned: Arc<AtomicBool>,
+}
+
+/// The devices that the kubelet's running pods hold.
+#[derive(Clone, Debug)]
+pub struct PodDevices {
+    /// When the kubelet was asked.
+    asked: Instant,
+    by_resource: Arc<BTreeMap<String, BTreeSet<String>>>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub struct PodResourcesError(String);
+
+impl PodDevices {
+    /// Whether a pod holds this device.
+    pub fn holds(&self, resource: &str, id: &str) -> bool {
+        let devices = self.by_resource.get(resource);
+        devices.is_some_and(|devices| devices.contains(id))
+    }
+
+    /// The devices of this resource that pods hold, by ID.
+    pub fn of(&self, resource: &str) -> impl Iterator<Item = &str> {
+        let devices = self.by_resource.get(resource).into_iter().flatten();
+        devices.map(String::as_str)
+    }
+}
+
+impl PodResources {
+    /// The API at this socket; it need not exist.
+    pub fn new(socket: PathBuf) -> Self {
+        Self {
+            socket,
+            last: Arc::default(),
+            warned: Arc::default(),
+        }
+    }
+
+    /// Asks the kubelet which devices pods hold. Who waited for another call takes the answer of that, if it was asked
+    /// meanwhile. The first failure is logged as a warning.
+    ///
+    /// # Errors
+    /// When the API cannot be reached, or does not answer within 5 s.
+    pub async fn list(&self) -> Result<PodDevices, PodResourcesError> {
+        let began = Instant::now();
+        let asking = async {
+            let mut last = self.last.lock().await;
+            if let Some(answer) = last.as_ref().filter(|answer| answer.asked >= began) {
+                return Ok(answer.clone());
+            }
+            let answer = self.ask().await?;
+            *last = Some(answer.clone());
+            Ok(answer)
+        };
+        let late = |_| Err(PodResourcesError("no answer within 5 s".to_owned()));
+        let answer = timeout(LIST_WITHIN, asking).await.unwrap_or_else(late);
+        if let Err(error) = &answer
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
+            let socket = self.socket.display();
+            warn!(%socket, %error, "POD_RESOURCES_SOCKET: the kubelet cannot be asked whether a pod is deleted; its device stays until the next pod with devices is admitted");
+        }
+        answer
+    }
+
+    async fn ask(&self) -> Result<PodDevices, PodResourcesError> {
+        let failed = |error: &dyn std::fmt::Display| PodResourcesError(foreign(&error.to_string()));
+        let asked = Instant::now();
+        let stream = UnixStream::connect(&self.socket).await;
+        let channel = channel_over(stream.map_err(|error| failed(&error))?).await;
+        let channel = channel.map_err(|error| failed(&error))?;
+        let mut client =
+            PodResourcesListerClient::new(channel).max_decoding_message_size(ANSWER_SIZE_MAX);
+        let response = client.list(ListPodResourcesRequest {}).await;
+        let response = response
+            .map_err(|status| failed(&format!("{:?}: {}", status.code(), status.message())))?;
+        Ok(PodDevices {
+            asked,
+            by_resource: Arc::new(by_resource(response.into_inner())),
+        })
+    }
+}
+
+fn by_resource(response: ListPodResourcesResponse) -> BTreeMap<String, BTreeSet<String>> {
+    let mut by_resource = BTreeMap::<String, BTreeSet<String>>::new();
+    let pods = response.pod_resources.into_iter();
+    let containers = pods.flat_map(|pod| pod.containers);
+    for devices in containers.flat_map(|container| container.devices) {
+        let ids = by_resource.entry(devices.resource_name).or_default();
+        ids.extend(devices.device_ids);
+    }
+    by_resource
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_socket_is_no_answer() {
+        let api = PodResources::new("/no/such/kubelet.sock".into());
+        let error = api.list().await.unwrap_err();
+        assert!(error.to_string().starts_with("No such file"), "{error}");
+    }
+}

@@ -1,0 +1,222 @@
+//! HTTP for probes, Prometheus and people: read-only, on the address of `HTTP_ADDRESS`.
+
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::config::HttpAddress;
+use crate::net::backoff::Backoff;
+use crate::net::guests::{self, Asked};
+use crate::observe::metrics;
+use crate::observe::readiness;
+use crate::observe::status::{Status, Wanted};
+use crate::observe::{Observer, View};
+
+/// Probes, Prometheus, and some who look.
+const CONNECTIONS_MAX: usize = 32;
+
+/// A request has come by then, or its connection ends; also one that says nothing.
+const HEADERS_WITHIN: Duration = Duration::from_secs(5);
+
+/// A request of a line and a few headers.
+const HEADERS_SIZE_MAX: usize = 16 * 1024;
+
+/// Answers that can be large are made and sent so many of a kind at a time: slow readers must not cost memory.
+const PLACES: usize = 2;
+const PLACE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Who is not yet connected waits here.
+const BACKLOG: u32 = 1024;
+
+/// Serves until `over`. An address that cannot be had is tried again, and nothing else waits for it.
+pub async fn run(address: HttpAddress, observer: Observer, over: CancellationToken) {
+    let mut backoff = Backoff::default();
+    let mut told = false;
+    let serving = async {
+        loop {
+            match listen(address) {
+                Ok(listener) => return serve(listener, observer).await,
+                Err(error) if told => debug!(%address, %error, "cannot serve HTTP"),
+                Err(error) => {
+                    warn!(%address, %error, "cannot serve HTTP: trying on; another HTTP_ADDRESS is the way out");
+                    told = true;
+                }
+            }
+            sleep(backoff.pause(fastrand::f64())).await;
+        }
+    };
+    tokio::select! {
+        () = over.cancelled() => {}
+        never = serving => never,
+    }
+}
+
+/// Listens on the address; on every address it is IPv6 that takes both, unless this host has none.
+fn listen(address: HttpAddress) -> io::Result<TcpListener> {
+    let socket = match address {
+        HttpAddress::Every(port) => match every_address(port) {
+            Ok(socket) => socket,
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
+            Err(_) => bound(TcpSocket::new_v4()?, ([0; 4], port).into())?,
+        },
+        HttpAddress::One(address) if address.is_ipv4() => bound(TcpSocket::new_v4()?, address)?,
+        HttpAddress::One(address) => bound(TcpSocket::new_v6()?, address)?,
+    };
+    let listener = socket.listen(BACKLOG)?;
+    info!(address = %listener.local_addr()?, "serving HTTP");
+    Ok(listener)
+}
+
+fn every_address(port: u16) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v6()?;
+    rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
+    bound(socket, ([0; 16], port).into())
+}
+
+fn bound(socket: TcpSocket, address: std::net::SocketAddr) -> io::Result<TcpSocket> {
+    // A connection of a program that ended may linger there.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+/// Serves whoever connects to the listener.
+pub async fn serve<T>(listener: TcpListener, observer: Observer) -> T {
+    let answers = Answers {
+        observer,
+        metrics: Arc::new(Semaphore::new(PLACES)),
+        status: Arc::new(Semaphore::new(PLACES)),
+    };
+    let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
+    guests::receive("HTTP", CONNECTIONS_MAX, accept, |stream, asked| {
+        converse(stream, asked, answers.clone())
+    })
+    .await
+}
+
+/// One request and its answer.
+async fn converse(stream: TcpStream, asked: Asked, answers: Answers) {
+    let answer = service_fn(|request: Request<Incoming>| {
+        asked.note();
+        let answers = answers.clone();
+        async move { Ok::<_, Infallible>(answers.answer_to(&request).await) }
+    });
+    let served = http1::Builder::new()
+        .keep_alive(false)
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADERS_WITHIN)
+        .max_buf_size(HEADERS_SIZE_MAX)
+        .serve_connection(TokioIo::new(stream), answer)
+        .await;
+    if let Err(error) = served {
+        debug!(%error, "a connection to HTTP failed");
+    }
+}
+
+#[derive(Clone)]
+struct Answers {
+    observer: Observer,
+    metrics: Arc<Semaphore>,
+    status: Arc<Semaphore>,
+}
+
+type Answer = Response<Full<Bytes>>;
+
+impl Answers {
+    async fn answer_to(&self, request: &Request<Incoming>) -> Answer {
+        if !matches!(*request.method(), Method::GET | Method::HEAD) {
+            let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            let methods = hyper::header::HeaderValue::from_static("GET, HEAD");
+            refusal.headers_mut().insert(ALLOW, methods);
+            return refusal;
+        }
+        match request.uri().path() {
+            "/livez" => plain(StatusCode::OK, "ok\n"),
+            "/readyz" => match readiness::judge(&self.observer.look().await) {
+                Ok(ready) => plain(StatusCode::OK, ready),
+                Err(not) => plain(StatusCode::SERVICE_UNAVAILABLE, not),
+            },
+            "/metrics" => {
+                self.large(&self.metrics, metrics::MEDIA_TYPE, metrics::text)
+                    .await
+            }
+            "/status" => {
+                self.large(&self.status, "application/json", |view| status(&view))
+                    .await
+            }
+            "/" => plain(StatusCode::OK, "/livez\n/readyz\n/metrics\n/status\n"),
+            _ => plain(
+                StatusCode::NOT_FOUND,
+                "not found: there are /livez, /readyz, /metrics and /status\n",
+            ),
+        }
+    }
+
+    /// Makes an answer beside everything else that runs.
+    async fn large(
+        &self,
+        places: &Arc<Semaphore>,
+        media_type: &'static str,
+        of: impl FnOnce(View) -> String + Send + 'static,
+    ) -> Answer {
+        let place = Arc::clone(places).acquire_owned();
+        let Ok(Ok(place)) = timeout(PLACE_WITHIN, place).await else {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "busy: try again\n");
+        };
+        let view = self.observer.look_closely().await;
+        // The place goes with the work, which goes on though its guest may have had to go.
+        let making = tokio::task::spawn_blocking(move || Large {
+            text: of(view),
+            _place: place,
+        });
+        let Ok(large) = making.await else {
+            return plain(StatusCode::INTERNAL_SERVER_ERROR, "a bug: see the log\n");
+        };
+        let body = Bytes::from_owner(large);
+        answer(StatusCode::OK, media_type, body)
+    }
+}
+
+/// An answer that keeps its place until it is sent, or given up.
+struct Large {
+    text: String,
+    _place: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Large {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
+}
+
+fn status(view: &View) -> String {
+    // Cannot fail: there are no keys but texts.
+    serde_json::to_string(&Status::of(view, &Wanted::All)).unwrap_or_default()
+}
+
+fn plain(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    answer(status, "text/plain; charset=utf-8", text.into())
+}
+
+fn answer(status: StatusCode, media_type: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    let media_type = hyper::header::HeaderValue::from_static(media_type);
+    answer.headers_mut().insert(CONTENT_TYPE, media_type);
+    answer
+}

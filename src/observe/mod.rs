@@ -1,0 +1,209 @@
+//! All that there is to see of the program, gathered at one moment.
+
+pub mod http;
+mod metrics;
+mod readiness;
+pub mod status;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::reload::Reloads;
+use crate::fault::Faults;
+use crate::lock::lock;
+use crate::node::checkpoint::{Known, Standing};
+use crate::node::checkpoint_file::{CheckpointFile, Written};
+use crate::offer::Offer;
+use crate::offer::retirement::Wait;
+use crate::plugin::PluginHandle;
+use crate::plugin::record::Record;
+use crate::supervisor::Present;
+
+/// Whoever asks is told without the checkpoint rather than late.
+const CHECKPOINT_WITHIN: Duration = Duration::from_secs(1);
+
+/// The kubelet writes its checkpoint at each list, so at once after it opened a stream: until then what it wrote
+/// is of another stream. One that does not write where nothing changed is no reason to wait for ever.
+const WRITES_WITHIN: Duration = Duration::from_secs(5);
+
+/// What does not change while it runs.
+#[derive(Debug)]
+pub struct Program {
+    /// The namespace it runs in.
+    pub namespace: String,
+    /// The node's name.
+    pub node: String,
+    /// The kubelet's device plugin directory.
+    pub plugin_dir: PathBuf,
+    /// The config file, if there is one.
+    pub config_file: Option<PathBuf>,
+    /// When it started.
+    pub started: SystemTime,
+}
+
+/// Where to look. A clone looks at the same.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    /// What stays.
+    pub program: Arc<Program>,
+    /// The plugins.
+    pub present: Present,
+    /// The kubelet's word.
+    pub checkpoint: CheckpointFile,
+    /// How reading the config file again went.
+    pub reloads: watch::Receiver<Reloads>,
+    /// Is cancelled when it stops.
+    pub stop: CancellationToken,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub struct View {
+    /// When.
+    pub at: SystemTime,
+    /// What stays.
+    pub program: Arc<Program>,
+    /// The plugins in the order of their resources.
+    pub plugins: Vec<PluginView>,
+    /// The kubelet's word, or why there is none.
+    pub checkpoint: Result<Written, String>,
+    /// How reading the config file again went.
+    pub reloads: Reloads,
+    /// It is about to end.
+    pub stopping: bool,
+}
+
+/// One plugin.
+#[derive(Debug)]
+pub struct PluginView {
+    /// What it offers.
+    pub offer: Arc<Offer>,
+    /// What goes wrong with it on purpose.
+    pub faults: Faults,
+    /// What each device that is pending removal waits for, where that was asked for.
+    pub waits: BTreeMap<Box<str>, Wait>,
+    /// What became of it.
+    pub record: Record,
+}
+
+impl Observer {
+    /// Looks at all but what the single devices wait for.
+    pub async fn look(&self) -> View {
+        self.look_at(|_, _| BTreeMap::new()).await
+    }
+
+    /// Looks at the single devices too, of which there may be very many.
+    pub async fn look_closely(&self) -> View {
+        self.look_at(waits).await
+    }
+
+    async fn look_at(
+        &self,
+        waits: impl Fn(&PluginHandle, &Offer) -> BTreeMap<Box<str>, Wait>,
+    ) -> View {
+        let checkpoint = match timeout(CHECKPOINT_WITHIN, self.checkpoint.read()).await {
+            Ok(read) => read.map_err(|error| error.to_string()),
+            Err(_) => Err("the kubelet's checkpoint cannot be read: it takes too long".to_owned()),
+        };
+        let present = Arc::clone(&self.present.borrow());
+        let plugins = present.iter().map(|plugin| {
+            let offer = plugin.offer.now();
+            PluginView {
+                waits: waits(plugin, &offer),
+                offer,
+                faults: plugin.faults.now(),
+                record: plugin.record.borrow().clone(),
+            }
+        });
+        View {
+            at: SystemTime::now(),
+            plugins: plugins.collect(),
+            program: Arc::clone(&self.program),
+            checkpoint,
+            reloads: self.reloads.borrow().clone(),
+            stopping: self.stop.is_cancelled(),
+        }
+    }
+}
+
+fn waits(plugin: &PluginHandle, offer: &Offer) -> BTreeMap<Box<str>, Wait> {
+    let ids = offer.going().map(|device| &*device.id);
+    let retirement = lock(&plugin.retirement);
+    let waits = retirement.waits(ids, offer.resource().removal_grace, Instant::now());
+    waits
+        .into_iter()
+        .map(|(id, wait)| (id.into(), wait))
+        .collect()
+}
+
+impl View {
+    /// What the kubelet wrote of this plugin's resource.
+    pub fn known(&self, plugin: &PluginView) -> Option<&Known> {
+        let written = self.checkpoint.as_ref().ok()?;
+        written.checkpoint.of(plugin.name())
+    }
+
+    /// How many devices of this plugin's resource pods hold; `None` where the checkpoint cannot be read.
+    pub fn held(&self, plugin: &PluginView) -> Option<usize> {
+        self.checkpoint.as_ref().ok()?;
+        Some(self.known(plugin).map_or(0, |known| known.held.len()))
+    }
+
+    /// What a plugin waits for until pods can have its devices; `None`: it is ready.
+    pub fn waits_for(&self, plugin: &PluginView) -> Option<String> {
+        let own = plugin.record.waits_for();
+        own.or_else(|| self.kubelet_lacks(plugin).map(str::to_owned))
+    }
+
+    /// What of a registered plugin the kubelet did not write yet. Where its checkpoint cannot be read, the open
+    /// stream is all there is to tell.
+    fn kubelet_lacks(&self, plugin: &PluginView) -> Option<&'static str> {
+        let written = self.checkpoint.as_ref().ok()?;
+        let record = &plugin.record;
+        let lately = self.at.duration_since(record.since).unwrap_or_default() < WRITES_WITHIN;
+        if lately && record.checkpoint_before == Some(written.version) {
+            return Some("waits for the kubelet to write its checkpoint");
+        }
+        let devices = plugin.offer.devices();
+        match written.checkpoint.standing(plugin.name(), devices) {
+            Standing::Listed => None,
+            Standing::Lacking => Some("waits for the kubelet, whose checkpoint lacks it"),
+            Standing::OfAnother => {
+                Some("waits for the kubelet, whose checkpoint has another plugin's devices")
+            }
+        }
+    }
+
+    /// Whether pods can have this plugin's devices, and will for some time.
+    pub fn has_ready(&self, plugin: &PluginView) -> bool {
+        !self.stopping && self.waits_for(plugin).is_none()
+    }
+
+    /// Whether all are ready, and it does not stop.
+    pub fn is_ready(&self) -> bool {
+        !self.stopping && self.plugins.iter().all(|plugin| self.has_ready(plugin))
+    }
+}
+
+impl PluginView {
+    /// The resource's name.
+    pub fn name(&self) -> &str {
+        self.offer.resource().name.as_str()
+    }
+
+    /// How many of its devices pods can have, and how many they cannot.
+    pub fn healthy_and_not(&self) -> (usize, usize) {
+        let devices = self.offer.devices().as_slice();
+        let healthy = devices
+            .iter()
+            .filter(|device| device.can_be_given())
+            .count();
+        (healthy, devices.len() - healthy)
+    }
+}

@@ -1,0 +1,344 @@
+//! What was seen, for people and programs: the JSON of `/status` and of the control socket, whose client
+//! reads it again.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use humantime::format_rfc3339_seconds;
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Armed, FaultSpec, Target};
+use crate::model::device::Device;
+use crate::node::checkpoint::{Holder, Known};
+use crate::observe::{PluginView, View};
+use crate::offer::ByHand;
+use crate::offer::retirement::Wait;
+use crate::plugin::record::{Cause, RegistrationResult};
+
+/// The whole program. Times are of RFC 3339, in UTC.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    /// The program's version.
+    pub version: String,
+    /// The namespace it runs in.
+    pub namespace: String,
+    /// The node's name.
+    pub node: String,
+    /// The kubelet's device plugin directory.
+    pub plugin_dir: String,
+    /// When it started.
+    pub started: String,
+    /// Whether every resource is ready, and it does not stop.
+    pub ready: bool,
+    /// Whether it stops.
+    pub stopping: bool,
+    /// The config file, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<ConfigStatus>,
+    /// The kubelet's checkpoint, of which it is known who holds what.
+    pub checkpoint: CheckpointStatus,
+    /// The resources in their order.
+    pub resources: Vec<ResourceStatus>,
+}
+
+/// The config file.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigStatus {
+    /// Its path.
+    pub file: String,
+    /// How often it was read again and said something else.
+    pub changed: u64,
+    /// How often it said the same.
+    pub unchanged: u64,
+    /// How often it had mistakes.
+    pub refused: u64,
+    /// What is wrong with it now: what was configured before goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mistakes: Option<Event>,
+}
+
+/// The kubelet's checkpoint.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointStatus {
+    /// When the kubelet wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<String>,
+    /// Why it cannot be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Something that happened.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Event {
+    /// What.
+    pub what: String,
+    /// When; of what goes on, since when.
+    pub at: String,
+}
+
+/// One resource.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ResourceStatus {
+    /// Its name.
+    pub name: String,
+    /// The file name of its socket.
+    pub endpoint: String,
+    /// Where its plugin stands, in one word.
+    pub state: String,
+    /// Since when.
+    pub since: String,
+    /// Whether pods can have its devices.
+    pub ready: bool,
+    /// What it waits for until it is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
+    /// Registrations by how they went.
+    pub registrations: BTreeMap<String, u64>,
+    /// New starts by why.
+    pub restarts: BTreeMap<String, u64>,
+    /// What went wrong last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<Event>,
+    /// What was set by hand, over the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub by_hand: Option<ByHandStatus>,
+    /// What goes wrong with it on purpose.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultStatus>,
+    /// How often that happened, by what it struck; also of faults that are there no more.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub faults_injected: BTreeMap<String, u64>,
+    /// Devices that pods can have.
+    pub healthy: usize,
+    /// Those that they cannot.
+    pub unhealthy: usize,
+    /// Devices among the unhealthy ones that are dropped as soon as nobody can have them.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub pending_removal: usize,
+    /// Devices that pods hold; `null` where it is not known.
+    pub held: Option<usize>,
+    /// The devices, where asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<Vec<DeviceStatus>>,
+}
+
+/// What was set by hand.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ByHandStatus {
+    /// The number of devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<usize>,
+    /// Of how many devices the health.
+    pub health: usize,
+}
+
+/// One fault.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultStatus {
+    /// As it was asked for, with its seed.
+    pub fault: FaultSpec,
+    /// Whether it was set by hand, and not by the configuration.
+    pub by_hand: bool,
+    /// Whether it can strike no more.
+    pub spent: bool,
+    /// How often it could have struck.
+    pub seen: u64,
+    /// How often it did.
+    pub struck: u64,
+}
+
+/// One device.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceStatus {
+    /// Its ID.
+    pub id: String,
+    /// Its health as the kubelet is told.
+    pub health: String,
+    /// Its NUMA nodes; none: no topology.
+    pub numa: Vec<u16>,
+    /// Whether its health was set by hand.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_hand: bool,
+    /// Whether a fault made it ill.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ill: bool,
+    /// Whether it is being removed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub going: bool,
+    /// What it waits for until it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits_for: Option<String>,
+    /// The containers that hold it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held_by: Vec<Holder>,
+}
+
+/// Whose devices are wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Wanted {
+    /// Nobody's.
+    None,
+    /// Everybody's.
+    All,
+    /// This resource's, and nothing of others.
+    Of(String),
+}
+
+impl Status {
+    /// What was seen.
+    pub fn of(view: &View, wanted: &Wanted) -> Self {
+        let program = &view.program;
+        let is_wanted = |plugin: &&PluginView| match wanted {
+            Wanted::Of(name) => plugin.name() == *name,
+            Wanted::None | Wanted::All => true,
+        };
+        let resources = view.plugins.iter().filter(is_wanted);
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            namespace: program.namespace.clone(),
+            node: program.node.clone(),
+            plugin_dir: program.plugin_dir.display().to_string(),
+            started: time(program.started),
+            ready: view.is_ready(),
+            stopping: view.stopping,
+            config: config(view),
+            checkpoint: CheckpointStatus {
+                as_of: view
+                    .checkpoint
+                    .as_ref()
+                    .ok()
+                    .map(|written| time(written.at)),
+                error: view.checkpoint.as_ref().err().cloned(),
+            },
+            resources: resources
+                .map(|plugin| resource(view, plugin, *wanted != Wanted::None))
+                .collect(),
+        }
+    }
+}
+
+fn config(view: &View) -> Option<ConfigStatus> {
+    let file = view.program.config_file.as_ref()?;
+    let reloads = &view.reloads;
+    Some(ConfigStatus {
+        file: file.display().to_string(),
+        changed: reloads.changed,
+        unchanged: reloads.unchanged,
+        refused: reloads.refused,
+        mistakes: reloads.mistakes.as_ref().map(|(what, since)| Event {
+            what: what.clone(),
+            at: time(*since),
+        }),
+    })
+}
+
+fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceStatus {
+    let (offer, record) = (&plugin.offer, &plugin.record);
+    let devices = offer.devices().as_slice();
+    let (healthy, unhealthy) = plugin.healthy_and_not();
+    let known = view.known(plugin);
+    let waits_for = view.waits_for(plugin);
+    ResourceStatus {
+        name: plugin.name().to_owned(),
+        endpoint: offer.resource().socket.to_string(),
+        state: record.state().to_owned(),
+        since: time(record.since),
+        ready: view.has_ready(plugin),
+        waits_for,
+        registrations: counts(
+            &RegistrationResult::ALL.map(RegistrationResult::as_str),
+            &record.registrations,
+        ),
+        restarts: counts(&Cause::ALL.map(Cause::as_str), &record.restarts),
+        last_error: record.last_error.as_ref().map(|error| Event {
+            what: error.what.clone(),
+            at: time(error.at),
+        }),
+        by_hand: by_hand(offer.by_hand()),
+        faults: plugin.faults.armed().iter().map(fault).collect(),
+        faults_injected: counts(&Target::ALL.map(Target::as_str), &record.faults),
+        healthy,
+        unhealthy,
+        pending_removal: offer.going().count(),
+        held: view.held(plugin),
+        devices: with_devices.then(|| devices.iter().map(|d| device(d, plugin, known)).collect()),
+    }
+}
+
+fn by_hand(by_hand: &ByHand) -> Option<ByHandStatus> {
+    let status = ByHandStatus {
+        devices: by_hand.count,
+        health: by_hand.health.len(),
+    };
+    (*by_hand != ByHand::default()).then_some(status)
+}
+
+fn fault(armed: &Armed) -> FaultStatus {
+    FaultStatus {
+        fault: armed.fault.spec().clone(),
+        by_hand: armed.by_hand,
+        spent: armed.is_spent(),
+        seen: armed.seen,
+        struck: armed.struck,
+    }
+}
+
+fn device(device: &Device, plugin: &PluginView, known: Option<&Known>) -> DeviceStatus {
+    let offer = &plugin.offer;
+    let held = known.and_then(|known| known.held.get(&device.id));
+    DeviceStatus {
+        id: device.id.to_string(),
+        health: device.told_health().as_str().to_owned(),
+        numa: device.numa.to_vec(),
+        by_hand: offer.by_hand().health.contains_key(&device.id),
+        ill: offer.ill().contains(&device.id),
+        going: device.going,
+        waits_for: plugin.waits.get(&device.id).map(Wait::to_string),
+        held_by: held.map(|held| held.by.clone()).unwrap_or_default(),
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_zero(count: &usize) -> bool {
+    *count == 0
+}
+
+/// Those that happened, by name.
+fn counts(names: &[&str], counts: &[u64]) -> BTreeMap<String, u64> {
+    let happened = std::iter::zip(names, counts).filter(|(_, count)| **count > 0);
+    happened
+        .map(|(name, count)| ((*name).to_owned(), *count))
+        .collect()
+}
+
+/// A file can have any time; RFC 3339 has four digits for a year.
+fn time(time: SystemTime) -> String {
+    let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
+    format_rfc3339_seconds(time.clamp(UNIX_EPOCH, last)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_time_of_a_file_can_be_told() {
+        let far = Duration::from_secs(1 << 60);
+        let known = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+        assert_eq!(time(known), "2001-09-09T01:46:40Z");
+        assert_eq!(time(UNIX_EPOCH + far), "9999-12-31T23:59:59Z");
+        assert_eq!(
+            time(UNIX_EPOCH - Duration::from_secs(9)),
+            "1970-01-01T00:00:00Z"
+        );
+    }
+}

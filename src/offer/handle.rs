@@ -1,0 +1,144 @@
+//! A resource's offer while the program runs: change it here, and every open stream tells the kubelet.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::model::device::{Device, Health};
+use crate::model::selection::{SelectionError, select};
+use crate::offer::Offer;
+use crate::offer::resource::Resource;
+
+/// The one place where a resource's offer changes. A clone is another handle to the same offer.
+#[derive(Clone, Debug)]
+pub struct OfferHandle(watch::Sender<Arc<Offer>>);
+
+impl OfferHandle {
+    /// Starts with the resource as configured.
+    pub fn new(resource: Resource) -> Self {
+        Self(watch::Sender::new(Arc::new(Offer::new(resource))))
+    }
+
+    /// Follows the offer.
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Offer>> {
+        self.0.subscribe()
+    }
+
+    /// The offer as it is now.
+    pub fn now(&self) -> Arc<Offer> {
+        Arc::clone(&self.0.borrow())
+    }
+
+    /// Another configuration of the same resource; nothing happens where it is the same.
+    pub fn reconfigure(&self, resource: &Resource) {
+        self.change(|offer| {
+            (**offer.resource() != *resource).then(|| offer.reconfigured(resource.clone()))
+        });
+    }
+
+    /// Tells what pods hold, also where the configuration lacks it.
+    pub fn hold(&self, held: &[Device]) {
+        let unknown = |offer: &Offer| {
+            held.iter()
+                .any(|device| offer.devices().get(&device.id).is_none())
+        };
+        self.change(|offer| unknown(offer).then(|| offer.holding(held)));
+    }
+
+    /// Sends the same list once more.
+    pub fn repeat(&self) {
+        self.change(|offer| Some(offer.repeated()));
+    }
+
+    /// Drops these of the devices that are going.
+    pub fn drop_going(&self, ids: &BTreeSet<&str>) {
+        self.change(|offer| {
+            offer
+                .going()
+                .any(|device| ids.contains(&*device.id))
+                .then(|| offer.without(ids))
+        });
+    }
+
+    /// Sets something by hand. Where that changes nothing, nothing is sent: every message makes the kubelet
+    /// write its checkpoint.
+    ///
+    /// # Errors
+    /// What `set` has against it; then nothing changed.
+    pub fn set<E>(&self, set: impl FnOnce(&Offer) -> Result<Offer, E>) -> Result<(), E> {
+        let mut outcome = Ok(());
+        self.change(|offer| match set(offer) {
+            Ok(changed) => (changed.by_hand() != offer.by_hand()).then_some(changed),
+            Err(error) => {
+                outcome = Err(error);
+                None
+            }
+        });
+        outcome
+    }
+
+    /// Sets the health of the devices that are meant (see [`select`]), and returns their IDs.
+    ///
+    /// # Errors
+    /// When no such device is there.
+    pub fn set_health(&self, meant: &str, health: Health) -> Result<Vec<Box<str>>, SelectionError> {
+        let mut ids = Vec::new();
+        self.set(|offer| {
+            let selected = select(offer.devices(), meant)?;
+            ids = selected.iter().map(|device| device.id.clone()).collect();
+            Ok(offer.with_health(ids.iter().map(|id| &**id), health))
+        })?;
+        Ok(ids)
+    }
+
+    /// Makes these devices ill, and all others as well as they were.
+    pub fn set_ill(&self, ill: BTreeSet<Box<str>>) {
+        self.change(|offer| (*offer.ill() != ill).then(|| offer.with_ill(ill)));
+    }
+
+    fn change(&self, change: impl FnOnce(&Offer) -> Option<Offer>) {
+        self.0.send_if_modified(|offer| match change(offer) {
+            Some(changed) => {
+                *offer = Arc::new(changed);
+                true
+            }
+            None => false,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Environment, Host};
+
+    #[test]
+    fn only_a_change_is_sent() {
+        let host = Host {
+            hostname: Some("n".to_owned()),
+            ..Host::default()
+        };
+        let config = Config::from_variables(&Environment::default(), &host).unwrap();
+        let handle = OfferHandle::new(config.resources[0].clone());
+        let mut offer = handle.subscribe();
+        let known = offer.borrow().devices().as_slice().to_vec();
+        assert!(handle.set_health("other", Health::Unhealthy).is_err());
+        handle.reconfigure(&config.resources[0]);
+        handle.hold(&known);
+        handle.drop_going(&BTreeSet::from(["simple-device-n-0"]));
+        assert!(!offer.has_changed().unwrap());
+        handle
+            .set_health("simple-device-n-1", Health::Unhealthy)
+            .unwrap();
+        assert!(offer.has_changed().unwrap());
+        offer.mark_unchanged();
+        handle.set_health("1", Health::Unhealthy).unwrap();
+        assert!(!offer.has_changed().unwrap());
+        let devices = Arc::clone(offer.borrow().devices());
+        assert_eq!(
+            devices.get("simple-device-n-1").unwrap().health,
+            Health::Unhealthy
+        );
+    }
+}

@@ -1,0 +1,406 @@
+//! What the kubelet is told of a resource: the configured devices, over them what was set by hand and what faults made
+//! ill, and the devices that are going.
+//!
+//! A kubelet crashes when a device disappears from the list that a pod holds or an Allocate in flight may
+//! pick (`devicemanager/manager.go` looks it up without asking whether it is there). So a device that the
+//! configuration lacks is told as Unhealthy until it is known that nobody has it.
+
+pub mod handle;
+pub mod resource;
+pub mod retirement;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::model::device::{Device, Devices, Health, LIST_SIZE_MAX, ListTooLarge};
+use crate::offer::resource::Resource;
+
+/// A resource as it is offered now. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    resource: Arc<Resource>,
+    by_hand: ByHand,
+    ill: BTreeSet<Box<str>>,
+    devices: Arc<Devices>,
+    /// How often the same list was to be sent once more.
+    repeats: u64,
+}
+
+/// What was set by hand, over the configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ByHand {
+    /// How many devices there are.
+    pub count: Option<usize>,
+    /// The health of devices, by ID.
+    pub health: BTreeMap<Box<str>, Health>,
+}
+
+/// Why a count cannot be set by hand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+pub enum CountError {
+    /// The configuration names each device.
+    #[error("the devices of this resource are a list, of which there is no other number")]
+    Listed,
+    /// Too many.
+    #[error("expected {0}")]
+    TooMany(#[from] ListTooLarge),
+}
+
+impl Offer {
+    /// The resource as configured.
+    pub fn new(resource: Resource) -> Self {
+        Self {
+            by_hand: ByHand::default(),
+            ill: BTreeSet::new(),
+            repeats: 0,
+            devices: Arc::clone(&resource.devices),
+            resource: Arc::new(resource),
+        }
+    }
+
+    /// The resource as configured.
+    pub fn resource(&self) -> &Arc<Resource> {
+        &self.resource
+    }
+
+    /// What was set by hand.
+    pub fn by_hand(&self) -> &ByHand {
+        &self.by_hand
+    }
+
+    /// The devices that a fault made ill.
+    pub fn ill(&self) -> &BTreeSet<Box<str>> {
+        &self.ill
+    }
+
+    /// The devices as the kubelet is told of them: the wanted ones that there is room for, then those
+    /// that are going.
+    pub fn devices(&self) -> &Arc<Devices> {
+        &self.devices
+    }
+
+    /// The same list to be sent once more: each makes the kubelet write its checkpoint.
+    #[must_use]
+    pub fn repeated(&self) -> Self {
+        Self {
+            repeats: self.repeats + 1,
+            ..self.clone()
+        }
+    }
+
+    /// How often the same list was to be sent once more.
+    pub fn repeats(&self) -> u64 {
+        self.repeats
+    }
+
+    /// The devices that are going.
+    pub fn going(&self) -> impl Iterator<Item = &Device> {
+        self.devices.as_slice().iter().filter(|device| device.going)
+    }
+
+    /// Another configuration of the same resource: what it lacks is going from here on. What was set by hand
+    /// stays, but a count of devices that are a list now.
+    #[must_use]
+    pub fn reconfigured(&self, resource: Resource) -> Self {
+        let by_hand = ByHand {
+            count: self.by_hand.count.filter(|_| resource.counted.is_some()),
+            health: self.by_hand.health.clone(),
+        };
+        Self {
+            resource: resource.into(),
+            by_hand,
+            ..self.clone()
+        }
+        .made()
+    }
+
+    /// As the configuration says, with nothing set by hand.
+    #[must_use]
+    pub fn as_configured(&self) -> Self {
+        Self {
+            by_hand: ByHand::default(),
+            ..self.clone()
+        }
+        .made()
+    }
+
+    /// What pods hold of this resource is told from the start, also where the configuration lacks it.
+    #[must_use]
+    pub fn holding(&self, held: &[Device]) -> Self {
+        let known: Vec<Device> = self.going().chain(held).cloned().collect();
+        self.clone().knowing(&known)
+    }
+
+    /// Without these of the devices that are going; those that waited for room move up.
+    #[must_use]
+    pub fn without(&self, gone: &BTreeSet<&str>) -> Self {
+        let stays = |device: &&Device| !(device.going && gone.contains(&*device.id));
+        let known = self.devices.as_slice().iter().filter(stays).cloned();
+        self.clone().knowing(&known.collect::<Vec<_>>())
+    }
+
+    /// With so many devices, by hand: those that are too many are going from here on.
+    ///
+    /// # Errors
+    /// When there cannot be so many.
+    pub fn with_count(&self, count: usize) -> Result<Self, CountError> {
+        let counted = self.resource.counted.as_ref().ok_or(CountError::Listed)?;
+        counted.list_size(count)?;
+        let by_hand = ByHand {
+            count: Some(count),
+            health: self.by_hand.health.clone(),
+        };
+        Ok(Self {
+            by_hand,
+            ..self.clone()
+        }
+        .made())
+    }
+
+    /// With this health of these devices, by hand.
+    #[must_use]
+    pub fn with_health<'a>(&self, ids: impl Iterator<Item = &'a str>, health: Health) -> Self {
+        let mut by_hand = self.by_hand.clone();
+        by_hand.health.extend(ids.map(|id| (id.into(), health)));
+        Self {
+            by_hand,
+            ..self.clone()
+        }
+        .made()
+    }
+
+    /// With these devices ill, and no others, by a fault.
+    #[must_use]
+    pub fn with_ill(&self, ill: BTreeSet<Box<str>>) -> Self {
+        Self {
+            ill,
+            ..self.clone()
+        }
+        .made()
+    }
+
+    /// Beside the devices that the kubelet was told of.
+    fn made(self) -> Self {
+        let known = Arc::clone(&self.devices);
+        self.knowing(known.as_slice())
+    }
+
+    /// The devices anew: what is configured, over it what was set by hand, over that what faults made ill; beside
+    /// those that the kubelet may know.
+    fn knowing(mut self, known: &[Device]) -> Self {
+        let mut wanted = match (self.by_hand.count, &self.resource.counted) {
+            (Some(count), Some(counted)) => Arc::new(counted.devices(count)),
+            _ => Arc::clone(&self.resource.devices),
+        };
+        let by_hand = self.by_hand.health.iter().map(|(id, health)| (id, *health));
+        let ill = self.ill.iter().map(|id| (id, Health::Unhealthy));
+        for (id, health) in by_hand.chain(ill) {
+            if wanted.get(id).is_some_and(|device| device.health != health) {
+                // It is there.
+                let _ = Arc::make_mut(&mut wanted).set_health(id, health);
+            }
+        }
+        self.devices = told(&wanted, known);
+        self
+    }
+}
+
+/// The configured devices that there is room for, and the known ones that the configuration lacks.
+fn told(configured: &Arc<Devices>, known: &[Device]) -> Arc<Devices> {
+    let mut ids = BTreeSet::new();
+    let lacking = known
+        .iter()
+        .filter(|device| configured.get(&device.id).is_none() && ids.insert(&device.id));
+    let going: Vec<Device> = lacking
+        .map(|device| Device {
+            going: true,
+            ..device.clone()
+        })
+        .collect();
+    if going.is_empty() {
+        return Arc::clone(configured);
+    }
+    beside(configured, going, &Devices::from_list(known.to_vec())).into()
+}
+
+/// The configured devices that fit beside those that are going; the kubelet cannot receive more than
+/// [`LIST_SIZE_MAX`]. Those that it knows come first.
+fn beside(configured: &Devices, going: Vec<Device>, known: &Devices) -> Devices {
+    let is_known = |device: &&Device| known.get(&device.id).is_some();
+    let configured = configured.as_slice();
+    let mut size: usize = configured
+        .iter()
+        .filter(is_known)
+        .chain(&going)
+        .map(Device::list_size)
+        .sum();
+    let mut fits = |device: &&Device| {
+        let room = size + device.list_size() <= LIST_SIZE_MAX;
+        size += if room { device.list_size() } else { 0 };
+        room
+    };
+    let told = configured
+        .iter()
+        .filter(|device| is_known(device) || fits(device));
+    Devices::from_list(told.cloned().chain(going).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Environment, Host};
+    use crate::model::device::Counted;
+    use crate::model::numa::NumaNodes;
+
+    fn resource(count: usize) -> Resource {
+        let host = Host {
+            hostname: Some("n".to_owned()),
+            ..Host::default()
+        };
+        let config = Config::from_variables(&Environment::default(), &host);
+        let mut resource = config.unwrap().resources.remove(0);
+        resource.devices = Counted::new("d", "n", NumaNodes::default())
+            .devices(count)
+            .into();
+        resource
+    }
+
+    fn told(offer: &Offer) -> Vec<String> {
+        let told = |device: &Device| format!("{} {}", device.id, device.told_health().as_str());
+        offer.devices().as_slice().iter().map(told).collect()
+    }
+
+    #[test]
+    fn what_goes_stays_as_unhealthy_until_it_is_dropped() {
+        let fewer = Offer::new(resource(3)).reconfigured(resource(1));
+        assert_eq!(
+            told(&fewer),
+            ["d-n-0 Healthy", "d-n-1 Unhealthy", "d-n-2 Unhealthy"]
+        );
+        let dropped = fewer.without(&BTreeSet::from(["d-n-2", "d-n-0"]));
+        assert_eq!(told(&dropped), ["d-n-0 Healthy", "d-n-1 Unhealthy"]);
+        assert_eq!(
+            told(&dropped.reconfigured(resource(0))),
+            ["d-n-0 Unhealthy", "d-n-1 Unhealthy"]
+        );
+    }
+
+    #[test]
+    fn what_comes_back_is_healthy_again() {
+        let back = Offer::new(resource(2))
+            .reconfigured(resource(0))
+            .reconfigured(resource(2));
+        assert_eq!(told(&back), ["d-n-0 Healthy", "d-n-1 Healthy"]);
+        assert_eq!(back.going().count(), 0);
+    }
+
+    #[test]
+    fn what_pods_hold_is_told_though_nobody_configured_it() {
+        let held = ["d-n-0", "old"].map(|id| Device::new(id, 0, [1].into()));
+        let offer = Offer::new(resource(1)).holding(&held);
+        assert_eq!(told(&offer), ["d-n-0 Healthy", "old Unhealthy"]);
+        assert_eq!(*offer.devices().get("old").unwrap().numa, [1]);
+        // What the configuration says of it counts.
+        assert!(offer.devices().get("d-n-0").unwrap().numa.is_empty());
+    }
+
+    #[test]
+    fn health_that_was_set_outlives_a_drop_and_a_reload() {
+        let fewer = Offer::new(resource(3)).reconfigured(resource(2));
+        let ill = fewer.with_health(["d-n-0", "other"].into_iter(), Health::Unhealthy);
+        assert_eq!(
+            told(&ill),
+            ["d-n-0 Unhealthy", "d-n-1 Healthy", "d-n-2 Unhealthy"]
+        );
+        let dropped = ill.without(&BTreeSet::from(["d-n-2"]));
+        assert_eq!(told(&dropped), ["d-n-0 Unhealthy", "d-n-1 Healthy"]);
+        let again = dropped.reconfigured(resource(1));
+        assert_eq!(told(&again), ["d-n-0 Unhealthy", "d-n-1 Unhealthy"]);
+        assert_eq!(
+            told(&again.as_configured()),
+            ["d-n-0 Healthy", "d-n-1 Unhealthy"]
+        );
+        assert_eq!(*again.as_configured().by_hand(), ByHand::default());
+    }
+
+    #[test]
+    fn a_count_that_was_set_lies_over_the_configuration() {
+        let mut counted = resource(2);
+        counted.counted = Some(Counted::new("d", "n", NumaNodes::default()));
+        let more = Offer::new(counted.clone()).with_count(3).unwrap();
+        assert_eq!(
+            told(&more),
+            ["d-n-0 Healthy", "d-n-1 Healthy", "d-n-2 Healthy"]
+        );
+        let fewer = more.with_count(1).unwrap();
+        assert_eq!(
+            told(&fewer),
+            ["d-n-0 Healthy", "d-n-1 Unhealthy", "d-n-2 Unhealthy"]
+        );
+        // A reload with another count changes nothing of it.
+        let mut four = resource(4);
+        four.counted.clone_from(&counted.counted);
+        assert_eq!(told(&fewer.reconfigured(four.clone())), told(&fewer));
+        assert_eq!(fewer.reconfigured(four).as_configured().going().count(), 0);
+        let too_many = more.with_count(1_000_000).unwrap_err();
+        assert!(matches!(too_many, CountError::TooMany(_)), "{too_many}");
+        let mut listed = resource(2);
+        listed.counted = None;
+        assert_eq!(
+            Offer::new(listed.clone()).with_count(1).unwrap_err(),
+            CountError::Listed
+        );
+        // A list has no other number.
+        assert_eq!(
+            told(&fewer.reconfigured(listed)),
+            ["d-n-0 Healthy", "d-n-1 Healthy", "d-n-2 Unhealthy"]
+        );
+    }
+
+    #[test]
+    fn new_devices_wait_where_the_list_has_no_room_for_all() {
+        let large = |prefix: &str| {
+            let mut resource = resource(0);
+            resource.devices = Counted::new(prefix, &"n".repeat(100), NumaNodes::default())
+                .devices(30_000)
+                .into();
+            resource
+        };
+        let both = Offer::new(large("a")).reconfigured(large("b"));
+        let new = |offer: &Offer| {
+            offer
+                .devices()
+                .as_slice()
+                .iter()
+                .filter(|d| !d.going)
+                .count()
+        };
+        assert_eq!(both.going().count(), 30_000);
+        assert!((1..30_000).contains(&new(&both)), "{}", new(&both));
+        assert!(both.devices().list_size() <= LIST_SIZE_MAX);
+        let gone: Vec<String> = both
+            .going()
+            .take(20_000)
+            .map(|d| d.id.to_string())
+            .collect();
+        let later = both.without(&gone.iter().map(String::as_str).collect());
+        assert!(new(&later) > new(&both));
+        assert!(later.devices().list_size() <= LIST_SIZE_MAX);
+    }
+
+    #[test]
+    fn who_is_ill_stays_so_whatever_else_is_said() {
+        let ill = BTreeSet::from(["d-n-1".into()]);
+        let offer = Offer::new(resource(2)).with_ill(ill);
+        let is_ill = ["d-n-0 Healthy", "d-n-1 Unhealthy"];
+        assert_eq!(told(&offer), is_ill);
+        let by_hand = offer.with_health(["d-n-1"].into_iter(), Health::Healthy);
+        assert_eq!(told(&by_hand), is_ill);
+        assert_eq!(told(&by_hand.reconfigured(resource(2))), is_ill);
+        assert_eq!(told(&by_hand.as_configured()), is_ill);
+        let well = by_hand.with_ill(BTreeSet::new());
+        assert_eq!(told(&well), ["d-n-0 Healthy", "d-n-1 Healthy"]);
+    }
+}
