@@ -7,6 +7,7 @@ SHELL := /bin/bash
 # The program is one static file, which takes nothing of the machine it is built on along.
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 PROGRAM = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/simple-device-plugin
+KUBELET_SIM = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/kubelet-sim
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
@@ -37,9 +38,9 @@ help: ## show this list
 # Packed relocations are 220 KiB less of a file.
 STATIC := RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs'
 
-build: ## build the program, static; tells where it is
+build: ## build the daemon and kubelet-sim, static; tells where they are
 	$(STATIC) cargo build --locked --release --target $(TARGET)
-	@ls -l $(PROGRAM)
+	@ls -l $(PROGRAM) $(KUBELET_SIM)
 
 test: ## run every test; needs cargo alone
 	cargo test --locked
@@ -50,8 +51,9 @@ lint: ## formatting, clippy and documentation, warnings as errors
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 
-demo: ## the whole job on an embedded kubelet; the variables of the README work here
-	cargo run --locked -- demo
+demo: ## the whole job on a simulated kubelet; the variables of the README work here
+	cargo build --locked
+	$(or $(CARGO_TARGET_DIR),target)/debug/kubelet-sim demo
 
 bench: build ## measure the figures of the README, some 5 minutes with the build
 	# Cargo builds the program for the benchmark too, with what tests need of the libraries, and puts it in its place.
@@ -59,9 +61,9 @@ bench: build ## measure the figures of the README, some 5 minutes with the build
 	PROGRAM=$(PROGRAM)-measured $(STATIC) cargo bench --locked --target $(TARGET) --bench figures
 
 soak: build ## 1,000 kubelet restarts and other trouble, then 1,000 reloads, then 100,000 commands; SEED=... replays one
-	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) cargo test --locked --test soak -- --nocapture
-	RELOAD_SEED=$(SEED) RELOADS=$(or $(RESTARTS),1000) cargo test --locked --test reload_soak -- --nocapture
-	TESTED_PROGRAM=$(PROGRAM) STEER_SEED=$(SEED) COMMANDS=$(or $(COMMANDS),100000) cargo test --locked --test steer_soak -- --nocapture
+	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) cargo test --locked --test it -- --nocapture --exact soak::whatever_is_broken_all_is_whole_in_the_end
+	RELOAD_SEED=$(SEED) RELOADS=$(or $(RESTARTS),1000) cargo test --locked --test it -- --nocapture --exact reload_soak::random_reloads_leave_nothing_behind
+	TESTED_PROGRAM=$(PROGRAM) STEER_SEED=$(SEED) COMMANDS=$(or $(COMMANDS),100000) cargo test --locked --test it -- --nocapture --exact steer_soak::ten_thousand_commands_leave_everything_as_configured
 
 # What libFuzzer needs of the compiler; cargo-fuzz sets the same, and a sanitizer that needs nightly.
 COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

@@ -2,8 +2,8 @@
 //! config file, into extended resources. Each module imports only from those above it.
 
 // Pure: names, devices, decisions. No I/O, no clock, no runtime.
-mod foreign;
-mod lock;
+pub mod foreign;
+pub mod lock;
 pub mod model;
 pub mod api;
 // The edge: sockets of ours, and the kubelet's side of the node.
@@ -19,7 +19,5 @@ pub mod supervisor;
 // What there is to see of it, and how it is steered.
 pub mod observe;
 pub mod control;
-// A kubelet to try it all on.
-pub mod kubelet;
 // The program.
 pub mod cli;

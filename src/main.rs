@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
-use simple_device_plugin::cli::{Cli, stdout};
+use simple_device_plugin::cli::Cli;
 use simple_device_plugin::config::Mistakes;
 use simple_device_plugin::node::watcher::DirReplaced;
 
@@ -14,7 +14,7 @@ const CONFIG: u8 = 78;
 const TRY_AGAIN: u8 = 75;
 
 fn main() -> ExitCode {
-    let done = Cli::parse().run(std::env::vars_os(), &mut stdout());
+    let done = Cli::parse().run(std::env::vars_os(), &mut anstream::stdout());
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,

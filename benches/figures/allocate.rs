@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use kubelet_sim::Kubelet;
 use simple_device_plugin::api::allocation_of;
 use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
-use simple_device_plugin::kubelet::Kubelet;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 

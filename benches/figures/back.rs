@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use simple_device_plugin::kubelet::{Kubelet, Settings};
+use kubelet_sim::{Kubelet, Settings};
 use tokio::time::timeout;
 
 use crate::Result;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use simple_device_plugin::kubelet::Kubelet;
+use kubelet_sim::Kubelet;
 
 use crate::Result;
 use crate::program::{Load, Outputs, Running, Views};

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use simple_device_plugin::kubelet::{Kubelet, Settings};
+use kubelet_sim::{Kubelet, Settings};
 use tokio::time::timeout;
 
 use crate::Result;

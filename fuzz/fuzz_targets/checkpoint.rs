@@ -2,8 +2,8 @@
 
 #![no_main]
 
+use kubelet_sim::checkpoint;
 use libfuzzer_sys::fuzz_target;
-use simple_device_plugin::kubelet::checkpoint;
 
 fuzz_target!(|bytes: &[u8]| {
     // Whatever it holds, it is read or refused.

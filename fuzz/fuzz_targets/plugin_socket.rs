@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use kubelet_sim::{Kubelet, Node, Settings};
 use libfuzzer_sys::fuzz_target;
 use simple_device_plugin::config::{Config, Environment, Host};
-use simple_device_plugin::kubelet::{Kubelet, Node, Settings};
 use simple_device_plugin::supervisor::Supervisor;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;

@@ -7,8 +7,8 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
-use simple_device_plugin::model::allocation::allocate;
 use simple_device_plugin::config::{Config, Environment, Host};
+use simple_device_plugin::model::allocation::allocate;
 use simple_device_plugin::model::device::LIST_SIZE_MAX;
 
 /// Longer numbers make as many devices: that takes time and finds nothing.
@@ -53,8 +53,9 @@ fn holds(config: &Config) {
             let ids = [device.id.to_string()];
             allocate(&resource.devices, &resource.outputs, &ids).expect("a device of its own");
         }
-        let same =
-            |other: &&simple_device_plugin::offer::resource::Resource| other.socket == resource.socket;
+        let same = |other: &&simple_device_plugin::offer::resource::Resource| {
+            other.socket == resource.socket
+        };
         assert_eq!(config.resources.iter().filter(same).count(), 1);
     }
 }

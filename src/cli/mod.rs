@@ -1,15 +1,11 @@
 //! The commands of the program. None of them decides an exit code.
 
 mod host;
-mod logging;
-mod signals;
-mod style;
-mod patient;
-mod screen;
-mod print;
+pub mod logging;
+pub mod signals;
+pub mod style;
+pub mod print;
 mod check;
-mod demo;
-mod kubelet;
 mod status;
 mod by_hand;
 mod fault;
@@ -20,16 +16,13 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::builder::{NonEmptyStringValueParser, PossibleValuesParser, TypedValueParser};
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, Subcommand};
 
 use crate::cli::host::this_machine;
 use crate::cli::signals::until_signal;
-use crate::config::{Environment, Logs, control_socket};
+use crate::config::{Environment, control_socket};
 use crate::control::Request;
-use crate::kubelet::{Behaviour, Settings, TopologyPolicy};
-
-pub use screen::{Screen, stdout};
 
 /// A device plugin manager for Kubernetes: turns environment variables into extended resources.
 ///
@@ -71,48 +64,12 @@ enum Command {
     /// Let something go wrong on purpose with a resource of the program that runs here, until `fault clear`,
     /// `config` or a restart
     Fault(fault::Arguments),
-    /// Run it all on an embedded kubelet in a directory of its own: register, give devices to a pod,
-    /// restart the kubelet
-    Demo {
-        /// Stay up until Ctrl-C
-        #[arg(long)]
-        hold: bool,
-    },
-    /// Run a kubelet for plugins of any kind, without a cluster: shows what they do, admits pods and
-    /// restarts as the lines of standard input say
-    #[command(after_help = kubelet::help())]
-    Kubelet {
-        /// Its device plugin directory; every socket in it is removed, as a kubelet does
-        #[arg(long)]
-        dir: PathBuf,
-        /// Which kubelet to be; newer: one after 1.36.2
-        #[arg(long, default_value = "1.36", value_parser = behaviour())]
-        behaviour: Behaviour,
-        /// The topology manager's policy; with single-numa-node, pods whose devices cannot come from one
-        /// NUMA node get TopologyAffinityError
-        #[arg(long, default_value = "none", value_parser = topology_policy())]
-        topology_policy: TopologyPolicy,
-    },
 }
 
 /// Where the program that runs here is asked.
 fn control(environment: &Environment) -> anyhow::Result<PathBuf> {
     let socket = control_socket(environment)?;
     socket.context("CONTROL_SOCKET is empty: the program has no control socket")
-}
-
-fn behaviour() -> impl TypedValueParser<Value = Behaviour> {
-    PossibleValuesParser::new(["1.36", "newer"]).map(|name| match &*name {
-        "newer" => Behaviour::Newer,
-        _ => Behaviour::V1_36,
-    })
-}
-
-fn topology_policy() -> impl TypedValueParser<Value = TopologyPolicy> {
-    PossibleValuesParser::new(["none", "single-numa-node"]).map(|name| match &*name {
-        "single-numa-node" => TopologyPolicy::SingleNumaNode,
-        _ => TopologyPolicy::None,
-    })
 }
 
 impl Cli {
@@ -124,7 +81,7 @@ impl Cli {
     pub fn run(
         self,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
-        out: &mut Screen<impl Write>,
+        out: &mut impl Write,
     ) -> anyhow::Result<()> {
         // A name that is not UTF-8 is none of ours.
         let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
@@ -140,23 +97,6 @@ impl Cli {
             }
             Some(Command::Ask(request)) => by_hand::run(&control(&environment)?, &request, out),
             Some(Command::Fault(arguments)) => fault::run(&control(&environment)?, arguments, out),
-            Some(Command::Demo { hold }) => {
-                until_signal(|asked| demo::run(environment, this_machine(), hold, out, asked.stop))
-            }
-            Some(Command::Kubelet {
-                dir,
-                behaviour,
-                topology_policy,
-            }) => {
-                let _logging =
-                    logging::start(&Logs::from_variables(&environment)?, "warn,h2=error")?;
-                let settings = Settings {
-                    behaviour,
-                    topology_policy,
-                    ..Settings::new(dir)
-                };
-                until_signal(|asked| kubelet::run(settings, asked.stop))
-            }
         }
     }
 }

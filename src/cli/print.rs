@@ -1,4 +1,4 @@
-//! How the commands show things: aligned columns, the node's resources, and what a container gets.
+//! How the commands show things: aligned columns, and what a container gets.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -6,13 +6,13 @@ use std::io::{self, Write};
 use anstyle::Style;
 use tabwriter::TabWriter;
 
-use super::style::{DIM, ODD, PLAIN, STRONG};
-use crate::api::v1beta1;
-use crate::foreign::foreign;
-use crate::kubelet::{Assignment, Node, Quantities};
+use super::style::STRONG;
 use crate::model::allocation::Allocation;
 
 /// Prints rows whose cells are separated by tabs, each column as wide as its widest cell.
+///
+/// # Errors
+/// The output's.
 pub fn columns<R: Display>(
     out: &mut impl Write,
     rows: impl IntoIterator<Item = R>,
@@ -24,6 +24,9 @@ pub fn columns<R: Display>(
 }
 
 /// Prints columns under a heading, each row in its style.
+///
+/// # Errors
+/// The output's.
 pub fn table(
     out: &mut impl Write,
     heading: &str,
@@ -50,66 +53,6 @@ fn aligned<R: Display>(rows: impl IntoIterator<Item = R>) -> io::Result<String> 
     let aligned = table.into_inner();
     let aligned = aligned.map_err(|error| io::Error::other(error.to_string()))?;
     Ok(String::from_utf8_lossy(&aligned).into_owned())
-}
-
-/// The node's extended resources.
-pub fn node(out: &mut impl Write, node: &Node) -> io::Result<()> {
-    let rows = node.iter().map(|(resource, shown)| {
-        let Quantities {
-            capacity,
-            allocatable,
-        } = shown;
-        let row = format!("{resource}\t{capacity}\t{allocatable}");
-        (style(*shown), row)
-    });
-    table(out, "RESOURCE\tCAPACITY\tALLOCATABLE", rows)
-}
-
-fn style(shown: Quantities) -> Style {
-    match (shown.capacity, shown.allocatable) {
-        (0, _) => DIM,
-        (capacity, allocatable) if allocatable < capacity => ODD,
-        _ => PLAIN,
-    }
-}
-
-/// What a pod's container gets, resource by resource.
-pub fn assignments(out: &mut impl Write, got: &[Assignment]) -> io::Result<()> {
-    let mut rows = Vec::new();
-    for assignment in got {
-        rows.push(format!("{}\t{}", assignment.resource, devices(assignment)));
-        let given = given(&assignment.response).into_iter();
-        rows.extend(given.map(|(what, value)| format!("  {what}\t{}", foreign(&value))));
-    }
-    columns(out, rows)
-}
-
-/// All that an answer to Allocate has.
-fn given(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'static str, String)> {
-    let mut rows = outputs(&Allocation::from(response.clone()));
-    if rows.is_empty() {
-        rows.push(("nothing", String::new()));
-    }
-    rows
-}
-
-/// So many devices are named; more are counted.
-const DEVICES_NAMED: usize = 4;
-
-/// The devices with their NUMA nodes.
-pub fn devices(assignment: &Assignment) -> String {
-    let by_node = assignment.devices.iter().map(|(node, ids)| {
-        let named = ids.iter().take(DEVICES_NAMED).map(|id| foreign(id));
-        let mut text = named.collect::<Vec<_>>().join(", ");
-        if ids.len() > DEVICES_NAMED {
-            text = format!("{text} and {} more", ids.len() - DEVICES_NAMED);
-        }
-        match node {
-            -1 => text,
-            node => format!("NUMA node {node}: {text}"),
-        }
-    });
-    by_node.collect::<Vec<_>>().join("; ")
 }
 
 /// What a container gets, a row for each: what it is, and what it says.

@@ -4,5 +4,5 @@ pub(crate) mod backoff;
 pub(crate) mod dir_lock;
 pub(crate) mod user_namespace;
 pub mod own_socket;
-pub(crate) mod connections;
+pub mod connections;
 pub(crate) mod guests;

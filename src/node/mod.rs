@@ -2,7 +2,7 @@
 
 pub(crate) mod regular_file;
 pub mod plugin_dir;
-pub(crate) mod channel;
+pub mod channel;
 pub(crate) mod registration;
 pub mod checkpoint;
 pub mod checkpoint_file;

@@ -59,6 +59,12 @@ def program():
     return os.environ.get("PROGRAM") or str(ROOT / "target/debug/simple-device-plugin")
 
 
+@pytest.fixture(scope="session")
+def kubelet_sim(program):
+    """The simulated kubelet, which is built beside the program."""
+    return str(pathlib.Path(program).with_name("kubelet-sim"))
+
+
 @pytest.fixture
 def check(program):
     """What the program makes of these variables on a node, and its exit code."""

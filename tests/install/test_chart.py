@@ -204,7 +204,7 @@ def gets(port, path, expected):
     return got[1]
 
 
-def test_what_is_probed_and_scraped_is_what_the_program_serves(program, short_path):
+def test_what_is_probed_and_scraped_is_what_the_program_serves(program, kubelet_sim, short_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     objects, _ = render({"resources": [GPU], "httpPort": port, "podMonitor": {"enabled": True}})
@@ -223,7 +223,7 @@ def test_what_is_probed_and_scraped_is_what_the_program_serves(program, short_pa
         try:
             gets(port, live["path"], 200)
             assert "example.com/gpu" in gets(port, ready["path"], 503)
-            asked = [program, "kubelet", "--dir", plugins]
+            asked = [kubelet_sim, "run", "--dir", plugins]
             with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=out, stderr=out) as kubelet:
                 try:
                     gets(port, ready["path"], 200)

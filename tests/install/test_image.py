@@ -107,7 +107,7 @@ def test_a_clean_checkout_has_what_the_builder_needs(tmp_path):
         source = run("buildah", "mount", container).strip() + "/src"
         run("cargo", "metadata", "--locked", "--format-version", "1", cwd=source)
         assert set(os.listdir(source)) == {
-            "Cargo.toml", "Cargo.lock", "Makefile", "build.rs", "proto", "src", "benches", "README.md",
+            "Cargo.toml", "Cargo.lock", "Makefile", "build.rs", "proto", "src", "benches", "crates", "README.md",
         }  # fmt: skip
     finally:
         run("buildah", "rm", container)

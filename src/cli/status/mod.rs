@@ -10,7 +10,6 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 
-use super::screen::Screen;
 use crate::control::{Reply, Request, client};
 use crate::observe::status::{self, Status};
 
@@ -24,7 +23,7 @@ pub struct Wanted {
 }
 
 /// Prints the status.
-pub fn run(socket: &Path, wanted: &Wanted, out: &mut Screen<impl Write>) -> anyhow::Result<()> {
+pub fn run(socket: &Path, wanted: &Wanted, out: &mut impl Write) -> anyhow::Result<()> {
     let status = wanted.ask(socket)?;
     Ok(print(&status, wanted, out)?)
 }

@@ -1,0 +1,112 @@
+//! The kubelet-sim program: a kubelet's device manager without a cluster, for people and scripts.
+
+mod demo;
+mod print;
+mod repl;
+mod screen;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{Parser, Subcommand};
+use kubelet_sim::{Behaviour, Settings, TopologyPolicy};
+use simple_device_plugin::cli::logging;
+use simple_device_plugin::cli::signals::until_signal;
+use simple_device_plugin::config::{Environment, Logs};
+
+/// A kubelet's device manager without a cluster, with the traps of the real one.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a kubelet for device plugins of any kind: show what they do, admit pods and restart as the
+    /// lines of standard input say
+    #[command(after_help = repl::help())]
+    Run {
+        /// Its device plugin directory; every socket in it is removed, as a kubelet does
+        #[arg(long)]
+        dir: PathBuf,
+        /// Which kubelet to be; newer: one after 1.36.2
+        #[arg(long, default_value = "1.36", value_parser = behaviour())]
+        behaviour: Behaviour,
+        /// The topology manager's policy; with single-numa-node, pods whose devices cannot come from one
+        /// NUMA node get TopologyAffinityError
+        #[arg(long, default_value = "none", value_parser = topology_policy())]
+        topology_policy: TopologyPolicy,
+    },
+    /// Run a device plugin on a kubelet in a directory of its own: let it register, give devices to a pod,
+    /// restart the kubelet
+    Demo {
+        /// Stay up until Ctrl-C
+        #[arg(long)]
+        hold: bool,
+        /// The plugin and its arguments, in which {dir} is the kubelet's directory, as is the variable
+        /// DEVICE_PLUGIN_PATH [default: simple-device-plugin]
+        #[arg(last = true)]
+        command: Vec<OsString>,
+    },
+}
+
+fn behaviour() -> impl TypedValueParser<Value = Behaviour> {
+    PossibleValuesParser::new(["1.36", "newer"]).map(|name| match &*name {
+        "newer" => Behaviour::Newer,
+        _ => Behaviour::V1_36,
+    })
+}
+
+fn topology_policy() -> impl TypedValueParser<Value = TopologyPolicy> {
+    PossibleValuesParser::new(["none", "single-numa-node"]).map(|name| match &*name {
+        "single-numa-node" => TopologyPolicy::SingleNumaNode,
+        _ => TopologyPolicy::None,
+    })
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nobody is left to tell when stderr is closed.
+            let _ = writeln!(io::stderr(), "error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    // A name that is not UTF-8 is none of ours.
+    let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
+    let environment: Environment = std::env::vars_os().filter_map(utf8).collect();
+    let _logging = logging::start(&Logs::from_variables(&environment)?, "warn,h2=error")?;
+    match command {
+        Command::Run {
+            dir,
+            behaviour,
+            topology_policy,
+        } => {
+            let settings = Settings {
+                behaviour,
+                topology_policy,
+                ..Settings::new(dir)
+            };
+            until_signal(|asked| repl::run(settings, asked.stop))
+        }
+        Command::Demo { hold, command } => until_signal(|asked| {
+            demo::run(environment, command, hold, screen::stdout(), asked.stop)
+        }),
+    }
+}
+
+/// Whoever read our output has seen enough, as `head` does.
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}

@@ -1,0 +1,71 @@
+//! How the node's resources and what pods hold of them are shown.
+
+use std::io::{self, Write};
+
+use anstyle::Style;
+use kubelet_sim::{Assignment, Node, Quantities};
+use simple_device_plugin::api::v1beta1;
+use simple_device_plugin::cli::print::{columns, outputs, table};
+use simple_device_plugin::cli::style::{DIM, ODD, PLAIN};
+use simple_device_plugin::foreign::foreign;
+use simple_device_plugin::model::allocation::Allocation;
+
+/// The node's extended resources.
+pub fn node(out: &mut impl Write, node: &Node) -> io::Result<()> {
+    let rows = node.iter().map(|(resource, shown)| {
+        let Quantities {
+            capacity,
+            allocatable,
+        } = shown;
+        let row = format!("{resource}\t{capacity}\t{allocatable}");
+        (style(*shown), row)
+    });
+    table(out, "RESOURCE\tCAPACITY\tALLOCATABLE", rows)
+}
+
+fn style(shown: Quantities) -> Style {
+    match (shown.capacity, shown.allocatable) {
+        (0, _) => DIM,
+        (capacity, allocatable) if allocatable < capacity => ODD,
+        _ => PLAIN,
+    }
+}
+
+/// What a pod's container gets, resource by resource.
+pub fn assignments(out: &mut impl Write, got: &[Assignment]) -> io::Result<()> {
+    let mut rows = Vec::new();
+    for assignment in got {
+        rows.push(format!("{}\t{}", assignment.resource, devices(assignment)));
+        let given = given(&assignment.response).into_iter();
+        rows.extend(given.map(|(what, value)| format!("  {what}\t{}", foreign(&value))));
+    }
+    columns(out, rows)
+}
+
+/// All that an answer to Allocate has.
+fn given(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'static str, String)> {
+    let mut rows = outputs(&Allocation::from(response.clone()));
+    if rows.is_empty() {
+        rows.push(("nothing", String::new()));
+    }
+    rows
+}
+
+/// So many devices are named; more are counted.
+const DEVICES_NAMED: usize = 4;
+
+/// The devices with their NUMA nodes.
+pub fn devices(assignment: &Assignment) -> String {
+    let by_node = assignment.devices.iter().map(|(node, ids)| {
+        let named = ids.iter().take(DEVICES_NAMED).map(|id| foreign(id));
+        let mut text = named.collect::<Vec<_>>().join(", ");
+        if ids.len() > DEVICES_NAMED {
+            text = format!("{text} and {} more", ids.len() - DEVICES_NAMED);
+        }
+        match node {
+            -1 => text,
+            node => format!("NUMA node {node}: {text}"),
+        }
+    });
+    by_node.collect::<Vec<_>>().join("; ")
+}

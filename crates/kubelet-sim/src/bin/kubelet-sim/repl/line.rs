@@ -1,0 +1,168 @@
+//! The lines that the kubelet takes.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+
+use thiserror::Error;
+
+use kubelet_sim::Pod;
+use simple_device_plugin::foreign::foreign;
+
+/// What can be asked of the kubelet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Line {
+    /// Nothing.
+    Blank,
+    /// Admit a pod.
+    Pod(Pod),
+    /// Delete the pod of this name.
+    Delete(String),
+    /// Wait until the resource has so many allocatable devices.
+    Wait(String, usize),
+    /// Break the connection to this resource's plugin.
+    Lose(String),
+    Restart,
+    Status,
+    Help,
+    Quit,
+}
+
+/// Each line, and what it does.
+pub const HELP: [(&str, &str); 8] = [
+    (
+        "pod NAME RESOURCE=COUNT...",
+        "admit a pod; shows what its container gets",
+    ),
+    ("delete NAME", "delete a pod; its devices are free again"),
+    ("lose RESOURCE", "break the connection to its plugin"),
+    ("restart", "restart the kubelet"),
+    (
+        "wait RESOURCE=COUNT",
+        "wait until so many are allocatable, 60 s at most",
+    ),
+    ("status", "show the resources and the pods"),
+    ("help", "show this"),
+    ("quit", "end, as Ctrl-C does"),
+];
+
+/// Why a line says nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LineError {
+    #[error("{0}: no such command; help shows what there is")]
+    Unknown(String),
+    #[error("expected {0}")]
+    Expected(&'static str),
+    #[error("{0} stands alone: expected no word after it")]
+    Alone(String),
+    #[error("{0}: expected RESOURCE=COUNT, as in example.com/gpu=2")]
+    Request(String),
+    #[error("{0} is asked for twice")]
+    Twice(String),
+}
+
+impl FromStr for Line {
+    type Err = LineError;
+
+    fn from_str(line: &str) -> Result<Self, LineError> {
+        let mut words = line.split_whitespace();
+        let command = words.next().unwrap_or_default();
+        let words: Vec<&str> = words.collect();
+        match (command, &*words) {
+            ("", _) => Ok(Self::Blank),
+            ("pod", [name, requests @ ..]) => pod(name, requests).map(Self::Pod),
+            ("pod", []) => Err(LineError::Expected(HELP[0].0)),
+            ("delete", [name]) => Ok(Self::Delete((*name).to_owned())),
+            ("delete", _) => Err(LineError::Expected(HELP[1].0)),
+            ("lose", [resource]) => Ok(Self::Lose((*resource).to_owned())),
+            ("lose", _) => Err(LineError::Expected(HELP[2].0)),
+            ("wait", [word]) => request(word).map(|(resource, count)| Self::Wait(resource, count)),
+            ("wait", _) => Err(LineError::Expected(HELP[4].0)),
+            ("restart", []) => Ok(Self::Restart),
+            ("status", []) => Ok(Self::Status),
+            ("help", []) => Ok(Self::Help),
+            ("quit" | "exit", []) => Ok(Self::Quit),
+            (word @ ("restart" | "status" | "help" | "quit" | "exit"), _) => {
+                Err(LineError::Alone(word.to_owned()))
+            }
+            (unknown, _) => Err(LineError::Unknown(foreign(unknown))),
+        }
+    }
+}
+
+fn pod(name: &str, words: &[&str]) -> Result<Pod, LineError> {
+    let mut requests = BTreeMap::new();
+    for word in words {
+        let (resource, count) = request(word)?;
+        if requests.insert(resource.clone(), count).is_some() {
+            return Err(LineError::Twice(foreign(&resource)));
+        }
+    }
+    if requests.is_empty() {
+        return Err(LineError::Expected(HELP[0].0));
+    }
+    Ok(Pod {
+        name: name.to_owned(),
+        requests,
+    })
+}
+
+fn request(word: &str) -> Result<(String, usize), LineError> {
+    let invalid = || LineError::Request(foreign(word));
+    let (resource, count) = word.rsplit_once('=').ok_or_else(invalid)?;
+    let count: usize = count.parse().map_err(|_| invalid())?;
+    if resource.is_empty() {
+        return Err(invalid());
+    }
+    Ok((resource.to_owned(), count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pod_asks_for_resources() {
+        let Ok(Line::Pod(pod)) = "  pod p a.io/x=2  b.io/y=0".parse() else {
+            panic!("no pod");
+        };
+        assert_eq!(pod.name, "p");
+        let requests: Vec<(&str, usize)> =
+            pod.requests.iter().map(|(r, n)| (r.as_str(), *n)).collect();
+        assert_eq!(requests, [("a.io/x", 2), ("b.io/y", 0)]);
+    }
+
+    #[test]
+    fn words_are_what_they_say() {
+        assert_eq!(" ".parse(), Ok(Line::Blank));
+        assert_eq!("delete p".parse(), Ok(Line::Delete("p".to_owned())));
+        assert_eq!("lose a.io/x".parse(), Ok(Line::Lose("a.io/x".to_owned())));
+        assert_eq!("restart".parse(), Ok(Line::Restart));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let told = |line: &str| line.parse::<Line>().expect_err("no mistake").to_string();
+        for (line, expected) in [
+            ("pod", "expected pod NAME RESOURCE=COUNT..."),
+            ("pod p", "expected pod NAME RESOURCE=COUNT..."),
+            (
+                "pod p a.io/x",
+                "a.io/x: expected RESOURCE=COUNT, as in example.com/gpu=2",
+            ),
+            (
+                "pod p a.io/x=-1",
+                "a.io/x=-1: expected RESOURCE=COUNT, as in example.com/gpu=2",
+            ),
+            ("pod p a.io/x=1 a.io/x=2", "a.io/x is asked for twice"),
+            ("delete", "expected delete NAME"),
+            (
+                "restart now",
+                "restart stands alone: expected no word after it",
+            ),
+            ("wait", "expected wait RESOURCE=COUNT"),
+            ("stop", "stop: no such command; help shows what there is"),
+        ] {
+            assert_eq!(told(line), expected, "{line}");
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `run`: the simulated kubelet for plugins in any language.
+
+mod input;
+mod line;
+mod session;
+mod view;
+mod carry_out;
+mod admission;
+
+use std::io::{self, Write};
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::screen::{Screen, stdout};
+use kubelet_sim::{Behaviour, Kubelet, Settings, checkpoint};
+use simple_device_plugin::cli::print::columns;
+use simple_device_plugin::cli::style::STRONG;
+use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
+
+use carry_out::{End, carry_out, wait};
+use input::{Lines, received};
+use line::Line;
+use session::Session;
+
+/// How long the last words may take where nobody reads.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// Runs a kubelet until `quit` or `stop`, and does what the lines of standard input say. The kubelet lives here; whoever
+/// talks to the terminal does so on a thread of its own, which a reader who does not read holds up, but not the kubelet.
+pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+    let here = Handle::current();
+    let (end, mut ended) = oneshot::channel();
+    let talk = talk(settings, here, stop.clone());
+    std::thread::spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let talked = runtime
+            .map_err(Into::into)
+            .and_then(|runtime| runtime.block_on(talk));
+        // Who waits no more has ended already.
+        let _ = end.send(talked);
+    });
+    tokio::select! {
+        talked = &mut ended => talked.context("a bug: the talk ended without a word")?,
+        () = stop.cancelled() => match timeout(LAST_WORDS_WITHIN, ended).await {
+            Ok(talked) => talked.context("a bug: the talk ended without a word")?,
+            Err(_) => Ok(()),
+        },
+    }
+}
+
+/// Starts the kubelet on the runtime `here`, and talks about it.
+async fn talk(settings: Settings, here: Handle, stop: CancellationToken) -> anyhow::Result<()> {
+    let mut screen = stdout();
+    let dir = settings.dir.display().to_string();
+    // Here it may be a real node's, and would be written over.
+    checkpoint::read(&settings.dir).with_context(|| {
+        let way_out = "if it is another kubelet's, take another directory";
+        format!("no kubelet in {dir}: cannot use the checkpoint there; {way_out}")
+    })?;
+    let behaviour = settings.behaviour;
+    let started = here.spawn(async { Kubelet::start(settings) }).await?;
+    let mut kubelet = started.with_context(|| format!("no kubelet in {dir}"))?;
+    introduce(&mut screen, behaviour, &dir, &kubelet)?;
+    let mut session = Session::new(&mut screen, &kubelet, stop);
+    let mut lines = input::lines();
+    while let End::Restart = next(&kubelet, &mut session, &mut lines).await? {
+        let restarted = here.spawn(kubelet.restart()).await?;
+        kubelet = restarted.context("the kubelet does not restart")?;
+        session.follow(&kubelet);
+        session.tell("the kubelet restarted: plugins must register again")?;
+    }
+    if let Some(crash) = kubelet.crashed().borrow().clone() {
+        screen.flush()?;
+        return Err(crash).context("a real kubelet would have crashed");
+    }
+    kubelet.stop().await;
+    Ok(())
+}
+
+fn introduce(
+    out: &mut Screen<impl Write>,
+    behaviour: Behaviour,
+    dir: &str,
+    kubelet: &Kubelet,
+) -> io::Result<()> {
+    let behaviour = match behaviour {
+        Behaviour::V1_36 => "1.36",
+        Behaviour::Newer => "newer than 1.36.2",
+    };
+    writeln!(
+        out,
+        "{STRONG}A kubelet, {behaviour}{STRONG:#}: plugins register at {dir}/{KUBELET_SOCKET}"
+    )?;
+    let pod_resources = Settings::new(dir).pod_resources_socket();
+    writeln!(
+        out,
+        "Pod resources are served at {}",
+        pod_resources.display()
+    )?;
+    let held = kubelet.all_assignments();
+    if !held.is_empty() {
+        writeln!(out, "Pods of an earlier run, from its checkpoint:\n")?;
+        view::pods(out, &held)?;
+        writeln!(out)?;
+    }
+    writeln!(out, "Type {STRONG}help{STRONG:#} for what it can do.\n")
+}
+
+/// Does what the lines say until one of them ends this kubelet's life.
+async fn next<W: Write>(
+    kubelet: &Kubelet,
+    session: &mut Session<'_, W>,
+    lines: &mut Lines,
+) -> anyhow::Result<End> {
+    loop {
+        let Some(line) = session.until(None, received(lines)).await? else {
+            return Ok(End::Quit);
+        };
+        let ended = match line.parse() {
+            Ok(Line::Pod(pod)) => admission::admit(kubelet, &pod, session, lines).await?,
+            Ok(Line::Wait(resource, count)) => wait(kubelet, &resource, count, session).await?,
+            line => carry_out(kubelet, line, session)?,
+        };
+        if let ControlFlow::Break(end) = ended {
+            return Ok(end);
+        }
+    }
+}
+
+fn print_help(out: &mut impl Write) -> io::Result<()> {
+    let rows = line::HELP.iter();
+    columns(out, rows.map(|(line, does)| format!("  {line}\t{does}")))
+}
+
+/// The lines that it takes.
+pub fn help() -> String {
+    let mut text = b"Lines:\n".to_vec();
+    // To memory it cannot fail.
+    let _ = print_help(&mut text);
+    String::from_utf8_lossy(&text).into_owned()
+}

@@ -1,0 +1,172 @@
+//! How the kubelet's events and its state read.
+
+use std::io::{self, Write};
+use std::time::Duration;
+
+use anstyle::Style;
+
+use crate::print;
+use crate::screen::Screen;
+use kubelet_sim::{Assignment, Change, Event, Happening};
+use simple_device_plugin::cli::print::table;
+use simple_device_plugin::cli::style::{BAD, DIM, GOOD, ODD, PLAIN};
+use simple_device_plugin::foreign::foreign;
+
+/// So many changes of a list are named; more are counted.
+const CHANGES_NAMED: usize = 3;
+
+/// The columns of the time.
+const INDENT: usize = 11;
+
+/// Prints an event with the time since the kubelet's start.
+pub fn event(out: &mut Screen<impl Write>, since: Duration, event: &Event) -> io::Result<()> {
+    let (style, text) = text(&event.what);
+    line(
+        out,
+        since,
+        &format!("{} {style}{text}{style:#}", event.resource),
+    )
+}
+
+/// Prints a line with the time since the kubelet's start.
+pub fn line(out: &mut Screen<impl Write>, since: Duration, text: &str) -> io::Result<()> {
+    let seconds = since.as_secs_f64();
+    out.wrapped(&format!("{DIM}{seconds:9.3}{DIM:#}  {text}"), INDENT)
+}
+
+fn text(what: &Happening) -> (Style, String) {
+    match what {
+        Happening::Registered {
+            endpoint,
+            pre_start,
+            preferred,
+        } => {
+            let asks = match (preferred, pre_start) {
+                (false, false) => "",
+                (true, false) => ", with GetPreferredAllocation",
+                (false, true) => ", with PreStartContainer",
+                (true, true) => ", with GetPreferredAllocation and PreStartContainer",
+            };
+            (GOOD, format!("registered at {endpoint}{asks}"))
+        }
+        Happening::Ignored { endpoint } => {
+            let text = format!("registered again at {endpoint}: ignored, while its stream is open");
+            (ODD, text)
+        }
+        Happening::Refused { endpoint, error } => (BAD, format!("refused at {endpoint}: {error}")),
+        Happening::Listed {
+            healthy,
+            unhealthy,
+            unknown_health,
+            changes,
+        } => {
+            let style = if *unhealthy > 0 { ODD } else { PLAIN };
+            let mut text = listed(*healthy, *unhealthy) + &named(changes);
+            if let Some(health) = unknown_health {
+                text = format!("{text}; a kubelet takes {health:?} for Unhealthy");
+            }
+            (style, text)
+        }
+        Happening::Disconnected { error } => {
+            let why = error
+                .as_ref()
+                .map_or_else(String::new, |error| format!(" with {error}"));
+            let text = format!("lost: its stream ended{why}; its devices count as Unhealthy");
+            (BAD, text)
+        }
+    }
+}
+
+fn listed(healthy: usize, unhealthy: usize) -> String {
+    match (healthy + unhealthy, unhealthy) {
+        (0, _) => "listed no devices".to_owned(),
+        (1, 0) => "listed 1 device, healthy".to_owned(),
+        (1, _) => "listed 1 device, Unhealthy".to_owned(),
+        (all, 0) => format!("listed {all} devices, all healthy"),
+        (all, _) => format!("listed {all} devices, {healthy} healthy"),
+    }
+}
+
+fn named(changes: &[Change]) -> String {
+    let name = |change: &Change| format!("{} {}", foreign(&change.id), change.now);
+    match changes.len() {
+        0 => String::new(),
+        1..=CHANGES_NAMED => {
+            let named: Vec<String> = changes.iter().map(name).collect();
+            format!(": {}", named.join(", "))
+        }
+        more => format!(", {more} changed"),
+    }
+}
+
+/// Prints which pod holds what.
+pub fn pods(out: &mut impl Write, assignments: &[Assignment]) -> io::Result<()> {
+    let rows = assignments.iter().map(|held| {
+        let devices = print::devices(held);
+        (
+            PLAIN,
+            format!("{}\t{}\t{devices}", foreign(&held.pod), held.resource),
+        )
+    });
+    table(out, "POD\tRESOURCE\tDEVICES", rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kubelet_sim::Now;
+
+    fn listed_text(healthy: usize, unhealthy: usize, changed: &[&str]) -> String {
+        let change = |id: &&str| Change {
+            id: (*id).to_owned(),
+            now: Now::Unhealthy,
+        };
+        text(&Happening::Listed {
+            healthy,
+            unhealthy,
+            unknown_health: None,
+            changes: changed.iter().map(change).collect(),
+        })
+        .1
+    }
+
+    #[test]
+    fn a_list_tells_what_changed_but_not_all_of_it() {
+        assert_eq!(listed_text(0, 0, &[]), "listed no devices");
+        assert_eq!(listed_text(4, 0, &[]), "listed 4 devices, all healthy");
+        assert_eq!(listed_text(0, 1, &[]), "listed 1 device, Unhealthy");
+        assert_eq!(
+            listed_text(2, 1, &["a"]),
+            "listed 3 devices, 2 healthy: a Unhealthy"
+        );
+        assert_eq!(
+            listed_text(0, 4, &["a", "b", "c", "d"]),
+            "listed 4 devices, 0 healthy, 4 changed"
+        );
+    }
+
+    #[test]
+    fn why_a_device_counts_as_ill_is_told() {
+        let listed = Happening::Listed {
+            healthy: 1,
+            unhealthy: 1,
+            unknown_health: Some("healthy".to_owned()),
+            changes: Vec::new(),
+        };
+        let expected = r#"listed 2 devices, 1 healthy; a kubelet takes "healthy" for Unhealthy"#;
+        assert_eq!(text(&listed).1, expected);
+    }
+
+    #[test]
+    fn a_registration_tells_what_the_plugin_asks_for() {
+        let registered = Happening::Registered {
+            endpoint: "x.sock".to_owned(),
+            pre_start: true,
+            preferred: false,
+        };
+        assert_eq!(
+            text(&registered).1,
+            "registered at x.sock, with PreStartContainer"
+        );
+    }
+}

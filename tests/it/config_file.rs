@@ -1,0 +1,256 @@
+//! The program with a config file: what it says of mistakes, and how it follows the file while it runs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::support::process::{Running, output, program};
+use crate::support::{Manager, from_file, kubelet, plugin_dir, pod, registrations, shows};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use rustix::process::Signal;
+
+const A: &str = "example.com/a";
+const B: &str = "example.com/b";
+
+/// A ConfigMap as the kubelet mounts it: the file is a symlink through `..data` to a version.
+struct ConfigMap {
+    dir: tempfile::TempDir,
+    version: u32,
+}
+
+impl ConfigMap {
+    fn with(text: &str) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        symlink("..data/config.yaml", dir.path().join("config.yaml")).expect("a symlink");
+        let mut map = Self { dir, version: 0 };
+        map.becomes(text);
+        map
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("config.yaml")
+    }
+
+    /// As the kubelet's atomic writer does it: a new directory, then one rename of a symlink.
+    fn becomes(&mut self, text: &str) {
+        self.version += 1;
+        let version = format!("..{}", self.version);
+        let dir = self.dir.path();
+        fs::create_dir(dir.join(&version)).expect("a version");
+        fs::write(dir.join(&version).join("config.yaml"), text).expect("a file");
+        symlink(&version, dir.join("..data_tmp")).expect("a symlink");
+        fs::rename(dir.join("..data_tmp"), dir.join("..data")).expect("one step");
+    }
+}
+
+fn with_file(file: &Path) -> [(&'static str, &str); 1] {
+    [("CONFIG_FILE", file.to_str().expect("UTF-8"))]
+}
+
+fn two(of_a: usize, of_b: usize) -> String {
+    format!(
+        "removalGrace: 1s\nresources: [{{name: {A}, devices: {of_a}}}, {{name: {B}, devices: {of_b}}}]"
+    )
+}
+
+#[test]
+fn every_mistake_is_told_with_its_line_and_nothing_is_touched() {
+    let dir = plugin_dir();
+    let map = ConfigMap::with("resources:\n- {name: gpu, devices: two}\n- {name: a/b, count: 3}\n");
+    for arguments in [&[][..], &["check"], &["check", "--json"]] {
+        let mut command = program(&with_file(&map.file()));
+        command
+            .args(arguments)
+            .env("DEVICE_PLUGIN_PATH", dir.path())
+            .env("NUMBER_DEVICES_3.n", "1");
+        let (code, stdout, stderr) = output(&mut command);
+        assert_eq!((code, &*stdout), (Some(78), ""), "{stderr}");
+        let file = map.file().display().to_string();
+        let starts = [
+            "error: NUMBER_DEVICES_3.n=\"1\": expected to be unset: CONFIG_FILE says".to_owned(),
+            format!("error: {file}:2: devices=\"two\": expected a whole number, or a list"),
+            format!("error: {file}:2: name=\"gpu\": expected a name with one '/'"),
+            format!("error: {file}:3: count: expected one of the keys name, devices"),
+            "4 mistakes in the configuration; nothing was started".to_owned(),
+        ];
+        let lines: Vec<&str> = stderr.lines().collect();
+        assert_eq!(lines.len(), starts.len(), "{stderr}");
+        for (line, start) in lines.iter().zip(starts) {
+            assert!(line.starts_with(&start), "{line}");
+        }
+    }
+    assert_eq!(fs::read_dir(dir.path()).expect("a directory").count(), 0);
+}
+
+#[test]
+fn check_shows_a_file_for_any_node() {
+    let file =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/001-three-resources/config.yaml");
+    let check = |arguments: &[&str]| {
+        let (code, stdout, stderr) =
+            output(program(&with_file(&file)).arg("check").args(arguments));
+        assert_eq!(code, Some(0), "{stderr}");
+        stdout
+    };
+    let text = check(&["--node", "kind-worker2"]);
+    assert!(
+        text.contains("devices           3: /node2/dev3/1 … /node2/dev3/3"),
+        "{text}"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&check(&["--node", "kind-worker2", "--json"])).expect("JSON");
+    assert_eq!(json["node"], "kind-worker2");
+    assert_eq!(json["resources"][2]["devices"][1]["id"], "/node2/dev3/2");
+    assert_eq!(
+        json["resources"][2]["oneDeviceGives"]["env"]["DEV_3_ID_0"],
+        "/node2/dev3/1"
+    );
+    assert_eq!(check(&["--json"]), check(&["--json"]), "the same each time");
+}
+
+#[tokio::test]
+async fn a_configmaps_change_is_followed_and_a_bad_one_refused() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let mut map = ConfigMap::with(&two(2, 3));
+    let running = Running::manager(dir.path(), &with_file(&map.file()));
+    shows(&kubelet, A, 2, 2).await;
+    shows(&kubelet, B, 3, 3).await;
+    kubelet.admit(&pod("p", &[(A, 2)])).await.expect("admitted");
+
+    map.becomes(&two(1, 4));
+    // The pod's device stays; b is whole.
+    shows(&kubelet, A, 2, 1).await;
+    shows(&kubelet, B, 4, 4).await;
+
+    map.becomes("resources:\n- {name: example.com/a, devices: many}\n");
+    running.says("config.yaml:2: devices=\"many\": expected a whole number");
+    running.says("1 mistake in the configuration: what was configured before goes on");
+    map.becomes(&two(2, 5));
+    shows(&kubelet, B, 5, 5).await;
+    shows(&kubelet, A, 2, 2).await;
+    assert_eq!(registrations(&kubelet, A), 1);
+    assert_eq!(registrations(&kubelet, B), 1);
+    running.signal(Signal::TERM);
+    assert_eq!(running.ends().code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_file_is_followed_when_it_is_written_replaced_or_asked_for() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("c.yaml");
+    fs::write(&file, two(1, 1)).expect("a file");
+    let running = Running::manager(dir.path(), &with_file(&file));
+    shows(&kubelet, A, 1, 1).await;
+    fs::write(&file, two(2, 1)).expect("a file");
+    shows(&kubelet, A, 2, 2).await;
+    let beside = home.path().join("new");
+    fs::write(&beside, two(3, 1)).expect("a file");
+    fs::rename(beside, &file).expect("one step");
+    shows(&kubelet, A, 3, 3).await;
+    running.signal(Signal::HUP);
+    running.says("read the config file again, which says the same");
+
+    fs::remove_file(&file).expect("a file");
+    running.signal(Signal::HUP);
+    running.says("expected a file that can be read: No such file or directory");
+    fs::write(&file, two(4, 1)).expect("a file");
+    shows(&kubelet, A, 4, 4).await;
+}
+
+/// A file of resources, as random as can be accepted.
+fn any_file() -> impl Strategy<Value = String> {
+    let id = "[a-zA-Z0-9/_.-]{1,12}";
+    let device = (id, prop::bool::ANY, prop::collection::vec(0_u16..4, 0..3));
+    let listed = prop::collection::btree_map(id, device, 0..6).prop_map(|devices: BTreeMap<_, _>| {
+        let device = |(id, (path, healthy, numa)): (String, (String, bool, Vec<u16>))| {
+            let health = if healthy { "Healthy" } else { "Unhealthy" };
+            format!("{{id: '{id}', path: '/dev/{path}', health: {health}, numa: {numa:?}, attributes: {{kind: '{path}'}}}}")
+        };
+        let devices: Vec<String> = devices.into_iter().map(device).collect();
+        format!(
+            "devices: [{}], env: {{'D_{{position}}': '{{id}} {{kind|upper}}', ALL: '{{paths}}'}}",
+            devices.join(", ")
+        )
+    });
+    let counted = (0_usize..40, "[a-z]{0,4}", prop::collection::vec(0_u16..4, 0..3)).prop_map(|(count, prefix, numa)| {
+        format!("devices: {count}, deviceIdPrefix: '{prefix}', numaNodes: {numa:?}, envPrefix: E, mounts: [{{hostPath: /dev/null}}]")
+    });
+    let more = prop::sample::select(vec![
+        "",
+        ", preStart: true",
+        ", preferredAllocation: spread",
+        ", pluginName: own-INDEX",
+    ]);
+    prop::collection::vec((prop_oneof![listed, counted], more), 0..6).prop_map(|resources| {
+        let mut text = "resources:\n".to_owned();
+        for (index, (keys, more)) in resources.iter().enumerate() {
+            let more = more.replace("INDEX", &index.to_string());
+            writeln!(text, "- {{name: example.com/r{index}, {keys}{more}}}").expect("memory");
+        }
+        if resources.is_empty() {
+            text.clear();
+            text.push_str("resources: []");
+        }
+        text
+    })
+}
+
+/// What `check` accepts starts and registers, whole.
+#[test]
+fn whatever_is_accepted_registers() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let cases = proptest::test_runner::Config {
+        cases: 24,
+        failure_persistence: None,
+        ..Default::default()
+    };
+    let outcome = TestRunner::new(cases).run(&any_file(), |text| {
+        runtime.block_on(async {
+            let dir = plugin_dir();
+            let kubelet = kubelet(dir.path());
+            let resources = from_file(&text);
+            let manager = Manager::of(dir.path(), resources.clone());
+            for resource in &resources {
+                let devices = resource.devices.as_slice();
+                let healthy = devices
+                    .iter()
+                    .filter(|device| device.can_be_given())
+                    .count();
+                shows(&kubelet, resource.name.as_str(), devices.len(), healthy).await;
+            }
+            manager.stop().await;
+        });
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failed| panic!("{failed}"));
+}
+
+#[test]
+fn the_readmes_example_is_accepted() {
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme.split_once("## The config file").expect("a section");
+    let (_, example) = section.split_once("```yaml\n").expect("an example");
+    let (example, _) = example.split_once("```").expect("its end");
+    let home = tempfile::tempdir().expect("a directory");
+    let file = home.path().join("c.yaml");
+    fs::write(&file, example).expect("a file");
+    let mut check = program(&with_file(&file));
+    check.env("ALLOWED_HOST_PATHS", "/opt/widget").arg("check");
+    let (code, stdout, stderr) = output(&mut check);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("env WIDGET_0=w0 V1"), "{stdout}");
+    let (_, _, refused) = output(check.env_remove("ALLOWED_HOST_PATHS"));
+    assert!(
+        refused.contains("hostPath=\"/opt/widget\": expected /dev/null"),
+        "{refused}"
+    );
+}

@@ -1,0 +1,362 @@
+//! Every example on the embedded kubelet: its pods get what its document shows. The pods' own commands are run with what
+//! their containers get.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{Manager, plugin_dir, settings, shows};
+use kubelet_sim::{AdmissionError, Kubelet, Pod, Settings, TopologyPolicy};
+use serde::Deserialize;
+use simple_device_plugin::config::{Config, Environment, FileText, Host};
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("examples")
+        .join(name)
+}
+
+fn text(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+fn host(node: &str) -> Host {
+    Host {
+        hostname: Some(node.to_owned()),
+        ..Host::default()
+    }
+}
+
+/// The configuration of an example on a node.
+fn config(name: &str, node: &str) -> Config {
+    let file = FileText {
+        name: name.to_owned(),
+        content: Ok(text(&example(name).join("config.yaml")).into()),
+    };
+    let config = Config::read(&Environment::default(), Some(&file), &host(node));
+    config.unwrap_or_else(|mistakes| panic!("{mistakes}"))
+}
+
+/// A Pod, or a Deployment with one.
+#[derive(Deserialize)]
+struct Manifest {
+    metadata: Metadata,
+    spec: Spec,
+}
+
+#[derive(Deserialize)]
+struct Metadata {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Spec {
+    #[serde(default)]
+    containers: Vec<Container>,
+    template: Option<Template>,
+}
+
+#[derive(Deserialize)]
+struct Template {
+    spec: Box<Spec>,
+}
+
+#[derive(Deserialize)]
+struct Container {
+    command: Vec<String>,
+    resources: Resources,
+}
+
+#[derive(Deserialize)]
+struct Resources {
+    limits: BTreeMap<String, usize>,
+}
+
+struct ExamplePod {
+    pod: Pod,
+    script: String,
+    logs: PathBuf,
+}
+
+fn pods(name: &str) -> Vec<ExamplePod> {
+    let manifests: Vec<Manifest> =
+        serde_saphyr::from_multiple(&text(&example(name).join("pods.yaml"))).expect("manifests");
+    let pod = |manifest: Manifest| {
+        let spec = manifest
+            .spec
+            .template
+            .map_or(manifest.spec.containers, |template| {
+                template.spec.containers
+            });
+        let [container] = &spec[..] else {
+            panic!("one container")
+        };
+        let [sh, c, script] = &container.command[..] else {
+            panic!("a script")
+        };
+        assert_eq!((&**sh, &**c), ("sh", "-c"));
+        let script = script
+            .strip_suffix("exec sleep 3600")
+            .expect("a script that stays");
+        ExamplePod {
+            logs: example(name).join("logs").join(&manifest.metadata.name),
+            // The shell's own variables, those that it cannot name too.
+            script: script.replace("/proc/1/", "/proc/$$/"),
+            pod: Pod {
+                name: manifest.metadata.name,
+                requests: container.resources.limits.clone(),
+            },
+        }
+    };
+    manifests.into_iter().map(pod).collect()
+}
+
+/// A node with an example on it.
+struct Node {
+    name: &'static str,
+    kubelet: Kubelet,
+    manager: Manager,
+    dir: tempfile::TempDir,
+}
+
+impl Node {
+    async fn with(example: &str, name: &'static str, policy: TopologyPolicy) -> Self {
+        Self::of(config(example, name), name, policy).await
+    }
+
+    async fn of(config: Config, name: &'static str, policy: TopologyPolicy) -> Self {
+        let dir = plugin_dir();
+        let settings = Settings {
+            topology_policy: policy,
+            ..settings(dir.path())
+        };
+        let kubelet = Kubelet::start(settings).expect("a kubelet");
+        let manager = Manager::of(dir.path(), config.resources.clone());
+        for resource in &config.resources {
+            let healthy = resource
+                .devices
+                .as_slice()
+                .iter()
+                .filter(|device| device.can_be_given())
+                .count();
+            shows(
+                &kubelet,
+                resource.name.as_str(),
+                resource.devices.len(),
+                healthy,
+            )
+            .await;
+        }
+        Self {
+            name,
+            kubelet,
+            manager,
+            dir,
+        }
+    }
+
+    fn shown(&self) -> Vec<(String, usize)> {
+        let node = self.kubelet.node();
+        let node = node.borrow();
+        node.iter()
+            .map(|(name, shown)| (name.clone(), shown.allocatable))
+            .collect()
+    }
+
+    /// Admits the pod and runs its script as its container would.
+    async fn logs(&self, pod: &ExamplePod) -> Result<String, AdmissionError> {
+        let got = self.kubelet.admit(&pod.pod).await?;
+        let envs = got.iter().flat_map(|assignment| &assignment.response.envs);
+        let output = Command::new("sh")
+            .arg("-c")
+            .arg(&pod.script)
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").expect("a PATH"))
+            .envs(envs)
+            .output()
+            .expect("a shell");
+        Ok(String::from_utf8(output.stdout).expect("UTF-8"))
+    }
+
+    #[track_caller]
+    fn compare(&self, pod: &ExamplePod, logs: &str) {
+        // dash quotes as busybox does; other shells leave plain texts alone.
+        let unquoted = |text: &str| text.replace('\'', "");
+        assert_eq!(
+            unquoted(logs),
+            unquoted(&text(&pod.logs).replace("NODE", self.name))
+        );
+    }
+
+    async fn end(self) {
+        assert_eq!(*self.kubelet.crashed().borrow(), None);
+        self.manager.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn two_resources_align_on_the_control_plane_and_nowhere_else() {
+    let name = "000-two-numa-nodes";
+    let [both] = &pods(name)[..] else {
+        panic!("one pod")
+    };
+    let node = Node::with(name, "kind-control-plane", TopologyPolicy::SingleNumaNode).await;
+    assert_eq!(
+        node.shown(),
+        [
+            ("example.com/deviceA".to_owned(), 2),
+            ("example.com/deviceB".to_owned(), 2)
+        ]
+    );
+    let logs = node.logs(both).await.expect("admitted");
+    node.compare(both, &logs);
+    let files = &node.kubelet.assignments("both")[0].response.devices;
+    assert_eq!(files[0].container_path, "/dev/deviceA0");
+    node.end().await;
+
+    let node = Node::with(name, "kind-worker", TopologyPolicy::SingleNumaNode).await;
+    let refused = node.logs(both).await.expect_err("nothing is on one node");
+    assert_eq!(refused.reason(), "TopologyAffinityError");
+    node.end().await;
+}
+
+#[tokio::test]
+async fn three_resources_over_two_workers() {
+    let name = "001-three-resources";
+    let [one, two, three] = &pods(name)[..] else {
+        panic!("three pods")
+    };
+    let counts = |node: &Node| {
+        node.shown()
+            .into_iter()
+            .map(|(_, count)| count)
+            .collect::<Vec<_>>()
+    };
+    let worker = Node::with(name, "kind-worker", TopologyPolicy::None).await;
+    assert_eq!(counts(&worker), [1, 0, 0]);
+    worker.compare(one, &worker.logs(one).await.expect("admitted"));
+    worker.end().await;
+
+    let worker = Node::with(name, "kind-worker2", TopologyPolicy::None).await;
+    assert_eq!(counts(&worker), [0, 1, 3]);
+    worker.compare(two, &worker.logs(two).await.expect("admitted"));
+    // It waits for both of its kinds until the second pod is gone.
+    worker.logs(three).await.expect_err("mydevice-2 is taken");
+    worker.kubelet.delete("dp1-2");
+    worker.compare(three, &worker.logs(three).await.expect("admitted"));
+    worker.end().await;
+}
+
+#[tokio::test]
+async fn one_resource_as_variables_and_as_a_file() {
+    let name = "002-variables";
+    let [fpga] = &pods(name)[..] else {
+        panic!("one pod")
+    };
+    let node = Node::with(name, "worker", TopologyPolicy::None).await;
+    node.compare(fpga, &node.logs(fpga).await.expect("admitted"));
+    let response = &node.kubelet.assignments("fpga")[0].response;
+    assert_eq!(response.annotations["example.com/fpga-fpga-worker-0"], "");
+    assert_eq!(
+        response.devices[0].container_path,
+        "/dev/fpga-fpga-worker-0"
+    );
+    node.end().await;
+
+    // The variables say it as their document does: by index.
+    let variables = text(&example(name).join("variables.env"));
+    let variables = variables
+        .lines()
+        .map(|line| line.split_once('=').expect("a variable"));
+    let variables: Environment = variables
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    let config = Config::from_variables(&variables, &host("worker")).expect("variables");
+    assert_eq!(config.namespace, "fpga");
+    let node = Node::of(config, "worker", TopologyPolicy::None).await;
+    let logs = node.logs(fpga).await.expect("admitted");
+    assert_eq!(logs, "FPGA_0=/dev/0\nFPGA_1=/dev/1\n");
+    assert_eq!(
+        crate::support::held(&node.kubelet, "fpga"),
+        ["fpga-worker-0", "fpga-worker-1"]
+    );
+    assert_eq!(
+        node.kubelet.assignments("fpga")[0].response.annotations["example.com/fpga-1"],
+        "fpga-worker-1"
+    );
+    assert!(node.dir.path().join("fpga.sock").exists());
+    node.end().await;
+}
+
+#[tokio::test]
+async fn a_list_of_widgets() {
+    let name = "003-widgets";
+    let [ghost] = &pods(name)[..] else {
+        panic!("one pod")
+    };
+    let node = Node::with(name, "worker", TopologyPolicy::None).await;
+    assert_eq!(node.shown(), [("ska-sdp.org/widget".to_owned(), 3)]);
+    node.compare(ghost, &node.logs(ghost).await.expect("admitted"));
+    let all = ExamplePod {
+        pod: Pod {
+            name: "more".to_owned(),
+            requests: [("ska-sdp.org/widget".to_owned(), 2)].into(),
+        },
+        script: ghost.script.clone(),
+        logs: PathBuf::new(),
+    };
+    let logs = node.logs(&all).await.expect("admitted");
+    assert!(
+        logs.contains("WIDGET_VISIBLE_DEVICES=/dev/wibble2,/dev/wibble3\n"),
+        "{logs}"
+    );
+    assert!(
+        logs.contains("WIDGET_VISIBLE_DEVICE_IDS=snaffler_v1_1,snaffler_v2_2\n"),
+        "{logs}"
+    );
+    node.end().await;
+}
+
+#[tokio::test]
+async fn four_devices_and_a_pod_that_wants_five() {
+    let name = "004-sample-device";
+    let [two, five] = &pods(name)[..] else {
+        panic!("two pods")
+    };
+    let node = Node::with(name, "worker", TopologyPolicy::None).await;
+    node.logs(five).await.expect_err("there are four");
+    node.compare(two, &node.logs(two).await.expect("admitted"));
+    node.end().await;
+}
+
+#[tokio::test]
+async fn eight_gpus_and_two_nics() {
+    let name = "005-gpu-node";
+    let [training, serving] = &pods(name)[..] else {
+        panic!("two pods")
+    };
+    let node = Node::with(name, "worker", TopologyPolicy::SingleNumaNode).await;
+    node.compare(training, &node.logs(training).await.expect("admitted"));
+    node.compare(serving, &node.logs(serving).await.expect("admitted"));
+    node.end().await;
+}
+
+#[test]
+fn every_example_is_tried_and_named_in_the_readme() {
+    let readme = text(&example("README.md"));
+    for entry in std::fs::read_dir(example("")).expect("examples") {
+        let name = entry.expect("an entry").file_name();
+        let name = name.into_string().expect("UTF-8");
+        if !example(&name).is_dir() {
+            continue;
+        }
+        let has_script = example(&name).join("run").exists();
+        let tests = if has_script {
+            include_str!("example_scripts.rs")
+        } else {
+            include_str!("examples.rs")
+        };
+        assert!(readme.contains(&format!("[{name}]")), "{name}");
+        assert!(tests.contains(&format!("\"{name}\"")), "{name}");
+    }
+}

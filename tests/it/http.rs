@@ -1,0 +1,224 @@
+//! HTTP: the status, and guests of every kind, by whom nothing can be held up.
+
+use crate::support::http::{A, Http, ONE, Observed, answer};
+use crate::support::{Manager, kubelet, plugin_dir, pod, within};
+use simple_device_plugin::model::device::Health;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+#[tokio::test]
+async fn the_status_tells_of_every_device_and_who_holds_it() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(
+        dir.path(),
+        &[
+            ("NUMA_NODES", "0-1"),
+            ("PREFERRED_ALLOCATION", "ordered"),
+            ("RESOURCE_NAME", A),
+        ],
+    );
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready").await;
+    kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
+    manager
+        .devices(A)
+        .set_health("simple-device-n-1", Health::Unhealthy)
+        .expect("a device");
+    http.readiness(200, "ready").await;
+    let (code, text) = http.get("/status").await;
+    assert_eq!(code, 200);
+    let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(status["ready"], true);
+    assert!(status["checkpoint"]["asOf"].is_string(), "{text}");
+    let resource = &status["resources"][0];
+    for (key, value) in [
+        ("name", serde_json::json!(A)),
+        ("endpoint", "simple-device-plugin.sock".into()),
+        ("state", "registered".into()),
+        ("registrations", serde_json::json!({"registered": 1})),
+        ("healthy", 1.into()),
+        ("unhealthy", 1.into()),
+        ("held", 1.into()),
+        (
+            "devices",
+            serde_json::json!([
+                {"id": "simple-device-n-0", "health": "Healthy", "numa": [0],
+                 "heldBy": [{"pod": "p", "container": "main"}]},
+                {"id": "simple-device-n-1", "health": "Unhealthy", "numa": [1], "byHand": true},
+            ]),
+        ),
+    ] {
+        assert_eq!(resource[key], value, "{key}");
+    }
+    assert!(
+        resource["since"]
+            .as_str()
+            .is_some_and(|since| since.ends_with('Z'))
+    );
+    kubelet.stop().await;
+    manager
+        .record(A, "a lost stream", |record| record.state() == "waiting")
+        .await;
+    let (_, text) = http.get("/status").await;
+    let status: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(status["resources"][0]["ready"], false);
+    assert!(
+        status["resources"][0]["lastError"]["what"].is_string(),
+        "{text}"
+    );
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn http_answers_what_it_is_not_made_for() {
+    let Observed {
+        manager,
+        http,
+        dir: _dir,
+    } = Observed::of(ONE).await;
+    let huge = format!("GET /livez HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(20_000));
+    let many = format!("GET /livez HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(200));
+    for (request, status) in [
+        ("GET /livez HTTP/1.0\r\n\r\n", 200),
+        ("GET /livez?verbose HTTP/1.1\r\nhost: n\r\n\r\n", 200),
+        ("HEAD /livez HTTP/1.1\r\nhost: n\r\n\r\n", 200),
+        ("GET /../etc/passwd HTTP/1.1\r\nhost: n\r\n\r\n", 404),
+        (
+            "POST /livez HTTP/1.1\r\nhost: n\r\ncontent-length: 2\r\n\r\n{}",
+            405,
+        ),
+        ("DELETE /status HTTP/1.1\r\nhost: n\r\n\r\n", 405),
+        ("\u{16}\u{3}\u{1} hello\r\n\r\n", 400),
+        (&huge, 431),
+        (&many, 431),
+    ] {
+        let short = &request[..request.len().min(40)];
+        assert_eq!(http.send(request).await.0, status, "{short:?}");
+    }
+    assert_eq!(
+        http.send("HEAD /livez HTTP/1.1\r\nhost: n\r\n\r\n").await.1,
+        ""
+    );
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_thousand_silent_clients_hold_up_neither_pods_nor_probes() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), ONE);
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready").await;
+    let mut silent = Vec::new();
+    for number in 0..1000 {
+        let mut stream = http.connect().await;
+        if number % 2 == 0 {
+            stream.write_all(b"GET /livez HT").await.expect("a server");
+        }
+        silent.push(stream);
+    }
+    assert_eq!(http.get("/livez").await.0, 200);
+    // It was not waited for until they had to go for their silence.
+    let newest = silent.last().expect("a thousand").try_read(&mut [0]);
+    assert!(newest.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
+    for round in 0..20 {
+        let name = format!("p{round}");
+        kubelet
+            .admit(&pod(&name, &[(A, 2)]))
+            .await
+            .expect("admitted");
+        kubelet.delete(&name);
+        assert_eq!(http.get("/livez").await.0, 200);
+    }
+    // The oldest had to go, whether they had said something or not.
+    for stream in &mut silent[..900] {
+        let mut rest = Vec::new();
+        let _ = within("an end", stream.read_to_end(&mut rest)).await;
+        assert!(rest.is_empty(), "{rest:?}");
+    }
+    manager.stop().await;
+}
+
+/// One who never ends a request is sent away, with nobody else there.
+#[tokio::test]
+async fn whoever_says_nothing_has_to_go() {
+    let Observed {
+        manager,
+        http,
+        dir: _dir,
+    } = Observed::of(ONE).await;
+    let mut silent = http.connect().await;
+    let mut slow = http.connect().await;
+    slow.write_all(b"GET /livez HTTP/1.1\r\n")
+        .await
+        .expect("a server");
+    within("an end of the silent", answer(&mut silent)).await;
+    within("an end of the slow", answer(&mut slow)).await;
+    manager.stop().await;
+}
+
+/// Who asks for much and does not read it gets a place, and others their answers all the same.
+#[tokio::test]
+async fn slow_readers_do_not_keep_answers_from_others() {
+    let dir = plugin_dir();
+    let prefix = "p".repeat(180);
+    let manager = Manager::start(
+        dir.path(),
+        &[
+            ("RESOURCE_NAME", "x.io/a,x.io/b,x.io/c,x.io/d,x.io/e"),
+            ("NUMBER_DEVICES", "20000"),
+            ("DEVICE_ID_PREFIX", &prefix),
+        ],
+    );
+    let http = Http::of(&manager).await;
+    let mut slow = Vec::new();
+    for _ in 0..3 {
+        let mut stream = http.connect().await;
+        let request = b"GET /status HTTP/1.1\r\nhost: n\r\n\r\n";
+        stream.write_all(request).await.expect("a server");
+        slow.push(stream);
+    }
+    http.readiness(503, "not ready").await;
+    assert_eq!(http.get("/metrics").await.0, 200);
+    let busy = (503, "busy: try again\n".to_owned());
+    assert_eq!(http.get("/status").await, busy);
+    drop(slow);
+    // Their places are free once what is being made for them is made, which a busy machine takes its time for.
+    let whole = async {
+        loop {
+            let answer = http.get("/status").await;
+            if answer != busy {
+                return answer;
+            }
+        }
+    };
+    let (status, text) = within("the status", whole).await;
+    assert_eq!((status, text.matches("\"id\"").count()), (200, 100_000));
+    manager.stop().await;
+}
+
+/// A burst of guests who are sent away leaves no pile of work behind: the places are the work's.
+#[tokio::test]
+async fn a_burst_of_large_questions_is_no_pile_of_work() {
+    let Observed {
+        manager,
+        http,
+        dir: _dir,
+    } = Observed::of(&[("RESOURCE_NAME", A), ("NUMBER_DEVICES", "50000")]).await;
+    let mut guests = Vec::new();
+    let mut most = 0;
+    for _ in 0..200 {
+        let mut stream = http.connect().await;
+        let request = b"GET /status HTTP/1.1\r\nhost: n\r\n\r\n";
+        stream.write_all(request).await.expect("a server");
+        guests.push(stream);
+        tokio::task::yield_now().await;
+        let threads = std::fs::read_dir("/proc/self/task").expect("proc").count();
+        most = most.max(threads);
+    }
+    // The runner's threads of other tests are among them.
+    assert!(most < 100, "{most} threads");
+    drop(guests);
+    assert_eq!(http.get("/livez").await.0, 200);
+    manager.stop().await;
+}

@@ -1,0 +1,131 @@
+//! Metrics: what happened is counted, under the names that the README has.
+
+use crate::support::fakes::{Answer, FakeKubelet};
+use crate::support::http::{A, B, BOTH, Http, ONE};
+use crate::support::{Manager, kubelet, plugin_dir, pod, resources, write_checkpoint};
+use simple_device_plugin::model::device::Health;
+use simple_device_plugin::plugin::record::{Cause, Record, RegistrationResult, Step};
+
+#[tokio::test]
+async fn metrics_say_what_happened() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), BOTH);
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready").await;
+    kubelet.admit(&pod("p", &[(A, 2)])).await.expect("admitted");
+    manager
+        .devices(B)
+        .set_health("b-n-0", Health::Unhealthy)
+        .expect("a device");
+    assert!(kubelet.lose_stream(B));
+    manager
+        .record(B, "a way back", |record| record.registrations[0] == 2)
+        .await;
+    http.readiness(200, "ready").await;
+    let (status, text) = http.get("/metrics").await;
+    assert_eq!(status, 200);
+    for line in [
+        "devices{resource=\"example.com/a\",health=\"Healthy\"} 2",
+        "devices{resource=\"example.com/b\",health=\"Healthy\"} 1",
+        "devices{resource=\"example.com/b\",health=\"Unhealthy\"} 1",
+        "held_devices{resource=\"example.com/a\"} 2",
+        "held_devices{resource=\"example.com/b\"} 0",
+        "ready{resource=\"example.com/a\"} 1",
+        "registrations_total{resource=\"example.com/a\",result=\"registered\"} 1",
+        "registrations_total{resource=\"example.com/b\",result=\"registered\"} 2",
+        "registrations_total{resource=\"example.com/b\",result=\"refused\"} 0",
+        "restarts_total{resource=\"example.com/b\",cause=\"stream\"} 1",
+        "restarts_total{resource=\"example.com/b\",cause=\"kubelet\"} 0",
+        "allocate_requests_total{resource=\"example.com/a\",code=\"OK\"} 1",
+        "allocate_requests_total{resource=\"example.com/a\",code=\"NotFound\"} 0",
+        "allocate_seconds_bucket{le=\"60.0\",resource=\"example.com/a\"} 1",
+        "allocate_seconds_count{resource=\"example.com/a\"} 1",
+        "allocate_seconds_bucket{le=\"+Inf\",resource=\"example.com/a\"} 1",
+        "allocated_devices_total{resource=\"example.com/a\"} 2",
+        "config_reloads_total{result=\"refused\"} 0",
+        concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
+    ] {
+        let line = format!("\nsimple_device_plugin_{line}\n");
+        assert!(text.contains(&line), "{line}{text}");
+    }
+    assert!(text.ends_with("# EOF\n"), "{text}");
+    let _kubelet = kubelet.restart().await.expect("a new life");
+    manager
+        .record(A, "a way back", |record| record.registrations[0] == 2)
+        .await;
+    let (_, text) = http.get("/metrics").await;
+    let line = "restarts_total{resource=\"example.com/a\",cause=\"kubelet\"} 1";
+    assert!(text.contains(line), "{text}");
+    manager.stop().await;
+}
+
+/// Every metric that there is is in the README, and none that there is not.
+#[tokio::test]
+async fn the_readme_has_every_metric() {
+    let dir = plugin_dir();
+    write_checkpoint(dir.path(), &[]);
+    let manager = Manager::start(dir.path(), ONE);
+    let http = Http::of(&manager).await;
+    let (_, text) = http.get("/metrics").await;
+    let told = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE simple_device_plugin_"));
+    let mut told: Vec<String> = told
+        .map(|line| match line.split_once(' ').expect("a type") {
+            (name, "counter") => format!("{name}_total"),
+            (name, _) => name.to_owned(),
+        })
+        .collect();
+    told.sort();
+    let readme = include_str!("../../README.md");
+    let (_, section) = readme.split_once("| metric |").expect("a table of metrics");
+    let rows = section
+        .split("\n\n")
+        .next()
+        .expect("its end")
+        .lines()
+        .skip(2);
+    let name = |row: &str| row.split('`').nth(1).expect("a name").to_owned();
+    let mut written: Vec<String> = rows.map(name).collect();
+    let bare = |name: &mut String| *name = name.split('{').next().expect("a name").to_owned();
+    written.iter_mut().for_each(bare);
+    written.sort();
+    assert_eq!(written, told);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn registrations_are_counted_by_how_they_went() {
+    for (answer, result) in [
+        (Answer::Refuse, RegistrationResult::Refused),
+        (Answer::Ignore, RegistrationResult::NotCalledBack),
+        (Answer::Accept, RegistrationResult::Registered),
+    ] {
+        let dir = plugin_dir();
+        let kubelet = FakeKubelet::serve(dir.path(), move |_| answer);
+        let manager = Manager::start(dir.path(), ONE);
+        let counted = move |record: &Record| record.registrations[result as usize] > 0;
+        let record = manager.record(A, result.as_str(), counted).await;
+        let told = u64::from(kubelet.registered.borrow()[A]);
+        assert_eq!(record.registrations.iter().sum::<u64>(), told);
+        manager.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn other_options_are_a_restart_by_configuration() {
+    let dir = plugin_dir();
+    let _kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), ONE);
+    manager.is_at(A, Step::Registered).await;
+    let mut others = resources(ONE);
+    others[0].pre_start = true;
+    manager.reconfigure(others);
+    let again = |record: &Record| record.registrations[0] == 2;
+    let record = manager.record(A, "another registration", again).await;
+    let mut restarts = [0; Cause::ALL.len()];
+    restarts[Cause::Configuration as usize] = 1;
+    assert_eq!(record.restarts, restarts);
+    manager.stop().await;
+}

@@ -1,0 +1,182 @@
+//! What Kubernetes' own node tests assert of a device plugin, by their numbers, on the embedded kubelet.
+
+use std::time::Duration;
+
+use crate::support::fakes::{FakePlugin, register};
+use crate::support::{Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows};
+use kubelet_sim::{Kubelet, Settings};
+use simple_device_plugin::model::device::Health;
+use tonic::Status;
+
+const RESOURCE: &str = "example.com/simple-device";
+
+#[tokio::test]
+async fn t01_capacity_and_allocatable_are_the_number_of_devices() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[("NUMBER_DEVICES", "5")]);
+    shows(&kubelet, RESOURCE, 5, 5).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn t02_a_pod_gets_exactly_its_device() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(
+        dir.path(),
+        &[("PREFERRED_ALLOCATION", "ordered"), ("ENV_PREFIX", "D")],
+    );
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let got = kubelet
+        .admit(&pod("p", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    assert_eq!(held(&kubelet, "p"), ["simple-device-n-0"]);
+    assert_eq!(got[0].response.envs["D_0"], "/dev/0");
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn t05_a_restarted_kubelet_gets_the_resource_again() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    kubelet
+        .admit(&pod("p", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    let before = held(&kubelet, "p");
+    let kubelet = kubelet.restart().await.expect("a new life");
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    assert_eq!(held(&kubelet, "p"), before);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn t08_a_plugin_that_is_gone_counts_as_ill_and_after_a_restart_as_nothing() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    manager.stop().await;
+    shows(&kubelet, RESOURCE, 2, 0).await;
+    let kubelet = kubelet.restart().await.expect("a new life");
+    let node = kubelet.node().borrow().clone();
+    assert_eq!(node[RESOURCE], kubelet_sim::Quantities::default());
+}
+
+#[tokio::test]
+async fn t10_a_second_pod_gets_another_device_and_a_gone_pods_devices_are_free() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    kubelet
+        .admit(&pod("one", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    kubelet
+        .admit(&pod("two", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    assert_ne!(held(&kubelet, "one"), held(&kubelet, "two"));
+    kubelet
+        .admit(&pod("three", &[(RESOURCE, 1)]))
+        .await
+        .expect_err("no device is left");
+    let freed = held(&kubelet, "one");
+    kubelet.delete("one");
+    kubelet
+        .admit(&pod("three", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    assert_eq!(held(&kubelet, "three"), freed);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn t12_an_error_in_the_options_fails_register_and_nothing_is_listed() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let refused = Err(Status::internal("no options"));
+    let plugin = FakePlugin::with_options(dir.path(), "faulty.sock", &["a"], refused);
+    register(dir.path(), RESOURCE, "faulty.sock")
+        .await
+        .expect_err("registered");
+    assert!(kubelet.node().borrow().is_empty());
+    assert_eq!(*plugin.streams.borrow(), 0);
+}
+
+#[tokio::test]
+async fn t13_an_ill_device_leaves_allocatable_and_comes_back() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    kubelet
+        .admit(&pod("p", &[(RESOURCE, 2)]))
+        .await
+        .expect("admitted");
+    for (health, allocatable) in [(Health::Unhealthy, 1), (Health::Healthy, 2)] {
+        let devices = manager.devices(RESOURCE);
+        devices
+            .set_health("simple-device-n-1", health)
+            .expect("this device");
+        shows(&kubelet, RESOURCE, 2, allocatable).await;
+        assert_eq!(held(&kubelet, "p").len(), 2);
+    }
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn t14_a_stream_that_fails_is_not_opened_again() {
+    let dir = plugin_dir();
+    let kubelet = Kubelet::start(Settings {
+        grace: Duration::from_secs(1),
+        ..settings(dir.path())
+    });
+    let kubelet = kubelet.expect("a kubelet");
+    let plugin = FakePlugin::serve(dir.path(), "faulty.sock", &[]);
+    plugin
+        .list
+        .send_replace(Some(Err(Status::internal("no list"))));
+    register(dir.path(), RESOURCE, "faulty.sock")
+        .await
+        .expect("registered");
+    shows(&kubelet, RESOURCE, 0, 0).await;
+    assert_eq!(*plugin.streams.borrow(), 1);
+
+    let plugin = FakePlugin::serve(dir.path(), "later.sock", &["a", "b"]);
+    register(dir.path(), RESOURCE, "later.sock")
+        .await
+        .expect("registered");
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    plugin
+        .list
+        .send_replace(Some(Err(Status::internal("no more"))));
+    shows(&kubelet, RESOURCE, 2, 0).await;
+    shows(&kubelet, RESOURCE, 0, 0).await;
+    assert_eq!(*plugin.streams.borrow(), 1);
+}
+
+#[tokio::test]
+async fn t15_a_stopped_plugin_keeps_its_capacity_for_the_grace() {
+    let dir = plugin_dir();
+    let kubelet = Kubelet::start(Settings {
+        grace: Duration::from_secs(1),
+        ..settings(dir.path())
+    });
+    let kubelet = kubelet.expect("a kubelet");
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let ill_then_gone = async {
+        shows(&kubelet, RESOURCE, 2, 0).await;
+        shows(&kubelet, RESOURCE, 0, 0).await;
+    };
+    tokio::join!(manager.stop(), ill_then_gone);
+}

@@ -1,0 +1,230 @@
+//! Readiness over HTTP: what a resource waits for is told, and by what the kubelet wrote it is judged.
+
+use std::os::unix::net::UnixListener as StdListener;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::support::fakes::{Answer, FakeKubelet, FakePlugin, register};
+use crate::support::http::{A, B, BOTH, Http, ONE, Observed};
+use crate::support::{Manager, kubelet, plugin_dir, resources, settings, shows, write_checkpoint};
+use kubelet_sim::{Behaviour, Kubelet, Settings};
+use simple_device_plugin::model::device::Health;
+use simple_device_plugin::plugin::record::{Cause, Record, Step};
+use simple_device_plugin::supervisor::Supervisor;
+
+/// A manager that looks into the checkpoint all the time.
+fn looking(dir: &Path, variables: &[(&str, &str)]) -> Manager {
+    let supervisor = Supervisor::new(resources(variables), dir);
+    Manager::run(supervisor.looking_every(Duration::from_millis(20)))
+}
+
+#[tokio::test]
+async fn is_ready_when_every_resource_is_registered_and_streams() {
+    let Observed { dir, manager, http } = Observed::of(BOTH).await;
+    http.readiness(
+        503,
+        "not ready: 0 of 2\n\
+         example.com/a waits for the kubelet: there is no socket kubelet.sock\n\
+         example.com/b waits for the kubelet: there is no socket kubelet.sock\n",
+    )
+    .await;
+    let kubelet = kubelet(dir.path());
+    kubelet.answer(B, kubelet_sim::Answer::Hang);
+    http.readiness(
+        503,
+        "not ready: 1 of 2\nexample.com/b waits for the kubelet to open ListAndWatch\n",
+    )
+    .await;
+    kubelet.answer(B, kubelet_sim::Answer::Refuse);
+    http.readiness(
+        503,
+        "ListAndWatch: the kubelet refused: Unknown: refused on purpose\n",
+    )
+    .await;
+    kubelet.answer(B, kubelet_sim::Answer::Earnest);
+    http.readiness(200, "ready: 2 of 2\n").await;
+    kubelet.stop().await;
+    http.readiness(503, "not ready: 0 of 2\n").await;
+    let kubelet = crate::support::kubelet(dir.path());
+    http.readiness(200, "ready: 2 of 2\n").await;
+    assert_eq!(http.get("/livez").await, (200, "ok\n".to_owned()));
+    manager.stop().await;
+    assert_eq!(http.get("/readyz").await, (503, "stopping\n".to_owned()));
+    drop(kubelet);
+}
+
+#[tokio::test]
+async fn says_who_has_its_socket_and_when_it_is_quiet() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let neighbour = StdListener::bind(dir.path().join("simple-device-plugin.sock"));
+    let manager = Manager::start(dir.path(), ONE);
+    let http = Http::of(&manager).await;
+    http.readiness(
+        503,
+        "example.com/a waits for its socket: another process serves this socket; another PLUGIN_NAME is the way out\n",
+    )
+    .await;
+    drop(neighbour);
+    manager.is_at(A, Step::Quiet).await;
+    let quiet = "example.com/a is quiet, as the kubelet may be taking leave of a predecessor";
+    http.readiness(503, quiet).await;
+    http.readiness(200, "ready: 1 of 1\n").await;
+    assert!(kubelet.lose_stream(A));
+    manager.is_at(A, Step::Quiet).await;
+    http.readiness(200, "ready: 1 of 1\n").await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn no_resources_are_ready() {
+    let dir = plugin_dir();
+    let manager = Manager::of(dir.path(), Vec::new());
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready: 0 of 0\n").await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn the_checkpoint_has_its_word_where_there_is_one() {
+    let dir = plugin_dir();
+    let _kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Accept);
+    let manager = Manager::start(dir.path(), ONE);
+    let http = Http::of(&manager).await;
+    // This kubelet writes none.
+    http.readiness(200, "ready: 1 of 1\n").await;
+    let whole: &[&str] = &["a-n-0", "a-n-1"];
+    let waits = |what: &str| {
+        format!("not ready: 0 of 1\nexample.com/a waits for the kubelet, whose checkpoint {what}\n")
+    };
+    for (registered, status, words) in [
+        (&[][..], 503, waits("lacks it")),
+        (&[(A, whole)], 200, "ready: 1 of 1\n".to_owned()),
+        (&[(A, &whole[..1])], 200, "ready: 1 of 1\n".to_owned()),
+        // The kubelet takes every device for ill.
+        (&[(A, &[])], 503, waits("lacks it")),
+        (
+            &[(A, &["of-another"])],
+            503,
+            waits("has another plugin's devices"),
+        ),
+    ] {
+        write_checkpoint(dir.path(), registered);
+        http.readiness(status, &words).await;
+    }
+    for device in ["a-n-0", "a-n-1"] {
+        manager
+            .devices(A)
+            .set_health(device, Health::Unhealthy)
+            .expect("a device");
+    }
+    write_checkpoint(dir.path(), &[(A, &[])]);
+    http.readiness(200, "ready: 1 of 1\n").await;
+    manager.stop().await;
+}
+
+/// What was written before the stream was opened is of another stream, unless nothing is written for long.
+#[tokio::test]
+async fn an_old_checkpoint_proves_nothing() {
+    let dir = plugin_dir();
+    write_checkpoint(dir.path(), &[(A, &["a-n-0", "a-n-1"])]);
+    let _kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Accept);
+    let manager = Manager::start(dir.path(), ONE);
+    let http = Http::of(&manager).await;
+    manager.is_at(A, Step::Registered).await;
+    let words = "example.com/a waits for the kubelet to write its checkpoint\n";
+    http.readiness(503, words).await;
+    write_checkpoint(dir.path(), &[]);
+    let words = "example.com/a waits for the kubelet, whose checkpoint lacks it\n";
+    http.readiness(503, words).await;
+    write_checkpoint(dir.path(), &[(A, &["a-n-0", "a-n-1"])]);
+    http.readiness(200, "ready: 1 of 1\n").await;
+    manager.stop().await;
+    let manager = Manager::start(dir.path(), ONE);
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready: 1 of 1\n").await;
+    manager.stop().await;
+}
+
+/// When it says so, the node has all of it.
+#[tokio::test]
+async fn is_never_ready_before_the_node_is() {
+    let dir = plugin_dir();
+    let mut kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), ONE);
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready").await;
+    for _ in 0..3 {
+        kubelet = kubelet.restart().await.expect("a new life");
+        http.readiness(503, "not ready").await;
+        http.readiness(200, "ready").await;
+        let node = kubelet.node().borrow().clone();
+        assert_eq!(node[A].allocatable, 2);
+    }
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn a_lost_stream_is_told_as_long_as_nothing_else_is() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), ONE);
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready").await;
+    assert!(kubelet.lose_stream(A));
+    http.readiness(503, "example.com/a starts over: the stream ended\n")
+        .await;
+    http.readiness(200, "ready").await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn starts_over_once_when_the_checkpoint_lacks_it() {
+    let dir = plugin_dir();
+    let kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Accept);
+    let manager = looking(dir.path(), BOTH);
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready: 2 of 2\n").await;
+    let b: (&str, &[&str]) = (B, &["b-n-0", "b-n-1"]);
+    write_checkpoint(dir.path(), &[b]);
+    let times = |count| move |record: &Record| record.restarts[Cause::Checkpoint as usize] == count;
+    manager.record(A, "a new start", times(1)).await;
+    let again = |record: &Record| record.registrations[0] == 2;
+    manager.record(A, "another registration", again).await;
+    // Many looks later.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(kubelet.registered.borrow()[A], 2);
+    assert_eq!(kubelet.registered.borrow()[B], 1);
+    // Seen, and missing once more.
+    write_checkpoint(dir.path(), &[(A, &["a-n-0", "a-n-1"]), b]);
+    http.readiness(200, "ready: 2 of 2\n").await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    write_checkpoint(dir.path(), &[b]);
+    manager.record(A, "a new start", times(2)).await;
+    manager.stop().await;
+}
+
+/// A newer kubelet keeps the stream of a plugin whose resource another one took and left: every device is
+/// ill until somebody registers again. Its checkpoint shows that at the next write, when the grace of the other is over at the
+/// latest.
+#[tokio::test]
+async fn a_foreign_plugin_that_came_and_went_is_got_over() {
+    let dir = plugin_dir();
+    let kubelet = Kubelet::start(Settings {
+        behaviour: Behaviour::Newer,
+        grace: Duration::from_millis(300),
+        ..settings(dir.path())
+    })
+    .expect("a kubelet");
+    let manager = looking(dir.path(), ONE);
+    shows(&kubelet, A, 2, 2).await;
+    let mut foreign = FakePlugin::serve(dir.path(), "foreign.sock", &["x"]);
+    register(dir.path(), A, "foreign.sock")
+        .await
+        .expect("registered");
+    shows(&kubelet, A, 1, 1).await;
+    foreign.end_stream().await;
+    drop(foreign);
+    shows(&kubelet, A, 2, 2).await;
+    manager.stop().await;
+}

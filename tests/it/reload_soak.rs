@@ -1,0 +1,261 @@
+//! Random configurations while pods come and go: the kubelet never crashes, no pod loses a device, no
+//! resource is registered anew without need, and nothing is left over.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::support::process::is_alone;
+use crate::support::{
+    Manager, from_file, held, plugin_dir, pod, registrations, settings, shows, within,
+};
+use fastrand::Rng;
+use kubelet_sim::{Kubelet, Settings, TopologyPolicy};
+use simple_device_plugin::offer::resource::Resource;
+
+/// Unless `RELOADS` says otherwise; `make soak` does a thousand.
+const RELOADS: u32 = 30;
+const RESOURCES: [&str; 4] = [
+    "example.com/a",
+    "example.com/b",
+    "example.com/c",
+    "example.com/d",
+];
+
+#[tokio::test]
+async fn random_reloads_leave_nothing_behind() {
+    if !is_alone("reload_soak::random_reloads_leave_nothing_behind") {
+        return;
+    }
+    let seed = std::env::var("RELOAD_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("RELOAD_SEED={seed}");
+    let mut story = Story::begin(seed).await;
+    let (tasks, descriptors) = (alive_tasks(), descriptors());
+    let reloads =
+        std::env::var("RELOADS").map_or(RELOADS, |count| count.parse().expect("a number"));
+    while story.reloads < reloads {
+        story.step().await;
+    }
+    let story = story.settle().await;
+    // Streams and sockets close a moment after they were left.
+    let left = || {
+        (
+            alive_tasks().saturating_sub(tasks),
+            self::descriptors().saturating_sub(descriptors),
+        )
+    };
+    let look = async {
+        while left() != (0, 0) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let closed = tokio::time::timeout(crate::support::DEADLINE, look).await;
+    assert!(
+        closed.is_ok(),
+        "left over: {:?} tasks and descriptors",
+        left()
+    );
+    story.manager.stop().await;
+}
+
+fn alive_tasks() -> usize {
+    tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks()
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("/proc").count()
+}
+
+struct Story {
+    rng: Rng,
+    kubelet: Kubelet,
+    manager: Manager,
+    configured: Vec<Resource>,
+    /// What each pod holds.
+    pods: BTreeMap<String, Vec<String>>,
+    /// How often each resource must have been registered.
+    expected: BTreeMap<String, u64>,
+    next_pod: u32,
+    reloads: u32,
+    _dir: tempfile::TempDir,
+}
+
+impl Story {
+    async fn begin(seed: u64) -> Self {
+        let dir = plugin_dir();
+        let settings = Settings {
+            topology_policy: TopologyPolicy::SingleNumaNode,
+            ..settings(dir.path())
+        };
+        let kubelet = Kubelet::start(settings).expect("a kubelet");
+        let configured = whole();
+        let manager = Manager::of(dir.path(), configured.clone());
+        let mut story = Self {
+            rng: Rng::with_seed(seed),
+            kubelet,
+            manager,
+            configured,
+            pods: BTreeMap::new(),
+            expected: RESOURCES.map(|name| (name.to_owned(), 1)).into(),
+            next_pod: 0,
+            reloads: 0,
+            _dir: dir,
+        };
+        story.all_registered().await;
+        story
+    }
+
+    async fn step(&mut self) {
+        match self.rng.u8(..8) {
+            0..=3 => self.reload().await,
+            4 | 5 => self.admit().await,
+            6 => self.delete(),
+            _ => self.admit_again().await,
+        }
+        for (pod, devices) in &self.pods {
+            assert_eq!(held(&self.kubelet, pod), *devices, "{pod} lost a device");
+        }
+        assert_eq!(*self.kubelet.crashed().borrow(), None);
+    }
+
+    async fn reload(&mut self) {
+        self.reloads += 1;
+        let configured = random(&mut self.rng);
+        self.apply(configured).await;
+    }
+
+    /// Sends a configuration, and waits until it is whole.
+    async fn apply(&mut self, configured: Vec<Resource>) {
+        for resource in &configured {
+            let mut before = self.configured.iter();
+            let before = before.find(|before| before.name == resource.name);
+            if before.is_none_or(|before| !before.registers_like(resource)) {
+                *self.expected.entry(resource.name.to_string()).or_default() += 1;
+            }
+        }
+        self.configured.clone_from(&configured);
+        self.manager.reconfigure(configured);
+        self.all_registered().await;
+    }
+
+    /// Waits until every resource is registered as often as it must be, no more, no less, and those that went
+    /// are gone: what comes back at once has not gone.
+    async fn all_registered(&mut self) {
+        for name in RESOURCES {
+            let stays = self
+                .configured
+                .iter()
+                .any(|resource| resource.name.as_str() == name);
+            let mut node = self.kubelet.node();
+            let gone = node.wait_for(|node| {
+                stays || node.get(name).is_none_or(|shown| shown.allocatable == 0)
+            });
+            within(name, gone).await.expect("a kubelet");
+        }
+        for resource in &self.configured {
+            let name = resource.name.as_str();
+            let expected = self.expected[name];
+            let mut counts = self.kubelet.registrations();
+            let counted =
+                counts.wait_for(|counts| counts.get(name).copied().unwrap_or(0) >= expected);
+            within(name, counted).await.expect("a kubelet");
+            let mut node = self.kubelet.node();
+            let healthy = resource.devices.len();
+            let shown = node.wait_for(|node| {
+                node.get(name)
+                    .is_some_and(|shown| shown.allocatable == healthy)
+            });
+            within(name, shown).await.expect("a kubelet");
+            assert_eq!(
+                registrations(&self.kubelet, name),
+                expected,
+                "{name} registered without need"
+            );
+        }
+    }
+
+    async fn admit(&mut self) {
+        let count = self.rng.usize(1..3);
+        let resource = *self.rng.choice(&RESOURCES).expect("a resource");
+        self.next_pod += 1;
+        let pod = pod(&format!("p{}", self.next_pod), &[(resource, count)]);
+        // Too few devices, or another node, are no fault.
+        if self.kubelet.admit(&pod).await.is_ok() && !held(&self.kubelet, &pod.name).is_empty() {
+            self.pods
+                .insert(pod.name.clone(), held(&self.kubelet, &pod.name));
+        }
+    }
+
+    /// As an in-place resize does: it needs every device that a pod holds in the list.
+    async fn admit_again(&mut self) {
+        for name in self.pods.keys() {
+            self.kubelet
+                .admit(&pod(name, &[]))
+                .await
+                .expect("it keeps its devices");
+        }
+    }
+
+    fn delete(&mut self) {
+        let names: Vec<String> = self.pods.keys().cloned().collect();
+        if let Some(name) = self.rng.choice(&names) {
+            self.kubelet.delete(name);
+            self.pods.remove(name);
+        }
+    }
+
+    /// All as in the beginning: what went is dropped. A new kubelet closes what the old one leaked, as a real one
+    /// does where a reload cuts a registration short.
+    async fn settle(mut self) -> Self {
+        for pod in std::mem::take(&mut self.pods).into_keys() {
+            self.kubelet.delete(&pod);
+        }
+        self.apply(whole()).await;
+        for name in RESOURCES {
+            shows(&self.kubelet, name, 4, 4).await;
+        }
+        self.kubelet = self.kubelet.restart().await.expect("a kubelet");
+        self.expected = RESOURCES.map(|name| (name.to_owned(), 1)).into();
+        self.all_registered().await;
+        self
+    }
+}
+
+fn whole() -> Vec<Resource> {
+    let each = RESOURCES.map(|name| format!("{{name: {name}, devices: 4, numaNodes: [0, 1]}}"));
+    from_file(&format!("resources: [{}]", each.join(", ")))
+}
+
+fn random(rng: &mut Rng) -> Vec<Resource> {
+    let mut resources = Vec::new();
+    for name in RESOURCES {
+        if rng.u8(..8) == 0 {
+            continue;
+        }
+        let devices = rng.u8(..8);
+        let options = *rng
+            .choice(&[
+                "",
+                "",
+                "",
+                "preStart: true,",
+                "preferredAllocation: packed,",
+            ])
+            .expect("a choice");
+        let env = rng
+            .choice(&["{}", "{A: b}", "{'D_{id|alnum}': '{numa}'}"])
+            .expect("a choice");
+        resources.push(format!(
+            "{{name: {name}, {options} devices: {devices}, numaNodes: [0, 1], env: {env}}}"
+        ));
+    }
+    let mut resources = from_file(&format!("resources: [{}]", resources.join(", ")));
+    for resource in &mut resources {
+        resource.removal_grace = Duration::from_millis(u64::from(rng.u8(20..60)));
+    }
+    resources
+}

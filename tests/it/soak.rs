@@ -1,0 +1,335 @@
+//! Pods come and go while the kubelet restarts, streams are lost, sockets deleted and registrations
+//! refused or left hanging, in the random order of a seed. `make soak` is the long form.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::support::process::Running;
+use crate::support::{
+    all_served, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, until,
+    within,
+};
+use fastrand::Rng;
+use kubelet_sim::{AdmissionError, Answer, Event, Happening, Kubelet};
+use tempfile::TempDir;
+use tokio::sync::broadcast;
+
+const RESOURCES: [&str; 4] = [
+    "example.com/a",
+    "example.com/b",
+    "example.com/c",
+    "example.com/d",
+];
+const DEVICES: usize = 8;
+const PODS_MAX: usize = 6;
+
+/// Restarts of the kubelet in the short form.
+const RESTARTS: usize = 12;
+/// The long form tells how far it is once in so many restarts.
+const TOLD_EVERY: usize = 100;
+/// Memory of an allocator is not given back at once: more than this is growth.
+const GROWTH_MAX_KIB: u64 = 1024;
+
+/// A number from the environment, as `make soak` sets it.
+fn told(name: &str) -> Option<u64> {
+    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
+    Some(text.parse().expect("a whole number"))
+}
+
+/// Tells how to see a failure again.
+struct Replay(u64, usize);
+
+impl Drop for Replay {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!(
+                "to see it again: make soak SEED={} RESTARTS={}",
+                self.0, self.1
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_broken_all_is_whole_in_the_end() {
+    let restarts = told("SOAK_RESTARTS").map_or(RESTARTS, |n| n.try_into().expect("a count"));
+    let seed = told("SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
+    println!("seed {seed}, {restarts} restarts");
+    let _replay = Replay(seed, restarts);
+    let mut node = SoakedNode::start(seed).await;
+    while node.restarts < restarts.div_ceil(4) {
+        node.step().await;
+    }
+    // What is only grown into at first is no growth.
+    node.settle().await;
+    let early = node.measure();
+    while node.restarts < restarts {
+        node.step().await;
+    }
+    node.settle().await;
+    // The last registration's connection may not be closed yet.
+    until("what was open for a while to be closed", || {
+        let now = node.measure();
+        now.descriptors <= early.descriptors && now.threads <= early.threads
+    })
+    .await;
+    let late = node.measure();
+    println!(
+        "{early:?} after a quarter, {late:?} in the end; {:?}",
+        node.done
+    );
+    assert!(
+        late.resident_kib <= early.resident_kib + GROWTH_MAX_KIB,
+        "memory grew"
+    );
+    node.end().await;
+}
+
+/// What the manager's process holds.
+#[derive(Debug)]
+struct Measured {
+    descriptors: usize,
+    threads: usize,
+    resident_kib: u64,
+}
+
+/// A node on which things are broken.
+struct SoakedNode {
+    rng: Rng,
+    dir: TempDir,
+    kubelet: Option<Kubelet>,
+    manager: Running,
+    /// What each pod must hold.
+    pods: BTreeMap<String, Vec<String>>,
+    pods_made: usize,
+    /// Resources that were broken on purpose in this life of the kubelet.
+    broken: BTreeSet<&'static str>,
+    /// Resources whose registrations are not answered in earnest.
+    spoilt: BTreeSet<&'static str>,
+    restarts: usize,
+    done: BTreeMap<&'static str, usize>,
+}
+
+impl SoakedNode {
+    async fn start(seed: u64) -> Self {
+        let dir = plugin_dir();
+        let kubelet = kubelet(dir.path());
+        let names = RESOURCES.join(",");
+        let devices = DEVICES.to_string();
+        let variables = [("RESOURCE_NAME", &*names), ("NUMBER_DEVICES", &*devices)];
+        let manager = Running::manager(dir.path(), &variables);
+        let mut node = Self {
+            rng: Rng::with_seed(seed),
+            dir,
+            kubelet: Some(kubelet),
+            manager,
+            pods: BTreeMap::new(),
+            pods_made: 0,
+            broken: BTreeSet::new(),
+            spoilt: BTreeSet::new(),
+            restarts: 0,
+            done: BTreeMap::new(),
+        };
+        node.settle().await;
+        node
+    }
+
+    fn kubelet(&self) -> &Kubelet {
+        self.kubelet.as_ref().expect("a kubelet")
+    }
+
+    /// Does one thing, and half of the time waits until all is whole again.
+    async fn step(&mut self) {
+        // Of its own: what a step draws by what it finds must not change the next step.
+        let mut rng = Rng::with_seed(self.rng.u64(..));
+        let resource = RESOURCES[rng.usize(..RESOURCES.len())];
+        let what = match rng.u32(..20) {
+            0..8 => self.restart().await,
+            8 => self.lose_stream(resource).await,
+            9 | 10 => self.delete_socket(resource).await,
+            11 => self.refuse(resource).await,
+            12 => self.hang(resource).await,
+            13..17 => self.pod_comes(&mut rng).await,
+            _ => self.pod_goes(&mut rng),
+        };
+        *self.done.entry(what).or_default() += 1;
+        if rng.bool() {
+            self.settle().await;
+        }
+    }
+
+    /// Waits until every resource is whole, then looks whether all is as it must be.
+    async fn settle(&mut self) {
+        let devices = DEVICES;
+        for resource in std::mem::take(&mut self.spoilt) {
+            self.kubelet().answer(resource, Answer::Earnest);
+        }
+        for resource in RESOURCES {
+            shows(self.kubelet(), resource, devices, devices).await;
+            if !self.broken.contains(resource) {
+                assert_eq!(registrations(self.kubelet(), resource), 1, "{resource}");
+            }
+        }
+        for (pod, devices) in &self.pods {
+            assert_eq!(&held(self.kubelet(), pod), devices, "{pod}");
+        }
+        until("every socket", || {
+            all_served(self.dir.path(), RESOURCES.len())
+        })
+        .await;
+    }
+
+    async fn restart(&mut self) -> &'static str {
+        let kubelet = self.kubelet.take().expect("a kubelet");
+        kubelet.stop().await;
+        let pods = self.pods.keys().cloned().collect();
+        let kubelet = Kubelet::start_with_pods(settings(self.dir.path()), pods);
+        self.kubelet = Some(kubelet.expect("a new life"));
+        self.broken.clear();
+        self.spoilt.clear();
+        self.restarts += 1;
+        if self.restarts.is_multiple_of(TOLD_EVERY) {
+            println!("{} restarts", self.restarts);
+        }
+        "restart"
+    }
+
+    /// Breaks the connection and waits until the kubelet has seen it.
+    async fn lose_stream(&mut self, resource: &'static str) -> &'static str {
+        let mut events = self.kubelet().events();
+        self.broken.insert(resource);
+        if self.kubelet().lose_stream(resource) {
+            seen(&mut events, resource, |what| {
+                matches!(
+                    what,
+                    Happening::Disconnected { .. } | Happening::Refused { .. }
+                )
+            })
+            .await;
+        }
+        "lost stream"
+    }
+
+    async fn delete_socket(&mut self, resource: &'static str) -> &'static str {
+        // A socket that is deleted before the kubelet dials it is a registration broken on purpose.
+        self.settle().await;
+        let name = resource.replace('/', "_");
+        let socket = format!("simple-device-plugin-{name}.sock");
+        std::fs::remove_file(self.dir.path().join(socket)).expect("a socket");
+        "deleted socket"
+    }
+
+    async fn refuse(&mut self, resource: &'static str) -> &'static str {
+        if !self.spoilt.insert(resource) {
+            return "nothing";
+        }
+        let mut events = self.kubelet().events();
+        self.kubelet().answer(resource, Answer::Refuse);
+        self.lose_stream(resource).await;
+        seen(&mut events, resource, |what| {
+            matches!(what, Happening::Refused { .. })
+        })
+        .await;
+        "refused registration"
+    }
+
+    /// Leaves a registration hanging; what is next, the others included, must not mind.
+    async fn hang(&mut self, resource: &'static str) -> &'static str {
+        if !self.spoilt.insert(resource) {
+            return "nothing";
+        }
+        self.kubelet().answer(resource, Answer::Hang);
+        self.lose_stream(resource).await;
+        let before = registrations(self.kubelet(), resource);
+        let mut counts = self.kubelet().registrations();
+        let asked = counts.wait_for(|counts| counts.get(resource) > Some(&before));
+        within("a registration", asked).await.expect("a kubelet");
+        "hanging registration"
+    }
+
+    /// Only where a resource is in trouble, or on its way back, may a pod be refused.
+    async fn pod_comes(&mut self, rng: &mut Rng) -> &'static str {
+        if self.pods.len() == PODS_MAX {
+            return self.pod_goes(rng);
+        }
+        self.pods_made += 1;
+        let name = format!("p{}", self.pods_made);
+        let settled = rng.bool();
+        if settled {
+            self.settle().await;
+        }
+        let mut requests = Vec::new();
+        for resource in RESOURCES {
+            requests.push((resource, rng.usize(..2)));
+        }
+        requests[0].1 = 1;
+        match self.kubelet().admit(&pod(&name, &requests)).await {
+            Ok(_) => {
+                let devices = held(self.kubelet(), &name);
+                assert_eq!(
+                    devices.len(),
+                    requests.iter().map(|(_, n)| n).sum::<usize>()
+                );
+                let twice = self.pods.values().flatten().find(|id| devices.contains(id));
+                assert_eq!(twice, None, "{name} holds what another pod holds");
+                self.pods.insert(name, devices);
+            }
+            Err(error) => {
+                use AdmissionError::{NoHealthyDevice, Plugin, Stopped};
+                let gone = matches!(error, NoHealthyDevice(_) | Stopped(_) | Plugin { .. });
+                assert!(!settled && gone, "{name}: {error}");
+            }
+        }
+        "pod comes"
+    }
+
+    fn pod_goes(&mut self, rng: &mut Rng) -> &'static str {
+        if self.pods.is_empty() {
+            return "nothing";
+        }
+        let index = rng.usize(..self.pods.len());
+        let name = self.pods.keys().nth(index).cloned().expect("a pod");
+        self.kubelet().delete(&name);
+        self.pods.remove(&name);
+        "pod goes"
+    }
+
+    fn measure(&self) -> Measured {
+        let proc = format!("/proc/{}", self.manager.child.id());
+        let count = |what: &str| {
+            let entries = std::fs::read_dir(format!("{proc}/{what}"));
+            entries.expect("a process").count()
+        };
+        let status = std::fs::read_to_string(format!("{proc}/status")).expect("a process");
+        let resident = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = resident.and_then(|line| line.split_whitespace().nth(1));
+        Measured {
+            descriptors: count("fd"),
+            threads: count("task"),
+            resident_kib: kib.and_then(|kib| kib.parse().ok()).expect("KiB"),
+        }
+    }
+
+    async fn end(self) {
+        self.manager.signal(rustix::process::Signal::TERM);
+        let (manager, dir, _kubelet) = (self.manager, self.dir, self.kubelet);
+        let ended = tokio::task::spawn_blocking(|| manager.ends());
+        assert_eq!(ended.await.expect("no panic").code(), Some(0));
+        assert!(sockets(dir.path()).is_empty());
+    }
+}
+
+async fn seen(
+    events: &mut broadcast::Receiver<Event>,
+    resource: &str,
+    expected: impl Fn(&Happening) -> bool,
+) {
+    let seen = async {
+        loop {
+            let event = events.recv().await.expect("a kubelet");
+            if event.resource == resource && expected(&event.what) {
+                return;
+            }
+        }
+    };
+    within("an event", seen).await;
+}

@@ -1,0 +1,354 @@
+//! Random commands of two hands while pods come and go, kubelets restart and the config file changes: the kubelet
+//! never crashes, what a pod holds stays in the list, every kind of fault strikes, and in the end everything is as
+//! configured.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, RwLock};
+use std::time::{Duration, Instant};
+
+use crate::support::steered::{Node, control};
+use crate::support::{DEADLINE, held, pod, settings, shows};
+use fastrand::Rng;
+use kubelet_sim::{Kubelet, Settings, TopologyPolicy};
+use rustix::process::Signal;
+use simple_device_plugin::control::{Reply, Request, client};
+use simple_device_plugin::fault::Target;
+use simple_device_plugin::model::device::Health;
+use simple_device_plugin::observe::status::Wanted;
+use tokio::task::JoinHandle;
+
+/// Unless `COMMANDS` says otherwise; `make soak` gives a hundred thousand.
+const COMMANDS: usize = 10_000;
+const HANDS: usize = 2;
+/// With how many devices each; those of the second are a list.
+const RESOURCES: [(&str, usize); 3] = [
+    ("example.com/gpu", 8),
+    ("example.com/nic", 4),
+    ("example.com/fpga", 4),
+];
+
+/// Now and then both hands rest until devices have flapped, which takes a second undisturbed; pods come and go meanwhile.
+const RESTS: usize = 10;
+const FLAPPING: &str = "example.com/nic";
+
+/// A resource comes back from a fault, if nothing keeps it.
+const COMES_WITHIN: Duration = Duration::from_millis(20);
+
+const CONFIG: &str = "
+removalGrace: 1s
+resources:
+  - {name: example.com/gpu, devices: 8, numaNodes: [0, 1], preferredAllocation: packed, preStart: true}
+  - {name: example.com/nic, devices: [{id: a}, {id: b}, {id: c, numa: [0]}, {id: '0-1', numa: [0, 1]}]}
+  - {name: example.com/fpga, devices: 4, faults: [{rpc: allocate, delay: 10ms, probability: 0.5, times: unlimited, seed: 7}]}
+";
+
+#[tokio::test]
+async fn ten_thousand_commands_leave_everything_as_configured() {
+    let seed = std::env::var("STEER_SEED")
+        .ok()
+        .and_then(|seed| seed.parse().ok());
+    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    let commands =
+        std::env::var("COMMANDS").map_or(COMMANDS, |count| count.parse().expect("a number"));
+    eprintln!("STEER_SEED={seed}");
+    let node = Node::with_kubelet(CONFIG, |dir| {
+        Kubelet::start(Settings {
+            topology_policy: TopologyPolicy::SingleNumaNode,
+            ..settings(dir)
+        })
+        .expect("a kubelet")
+    });
+    as_configured(&node.kubelet).await;
+    let control = control(node.dir.path());
+    let hands_may_act = Arc::new(RwLock::new(()));
+    let hand = |hand: u64| {
+        let control = control.clone();
+        let hands_may_act = Arc::clone(&hands_may_act);
+        let mut rng = Rng::with_seed(seed.wrapping_add(hand));
+        tokio::task::spawn_blocking(move || {
+            let commands = commands / HANDS;
+            for count in 1..=commands {
+                {
+                    let _acts = hands_may_act.read().expect("no panic");
+                    give(&control, &random(&mut rng));
+                }
+                if hand == 1 && count % (commands / RESTS).max(1) == 0 {
+                    let _rests = hands_may_act.write().expect("no panic");
+                    rest_until_devices_flap(&control);
+                }
+            }
+            // A pod may be waiting for a delay that nobody clears any more.
+            give(&control, &Request::Clear { resource: None });
+        })
+    };
+    let hands = [hand(1), hand(2)];
+    let mut story = Story {
+        rng: Rng::with_seed(seed),
+        node,
+        control,
+        pods: BTreeMap::new(),
+        admitted: 0,
+        kubelets: 1,
+        reloads: 0,
+    };
+    while !hands.iter().all(JoinHandle::is_finished) {
+        story = story.step().await;
+    }
+    for hand in hands {
+        hand.await.expect("every command is answered");
+    }
+    let (admitted, kubelets, reloads) = (story.admitted, story.kubelets, story.reloads);
+    eprintln!(
+        "{commands} commands, {admitted} pods admitted, {kubelets} kubelets, {reloads} reloads"
+    );
+    assert!(admitted > 20, "few pods came");
+    story.settle().await;
+}
+
+fn rest_until_devices_flap(control: &Path) {
+    let resource = FLAPPING.to_owned();
+    give(control, &Request::Clear { resource: None });
+    give(control, &Request::Config { resource });
+    let before = flaps(control);
+    let fault = r#"{"rpc": "health", "devices": "all", "up": "1s", "down": "1s"}"#;
+    let flap = Request::Fault {
+        resource: FLAPPING.to_owned(),
+        fault: serde_json::from_str(fault).expect("a fault"),
+    };
+    assert!(give(control, &flap).is_some(), "there is room");
+    let began = Instant::now();
+    while flaps(control) == before {
+        assert!(began.elapsed() < DEADLINE, "no device flaps");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// How often devices of the resource fell ill by a fault.
+fn flaps(control: &Path) -> u64 {
+    let status = give(control, &Request::Status(Wanted::Of(FLAPPING.to_owned())));
+    let Some(Reply::Status(status)) = status else {
+        panic!("no status");
+    };
+    let injected = &status.resources[0].faults_injected;
+    injected.get(Target::Health.as_str()).copied().unwrap_or(0)
+}
+
+/// Gives a command; that it is refused is no fault, that nobody answers is.
+fn give(control: &Path, request: &Request) -> Option<Reply> {
+    match client::ask(control, request) {
+        Ok(reply) => Some(reply),
+        Err(refusal) => {
+            let refusal = refusal.to_string();
+            let refused = ["by hand already", "no device", "are a list"];
+            assert!(
+                refused.iter().any(|words| refusal.contains(words)),
+                "{request:?}: {refusal}"
+            );
+            None
+        }
+    }
+}
+
+fn random(rng: &mut Rng) -> Request {
+    let resource = rng.choice(&RESOURCES).expect("a resource").0.to_owned();
+    match rng.u8(..20) {
+        0..=5 => Request::Health {
+            resource,
+            devices: (*rng
+                .choice(&["all", "0", "1-3", "0-1", "a,b", "9"])
+                .expect("devices"))
+            .to_owned(),
+            health: *rng
+                .choice(&[Health::Healthy, Health::Unhealthy])
+                .expect("a health"),
+        },
+        6..=9 => Request::Devices {
+            resource,
+            count: rng.usize(..12),
+        },
+        10..=11 => Request::Config { resource },
+        12..=16 => Request::Fault {
+            resource,
+            fault: serde_json::from_str(fault(rng)).expect("a fault"),
+        },
+        17 => Request::Clear {
+            resource: Some(resource),
+        },
+        18 => Request::Clear { resource: None },
+        _ => Request::Status(Wanted::Of(resource)),
+    }
+}
+
+fn fault(rng: &mut Rng) -> &'static str {
+    // After these a resource needs a moment to come back: were they as frequent, no pod would ever come.
+    let streams = [
+        r#"{"rpc": "stream"}"#,
+        r#"{"rpc": "stream", "times": 2, "after": 1}"#,
+        r#"{"rpc": "registration"}"#,
+        r#"{"rpc": "registration", "for": "50ms", "times": 3}"#,
+        r#"{"rpc": "options", "error": "INTERNAL", "times": 1}"#,
+    ];
+    let calls = [
+        r#"{"rpc": "allocate", "delay": "10ms", "probability": 0.5, "times": "unlimited"}"#,
+        r#"{"rpc": "allocate", "error": "UNAVAILABLE", "probability": 0.3, "times": "unlimited"}"#,
+        r#"{"rpc": "preferred", "delay": "10ms", "after": 1, "times": "unlimited"}"#,
+        r#"{"rpc": "preferred", "error": "INTERNAL", "times": 1}"#,
+        r#"{"rpc": "pre-start", "error": "ABORTED", "times": 2}"#,
+        r#"{"rpc": "options", "delay": "10ms"}"#,
+        r#"{"rpc": "health", "devices": "all", "up": "1s", "down": "1s"}"#,
+        r#"{"rpc": "health", "devices": "0-1", "up": "1s", "down": "2s", "probability": 0.5}"#,
+    ];
+    let faults = if rng.u8(..50) == 0 {
+        &streams[..]
+    } else {
+        &calls
+    };
+    rng.choice(faults).copied().expect("a fault")
+}
+
+struct Story {
+    rng: Rng,
+    node: Node,
+    control: PathBuf,
+    /// What each pod holds.
+    pods: BTreeMap<String, Vec<String>>,
+    admitted: u32,
+    kubelets: u32,
+    reloads: u32,
+}
+
+impl Story {
+    async fn step(mut self) -> Self {
+        match self.rng.u8(..200) {
+            0 => {
+                self.node = self.node.with_another_kubelet().await;
+                self.kubelets += 1;
+            }
+            1..=3 => {
+                // Something else than the pods and the hands care for.
+                let grace = self.rng.u8(1..9);
+                let config =
+                    CONFIG.replace("removalGrace: 1s", &format!("removalGrace: 1s{grace}ms"));
+                fs::write(&self.node.file, config).expect("a file");
+                self.reloads += 1;
+            }
+            4..=100 => self.admit().await,
+            101..=149 => self.delete(),
+            150 => self.list_has_what_pods_hold(),
+            _ => self.start().await,
+        }
+        assert_eq!(*self.node.kubelet.crashed().borrow(), None);
+        self
+    }
+
+    async fn admit(&mut self) {
+        let (resource, _) = *self.rng.choice(&RESOURCES).expect("a resource");
+        let pod = pod(
+            &format!("p{}", self.rng.u8(..20)),
+            &[(resource, self.rng.usize(1..3))],
+        );
+        if self.pods.contains_key(&pod.name) {
+            return;
+        }
+        // It may be withheld for longer.
+        let mut node = self.node.kubelet.node();
+        let there = node.wait_for(|node| {
+            node.get(resource)
+                .is_some_and(|shown| shown.allocatable > 0)
+        });
+        let _ = tokio::time::timeout(COMES_WITHIN, there).await;
+        // Too few devices and faults are no fault.
+        if self.node.kubelet.admit(&pod).await.is_ok() {
+            self.admitted += 1;
+            self.pods
+                .insert(pod.name.clone(), held(&self.node.kubelet, &pod.name));
+        }
+    }
+
+    /// As the program tells it: a kubelet crashes over what is not there any more.
+    fn list_has_what_pods_hold(&self) {
+        let Some(Reply::Status(status)) = give(&self.control, &Request::Status(Wanted::All)) else {
+            panic!("no status");
+        };
+        let devices = status
+            .resources
+            .iter()
+            .flat_map(|resource| &resource.devices);
+        let listed: BTreeSet<&str> = devices.flatten().map(|device| &*device.id).collect();
+        for (pod, held) in &self.pods {
+            let lacking: Vec<&String> = held.iter().filter(|id| !listed.contains(&***id)).collect();
+            assert!(lacking.is_empty(), "{pod} holds {lacking:?}");
+        }
+    }
+
+    async fn start(&mut self) {
+        let names: Vec<&String> = self.pods.keys().collect();
+        if let Some(name) = self.rng.choice(&names) {
+            // A fault may be in the way.
+            let _ = self.node.kubelet.start_container(name).await;
+        }
+    }
+
+    fn delete(&mut self) {
+        let names: Vec<String> = self.pods.keys().cloned().collect();
+        if let Some(name) = self.rng.choice(&names) {
+            self.node.kubelet.delete(name);
+            self.pods.remove(name);
+        }
+    }
+
+    /// What was set by hand is taken back, and the pods go.
+    async fn settle(self) {
+        let control = &*self.control;
+        let Node {
+            kubelet,
+            manager,
+            dir,
+            ..
+        } = self.node;
+        for (resource, _) in RESOURCES {
+            let resource = resource.to_owned();
+            give(control, &Request::Config { resource });
+        }
+        for pod in self.pods.keys() {
+            kubelet.delete(pod);
+        }
+        as_configured(&kubelet).await;
+        let Some(Reply::Status(status)) = give(control, &Request::Status(Wanted::All)) else {
+            panic!("no status");
+        };
+        let injected = status
+            .resources
+            .iter()
+            .flat_map(|resource| resource.faults_injected.keys());
+        let injected: BTreeSet<&String> = injected.collect();
+        assert_eq!(injected.len(), Target::ALL.len(), "{injected:?}");
+        for resource in &status.resources {
+            assert!(resource.by_hand.is_none(), "{resource:?}");
+            let configured = usize::from(resource.name == "example.com/fpga");
+            assert_eq!(resource.faults.len(), configured, "{resource:?}");
+            let devices = resource.devices.as_deref().unwrap_or_default();
+            assert!(
+                devices
+                    .iter()
+                    .all(|device| !device.by_hand && !device.ill && !device.going)
+            );
+        }
+        for (resource, _) in RESOURCES {
+            let pod = pod(resource, &[(resource, 1)]);
+            kubelet.admit(&pod).await.expect("as configured");
+        }
+        assert_eq!(*kubelet.crashed().borrow(), None);
+        manager.signal(Signal::TERM);
+        assert!(manager.ends().success());
+        drop(dir);
+    }
+}
+
+async fn as_configured(kubelet: &Kubelet) {
+    for (resource, count) in RESOURCES {
+        shows(kubelet, resource, count, count).await;
+    }
+}
