@@ -2,8 +2,7 @@
 //! config file, into extended resources. Each module imports only from those above it.
 
 // Pure: names, devices, decisions. No I/O, no clock, no runtime.
-pub mod foreign;
-pub mod lock;
+pub mod util;
 pub mod model;
 pub mod api;
 // The edge: sockets of ours, and the kubelet's side of the node.

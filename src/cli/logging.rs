@@ -10,7 +10,7 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::{LogFormat, Logs};
-use crate::foreign::foreign;
+use crate::util::sanitize::sanitize;
 
 /// Lines that wait for a reader of stderr; what comes beyond them is lost.
 const LINES_MAX: usize = 1024;
@@ -56,7 +56,7 @@ pub fn start(logs: &Logs, unless_told: &str) -> anyhow::Result<WorkerGuard> {
     started.map_err(|error| anyhow!(error))?;
     std::panic::set_hook(Box::new(|panic| {
         error!(
-            error = foreign(&panic.to_string()),
+            error = sanitize(&panic.to_string()),
             "a bug: please report it"
         );
     }));

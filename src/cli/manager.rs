@@ -73,7 +73,7 @@ pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::
     let all = async { tokio::join!(supervising, showing) };
     let (ended, ()) = tokio::select! {
         ended = all => ended,
-        never = reload::follow(file, &environment, &host, &asked.hangup, &configured, &reloads) => never,
+        never = reload::follow(file, &environment, &host, &asked.hangup, &configured, &reloads) => match never {},
     };
     if let Err(replaced) = &ended {
         error!("{replaced}");

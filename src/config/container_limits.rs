@@ -2,13 +2,13 @@
 
 use std::cmp::Reverse;
 
-use crate::foreign::foreign;
 use crate::model::allocation::{
     ENV_OVERHEAD, ENV_SIZE_MAX, ENVIRONMENT_SIZE_MAX, Outputs, most_within,
 };
 use crate::model::device::Device;
 use crate::model::template::Template;
 use crate::offer::resource::Resource;
+use crate::util::sanitize::sanitize;
 
 /// A warning for each limit that a container with all devices would pass. The work is bounded by the limits, as nothing far
 /// above them is made.
@@ -80,7 +80,7 @@ fn long_variable(
     let (name, count) = (&resource.name, devices.len());
     let fit = most_within(ENV_SIZE_MAX, count, size);
     (fit < count).then(|| {
-        let env = foreign(&env.of(devices, 0));
+        let env = sanitize(&env.of(devices, 0));
         format!(
             "{name}: a container with more than {fit} of its {count} devices may not start: the env {env} would be over \
              128 KiB (\"argument list too long\")"

@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use crate::foreign::foreign;
+use crate::util::sanitize::sanitize;
 
 /// One thing that is wrong: where, what stands there, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,14 +36,14 @@ pub enum Place {
 impl fmt::Display for Mistake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
-            Place::Variable(name) => write!(f, "{}", foreign(name))?,
+            Place::Variable(name) => write!(f, "{}", sanitize(name))?,
             Place::File { file, line, key } => {
                 let blank = if key.is_empty() { "" } else { " " };
-                write!(f, "{}:{line}:{blank}{}", foreign(file), foreign(key))?;
+                write!(f, "{}:{line}:{blank}{}", sanitize(file), sanitize(key))?;
             }
         }
         if let Some(value) = &self.value {
-            write!(f, "=\"{}\"", foreign(value))?;
+            write!(f, "=\"{}\"", sanitize(value))?;
         }
         let colon = if matches!(&self.place, Place::File { key, .. } if key.is_empty()) {
             ""

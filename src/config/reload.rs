@@ -1,28 +1,24 @@
 //! The config file on disk: read at the start, and again when it changes.
 
-use std::io;
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use futures_util::StreamExt;
-use inotify::{EventStream, Inotify, WatchMask};
+use inotify::WatchMask;
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinError;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, Environment, FileText, Host, Mistakes, config_file};
-use crate::node::regular_file::{RegularFile, Version};
 use crate::offer::resource::Resource;
-
-/// For what inotify does not tell: a symlink's target elsewhere, a file system without events.
-const SLOW_POLL: Duration = Duration::from_secs(5);
+use crate::util::dir_watch::DirWatch;
+use crate::util::file_id::FileVersion;
+use crate::util::regular_file::RegularFile;
 
 /// Whoever writes a file in several steps is done by then.
 const SETTLES_WITHIN: Duration = Duration::from_millis(50);
-
-const EVENT_BUFFER: usize = 4096;
 
 /// The resources as they should be; send others here and the supervisor follows.
 pub type Configured = watch::Sender<Arc<[Resource]>>;
@@ -56,14 +52,14 @@ pub fn named(environment: &Environment) -> Option<FileText> {
 /// Reads the config file, which was `known` so far, again at each change and each `hangup`, and sends the
 /// resources on where they are others. A file with mistakes is refused whole, and what was configured
 /// before goes on.
-pub async fn follow<T>(
+pub async fn follow(
     known: Option<FileText>,
     environment: &Environment,
     host: &Host,
     hangup: &Notify,
     configured: &Configured,
     reloads: &watch::Sender<Reloads>,
-) -> T {
+) -> Infallible {
     let (Some(path), Some(mut known)) = (config_file(environment), known) else {
         loop {
             hangup.notified().await;
@@ -173,18 +169,17 @@ fn read(path: &Path) -> FileText {
 /// beside it.
 struct FileWatch {
     path: PathBuf,
-    events: Option<EventStream<Vec<u8>>>,
-    seen: Option<Version>,
+    dir: DirWatch,
+    seen: Option<FileVersion>,
 }
 
 impl FileWatch {
     fn new(path: PathBuf) -> Self {
-        let events = watch_events(&path).inspect_err(|error| {
-            warn!(%error, "cannot watch the config file: looking every 5 s instead");
-        });
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        let dir = dir.unwrap_or(Path::new(".")).to_owned();
         Self {
-            seen: look(&path),
-            events: events.ok(),
+            dir: DirWatch::new(dir, WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO),
+            seen: FileVersion::at(&path),
             path,
         }
     }
@@ -192,35 +187,13 @@ impl FileWatch {
     /// Waits for a reason to read.
     async fn changed(&mut self) {
         loop {
-            let event = async {
-                match &mut self.events {
-                    Some(events) => matches!(events.next().await, Some(Ok(_))),
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                true = event => {}
-                // A watch that broke tells nothing any more.
-                () = sleep(SLOW_POLL) => {}
-            }
+            self.dir.changed(|_| true).await;
             sleep(SETTLES_WITHIN).await;
-            let now = look(&self.path);
+            self.dir.renew();
+            let now = FileVersion::at(&self.path);
             if std::mem::replace(&mut self.seen, now) != now {
                 return;
             }
         }
     }
-}
-
-/// What the path leads to, through every symlink.
-fn look(path: &Path) -> Option<Version> {
-    path.metadata().ok().as_ref().map(Version::from)
-}
-
-fn watch_events(path: &Path) -> io::Result<EventStream<Vec<u8>>> {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-    let inotify = Inotify::init()?;
-    let mask = WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO | WatchMask::ONLYDIR;
-    inotify.watches().add(dir.unwrap_or(Path::new(".")), mask)?;
-    inotify.into_event_stream(vec![0; EVENT_BUFFER])
 }

@@ -6,12 +6,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 use super::container_limits;
-use crate::foreign::foreign;
 use crate::model::allocation::Outputs;
 use crate::model::device::Device;
 use crate::model::numa::NumaNodes;
 use crate::model::template::Template;
 use crate::offer::resource::Resource;
+use crate::util::sanitize::sanitize;
 
 /// Longest device ID that the API's text promises to carry.
 const ID_MAX: usize = 63;
@@ -67,7 +67,7 @@ fn long_id(resource: &Resource) -> Option<String> {
         format!(
             "{}: device ID {} has {} characters, the device plugin API promises to carry {ID_MAX}",
             resource.name,
-            foreign(&longest.id),
+            sanitize(&longest.id),
             longest.id.len()
         )
     })
@@ -157,14 +157,14 @@ fn shared<'a>(
         format!(
             "{} have {what} {} in common: {effect}",
             names.join(" and "),
-            foreign(&name)
+            sanitize(&name)
         )
     };
     let told_twice = |(place, name): (usize, Cow<str>)| {
         let resource = &resources[place].name;
         format!(
             "{resource} has {what} {} for several devices: {effect}",
-            foreign(&name)
+            sanitize(&name)
         )
     };
     let groups = groups.into_values().map(told);

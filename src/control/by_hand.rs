@@ -3,14 +3,14 @@
 use tracing::info;
 
 use crate::fault::{BOUNDS, BOUNDS_FOR, Effect, FaultSpec};
-use crate::foreign::foreign;
 use crate::model::device::Health;
 use crate::plugin::PluginHandle;
+use crate::util::sanitize::sanitize;
 
 /// Sets the health of these devices; says what is now, or what is wrong.
 pub fn health(plugin: &PluginHandle, devices: &str, health: Health) -> Result<String, String> {
     let ids = plugin.offer.set_health(devices, health);
-    let ids = ids.map_err(|error| foreign(&error.to_string()))?;
+    let ids = ids.map_err(|error| sanitize(&error.to_string()))?;
     let (resource, health) = (name(plugin), health.as_str());
     info!(%resource, devices = ids.len(), "set by hand: {health}");
     let what = match &*ids {
@@ -18,7 +18,7 @@ pub fn health(plugin: &PluginHandle, devices: &str, health: Health) -> Result<St
         many => format!("{} devices are", many.len()),
     };
     let offer = plugin.offer.now();
-    let ill = { &ids }.iter().filter(|id| offer.ill().contains(*id));
+    let ill = ids.iter().filter(|id| offer.ill().contains(*id));
     let ill = match ill.count() {
         0 => String::new(),
         1 => "; a fault has it ill".to_owned(),
@@ -54,7 +54,7 @@ pub fn config(plugin: &PluginHandle) -> String {
 pub fn fault(plugin: &PluginHandle, spec: FaultSpec) -> Result<String, String> {
     let offer = plugin.offer.now();
     let fault = spec.fault(Some(offer.devices()));
-    let fault = fault.map_err(|error| format!("expected {}", foreign(&error.to_string())))?;
+    let fault = fault.map_err(|error| format!("expected {}", sanitize(&error.to_string())))?;
     let target = fault.spec().rpc;
     let is_delay = matches!(fault.effect(), Effect::Delay(_));
     let fault = plugin

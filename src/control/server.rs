@@ -1,5 +1,6 @@
 //! Answers on the control socket. Only root and our own user may ask.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -10,19 +11,19 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::foreign::foreign;
-use crate::net::backoff::Backoff;
+use crate::net::clients::{self, RequestSeen};
 use crate::net::connections::is_trusted;
-use crate::net::guests::{self, Asked};
 use crate::net::own_socket::{BindError, OwnSocket};
 use crate::node::watcher::Sight;
 use crate::observe::status::{Status, Wanted};
 use crate::observe::{Observer, View};
 use crate::plugin::PluginHandle;
+use crate::util::retry::until_ok;
+use crate::util::sanitize::sanitize;
 
 use super::{Reply, Request, by_hand};
 
@@ -54,7 +55,7 @@ pub async fn run(
             info!(path = %path.display(), "listening for commands");
             tokio::select! {
                 () = over.cancelled() => return socket,
-                never = serve(&socket, observer.clone()) => never,
+                never = serve(&socket, observer.clone()) => match never {},
                 () = removed(&socket, &mut looks) => {
                     warn!(path = %path.display(), "the control socket was removed: making it anew");
                 }
@@ -72,24 +73,15 @@ pub async fn run(
 
 /// Makes the socket, sooner or later.
 async fn make(path: &Path) -> OwnSocket {
-    let mut backoff = Backoff::default();
-    let mut told = false;
-    loop {
-        let made = async {
-            make_dir_of(path)?;
-            OwnSocket::bind(path.to_owned()).await
-        };
-        let path = path.display();
-        match made.await {
-            Ok((socket, _)) => return socket,
-            Err(error) if told => debug!(%path, %error, "no control socket"),
-            Err(error) => {
-                warn!(%path, %error, "no control socket: trying on; another CONTROL_SOCKET is the way out");
-                told = true;
-            }
-        }
-        sleep(backoff.pause(fastrand::f64())).await;
-    }
+    let failure = format!(
+        "cannot bind the control socket {}: retrying; set a different CONTROL_SOCKET if it is in use",
+        path.display()
+    );
+    let bind = async || {
+        make_dir_of(path)?;
+        OwnSocket::bind(path.to_owned()).await
+    };
+    until_ok(&failure, bind).await.0
 }
 
 async fn removed(socket: &OwnSocket, looks: &mut watch::Receiver<Sight>) {
@@ -112,23 +104,23 @@ fn make_dir_of(path: &Path) -> Result<(), BindError> {
     }
 }
 
-async fn serve<T>(socket: &OwnSocket, observer: Observer) -> T {
+async fn serve(socket: &OwnSocket, observer: Observer) -> Infallible {
     let listener = Arc::clone(socket.listener());
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
-    let answers = Answers {
+    let handler = RequestHandler {
         observer,
         places: Arc::new(Semaphore::new(MADE_AT_A_TIME)),
     };
-    guests::receive(
+    clients::serve(
         "the control socket",
         CONNECTIONS_MAX,
         accept,
-        |stream, asked| converse(stream, asked, answers.clone()),
+        |stream, request| converse(stream, request, handler.clone()),
     )
     .await
 }
 
-async fn converse(mut stream: UnixStream, asked: Asked, answers: Answers) {
+async fn converse(mut stream: UnixStream, seen: RequestSeen, handler: RequestHandler) {
     if !is_trusted(&stream) {
         return;
     }
@@ -139,11 +131,11 @@ async fn converse(mut stream: UnixStream, asked: Asked, answers: Answers) {
         Ok(Ok(_)) => serde_json::from_slice::<Request>(&line),
         Ok(Err(_)) | Err(_) => return,
     };
-    asked.note();
+    seen.note();
     let answer = match request {
-        Ok(request) => answers.answer_to(request).await,
+        Ok(request) => handler.respond(request).await,
         Err(error) => {
-            Reply::Error(format!("not a request: {}", foreign(&error.to_string()))).into()
+            Reply::Error(format!("not a request: {}", sanitize(&error.to_string()))).into()
         }
     };
     if let Err(error) = write.write_all(&answer.text).await {
@@ -152,12 +144,12 @@ async fn converse(mut stream: UnixStream, asked: Asked, answers: Answers) {
 }
 
 /// A line of JSON. A large one keeps its place until it is sent, or given up.
-struct Answer {
+struct ReplyLine {
     text: Vec<u8>,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl From<Reply> for Answer {
+impl From<Reply> for ReplyLine {
     fn from(reply: Reply) -> Self {
         // Cannot fail: there are no keys but texts.
         let mut text = serde_json::to_vec(&reply).unwrap_or_default();
@@ -167,13 +159,13 @@ impl From<Reply> for Answer {
 }
 
 #[derive(Clone)]
-struct Answers {
+struct RequestHandler {
     observer: Observer,
     places: Arc<Semaphore>,
 }
 
-impl Answers {
-    async fn answer_to(&self, request: Request) -> Answer {
+impl RequestHandler {
+    async fn respond(&self, request: Request) -> ReplyLine {
         match request {
             Request::Status(wanted) => return self.status(wanted).await,
             Request::Health {
@@ -230,7 +222,7 @@ impl Answers {
     }
 
     /// Made beside everything else that runs.
-    async fn status(&self, wanted: Wanted) -> Answer {
+    async fn status(&self, wanted: Wanted) -> ReplyLine {
         // Never closed, so there is always one.
         let place = Arc::clone(&self.places).acquire_owned().await;
         let view = match wanted {
@@ -238,7 +230,7 @@ impl Answers {
             Wanted::All | Wanted::Of(_) => self.observer.look_closely().await,
         };
         // The place goes with the work, which goes on though its guest may have had to go.
-        let making = tokio::task::spawn_blocking(move || Answer {
+        let making = tokio::task::spawn_blocking(move || ReplyLine {
             _place: place.ok(),
             ..status(&view, &wanted).into()
         });
@@ -270,6 +262,6 @@ fn no_resource(name: &str, names: impl Iterator<Item = String>) -> Reply {
     };
     Reply::Error(format!(
         "no resource {}; there are: {there_are}",
-        foreign(name)
+        sanitize(name)
     ))
 }

@@ -158,7 +158,9 @@ impl Faults {
         for fault in configured {
             let was_configured = before.iter().position(|before| *before == fault);
             let goes_on = known.iter().position(|armed| armed.asked == *fault);
-            was_configured.map(|place| before.swap_remove(place));
+            if let Some(place) = was_configured {
+                before.swap_remove(place);
+            }
             match (goes_on, was_configured) {
                 (Some(place), _) => self.armed.push(known.remove(place)),
                 // It was cleared.

@@ -52,7 +52,7 @@ impl Delays {
     pub fn grant(&mut self, wanted: Duration, now: Instant) -> Grant {
         // Whatever window the new delay falls into, those that ended before cannot be in it.
         self.granted.retain(|granted| granted.ended + WINDOW > now);
-        let used: Duration = { &self.granted }.iter().map(|g| g.ended - g.began).sum();
+        let used: Duration = self.granted.iter().map(|g| g.ended - g.began).sum();
         let most = Duration::from_millis(DELAY_MAX_MS);
         let length = wanted.min(most).min(DELAYS_MAX.saturating_sub(used));
         // Many that were over at once take no time, but room.

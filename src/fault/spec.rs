@@ -226,7 +226,11 @@ fn told<T: fmt::Display>(value: Option<&T>) -> Option<String> {
 
 fn plain(text: &str, what: &'static str, most: usize) -> Result<(), SpecError> {
     let is_plain = (1..=most).contains(&text.len()) && !text.chars().any(char::is_control);
-    is_plain.then_some(()).ok_or(SpecError::Text { what, most })
+    if is_plain {
+        Ok(())
+    } else {
+        Err(SpecError::Text { what, most })
+    }
 }
 
 /// As the command line has it.

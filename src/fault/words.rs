@@ -252,8 +252,8 @@ impl FromStr for ErrorCode {
         } else {
             &*bare
         };
-        let numbered = (0_u8..).zip(CODES).skip(1);
-        let found = { numbered }.find(|(_, name)| name.eq_ignore_ascii_case(bare));
+        let mut numbered = (0_u8..).zip(CODES).skip(1);
+        let found = numbered.find(|(_, name)| name.eq_ignore_ascii_case(bare));
         found
             .map(|(number, _)| Self(number))
             .ok_or_else(|| format!("expected {}", Self::EXPECTED))

@@ -99,10 +99,11 @@ impl<'a> Selection<'a> {
         for position in self.indexed.iter().take(last + 1).skip(first) {
             self.is_selected[*position] = true;
         }
-        let is_there = last < count;
-        is_there
-            .then_some(())
-            .ok_or(SelectionError::NoIndex { index: last, count })
+        if last < count {
+            Ok(())
+        } else {
+            Err(SelectionError::NoIndex { index: last, count })
+        }
     }
 
     fn selected(self) -> impl Iterator<Item = &'a Device> {

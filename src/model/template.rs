@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use thiserror::Error;
 use uuid::Uuid;
 
-use crate::foreign::foreign;
 use crate::model::device::Device;
+use crate::util::sanitize::sanitize;
 
 /// A text in which `{…}` stands for something of a device or of all the container's devices. `{{` and
 /// `}}` are braces.
@@ -209,7 +209,7 @@ fn placeholder(inside: &str, constants: Constants) -> Result<Part, TemplateError
         "paths" => Source::Each(Field::Path),
         "numas" => Source::Each(Field::Numa),
         attribute if is_attribute(attribute) => Source::Of(Field::Attribute(attribute.to_owned())),
-        _ => return Err(TemplateError::NotAName(foreign(inside))),
+        _ => return Err(TemplateError::NotAName(sanitize(inside))),
     };
     Ok(Part::Value(source, filters))
 }
@@ -227,7 +227,7 @@ fn filter(name: &str) -> Result<Filter, TemplateError> {
         "upper" => Ok(Filter::Upper),
         "alnum" => Ok(Filter::Alnum),
         "uuid" => Ok(Filter::Uuid),
-        _ => Err(TemplateError::UnknownFilter(foreign(name))),
+        _ => Err(TemplateError::UnknownFilter(sanitize(name))),
     }
 }
 

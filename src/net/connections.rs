@@ -6,7 +6,6 @@ use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use futures_util::{Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -16,10 +15,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
+use crate::net::accept::Acceptor;
 use crate::net::user_namespace::{self, REMEDY};
-
-/// Out of descriptors, an accept fails at once, again and again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Numbers the connections to one socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -118,20 +115,24 @@ impl Peers {
     /// Notes that the peer of a connection calls; those who follow are told of the first time only.
     pub fn note_call(&self, id: ConnectionId) {
         self.table.send_if_modified(|table| {
-            let peer = table.open.get_mut(&id);
-            peer.is_some_and(|peer| !std::mem::replace(&mut peer.called, true))
+            let Some(peer) = table.open.get_mut(&id) else {
+                return false;
+            };
+            let is_first = !peer.called;
+            peer.called = true;
+            is_first
         });
     }
 
     /// Notes what the peer of a connection does with a call.
     pub fn note(&self, id: ConnectionId, change: impl FnOnce(&mut Peer)) {
         self.table.send_if_modified(|table| {
-            let peer = table.open.get_mut(&id);
-            peer.map(|peer| {
-                peer.called = true;
-                change(peer);
-            })
-            .is_some()
+            let Some(peer) = table.open.get_mut(&id) else {
+                return false;
+            };
+            peer.called = true;
+            change(peer);
+            true
         });
     }
 
@@ -193,37 +194,28 @@ pub fn incoming(
     listeners: watch::Receiver<Arc<UnixListener>>,
     peers: Peers,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    stream::unfold((listeners, peers), |(mut listeners, peers)| async move {
-        let connection = next(&mut listeners, &peers).await?;
-        Some((Ok(connection), (listeners, peers)))
+    let acceptor = Acceptor::new(&peers.endpoint);
+    let state = (listeners, acceptor, peers);
+    stream::unfold(state, |(mut listeners, mut acceptor, peers)| async move {
+        let connection = next(&mut listeners, &mut acceptor, &peers).await?;
+        Some((Ok(connection), (listeners, acceptor, peers)))
     })
 }
 
 /// The next connection; `None` when nobody can give another listener.
 async fn next(
     listeners: &mut watch::Receiver<Arc<UnixListener>>,
+    acceptor: &mut Acceptor,
     peers: &Peers,
 ) -> Option<Connection> {
-    let mut told = false;
     loop {
         let listener = Arc::clone(&listeners.borrow_and_update());
-        let accepted = tokio::select! {
+        let (stream, _) = tokio::select! {
             changed = listeners.changed() => { changed.ok()?; continue }
-            accepted = listener.accept() => accepted,
+            accepted = acceptor.accept(|cx| listener.poll_accept(cx)) => accepted,
         };
-        match accepted {
-            Ok((stream, _)) => {
-                if let Some(connection) = admit(stream, peers) {
-                    return Some(connection);
-                }
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut told, true) {
-                    let endpoint = &peers.endpoint;
-                    warn!(%endpoint, %error, "cannot accept a connection: trying on");
-                }
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
+        if let Some(connection) = admit(stream, peers) {
+            return Some(connection);
         }
     }
 }
@@ -351,6 +343,8 @@ impl AsyncWrite for Connection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
     use futures_util::FutureExt;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -1,7 +1,7 @@
 //! A socket of ours: bound without taking anyone's, removed only if it is still ours.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +13,7 @@ use tokio::net::UnixListener;
 use tracing::warn;
 
 use crate::net::dir_lock::{Lock, lock_dir};
+use crate::util::file_id::FileId;
 
 /// How long to wait for the directory's lock before binding without it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -21,8 +22,8 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 pub struct OwnSocket {
     path: PathBuf,
-    /// Device and inode. The open listener keeps the inode number from being used again.
-    file: (u64, u64),
+    /// The open listener keeps its inode from being reused.
+    file: FileId,
     listener: Arc<UnixListener>,
 }
 
@@ -71,7 +72,7 @@ impl OwnSocket {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
         let metadata = path.symlink_metadata()?;
         let socket = Self {
-            file: (metadata.dev(), metadata.ino()),
+            file: FileId::from(&metadata),
             path,
             listener,
         };
@@ -96,7 +97,7 @@ impl OwnSocket {
     /// Whether the file is still there and still ours.
     pub fn is_in_place(&self) -> bool {
         let metadata = self.path.symlink_metadata();
-        metadata.is_ok_and(|file| (file.dev(), file.ino()) == self.file)
+        metadata.is_ok_and(|file| FileId::from(&file) == self.file)
     }
 }
 

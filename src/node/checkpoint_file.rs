@@ -12,7 +12,8 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::node::checkpoint::{Checkpoint, parse};
-use crate::node::regular_file::{RegularFile, Version};
+use crate::util::file_id::FileVersion;
+use crate::util::regular_file::RegularFile;
 
 /// The file's name in the plugin dir.
 pub const FILE: &str = "kubelet_internal_checkpoint";
@@ -61,7 +62,7 @@ struct LastRead {
 #[derive(Debug)]
 struct Read {
     began: Instant,
-    version: Version,
+    version: FileVersion,
     /// What changed a moment ago may change again and look the same: a file system's clock is coarse.
     is_settled: bool,
     outcome: Result<Written, CheckpointError>,
@@ -75,7 +76,7 @@ pub struct Written {
     /// When.
     pub at: SystemTime,
     /// The file that it was.
-    pub version: Version,
+    pub version: FileVersion,
 }
 
 impl CheckpointFile {
@@ -95,8 +96,8 @@ impl CheckpointFile {
 
     /// Which file stands there now; `None` where there is none. As the plugin dir is looked at all the time, this
     /// needs no thread.
-    pub fn version(&self) -> Option<Version> {
-        self.path.metadata().ok().as_ref().map(Version::from)
+    pub fn version(&self) -> Option<FileVersion> {
+        FileVersion::at(&self.path)
     }
 
     /// What the file says now; a changed one is read beside everything else that runs, since a large one takes
@@ -163,7 +164,7 @@ impl LastRead {
             _ => CheckpointError::Unreadable(error.to_string()),
         };
         let file = RegularFile::open(&self.path).map_err(unreadable)?;
-        let version = Version::from(file.metadata());
+        let version = FileVersion::from(file.metadata());
         // Somebody may have read it while we stood in line.
         if let Some(before) = &self.read
             && before.is_settled
@@ -229,7 +230,7 @@ mod tests {
         write(HELD);
         assert!(file.read().await.unwrap().checkpoint.of("a/b").is_some());
         // Too young to be told from what may come in its place.
-        std::thread::sleep(Version::SETTLES_WITHIN);
+        std::thread::sleep(FileVersion::SETTLES_WITHIN);
         let first = file.read().await.unwrap();
         let again = file.clone().read().await.unwrap();
         assert!(Arc::ptr_eq(&first.checkpoint, &again.checkpoint));

@@ -1,6 +1,5 @@
 //! The kubelet's side of the node: its plugin dir, kubelet.sock and who answers there, its checkpoint, its pod-resources API.
 
-pub(crate) mod regular_file;
 pub mod plugin_dir;
 pub mod channel;
 pub(crate) mod registration;

@@ -4,19 +4,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
-use tracing::warn;
 
 use crate::api::podresources::pod_resources_lister_client::PodResourcesListerClient;
 use crate::api::podresources::{ListPodResourcesRequest, ListPodResourcesResponse};
-use crate::foreign::foreign;
 use crate::node::channel::channel_over;
+use crate::util::retry::WarnOnce;
+use crate::util::sanitize::sanitize;
 
 /// For the connection and the call together; a kubelet answers in a few milliseconds.
 const LIST_WITHIN: Duration = Duration::from_secs(5);
@@ -30,7 +29,7 @@ pub struct PodResources {
     socket: PathBuf,
     /// One call at a time: the kubelet takes 100 a second from the whole node (`podresources/constants.go`).
     last: Arc<Mutex<Option<PodDevices>>>,
-    warned: Arc<AtomicBool>,
+    failures: Arc<WarnOnce>,
 }
 
 /// The devices that the kubelet's running pods hold.
@@ -66,7 +65,7 @@ impl PodResources {
         Self {
             socket,
             last: Arc::default(),
-            warned: Arc::default(),
+            failures: Arc::default(),
         }
     }
 
@@ -88,17 +87,19 @@ impl PodResources {
         };
         let late = |_| Err(PodResourcesError("no answer within 5 s".to_owned()));
         let answer = timeout(LIST_WITHIN, asking).await.unwrap_or_else(late);
-        if let Err(error) = &answer
-            && !self.warned.swap(true, Ordering::Relaxed)
-        {
+        if let Err(error) = &answer {
             let socket = self.socket.display();
-            warn!(%socket, %error, "POD_RESOURCES_SOCKET: the kubelet cannot be asked whether a pod is deleted; its device stays until the next pod with devices is admitted");
+            let failure = format!(
+                "POD_RESOURCES_SOCKET={socket}: the kubelet cannot be asked whether a pod is deleted; its device stays until the next pod with devices is admitted"
+            );
+            self.failures.log(error, &failure);
         }
         answer
     }
 
     async fn ask(&self) -> Result<PodDevices, PodResourcesError> {
-        let failed = |error: &dyn std::fmt::Display| PodResourcesError(foreign(&error.to_string()));
+        let failed =
+            |error: &dyn std::fmt::Display| PodResourcesError(sanitize(&error.to_string()));
         let asked = Instant::now();
         let stream = UnixStream::connect(&self.socket).await;
         let channel = channel_over(stream.map_err(|error| failed(&error))?).await;

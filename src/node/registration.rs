@@ -13,10 +13,10 @@ use tonic::transport::Channel;
 
 use crate::api::v1beta1::RegisterRequest;
 use crate::api::v1beta1::registration_client::RegistrationClient;
-use crate::foreign::foreign;
 use crate::net::user_namespace::{REMEDY, in_user_namespace};
 use crate::node::channel::channel_over;
-use crate::node::plugin_dir::SocketIdentity;
+use crate::util::file_id::FileVersion;
+use crate::util::sanitize::sanitize;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
@@ -36,7 +36,7 @@ const REGISTER_WITHIN: Duration = Duration::from_secs(15);
 #[derive(Debug)]
 pub struct KubeletConnection {
     channel: Channel,
-    identity: SocketIdentity,
+    identity: FileVersion,
 }
 
 /// Why there is no kubelet to talk to.
@@ -79,13 +79,13 @@ impl KubeletConnection {
     /// # Errors
     /// When no kubelet answers.
     pub async fn open(socket: &Path) -> Result<Self, NoKubelet> {
-        let identity = SocketIdentity::of(socket).map_err(NoKubelet::Refused)?;
+        let identity = FileVersion::of_socket(socket).map_err(NoKubelet::Refused)?;
         let identity = identity.ok_or(NoKubelet::Missing)?;
         let stream = timeout(CONNECT_WITHIN, greeted(socket))
             .await
             .map_err(|_| NoKubelet::Silent)?
             .map_err(refused)?;
-        if SocketIdentity::of(socket).ok() != Some(Some(identity)) {
+        if FileVersion::of_socket(socket).ok() != Some(Some(identity)) {
             return Err(NoKubelet::Replaced);
         }
         let channel = channel_over(stream)
@@ -95,7 +95,7 @@ impl KubeletConnection {
     }
 
     /// Which kubelet.sock this is.
-    pub fn identity(&self) -> SocketIdentity {
+    pub fn identity(&self) -> FileVersion {
         self.identity
     }
 
@@ -141,7 +141,7 @@ async fn connect(socket: &Path) -> io::Result<UnixStream> {
 }
 
 fn told(status: &Status) -> String {
-    format!("{:?}: {}", status.code(), foreign(status.message()))
+    format!("{:?}: {}", status.code(), sanitize(status.message()))
 }
 
 #[cfg(test)]

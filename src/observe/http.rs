@@ -15,17 +15,17 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::config::HttpAddress;
-use crate::net::backoff::Backoff;
-use crate::net::guests::{self, Asked};
+use crate::net::clients::{self, RequestSeen};
 use crate::observe::metrics;
 use crate::observe::readiness;
 use crate::observe::status::{Status, Wanted};
 use crate::observe::{Observer, View};
+use crate::util::retry::until_ok;
 
 /// Probes, Prometheus, and some who look.
 const CONNECTIONS_MAX: usize = 32;
@@ -45,24 +45,16 @@ const BACKLOG: u32 = 1024;
 
 /// Serves until `over`. An address that cannot be had is tried again, and nothing else waits for it.
 pub async fn run(address: HttpAddress, observer: Observer, over: CancellationToken) {
-    let mut backoff = Backoff::default();
-    let mut told = false;
+    let failure = format!(
+        "cannot serve HTTP on {address}: retrying; set a different HTTP_ADDRESS if it is in use"
+    );
     let serving = async {
-        loop {
-            match listen(address) {
-                Ok(listener) => return serve(listener, observer).await,
-                Err(error) if told => debug!(%address, %error, "cannot serve HTTP"),
-                Err(error) => {
-                    warn!(%address, %error, "cannot serve HTTP: trying on; another HTTP_ADDRESS is the way out");
-                    told = true;
-                }
-            }
-            sleep(backoff.pause(fastrand::f64())).await;
-        }
+        let listener = until_ok(&failure, async || listen(address)).await;
+        serve(listener, observer).await
     };
     tokio::select! {
         () = over.cancelled() => {}
-        never = serving => never,
+        never = serving => match never {},
     }
 }
 
@@ -96,25 +88,25 @@ fn bound(socket: TcpSocket, address: std::net::SocketAddr) -> io::Result<TcpSock
 }
 
 /// Serves whoever connects to the listener.
-pub async fn serve<T>(listener: TcpListener, observer: Observer) -> T {
-    let answers = Answers {
+pub async fn serve(listener: TcpListener, observer: Observer) -> Infallible {
+    let handler = Handler {
         observer,
         metrics: Arc::new(Semaphore::new(PLACES)),
         status: Arc::new(Semaphore::new(PLACES)),
     };
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
-    guests::receive("HTTP", CONNECTIONS_MAX, accept, |stream, asked| {
-        converse(stream, asked, answers.clone())
+    clients::serve("HTTP", CONNECTIONS_MAX, accept, |stream, request| {
+        converse(stream, request, handler.clone())
     })
     .await
 }
 
 /// One request and its answer.
-async fn converse(stream: TcpStream, asked: Asked, answers: Answers) {
+async fn converse(stream: TcpStream, seen: RequestSeen, handler: Handler) {
     let answer = service_fn(|request: Request<Incoming>| {
-        asked.note();
-        let answers = answers.clone();
-        async move { Ok::<_, Infallible>(answers.answer_to(&request).await) }
+        seen.note();
+        let handler = handler.clone();
+        async move { Ok::<_, Infallible>(handler.respond(&request).await) }
     });
     let served = http1::Builder::new()
         .keep_alive(false)
@@ -129,16 +121,16 @@ async fn converse(stream: TcpStream, asked: Asked, answers: Answers) {
 }
 
 #[derive(Clone)]
-struct Answers {
+struct Handler {
     observer: Observer,
     metrics: Arc<Semaphore>,
     status: Arc<Semaphore>,
 }
 
-type Answer = Response<Full<Bytes>>;
+type HttpResponse = Response<Full<Bytes>>;
 
-impl Answers {
-    async fn answer_to(&self, request: &Request<Incoming>) -> Answer {
+impl Handler {
+    async fn respond(&self, request: &Request<Incoming>) -> HttpResponse {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
             let methods = hyper::header::HeaderValue::from_static("GET, HEAD");
@@ -173,7 +165,7 @@ impl Answers {
         places: &Arc<Semaphore>,
         media_type: &'static str,
         of: impl FnOnce(View) -> String + Send + 'static,
-    ) -> Answer {
+    ) -> HttpResponse {
         let place = Arc::clone(places).acquire_owned();
         let Ok(Ok(place)) = timeout(PLACE_WITHIN, place).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "busy: try again\n");
@@ -209,11 +201,11 @@ fn status(view: &View) -> String {
     serde_json::to_string(&Status::of(view, &Wanted::All)).unwrap_or_default()
 }
 
-fn plain(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+fn plain(status: StatusCode, text: impl Into<Bytes>) -> HttpResponse {
     answer(status, "text/plain; charset=utf-8", text.into())
 }
 
-fn answer(status: StatusCode, media_type: &'static str, body: Bytes) -> Answer {
+fn answer(status: StatusCode, media_type: &'static str, body: Bytes) -> HttpResponse {
     let mut answer = Response::new(Full::new(body));
     *answer.status_mut() = status;
     let media_type = hyper::header::HeaderValue::from_static(media_type);

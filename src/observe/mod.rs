@@ -16,7 +16,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::reload::Reloads;
 use crate::fault::Faults;
-use crate::lock::lock;
 use crate::node::checkpoint::{Known, Standing};
 use crate::node::checkpoint_file::{CheckpointFile, Written};
 use crate::offer::Offer;
@@ -24,6 +23,7 @@ use crate::offer::retirement::Wait;
 use crate::plugin::PluginHandle;
 use crate::plugin::record::Record;
 use crate::supervisor::Present;
+use crate::util::lock::lock;
 
 /// Whoever asks is told without the checkpoint rather than late.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(1);

@@ -1,5 +1,6 @@
 //! What faults do to a plugin when they strike.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,7 @@ use tracing::warn;
 
 use crate::fault::handle::FaultHandle;
 use crate::fault::{BOUNDS, Delays, FaultId, Flaps, Grant, Judged, Target, Withheld};
-use crate::lock::lock;
+use crate::util::lock::lock;
 
 use super::{End, PluginHandle};
 
@@ -124,7 +125,7 @@ impl PluginHandle {
     }
 
     /// Lets devices flap for as long as it is polled.
-    pub async fn flap<T>(&self) -> T {
+    pub async fn flap(&self) -> Infallible {
         let mut flaps = Flaps::default();
         let mut changes = self.faults.subscribe();
         loop {

@@ -10,6 +10,7 @@ mod service;
 pub use handle::PluginHandle;
 pub use past::Past;
 
+use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,6 @@ use tracing::{debug, info, trace, warn};
 
 use crate::api;
 use crate::fault::{Judged, Withheld};
-use crate::lock::lock;
 use crate::net::connections::{ConnectionId, Table};
 use crate::net::own_socket::{Before, BindError, OwnSocket};
 use crate::net::user_namespace::REMEDY;
@@ -33,6 +33,7 @@ use crate::node::registration::{KubeletConnection, NoKubelet, RegisterError};
 use crate::node::watcher::Sight;
 use crate::offer::resource::Resource;
 use crate::plugin::record::{Cause, Record, RegistrationResult, Step};
+use crate::util::lock::lock;
 
 use past::{Quiet, Succession};
 use server::Server;
@@ -264,11 +265,11 @@ impl PluginInstance {
         let turn_over = async {
             sleep(self.turn_length).await;
             drop(turn.take());
-            std::future::pending().await
+            std::future::pending::<Infallible>().await
         };
         tokio::select! {
             registered = registering => registered,
-            never = turn_over => never,
+            never = turn_over => match never {},
         }
     }
 

@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use crate::fault::Withheld;
 use crate::net::own_socket::Before;
-use crate::node::plugin_dir::SocketIdentity;
 use crate::node::watcher::Sight;
 use crate::plugin::record::Cause;
+use crate::util::file_id::FileVersion;
 
 /// A kubelet takes its connections along when it dies, before its successor makes a socket. A stream
 /// that outlives a change of kubelet.sock by this much has the same kubelet: the file was relabelled.
@@ -47,7 +47,7 @@ enum Leaving {
     /// Of nobody.
     None,
     /// Of us, if it is still this one.
-    Us(SocketIdentity),
+    Us(FileVersion),
     /// Of somebody else who had the socket.
     Another,
 }
@@ -145,7 +145,7 @@ mod tests {
         ["a", "b"].map(|name| {
             let path = dir.path().join(name);
             std::os::unix::net::UnixListener::bind(&path).unwrap();
-            SocketIdentity::of(&path).unwrap()
+            FileVersion::of_socket(&path).unwrap()
         })
     }
 

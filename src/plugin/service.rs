@@ -14,8 +14,6 @@ use tracing::{trace, warn};
 use crate::api::v1beta1::device_plugin_server::DevicePlugin;
 use crate::api::{self, v1beta1};
 use crate::fault::Target;
-use crate::foreign::foreign;
-use crate::lock::lock;
 use crate::model::allocation::{AllocateError, Allocation, allocate};
 use crate::model::device::Devices;
 use crate::model::preference::prefer;
@@ -23,6 +21,8 @@ use crate::net::connections::{ConnectionId, Peers};
 use crate::offer::Offer;
 use crate::offer::resource::Resource;
 use crate::offer::retirement::{CallId, Retirement};
+use crate::util::lock::lock;
+use crate::util::sanitize::sanitize;
 
 use super::PluginHandle;
 
@@ -119,11 +119,12 @@ impl DevicePlugin for Service {
         let refused = self.handle.before(Target::Allocate, &self.ending).await;
         // Taken and judged without a pause: what goes in the next moment is judged by the next call.
         let offer = self.now();
-        let mut devices = 0;
+        let containers: Vec<Vec<String>> = api::allocations(request.into_inner()).collect();
+        let devices = containers.iter().map(Vec::len).sum();
         let answers: Result<Vec<Allocation>, Status> = refused.and_then(|()| {
-            api::allocations(request.into_inner())
-                .inspect(|ids| devices += ids.len())
-                .map(|ids| allocate_container(&offer, &ids))
+            let containers = containers.iter();
+            containers
+                .map(|ids| allocate_container(&offer, ids))
                 .collect()
         });
         self.note_allocate(&answers, devices, began.elapsed());
@@ -167,7 +168,7 @@ impl Service {
 
 fn allocate_container(offer: &Offer, ids: &[String]) -> Result<Allocation, Status> {
     let resource = offer.resource();
-    trace!(resource = %resource.name, device_id = %foreign(&ids.join(",")), "DevicePlugin.allocate");
+    trace!(resource = %resource.name, device_id = %sanitize(&ids.join(",")), "DevicePlugin.allocate");
     allocate(offer.devices(), &resource.outputs, ids).map_err(|error| {
         let error = refusal(&error);
         warn!(resource = %resource.name, error = %error.message(), "refused to allocate");
@@ -199,14 +200,14 @@ fn refusal(error: &AllocateError) -> Status {
     match error {
         AllocateError::Unknown(id) => Status::not_found(format!(
             "unknown device {}: does another plugin serve this resource?",
-            foreign(id)
+            sanitize(id)
         )),
         AllocateError::Unhealthy(id) => {
-            Status::failed_precondition(format!("device {} is Unhealthy", foreign(id)))
+            Status::failed_precondition(format!("device {} is Unhealthy", sanitize(id)))
         }
         AllocateError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
         AllocateError::Going(id) => {
-            Status::failed_precondition(format!("device {} is being removed", foreign(id)))
+            Status::failed_precondition(format!("device {} is being removed", sanitize(id)))
         }
     }
 }

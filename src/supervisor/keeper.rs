@@ -1,6 +1,7 @@
 //! One plugin, run again and again, and the pauses between.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +11,14 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::foreign::foreign;
-use crate::net::backoff::Backoff;
 use crate::net::own_socket::BindError;
 use crate::node::watcher::Sight;
 use crate::offer::Offer;
 use crate::offer::resource::Resource;
 use crate::plugin::record::Cause;
 use crate::plugin::{Ended, Past, PluginHandle, PluginInstance, RunError};
+use crate::util::backoff::Backoff;
+use crate::util::sanitize::sanitize;
 
 /// A stream that lived this long makes the next trouble the first one.
 const LONG_LIFE: Duration = Duration::from_secs(60);
@@ -39,7 +40,7 @@ pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: Cancellation
         let over = stop.child_token();
         let outcome = tokio::select! {
             outcome = caught(plugin.run(&mut past, &over)) => outcome,
-            never = end_when_told(&mut offer, &handle, &resource, &over) => never,
+            never = end_when_told(&mut offer, &handle, &resource, &over) => match never {},
         };
         if stop.is_cancelled() {
             break;
@@ -78,12 +79,12 @@ async fn reconfigured(
 }
 
 /// Ends the run once it must register something else, or the kubelet forgot it.
-async fn end_when_told<T>(
+async fn end_when_told(
     offer: &mut watch::Receiver<Arc<Offer>>,
     handle: &PluginHandle,
     resource: &Resource,
     over: &CancellationToken,
-) -> T {
+) -> Infallible {
     tokio::select! {
         () = reconfigured(offer, handle, resource) => {}
         () = handle.forgotten.notified() => {
@@ -100,7 +101,7 @@ fn note(handle: &PluginHandle, outcome: &Outcome) {
         Ok(Ok(_)) => {}
         Ok(Err(error)) => {
             let way_out = match error {
-                RunError::Bind(BindError::Taken) => "; another PLUGIN_NAME is the way out",
+                RunError::Bind(BindError::Taken) => "; set a different PLUGIN_NAME",
                 _ => "",
             };
             record.failed(format!("{error}{way_out}"), error.registration(), now);
@@ -190,7 +191,7 @@ fn waiting_for(error: &RunError) -> Option<&'static str> {
     match error {
         RunError::NoKubelet(_) => Some("waiting for the kubelet"),
         RunError::Bind(BindError::Taken) => {
-            Some("waiting for the socket; another PLUGIN_NAME is the way out")
+            Some("waiting for the socket; set a different PLUGIN_NAME")
         }
         _ => None,
     }
@@ -205,15 +206,15 @@ async fn caught<F: Future>(run: F) -> Result<F::Output, String> {
 fn said(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    foreign(text.unwrap_or("no message"))
+    sanitize(text.unwrap_or("no message"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::{Config, Environment, Host};
-    use crate::node::plugin_dir::SocketIdentity;
     use crate::node::registration::NoKubelet;
+    use crate::util::file_id::FileVersion;
 
     /// A watch that lags behind shows what stood before the try: that is no new kubelet.
     #[tokio::test]
@@ -222,7 +223,7 @@ mod tests {
         let [old, tried, new] = ["a", "b", "c"].map(|name| {
             let path = dir.path().join(name);
             std::os::unix::net::UnixListener::bind(&path).unwrap();
-            SocketIdentity::of(&path).unwrap()
+            FileVersion::of_socket(&path).unwrap()
         });
         let looks = watch::Sender::new(old);
         let mut kubelet = looks.subscribe();

@@ -265,8 +265,8 @@ impl Plugins {
             }
             tokio::select! {
                 () = keeper::keep(plugin, past, leave) => {}
-                never = retire::retire(&handle, &holders) => never,
-                never = handle.flap() => never,
+                never = retire::retire(&handle, &holders) => match never {},
+                never = handle.flap() => match never {},
             }
         });
         self.running.insert(resource.name.clone(), running);

@@ -1,15 +1,16 @@
 //! Drops devices that are pending removal once nobody can have them any more.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tracing::{debug, info};
 
-use crate::lock::lock;
 use crate::node::holders::Holders;
 use crate::offer::resource::Resource;
 use crate::plugin::PluginHandle;
+use crate::util::lock::lock;
 
 /// The first probe comes this soon after devices are pending removal, the others at this part of the grace.
 const FIRST_PROBE: Duration = Duration::from_millis(50);
@@ -20,7 +21,7 @@ const PROBE_AGAIN_MAX: Duration = Duration::from_secs(5);
 const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
 
 /// Drops devices of one resource for as long as it is polled.
-pub async fn retire<T>(handle: &PluginHandle, holders: &Holders) -> T {
+pub async fn retire(handle: &PluginHandle, holders: &Holders) -> Infallible {
     let mut offers = handle.offer.subscribe();
     loop {
         // Never closed: the handle is ours.

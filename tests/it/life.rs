@@ -20,9 +20,9 @@ use simple_device_plugin::api::{
     PreferenceQuestion, allocation_of, preference_of, preferred_ids, v1beta1,
 };
 use simple_device_plugin::node::checkpoint_file;
-use simple_device_plugin::node::plugin_dir::SocketIdentity;
 use simple_device_plugin::node::watcher::DirReplaced;
 use simple_device_plugin::supervisor::Supervisor;
+use simple_device_plugin::util::file_id::FileVersion;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -50,7 +50,7 @@ async fn appears(path: &Path) {
 
 /// Waits until another socket stands at the path.
 async fn replaced(path: &Path) {
-    let before = SocketIdentity::of(path).expect("a socket");
+    let before = FileVersion::of_socket(path).expect("a socket");
     let inotify = Inotify::init().expect("inotify");
     let dir = path.parent().expect("a directory");
     inotify
@@ -60,7 +60,7 @@ async fn replaced(path: &Path) {
     let mut events = inotify.into_event_stream([0; 1024]).expect("events");
     let created = async {
         loop {
-            let now = SocketIdentity::of(path).expect("no error");
+            let now = FileVersion::of_socket(path).expect("no error");
             if now.is_some() && now != before {
                 return;
             }

@@ -284,7 +284,7 @@ async fn two_processes_want_one_socket() {
     let (dir, kubelet, first) = running_manager(&[]).await;
     let second = Running::manager(dir.path(), &[]);
     let told = tokio::task::spawn_blocking(move || {
-        let told = second.says("another PLUGIN_NAME is the way out");
+        let told = second.says("set a different PLUGIN_NAME");
         (told, second)
     });
     let (told, _second) = told.await.expect("it says so");
@@ -369,7 +369,7 @@ async fn without_inotify_it_looks_every_2_s() {
         .env("NODE_NAME", "n")
         .env("DEVICE_PLUGIN_PATH", dir.path());
     let running = Running::start(&mut command);
-    running.says("cannot watch the plugin dir: looking every 2 s instead");
+    running.says("polling it every 2 s instead");
     shows(&kubelet, RESOURCE, 2, 2).await;
     let kubelet = kubelet.restart().await.expect("a new life");
     shows(&kubelet, RESOURCE, 2, 2).await;

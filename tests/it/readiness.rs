@@ -62,7 +62,7 @@ async fn says_who_has_its_socket_and_when_it_is_quiet() {
     let http = Http::of(&manager).await;
     http.readiness(
         503,
-        "example.com/a waits for its socket: another process serves this socket; another PLUGIN_NAME is the way out\n",
+        "example.com/a waits for its socket: another process serves this socket; set a different PLUGIN_NAME\n",
     )
     .await;
     drop(neighbour);

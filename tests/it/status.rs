@@ -209,7 +209,7 @@ fn the_socket_is_private_and_goes_with_the_program() {
     // One that answers is nobody else's.
     let second = plugin_dir();
     let other = Running::manager(second.path(), &node.variables());
-    other.says("no control socket: trying on; another CONTROL_SOCKET is the way out");
+    other.says("retrying; set a different CONTROL_SOCKET if it is in use");
     other.signal(Signal::TERM);
     assert!(other.ends().success());
     assert!(
@@ -305,8 +305,8 @@ async fn what_cannot_be_had_is_told_and_tried_again_and_ends_no_resource() {
     variables.push(("HTTP_ADDRESS", &address));
     let kubelet = kubelet(node.path());
     let manager = Running::manager(node.path(), &variables);
-    manager.says("cannot serve HTTP: trying on; another HTTP_ADDRESS is the way out");
-    manager.says("no control socket: trying on");
+    manager.says("retrying; set a different HTTP_ADDRESS if it is in use");
+    manager.says("cannot bind the control socket");
     shows(&kubelet, GPU, 4, 4).await;
     drop(taken);
     fs::remove_file(node.path().join("run")).expect("the file");

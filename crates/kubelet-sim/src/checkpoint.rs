@@ -10,9 +10,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use prost::Message;
 use serde::{Deserialize, Serialize};
 
-use simple_device_plugin::foreign::foreign;
 use simple_device_plugin::model::resource_name::ResourceName;
 use simple_device_plugin::node::checkpoint_file::{FILE, SIZE_MAX};
+use simple_device_plugin::util::sanitize::sanitize;
 
 use super::manager::Assignment;
 
@@ -96,7 +96,7 @@ fn contents(data: Data) -> io::Result<Contents> {
 fn named(resource: String) -> io::Result<String> {
     match ResourceName::parse(&resource) {
         Ok(_) => Ok(resource),
-        Err(_) => Err(invalid(&format!("{} is no resource", foreign(&resource)))),
+        Err(_) => Err(invalid(&format!("{} is no resource", sanitize(&resource)))),
     }
 }
 

@@ -12,9 +12,9 @@ use tonic::{Response, Status, Streaming};
 
 use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::api::{self, PreferenceQuestion, v1beta1};
-use simple_device_plugin::foreign::foreign;
-use simple_device_plugin::lock::lock;
 use simple_device_plugin::node::channel::channel_over;
+use simple_device_plugin::util::lock::lock;
+use simple_device_plugin::util::sanitize::sanitize;
 
 /// Between tries to reach a socket that nobody serves yet.
 const DIAL_PAUSE: Duration = Duration::from_millis(50);
@@ -51,7 +51,7 @@ impl Client {
 
     /// The socket as the plugin named it, as a log can have it.
     pub fn endpoint(&self) -> String {
-        foreign(&self.endpoint)
+        sanitize(&self.endpoint)
     }
 
     /// Connects to the socket; tries until the time is over, as grpc-go's dial does, or it is closed.

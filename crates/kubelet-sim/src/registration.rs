@@ -9,8 +9,8 @@ use tracing::debug;
 use simple_device_plugin::api::VERSION;
 use simple_device_plugin::api::v1beta1::registration_server::Registration;
 use simple_device_plugin::api::v1beta1::{Empty, RegisterRequest};
-use simple_device_plugin::foreign::foreign;
 use simple_device_plugin::model::resource_name::ResourceName;
+use simple_device_plugin::util::sanitize::sanitize;
 
 use super::client::Client;
 use super::event::Happening;
@@ -27,11 +27,11 @@ pub struct Registrar(pub Arc<Shared>);
 impl Registration for Registrar {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
         let request = request.into_inner();
-        let resource = foreign(&request.resource_name);
-        let endpoint = foreign(&request.endpoint);
+        let resource = sanitize(&request.resource_name);
+        let endpoint = sanitize(&request.endpoint);
         debug!(resource, endpoint, "Register");
         if let Err(status) = self.judge(&request).await {
-            let error = foreign(status.message());
+            let error = sanitize(status.message());
             self.0
                 .tell(&resource, Happening::Refused { endpoint, error });
             return Err(status);
@@ -97,7 +97,7 @@ impl Registrar {
 
 fn judge(request: &RegisterRequest) -> Result<(), Status> {
     if request.version != VERSION {
-        let version = foreign(&request.version);
+        let version = sanitize(&request.version);
         return Err(Status::unknown(format!(
             "version {version} is not {VERSION}"
         )));
@@ -108,7 +108,7 @@ fn judge(request: &RegisterRequest) -> Result<(), Status> {
     match ResourceName::parse(&request.resource_name) {
         Ok(_) => Ok(()),
         Err(expected) => {
-            let name = foreign(&request.resource_name);
+            let name = sanitize(&request.resource_name);
             Err(Status::unknown(format!(
                 "invalid resource name {name}: expected {expected}"
             )))

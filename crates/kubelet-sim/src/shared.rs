@@ -14,8 +14,8 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use simple_device_plugin::api::v1beta1;
-use simple_device_plugin::foreign::foreign;
-use simple_device_plugin::lock::lock;
+use simple_device_plugin::util::lock::lock;
+use simple_device_plugin::util::sanitize::sanitize;
 
 use super::checkpoint;
 use super::client::Client;
@@ -103,7 +103,7 @@ impl Shared {
 
     /// Tells those who watch.
     pub fn tell(&self, resource: &str, what: Happening) {
-        let resource = foreign(resource);
+        let resource = sanitize(resource);
         // Nobody has to watch.
         let _ = self.events.send(Event { resource, what });
     }
@@ -237,7 +237,7 @@ impl Shared {
             .devices
             .iter()
             .find(|device| !device.has_known_health());
-        let unknown_health = unknown.map(|device| foreign(&device.health));
+        let unknown_health = unknown.map(|device| sanitize(&device.health));
         let (changes, now) = {
             let mut manager = self.manager();
             (manager.listed(resource, list), manager.quantities(resource))
@@ -297,5 +297,5 @@ impl Shared {
 
 /// What a plugin answered, as a log can have it.
 pub fn told(status: &tonic::Status) -> String {
-    format!("{:?}: {}", status.code(), foreign(status.message()))
+    format!("{:?}: {}", status.code(), sanitize(status.message()))
 }

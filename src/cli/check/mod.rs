@@ -8,9 +8,9 @@ use super::print;
 use super::style::{ODD, STRONG};
 use crate::config::reload::configuration;
 use crate::config::{Environment, Host};
-use crate::foreign::foreign;
 use crate::model::device::LIST_SIZE_MAX;
 use crate::offer::resource::Resource;
+use crate::util::sanitize::sanitize;
 
 /// Prints every resource of the node; mistakes are the error.
 pub fn run(
@@ -37,15 +37,15 @@ pub fn run(
     writeln!(
         out,
         "{count} on node {} in {}",
-        foreign(&config.node),
-        foreign(&dir)
+        sanitize(&config.node),
+        sanitize(&dir)
     )?;
     for resource in &config.resources {
         writeln!(out, "\n{STRONG}{}{STRONG:#}", resource.name)?;
         let rows = rows(resource).into_iter();
         print::columns(
             out,
-            rows.map(|(what, value)| format!("  {what}\t{}", foreign(&value))),
+            rows.map(|(what, value)| format!("  {what}\t{}", sanitize(&value))),
         )?;
     }
     for warning in &config.warnings {

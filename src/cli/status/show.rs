@@ -8,9 +8,9 @@ use anstyle::Style;
 
 use crate::cli::print::{columns, table};
 use crate::cli::style::{DIM, ODD, PLAIN, STRONG};
-use crate::foreign::foreign;
 use crate::node::checkpoint::Holder;
 use crate::observe::status::{DeviceStatus, FaultStatus, ResourceStatus, Status};
+use crate::util::sanitize::sanitize;
 
 /// The program and its resources.
 pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result<()> {
@@ -230,7 +230,7 @@ fn device(device: &DeviceStatus) -> (Style, String) {
     let by_hand = if device.by_hand { ", by hand" } else { "" };
     let ill = if device.ill { ", by a fault" } else { "" };
     let going = if device.going { ", going" } else { "" };
-    let holder = |holder: &Holder| foreign(&format!("{}/{}", holder.pod, holder.container));
+    let holder = |holder: &Holder| sanitize(&format!("{}/{}", holder.pod, holder.container));
     let held_by: Vec<String> = device.held_by.iter().map(holder).collect();
     let row = format!(
         "{numa}\t{}\t{}{by_hand}{ill}{going}\t{}",

@@ -7,10 +7,10 @@ use super::mistakes::FileMistakes;
 use super::typed::At;
 use crate::config::host_paths::AllowedHostPaths;
 use crate::config::resources::{Told, all};
-use crate::foreign::foreign;
 use crate::model::allocation::{DeviceFileRule, MountRule};
 use crate::model::device::Device;
 use crate::model::template::{Constants, Template};
+use crate::util::sanitize::sanitize;
 
 /// Reads the rules of one resource.
 pub struct Rules<'a, 'm> {
@@ -141,7 +141,7 @@ impl Rules<'_, '_> {
         for device in self.devices {
             let text = template.of(&[device], 0);
             if !is_good(&text) {
-                let (id, text) = (foreign(&device.id), foreign(&text));
+                let (id, text) = (sanitize(&device.id), sanitize(&text));
                 return Err(self.mistake(
                     key,
                     at,
@@ -156,7 +156,7 @@ impl Rules<'_, '_> {
         let parsed = Template::parse(&at.value, self.constants);
         let template = parsed.map_err(|expected| self.mistake(key, at, expected))?;
         let lacking =
-            |device: &Device| Some((foreign(&device.id), template.lacking(device)?.to_owned()));
+            |device: &Device| Some((sanitize(&device.id), template.lacking(device)?.to_owned()));
         let lacks: Vec<_> = self.devices.iter().filter_map(lacking).collect();
         let Some((device, name)) = lacks.first() else {
             return Ok(template);

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use crate::api::grpc_code::CODES;
 use crate::fault::Target;
 use crate::node::checkpoint::Standing;
-use crate::node::regular_file::Version;
+use crate::util::file_id::FileVersion;
 
 /// How long calls took: how many at most each of [`Self::BOUNDS`], and longer.
 #[derive(Clone, Copy, Debug, Default)]
@@ -52,7 +52,7 @@ pub struct Record {
     /// What went wrong last.
     pub last_error: Option<LastError>,
     /// The kubelet's checkpoint when it registered: what was written before knows nothing of its stream.
-    pub checkpoint_before: Option<Version>,
+    pub checkpoint_before: Option<FileVersion>,
     /// By [`RegistrationResult`].
     pub registrations: [u64; RegistrationResult::ALL.len()],
     /// By [`Cause`].

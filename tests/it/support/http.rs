@@ -1,5 +1,6 @@
 //! A manager's HTTP, on a port of its own, and requests to it.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 
 use simple_device_plugin::observe::http;
@@ -37,7 +38,7 @@ impl Observed {
 /// A manager's HTTP.
 pub struct Http {
     pub address: SocketAddr,
-    _server: AbortOnDropHandle<()>,
+    _server: AbortOnDropHandle<Infallible>,
 }
 
 impl Http {

@@ -7,8 +7,8 @@ use kubelet_sim::{Assignment, Node, Quantities};
 use simple_device_plugin::api::v1beta1;
 use simple_device_plugin::cli::print::{columns, outputs, table};
 use simple_device_plugin::cli::style::{DIM, ODD, PLAIN};
-use simple_device_plugin::foreign::foreign;
 use simple_device_plugin::model::allocation::Allocation;
+use simple_device_plugin::util::sanitize::sanitize;
 
 /// The node's extended resources.
 pub fn node(out: &mut impl Write, node: &Node) -> io::Result<()> {
@@ -37,7 +37,7 @@ pub fn assignments(out: &mut impl Write, got: &[Assignment]) -> io::Result<()> {
     for assignment in got {
         rows.push(format!("{}\t{}", assignment.resource, devices(assignment)));
         let given = given(&assignment.response).into_iter();
-        rows.extend(given.map(|(what, value)| format!("  {what}\t{}", foreign(&value))));
+        rows.extend(given.map(|(what, value)| format!("  {what}\t{}", sanitize(&value))));
     }
     columns(out, rows)
 }
@@ -57,7 +57,7 @@ const DEVICES_NAMED: usize = 4;
 /// The devices with their NUMA nodes.
 pub fn devices(assignment: &Assignment) -> String {
     let by_node = assignment.devices.iter().map(|(node, ids)| {
-        let named = ids.iter().take(DEVICES_NAMED).map(|id| foreign(id));
+        let named = ids.iter().take(DEVICES_NAMED).map(|id| sanitize(id));
         let mut text = named.collect::<Vec<_>>().join(", ");
         if ids.len() > DEVICES_NAMED {
             text = format!("{text} and {} more", ids.len() - DEVICES_NAMED);

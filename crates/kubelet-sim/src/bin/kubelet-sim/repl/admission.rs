@@ -12,7 +12,7 @@ use super::session::Session;
 use crate::print;
 use kubelet_sim::{Kubelet, Pod};
 use simple_device_plugin::cli::style::{BAD, GOOD, ODD};
-use simple_device_plugin::foreign::foreign;
+use simple_device_plugin::util::sanitize::sanitize;
 
 /// Lines wait so long for a pod's plugins, so that those of a script are done one after another.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -24,7 +24,7 @@ pub async fn admit<W: Write>(
     session: &mut Session<'_, W>,
     lines: &mut Lines,
 ) -> io::Result<ControlFlow<End>> {
-    let name = foreign(&pod.name);
+    let name = sanitize(&pod.name);
     if !kubelet.assignments(&pod.name).is_empty() {
         let text = format!("{BAD}pod {name} is there already{BAD:#}: delete it first");
         session.out.wrapped(&text, 2)?;
@@ -45,7 +45,7 @@ pub async fn admit<W: Write>(
     writeln!(session.out, "{GOOD}pod {name} is admitted{GOOD:#}")?;
     print::assignments(session.out, &got)?;
     for resource in not_offered {
-        let resource = foreign(&resource);
+        let resource = sanitize(&resource);
         let runs = "a kubelet runs the pod without it, a scheduler would not have placed it";
         let text = format!("{ODD}no plugin offers {resource}: {runs}{ODD:#}");
         session.out.wrapped(&text, 2)?;
@@ -55,7 +55,7 @@ pub async fn admit<W: Write>(
         ControlFlow::Break(end) => Ok(ControlFlow::Break(end)),
         ControlFlow::Continue(Ok(())) => Ok(ControlFlow::Continue(())),
         ControlFlow::Continue(Err(status)) => {
-            let message = foreign(status.message());
+            let message = sanitize(status.message());
             let text = format!("{BAD}pod {name}: CreateContainerConfigError{BAD:#}: {message}");
             session.out.wrapped(&text, 2)?;
             Ok(ControlFlow::Continue(()))
@@ -71,7 +71,7 @@ async fn attend<W: Write, T>(
     lines: &mut Lines,
     plugins: impl Future<Output = T>,
 ) -> io::Result<ControlFlow<End, T>> {
-    let waiting_for = format!("the plugins of pod {}", foreign(&pod.name));
+    let waiting_for = format!("the plugins of pod {}", sanitize(&pod.name));
     let late = Instant::now() + PATIENCE;
     tokio::pin!(plugins);
     loop {

@@ -11,7 +11,7 @@ use super::session::Session;
 use super::{print_help, view};
 use kubelet_sim::Kubelet;
 use simple_device_plugin::cli::style::{BAD, DIM};
-use simple_device_plugin::foreign::foreign;
+use simple_device_plugin::util::sanitize::sanitize;
 
 /// For the `wait` of a script.
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -69,7 +69,7 @@ pub async fn wait<W: Write>(
 ) -> io::Result<ControlFlow<End>> {
     let mut node = kubelet.node();
     let enough = node.wait_for(|node| node.get(resource).is_some_and(|n| n.allocatable >= count));
-    let name = foreign(resource);
+    let name = sanitize(resource);
     let waited = session.until(Some(&name), timeout(WAIT_MAX, enough));
     match waited.await? {
         None => return Ok(ControlFlow::Break(End::Quit)),
@@ -84,7 +84,7 @@ pub async fn wait<W: Write>(
 }
 
 fn delete(kubelet: &Kubelet, pod: &str, out: &mut impl Write) -> io::Result<()> {
-    let name = foreign(pod);
+    let name = sanitize(pod);
     if kubelet.assignments(pod).is_empty() {
         return writeln!(out, "{BAD}pod {name} holds no device{BAD:#}");
     }
@@ -96,6 +96,6 @@ fn lose(kubelet: &Kubelet, resource: &str, out: &mut impl Write) -> io::Result<(
     if kubelet.lose_stream(resource) {
         return Ok(());
     }
-    let resource = foreign(resource);
+    let resource = sanitize(resource);
     writeln!(out, "{BAD}{resource} has no plugin here{BAD:#}")
 }

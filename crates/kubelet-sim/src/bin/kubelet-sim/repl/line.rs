@@ -6,7 +6,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 use kubelet_sim::Pod;
-use simple_device_plugin::foreign::foreign;
+use simple_device_plugin::util::sanitize::sanitize;
 
 /// What can be asked of the kubelet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -84,7 +84,7 @@ impl FromStr for Line {
             (word @ ("restart" | "status" | "help" | "quit" | "exit"), _) => {
                 Err(LineError::Alone(word.to_owned()))
             }
-            (unknown, _) => Err(LineError::Unknown(foreign(unknown))),
+            (unknown, _) => Err(LineError::Unknown(sanitize(unknown))),
         }
     }
 }
@@ -94,7 +94,7 @@ fn pod(name: &str, words: &[&str]) -> Result<Pod, LineError> {
     for word in words {
         let (resource, count) = request(word)?;
         if requests.insert(resource.clone(), count).is_some() {
-            return Err(LineError::Twice(foreign(&resource)));
+            return Err(LineError::Twice(sanitize(&resource)));
         }
     }
     if requests.is_empty() {
@@ -107,7 +107,7 @@ fn pod(name: &str, words: &[&str]) -> Result<Pod, LineError> {
 }
 
 fn request(word: &str) -> Result<(String, usize), LineError> {
-    let invalid = || LineError::Request(foreign(word));
+    let invalid = || LineError::Request(sanitize(word));
     let (resource, count) = word.rsplit_once('=').ok_or_else(invalid)?;
     let count: usize = count.parse().map_err(|_| invalid())?;
     if resource.is_empty() {

@@ -10,7 +10,7 @@ use crate::screen::Screen;
 use kubelet_sim::{Assignment, Change, Event, Happening};
 use simple_device_plugin::cli::print::table;
 use simple_device_plugin::cli::style::{BAD, DIM, GOOD, ODD, PLAIN};
-use simple_device_plugin::foreign::foreign;
+use simple_device_plugin::util::sanitize::sanitize;
 
 /// So many changes of a list are named; more are counted.
 const CHANGES_NAMED: usize = 3;
@@ -88,7 +88,7 @@ fn listed(healthy: usize, unhealthy: usize) -> String {
 }
 
 fn named(changes: &[Change]) -> String {
-    let name = |change: &Change| format!("{} {}", foreign(&change.id), change.now);
+    let name = |change: &Change| format!("{} {}", sanitize(&change.id), change.now);
     match changes.len() {
         0 => String::new(),
         1..=CHANGES_NAMED => {
@@ -105,7 +105,7 @@ pub fn pods(out: &mut impl Write, assignments: &[Assignment]) -> io::Result<()> 
         let devices = print::devices(held);
         (
             PLAIN,
-            format!("{}\t{}\t{devices}", foreign(&held.pod), held.resource),
+            format!("{}\t{}\t{devices}", sanitize(&held.pod), held.resource),
         )
     });
     table(out, "POD\tRESOURCE\tDEVICES", rows)

@@ -3,7 +3,7 @@
 const CHARACTERS_MAX: usize = 256;
 
 /// At most 256 characters of the text, what is not printable escaped; `…` where it was cut.
-pub fn foreign(text: &str) -> String {
+pub fn sanitize(text: &str) -> String {
     let mut characters = text.chars();
     let mut shown = String::new();
     for character in characters.by_ref().take(CHARACTERS_MAX) {
@@ -20,15 +20,15 @@ pub fn foreign(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::foreign;
+    use super::sanitize;
 
     #[test]
     fn is_cut_and_escaped() {
-        assert_eq!(foreign("the host's \"gpu-0\" ü"), "the host's \"gpu-0\" ü");
+        assert_eq!(sanitize("the host's \"gpu-0\" ü"), "the host's \"gpu-0\" ü");
         assert_eq!(
-            foreign("a\nINFO faked\u{1b}[31m"),
+            sanitize("a\nINFO faked\u{1b}[31m"),
             r"a\nINFO faked\u{1b}[31m"
         );
-        assert_eq!(foreign(&"x".repeat(300)).chars().count(), 257);
+        assert_eq!(sanitize(&"x".repeat(300)).chars().count(), 257);
     }
 }

@@ -1,0 +1,73 @@
+//! Clients that only ask: a bounded number, each for a bounded time, and none can hold up a plugin.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+
+use crate::net::accept::Acceptor;
+
+/// However slowly a client reads, its connection ends by then.
+const CONNECTION_MAX: Duration = Duration::from_secs(30);
+
+/// Whether a client has sent a request. Those that have not are disconnected first.
+#[derive(Clone, Debug, Default)]
+pub struct RequestSeen(Arc<AtomicBool>);
+
+impl RequestSeen {
+    /// The client has sent a request.
+    pub fn note(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_noted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+struct Client {
+    task: AbortHandle,
+    request: RequestSeen,
+}
+
+/// Serves clients, never more than `most` at a time. Where there are that many, the oldest that has sent no request
+/// is disconnected, or else the oldest of all. So clients that connect and say nothing cannot keep out a probe,
+/// which would restart the container.
+pub async fn serve<C, F>(
+    socket: &str,
+    most: usize,
+    mut poll_accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<C>>,
+    converse: impl Fn(C, RequestSeen) -> F,
+) -> Infallible
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let mut acceptor = Acceptor::new(socket);
+    let mut tasks = JoinSet::new();
+    let mut clients: VecDeque<Client> = VecDeque::with_capacity(most);
+    loop {
+        let connection = tokio::select! {
+            connection = acceptor.accept(&mut poll_accept) => connection,
+            Some(_) = tasks.join_next() => continue,
+        };
+        clients.retain(|client| !client.task.is_finished());
+        if clients.len() >= most {
+            let silent = clients.iter().position(|client| !client.request.is_noted());
+            if let Some(client) = clients.remove(silent.unwrap_or(0)) {
+                client.task.abort();
+            }
+        }
+        let request = RequestSeen::default();
+        let conversation = timeout(CONNECTION_MAX, converse(connection, request.clone()));
+        let task = tasks.spawn(async { drop(conversation.await) });
+        clients.push_back(Client { task, request });
+        // The new one can send its request before the next may disconnect it.
+        tokio::task::yield_now().await;
+    }
+}
