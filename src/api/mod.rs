@@ -16,8 +16,6 @@ pub mod podresources {
 
 use crate::model::allocation::{Allocation, DeviceFile, Mount};
 use crate::model::device::{Device, Devices, Health, LIST_SIZE_MAX};
-use crate::model::preference::Policy;
-use crate::offer::resource::Resource;
 
 /// The only version of the API that kubelets speak.
 pub const VERSION: &str = "v1beta1";
@@ -38,26 +36,6 @@ pub struct PreferenceQuestion {
     pub must_include: Vec<String>,
     /// How many IDs to answer.
     pub size: usize,
-}
-
-/// What a plugin tells of itself; the kubelet heeds the answer of GetDevicePluginOptions.
-#[must_use]
-pub fn options(resource: &Resource) -> v1beta1::DevicePluginOptions {
-    v1beta1::DevicePluginOptions {
-        pre_start_required: resource.pre_start,
-        get_preferred_allocation_available: resource.preference != Policy::None,
-    }
-}
-
-/// The announcement of a resource.
-#[must_use]
-pub fn registration(resource: &Resource) -> v1beta1::RegisterRequest {
-    v1beta1::RegisterRequest {
-        version: VERSION.to_owned(),
-        endpoint: resource.socket.to_string(),
-        resource_name: resource.name.to_string(),
-        options: Some(options(resource)),
-    }
 }
 
 impl From<&Devices> for v1beta1::ListAndWatchResponse {

@@ -1,15 +1,15 @@
 //! The commands of the program. None of them decides an exit code.
 
+mod by_hand;
+mod check;
+mod fault;
 mod host;
 pub mod logging;
-pub mod signals;
-pub mod style;
-pub mod print;
-mod check;
-mod status;
-mod by_hand;
-mod fault;
 mod manager;
+pub mod print;
+pub mod signals;
+mod status;
+pub mod style;
 
 use std::ffi::OsString;
 use std::io::Write;

@@ -1,17 +1,17 @@
 //! The configuration: parsed once from variables or a config file, into types that cannot be wrong.
 
+mod container_limits;
+mod environment;
+mod file;
+mod host_paths;
 mod mistake;
 mod names;
-mod environment;
-mod variables;
-mod values;
 mod program;
-mod resources;
-mod file;
-mod warnings;
-mod container_limits;
-mod host_paths;
 pub mod reload;
+mod resources;
+mod values;
+mod variables;
+mod warnings;
 
 pub use environment::{Environment, Host, any_set};
 pub use file::FileText;

@@ -1,7 +1,7 @@
 //! The control socket: a client asks in one line of JSON, and gets one line of JSON.
 
-pub mod client;
 mod by_hand;
+pub mod client;
 pub mod server;
 
 use clap::Subcommand;

@@ -1,8 +1,8 @@
 //! Sockets of ours: bound and removed without taking anyone's, and who may connect to them.
 
-pub(crate) mod dir_lock;
-pub(crate) mod user_namespace;
-pub mod own_socket;
-pub mod connections;
 pub(crate) mod accept;
 pub(crate) mod clients;
+pub mod connections;
+pub(crate) mod dir_lock;
+pub mod own_socket;
+pub(crate) mod user_namespace;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::api::{VERSION, v1beta1};
 use crate::fault::{Fault, Target};
 use crate::model::allocation::Outputs;
 use crate::model::device::{Counted, Devices};
@@ -37,11 +38,28 @@ pub struct Resource {
 }
 
 impl Resource {
-    /// Whether the kubelet was told the same of both at their registration: the socket, and the options,
-    /// which it asks for only then.
+    /// The answer to GetDevicePluginOptions. The kubelet ignores the options in the registration and uses these.
+    pub fn options(&self) -> v1beta1::DevicePluginOptions {
+        v1beta1::DevicePluginOptions {
+            pre_start_required: self.pre_start,
+            get_preferred_allocation_available: self.preference != Policy::None,
+        }
+    }
+
+    /// The request with which it registers.
+    pub fn registration(&self) -> v1beta1::RegisterRequest {
+        v1beta1::RegisterRequest {
+            version: VERSION.to_owned(),
+            endpoint: self.socket.to_string(),
+            resource_name: self.name.to_string(),
+            options: Some(self.options()),
+        }
+    }
+
+    /// Whether a kubelet that registered one of them knows all that it needs of the other. It asks for the options
+    /// only at a registration.
     pub fn registers_like(&self, other: &Self) -> bool {
-        let told = |resource: &Self| (resource.pre_start, resource.preference != Policy::None);
-        self.socket == other.socket && told(self) == told(other)
+        self.registration() == other.registration()
     }
 
     /// Why the kubelet never makes this call, where it does not.

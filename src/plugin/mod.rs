@@ -21,7 +21,6 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::api;
 use crate::fault::{Judged, Withheld};
 use crate::net::connections::{ConnectionId, Table};
 use crate::net::own_socket::{Before, BindError, OwnSocket};
@@ -253,7 +252,7 @@ impl PluginInstance {
             trace!(%resource, %endpoint, "Registration.register");
             let mut peers = server.peers();
             let first = peers.borrow().next();
-            let answer = kubelet.register(api::registration(&self.resource)).await;
+            let answer = kubelet.register(self.resource.registration()).await;
             if answer.is_err() && peers.borrow().refused_outside() {
                 return Err(RunError::UserNamespace);
             }

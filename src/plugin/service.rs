@@ -58,7 +58,7 @@ impl DevicePlugin for Service {
         if self.ending.is_cancelled() && !was_ending {
             return Err(Status::unavailable("the plugin is leaving"));
         }
-        Ok(Response::new(api::options(&self.registered)))
+        Ok(Response::new(self.registered.options()))
     }
 
     async fn list_and_watch(

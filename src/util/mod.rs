@@ -1,9 +1,9 @@
 //! Small tools that know nothing of devices; every other module may use them.
 
 pub(crate) mod backoff;
-pub mod lock;
 pub(crate) mod dir_watch;
 pub mod file_id;
+pub mod lock;
 pub(crate) mod regular_file;
 pub(crate) mod retry;
 pub mod sanitize;

@@ -2,16 +2,16 @@
 //! the benchmark. It keeps the structure of the original (`pkg/kubelet/cm/devicemanager`, 1.36),
 //! because its traps come from that structure.
 
-mod settings;
-mod event;
-mod crash;
-mod manager;
+mod authority;
 pub mod checkpoint;
 mod client;
+mod crash;
+mod event;
+mod manager;
 mod pod_resources;
-mod shared;
-mod authority;
 mod registration;
+mod settings;
+mod shared;
 
 pub use crash::Crash;
 pub use event::{Change, Event, Happening, Now};

@@ -1,13 +1,13 @@
 //! The config file: YAML to resources, for one node. It says what the variables say, and more.
 
-mod mistakes;
-mod tree;
-mod typed;
 mod keys;
-mod rules;
+mod mistakes;
 mod resources;
+mod rules;
 #[cfg(test)]
 mod tests;
+mod tree;
+mod typed;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;

@@ -1,11 +1,11 @@
 //! `run`: the simulated kubelet for plugins in any language.
 
+mod admission;
+mod carry_out;
 mod input;
 mod line;
 mod session;
 mod view;
-mod carry_out;
-mod admission;
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
