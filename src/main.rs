@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use simple_device_plugin::cli::Cli;
-use simple_device_plugin::config::Mistakes;
+use simple_device_plugin::config::ConfigErrors;
 use simple_device_plugin::node::watcher::DirReplaced;
 
 /// `EX_CONFIG` of sysexits.h: the configuration is wrong, nothing was touched.
@@ -29,18 +29,22 @@ fn main() -> ExitCode {
 }
 
 fn code(error: &anyhow::Error) -> u8 {
-    if error.is::<Mistakes>() { CONFIG } else { 1 }
+    if error.is::<ConfigErrors>() {
+        CONFIG
+    } else {
+        1
+    }
 }
 
 fn tell(error: &anyhow::Error) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
-    let Some(mistakes) = error.downcast_ref::<Mistakes>() else {
+    let Some(errors) = error.downcast_ref::<ConfigErrors>() else {
         return writeln!(stderr, "error: {error:#}");
     };
-    for mistake in mistakes.as_slice() {
-        writeln!(stderr, "error: {mistake}")?;
+    for error in errors.as_slice() {
+        writeln!(stderr, "error: {error}")?;
     }
-    writeln!(stderr, "{}; nothing was started", mistakes.summary())
+    writeln!(stderr, "{}; nothing was started", errors.summary())
 }
 
 /// Whoever read our output has seen enough, as `head` does.

@@ -1,4 +1,4 @@
-//! Bytes as a config file: every one is resources that hold what they promise, or mistakes with lines of it.
+//! Bytes as a config file: every one is resources that hold what they promise, or errors with lines of it.
 
 #![no_main]
 
@@ -45,12 +45,12 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
                 );
             }
         }),
-        Err(mistakes) => {
-            assert!(!mistakes.as_slice().is_empty());
+        Err(errors) => {
+            assert!(!errors.as_slice().is_empty());
             let lines = bytes.split(|byte| matches!(byte, b'\n' | b'\r')).count() + 1;
-            for mistake in mistakes.as_slice() {
-                if let Place::File { line, .. } = mistake.place {
-                    assert!((1..=lines).contains(&line), "{mistake}");
+            for error in errors.as_slice() {
+                if let Place::File { line, .. } = error.place {
+                    assert!((1..=lines).contains(&line), "{error}");
                 }
             }
         }

@@ -1,5 +1,5 @@
 //! Lines of `NAME=VALUE` as the environment: every one is a configuration that holds what it promises,
-//! or mistakes that can be told.
+//! or errors that can be told.
 
 #![no_main]
 
@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     };
     match Config::from_variables(&environment(bytes), &host) {
         Ok(config) => holds(&config),
-        Err(mistakes) => assert!(!mistakes.to_string().is_empty()),
+        Err(errors) => assert!(!errors.to_string().is_empty()),
     }
     Corpus::Keep
 });

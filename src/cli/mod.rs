@@ -42,7 +42,7 @@ file that says more: see the README, and try
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show what the variables or the config file make, or every mistake in them; changes nothing
+    /// Show what the variables or the config file make, or every error in them; changes nothing
     Check {
         /// The view of this node instead of NODE_NAME's
         #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
@@ -76,7 +76,7 @@ impl Cli {
     /// Carries the command out with these variables; prints to `out`, logs to stderr.
     ///
     /// # Errors
-    /// [`Mistakes`](crate::config::Mistakes) in the variables,
+    /// [`ConfigErrors`](crate::config::ConfigErrors) in the variables,
     /// [`DirReplaced`](crate::node::watcher::DirReplaced), or whatever else kept it from doing so.
     pub fn run(
         self,

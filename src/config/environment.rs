@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-use super::mistake::Mistakes;
+use super::error::ConfigErrors;
 use super::names::Form;
 use crate::config::host_paths::Resolve;
 use crate::model::numa::NumaNodes;
@@ -27,11 +27,11 @@ pub fn any_set(environment: &Environment) -> bool {
     environment.keys().any(|name| Form::of(name).is_some())
 }
 
-/// The value as text; what is not UTF-8 is a mistake and shown as well as it can be.
-pub fn utf8(name: &str, value: &OsString, mistakes: &mut Mistakes) -> String {
+/// The value as text; what is not UTF-8 is an error and shown as well as it can be.
+pub fn utf8(name: &str, value: &OsString, errors: &mut ConfigErrors) -> String {
     let text = value.to_string_lossy();
     if value.to_str().is_none() {
-        mistakes.add(name, &text, "text in UTF-8");
+        errors.add(name, &text, "text in UTF-8");
     }
     text.into_owned()
 }

@@ -2,9 +2,9 @@
 
 mod container_limits;
 mod environment;
+mod error;
 mod file;
 mod host_paths;
-mod mistake;
 mod names;
 mod program;
 pub mod reload;
@@ -14,8 +14,8 @@ mod variables;
 mod warnings;
 
 pub use environment::{Environment, Host, any_set};
+pub use error::{ConfigError, ConfigErrors, Place};
 pub use file::FileText;
-pub use mistake::{Mistake, Mistakes, Place};
 pub use names::RESOURCE_VARIABLES;
 pub use program::{Logs, config_file, control_socket};
 pub use values::{HttpAddress, LogFormat};
@@ -51,34 +51,34 @@ impl Config {
     /// Reads the variables as this host sees them.
     ///
     /// # Errors
-    /// Every mistake there is.
-    pub fn from_variables(environment: &Environment, host: &Host) -> Result<Self, Mistakes> {
+    /// Every error there is.
+    pub fn from_variables(environment: &Environment, host: &Host) -> Result<Self, ConfigErrors> {
         Self::read(environment, None, host)
     }
 
     /// Reads the variables, or the program's variables and the config file.
     ///
     /// # Errors
-    /// Every mistake there is.
+    /// Every error there is.
     pub fn read(
         environment: &Environment,
         file: Option<&FileText>,
         host: &Host,
-    ) -> Result<Self, Mistakes> {
-        let mut mistakes = Mistakes::default();
-        let program = program::read(environment, host, &mut mistakes);
+    ) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let program = program::read(environment, host, &mut errors);
         let resources = if let Some(file) = file {
-            variables::none_beside_file(environment, &program.node, &mut mistakes);
-            file::read(file, &program.node, &program.allowed, &mut mistakes)
+            variables::none_beside_file(environment, &program.node, &mut errors);
+            file::read(file, &program.node, &program.allowed, &mut errors)
         } else {
-            let all = variables::by_resource(environment, &program.node, &mut mistakes);
-            resources::read(&all, &program, &mut mistakes)
+            let all = variables::by_resource(environment, &program.node, &mut errors);
+            resources::read(&all, &program, &mut errors)
         };
         let known = resources.as_deref().unwrap_or_default();
         let (dir, control) = (&program.plugin_dir, program.control.as_deref());
-        resources::judge_paths(dir, known, &mut mistakes);
-        resources::judge_control(control, dir, known, &mut mistakes);
-        let resources = mistakes.unless_any(resources)?;
+        resources::judge_paths(dir, known, &mut errors);
+        resources::judge_control(control, dir, known, &mut errors);
+        let resources = errors.unless_any(resources)?;
         let mut warnings = warnings::of(&resources, host.numa.as_ref());
         warnings.extend(warnings::of_control(control, dir));
         Ok(Self {
@@ -105,7 +105,7 @@ mod tests {
         pairs.iter().map(owned).collect()
     }
 
-    fn config(pairs: &[(&str, &str)]) -> Result<Config, Mistakes> {
+    fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
         let host = Host {
             hostname: Some("n".to_owned()),
             numa: "0".parse().ok(),
@@ -122,8 +122,8 @@ mod tests {
 
     #[track_caller]
     fn refused(pairs: &[(&str, &str)], expected: &str) {
-        let mistakes = config(pairs).expect_err("no mistake").to_string();
-        assert_eq!(mistakes, expected);
+        let errors = config(pairs).expect_err("no error").to_string();
+        assert_eq!(errors, expected);
     }
 
     #[test]
@@ -188,14 +188,14 @@ mod tests {
             ("ALLOWED_HOST_PATHS", "/opt, opt"),
         ];
         let told: Vec<String> = config(&pairs)
-            .expect_err("no mistake")
+            .expect_err("no error")
             .as_slice()
             .iter()
-            .map(|mistake| match &mistake.place {
+            .map(|error| match &error.place {
                 Place::Variable(name) => {
-                    format!("{name}={}", mistake.value.as_deref().unwrap_or_default())
+                    format!("{name}={}", error.value.as_deref().unwrap_or_default())
                 }
-                Place::File { .. } => panic!("{mistake}"),
+                Place::File { .. } => panic!("{error}"),
             })
             .collect();
         assert_eq!(
@@ -240,13 +240,13 @@ mod tests {
 
     #[test]
     fn a_list_that_the_kubelet_cannot_take_is_a_mistake() {
-        let Err(mistakes) = config(&[("NUMBER_DEVICES", "99999999999999999999")]) else {
-            panic!("no mistake");
+        let Err(errors) = config(&[("NUMBER_DEVICES", "99999999999999999999")]) else {
+            panic!("no error");
         };
-        let expected = &mistakes.as_slice()[0].expected;
+        let expected = &errors.as_slice()[0].expected;
         assert!(expected.starts_with("at most 1"), "{expected}");
         assert_eq!(
-            mistakes.as_slice()[0].value.as_deref(),
+            errors.as_slice()[0].value.as_deref(),
             Some("99999999999999999999")
         );
     }
@@ -254,10 +254,10 @@ mod tests {
     #[test]
     fn a_path_that_no_socket_can_have_is_a_mistake() {
         let long = format!("/{}", "d".repeat(90));
-        let mistakes = config(&[("DEVICE_PLUGIN_PATH", &long)]).expect_err("no mistake");
+        let errors = config(&[("DEVICE_PLUGIN_PATH", &long)]).expect_err("no error");
         assert!(
-            mistakes.to_string().contains("at most 107 bytes, not 117"),
-            "{mistakes}"
+            errors.to_string().contains("at most 107 bytes, not 117"),
+            "{errors}"
         );
     }
 
@@ -275,9 +275,9 @@ mod tests {
         };
         assert!(Config::from_variables(&environment, &host).is_ok());
         environment.insert("ENV_PREFIX".to_owned(), broken());
-        let mistakes = Config::from_variables(&environment, &host).expect_err("no mistake");
+        let errors = Config::from_variables(&environment, &host).expect_err("no error");
         assert_eq!(
-            mistakes.to_string(),
+            errors.to_string(),
             "ENV_PREFIX=\"a\u{fffd}\": expected text in UTF-8"
         );
     }
@@ -348,7 +348,7 @@ mod tests {
         ) {
             let pairs: Vec<(&str, &str)> = pairs.iter().map(|(n, v)| (&**n, &**v)).collect();
             match config(&pairs) {
-                Err(mistakes) => prop_assert!(!mistakes.as_slice().is_empty()),
+                Err(errors) => prop_assert!(!errors.as_slice().is_empty()),
                 Ok(config) => {
                     let names: std::collections::BTreeSet<_> = config.resources.iter().map(|r| &r.name).collect();
                     let sockets: std::collections::BTreeSet<_> = config.resources.iter().map(|r| &r.socket).collect();

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use tracing_subscriber::filter::Targets;
 
 use super::environment::{Environment, Host, utf8};
-use super::mistake::Mistakes;
+use super::error::ConfigErrors;
 use super::values::{self, HttpAddress, LogFormat};
 use crate::config::host_paths::AllowedHostPaths;
 
@@ -23,12 +23,12 @@ impl Logs {
     /// Reads the variables of the log alone.
     ///
     /// # Errors
-    /// Every mistake in them.
-    pub fn from_variables(environment: &Environment) -> Result<Self, Mistakes> {
-        let mut mistakes = Mistakes::default();
-        let texts = texts(environment, &mut mistakes);
-        let logs = logs(&texts, &mut mistakes);
-        mistakes.unless_any(Some(logs))
+    /// Every error in them.
+    pub fn from_variables(environment: &Environment) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let texts = texts(environment, &mut errors);
+        let logs = logs(&texts, &mut errors);
+        errors.unless_any(Some(logs))
     }
 }
 
@@ -84,15 +84,15 @@ pub fn config_file(environment: &Environment) -> Option<PathBuf> {
 }
 
 /// Reads the program's variables; what is set but empty counts as not set.
-pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> Program {
-    let texts = texts(environment, mistakes);
+pub fn read(environment: &Environment, host: &Host, errors: &mut ConfigErrors) -> Program {
+    let texts = texts(environment, errors);
     Program {
-        logs: logs(&texts, mistakes),
-        node: node(&texts, host, mistakes),
-        allowed: allowed(&texts, host, mistakes),
-        http: http(environment, &texts, mistakes),
-        control: control(environment, &texts, mistakes),
-        pod_resources: pod_resources(environment, &texts, mistakes),
+        logs: logs(&texts, errors),
+        node: node(&texts, host, errors),
+        allowed: allowed(&texts, host, errors),
+        http: http(environment, &texts, errors),
+        control: control(environment, &texts, errors),
+        pod_resources: pod_resources(environment, &texts, errors),
         namespace: texts
             .namespace
             .unwrap_or_else(|| "simple-device-plugin".to_owned()),
@@ -103,7 +103,7 @@ pub fn read(environment: &Environment, host: &Host, mistakes: &mut Mistakes) -> 
     }
 }
 
-fn allowed(texts: &Texts, host: &Host, mistakes: &mut Mistakes) -> AllowedHostPaths {
+fn allowed(texts: &Texts, host: &Host, errors: &mut ConfigErrors) -> AllowedHostPaths {
     let paths = texts
         .allowed_host_paths
         .iter()
@@ -111,19 +111,23 @@ fn allowed(texts: &Texts, host: &Host, mistakes: &mut Mistakes) -> AllowedHostPa
     let paths = paths.filter_map(|path| {
         let parsed = values::host_path(path.trim());
         parsed
-            .map_err(|expected| mistakes.add("ALLOWED_HOST_PATHS", path, expected))
+            .map_err(|expected| errors.add("ALLOWED_HOST_PATHS", path, expected))
             .ok()
     });
     AllowedHostPaths::new(paths.map(PathBuf::from), host.resolve)
 }
 
 /// Set but empty is off.
-fn http(environment: &Environment, texts: &Texts, mistakes: &mut Mistakes) -> Option<HttpAddress> {
+fn http(
+    environment: &Environment,
+    texts: &Texts,
+    errors: &mut ConfigErrors,
+) -> Option<HttpAddress> {
     const NAME: &str = "HTTP_ADDRESS";
     if is_blank(environment, NAME) {
         return None;
     }
-    let address = parsed(NAME, texts.http_address.as_deref(), str::parse, mistakes);
+    let address = parsed(NAME, texts.http_address.as_deref(), str::parse, errors);
     Some(address.unwrap_or_default())
 }
 
@@ -137,17 +141,17 @@ fn is_blank(environment: &Environment, name: &str) -> bool {
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn control_socket(environment: &Environment) -> Result<Option<PathBuf>, Mistakes> {
-    let mut mistakes = Mistakes::default();
-    let texts = texts(environment, &mut mistakes);
-    let socket = control(environment, &texts, &mut mistakes);
-    mistakes.unless_any(Some(socket))
+pub fn control_socket(environment: &Environment) -> Result<Option<PathBuf>, ConfigErrors> {
+    let mut errors = ConfigErrors::default();
+    let texts = texts(environment, &mut errors);
+    let socket = control(environment, &texts, &mut errors);
+    errors.unless_any(Some(socket))
 }
 
-fn control(environment: &Environment, texts: &Texts, mistakes: &mut Mistakes) -> Option<PathBuf> {
+fn control(environment: &Environment, texts: &Texts, errors: &mut ConfigErrors) -> Option<PathBuf> {
     const NAME: &str = "CONTROL_SOCKET";
     let set = texts.control_socket.as_deref();
-    let path = parsed(NAME, set, values::socket_path, mistakes);
+    let path = parsed(NAME, set, values::socket_path, errors);
     let path = path.unwrap_or_else(|| "/run/simple-device-plugin/control.sock".into());
     (!is_blank(environment, NAME)).then_some(path)
 }
@@ -155,11 +159,11 @@ fn control(environment: &Environment, texts: &Texts, mistakes: &mut Mistakes) ->
 fn pod_resources(
     environment: &Environment,
     texts: &Texts,
-    mistakes: &mut Mistakes,
+    errors: &mut ConfigErrors,
 ) -> Option<PathBuf> {
     const NAME: &str = "POD_RESOURCES_SOCKET";
     let set = texts.pod_resources_socket.as_deref();
-    let path = parsed(NAME, set, values::socket_path, mistakes);
+    let path = parsed(NAME, set, values::socket_path, errors);
     // In another directory there is another kubelet, of whose pods the node's own kubelet knows nothing.
     let is_default_dir = texts
         .device_plugin_path
@@ -170,18 +174,18 @@ fn pod_resources(
         .filter(|_| !is_blank(environment, NAME))
 }
 
-fn logs(texts: &Texts, mistakes: &mut Mistakes) -> Logs {
+fn logs(texts: &Texts, errors: &mut ConfigErrors) -> Logs {
     let levels = parsed(
         "RUST_LOG",
         texts.rust_log.as_deref(),
         values::log_levels,
-        mistakes,
+        errors,
     );
     let format = parsed(
         "LOG_FORMAT",
         texts.log_format.as_deref(),
         str::parse,
-        mistakes,
+        errors,
     );
     Logs {
         levels,
@@ -189,11 +193,11 @@ fn logs(texts: &Texts, mistakes: &mut Mistakes) -> Logs {
     }
 }
 
-fn texts(environment: &Environment, mistakes: &mut Mistakes) -> Texts {
+fn texts(environment: &Environment, errors: &mut ConfigErrors) -> Texts {
     let mut set = Vec::new();
     for name in VARIABLES {
         if let Some(value) = environment.get(name) {
-            let text = utf8(name, value, mistakes).trim().to_owned();
+            let text = utf8(name, value, errors).trim().to_owned();
             if !text.is_empty() && value.to_str().is_some() {
                 set.push((name.to_owned(), text));
             }
@@ -207,20 +211,20 @@ fn parsed<T, E: std::fmt::Display>(
     name: &str,
     text: Option<&str>,
     parse: impl FnOnce(&str) -> Result<T, E>,
-    mistakes: &mut Mistakes,
+    errors: &mut ConfigErrors,
 ) -> Option<T> {
     let text = text?;
     parse(text)
-        .map_err(|expected| mistakes.add(name, text, expected))
+        .map_err(|expected| errors.add(name, text, expected))
         .ok()
 }
 
 /// The node's name. A pod's hostname is another after every rollout, and with it the devices' IDs
 /// would be others, so inside a pod only `NODE_NAME` counts.
-fn node(texts: &Texts, host: &Host, mistakes: &mut Mistakes) -> String {
+fn node(texts: &Texts, host: &Host, errors: &mut ConfigErrors) -> String {
     if let Some(name) = &texts.node_name {
         if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            mistakes.add("NODE_NAME", name, "a node's name, without blanks");
+            errors.add("NODE_NAME", name, "a node's name, without blanks");
         }
         return name.clone();
     }
@@ -228,9 +232,9 @@ fn node(texts: &Texts, host: &Host, mistakes: &mut Mistakes) -> String {
     if texts.kubernetes_service_host.is_some() {
         let expected =
             "the node's name: set it from the field spec.nodeName, since a pod's hostname changes";
-        mistakes.add("NODE_NAME", "", expected);
+        errors.add("NODE_NAME", "", expected);
     } else if hostname.is_empty() {
-        mistakes.add("NODE_NAME", "", "the node's name, since this host has none");
+        errors.add("NODE_NAME", "", "the node's name, since this host has none");
     }
     hostname.to_lowercase()
 }
@@ -247,10 +251,10 @@ mod tests {
             numa: None,
             ..Host::default()
         };
-        let mut mistakes = Mistakes::default();
-        let program = read(&environment, &host, &mut mistakes);
+        let mut errors = ConfigErrors::default();
+        let program = read(&environment, &host, &mut errors);
         let node = program.node;
-        mistakes.unless_any(Some(node)).map_err(|m| m.to_string())
+        errors.unless_any(Some(node)).map_err(|m| m.to_string())
     }
 
     #[test]
@@ -270,7 +274,7 @@ mod tests {
         let socket = |pairs: &[(&str, &str)]| {
             let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), value.into());
             let environment = pairs.iter().map(owned).collect();
-            let program = read(&environment, &Host::default(), &mut Mistakes::default());
+            let program = read(&environment, &Host::default(), &mut ConfigErrors::default());
             program.pod_resources.map(|path| path.display().to_string())
         };
         let default = Some(POD_RESOURCES_SOCKET_DEFAULT.to_owned());

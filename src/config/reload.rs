@@ -11,7 +11,7 @@ use tokio::task::JoinError;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, Environment, FileText, Host, Mistakes, config_file};
+use crate::config::{Config, ConfigErrors, Environment, FileText, Host, config_file};
 use crate::offer::resource::Resource;
 use crate::util::dir_watch::DirWatch;
 use crate::util::file_id::FileVersion;
@@ -30,17 +30,17 @@ pub struct Reloads {
     pub changed: u64,
     /// How often it said the same.
     pub unchanged: u64,
-    /// How often it had mistakes.
+    /// How often it had errors.
     pub refused: u64,
     /// What is wrong with it now, and since when.
-    pub mistakes: Option<(String, SystemTime)>,
+    pub errors: Option<(String, SystemTime)>,
 }
 
 /// Reads the configuration: the variables, and the config file if they name one.
 ///
 /// # Errors
-/// Every mistake there is.
-pub fn configuration(environment: &Environment, host: &Host) -> Result<Config, Mistakes> {
+/// Every error there is.
+pub fn configuration(environment: &Environment, host: &Host) -> Result<Config, ConfigErrors> {
     Config::read(environment, named(environment).as_ref(), host)
 }
 
@@ -50,7 +50,7 @@ pub fn named(environment: &Environment) -> Option<FileText> {
 }
 
 /// Reads the config file, which was `known` so far, again at each change and each `hangup`, and sends the
-/// resources on where they are others. A file with mistakes is refused whole, and what was configured
+/// resources on where they are others. A file with errors is refused whole, and what was configured
 /// before goes on.
 pub async fn follow(
     known: Option<FileText>,
@@ -93,7 +93,7 @@ async fn judged(
     environment: &Environment,
     host: &Host,
     file: &FileText,
-) -> Result<Result<Config, Mistakes>, JoinError> {
+) -> Result<Result<Config, ConfigErrors>, JoinError> {
     let (environment, host, file) = (environment.clone(), host.clone(), file.clone());
     let judging = move || Config::read(&environment, Some(&file), &host);
     tokio::task::spawn_blocking(judging).await
@@ -101,24 +101,24 @@ async fn judged(
 
 /// Sends the resources on; returns whether they are others, or what is wrong in short.
 fn apply(
-    config: Result<Config, Mistakes>,
+    config: Result<Config, ConfigErrors>,
     file: &str,
     configured: &Configured,
 ) -> Result<bool, String> {
-    let config = config.map_err(|mistakes| {
-        for mistake in mistakes.as_slice() {
-            error!("{mistake}");
+    let config = config.map_err(|errors| {
+        for error in errors.as_slice() {
+            error!("{error}");
         }
         error!(
             file,
             "{}: what was configured before goes on",
-            mistakes.summary()
+            errors.summary()
         );
-        match mistakes.as_slice() {
+        match errors.as_slice() {
             [first, others @ ..] if !others.is_empty() => {
                 format!("{first} (and {} more)", others.len())
             }
-            mistakes => mistakes.iter().map(ToString::to_string).collect(),
+            errors => errors.iter().map(ToString::to_string).collect(),
         }
     })?;
     for warning in &config.warnings {
@@ -142,16 +142,16 @@ fn apply(
 }
 
 impl Reloads {
-    /// The file was read: it says something else, the same, or has mistakes.
+    /// The file was read: it says something else, the same, or has errors.
     fn note(&mut self, read: Result<bool, String>) {
         match &read {
             Ok(true) => self.changed += 1,
             Ok(false) => self.unchanged += 1,
             Err(_) => self.refused += 1,
         }
-        let since = self.mistakes.as_ref().map(|(_, since)| *since);
+        let since = self.errors.as_ref().map(|(_, since)| *since);
         let since = since.unwrap_or_else(SystemTime::now);
-        self.mistakes = read.err().map(|summary| (summary, since));
+        self.errors = read.err().map(|summary| (summary, since));
     }
 }
 

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::fmt::Display;
 use std::path::Path;
 
-use super::mistake::Mistakes;
+use super::error::ConfigErrors;
 use super::names;
 use super::program::Program;
 use super::values;
@@ -21,11 +21,11 @@ use crate::offer::resource::{REMOVAL_GRACE_DEFAULT, Resource};
 pub const NUMBER_DEVICES_DEFAULT: usize = 2;
 const DEVICE_ID_PREFIX_DEFAULT: &str = "simple-device";
 
-/// Every resource; `None` where there is a mistake.
+/// Every resource; `None` where there is an error.
 pub fn read(
     all: &[ResourceVariables],
     program: &Program,
-    mistakes: &mut Mistakes,
+    errors: &mut ConfigErrors,
 ) -> Option<Vec<Resource>> {
     let mut taken = Taken::default();
     let read = |variables| {
@@ -33,17 +33,17 @@ pub fn read(
         Reader {
             variables,
             several,
-            mistakes,
+            errors,
         }
         .resource(program, &mut taken)
     };
-    // Collected first: a mistake in one resource must not hide those of the next.
-    let resources: Vec<Result<Resource, Told>> = all.iter().map(read).collect();
-    resources.into_iter().collect::<Result<_, Told>>().ok()
+    // Collected first: an error in one resource must not hide those of the next.
+    let resources: Vec<Result<Resource, Reported>> = all.iter().map(read).collect();
+    resources.into_iter().collect::<Result<_, Reported>>().ok()
 }
 
 /// Tells where the longest of the sockets' paths, the kubelet's among them, is too long for a socket.
-pub fn judge_paths(dir: &Path, resources: &[Resource], mistakes: &mut Mistakes) {
+pub fn judge_paths(dir: &Path, resources: &[Resource], errors: &mut ConfigErrors) {
     let names = resources.iter().map(|resource| resource.socket.as_str());
     let longest = names.chain([KUBELET_SOCKET]).max_by_key(|name| name.len());
     let Some(longest) = longest else { return };
@@ -52,7 +52,7 @@ pub fn judge_paths(dir: &Path, resources: &[Resource], mistakes: &mut Mistakes) 
         let expected = format!(
             "a directory in which {longest} has a path of at most {SOCKET_PATH_MAX} bytes, not {length}"
         );
-        mistakes.add("DEVICE_PLUGIN_PATH", &dir.to_string_lossy(), expected);
+        errors.add("DEVICE_PLUGIN_PATH", &dir.to_string_lossy(), expected);
     }
 }
 
@@ -61,38 +61,38 @@ pub fn judge_control(
     control: Option<&Path>,
     dir: &Path,
     resources: &[Resource],
-    mistakes: &mut Mistakes,
+    errors: &mut ConfigErrors,
 ) {
     let names = resources.iter().map(|resource| resource.socket.as_str());
     let mut others = names.chain([KUBELET_SOCKET]).map(|name| dir.join(name));
     if let Some(control) = control.filter(|control| others.any(|other| other == *control)) {
         let expected = "a path that is neither the kubelet's socket nor a plugin's";
-        mistakes.add("CONTROL_SOCKET", &control.to_string_lossy(), expected);
+        errors.add("CONTROL_SOCKET", &control.to_string_lossy(), expected);
     }
 }
 
-/// Something is wrong, and the mistakes tell what.
-pub struct Told;
+/// Something is wrong, and the errors tell what.
+pub struct Reported;
 
-/// Every one of them; a mistake in one must not hide those of the next.
+/// Every one of them; an error in one must not hide those of the next.
 pub fn all<T, R>(
     list: Option<&[T]>,
-    read: impl FnMut(&T) -> Result<R, Told>,
-) -> Result<Vec<R>, Told> {
+    read: impl FnMut(&T) -> Result<R, Reported>,
+) -> Result<Vec<R>, Reported> {
     let read: Vec<_> = list.unwrap_or_default().iter().map(read).collect();
     read.into_iter().collect()
 }
 
-/// Reads one resource; what is wrong goes to the mistakes.
+/// Reads one resource; what is wrong goes to the errors.
 struct Reader<'a> {
     variables: &'a ResourceVariables,
     several: bool,
-    mistakes: &'a mut Mistakes,
+    errors: &'a mut ConfigErrors,
 }
 
 impl Reader<'_> {
-    fn resource(&mut self, program: &Program, taken: &mut Taken) -> Result<Resource, Told> {
-        // All of it is read before anything is given up, so that every mistake is told.
+    fn resource(&mut self, program: &Program, taken: &mut Taken) -> Result<Resource, Reported> {
+        // All of it is read before anything is given up, so that every error is told.
         let name = self.resource_name(taken);
         let socket = self.socket(name.as_ref().ok(), taken);
         let devices = self.devices(name.as_ref().ok(), &program.node);
@@ -112,16 +112,14 @@ impl Reader<'_> {
         })
     }
 
-    fn resource_name(&mut self, taken: &mut Taken) -> Result<ResourceName, Told> {
+    fn resource_name(&mut self, taken: &mut Taken) -> Result<ResourceName, Reported> {
         let name = self
             .value(names::RESOURCE_NAME, ResourceName::parse)?
-            .ok_or_else(|| {
-                self.mistake(names::RESOURCE_NAME, "", ResourceNameError::NotQualified)
-            })?;
+            .ok_or_else(|| self.error(names::RESOURCE_NAME, "", ResourceNameError::NotQualified))?;
         let variable = self.full_name(names::RESOURCE_NAME);
         if let Some(first) = taken.names.insert(name.clone(), variable) {
             let expected = format!("each resource once; {first} has it already");
-            return Err(self.mistake(names::RESOURCE_NAME, name.as_str(), expected));
+            return Err(self.error(names::RESOURCE_NAME, name.as_str(), expected));
         }
         Ok(name)
     }
@@ -131,20 +129,20 @@ impl Reader<'_> {
         &mut self,
         resource: Option<&ResourceName>,
         taken: &mut Taken,
-    ) -> Result<SocketName, Told> {
+    ) -> Result<SocketName, Reported> {
         let given = self.value(names::PLUGIN_NAME, PluginName::parse)?;
         let own = given.is_some() && self.variables[names::PLUGIN_NAME].own;
         let plugin = given.unwrap_or_default();
         let socket = if own || !self.several {
             plugin
                 .own_socket()
-                .map_err(|expected| self.mistake(names::PLUGIN_NAME, plugin.as_str(), expected))?
+                .map_err(|expected| self.error(names::PLUGIN_NAME, plugin.as_str(), expected))?
         } else {
-            plugin.shared_socket(resource.ok_or(Told)?)
+            plugin.shared_socket(resource.ok_or(Reported)?)
         };
         if taken.sockets.contains(&socket) {
             let expected = format!("a name of its own; another resource has {socket}");
-            return Err(self.mistake(names::PLUGIN_NAME, plugin.as_str(), expected));
+            return Err(self.error(names::PLUGIN_NAME, plugin.as_str(), expected));
         }
         taken.sockets.insert(socket.clone());
         Ok(socket)
@@ -154,31 +152,31 @@ impl Reader<'_> {
         &mut self,
         resource: Option<&ResourceName>,
         node: &str,
-    ) -> Result<(Devices, Counted), Told> {
+    ) -> Result<(Devices, Counted), Reported> {
         let count = self.value(names::NUMBER_DEVICES, values::count);
         let numa = self.value(names::NUMA_NODES, str::parse::<NumaNodes>);
         let prefix = self.text(names::DEVICE_ID_PREFIX)?;
         let prefix = match (prefix, resource) {
             (Some(prefix), _) => Ok(prefix),
             (None, Some(resource)) if self.several => Ok(resource.name_part().to_owned()),
-            (None, None) if self.several => Err(Told),
+            (None, None) if self.several => Err(Reported),
             (None, _) => Ok(DEVICE_ID_PREFIX_DEFAULT.to_owned()),
         };
         let count = count?.unwrap_or(NUMBER_DEVICES_DEFAULT);
-        // What is not known for another mistake is taken for nothing: too many are too many still.
+        // What is not known for another error is taken for nothing: too many are too many still.
         let known_prefix = prefix.as_deref().unwrap_or_default();
         let known_numa = numa.as_ref().ok().and_then(Option::as_ref).cloned();
         let counted = Counted::new(known_prefix, node, known_numa.unwrap_or_default());
         counted.list_size(count).map_err(|expected| {
             let found = self.variables.get(names::NUMBER_DEVICES);
             let value = found.map_or_else(|| count.to_string(), |found| found.value.clone());
-            self.mistake(names::NUMBER_DEVICES, &value, expected)
+            self.error(names::NUMBER_DEVICES, &value, expected)
         })?;
         prefix.and(numa)?;
         Ok((counted.devices(count), counted))
     }
 
-    fn outputs(&mut self) -> Result<Outputs, Told> {
+    fn outputs(&mut self) -> Result<Outputs, Reported> {
         let env_prefix = self.value(names::ENV_PREFIX, values::env_prefix);
         let annotation_prefix = self.text(names::ANNOTATION_PREFIX);
         let prefix = self.value(names::DEVICE_FILE_PREFIX, values::device_file_prefix);
@@ -191,7 +189,7 @@ impl Reader<'_> {
         }))
     }
 
-    fn text(&mut self, variable: &str) -> Result<Option<String>, Told> {
+    fn text(&mut self, variable: &str) -> Result<Option<String>, Reported> {
         self.value(variable, |text| Ok::<_, Infallible>(text.to_owned()))
     }
 
@@ -200,22 +198,22 @@ impl Reader<'_> {
         &mut self,
         variable: &str,
         parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Result<Option<T>, Told> {
+    ) -> Result<Option<T>, Reported> {
         let found = self.variables.get(variable);
         let Some(found) = found.filter(|found| !found.value.is_empty()) else {
             return Ok(None);
         };
         match parse(&found.value) {
             Ok(parsed) => Ok(Some(parsed)),
-            Err(expected) => Err(self.mistake(variable, &found.value, expected)),
+            Err(expected) => Err(self.error(variable, &found.value, expected)),
         }
     }
 
-    /// A mistake under the full name of the variable that gave the value.
-    fn mistake(&mut self, variable: &str, value: &str, expected: impl Display) -> Told {
+    /// An error under the full name of the variable that gave the value.
+    fn error(&mut self, variable: &str, value: &str, expected: impl Display) -> Reported {
         let full_name = self.full_name(variable);
-        self.mistakes.add(&full_name, value, expected);
-        Told
+        self.errors.add(&full_name, value, expected);
+        Reported
     }
 
     fn full_name(&self, variable: &str) -> String {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::environment::{Environment, utf8};
-use super::mistake::Mistakes;
+use super::error::ConfigErrors;
 use super::names::{Form, RESOURCE_NAME};
 
 const RESOURCE_NAME_DEFAULT: &str = "example.com/simple-device";
@@ -26,22 +26,22 @@ pub type ResourceVariables = BTreeMap<&'static str, Found>;
 pub fn by_resource(
     environment: &Environment,
     node: &str,
-    mistakes: &mut Mistakes,
+    errors: &mut ConfigErrors,
 ) -> Vec<ResourceVariables> {
-    let mut settings = Settings::gather(environment, node, mistakes);
+    let mut settings = Settings::gather(environment, node, errors);
     let names = settings
         .remove(RESOURCE_NAME)
         .unwrap_or_default()
-        .names(mistakes);
+        .names(errors);
     for variable in settings.values() {
-        variable.judge(&names, mistakes);
+        variable.judge(&names, errors);
     }
     let count = names.len();
     names
         .into_iter()
         .map(|(index, name)| {
             let rest = settings.iter().filter_map(|(variable, set)| {
-                Some((*variable, set.serving(index, count, mistakes)?))
+                Some((*variable, set.serving(index, count, errors)?))
             });
             let mut found: ResourceVariables = rest.collect();
             found.insert(RESOURCE_NAME, name);
@@ -51,12 +51,12 @@ pub fn by_resource(
 }
 
 /// Tells of each variable of a resource that concerns this node: beside a config file there must be none.
-pub fn none_beside_file(environment: &Environment, node: &str, mistakes: &mut Mistakes) {
+pub fn none_beside_file(environment: &Environment, node: &str, errors: &mut ConfigErrors) {
     for (name, value) in environment {
         let concerns = |form: &Form| form.node.is_none_or(|of| of == node);
         if Form::of(name).as_ref().is_some_and(concerns) {
-            let value = utf8(name, value, mistakes);
-            mistakes.add(
+            let value = utf8(name, value, errors);
+            errors.add(
                 name,
                 &value,
                 "to be unset: CONFIG_FILE says what the resources are",
@@ -89,7 +89,7 @@ impl Settings {
     fn gather(
         environment: &Environment,
         node: &str,
-        mistakes: &mut Mistakes,
+        errors: &mut ConfigErrors,
     ) -> BTreeMap<&'static str, Self> {
         let mut all: BTreeMap<&'static str, Self> = BTreeMap::new();
         for (name, value) in environment {
@@ -99,7 +99,7 @@ impl Settings {
             }
             let setting = Setting {
                 variable: name.clone(),
-                value: utf8(name, value, mistakes),
+                value: utf8(name, value, errors),
             };
             let variable = all.entry(form.variable).or_default();
             match (form.index, form.node) {
@@ -114,25 +114,25 @@ impl Settings {
 
     /// `RESOURCE_NAME`: the resources' names by index. `NAME.<node>` is the node's whole list, else
     /// `NAME` with `NAME_<i>` over it; `NAME_<i>.<node>` replaces or appends in any case.
-    fn names(&self, mistakes: &mut Mistakes) -> BTreeMap<usize, Found> {
+    fn names(&self, errors: &mut ConfigErrors) -> BTreeMap<usize, Found> {
         let list = self.node.as_ref().or(self.plain.as_ref());
         let elements = list.map(Setting::elements).unwrap_or_default();
         let mut names: BTreeMap<usize, Found> = elements.into_iter().enumerate().collect();
         let shared_indexes = self.indexed.iter().filter(|_| self.node.is_none());
         for (index, setting) in shared_indexes.chain(&self.node_indexed) {
-            names.insert(*index, setting.single(mistakes));
+            names.insert(*index, setting.single(errors));
         }
         if names.is_empty() {
             let default = Setting {
                 variable: RESOURCE_NAME.to_owned(),
                 value: RESOURCE_NAME_DEFAULT.to_owned(),
             };
-            names.insert(0, default.single(mistakes));
+            names.insert(0, default.single(errors));
         }
         if let Some(gap) = (0..names.len()).find(|index| !names.contains_key(index)) {
             for found in names.range(gap..).map(|(_, found)| found) {
                 let expected = format!("no gap: there is no resource {gap}");
-                mistakes.add(&found.variable, &found.value, expected);
+                errors.add(&found.variable, &found.value, expected);
             }
         }
         names
@@ -140,7 +140,7 @@ impl Settings {
 
     /// Tells of indexes that no resource has, and of a list that fits no count. What the node's own
     /// variables replace is meant for other nodes, and not judged.
-    fn judge(&self, names: &BTreeMap<usize, Found>, mistakes: &mut Mistakes) {
+    fn judge(&self, names: &BTreeMap<usize, Found>, errors: &mut ConfigErrors) {
         let in_force = self.indexed.iter().filter(|_| self.node.is_none());
         for (index, setting) in in_force.chain(&self.node_indexed) {
             if !names.contains_key(index) {
@@ -148,7 +148,7 @@ impl Settings {
                     1 => "index 0, there is one resource".to_owned(),
                     count => format!("an index below {count}, there are {count} resources"),
                 };
-                mistakes.add(&setting.variable, &setting.value, expected);
+                errors.add(&setting.variable, &setting.value, expected);
             }
         }
         let all_nodes_own = names
@@ -159,22 +159,22 @@ impl Settings {
             .as_ref()
             .filter(|_| self.node.is_none() && !all_nodes_own)
         {
-            list.element(0, names.len(), mistakes);
+            list.element(0, names.len(), errors);
         }
     }
 
     /// The value for the resource with this index; the first form that is set wins.
-    fn serving(&self, index: usize, count: usize, mistakes: &mut Mistakes) -> Option<Found> {
+    fn serving(&self, index: usize, count: usize, errors: &mut ConfigErrors) -> Option<Found> {
         if let Some(setting) = self.node_indexed.get(&index) {
-            return Some(setting.single(mistakes));
+            return Some(setting.single(errors));
         }
         if let Some(setting) = &self.node {
-            return setting.element(index, count, mistakes);
+            return setting.element(index, count, errors);
         }
         if let Some(setting) = self.indexed.get(&index) {
-            return Some(setting.single(mistakes));
+            return Some(setting.single(errors));
         }
-        self.plain.as_ref()?.element(index, count, mistakes)
+        self.plain.as_ref()?.element(index, count, errors)
     }
 }
 
@@ -186,7 +186,7 @@ impl Setting {
     }
 
     /// The element of a list that serves this resource: the only one, or its own.
-    fn element(&self, index: usize, count: usize, mistakes: &mut Mistakes) -> Option<Found> {
+    fn element(&self, index: usize, count: usize, errors: &mut ConfigErrors) -> Option<Found> {
         let mut elements = self.elements();
         match elements.len() {
             1 => elements.pop(),
@@ -196,7 +196,7 @@ impl Setting {
                     1 => format!("one element for the one resource, not {length}"),
                     _ => format!("1 or {count} elements for the {count} resources, not {length}"),
                 };
-                mistakes.add(&self.variable, &self.value, expected);
+                errors.add(&self.variable, &self.value, expected);
                 None
             }
         }
@@ -204,10 +204,10 @@ impl Setting {
 
     /// The one value of an indexed form. Where it has a comma, its first part stands for it from here
     /// on, so that nothing is told twice.
-    fn single(&self, mistakes: &mut Mistakes) -> Found {
+    fn single(&self, errors: &mut ConfigErrors) -> Found {
         if self.value.contains(',') {
             let expected = "one value without a comma, since the name has an index";
-            mistakes.add(&self.variable, &self.value, expected);
+            errors.add(&self.variable, &self.value, expected);
         }
         let first = self.value.split(',').next().unwrap_or_default();
         self.found(first, true)
@@ -233,16 +233,12 @@ mod tests {
         pairs.iter().map(owned).collect()
     }
 
-    /// The values of a variable for each resource on node `n`, or the mistakes.
+    /// The values of a variable for each resource on node `n`, or the errors.
     fn values(pairs: &[(&str, &str)], variable: &str) -> Result<Vec<String>, Vec<String>> {
-        let mut mistakes = Mistakes::default();
-        let resources = by_resource(&environment(pairs), "n", &mut mistakes);
-        if !mistakes.as_slice().is_empty() {
-            return Err(mistakes
-                .as_slice()
-                .iter()
-                .map(ToString::to_string)
-                .collect());
+        let mut errors = ConfigErrors::default();
+        let resources = by_resource(&environment(pairs), "n", &mut errors);
+        if !errors.as_slice().is_empty() {
+            return Err(errors.as_slice().iter().map(ToString::to_string).collect());
         }
         let value = |r: &ResourceVariables| r.get(variable).map_or("-".into(), |f| f.value.clone());
         Ok(resources.iter().map(value).collect())
@@ -256,8 +252,8 @@ mod tests {
 
     #[track_caller]
     fn refused(pairs: &[(&str, &str)], expected: &[&str]) {
-        let mistakes = values(pairs, NUMBER_DEVICES).expect_err("no mistake");
-        assert_eq!(mistakes, expected);
+        let errors = values(pairs, NUMBER_DEVICES).expect_err("no error");
+        assert_eq!(errors, expected);
     }
 
     #[test]

@@ -52,11 +52,11 @@ pub struct ConfigStatus {
     pub changed: u64,
     /// How often it said the same.
     pub unchanged: u64,
-    /// How often it had mistakes.
+    /// How often it had errors.
     pub refused: u64,
     /// What is wrong with it now: what was configured before goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mistakes: Option<Event>,
+    pub errors: Option<Event>,
 }
 
 /// The kubelet's checkpoint.
@@ -234,7 +234,7 @@ fn config(view: &View) -> Option<ConfigStatus> {
         changed: reloads.changed,
         unchanged: reloads.unchanged,
         refused: reloads.refused,
-        mistakes: reloads.mistakes.as_ref().map(|(what, since)| Event {
+        errors: reloads.errors.as_ref().map(|(what, since)| Event {
             what: what.clone(),
             at: time(*since),
         }),

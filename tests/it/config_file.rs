@@ -1,4 +1,4 @@
-//! The program with a config file: what it says of mistakes, and how it follows the file while it runs.
+//! The program with a config file: what it says of errors, and how it follows the file while it runs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -74,7 +74,7 @@ fn every_mistake_is_told_with_its_line_and_nothing_is_touched() {
             format!("error: {file}:2: devices=\"two\": expected a whole number, or a list"),
             format!("error: {file}:2: name=\"gpu\": expected a name with one '/'"),
             format!("error: {file}:3: count: expected one of the keys name, devices"),
-            "4 mistakes in the configuration; nothing was started".to_owned(),
+            "4 errors in the configuration; nothing was started".to_owned(),
         ];
         let lines: Vec<&str> = stderr.lines().collect();
         assert_eq!(lines.len(), starts.len(), "{stderr}");
@@ -128,7 +128,7 @@ async fn a_configmaps_change_is_followed_and_a_bad_one_refused() {
 
     map.becomes("resources:\n- {name: example.com/a, devices: many}\n");
     running.says("config.yaml:2: devices=\"many\": expected a whole number");
-    running.says("1 mistake in the configuration: what was configured before goes on");
+    running.says("1 error in the configuration: what was configured before goes on");
     map.becomes(&two(2, 5));
     shows(&kubelet, B, 5, 5).await;
     shows(&kubelet, A, 2, 2).await;

@@ -34,7 +34,7 @@ fn config(name: &str, node: &str) -> Config {
         content: Ok(text(&example(name).join("config.yaml")).into()),
     };
     let config = Config::read(&Environment::default(), Some(&file), &host(node));
-    config.unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    config.unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// A Pod, or a Deployment with one.

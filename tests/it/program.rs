@@ -51,7 +51,7 @@ fn every_mistake_is_told_and_nothing_is_touched() {
             "error: NUMBER_DEVICES=\"two\": expected a whole number",
             "error: NUMA_NODES=\"0-\": expected NUMA nodes",
             "error: NUMBER_DEVICES=\"3000000\": expected at most",
-            "8 mistakes in the variables; nothing was started",
+            "8 errors in the variables; nothing was started",
         ];
         let lines: Vec<&str> = stderr.lines().collect();
         assert_eq!(lines.len(), starts.len(), "{stderr}");

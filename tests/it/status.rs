@@ -351,14 +351,14 @@ async fn a_config_file_with_mistakes_is_told() {
     until("the one that goes", || status().contains("\"going\": true")).await;
     assert!(node.status(&[GPU]).1.contains("gpu-n-1  Unhealthy, going"));
     fs::write(&file, "resources: [{name: gpu, devices: many}]").expect("a file");
-    until("mistakes", || status().contains("\"refused\": 1")).await;
+    until("errors", || status().contains("\"refused\": 1")).await;
     let (_, all, _) = node.status(&[]);
     let told = "warning: the config file is refused since ";
     assert!(all.contains(told) && all.contains("(and 1 more)"), "{all}");
     manager.signal(Signal::HUP);
     until("a second look", || status().contains("\"refused\": 2")).await;
     fs::write(&file, "resources: [{name: example.com/gpu, devices: 1}]").expect("a file");
-    until("no mistakes", || !status().contains("\"mistakes\"")).await;
+    until("no errors", || !status().contains("\"errors\"")).await;
     assert!(status().contains("\"unchanged\": 1"), "{}", status());
     assert!(!node.status(&[]).1.contains("warning"));
 }
@@ -422,7 +422,7 @@ fn wrong_places_are_mistakes() {
         let mut command = program(&[(name, value)]);
         let (code, _, stderr) = output(command.env("DEVICE_PLUGIN_PATH", dir.path()));
         assert_eq!(code, Some(78));
-        let mistake = format!("error: {name}=\"{value}\": expected {expected}\n");
-        assert!(stderr.starts_with(&mistake), "{stderr}");
+        let error = format!("error: {name}=\"{value}\": expected {expected}\n");
+        assert!(stderr.starts_with(&error), "{stderr}");
     }
 }

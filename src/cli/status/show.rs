@@ -52,7 +52,7 @@ pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result
     }
     writeln!(out)?;
     writeln!(out, "{DIM}{}{DIM:#}", as_of(status, now))?;
-    mistakes(status, now, out)
+    errors(status, now, out)
 }
 
 fn row(resource: &ResourceStatus, now: SystemTime) -> (Style, String) {
@@ -129,14 +129,14 @@ fn as_of(status: &Status, now: SystemTime) -> String {
     }
 }
 
-fn mistakes(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result<()> {
+fn errors(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result<()> {
     let Some(config) = &status.config else {
         return Ok(());
     };
-    let Some(mistakes) = &config.mistakes else {
+    let Some(errors) = &config.errors else {
         return Ok(());
     };
-    let (since, what) = (age(&mistakes.at, now), &mistakes.what);
+    let (since, what) = (age(&errors.at, now), &errors.what);
     writeln!(
         out,
         "\n{ODD}warning:{ODD:#} the config file is refused since {since}, what was configured before goes on: {what}"
@@ -207,7 +207,7 @@ pub fn resource(
         )?;
     }
     writeln!(out, "\n{DIM}{}{DIM:#}", as_of(status, now))?;
-    mistakes(status, now, out)
+    errors(status, now, out)
 }
 
 /// How many devices that are pending removal wait for what.

@@ -1,7 +1,7 @@
 //! The config file: YAML to resources, for one node. It says what the variables say, and more.
 
+mod errors;
 mod keys;
-mod mistakes;
 mod resources;
 mod rules;
 #[cfg(test)]
@@ -12,11 +12,11 @@ mod typed;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use self::errors::FileErrors;
 use self::keys::{File, ResourceKeys};
-use self::mistakes::FileMistakes;
 use self::resources::Common;
 use self::typed::At;
-use super::mistake::Mistakes;
+use super::error::ConfigErrors;
 use crate::config::host_paths::AllowedHostPaths;
 use crate::offer::resource::{REMOVAL_GRACE_DEFAULT, Resource};
 
@@ -38,32 +38,32 @@ impl FileText {
     pub const SIZE_MAX: usize = 1 << 20;
 }
 
-/// The resources of this node; `None` where there is a mistake.
+/// The resources of this node; `None` where there is an error.
 pub fn read(
     file: &FileText,
     node: &str,
     allowed: &AllowedHostPaths,
-    mistakes: &mut Mistakes,
+    errors: &mut ConfigErrors,
 ) -> Option<Vec<Resource>> {
-    let text = text(file, mistakes)?;
-    let mut mistakes = FileMistakes {
+    let text = text(file, errors)?;
+    let mut errors = FileErrors {
         file: &file.name,
-        mistakes,
+        errors,
     };
-    let tree = tree::parse(text, &mut mistakes)?;
-    let file: File = typed::read(tree, &mut mistakes)?;
+    let tree = tree::parse(text, &mut errors)?;
+    let file: File = typed::read(tree, &mut errors)?;
     let common = Common {
         node,
         allowed,
-        removal_grace: removal_grace(file.removal_grace.as_ref(), &mut mistakes),
+        removal_grace: removal_grace(file.removal_grace.as_ref(), &mut errors),
     };
-    let resources = of_node(file, node, &mut mistakes);
-    let read = resources::read(&resources, &common, &mut mistakes);
-    mistakes.mistakes.sort_by_line();
+    let resources = of_node(file, node, &mut errors);
+    let read = resources::read(&resources, &common, &mut errors);
+    errors.errors.sort_by_line();
     read
 }
 
-fn text<'a>(file: &'a FileText, mistakes: &mut Mistakes) -> Option<&'a str> {
+fn text<'a>(file: &'a FileText, errors: &mut ConfigErrors) -> Option<&'a str> {
     let expected = match &file.content {
         Err(error) => format!("a file that can be read: {error}"),
         Ok(content) if content.len() > FileText::SIZE_MAX => {
@@ -74,11 +74,11 @@ fn text<'a>(file: &'a FileText, mistakes: &mut Mistakes) -> Option<&'a str> {
             Err(error) => format!("text in UTF-8; byte {} is none", error.valid_up_to()),
         },
     };
-    mistakes.add("CONFIG_FILE", &file.name, expected);
+    errors.add("CONFIG_FILE", &file.name, expected);
     None
 }
 
-fn removal_grace(given: Option<&At<String>>, mistakes: &mut FileMistakes) -> Duration {
+fn removal_grace(given: Option<&At<String>>, errors: &mut FileErrors) -> Duration {
     let Some(given) = given else {
         return REMOVAL_GRACE_DEFAULT;
     };
@@ -86,16 +86,16 @@ fn removal_grace(given: Option<&At<String>>, mistakes: &mut FileMistakes) -> Dur
     let grace = parsed.filter(|grace| REMOVAL_GRACE.contains(grace));
     if grace.is_none() {
         let expected = "a time from 1s to 24h, as in 30s or 5m";
-        mistakes.add(given.line, "removalGrace", Some(&given.value), expected);
+        errors.add(given.line, "removalGrace", Some(&given.value), expected);
     }
     grace.unwrap_or_default()
 }
 
 /// The file's resources with what its first matching entry of `nodes` puts over them.
-fn of_node(file: File, node: &str, mistakes: &mut FileMistakes) -> Vec<ResourceKeys> {
+fn of_node(file: File, node: &str, errors: &mut FileErrors) -> Vec<ResourceKeys> {
     for entry in &file.nodes {
         if let Some(expected) = wrong_glob(&entry.matches.value) {
-            mistakes.add(
+            errors.add(
                 entry.matches.line,
                 "match",
                 Some(&entry.matches.value),

@@ -5,12 +5,12 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::errors::FileErrors;
 use super::keys::{DeviceKeys, DevicesKeys, Pairs, PolicyKey, ResourceKeys};
-use super::mistakes::FileMistakes;
 use super::rules::Rules;
 use super::typed::At;
 use crate::config::host_paths::AllowedHostPaths;
-use crate::config::resources::{NUMBER_DEVICES_DEFAULT, Told, all};
+use crate::config::resources::{NUMBER_DEVICES_DEFAULT, Reported, all};
 use crate::config::values;
 use crate::fault::{FAULTS_MAX, FLAPS_MAX, Fault, FaultSpec, SpecError, Target};
 use crate::model::allocation::{Outputs, Prefixes};
@@ -42,15 +42,15 @@ pub struct Common<'a> {
     pub removal_grace: Duration,
 }
 
-/// Every resource; `None` where there is a mistake.
+/// Every resource; `None` where there is an error.
 pub fn read(
     resources: &[ResourceKeys],
     common: &Common,
-    mistakes: &mut FileMistakes,
+    errors: &mut FileErrors,
 ) -> Option<Vec<Resource>> {
     if let Some(beyond) = resources.get(RESOURCES_MAX) {
         let expected = format!("at most {RESOURCES_MAX} resources");
-        mistakes.add(beyond.name.line, "name", Some(&beyond.name.value), expected);
+        errors.add(beyond.name.line, "name", Some(&beyond.name.value), expected);
         return None;
     }
     let mut taken = Taken::default();
@@ -58,7 +58,7 @@ pub fn read(
         let line = keys.name.line;
         Reader {
             common,
-            mistakes,
+            errors,
             line,
         }
         .resource(keys, &mut taken)
@@ -74,21 +74,21 @@ struct Taken {
     devices: usize,
 }
 
-/// Reads one resource; what is wrong goes to the mistakes.
+/// Reads one resource; what is wrong goes to the errors.
 struct Reader<'a, 'm> {
     common: &'a Common<'a>,
-    mistakes: &'a mut FileMistakes<'m>,
+    errors: &'a mut FileErrors<'m>,
     /// Where the resource begins.
     line: usize,
 }
 
 impl Reader<'_, '_> {
-    fn resource(&mut self, keys: &ResourceKeys, taken: &mut Taken) -> Result<Resource, Told> {
-        // All of it is read before anything is given up, so that every mistake is told.
+    fn resource(&mut self, keys: &ResourceKeys, taken: &mut Taken) -> Result<Resource, Reported> {
+        // All of it is read before anything is given up, so that every error is told.
         let name = self.name(&keys.name, taken);
         let socket = self.socket(keys.plugin_name.as_ref(), name.as_ref().ok(), taken);
         let devices = self.devices(keys, name.as_ref().ok(), taken);
-        // What is not known for another mistake is taken for nothing.
+        // What is not known for another error is taken for nothing.
         let none = Devices::default();
         let known_devices = devices.as_ref().map_or(&none, |(devices, _)| devices);
         let outputs = self.outputs(keys, known_devices);
@@ -109,12 +109,12 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn name(&mut self, name: &At<String>, taken: &mut Taken) -> Result<ResourceName, Told> {
+    fn name(&mut self, name: &At<String>, taken: &mut Taken) -> Result<ResourceName, Reported> {
         let parsed = ResourceName::parse(&name.value)
-            .map_err(|expected| self.mistake("name", name, expected))?;
+            .map_err(|expected| self.error("name", name, expected))?;
         if let Some(first) = taken.names.insert(parsed.clone(), name.line) {
             let expected = format!("each resource once; line {first} has it already");
-            return Err(self.mistake("name", name, expected));
+            return Err(self.error("name", name, expected));
         }
         Ok(parsed)
     }
@@ -125,18 +125,18 @@ impl Reader<'_, '_> {
         given: Option<&At<String>>,
         resource: Option<&ResourceName>,
         taken: &mut Taken,
-    ) -> Result<SocketName, Told> {
+    ) -> Result<SocketName, Reported> {
         let (line, socket) = match filled(given) {
             Some(given) => {
                 let own = PluginName::parse(&given.value).and_then(|name| name.own_socket());
                 (
                     given.line,
-                    own.map_err(|expected| self.mistake("pluginName", given, expected))?,
+                    own.map_err(|expected| self.error("pluginName", given, expected))?,
                 )
             }
             None => (
                 self.line,
-                PluginName::default().shared_socket(resource.ok_or(Told)?),
+                PluginName::default().shared_socket(resource.ok_or(Reported)?),
             ),
         };
         if let Some(first) = taken.sockets.get(&socket) {
@@ -158,7 +158,7 @@ impl Reader<'_, '_> {
         keys: &ResourceKeys,
         name: Option<&ResourceName>,
         taken: &mut Taken,
-    ) -> Result<(Devices, Option<Counted>), Told> {
+    ) -> Result<(Devices, Option<Counted>), Reported> {
         let numa = self.numa("numaNodes", keys.numa_nodes.as_deref().unwrap_or_default());
         let known_numa = numa.as_deref().ok().unwrap_or_default();
         let (line, count) = match &keys.devices {
@@ -178,7 +178,9 @@ impl Reader<'_, '_> {
         };
         let prefix = filled(keys.device_id_prefix.as_ref()).map(|prefix| &*prefix.value);
         // Always the resource's own, so that another resource that comes changes no IDs.
-        let prefix = prefix.or(name.map(ResourceName::name_part)).ok_or(Told)?;
+        let prefix = prefix
+            .or(name.map(ResourceName::name_part))
+            .ok_or(Reported)?;
         let (node, dealt) = (self.common.node, NumaNodes::dealing(known_numa.to_vec()));
         let counted = Counted::new(prefix, node, dealt);
         counted
@@ -192,22 +194,22 @@ impl Reader<'_, '_> {
         numa.map(|_| (counted.devices(count), Some(counted)))
     }
 
-    fn list(&mut self, list: &[DeviceKeys], numa: &[u16]) -> Result<Devices, Told> {
+    fn list(&mut self, list: &[DeviceKeys], numa: &[u16]) -> Result<Devices, Reported> {
         let mut ids = BTreeMap::new();
         let mut size = 0;
         let mut read = |(index, keys): (usize, &DeviceKeys)| {
             let device = self.device(index, keys, numa);
             if keys.id.value.is_empty() {
-                return Err(self.mistake("id", &keys.id, "an ID"));
+                return Err(self.error("id", &keys.id, "an ID"));
             }
             if let Some(first) = ids.insert(keys.id.value.clone(), keys.id.line) {
                 let expected = format!("each ID once; line {first} has it already");
-                return Err(self.mistake("id", &keys.id, expected));
+                return Err(self.error("id", &keys.id, expected));
             }
             let device = device?;
             size += device.list_size();
             if size > LIST_SIZE_MAX && size - device.list_size() <= LIST_SIZE_MAX {
-                return Err(self.mistake(
+                return Err(self.error(
                     "id",
                     &keys.id,
                     format_args!("at most {index} devices with such IDs, or the list passes the kubelet's 4 MiB"),
@@ -215,14 +217,20 @@ impl Reader<'_, '_> {
             }
             Ok(device)
         };
-        // Collected first: a mistake in one device must not hide those of the next.
-        let devices: Vec<Result<Device, Told>> = list.iter().enumerate().map(&mut read).collect();
+        // Collected first: an error in one device must not hide those of the next.
+        let devices: Vec<Result<Device, Reported>> =
+            list.iter().enumerate().map(&mut read).collect();
         Ok(Devices::from_list(
-            devices.into_iter().collect::<Result<_, Told>>()?,
+            devices.into_iter().collect::<Result<_, Reported>>()?,
         ))
     }
 
-    fn device(&mut self, index: usize, keys: &DeviceKeys, dealt: &[u16]) -> Result<Device, Told> {
+    fn device(
+        &mut self,
+        index: usize,
+        keys: &DeviceKeys,
+        dealt: &[u16],
+    ) -> Result<Device, Reported> {
         if let Some(text) = keys.texts().find(|text| text.value.len() > TEXT_MAX) {
             let expected = format!("at most {TEXT_MAX} bytes");
             return Err(self.told(text.line, "devices", None, expected));
@@ -251,17 +259,17 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn attributes(&mut self, pairs: &Pairs) -> Result<BTreeMap<String, String>, Told> {
+    fn attributes(&mut self, pairs: &Pairs) -> Result<BTreeMap<String, String>, Reported> {
         let mut read = |(name, value): &(At<String>, At<String>)| {
             if PLACEHOLDERS.contains(&&*name.value) {
-                return Err(self.mistake(
+                return Err(self.error(
                     "attributes",
                     name,
                     "another name: this one is a placeholder's",
                 ));
             }
             if !is_attribute(&name.value) {
-                return Err(self.mistake(
+                return Err(self.error(
                     "attributes",
                     name,
                     "a name of letters, digits, '.', '_', '-' and '/'",
@@ -273,7 +281,7 @@ impl Reader<'_, '_> {
         Ok(read.into_iter().collect())
     }
 
-    fn numa(&mut self, key: &str, nodes: &[At<u16>]) -> Result<Vec<u16>, Told> {
+    fn numa(&mut self, key: &str, nodes: &[At<u16>]) -> Result<Vec<u16>, Reported> {
         let mut read = |node: &At<u16>| {
             if node.value > NUMA_NODE_MAX {
                 let expected = format!("a NUMA node from 0 to {NUMA_NODE_MAX}");
@@ -284,7 +292,7 @@ impl Reader<'_, '_> {
         all(Some(nodes), &mut read)
     }
 
-    fn outputs(&mut self, keys: &ResourceKeys, devices: &Devices) -> Result<Outputs, Told> {
+    fn outputs(&mut self, keys: &ResourceKeys, devices: &Devices) -> Result<Outputs, Reported> {
         if keys.rules() * devices.len() > GIVEN_MAX {
             let expected =
                 format!("fewer devices or fewer outputs: together they make more than {GIVEN_MAX}");
@@ -311,7 +319,7 @@ impl Reader<'_, '_> {
             },
             devices,
             allowed: self.common.allowed,
-            mistakes: self.mistakes,
+            errors: self.errors,
         };
         let envs = rules.pairs("env", keys.env.as_ref());
         let annotations = rules.pairs("annotations", keys.annotations.as_ref());
@@ -340,7 +348,7 @@ impl Reader<'_, '_> {
         &mut self,
         keys: &ResourceKeys,
         devices: Option<&Devices>,
-    ) -> Result<Vec<Fault>, Told> {
+    ) -> Result<Vec<Fault>, Reported> {
         if let Some(beyond) = keys
             .faults
             .as_ref()
@@ -358,7 +366,7 @@ impl Reader<'_, '_> {
     }
 
     /// Its devices are judged where those of the resource are known.
-    fn fault(&mut self, at: &At<FaultSpec>, devices: Option<&Devices>) -> Result<Fault, Told> {
+    fn fault(&mut self, at: &At<FaultSpec>, devices: Option<&Devices>) -> Result<Fault, Reported> {
         let words = at.value.to_string();
         let fault = match at.value.clone().fault(devices) {
             // Another node may have more of them: those that are there flap.
@@ -369,7 +377,7 @@ impl Reader<'_, '_> {
     }
 
     /// What the prefixes say, by the rules of the variables.
-    fn prefixed(&mut self, keys: &ResourceKeys) -> Result<Outputs, Told> {
+    fn prefixed(&mut self, keys: &ResourceKeys) -> Result<Outputs, Reported> {
         let env = self.value("envPrefix", keys.env_prefix.as_ref(), values::env_prefix);
         let device_file = self.value(
             "deviceFilePrefix",
@@ -395,17 +403,17 @@ impl Reader<'_, '_> {
         key: &str,
         given: Option<&At<String>>,
         parse: impl FnOnce(&str) -> Result<T, E>,
-    ) -> Result<Option<T>, Told> {
+    ) -> Result<Option<T>, Reported> {
         let Some(given) = filled(given) else {
             return Ok(None);
         };
         match parse(&given.value) {
             Ok(parsed) => Ok(Some(parsed)),
-            Err(expected) => Err(self.mistake(key, given, expected)),
+            Err(expected) => Err(self.error(key, given, expected)),
         }
     }
 
-    fn mistake(&mut self, key: &str, at: &At<String>, expected: impl Display) -> Told {
+    fn error(&mut self, key: &str, at: &At<String>, expected: impl Display) -> Reported {
         self.told(at.line, key, Some(&at.value), expected)
     }
 
@@ -415,9 +423,9 @@ impl Reader<'_, '_> {
         key: &str,
         value: Option<&str>,
         expected: impl Display,
-    ) -> Told {
-        self.mistakes.add(line, key, value, expected);
-        Told
+    ) -> Reported {
+        self.errors.add(line, key, value, expected);
+        Reported
     }
 }
 

@@ -2,11 +2,11 @@
 
 use std::fmt::Display;
 
+use super::errors::FileErrors;
 use super::keys::{DeviceFileKeys, MountKeys, Pairs};
-use super::mistakes::FileMistakes;
 use super::typed::At;
 use crate::config::host_paths::AllowedHostPaths;
-use crate::config::resources::{Told, all};
+use crate::config::resources::{Reported, all};
 use crate::model::allocation::{DeviceFileRule, MountRule};
 use crate::model::device::Device;
 use crate::model::template::{Constants, Template};
@@ -17,7 +17,7 @@ pub struct Rules<'a, 'm> {
     pub constants: Constants<'a>,
     pub devices: &'a [Device],
     pub allowed: &'a AllowedHostPaths,
-    pub mistakes: &'a mut FileMistakes<'m>,
+    pub errors: &'a mut FileErrors<'m>,
 }
 
 impl Rules<'_, '_> {
@@ -26,13 +26,13 @@ impl Rules<'_, '_> {
         &mut self,
         key: &str,
         pairs: Option<&Pairs>,
-    ) -> Result<Vec<(Template, Template)>, Told> {
+    ) -> Result<Vec<(Template, Template)>, Reported> {
         all(pairs.map(|pairs| &*pairs.0), |(name, value)| {
             let templates = (self.template(key, name), self.template(key, value));
             let (name_template, value_template) = (templates.0?, templates.1?);
             if value_template.is_per_device() && !name_template.is_per_device() {
                 let expected = "a device's placeholder in the name too, or one of all devices, such as {ids}, here";
-                return Err(self.mistake(key, value, expected));
+                return Err(self.error(key, value, expected));
             }
             let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
             self.every(key, name, &name_template, "a name, without '='", is_name)?;
@@ -43,11 +43,11 @@ impl Rules<'_, '_> {
         })
     }
 
-    pub fn device_file(&mut self, keys: &DeviceFileKeys) -> Result<DeviceFileRule, Told> {
+    pub fn device_file(&mut self, keys: &DeviceFileKeys) -> Result<DeviceFileRule, Reported> {
         let paths = self.paths(&keys.host_path, keys.container_path.as_ref());
         let permissions = keys.permissions.as_ref();
         if let Some(given) = permissions.filter(|given| !are_permissions(&given.value)) {
-            return Err(self.mistake("permissions", given, "some of r, w and m"));
+            return Err(self.error("permissions", given, "some of r, w and m"));
         }
         let (container_path, host_path) = paths?;
         Ok(DeviceFileRule {
@@ -57,7 +57,7 @@ impl Rules<'_, '_> {
         })
     }
 
-    pub fn mount(&mut self, keys: &MountKeys) -> Result<MountRule, Told> {
+    pub fn mount(&mut self, keys: &MountKeys) -> Result<MountRule, Reported> {
         let (container_path, host_path) =
             self.paths(&keys.host_path, keys.container_path.as_ref())?;
         Ok(MountRule {
@@ -68,7 +68,7 @@ impl Rules<'_, '_> {
     }
 
     /// `vendor/class=name`, by the Container Device Interface's specification.
-    pub fn cdi_device(&mut self, name: &At<String>) -> Result<Template, Told> {
+    pub fn cdi_device(&mut self, name: &At<String>) -> Result<Template, Reported> {
         let key = "cdiDevices";
         let template = self.template(key, name)?;
         let expected = "a CDI device's name, as in vendor.example/class=name";
@@ -81,14 +81,14 @@ impl Rules<'_, '_> {
         &mut self,
         host: &At<String>,
         container: Option<&At<String>>,
-    ) -> Result<(Template, Template), Told> {
+    ) -> Result<(Template, Template), Reported> {
         let host_template = self.template("hostPath", host);
         let at = container.unwrap_or(host);
         let container_template = self.template("containerPath", at)?;
         let host_template = host_template?;
         if host_template.is_per_device() && !container_template.is_per_device() {
             let expected = "a device's placeholder, since hostPath has one";
-            return Err(self.mistake("containerPath", at, expected));
+            return Err(self.error("containerPath", at, expected));
         }
         let absolute = |path: &str| {
             path.starts_with('/') && path.len() > 1 && !path.split('/').any(|part| part == "..")
@@ -111,9 +111,9 @@ impl Rules<'_, '_> {
         key: &str,
         at: &At<String>,
         template: &Template,
-    ) -> Result<(), Told> {
+    ) -> Result<(), Reported> {
         if template.is_of_container() {
-            return Err(self.mistake(key, at, "a path that depends on nothing but its device"));
+            return Err(self.error(key, at, "a path that depends on nothing but its device"));
         }
         let allowed = self.allowed;
         let expected = "/dev/null, zero, full, random, urandom or a path under ALLOWED_HOST_PATHS";
@@ -128,21 +128,21 @@ impl Rules<'_, '_> {
         template: &Template,
         expected: &str,
         is_good: impl Fn(&str) -> bool,
-    ) -> Result<(), Told> {
+    ) -> Result<(), Reported> {
         if !template.is_per_device() {
             let text = template.of(&self.devices.iter().collect::<Vec<_>>(), 0);
             let good = template.is_of_all() || is_good(&text);
             return if good {
                 Ok(())
             } else {
-                Err(self.mistake(key, at, expected))
+                Err(self.error(key, at, expected))
             };
         }
         for device in self.devices {
             let text = template.of(&[device], 0);
             if !is_good(&text) {
                 let (id, text) = (sanitize(&device.id), sanitize(&text));
-                return Err(self.mistake(
+                return Err(self.error(
                     key,
                     at,
                     format_args!("{expected}; device {id} makes it \"{text}\""),
@@ -152,9 +152,9 @@ impl Rules<'_, '_> {
         Ok(())
     }
 
-    fn template(&mut self, key: &str, at: &At<String>) -> Result<Template, Told> {
+    fn template(&mut self, key: &str, at: &At<String>) -> Result<Template, Reported> {
         let parsed = Template::parse(&at.value, self.constants);
-        let template = parsed.map_err(|expected| self.mistake(key, at, expected))?;
+        let template = parsed.map_err(|expected| self.error(key, at, expected))?;
         let lacking =
             |device: &Device| Some((sanitize(&device.id), template.lacking(device)?.to_owned()));
         let lacks: Vec<_> = self.devices.iter().filter_map(lacking).collect();
@@ -168,12 +168,12 @@ impl Rules<'_, '_> {
         } else {
             format!("an attribute that every device has; {device} lacks {name}")
         };
-        Err(self.mistake(key, at, expected))
+        Err(self.error(key, at, expected))
     }
 
-    fn mistake(&mut self, key: &str, at: &At<String>, expected: impl Display) -> Told {
-        self.mistakes.add(at.line, key, Some(&at.value), expected);
-        Told
+    fn error(&mut self, key: &str, at: &At<String>, expected: impl Display) -> Reported {
+        self.errors.add(at.line, key, Some(&at.value), expected);
+        Reported
     }
 }
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::mistake::Place;
+use super::super::error::Place;
 use super::*;
 use crate::model::allocation::{Allocation, allocate};
 use crate::model::device::Health;
@@ -13,20 +13,20 @@ fn told(text: &str) -> String {
     read_on("n", text).expect_err(text).to_string()
 }
 
-fn read_on(node: &str, text: impl Into<Vec<u8>>) -> Result<Vec<Resource>, Mistakes> {
+fn read_on(node: &str, text: impl Into<Vec<u8>>) -> Result<Vec<Resource>, ConfigErrors> {
     let file = FileText {
         name: "c.yaml".to_owned(),
         content: Ok(text.into()),
     };
-    let mut mistakes = Mistakes::default();
+    let mut errors = ConfigErrors::default();
     let allowed = AllowedHostPaths::new(["/opt".into()], None);
-    let resources = read(&file, node, &allowed, &mut mistakes);
-    mistakes.unless_any(resources)
+    let resources = read(&file, node, &allowed, &mut errors);
+    errors.unless_any(resources)
 }
 
 #[track_caller]
 fn resources(text: &str) -> Vec<Resource> {
-    read_on("n", text).unwrap_or_else(|mistakes| panic!("{mistakes}"))
+    read_on("n", text).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 /// What a container with all of the devices gets.
@@ -166,9 +166,9 @@ fn little_is_enough() {
 
 #[track_caller]
 fn refused(text: &str, expected: &[&str]) {
-    let mistakes = read_on("n", text).expect_err(text).to_string();
-    let lines: Vec<&str> = mistakes.lines().collect();
-    assert_eq!(lines.len(), expected.len(), "{mistakes}");
+    let errors = read_on("n", text).expect_err(text).to_string();
+    let lines: Vec<&str> = errors.lines().collect();
+    assert_eq!(lines.len(), expected.len(), "{errors}");
     for (line, expected) in lines.iter().zip(expected) {
         assert!(line.contains(expected), "{line}\nlacks {expected}");
     }
@@ -303,8 +303,8 @@ fn what_is_no_yaml_is_told_with_its_line() {
             "expected less: anchors and aliases make more than 32 MiB of it",
         ),
     ] {
-        let mistakes = read_on("n", text).expect_err(text).to_string();
-        assert!(mistakes.contains(expected), "{mistakes}\nlacks {expected}");
+        let errors = read_on("n", text).expect_err(text).to_string();
+        assert!(errors.contains(expected), "{errors}\nlacks {expected}");
     }
     assert!(
         read_on("n", b"\xff".to_vec())
@@ -400,11 +400,11 @@ fn no_file_is_too_much() {
         "resources: [{{name: a/b, devices: [{}]}}]",
         "{id: ''},\n".repeat(20_000)
     );
-    let mistakes = read_on("n", many).unwrap_err();
-    assert_eq!(mistakes.as_slice().len(), 200);
+    let errors = read_on("n", many).unwrap_err();
+    assert_eq!(errors.as_slice().len(), 200);
     assert_eq!(
-        mistakes.summary(),
-        "200 mistakes in the configuration, and 19800 more"
+        errors.summary(),
+        "200 errors in the configuration, and 19800 more"
     );
 }
 
@@ -482,15 +482,15 @@ proptest! {
         let _ = read_on("n", text);
     }
 
-    /// Whatever is cut out of a good file: it is read, or the mistake has a line of the file.
+    /// Whatever is cut out of a good file: it is read, or the error has a line of the file.
     #[test]
     fn mistakes_have_a_line_of_the_file(from in 0..EXAMPLE.len(), length in 0_usize..40) {
         let to = (from + length).min(EXAMPLE.len());
         let text = format!("{}{}", &EXAMPLE[..from], &EXAMPLE[to..]);
-        if let Err(mistakes) = read_on("n", &*text) {
-            for mistake in mistakes.as_slice() {
-                let Place::File { line, .. } = mistake.place else { panic!("{mistake}") };
-                prop_assert!((1..=text.lines().count() + 1).contains(&line), "{mistake}");
+        if let Err(errors) = read_on("n", &*text) {
+            for error in errors.as_slice() {
+                let Place::File { line, .. } = error.place else { panic!("{error}") };
+                prop_assert!((1..=text.lines().count() + 1).contains(&line), "{error}");
             }
         }
     }
@@ -572,8 +572,8 @@ fn wrong_faults_are_told_with_their_lines() {
             "faults=\"health gpu --up 1s --down 1s\": expected devices that there are: no device \"gpu\": expected IDs, indexes as in 0, ranges as in 0-3, comma-separated, or all",
         ),
     ] {
-        let mistakes = told(&format!("\n{}", ONE.replace("FAULTS", faults)));
-        let first = mistakes.lines().next().unwrap_or_default();
+        let errors = told(&format!("\n{}", ONE.replace("FAULTS", faults)));
+        let first = errors.lines().next().unwrap_or_default();
         assert_eq!(first, format!("c.yaml:2: {expected}"), "{faults}");
     }
     let many = ONE.replace("FAULTS", &format!("[{}]", "{rpc: stream}, ".repeat(65)));
@@ -590,13 +590,13 @@ nodes:
   - {match: n, resources: [{name: example.com/gpu, devices: 0}, {name: example.com/nic, faults: []}]}
 ";
     let faults = |node: &str| -> Vec<usize> {
-        let resources = read_on(node, text).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+        let resources = read_on(node, text).unwrap_or_else(|errors| panic!("{errors}"));
         resources
             .iter()
             .map(|resource| resource.faults.len())
             .collect()
     };
-    // Devices that another node lacks are no mistake there.
+    // Devices that another node lacks are no error there.
     assert_eq!(faults("n"), [2, 0]);
     assert_eq!(faults("m"), [2, 1]);
     let many = ONE.replace(

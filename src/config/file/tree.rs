@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
-use super::mistakes::FileMistakes;
+use super::errors::FileErrors;
 
 /// In bytes. Anchors and aliases count again each time, so that a few lines cannot stand for more than
 /// memory holds.
@@ -29,10 +29,10 @@ pub enum Value {
     Map(Vec<(Node, Node)>),
 }
 
-/// The whole file; `None` where it cannot be read. Keys that are there twice are mistakes too.
-pub fn parse(text: &str, mistakes: &mut FileMistakes) -> Option<Node> {
+/// The whole file; `None` where it cannot be read. Keys that are there twice are errors too.
+pub fn parse(text: &str, errors: &mut FileErrors) -> Option<Node> {
     let mut builder = Builder {
-        mistakes,
+        errors,
         open: Vec::new(),
         anchors: BTreeMap::new(),
         size: 0,
@@ -47,7 +47,7 @@ pub fn parse(text: &str, mistakes: &mut FileMistakes) -> Option<Node> {
             )),
         };
         if let Err(Wrong(line, expected)) = taken {
-            builder.mistakes.add(line, "", None, expected);
+            builder.errors.add(line, "", None, expected);
             return None;
         }
     }
@@ -65,7 +65,7 @@ pub fn parse(text: &str, mistakes: &mut FileMistakes) -> Option<Node> {
 struct Wrong(usize, String);
 
 struct Builder<'a, 'm> {
-    mistakes: &'a mut FileMistakes<'m>,
+    errors: &'a mut FileErrors<'m>,
     open: Vec<Open>,
     anchors: BTreeMap<usize, Node>,
     size: usize,
@@ -185,10 +185,10 @@ impl Builder<'_, '_> {
         while let (Some(key), Some(value)) = (children.next(), children.next()) {
             match &key.value {
                 Value::Scalar { text, .. } if !known.insert(text.clone()) => {
-                    self.mistakes.add(key.line, text, None, "each key once");
+                    self.errors.add(key.line, text, None, "each key once");
                 }
                 Value::Scalar { .. } => entries.push((key, value)),
-                _ => self.mistakes.add(key.line, "", None, "a text as key"),
+                _ => self.errors.add(key.line, "", None, "a text as key"),
             }
         }
         Value::Map(entries)
@@ -216,7 +216,7 @@ impl Node {
             }
     }
 
-    /// The text of a scalar, for a mistake to show.
+    /// The text of a scalar, for an error to show.
     pub fn shown(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar { text, .. } => Some(text),

@@ -9,22 +9,22 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use super::mistakes::FileMistakes;
+use super::errors::FileErrors;
 use super::tree::{Node, Value};
 
-/// A file with more mistakes than this has another problem.
+/// A file with more errors than this has another problem.
 const MISTAKES_MAX: usize = 50;
 
-/// Reads the tree into types; `None` where nothing is left of it. serde stops at the first mistake: so
+/// Reads the tree into types; `None` where nothing is left of it. serde stops at the first error: so
 /// that all of them are told, what is wrong is taken out and the rest is read again.
-pub fn read<T: DeserializeOwned>(mut tree: Node, mistakes: &mut FileMistakes) -> Option<T> {
+pub fn read<T: DeserializeOwned>(mut tree: Node, errors: &mut FileErrors) -> Option<T> {
     for _ in 0..MISTAKES_MAX {
         let error = match T::deserialize(&tree) {
             Ok(read) => return Some(read),
             Err(error) => error,
         };
         let key = error.key.as_deref().unwrap_or_default();
-        mistakes.add(error.line, key, error.value.as_deref(), error.expected);
+        errors.add(error.line, key, error.value.as_deref(), error.expected);
         if error.path.is_empty() {
             return None;
         }

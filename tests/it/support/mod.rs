@@ -96,7 +96,7 @@ pub fn from_file(text: &str) -> Vec<Resource> {
     };
     let config = Config::read(&Environment::default(), Some(&file), &host);
     let mut resources = config
-        .unwrap_or_else(|mistakes| panic!("{mistakes}\n{text}"))
+        .unwrap_or_else(|errors| panic!("{errors}\n{text}"))
         .resources;
     for resource in &mut resources {
         resource.removal_grace = Duration::from_millis(50);

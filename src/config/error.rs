@@ -8,7 +8,7 @@ use crate::util::sanitize::sanitize;
 
 /// One thing that is wrong: where, what stands there, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct ConfigError {
     /// Where it is.
     pub place: Place,
     /// The value, or the element of its list; `None` where it is no text.
@@ -17,7 +17,7 @@ pub struct Mistake {
     pub expected: String,
 }
 
-/// Where a mistake is.
+/// Where an error is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A variable's full name, as in `NUMBER_DEVICES_1.worker2`.
@@ -33,7 +33,7 @@ pub enum Place {
     },
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.place {
             Place::Variable(name) => write!(f, "{}", sanitize(name))?,
@@ -57,35 +57,35 @@ impl fmt::Display for Mistake {
 /// Everything that is wrong with a configuration, in the order in which it was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Error)]
 #[error("{}", self.lines())]
-pub struct Mistakes {
-    told: Vec<Mistake>,
+pub struct ConfigErrors {
+    errors: Vec<ConfigError>,
     more: usize,
 }
 
 /// Nobody reads more at a time.
-const TOLD_MAX: usize = 200;
+const ERRORS_MAX: usize = 200;
 
-impl Mistakes {
-    /// Each mistake.
-    pub fn as_slice(&self) -> &[Mistake] {
-        &self.told
+impl ConfigErrors {
+    /// Each error.
+    pub fn as_slice(&self) -> &[ConfigError] {
+        &self.errors
     }
 
     /// How many there are, and where.
     pub fn summary(&self) -> String {
-        let in_file = |mistake: &Mistake| match &mistake.place {
+        let in_file = |error: &ConfigError| match &error.place {
             Place::File { .. } => true,
             Place::Variable(name) => name == "CONFIG_FILE",
         };
-        let place = if self.told.iter().any(in_file) {
+        let place = if self.errors.iter().any(in_file) {
             "configuration"
         } else {
             "variables"
         };
-        match (self.told.len(), self.more) {
-            (1, _) => format!("1 mistake in the {place}"),
-            (count, 0) => format!("{count} mistakes in the {place}"),
-            (count, more) => format!("{count} mistakes in the {place}, and {more} more"),
+        match (self.errors.len(), self.more) {
+            (1, _) => format!("1 error in the {place}"),
+            (count, 0) => format!("{count} errors in the {place}"),
+            (count, more) => format!("{count} errors in the {place}, and {more} more"),
         }
     }
 
@@ -99,17 +99,17 @@ impl Mistakes {
         value: Option<&str>,
         expected: impl fmt::Display,
     ) {
-        let mistake = Mistake {
+        let error = ConfigError {
             place,
             value: value.map(str::to_owned),
             expected: expected.to_string(),
         };
         // A list that serves several resources is read once for each of them.
-        if self.told.contains(&mistake) {
+        if self.errors.contains(&error) {
             return;
         }
-        if self.told.len() < TOLD_MAX {
-            self.told.push(mistake);
+        if self.errors.len() < ERRORS_MAX {
+            self.errors.push(error);
         } else {
             self.more += 1;
         }
@@ -117,7 +117,7 @@ impl Mistakes {
 
     /// As the file has them; those in the variables first.
     pub(super) fn sort_by_line(&mut self) {
-        self.told.sort_by_key(|mistake| match mistake.place {
+        self.errors.sort_by_key(|error| match error.place {
             Place::Variable(_) => 0,
             Place::File { line, .. } => line,
         });
@@ -126,13 +126,13 @@ impl Mistakes {
     /// The value, unless anything is wrong.
     pub(super) fn unless_any<T>(self, value: Option<T>) -> Result<T, Self> {
         match value {
-            Some(value) if self.told.is_empty() => Ok(value),
+            Some(value) if self.errors.is_empty() => Ok(value),
             _ => Err(self),
         }
     }
 
     fn lines(&self) -> String {
-        let lines: Vec<String> = self.told.iter().map(ToString::to_string).collect();
+        let lines: Vec<String> = self.errors.iter().map(ToString::to_string).collect();
         lines.join("\n")
     }
 }

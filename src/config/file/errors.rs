@@ -1,17 +1,17 @@
-//! Mistakes in a file: each with its line.
+//! ConfigErrors in a file: each with its line.
 
 use std::fmt;
 
-use super::super::mistake::{Mistakes, Place};
+use super::super::error::{ConfigErrors, Place};
 
-/// Collects the mistakes of one file.
-pub struct FileMistakes<'a> {
+/// Collects the errors of one file.
+pub struct FileErrors<'a> {
     /// The file as it was named.
     pub file: &'a str,
-    pub mistakes: &'a mut Mistakes,
+    pub errors: &'a mut ConfigErrors,
 }
 
-impl FileMistakes<'_> {
+impl FileErrors<'_> {
     /// `key` is what the value stands under, `value` what stands there, where it is a text.
     pub fn add(
         &mut self,
@@ -26,6 +26,6 @@ impl FileMistakes<'_> {
             key: key.to_owned(),
         };
         let value = value.filter(|_| !key.is_empty());
-        self.mistakes.add_at(place, value, expected);
+        self.errors.add_at(place, value, expected);
     }
 }
