@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 
 use super::status::{ask, struck};
 use super::style::{ODD, PLAIN};
-use super::{by_hand, print};
+use super::{print, request};
 use crate::control::Request;
 use crate::fault::FaultSpec;
 use crate::observe::status::Wanted;
@@ -46,15 +46,15 @@ pub fn run(socket: &Path, arguments: Arguments, out: &mut impl Write) -> anyhow:
         (Some(Command::Clear { resource }), ..) => Request::Clear { resource },
         (Some(Command::List), ..) | (None, _, _) => return list(socket, out),
     };
-    by_hand::run(socket, &request, out)
+    request::run(socket, &request, out)
 }
 
 fn list(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
     let status = ask(socket, Wanted::None)?;
     let rows = status.resources.iter().flat_map(|resource| {
         resource.faults.iter().map(|fault| {
-            let by = if fault.by_hand {
-                "hand"
+            let by = if fault.set_at_run_time {
+                "command"
             } else {
                 "configuration"
             };

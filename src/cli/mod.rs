@@ -1,12 +1,12 @@
 //! The commands of the program. None of them decides an exit code.
 
-mod by_hand;
 mod check;
 mod fault;
 mod host;
 pub mod logging;
 mod manager;
 pub mod print;
+mod request;
 pub mod signals;
 mod status;
 pub mod style;
@@ -95,7 +95,7 @@ impl Cli {
                 let wanted = status::Wanted { resource, json };
                 status::run(&control(&environment)?, &wanted, out)
             }
-            Some(Command::Ask(request)) => by_hand::run(&control(&environment)?, &request, out),
+            Some(Command::Ask(request)) => request::run(&control(&environment)?, &request, out),
             Some(Command::Fault(arguments)) => fault::run(&control(&environment)?, arguments, out),
         }
     }

@@ -1,6 +1,6 @@
 //! The control socket: a client asks in one line of JSON, and gets one line of JSON.
 
-mod by_hand;
+mod apply;
 pub mod client;
 pub mod server;
 
@@ -35,7 +35,7 @@ pub enum Request {
         /// How many; those that are too many go once no pod holds them
         count: usize,
     },
-    /// Take back what was set by hand for a resource of the program that runs here
+    /// Return a resource to its configuration: remove overrides and faults set at run time
     Config {
         /// The resource's name
         resource: String,

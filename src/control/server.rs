@@ -25,7 +25,7 @@ use crate::plugin::PluginHandle;
 use crate::util::retry::until_ok;
 use crate::util::sanitize::sanitize;
 
-use super::{Reply, Request, by_hand};
+use super::{Reply, Request, apply};
 
 const CONNECTIONS_MAX: usize = 8;
 
@@ -93,7 +93,7 @@ async fn removed(socket: &OwnSocket, looks: &mut watch::Receiver<Sight>) {
     }
 }
 
-/// The directory of the default is made where its parent is there: by hand there is no volume for it.
+/// The directory of the default is made where its parent is there: outside a container nothing else creates it.
 fn make_dir_of(path: &Path) -> Result<(), BindError> {
     let Some(dir) = path.parent() else {
         return Ok(());
@@ -172,24 +172,20 @@ impl RequestHandler {
                 resource,
                 devices,
                 health,
-            } => self.set(&resource, |plugin| {
-                by_hand::health(plugin, &devices, health)
-            }),
+            } => self.set(&resource, |plugin| apply::health(plugin, &devices, health)),
             Request::Devices { resource, count } => {
-                self.set(&resource, |plugin| by_hand::devices(plugin, count))
+                self.set(&resource, |plugin| apply::devices(plugin, count))
             }
-            Request::Config { resource } => {
-                self.set(&resource, |plugin| Ok(by_hand::config(plugin)))
-            }
+            Request::Config { resource } => self.set(&resource, |plugin| Ok(apply::config(plugin))),
             Request::Fault { resource, fault } => {
-                self.set(&resource, |plugin| by_hand::fault(plugin, *fault))
+                self.set(&resource, |plugin| apply::fault(plugin, *fault))
             }
             Request::Clear {
                 resource: Some(resource),
-            } => self.set(&resource, |plugin| Ok(by_hand::clear(plugin))),
+            } => self.set(&resource, |plugin| Ok(apply::clear(plugin))),
             Request::Clear { resource: None } => {
                 let present = Arc::clone(&self.observer.present.borrow());
-                let cleared: Vec<String> = present.iter().map(by_hand::clear).collect();
+                let cleared: Vec<String> = present.iter().map(apply::clear).collect();
                 match &*cleared {
                     [] => Reply::Done("no resources".to_owned()),
                     each => Reply::Done(each.join("\n")),

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use super::{Effect, Fault, FaultSpec, Refusal, Target};
 
-/// For one resource, by hand, and as many by its configuration; each is judged at every call.
+/// For one resource, set at run time, and as many of its configuration; each is evaluated at every call.
 pub const FAULTS_MAX: usize = 64;
 
 /// So many of these can make devices flap; each goes through their list.
@@ -27,8 +27,8 @@ pub struct Armed {
     pub id: FaultId,
     /// With its seed, also where that is made up.
     pub fault: Fault,
-    /// Whether it was set by hand.
-    pub by_hand: bool,
+    /// Whether it was set at run time, not by the configuration.
+    pub set_at_run_time: bool,
     /// How often it could have struck.
     pub seen: u64,
     /// How often it did.
@@ -89,10 +89,12 @@ pub struct Withheld {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TooMany {
     /// Of any kind.
-    #[error("{FAULTS_MAX} faults were set by hand already; fault clear takes them away")]
+    #[error("{FAULTS_MAX} faults were already set at run time; `fault clear` removes them")]
     Faults,
     /// That make devices flap.
-    #[error("{FLAPS_MAX} faults of health were set by hand already; fault clear takes them away")]
+    #[error(
+        "{FLAPS_MAX} faults of health were already set at run time; `fault clear` removes them"
+    )]
     Flaps,
 }
 
@@ -121,20 +123,20 @@ impl Faults {
             .any(|armed| armed.fault.spec().rpc == target)
     }
 
-    /// One more, by hand, in the place of one that is over where there is no other. Where it needs a seed and names none it gets this one. Returns it as it is armed.
+    /// Adds a fault at run time. Where there are too many, it replaces one that is over. Where it needs a seed and names none it gets this one. Returns it as it is armed.
     ///
     /// # Errors
     /// When there are too many.
     pub fn set(&mut self, fault: Fault, seed: u64) -> Result<&Armed, TooMany> {
-        let by_hand = |armed: &&Armed| armed.by_hand;
+        let at_run_time = |armed: &&Armed| armed.set_at_run_time;
         let flaps = |fault: &Fault| fault.spec().rpc == Target::Health;
-        let flapping = self.armed.iter().filter(by_hand);
+        let flapping = self.armed.iter().filter(at_run_time);
         if flaps(&fault) && flapping.filter(|armed| flaps(&armed.fault)).count() >= FLAPS_MAX {
             return Err(TooMany::Flaps);
         }
-        if self.armed.iter().filter(by_hand).count() >= FAULTS_MAX {
+        if self.armed.iter().filter(at_run_time).count() >= FAULTS_MAX {
             let mut over = self.armed.iter();
-            let over = over.position(|armed| armed.by_hand && armed.is_over());
+            let over = over.position(|armed| armed.set_at_run_time && armed.is_over());
             self.armed.remove(over.ok_or(TooMany::Faults)?);
         }
         let armed = self.arm(fault, true, seed);
@@ -143,7 +145,7 @@ impl Faults {
     }
 
     /// The faults of another configuration than the one before. Those that both have go on, or stay cleared; so do
-    /// those set by hand. Returns those that are new.
+    /// those set at run time. Returns those that are new.
     pub fn configure(
         &mut self,
         before: &[Fault],
@@ -151,8 +153,8 @@ impl Faults {
         mut seed: impl FnMut() -> u64,
     ) -> Vec<FaultSpec> {
         let all = std::mem::take(&mut self.armed);
-        let (by_hand, mut known): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|armed| armed.by_hand);
+        let (set_at_run_time, mut known): (Vec<_>, Vec<_>) =
+            all.into_iter().partition(|armed| armed.set_at_run_time);
         let mut before: Vec<&Fault> = before.iter().collect();
         let mut new = Vec::new();
         for fault in configured {
@@ -172,7 +174,7 @@ impl Faults {
                 }
             }
         }
-        self.armed.extend(by_hand);
+        self.armed.extend(set_at_run_time);
         new
     }
 
@@ -262,7 +264,7 @@ impl Faults {
         struck.collect()
     }
 
-    fn arm(&mut self, asked: Fault, by_hand: bool, seed: u64) -> Armed {
+    fn arm(&mut self, asked: Fault, set_at_run_time: bool, seed: u64) -> Armed {
         let mut fault = asked.clone();
         let seed = asked.spec.seed.unwrap_or(seed);
         // Where nothing is left to chance, a seed tells nothing.
@@ -273,7 +275,7 @@ impl Faults {
         Armed {
             id,
             fault,
-            by_hand,
+            set_at_run_time,
             seen: 0,
             struck: 0,
             delaying: 0,
@@ -416,7 +418,7 @@ mod tests {
         let third = fault(r#"{"rpc": "allocate", "delay": "1s"}"#);
         let first = [one.clone(), other.clone()];
         assert_eq!(faults.configure(&[], &first, || 5).len(), 2);
-        let by_hand = faults.set(other.clone(), 6).expect("room").id;
+        let another = faults.set(other.clone(), 6).expect("room").id;
         let seeds = faults.armed().iter().map(|armed| armed.fault.spec().seed);
         assert_eq!(seeds.collect::<Vec<_>>(), [Some(5), None, None]);
         // One that it has already goes on.
@@ -427,10 +429,10 @@ mod tests {
         assert_eq!(struck, [0, 1, 0]);
         faults.configure(&second, &[], || 7);
         assert_eq!(faults.armed().len(), 1);
-        assert!(faults.has(by_hand) && faults.threaten(Target::Registration));
+        assert!(faults.has(another) && faults.threaten(Target::Registration));
         assert!(!faults.threaten(Target::Stream));
         assert_eq!(faults.clear(), 1);
-        assert!(!faults.has(by_hand));
+        assert!(!faults.has(another));
         // What was cleared stays so; a second one alike is new.
         faults.configure(&[], &second, || 7);
         faults.clear();

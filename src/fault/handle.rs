@@ -27,7 +27,7 @@ impl FaultHandle {
         self.0.subscribe()
     }
 
-    /// Sets one more by hand; returns it with its seed.
+    /// Adds a fault at run time; returns it with its seed.
     ///
     /// # Errors
     /// When there are too many.

@@ -11,7 +11,7 @@ use crate::fault::{Armed, FaultSpec, Target};
 use crate::model::device::Device;
 use crate::node::checkpoint::{Holder, Known};
 use crate::observe::{PluginView, View};
-use crate::offer::ByHand;
+use crate::offer::Overrides;
 use crate::offer::retirement::Wait;
 use crate::plugin::record::{Cause, RegistrationResult};
 
@@ -104,9 +104,9 @@ pub struct ResourceStatus {
     /// What went wrong last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<Event>,
-    /// What was set by hand, over the configuration.
+    /// What was set at run time and overrides the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub by_hand: Option<ByHandStatus>,
+    pub overrides: Option<OverridesStatus>,
     /// What goes wrong with it on purpose.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<FaultStatus>,
@@ -127,10 +127,10 @@ pub struct ResourceStatus {
     pub devices: Option<Vec<DeviceStatus>>,
 }
 
-/// What was set by hand.
+/// What overrides the configuration.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ByHandStatus {
+pub struct OverridesStatus {
     /// The number of devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<usize>,
@@ -144,8 +144,8 @@ pub struct ByHandStatus {
 pub struct FaultStatus {
     /// As it was asked for, with its seed.
     pub fault: FaultSpec,
-    /// Whether it was set by hand, and not by the configuration.
-    pub by_hand: bool,
+    /// Whether it was set at run time, not by the configuration.
+    pub set_at_run_time: bool,
     /// Whether it can strike no more.
     pub spent: bool,
     /// How often it could have struck.
@@ -164,9 +164,9 @@ pub struct DeviceStatus {
     pub health: String,
     /// Its NUMA nodes; none: no topology.
     pub numa: Vec<u16>,
-    /// Whether its health was set by hand.
+    /// Whether its health was set at run time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub by_hand: bool,
+    pub health_overridden: bool,
     /// Whether a fault made it ill.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ill: bool,
@@ -263,7 +263,7 @@ fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceSta
             what: error.what.clone(),
             at: time(error.at),
         }),
-        by_hand: by_hand(offer.by_hand()),
+        overrides: overrides(offer.overrides()),
         faults: plugin.faults.armed().iter().map(fault).collect(),
         faults_injected: counts(&Target::ALL.map(Target::as_str), &record.faults),
         healthy,
@@ -274,18 +274,18 @@ fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceSta
     }
 }
 
-fn by_hand(by_hand: &ByHand) -> Option<ByHandStatus> {
-    let status = ByHandStatus {
-        devices: by_hand.count,
-        health: by_hand.health.len(),
+fn overrides(overrides: &Overrides) -> Option<OverridesStatus> {
+    let status = OverridesStatus {
+        devices: overrides.count,
+        health: overrides.health.len(),
     };
-    (*by_hand != ByHand::default()).then_some(status)
+    (*overrides != Overrides::default()).then_some(status)
 }
 
 fn fault(armed: &Armed) -> FaultStatus {
     FaultStatus {
         fault: armed.fault.spec().clone(),
-        by_hand: armed.by_hand,
+        set_at_run_time: armed.set_at_run_time,
         spent: armed.is_spent(),
         seen: armed.seen,
         struck: armed.struck,
@@ -299,7 +299,7 @@ fn device(device: &Device, plugin: &PluginView, known: Option<&Known>) -> Device
         id: device.id.to_string(),
         health: device.told_health().as_str().to_owned(),
         numa: device.numa.to_vec(),
-        by_hand: offer.by_hand().health.contains_key(&device.id),
+        health_overridden: offer.overrides().health.contains_key(&device.id),
         ill: offer.ill().contains(&device.id),
         going: device.going,
         waits_for: plugin.waits.get(&device.id).map(Wait::to_string),

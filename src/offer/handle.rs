@@ -61,7 +61,7 @@ impl OfferHandle {
         });
     }
 
-    /// Sets something by hand. Where that changes nothing, nothing is sent: every message makes the kubelet
+    /// Sets something at run time. Where that changes nothing, nothing is sent: every message makes the kubelet
     /// write its checkpoint.
     ///
     /// # Errors
@@ -69,7 +69,7 @@ impl OfferHandle {
     pub fn set<E>(&self, set: impl FnOnce(&Offer) -> Result<Offer, E>) -> Result<(), E> {
         let mut outcome = Ok(());
         self.change(|offer| match set(offer) {
-            Ok(changed) => (changed.by_hand() != offer.by_hand()).then_some(changed),
+            Ok(changed) => (changed.overrides() != offer.overrides()).then_some(changed),
             Err(error) => {
                 outcome = Err(error);
                 None

@@ -1,4 +1,4 @@
-//! What the kubelet is told of a resource: the configured devices, over them what was set by hand and what faults made
+//! What the kubelet is told of a resource: the configured devices, over them what was set at run time and what faults made
 //! ill, and the devices that are going.
 //!
 //! A kubelet crashes when a device disappears from the list that a pod holds or an Allocate in flight may
@@ -21,23 +21,23 @@ use crate::offer::resource::Resource;
 #[derive(Clone, Debug)]
 pub struct Offer {
     resource: Arc<Resource>,
-    by_hand: ByHand,
+    overrides: Overrides,
     ill: BTreeSet<Box<str>>,
     devices: Arc<Devices>,
     /// How often the same list was to be sent once more.
     repeats: u64,
 }
 
-/// What was set by hand, over the configuration.
+/// What was set at run time and overrides the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ByHand {
+pub struct Overrides {
     /// How many devices there are.
     pub count: Option<usize>,
     /// The health of devices, by ID.
     pub health: BTreeMap<Box<str>, Health>,
 }
 
-/// Why a count cannot be set by hand.
+/// Why the number of devices cannot be set at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum CountError {
     /// The configuration names each device.
@@ -52,7 +52,7 @@ impl Offer {
     /// The resource as configured.
     pub fn new(resource: Resource) -> Self {
         Self {
-            by_hand: ByHand::default(),
+            overrides: Overrides::default(),
             ill: BTreeSet::new(),
             repeats: 0,
             devices: Arc::clone(&resource.devices),
@@ -65,9 +65,9 @@ impl Offer {
         &self.resource
     }
 
-    /// What was set by hand.
-    pub fn by_hand(&self) -> &ByHand {
-        &self.by_hand
+    /// What was set at run time.
+    pub fn overrides(&self) -> &Overrides {
+        &self.overrides
     }
 
     /// The devices that a fault made ill.
@@ -100,27 +100,27 @@ impl Offer {
         self.devices.as_slice().iter().filter(|device| device.going)
     }
 
-    /// Another configuration of the same resource: what it lacks is going from here on. What was set by hand
+    /// Another configuration of the same resource: what it lacks is going from here on. What was set at run time
     /// stays, but a count of devices that are a list now.
     #[must_use]
     pub fn reconfigured(&self, resource: Resource) -> Self {
-        let by_hand = ByHand {
-            count: self.by_hand.count.filter(|_| resource.counted.is_some()),
-            health: self.by_hand.health.clone(),
+        let overrides = Overrides {
+            count: self.overrides.count.filter(|_| resource.counted.is_some()),
+            health: self.overrides.health.clone(),
         };
         Self {
             resource: resource.into(),
-            by_hand,
+            overrides,
             ..self.clone()
         }
         .made()
     }
 
-    /// As the configuration says, with nothing set by hand.
+    /// As the configuration says, without overrides.
     #[must_use]
     pub fn as_configured(&self) -> Self {
         Self {
-            by_hand: ByHand::default(),
+            overrides: Overrides::default(),
             ..self.clone()
         }
         .made()
@@ -141,31 +141,31 @@ impl Offer {
         self.clone().knowing(&known.collect::<Vec<_>>())
     }
 
-    /// With so many devices, by hand: those that are too many are going from here on.
+    /// With this many devices, set at run time: those that are too many are going from here on.
     ///
     /// # Errors
     /// When there cannot be so many.
     pub fn with_count(&self, count: usize) -> Result<Self, CountError> {
         let counted = self.resource.counted.as_ref().ok_or(CountError::Listed)?;
         counted.list_size(count)?;
-        let by_hand = ByHand {
+        let overrides = Overrides {
             count: Some(count),
-            health: self.by_hand.health.clone(),
+            health: self.overrides.health.clone(),
         };
         Ok(Self {
-            by_hand,
+            overrides,
             ..self.clone()
         }
         .made())
     }
 
-    /// With this health of these devices, by hand.
+    /// With this health of these devices, set at run time.
     #[must_use]
     pub fn with_health<'a>(&self, ids: impl Iterator<Item = &'a str>, health: Health) -> Self {
-        let mut by_hand = self.by_hand.clone();
-        by_hand.health.extend(ids.map(|id| (id.into(), health)));
+        let mut overrides = self.overrides.clone();
+        overrides.health.extend(ids.map(|id| (id.into(), health)));
         Self {
-            by_hand,
+            overrides,
             ..self.clone()
         }
         .made()
@@ -187,16 +187,20 @@ impl Offer {
         self.knowing(known.as_slice())
     }
 
-    /// The devices anew: what is configured, over it what was set by hand, over that what faults made ill; beside
+    /// The devices anew: what is configured, over it what was set at run time, over that what faults made ill; beside
     /// those that the kubelet may know.
     fn knowing(mut self, known: &[Device]) -> Self {
-        let mut wanted = match (self.by_hand.count, &self.resource.counted) {
+        let mut wanted = match (self.overrides.count, &self.resource.counted) {
             (Some(count), Some(counted)) => Arc::new(counted.devices(count)),
             _ => Arc::clone(&self.resource.devices),
         };
-        let by_hand = self.by_hand.health.iter().map(|(id, health)| (id, *health));
+        let overrides = self
+            .overrides
+            .health
+            .iter()
+            .map(|(id, health)| (id, *health));
         let ill = self.ill.iter().map(|id| (id, Health::Unhealthy));
-        for (id, health) in by_hand.chain(ill) {
+        for (id, health) in overrides.chain(ill) {
             if wanted.get(id).is_some_and(|device| device.health != health) {
                 // It is there.
                 let _ = Arc::make_mut(&mut wanted).set_health(id, health);
@@ -322,7 +326,7 @@ mod tests {
             told(&again.as_configured()),
             ["d-n-0 Healthy", "d-n-1 Unhealthy"]
         );
-        assert_eq!(*again.as_configured().by_hand(), ByHand::default());
+        assert_eq!(*again.as_configured().overrides(), Overrides::default());
     }
 
     #[test]
@@ -396,11 +400,11 @@ mod tests {
         let offer = Offer::new(resource(2)).with_ill(ill);
         let is_ill = ["d-n-0 Healthy", "d-n-1 Unhealthy"];
         assert_eq!(told(&offer), is_ill);
-        let by_hand = offer.with_health(["d-n-1"].into_iter(), Health::Healthy);
-        assert_eq!(told(&by_hand), is_ill);
-        assert_eq!(told(&by_hand.reconfigured(resource(2))), is_ill);
-        assert_eq!(told(&by_hand.as_configured()), is_ill);
-        let well = by_hand.with_ill(BTreeSet::new());
+        let overrides = offer.with_health(["d-n-1"].into_iter(), Health::Healthy);
+        assert_eq!(told(&overrides), is_ill);
+        assert_eq!(told(&overrides.reconfigured(resource(2))), is_ill);
+        assert_eq!(told(&overrides.as_configured()), is_ill);
+        let well = overrides.with_ill(BTreeSet::new());
         assert_eq!(told(&well), ["d-n-0 Healthy", "d-n-1 Healthy"]);
     }
 }

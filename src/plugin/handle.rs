@@ -63,7 +63,7 @@ impl PluginHandle {
         self.offer.reconfigure(resource);
     }
 
-    /// Back to what the configuration says: what was set by hand is taken back, and its faults are as at the start.
+    /// Back to what the configuration says: what was set at run time is taken back, and its faults are as at the start.
     pub fn as_configured(&self) {
         let offer = self
             .offer

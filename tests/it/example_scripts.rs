@@ -35,9 +35,9 @@ fn shows(example: &str, words: &[&str]) {
 fn a_sick_device() {
     let words = [
         "pod train is admitted",
-        "gpu-node-0 is Unhealthy by hand",
+        "set gpu-node-0 to Unhealthy",
         "listed 4 devices, 3 healthy: gpu-node-0 Unhealthy",
-        "gpu-node-0  Unhealthy, by hand  train/main",
+        "gpu-node-0  Unhealthy, overridden  train/main",
         "pod next: UnexpectedAdmissionError: example.com/gpu: 3 devices are requested, 2 are available",
         "as configured",
         "gpu-node-0 Healthy",

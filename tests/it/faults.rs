@@ -331,10 +331,13 @@ async fn devices_flap() {
         status.contains("gpu-n-3  Unhealthy, by a fault\n"),
         "{status}"
     );
-    assert!(status.contains("gpu-n-0  Unhealthy, by hand\n"), "{status}");
+    assert!(
+        status.contains("gpu-n-0  Unhealthy, overridden\n"),
+        "{status}"
+    );
     node.sets(
         &["health", GPU, "3", "healthy"],
-        "example.com/gpu: gpu-n-3 is Healthy by hand; a fault has it ill\n",
+        "example.com/gpu: set gpu-n-3 to Healthy; a fault keeps it Unhealthy\n",
     );
     // With fewer devices those that are left flap.
     node.does(&["config", GPU]);
@@ -441,7 +444,7 @@ async fn the_configuration_has_faults_and_config_brings_them_back() {
     assert!(began.elapsed() >= Duration::from_secs(1));
     node.refused("p").await;
     node.admits("p").await.expect("once is enough");
-    assert_eq!(node.status()["faults"][1]["byHand"], false);
+    assert_eq!(node.status()["faults"][1]["setAtRunTime"], false);
 
     // What goes on is not counted anew by a reload that changes something else.
     node.reloads(&LATE.replace("devices: 4", "devices: 5"));
@@ -539,7 +542,7 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     }
     node.refuses(
         &["fault", GPU, "stream"],
-        "error: example.com/gpu: 64 faults were set by hand already; fault clear takes them away\n",
+        "error: example.com/gpu: 64 faults were already set at run time; `fault clear` removes them\n",
     );
 }
 

@@ -44,7 +44,7 @@ async fn the_status_tells_of_every_device_and_who_holds_it() {
             serde_json::json!([
                 {"id": "simple-device-n-0", "health": "Healthy", "numa": [0],
                  "heldBy": [{"pod": "p", "container": "main"}]},
-                {"id": "simple-device-n-1", "health": "Unhealthy", "numa": [1], "byHand": true},
+                {"id": "simple-device-n-1", "health": "Unhealthy", "numa": [1], "healthOverridden": true},
             ]),
         ),
     ] {

@@ -2,7 +2,6 @@
 
 mod support;
 
-mod by_hand;
 mod config_file;
 mod example_scripts;
 mod examples;
@@ -12,6 +11,7 @@ mod http;
 mod life;
 mod metrics;
 mod node_behaviour;
+mod overrides;
 mod program;
 mod readiness;
 mod reload;

@@ -141,7 +141,7 @@ fn give(control: &Path, request: &Request) -> Option<Reply> {
         Ok(reply) => Some(reply),
         Err(refusal) => {
             let refusal = refusal.to_string();
-            let refused = ["by hand already", "no device", "are a list"];
+            let refused = ["already set at run time", "no device", "are a list"];
             assert!(
                 refused.iter().any(|words| refusal.contains(words)),
                 "{request:?}: {refusal}"
@@ -299,7 +299,7 @@ impl Story {
         }
     }
 
-    /// What was set by hand is taken back, and the pods go.
+    /// What was set at run time is taken back, and the pods go.
     async fn settle(self) {
         let control = &*self.control;
         let Node {
@@ -326,14 +326,14 @@ impl Story {
         let injected: BTreeSet<&String> = injected.collect();
         assert_eq!(injected.len(), Target::ALL.len(), "{injected:?}");
         for resource in &status.resources {
-            assert!(resource.by_hand.is_none(), "{resource:?}");
+            assert!(resource.overrides.is_none(), "{resource:?}");
             let configured = usize::from(resource.name == "example.com/fpga");
             assert_eq!(resource.faults.len(), configured, "{resource:?}");
             let devices = resource.devices.as_deref().unwrap_or_default();
             assert!(
                 devices
                     .iter()
-                    .all(|device| !device.by_hand && !device.ill && !device.going)
+                    .all(|device| !device.health_overridden && !device.ill && !device.going)
             );
         }
         for (resource, _) in RESOURCES {

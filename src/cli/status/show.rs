@@ -33,16 +33,16 @@ pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result
         table(out, "RESOURCE\tSTATE\tFOR\tHEALTHY\tHELD", rows)?;
     }
     let waiting = status.resources.iter().filter_map(waits);
-    let by_hand = status.resources.iter().filter_map(|resource| {
+    let overridden = status.resources.iter().filter_map(|resource| {
         Some(format!(
-            "{} has by hand: {}",
+            "{} has overrides: {}",
             resource.name,
-            by_hand(resource)?
+            overrides(resource)?
         ))
     });
     let faulty = status.resources.iter().filter_map(faulty);
     let removing = status.resources.iter().filter_map(pending_removal);
-    let notes = waiting.chain(by_hand).chain(removing).chain(faulty);
+    let notes = waiting.chain(overridden).chain(removing).chain(faulty);
     let notes: Vec<String> = notes.collect();
     if !notes.is_empty() {
         writeln!(out)?;
@@ -78,14 +78,17 @@ fn waits(resource: &ResourceStatus) -> Option<String> {
     ))
 }
 
-/// What was set by hand.
-fn by_hand(resource: &ResourceStatus) -> Option<String> {
-    let by_hand = resource.by_hand.as_ref()?;
-    let devices = by_hand.devices.map(|count| match count {
+/// What overrides the configuration.
+fn overrides(resource: &ResourceStatus) -> Option<String> {
+    let overrides = resource.overrides.as_ref()?;
+    let devices = overrides.devices.map(|count| match count {
         1 => "1 device".to_owned(),
         count => format!("{count} devices"),
     });
-    let health = (by_hand.health > 0).then(|| format!("the health of {}", by_hand.health));
+    let health = (overrides.health > 0).then(|| match overrides.health {
+        1 => "health of 1 device".to_owned(),
+        count => format!("health of {count} devices"),
+    });
     let both: Vec<String> = devices.into_iter().chain(health).collect();
     Some(both.join(", "))
 }
@@ -156,8 +159,8 @@ pub fn resource(
     if let Some(waits_for) = &resource.waits_for {
         rows.push(("not ready", waits_for.clone()));
     }
-    if let Some(by_hand) = by_hand(resource) {
-        rows.push(("by hand", by_hand));
+    if let Some(overrides) = overrides(resource) {
+        rows.push(("overrides", overrides));
     }
     let mut label = "faults";
     for fault in &resource.faults {
@@ -227,13 +230,17 @@ fn device(device: &DeviceStatus) -> (Style, String) {
     } else {
         numa.join(",")
     };
-    let by_hand = if device.by_hand { ", by hand" } else { "" };
+    let overridden = if device.health_overridden {
+        ", overridden"
+    } else {
+        ""
+    };
     let ill = if device.ill { ", by a fault" } else { "" };
     let going = if device.going { ", going" } else { "" };
     let holder = |holder: &Holder| sanitize(&format!("{}/{}", holder.pod, holder.container));
     let held_by: Vec<String> = device.held_by.iter().map(holder).collect();
     let row = format!(
-        "{numa}\t{}\t{}{by_hand}{ill}{going}\t{}",
+        "{numa}\t{}\t{}{overridden}{ill}{going}\t{}",
         device.id,
         device.health,
         held_by.join(" ")

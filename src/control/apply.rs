@@ -1,4 +1,4 @@
-//! What is set by hand: it lies over the configuration until it is taken back, or until a restart.
+//! Applies what a client requests: overrides and faults, which last until `config` or a restart.
 
 use tracing::info;
 
@@ -12,19 +12,19 @@ pub fn health(plugin: &PluginHandle, devices: &str, health: Health) -> Result<St
     let ids = plugin.offer.set_health(devices, health);
     let ids = ids.map_err(|error| sanitize(&error.to_string()))?;
     let (resource, health) = (name(plugin), health.as_str());
-    info!(%resource, devices = ids.len(), "set by hand: {health}");
+    info!(%resource, devices = ids.len(), "health set at run time: {health}");
     let what = match &*ids {
-        [only] => format!("{only} is"),
-        many => format!("{} devices are", many.len()),
+        [only] => only.to_string(),
+        many => format!("{} devices", many.len()),
     };
     let offer = plugin.offer.now();
     let ill = ids.iter().filter(|id| offer.ill().contains(*id));
     let ill = match ill.count() {
         0 => String::new(),
-        1 => "; a fault has it ill".to_owned(),
-        count => format!("; a fault has {count} of them ill"),
+        1 if ids.len() == 1 => "; a fault keeps it Unhealthy".to_owned(),
+        count => format!("; a fault keeps {count} of them Unhealthy"),
     };
-    Ok(format!("{resource}: {what} {health} by hand{ill}"))
+    Ok(format!("{resource}: set {what} to {health}{ill}"))
 }
 
 /// Sets the number of devices.
@@ -32,21 +32,21 @@ pub fn devices(plugin: &PluginHandle, count: usize) -> Result<String, String> {
     let set = plugin.offer.set(|offer| offer.with_count(count));
     set.map_err(|error| error.to_string())?;
     let resource = name(plugin);
-    info!(%resource, count, "set by hand: the number of devices");
+    info!(%resource, count, "number of devices set at run time");
     let going = plugin.offer.now().going().count();
     let going = match going {
         0 => String::new(),
-        going => format!(", {going} going"),
+        going => format!(", {going} pending removal"),
     };
     let devices = if count == 1 { "device" } else { "devices" };
-    Ok(format!("{resource}: {count} {devices} by hand{going}"))
+    Ok(format!("{resource}: scaled to {count} {devices}{going}"))
 }
 
-/// Takes back what was set by hand.
+/// Removes what was set at run time.
 pub fn config(plugin: &PluginHandle) -> String {
     plugin.as_configured();
     let resource = name(plugin);
-    info!(%resource, "as configured: what was set by hand is taken back");
+    info!(%resource, "as configured: overrides and faults set at run time are removed");
     format!("{resource}: as configured")
 }
 
@@ -62,7 +62,7 @@ pub fn fault(plugin: &PluginHandle, spec: FaultSpec) -> Result<String, String> {
         .set(fault)
         .map_err(|error| error.to_string())?;
     let resource = name(plugin);
-    info!(%resource, %fault, "set by hand: a fault");
+    info!(%resource, %fault, "fault set at run time");
     let never = offer
         .resource()
         .never_called(target)

@@ -1,4 +1,4 @@
-//! What is set by hand, over the control socket.
+//! Sends a request to the running daemon and prints its reply.
 
 use std::io::Write;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! What is set by hand, with the program as a process: it lies over the configuration, and status tells it apart.
+//! Overrides of the running program: they last until `config` or a restart, and the status shows them.
 
 use std::fs;
 
@@ -9,10 +9,10 @@ use crate::support::{held, pod, registrations, until};
 async fn health_is_set_and_taken_back() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
-    let id = "example.com/gpu: gpu-n-1 is Unhealthy by hand\n";
+    let id = "example.com/gpu: set gpu-n-1 to Unhealthy\n";
     node.sets(&["health", GPU, "gpu-n-1", "unhealthy"], id);
     node.shows(4, 3).await;
-    let range = "example.com/gpu: 2 devices are Unhealthy by hand\n";
+    let range = "example.com/gpu: set 2 devices to Unhealthy\n";
     node.sets(&["health", GPU, "2-3", "unhealthy"], range);
     node.shows(4, 1).await;
     // Allocate refuses it, whatever the kubelet may think.
@@ -23,22 +23,25 @@ async fn health_is_set_and_taken_back() {
     assert_eq!(held(&node.kubelet, "p"), ["gpu-n-0"]);
     node.sets(
         &["health", GPU, "3", "healthy"],
-        "example.com/gpu: gpu-n-3 is Healthy by hand\n",
+        "example.com/gpu: set gpu-n-3 to Healthy\n",
     );
     node.shows(4, 2).await;
     let (_, status, _) = node.does(&["status"]);
-    let note = "example.com/gpu has by hand: the health of 3\n";
+    let note = "example.com/gpu has overrides: health of 3 devices\n";
     assert!(status.contains(note), "{status}");
     let (_, status, _) = node.does(&["status", GPU]);
-    assert!(status.contains("gpu-n-1  Unhealthy, by hand"), "{status}");
-    assert!(status.contains("gpu-n-3  Healthy, by hand"), "{status}");
+    assert!(
+        status.contains("gpu-n-1  Unhealthy, overridden"),
+        "{status}"
+    );
+    assert!(status.contains("gpu-n-3  Healthy, overridden"), "{status}");
     assert!(
         status.contains("gpu-n-0  Healthy             p/main"),
         "{status}"
     );
     node.sets(&["config", GPU], "example.com/gpu: as configured\n");
     node.shows(4, 4).await;
-    assert!(!node.does(&["status", GPU]).1.contains("by hand"));
+    assert!(!node.does(&["status", GPU]).1.contains("overrid"));
     assert_eq!(registrations(&node.kubelet, GPU), 1);
 }
 
@@ -52,7 +55,7 @@ async fn a_count_is_set_by_the_rules_of_retiring() {
         .expect("admitted");
     node.sets(
         &["devices", GPU, "1"],
-        "example.com/gpu: 1 device by hand, 3 going\n",
+        "example.com/gpu: scaled to 1 device, 3 pending removal\n",
     );
     node.shows(4, 1).await;
     // The pod's second stays until it is gone.
@@ -61,13 +64,13 @@ async fn a_count_is_set_by_the_rules_of_retiring() {
     node.shows(1, 1).await;
     node.sets(
         &["devices", GPU, "6"],
-        "example.com/gpu: 6 devices by hand\n",
+        "example.com/gpu: scaled to 6 devices\n",
     );
     node.shows(6, 6).await;
     assert!(
         node.does(&["status"])
             .1
-            .contains("has by hand: 6 devices\n")
+            .contains("has overrides: 6 devices\n")
     );
     node.sets(&["config", GPU], "example.com/gpu: as configured\n");
     node.shows(4, 4).await;
@@ -90,7 +93,7 @@ async fn it_outlives_reloads_and_kubelets_but_no_restart() {
     node.shows(4, 4).await;
     node.sets(
         &["devices", GPU, "3"],
-        "example.com/gpu: 3 devices by hand, 1 going\n",
+        "example.com/gpu: scaled to 3 devices, 1 pending removal\n",
     );
     node.does(&["health", GPU, "0", "unhealthy"]);
     node.shows(3, 2).await;
@@ -127,7 +130,7 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     assert_eq!(code, Some(1));
     assert!(stderr.contains("expected at most "), "{stderr}");
     assert_eq!(node.does(&["health", GPU, "all", "sick"]).0, Some(2));
-    assert!(!node.does(&["status"]).1.contains("by hand"));
+    assert!(!node.does(&["status"]).1.contains("overrid"));
 }
 
 #[tokio::test]
