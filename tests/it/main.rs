@@ -2,20 +2,30 @@
 
 mod support;
 
+mod addresses;
 mod by_hand;
 mod config_file;
+mod connections;
+mod control_socket;
 mod example_scripts;
 mod examples;
-mod faults;
+mod fault_calls;
+mod fault_settings;
+mod fault_streams;
 mod growth;
 mod http;
-mod life;
+mod limited_host;
 mod metrics;
 mod node_behaviour;
+mod plugin_socket;
 mod program;
 mod readiness;
+mod recovery;
+mod registration;
 mod reload;
 mod reload_soak;
+mod removal;
+mod shutdown;
 mod soak;
 mod status;
 mod steer_soak;

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
+use crate::program::running_manager;
 use crate::support::fakes::{FakePlugin, register};
+use crate::support::process::Running;
 use crate::support::{Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows};
 use kubelet_sim::{Kubelet, Settings};
 use simple_device_plugin::model::device::Health;
 use tonic::Status;
 
 const RESOURCE: &str = "example.com/simple-device";
+const SOCKET: &str = "simple-device-plugin.sock";
 
 #[tokio::test]
 async fn t01_capacity_and_allocatable_are_the_number_of_devices() {
@@ -54,6 +57,30 @@ async fn t05_a_restarted_kubelet_gets_the_resource_again() {
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
     assert_eq!(held(&kubelet, "p"), before);
     manager.stop().await;
+}
+
+/// The plugin is killed without a chance to clean up, and started again.
+#[tokio::test]
+async fn t07_a_killed_plugin_comes_back_to_the_same_assignments() {
+    let (dir, kubelet, running) = running_manager(&[]).await;
+    kubelet
+        .admit(&pod("p", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    let before = held(&kubelet, "p");
+    drop(running);
+    shows(&kubelet, RESOURCE, 2, 0).await;
+    assert!(
+        dir.path().join(SOCKET).exists(),
+        "killed, it leaves its socket"
+    );
+    let _again = Running::manager(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    assert_eq!(held(&kubelet, "p"), before);
+    kubelet
+        .admit(&pod("q", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
 }
 
 #[tokio::test]

@@ -3,6 +3,9 @@
 #[path = "../../../../tests/it/support/mod.rs"]
 mod support;
 
+mod admission;
+mod checkpoint;
+mod crash;
 mod demo;
-mod device_manager;
+mod registration;
 mod run;
