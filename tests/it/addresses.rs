@@ -3,9 +3,9 @@
 use std::fs;
 use std::io::{Read, Write};
 
-use crate::status::{GPU, Node};
+use crate::support::control::ControlledNode;
 use crate::support::process::{Running, output, program};
-use crate::support::{kubelet, plugin_dir, shows};
+use crate::support::{GPU, kubelet, plugin_dir, shows, text};
 
 #[test]
 fn wrong_places_are_mistakes() {
@@ -30,7 +30,7 @@ fn wrong_places_are_mistakes() {
         ),
         (
             "CONTROL_SOCKET",
-            inside.to_str().expect("UTF-8"),
+            text(&inside),
             "a path that is neither the kubelet's socket nor a plugin's",
         ),
     ] {
@@ -44,7 +44,7 @@ fn wrong_places_are_mistakes() {
 
 #[tokio::test]
 async fn what_cannot_be_had_is_told_and_tried_again_and_ends_no_resource() {
-    let node = Node::new();
+    let node = ControlledNode::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
     fs::write(node.path().join("run"), "no directory").expect("a file");
@@ -79,7 +79,7 @@ async fn what_cannot_be_had_is_told_and_tried_again_and_ends_no_resource() {
 
 #[test]
 fn every_address_is_one_of_ipv4_too() {
-    let node = Node::new();
+    let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &[("HTTP_ADDRESS", ":0")]);
     let line = manager.says("serving HTTP");
     let port = line.rsplit(':').next().expect("a port");

@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use crate::support::steered::{FOUR, GPU, Node, does};
-use crate::support::{held, pod, registrations, until};
+use crate::support::control::does;
+use crate::support::steered::{FOUR, Node};
+use crate::support::{GPU, assert_alive, held, pod, registrations, until};
 
 #[tokio::test]
 async fn health_is_set_and_taken_back() {
@@ -157,5 +158,5 @@ async fn two_hands_and_a_reload_at_once_end_as_the_last_says() {
     })
     .await;
     node.shows(4, 4).await;
-    assert!(node.kubelet.crashed().borrow().is_none());
+    assert_alive(&node.kubelet);
 }

@@ -3,18 +3,17 @@
 use std::io;
 use std::path::Path;
 
-use crate::recovery::allocates;
-use crate::support::fakes::dial;
-use crate::support::{Manager, kubelet, plugin_dir, registrations, shows, sockets, within};
+use crate::support::client::{dial, plugin_client};
+use crate::support::{
+    Manager, RESOURCE, SOCKET, allocates, kubelet, plugin_dir, registrations, shows, sockets,
+    within,
+};
 use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::api::{PreferenceQuestion, preference_of, preferred_ids, v1beta1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio_util::task::AbortOnDropHandle;
 use tonic_prost::ProstCodec;
-
-const RESOURCE: &str = "example.com/simple-device";
-const SOCKET: &str = "simple-device-plugin.sock";
 
 #[tokio::test]
 async fn of_too_many_connections_the_last_are_refused() {
@@ -44,8 +43,7 @@ async fn a_question_as_large_as_a_kubelet_can_ask_is_answered() {
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
-    let mut client =
-        DevicePluginClient::new(dial(&dir.path().join(SOCKET)).await.expect("a plugin"));
+    let mut client = plugin_client(&dir.path().join(SOCKET)).await;
     let ids: Vec<String> = (0..60_000).map(|i| format!("{i:060}")).collect();
     let question = PreferenceQuestion {
         available: ids.clone(),

@@ -7,14 +7,14 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 
-use crate::status::Node;
+use crate::support::control::ControlledNode;
 use crate::support::plugin_dir;
 use crate::support::process::{Running, program};
 use rustix::process::Signal;
 
 #[test]
 fn the_socket_is_private_and_goes_with_the_program() {
-    let node = Node::new();
+    let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &node.variables());
     manager.says("listening for commands");
     let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
@@ -46,7 +46,7 @@ fn the_socket_is_private_and_goes_with_the_program() {
 
 #[test]
 fn the_socket_answers_what_it_is_not_made_for() {
-    let node = Node::new();
+    let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &node.variables());
     manager.says("listening for commands");
     let huge = vec![b'x'; 100_000];
@@ -90,7 +90,7 @@ fn the_socket_answers_what_it_is_not_made_for() {
 
 #[test]
 fn others_may_not_ask() {
-    let node = Node::new();
+    let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &node.variables());
     manager.says("listening for commands");
     // Even where the file lets them.
@@ -111,7 +111,7 @@ fn others_may_not_ask() {
 
 #[test]
 fn a_socket_that_was_left_behind_is_taken() {
-    let node = Node::new();
+    let node = ControlledNode::new();
     fs::create_dir(node.control.parent().expect("a directory")).expect("a directory");
     drop(UnixListener::bind(&node.control).expect("a socket"));
     let manager = Running::manager(node.path(), &node.variables());

@@ -2,47 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::fakes::dial;
-use crate::support::steered::{FOUR, GPU, Node};
-use crate::support::{held, pod, shows, until, within};
-use kubelet_sim::AdmissionError;
+use crate::support::client::plugin_client;
+use crate::support::steered::{CALLED, FOUR, Node};
+use crate::support::{GPU, assert_alive, held, shows, until, within};
 use rustix::process::Signal;
-use serde_json::Value;
 use simple_device_plugin::api;
-use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
-
-/// With every call that there is.
-pub const CALLED: &str = "{removalGrace: 1s, resources: [{name: example.com/gpu, devices: 4, preferredAllocation: ordered, preStart: true}]}";
-
-impl Node {
-    pub async fn admits(&self, name: &str) -> Result<(), AdmissionError> {
-        let pod = pod(name, &[(GPU, 1)]);
-        self.kubelet.admit(&pod).await.map(drop)
-    }
-
-    /// The message of the pod's UnexpectedAdmissionError.
-    #[track_caller]
-    pub fn refused(&self, name: &str) -> impl Future<Output = String> {
-        let pod = pod(name, &[(GPU, 1)]);
-        async move {
-            let error = self.kubelet.admit(&pod).await.expect_err("a refusal");
-            assert_eq!(error.reason(), "UnexpectedAdmissionError");
-            error.to_string()
-        }
-    }
-
-    pub fn status(&self) -> Value {
-        let (_, json, _) = self.does(&["status", "--json"]);
-        let status: Value = serde_json::from_str(&json).expect("JSON");
-        status["resources"][0].clone()
-    }
-
-    pub fn has_no_fault_left(&self) {
-        let cleared = self.does(&["fault", "clear"]);
-        assert_eq!(cleared.0, Some(0), "{}", cleared.2);
-        assert_eq!(self.does(&["fault", "list"]).1, "no faults\n");
-    }
-}
 
 #[tokio::test]
 async fn a_slow_allocate_holds_up_its_pod_and_nothing_else() {
@@ -74,7 +38,7 @@ async fn a_slow_allocate_holds_up_its_pod_and_nothing_else() {
         node.does(&["health", GPU, "3", "unhealthy"]);
         node.shows(4, 3).await;
         assert!(held(&node.kubelet, "slow").is_empty());
-        node.has_no_fault_left();
+        node.clears_all_faults();
     };
     let (took, ()) = tokio::join!(slow, meanwhile);
     // Cleared, it waits no more.
@@ -121,20 +85,20 @@ async fn a_delayed_allocate_sees_the_devices_as_they_are_when_it_is_answered() {
         node.does(&["devices", GPU, "0"]);
         // It is not dropped while a call may pick it.
         node.shows(1, 0).await;
-        node.has_no_fault_left();
+        node.clears_all_faults();
     };
     let (told, ()) = tokio::join!(delayed, meanwhile);
     assert!(told.contains("device gpu-n-0 is being removed"), "{told}");
     node.shows(0, 0).await;
-    assert!(node.kubelet.crashed().borrow().is_none());
+    assert_alive(&node.kubelet);
 }
 
 /// Asks a resource's plugin itself.
-async fn allocates(node: &Node, name: &str) {
+async fn asks(node: &Node, name: &str) {
     let socket = format!("simple-device-plugin-example.com_{name}.sock");
-    let channel = dial(&node.dir.path().join(socket)).await.expect("a plugin");
+    let mut plugin = plugin_client(&node.dir.path().join(socket)).await;
     let request = api::allocation_of(vec![format!("{name}-n-0")]);
-    let answer = DevicePluginClient::new(channel).allocate(request).await;
+    let answer = plugin.allocate(request).await;
     answer.expect("an answer");
 }
 
@@ -150,7 +114,7 @@ async fn all_delays_together_are_bounded() {
     // Two of 60 s are one of 60 s.
     node.does(&["fault", GPU, "allocate", "--delay", "60s"]);
     // The kubelet would ask for one after the other.
-    let delayed = async { tokio::join!(allocates(&node, "gpu"), allocates(&node, "nic")) };
+    let delayed = async { tokio::join!(asks(&node, "gpu"), asks(&node, "nic")) };
     let third = async {
         until("both strikes", || {
             let list = node.does(&["fault", "list"]).1;
@@ -158,13 +122,13 @@ async fn all_delays_together_are_bounded() {
         })
         .await;
         assert!(node.manager.says("a delay is cut").contains("granted=60s"));
-        let admitted = allocates(&node, "fpga");
+        let admitted = asks(&node, "fpga");
         within("an answer at once", admitted).await;
         assert!(node.manager.says("a delay is cut").contains("granted=0ns"));
         // It did not strike.
         let list = node.does(&["fault", "list"]).1;
         assert!(list.contains("example.com/fpga  0 of 1"), "{list}");
-        node.has_no_fault_left();
+        node.clears_all_faults();
     };
     tokio::join!(delayed, third);
     // What was not spent is free again.
@@ -254,7 +218,7 @@ async fn refused(node: &Node, seed: &str) -> Vec<usize> {
             Err(_) => refused.push(count),
         }
     }
-    node.has_no_fault_left();
+    node.clears_all_faults();
     refused
 }
 

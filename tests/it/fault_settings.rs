@@ -4,8 +4,9 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use crate::support::http::Http;
-use crate::support::steered::{FOUR, GPU, Node};
-use crate::support::{Manager, pod, resources, shows, until};
+use crate::support::process::{output, program};
+use crate::support::steered::{FOUR, Node};
+use crate::support::{GPU, Manager, plugin_dir, pod, resources, shows, text, until};
 use serde_json::Value;
 
 const LATE: &str = "{resources: [{name: example.com/gpu, devices: 4, faults: [{rpc: registration, for: 1s}, {rpc: allocate, error: INTERNAL, times: 1}]}]}";
@@ -59,7 +60,7 @@ async fn the_configuration_has_faults_and_config_brings_them_back() {
     assert_eq!(node.status()["faults"][1]["struck"], 1);
     node.admits("q").await.expect("once is enough");
 
-    node.has_no_fault_left();
+    node.clears_all_faults();
     node.does(&["fault", GPU, "allocate", "--error", "ABORTED"]);
     node.sets(&["config", GPU], "example.com/gpu: as configured\n");
     let faults = node.status()["faults"].clone();
@@ -82,7 +83,7 @@ async fn the_configuration_has_faults_and_config_brings_them_back() {
     assert!(told.contains("Aborted"), "{told}");
     assert_eq!(node.status()["faults"][0]["struck"], 1);
     // What was cleared stays so, whatever comes beside it.
-    node.has_no_fault_left();
+    node.clears_all_faults();
     let more = LATE.replace("faults: [", "faults: [{rpc: preferred, delay: 1s}, ");
     node.reloads(
         &more
@@ -155,7 +156,7 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
 
 #[tokio::test]
 async fn what_struck_is_counted_for_prometheus() {
-    let dir = crate::support::plugin_dir();
+    let dir = plugin_dir();
     let kubelet = crate::support::kubelet(dir.path());
     let manager = Manager::of(dir.path(), resources(&[("RESOURCE_NAME", GPU)]));
     shows(&kubelet, GPU, 2, 2).await;
@@ -186,13 +187,12 @@ async fn what_struck_is_counted_for_prometheus() {
 
 #[test]
 fn a_check_shows_faults() {
-    let dir = crate::support::plugin_dir();
+    let dir = plugin_dir();
     let file = dir.path().join("config.yaml");
     fs::write(&file, LATE).expect("a file");
     let check = |arguments: &[&str]| {
-        let file = file.to_str().expect("UTF-8");
-        let mut command = crate::support::process::program(&[("CONFIG_FILE", file)]);
-        crate::support::process::output(command.arg("check").args(arguments)).1
+        let mut command = program(&[("CONFIG_FILE", text(&file))]);
+        output(command.arg("check").args(arguments)).1
     };
     let shown = check(&[]);
     assert!(shown.contains("  faults            registration --for 1s\n                    allocate --error INTERNAL --times 1\n"), "{shown}");

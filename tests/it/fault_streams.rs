@@ -1,8 +1,7 @@
 //! Faults of the registration and of ListAndWatch: withheld, dropped, and with devices whose health flaps.
 
-use crate::fault_calls::CALLED;
-use crate::support::steered::{FOUR, GPU, Node};
-use crate::support::{held, registrations, until, within};
+use crate::support::steered::{CALLED, FOUR, Node};
+use crate::support::{GPU, held, registrations, until, within};
 
 #[tokio::test]
 async fn a_dropped_stream_comes_back() {
@@ -51,7 +50,7 @@ async fn a_registration_is_withheld_until_it_is_cleared() {
         .says("other options or another socket: starting over");
     assert_eq!(registrations(&node.kubelet, GPU), 0);
     assert_eq!(node.status()["state"], "withheld");
-    node.has_no_fault_left();
+    node.clears_all_faults();
     node.shows(3, 3).await;
     assert_eq!(node.status()["faultsInjected"]["registration"], 1);
 }
@@ -68,7 +67,7 @@ async fn a_registration_is_judged_once() {
     let node = node.with_another_kubelet().await;
     until("its state", || node.status()["state"] == "withheld").await;
     assert_eq!(judged(&node), 2);
-    node.has_no_fault_left();
+    node.clears_all_faults();
     node.shows(4, 4).await;
     let again = ["registration", "--for", "100ms", "--times", "9"];
     node.does(&[&["fault", GPU], &again[..]].concat());
@@ -85,7 +84,7 @@ async fn a_registration_is_judged_once() {
     // Cleared before its time, too.
     node.does(&["fault", GPU, "registration", "--for", "24h"]);
     node.shows(4, 0).await;
-    node.has_no_fault_left();
+    node.clears_all_faults();
     node.shows(4, 4).await;
 }
 
@@ -122,7 +121,7 @@ async fn devices_flap() {
     node.does(&["fault", GPU, "health", "1-3", "--up", "1s", "--down", "1h"]);
     node.does(&["devices", GPU, "3"]);
     node.shows(3, 1).await;
-    node.has_no_fault_left();
+    node.clears_all_faults();
     node.shows(3, 3).await;
     assert_eq!(registrations(&node.kubelet, GPU), 1);
 }

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use crate::support::process::is_alone;
+use crate::support::soak::{alive_tasks, descriptors};
 use crate::support::{
     Manager, held, kubelet, plugin_dir, pod, registrations, shows, sockets, until,
 };
-use tokio::runtime::Handle;
 
 const RESTARTS: usize = 200;
 const RESOURCES: [&str; 3] = ["example.com/a", "example.com/b", "example.com/c"];
@@ -21,10 +21,8 @@ struct Held {
 
 fn count(dir: &Path) -> Held {
     Held {
-        descriptors: std::fs::read_dir("/proc/self/fd")
-            .expect("descriptors")
-            .count(),
-        tasks: Handle::current().metrics().num_alive_tasks(),
+        descriptors: descriptors(),
+        tasks: alive_tasks(),
         sockets: sockets(dir).len(),
     }
 }

@@ -1,7 +1,7 @@
 //! HTTP: the status, and guests of every kind, by whom nothing can be held up.
 
-use crate::support::http::{A, Http, ONE, Observed, answer};
-use crate::support::{Manager, kubelet, plugin_dir, pod, within};
+use crate::support::http::{Http, Observed, answer};
+use crate::support::{A, Manager, ONE, kubelet, plugin_dir, pod, within};
 use simple_device_plugin::model::device::Health;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

@@ -3,15 +3,11 @@
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
-use crate::support::fakes::dial;
+use crate::support::client::plugin_client;
 use crate::support::process::{Running, binary, output, program};
-use crate::support::{kubelet, plugin_dir, registrations, shows, within};
-use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
+use crate::support::{RESOURCE, SOCKET, kubelet, plugin_dir, registrations, shows, text, within};
 use simple_device_plugin::api::{allocation_of, v1beta1};
 use tokio::net::UnixStream;
-
-const RESOURCE: &str = "example.com/simple-device";
-const SOCKET: &str = "simple-device-plugin.sock";
 
 /// A user that is neither root nor the kubelet's.
 const OTHER_UID: u32 = 1000;
@@ -48,8 +44,8 @@ async fn in_a_user_namespace_the_log_and_the_status_say_what_to_change() {
     let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o777);
     std::fs::set_permissions(dir.path().join("kubelet.sock"), everybody).expect("a socket");
     let variables = [
-        ("DEVICE_PLUGIN_PATH", dir.path().to_str().expect("a path")),
-        ("CONTROL_SOCKET", control.to_str().expect("a path")),
+        ("DEVICE_PLUGIN_PATH", text(dir.path())),
+        ("CONTROL_SOCKET", text(&control)),
     ];
     let manager = Running::start(&mut in_namespace(&program(&variables)));
     // Beside the kubelet, which is to dial meanwhile.
@@ -76,12 +72,11 @@ async fn a_broken_stderr_harms_nobody() {
     for gone in [false, true] {
         let dir = plugin_dir();
         let kubelet = kubelet(dir.path());
-        let mut command = program(&[("DEVICE_PLUGIN_PATH", dir.path().to_str().expect("a path"))]);
+        let mut command = program(&[("DEVICE_PLUGIN_PATH", text(dir.path()))]);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program");
         shows(&kubelet, RESOURCE, 2, 2).await;
         let unread = child.stderr.take().filter(|_| !gone);
-        let channel = dial(&dir.path().join(SOCKET)).await.expect("a plugin");
-        let mut client = DevicePluginClient::new(channel);
+        let mut client = plugin_client(&dir.path().join(SOCKET)).await;
         for i in 0..1000 {
             let request = allocation_of(vec![format!("{i:0200}")]);
             let answer = within("an answer", client.allocate(request)).await;
@@ -128,8 +123,7 @@ async fn out_of_descriptors_it_waits_and_recovers() {
     });
     let _running = running.await.expect("it says so");
     drop(peers);
-    let channel = dial(&dir.path().join(SOCKET)).await.expect("a plugin");
-    let mut client = DevicePluginClient::new(channel);
+    let mut client = plugin_client(&dir.path().join(SOCKET)).await;
     let answer = client.get_device_plugin_options(v1beta1::Empty {});
     within("an answer", answer).await.expect("an answer");
     assert_eq!(registrations(&kubelet, RESOURCE), 1);

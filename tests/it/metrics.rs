@@ -1,8 +1,10 @@
 //! Metrics: what happened is counted, under the names that the README has.
 
-use crate::support::fakes::{Answer, FakeKubelet};
-use crate::support::http::{A, B, BOTH, Http, ONE};
-use crate::support::{Manager, kubelet, plugin_dir, pod, resources, write_checkpoint};
+use crate::support::fake_kubelet::{Answer, FakeKubelet};
+use crate::support::http::Http;
+use crate::support::{
+    A, B, BOTH, Manager, ONE, kubelet, plugin_dir, pod, resources, write_checkpoint,
+};
 use simple_device_plugin::model::device::Health;
 use simple_device_plugin::plugin::record::{Cause, Record, RegistrationResult, Step};
 

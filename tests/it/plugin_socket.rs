@@ -2,16 +2,13 @@
 
 use std::os::unix::net::UnixListener as StdListener;
 
-use crate::program::running_manager;
-use crate::recovery::{allocates, appears};
-use crate::support::fakes::dial;
-use crate::support::process::Running;
-use crate::support::{Manager, held, kubelet, plugin_dir, pod, registrations, shows, sockets};
+use crate::support::client::plugin_client;
+use crate::support::process::{Running, running_manager};
+use crate::support::{
+    Manager, RESOURCE, SOCKET, allocates, held, kubelet, new_socket, plugin_dir, pod,
+    registrations, shows, sockets,
+};
 use simple_device_plugin::api::v1beta1;
-use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
-
-const RESOURCE: &str = "example.com/simple-device";
-const SOCKET: &str = "simple-device-plugin.sock";
 
 #[tokio::test]
 async fn a_deleted_socket_is_bound_anew_under_the_open_stream() {
@@ -22,9 +19,9 @@ async fn a_deleted_socket_is_bound_anew_under_the_open_stream() {
     let socket = dir.path().join(SOCKET);
     for _ in 0..3 {
         std::fs::remove_file(&socket).expect("our socket");
-        appears(&socket).await;
+        new_socket(&socket, None).await;
     }
-    let mut client = DevicePluginClient::new(dial(&socket).await.expect("a plugin"));
+    let mut client = plugin_client(&socket).await;
     client
         .get_device_plugin_options(v1beta1::Empty {})
         .await

@@ -2,11 +2,8 @@
 
 use std::process::Stdio;
 
-use crate::support::process::{Running, output, program};
-use crate::support::{kubelet, plugin_dir, pod, shows};
-use kubelet_sim::Kubelet;
-
-const RESOURCE: &str = "example.com/simple-device";
+use crate::support::process::{Running, output, program, running_manager};
+use crate::support::{RESOURCE, plugin_dir, pod};
 
 const WRONG: [(&str, &str); 7] = [
     ("RESOURCE_NAME", "gpu,example.com/nic"),
@@ -96,14 +93,6 @@ example.com/nic
   list        0 of at most 4194304 bytes
 "
     );
-}
-
-pub async fn running_manager(variables: &[(&str, &str)]) -> (tempfile::TempDir, Kubelet, Running) {
-    let dir = plugin_dir();
-    let kubelet = kubelet(dir.path());
-    let running = Running::manager(dir.path(), variables);
-    shows(&kubelet, RESOURCE, 2, 2).await;
-    (dir, kubelet, running)
 }
 
 #[tokio::test]

@@ -4,10 +4,14 @@ use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::fakes::{Answer, FakeKubelet, FakePlugin, register};
-use crate::support::http::{A, B, BOTH, Http, ONE, Observed};
-use crate::support::{Manager, kubelet, plugin_dir, resources, settings, shows, write_checkpoint};
-use kubelet_sim::{Behaviour, Kubelet, Settings};
+use crate::support::client::register;
+use crate::support::fake_kubelet::{Answer, FakeKubelet};
+use crate::support::fake_plugin::FakePlugin;
+use crate::support::http::{Http, Observed};
+use crate::support::{
+    A, B, BOTH, Manager, ONE, kubelet, kubelet_with, plugin_dir, resources, shows, write_checkpoint,
+};
+use kubelet_sim::Behaviour;
 use simple_device_plugin::model::device::Health;
 use simple_device_plugin::plugin::record::{Cause, Record, Step};
 use simple_device_plugin::supervisor::Supervisor;
@@ -210,12 +214,10 @@ async fn starts_over_once_when_the_checkpoint_lacks_it() {
 #[tokio::test]
 async fn a_foreign_plugin_that_came_and_went_is_got_over() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        behaviour: Behaviour::Newer,
-        grace: Duration::from_millis(300),
-        ..settings(dir.path())
-    })
-    .expect("a kubelet");
+    let kubelet = kubelet_with(dir.path(), |settings| {
+        settings.behaviour = Behaviour::Newer;
+        settings.grace = Duration::from_millis(300);
+    });
     let manager = looking(dir.path(), ONE);
     shows(&kubelet, A, 2, 2).await;
     let mut foreign = FakePlugin::serve(dir.path(), "foreign.sock", &["x"]);

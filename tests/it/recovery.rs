@@ -1,45 +1,11 @@
 //! A plugin that lost its kubelet, its stream or its process is registered again.
 
-use std::path::Path;
-use std::time::Duration;
-
 use crate::support::process::Running;
 use crate::support::{
-    Manager, kubelet, plugin_dir, pod, registrations, settings, shows, until, within,
+    Manager, RESOURCE, SOCKET, allocates, kubelet, late_kubelet, new_socket, newer_kubelet,
+    plugin_dir, pod, registrations, shows, until,
 };
-use futures_util::StreamExt;
-use inotify::{Inotify, WatchMask};
-use kubelet_sim::{Behaviour, Kubelet, Settings};
 use simple_device_plugin::node::checkpoint_file;
-
-const RESOURCE: &str = "example.com/simple-device";
-const SOCKET: &str = "simple-device-plugin.sock";
-
-/// Waits until something is there at the path.
-pub async fn appears(path: &Path) {
-    let inotify = Inotify::init().expect("inotify");
-    let dir = path.parent().expect("a directory");
-    inotify
-        .watches()
-        .add(dir, WatchMask::CREATE)
-        .expect("a watch");
-    let mut events = inotify.into_event_stream([0; 1024]).expect("events");
-    let created = async {
-        while !path.exists() {
-            events.next().await.expect("an event").expect("no error");
-        }
-    };
-    within("a socket", created).await;
-}
-
-/// Whether a pod can be given a device: the kubelet calls the plugin.
-pub async fn allocates(kubelet: &Kubelet) {
-    let probe = pod("probe", &[(RESOURCE, 1)]);
-    within("an admission", kubelet.admit(&probe))
-        .await
-        .expect("admitted");
-    kubelet.delete("probe");
-}
 
 #[tokio::test]
 async fn two_restarts_in_a_row() {
@@ -60,11 +26,7 @@ async fn two_restarts_in_a_row() {
 #[tokio::test]
 async fn a_lost_stream_is_replaced_after_the_kubelets_late_leave() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        leave_after: Duration::from_millis(300),
-        ..settings(dir.path())
-    });
-    let kubelet = kubelet.expect("a kubelet");
+    let kubelet = late_kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
     for lives in 2..4 {
@@ -81,11 +43,7 @@ async fn a_lost_stream_is_replaced_after_the_kubelets_late_leave() {
 #[tokio::test]
 async fn a_successor_is_not_hit_by_the_late_leave_of_its_predecessor() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        leave_after: Duration::from_millis(300),
-        ..settings(dir.path())
-    });
-    let kubelet = kubelet.expect("a kubelet");
+    let kubelet = late_kubelet(dir.path());
     let first = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
     let checkpoint = dir.path().join(checkpoint_file::FILE);
@@ -103,11 +61,7 @@ async fn a_successor_is_not_hit_by_the_late_leave_of_its_predecessor() {
 #[tokio::test]
 async fn a_killed_plugin_waits_for_the_kubelets_late_leave() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        leave_after: Duration::from_millis(300),
-        ..settings(dir.path())
-    });
-    let kubelet = kubelet.expect("a kubelet");
+    let kubelet = late_kubelet(dir.path());
     let first = Running::manager(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
     drop(first);
@@ -123,11 +77,7 @@ async fn a_killed_plugin_waits_for_the_kubelets_late_leave() {
 #[tokio::test]
 async fn a_newer_kubelet_gets_the_resource_back_as_well() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        behaviour: Behaviour::Newer,
-        ..settings(dir.path())
-    });
-    let kubelet = kubelet.expect("a kubelet");
+    let kubelet = newer_kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
     kubelet.lose_stream(RESOURCE);
@@ -151,7 +101,7 @@ async fn a_relabelled_kubelet_sock_ends_no_stream() {
     // Events come in order: when the socket is back, the change was seen as well.
     let socket = dir.path().join(SOCKET);
     std::fs::remove_file(&socket).expect("our socket");
-    appears(&socket).await;
+    new_socket(&socket, None).await;
     allocates(&kubelet).await;
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
     manager.stop().await;

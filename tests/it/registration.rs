@@ -1,44 +1,17 @@
 //! The plugin registers with the kubelet: it waits for one that serves, and tries again when a registration fails.
 
 use std::os::unix::net::UnixListener as StdListener;
-use std::path::Path;
 
-use crate::support::fakes::{Answer, FakeKubelet, dial};
+use crate::support::client::plugin_client;
+use crate::support::fake_kubelet::{Answer, FakeKubelet};
 use crate::support::{
-    DEADLINE, Manager, kubelet, plugin_dir, registrations, resources, shows, sockets, within,
+    DEADLINE, Manager, RESOURCE, SOCKET, kubelet, new_socket, plugin_dir, registrations, resources,
+    shows, sockets, within,
 };
-use futures_util::StreamExt;
-use inotify::{Inotify, WatchMask};
 use simple_device_plugin::api::v1beta1;
-use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::node::plugin_dir::SocketIdentity;
 use simple_device_plugin::supervisor::Supervisor;
 use tokio::io::AsyncReadExt;
-
-const RESOURCE: &str = "example.com/simple-device";
-const SOCKET: &str = "simple-device-plugin.sock";
-
-/// Waits until another socket stands at the path.
-async fn replaced(path: &Path) {
-    let before = SocketIdentity::of(path).expect("a socket");
-    let inotify = Inotify::init().expect("inotify");
-    let dir = path.parent().expect("a directory");
-    inotify
-        .watches()
-        .add(dir, WatchMask::CREATE)
-        .expect("a watch");
-    let mut events = inotify.into_event_stream([0; 1024]).expect("events");
-    let created = async {
-        loop {
-            let now = SocketIdentity::of(path).expect("no error");
-            if now.is_some() && now != before {
-                return;
-            }
-            events.next().await.expect("an event").expect("no error");
-        }
-    };
-    within("another socket", created).await;
-}
 
 #[tokio::test]
 async fn serves_before_it_registers() {
@@ -157,10 +130,11 @@ async fn an_observer_is_not_the_kubelet() {
     let socket = dir.path().join(SOCKET);
     // Stale, so that the plugin is quiet for half a second before it registers.
     drop(StdListener::bind(&socket).expect("a socket"));
+    let stale = SocketIdentity::of(&socket).expect("a socket");
     let mut kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Ignore);
     let manager = Manager::start(dir.path(), &[]);
-    replaced(&socket).await;
-    let mut observer = DevicePluginClient::new(dial(&socket).await.expect("a plugin"));
+    new_socket(&socket, stale).await;
+    let mut observer = plugin_client(&socket).await;
     observer
         .get_device_plugin_options(v1beta1::Empty {})
         .await

@@ -3,31 +3,11 @@
 use std::time::Duration;
 
 use crate::support::{
-    Manager, from_file, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, within,
+    A, B, Manager, assert_alive, counted, from_file, kubelet, plugin_dir, pod, registrations,
+    shows, sockets, strict_kubelet, within,
 };
-use kubelet_sim::{Kubelet, Settings, TopologyPolicy};
+use kubelet_sim::Kubelet;
 use tokio::sync::broadcast::error::TryRecvError;
-
-pub const A: &str = "example.com/a";
-const B: &str = "example.com/b";
-
-/// With a topology manager: one that crashes when a held device goes.
-pub fn strict(dir: &std::path::Path) -> Kubelet {
-    let settings = Settings {
-        topology_policy: TopologyPolicy::SingleNumaNode,
-        ..settings(dir)
-    };
-    Kubelet::start(settings).expect("a kubelet")
-}
-
-pub fn assert_alive(kubelet: &Kubelet) {
-    assert_eq!(*kubelet.crashed().borrow(), None);
-}
-
-/// Devices of resource a, near NUMA node 0.
-pub fn counted(count: usize) -> String {
-    format!("resources: [{{name: {A}, devices: {count}, numaNodes: [0]}}]")
-}
 
 #[tokio::test]
 async fn new_devices_health_and_outputs_go_out_on_the_open_stream() {
@@ -135,7 +115,7 @@ async fn what_the_kubelet_is_not_told_is_not_sent() {
 #[tokio::test]
 async fn many_reloads_at_once_end_as_the_last_one_says() {
     let dir = plugin_dir();
-    let kubelet = strict(dir.path());
+    let kubelet = strict_kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(3)));
     for round in 0..60_u64 {
         let options = [

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
-use crate::reload::{A, assert_alive, counted, strict};
-use crate::support::{Manager, from_file, held, kubelet, plugin_dir, pod, settings, shows, within};
-use kubelet_sim::{Event, Happening, Kubelet, Pod, Settings, TopologyPolicy};
+use crate::support::{
+    A, Manager, assert_alive, counted, from_file, happens, held, kubelet, kubelet_with, plugin_dir,
+    pod, settings, shows, strict_kubelet, until,
+};
+use kubelet_sim::{Happening, TopologyPolicy};
+use simple_device_plugin::node::checkpoint_file;
 use simple_device_plugin::offer::retirement::Wait;
 use simple_device_plugin::supervisor::Supervisor;
-use tokio::sync::broadcast;
 
 /// Several of the grace that resources have here.
 const GRACES: Duration = Duration::from_millis(300);
@@ -15,7 +17,7 @@ const GRACES: Duration = Duration::from_millis(300);
 #[tokio::test]
 async fn a_device_that_a_pod_holds_stays_until_the_pod_is_gone() {
     let dir = plugin_dir();
-    let kubelet = strict(dir.path());
+    let kubelet = strict_kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(3)));
     shows(&kubelet, A, 3, 3).await;
     let everything = pod("p", &[(A, 3)]);
@@ -56,7 +58,7 @@ async fn a_device_that_a_pod_holds_stays_until_the_pod_is_gone() {
 #[tokio::test]
 async fn a_free_device_is_dropped_while_pods_come_and_go() {
     let dir = plugin_dir();
-    let kubelet = strict(dir.path());
+    let kubelet = strict_kubelet(dir.path());
     let ordered = |count: usize| {
         counted(count).replace("numaNodes", "preferredAllocation: ordered, numaNodes")
     };
@@ -84,7 +86,7 @@ async fn a_free_device_is_dropped_while_pods_come_and_go() {
 #[tokio::test]
 async fn without_the_pod_resources_a_device_waits_for_the_next_admission() {
     let dir = plugin_dir();
-    let kubelet = strict(dir.path());
+    let kubelet = strict_kubelet(dir.path());
     let manager = Manager::run(Supervisor::new(from_file(&counted(4)), dir.path()));
     shows(&kubelet, A, 4, 4).await;
     kubelet.admit(&pod("p", &[(A, 4)])).await.expect("admitted");
@@ -101,29 +103,18 @@ async fn without_the_pod_resources_a_device_waits_for_the_next_admission() {
     manager.stop().await;
 }
 
-/// Waits until the list of resource a comes so often.
-async fn listed(events: &mut broadcast::Receiver<Event>, times: usize) {
-    let mut left = times;
-    let lists = async {
-        while left > 0 {
-            let event = events.recv().await.expect("a kubelet");
-            left -=
-                usize::from(event.resource == A && matches!(event.what, Happening::Listed { .. }));
-        }
-    };
-    within("lists", lists).await;
+fn is_list(what: &Happening) -> bool {
+    matches!(what, Happening::Listed { .. })
 }
 
 /// The pod resources are empty then, and asking for them frees nothing.
 #[tokio::test]
 async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        topology_policy: TopologyPolicy::SingleNumaNode,
-        pods_known: false,
-        ..settings(dir.path())
+    let kubelet = kubelet_with(dir.path(), |settings| {
+        settings.topology_policy = TopologyPolicy::SingleNumaNode;
+        settings.pods_known = false;
     });
-    let kubelet = kubelet.expect("a kubelet");
     kubelet.learn_pods();
     let manager = Manager::of(dir.path(), from_file(&counted(1)));
     shows(&kubelet, A, 1, 1).await;
@@ -133,7 +124,10 @@ async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
     shows(&kubelet, A, 1, 0).await;
     let kubelet = kubelet.restart().await.expect("a kubelet");
     // The first list, and the same again, by which the kubelet is to write what it forgot.
-    listed(&mut kubelet.events(), 2).await;
+    let mut events = kubelet.events();
+    for _ in 0..2 {
+        happens(&mut events, A, is_list).await;
+    }
     kubelet.learn_pods();
     manager
         .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
@@ -151,8 +145,8 @@ async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
 #[tokio::test]
 async fn what_the_pod_resources_lack_stays_while_the_checkpoint_has_it() {
     let (dir, other_dir) = (plugin_dir(), plugin_dir());
-    let kubelet = strict(dir.path());
-    let _other = strict(other_dir.path());
+    let kubelet = strict_kubelet(dir.path());
+    let _other = strict_kubelet(other_dir.path());
     let socket = settings(other_dir.path()).pod_resources_socket();
     let supervisor = Supervisor::new(from_file(&counted(1)), dir.path());
     let manager = Manager::run(supervisor.asking_for_pod_resources(Some(socket)));
@@ -162,7 +156,9 @@ async fn what_the_pod_resources_lack_stays_while_the_checkpoint_has_it() {
     let mut events = kubelet.events();
     manager.reconfigure(from_file(&counted(0)));
     // Unhealthy, and then the same again and again.
-    listed(&mut events, 3).await;
+    for _ in 0..3 {
+        happens(&mut events, A, is_list).await;
+    }
     manager
         .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
         .await;
@@ -178,7 +174,7 @@ async fn what_the_pod_resources_lack_stays_while_the_checkpoint_has_it() {
 #[tokio::test]
 async fn what_pods_hold_at_the_start_is_retired() {
     let dir = plugin_dir();
-    let kubelet = strict(dir.path());
+    let kubelet = strict_kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(3)));
     shows(&kubelet, A, 3, 3).await;
     kubelet.admit(&pod("p", &[(A, 3)])).await.expect("admitted");
@@ -203,7 +199,7 @@ async fn what_pods_hold_at_the_start_is_retired() {
 #[tokio::test]
 async fn a_successor_that_waited_knows_what_pods_got_meanwhile() {
     let dir = plugin_dir();
-    let kubelet = strict(dir.path());
+    let kubelet = strict_kubelet(dir.path());
     let first = Manager::of(dir.path(), from_file(&counted(3)));
     shows(&kubelet, A, 3, 3).await;
     let second = Manager::of(dir.path(), from_file(&counted(1)));
@@ -226,7 +222,7 @@ async fn a_checkpoint_of_another_form_hides_no_device_that_a_pod_holds() {
     shows(&kubelet, A, 3, 3).await;
     kubelet.admit(&pod("p", &[(A, 3)])).await.expect("admitted");
     manager.stop().await;
-    let checkpoint = dir.path().join("kubelet_internal_checkpoint");
+    let checkpoint = dir.path().join(checkpoint_file::FILE);
     std::fs::write(checkpoint, r#"{"data": "{}", "dataChecksum": 1}"#).expect("a file");
     let manager = Manager::of(dir.path(), from_file(&counted(1)));
     shows(&kubelet, A, 3, 1).await;
@@ -242,8 +238,8 @@ async fn without_a_checkpoint_that_can_be_read_devices_stay() {
     let kubelet = kubelet(dir.path());
     let manager = Manager::run(Supervisor::new(from_file(&counted(2)), dir.path()));
     shows(&kubelet, A, 2, 2).await;
-    let blocked = dir.path().join("kubelet_internal_checkpoint");
-    crate::support::until("the checkpoint", || blocked.exists()).await;
+    let blocked = dir.path().join(checkpoint_file::FILE);
+    until("the checkpoint", || blocked.exists()).await;
     std::fs::remove_file(&blocked).expect("the checkpoint");
     std::fs::create_dir(&blocked).expect("something that is no checkpoint");
     manager.reconfigure(from_file(&counted(1)));
@@ -252,13 +248,7 @@ async fn without_a_checkpoint_that_can_be_read_devices_stay() {
     tokio::time::sleep(GRACES).await;
     shows(&kubelet, A, 2, 1).await;
     std::fs::remove_dir(&blocked).expect("what was made");
-    kubelet
-        .admit(&Pod {
-            name: "p".to_owned(),
-            requests: [(A.to_owned(), 1)].into(),
-        })
-        .await
-        .expect("admitted");
+    kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
     shows(&kubelet, A, 1, 1).await;
     manager.stop().await;
 }

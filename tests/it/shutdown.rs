@@ -4,16 +4,11 @@ use std::fs::File;
 use std::os::fd::AsRawFd;
 use std::path::Path;
 
-use crate::program::running_manager;
-use crate::support::fakes::dial;
-use crate::support::process::Running;
-use crate::support::{Manager, kubelet, plugin_dir, shows, sockets, within};
-use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
+use crate::support::client::plugin_client;
+use crate::support::process::{Running, running_manager};
+use crate::support::{Manager, RESOURCE, SOCKET, kubelet, plugin_dir, shows, sockets, within};
 use simple_device_plugin::api::{allocation_of, v1beta1};
 use simple_device_plugin::node::watcher::DirReplaced;
-
-const RESOURCE: &str = "example.com/simple-device";
-const SOCKET: &str = "simple-device-plugin.sock";
 
 #[tokio::test]
 async fn leaving_ends_the_stream_in_order_and_still_allocates() {
@@ -21,8 +16,7 @@ async fn leaving_ends_the_stream_in_order_and_still_allocates() {
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
-    let mut client =
-        DevicePluginClient::new(dial(&dir.path().join(SOCKET)).await.expect("a plugin"));
+    let mut client = plugin_client(&dir.path().join(SOCKET)).await;
     let stream = client
         .list_and_watch(v1beta1::Empty {})
         .await

@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::support::process::Running;
+use crate::support::soak::{count, seed};
 use crate::support::{
-    all_served, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, until,
-    within,
+    all_served, happens, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets,
+    until, within,
 };
 use fastrand::Rng;
-use kubelet_sim::{AdmissionError, Answer, Event, Happening, Kubelet};
+use kubelet_sim::{AdmissionError, Answer, Happening, Kubelet};
 use tempfile::TempDir;
-use tokio::sync::broadcast;
 
 const RESOURCES: [&str; 4] = [
     "example.com/a",
@@ -29,12 +29,6 @@ const TOLD_EVERY: usize = 100;
 /// Memory of an allocator is not given back at once: more than this is growth.
 const GROWTH_MAX_KIB: u64 = 1024;
 
-/// A number from the environment, as `make soak` sets it.
-fn told(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().expect("a whole number"))
-}
-
 /// Tells how to see a failure again.
 struct Replay(u64, usize);
 
@@ -51,8 +45,8 @@ impl Drop for Replay {
 
 #[tokio::test]
 async fn whatever_is_broken_all_is_whole_in_the_end() {
-    let restarts = told("SOAK_RESTARTS").map_or(RESTARTS, |n| n.try_into().expect("a count"));
-    let seed = told("SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let restarts = count("SOAK_RESTARTS", RESTARTS);
+    let seed = seed("SOAK_SEED");
     println!("seed {seed}, {restarts} restarts");
     let _replay = Replay(seed, restarts);
     let mut node = SoakedNode::start(seed).await;
@@ -198,7 +192,7 @@ impl SoakedNode {
         let mut events = self.kubelet().events();
         self.broken.insert(resource);
         if self.kubelet().lose_stream(resource) {
-            seen(&mut events, resource, |what| {
+            happens(&mut events, resource, |what| {
                 matches!(
                     what,
                     Happening::Disconnected { .. } | Happening::Refused { .. }
@@ -225,7 +219,7 @@ impl SoakedNode {
         let mut events = self.kubelet().events();
         self.kubelet().answer(resource, Answer::Refuse);
         self.lose_stream(resource).await;
-        seen(&mut events, resource, |what| {
+        happens(&mut events, resource, |what| {
             matches!(what, Happening::Refused { .. })
         })
         .await;
@@ -316,20 +310,4 @@ impl SoakedNode {
         assert_eq!(ended.await.expect("no panic").code(), Some(0));
         assert!(sockets(dir.path()).is_empty());
     }
-}
-
-async fn seen(
-    events: &mut broadcast::Receiver<Event>,
-    resource: &str,
-    expected: impl Fn(&Happening) -> bool,
-) {
-    let seen = async {
-        loop {
-            let event = events.recv().await.expect("a kubelet");
-            if event.resource == resource && expected(&event.what) {
-                return;
-            }
-        }
-    };
-    within("an event", seen).await;
 }

@@ -1,85 +1,12 @@
 //! `status` shows the resources, their devices, which pods hold them, and mistakes in the config file.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 
+use crate::support::control::ControlledNode;
 use crate::support::process::{Running, output, program};
-use crate::support::{DEADLINE, kubelet, plugin_dir, pod, shows, until};
-use kubelet_sim::Kubelet;
+use crate::support::{GPU, kubelet, replace_checkpoint, shows, text, until};
 use rustix::process::Signal;
 use simple_device_plugin::node::checkpoint_file;
-use tempfile::TempDir;
-
-pub const GPU: &str = "example.com/gpu";
-
-/// A directory for the kubelet, with room for a control socket.
-pub struct Node {
-    pub dir: TempDir,
-    pub control: PathBuf,
-}
-
-impl Node {
-    pub fn new() -> Self {
-        let dir = plugin_dir();
-        let control = dir.path().join("run/control.sock");
-        Self { dir, control }
-    }
-
-    pub fn path(&self) -> &Path {
-        self.dir.path()
-    }
-
-    pub fn control(&self) -> &str {
-        self.control.to_str().expect("UTF-8")
-    }
-
-    pub fn variables(&self) -> [(&str, &str); 4] {
-        [
-            ("CONTROL_SOCKET", self.control()),
-            ("RESOURCE_NAME", "example.com/gpu,example.com/nic"),
-            ("NUMBER_DEVICES", "4,2"),
-            ("NUMA_NODES", "0-1,"),
-        ]
-    }
-
-    /// The manager and a kubelet with all of it registered; a pod has a GPU.
-    pub async fn running(&self) -> (Running, Kubelet) {
-        let kubelet = kubelet(self.path());
-        let mut variables = self.variables().to_vec();
-        variables.push(("PREFERRED_ALLOCATION", "ordered"));
-        let manager = Running::manager(self.path(), &variables);
-        manager.says("listening for commands");
-        shows(&kubelet, GPU, 4, 4).await;
-        shows(&kubelet, "example.com/nic", 2, 2).await;
-        let admitted = kubelet.admit(&pod("p", &[(GPU, 1)])).await;
-        admitted.expect("admitted");
-        (manager, kubelet)
-    }
-
-    pub fn status(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
-        let mut command = program(&[("CONTROL_SOCKET", self.control())]);
-        output(command.arg("status").args(arguments))
-    }
-
-    pub fn connect(&self) -> UnixStream {
-        let stream = UnixStream::connect(&self.control).expect("the control socket");
-        stream.set_read_timeout(Some(DEADLINE)).expect("a socket");
-        stream
-    }
-
-    /// What the socket answers to this.
-    pub fn ask(&self, request: &[u8]) -> String {
-        let mut stream = self.connect();
-        // It may have heard enough before all is said.
-        let _ = stream.write_all(request);
-        let _ = stream.shutdown(std::net::Shutdown::Write);
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        answer
-    }
-}
 
 /// Ages are of this run.
 fn without_ages(text: &str) -> String {
@@ -99,7 +26,7 @@ fn without_ages(text: &str) -> String {
 
 #[tokio::test]
 async fn shows_the_resources_and_the_devices_of_one() {
-    let node = Node::new();
+    let node = ControlledNode::new();
     let (manager, kubelet) = node.running().await;
     let (code, all, stderr) = node.status(&[]);
     assert_eq!((code, &*stderr), (Some(0), ""));
@@ -146,15 +73,13 @@ async fn shows_the_resources_and_the_devices_of_one() {
 /// Other checkpoints of the kubelet moved to this form; what this program cannot read is not taken for empty.
 #[tokio::test]
 async fn a_checkpoint_of_another_form_is_told_once_and_holders_are_unknown() {
-    let node = Node::new();
+    let node = ControlledNode::new();
     let (manager, _kubelet) = node.running().await;
     let unknown =
         "held: not known: the kubelet's checkpoint has an unknown form: missing field `Data`";
     until("the other form", || {
         // The kubelet may write once more.
-        let new = node.path().join("checkpoint.new");
-        fs::write(&new, r#"{"data": "{}", "dataChecksum": 1}"#).expect("a file");
-        fs::rename(new, node.path().join(checkpoint_file::FILE)).expect("a checkpoint");
+        replace_checkpoint(node.path(), r#"{"data": "{}", "dataChecksum": 1}"#);
         node.status(&[]).1.contains(unknown)
     })
     .await;
@@ -179,7 +104,7 @@ async fn a_checkpoint_of_another_form_is_told_once_and_holders_are_unknown() {
 
 #[tokio::test]
 async fn says_what_it_cannot_tell() {
-    let node = Node::new();
+    let node = ControlledNode::new();
     let (code, stdout, stderr) = node.status(&[]);
     assert_eq!((code, &*stdout), (Some(1), ""));
     assert!(stderr.starts_with("error: nobody answers at "), "{stderr}");
@@ -198,7 +123,7 @@ async fn says_what_it_cannot_tell() {
 
 #[tokio::test]
 async fn a_config_file_with_mistakes_is_told() {
-    let node = Node::new();
+    let node = ControlledNode::new();
     let kubelet = kubelet(node.path());
     let file = node.path().join("config.yaml");
     fs::write(&file, "resources: [{name: example.com/gpu, devices: 2}]").expect("a file");
@@ -206,7 +131,7 @@ async fn a_config_file_with_mistakes_is_told() {
         node.path(),
         &[
             ("CONTROL_SOCKET", node.control()),
-            ("CONFIG_FILE", file.to_str().expect("UTF-8")),
+            ("CONFIG_FILE", text(&file)),
         ],
     );
     manager.says("listening for commands");

@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::support::steered::{Node, control};
-use crate::support::{DEADLINE, held, pod, settings, shows};
+use crate::support::control::control;
+use crate::support::soak::{count, seed};
+use crate::support::steered::Node;
+use crate::support::{DEADLINE, assert_alive, held, pod, shows, strict_kubelet};
 use fastrand::Rng;
-use kubelet_sim::{Kubelet, Settings, TopologyPolicy};
+use kubelet_sim::Kubelet;
 use rustix::process::Signal;
 use simple_device_plugin::control::{Reply, Request, client};
 use simple_device_plugin::fault::Target;
@@ -46,20 +48,10 @@ resources:
 
 #[tokio::test]
 async fn ten_thousand_commands_leave_everything_as_configured() {
-    let seed = std::env::var("STEER_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    let commands =
-        std::env::var("COMMANDS").map_or(COMMANDS, |count| count.parse().expect("a number"));
+    let seed = seed("STEER_SEED");
+    let commands = count("COMMANDS", COMMANDS);
     eprintln!("STEER_SEED={seed}");
-    let node = Node::with_kubelet(CONFIG, |dir| {
-        Kubelet::start(Settings {
-            topology_policy: TopologyPolicy::SingleNumaNode,
-            ..settings(dir)
-        })
-        .expect("a kubelet")
-    });
+    let node = Node::with_kubelet(CONFIG, strict_kubelet);
     as_configured(&node.kubelet).await;
     let control = control(node.dir.path());
     let hands_may_act = Arc::new(RwLock::new(()));
@@ -239,7 +231,7 @@ impl Story {
             150 => self.list_has_what_pods_hold(),
             _ => self.start().await,
         }
-        assert_eq!(*self.node.kubelet.crashed().borrow(), None);
+        assert_alive(&self.node.kubelet);
         self
     }
 
@@ -340,7 +332,7 @@ impl Story {
             let pod = pod(resource, &[(resource, 1)]);
             kubelet.admit(&pod).await.expect("as configured");
         }
-        assert_eq!(*kubelet.crashed().borrow(), None);
+        assert_alive(&kubelet);
         manager.signal(Signal::TERM);
         assert!(manager.ends().success());
         drop(dir);

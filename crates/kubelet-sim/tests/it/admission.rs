@@ -1,8 +1,8 @@
 //! A pod is admitted, or refused, as by a real kubelet, and PreStartContainer is called when its container starts.
 
-use crate::support::fakes::{FakePlugin, register};
-use crate::support::{kubelet, plugin_dir, pod, settings, shows};
-use kubelet_sim::{Kubelet, Settings, TopologyPolicy};
+use crate::support::client::register;
+use crate::support::fake_plugin::FakePlugin;
+use crate::support::{held, kubelet, plugin_dir, pod, shows, strict_kubelet};
 use simple_device_plugin::api::v1beta1::DevicePluginOptions;
 
 const RESOURCE: &str = "example.com/thing";
@@ -42,11 +42,7 @@ async fn a_plugin_that_asks_for_it_is_told_before_its_container_starts() {
 #[tokio::test]
 async fn a_pod_whose_devices_are_on_two_nodes_gets_topology_affinity_error() {
     let dir = plugin_dir();
-    let settings = Settings {
-        topology_policy: TopologyPolicy::SingleNumaNode,
-        ..settings(dir.path())
-    };
-    let kubelet = Kubelet::start(settings).expect("a kubelet");
+    let kubelet = strict_kubelet(dir.path());
     let _a = FakePlugin::serve(dir.path(), "a.sock", &["a0@0", "a1@1"]);
     let _b = FakePlugin::serve(dir.path(), "b.sock", &["b1@1"]);
     let _c = FakePlugin::serve(dir.path(), "c.sock", &["c"]);
@@ -74,7 +70,7 @@ async fn a_pod_whose_devices_are_on_two_nodes_gets_topology_affinity_error() {
         .admit(&all)
         .await
         .expect("node 1 has both, and the third has no topology");
-    assert_eq!(crate::support::held(&kubelet, "all"), ["a1", "b1", "c"]);
+    assert_eq!(held(&kubelet, "all"), ["a1", "b1", "c"]);
     let refused = kubelet
         .admit(&pod("more", &[("example.com/a", 1), ("example.com/b", 1)]))
         .await;

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::fakes::{FakePlugin, register};
+use crate::support::client::register;
+use crate::support::fake_plugin::FakePlugin;
 use crate::support::{kubelet, plugin_dir, pod, settings, shows, within};
 use kubelet_sim::Kubelet;
 use simple_device_plugin::node::checkpoint_file::CheckpointFile;

@@ -1,8 +1,11 @@
 //! The kubelet crashes, as a real one does, when a plugin removes a device that is being allocated or that a pod holds.
 
-use crate::support::fakes::{FakePlugin, register};
-use crate::support::{kubelet, plugin_dir, pod, settings, shows};
-use kubelet_sim::{AdmissionError, Crash, Happening, Kubelet, Settings, TopologyPolicy};
+use crate::support::client::register;
+use crate::support::fake_plugin::FakePlugin;
+use crate::support::{
+    assert_alive, happens, kubelet, kubelet_with, plugin_dir, pod, shows, within,
+};
+use kubelet_sim::{AdmissionError, Crash, Happening, Kubelet, TopologyPolicy};
 
 const RESOURCE: &str = "example.com/thing";
 
@@ -11,13 +14,10 @@ async fn list(kubelet: &Kubelet, plugin: &FakePlugin, ids: &[&str]) {
     let mut events = kubelet.events();
     let ids = ids.iter().map(|id| (*id).to_owned()).collect();
     plugin.list.send_replace(Some(Ok(ids)));
-    let listed = async {
-        while !matches!(
-            events.recv().await.expect("a kubelet").what,
-            Happening::Listed { .. }
-        ) {}
-    };
-    crate::support::within("the list", listed).await;
+    happens(&mut events, RESOURCE, |what| {
+        matches!(what, Happening::Listed { .. })
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -33,9 +33,7 @@ async fn crashes_when_a_device_goes_while_an_allocation_that_picked_it_is_in_fli
     let pod = pod("p", &[(RESOURCE, 1)]);
     let going = async {
         let asked = plugin.allocates.wait_for(|count| *count == 1);
-        crate::support::within("Allocate", asked)
-            .await
-            .expect("a plugin");
+        within("Allocate", asked).await.expect("a plugin");
         list(&kubelet, &plugin, &["b"]).await;
         plugin.answers.send_replace(true);
     };
@@ -48,7 +46,7 @@ async fn crashes_when_a_device_goes_while_an_allocation_that_picked_it_is_in_fli
     assert_eq!(*kubelet.crashed().borrow(), Some(crash));
     // Like a process: its connections are closed.
     let closed = plugin.open.wait_for(|open| *open == 0);
-    crate::support::within("the end of the stream", closed)
+    within("the end of the stream", closed)
         .await
         .expect("a plugin");
 }
@@ -61,11 +59,7 @@ async fn crashes_when_a_pod_that_is_admitted_again_holds_a_device_that_went() {
         (TopologyPolicy::None, false),
         (TopologyPolicy::SingleNumaNode, true),
     ] {
-        let settings = Settings {
-            topology_policy: policy,
-            ..settings(dir.path())
-        };
-        let kubelet = Kubelet::start(settings).expect("a kubelet");
+        let kubelet = kubelet_with(dir.path(), |settings| settings.topology_policy = policy);
         let plugin = FakePlugin::serve(dir.path(), "p.sock", &["a@0"]);
         register(dir.path(), RESOURCE, "p.sock")
             .await
@@ -89,10 +83,7 @@ async fn crashes_when_a_pod_that_is_admitted_again_holds_a_device_that_went() {
         if crashes {
             let mut crashed = kubelet.crashed();
             let crash = crashed.wait_for(Option::is_some);
-            let crash = crate::support::within("the crash", crash)
-                .await
-                .expect("a kubelet")
-                .clone();
+            let crash = within("the crash", crash).await.expect("a kubelet").clone();
             assert!(
                 crash
                     .expect("a crash")
@@ -102,7 +93,7 @@ async fn crashes_when_a_pod_that_is_admitted_again_holds_a_device_that_went() {
         } else {
             registered.expect("registered");
             shows(&kubelet, RESOURCE, 1, 1).await;
-            assert_eq!(*kubelet.crashed().borrow(), None);
+            assert_alive(&kubelet);
             kubelet.delete("p");
         }
         kubelet.stop().await;

@@ -1,6 +1,5 @@
-//! The simulated kubelet, and its program as its users meet it.
+//! The simulated kubelet behaves like a real one, and its program does what its users expect.
 
-#[path = "../../../../tests/it/support/mod.rs"]
 mod support;
 
 mod admission;

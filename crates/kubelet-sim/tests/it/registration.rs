@@ -1,11 +1,11 @@
 //! Register and ListAndWatch with the quirks of a real kubelet: what it refuses, and what a late end of a stream does.
 
 use std::path::Path;
-use std::time::Duration;
 
-use crate::support::fakes::{FakePlugin, register};
-use crate::support::{kubelet, plugin_dir, pod, settings, shows, sockets};
-use kubelet_sim::{AdmissionError, Behaviour, Kubelet, Settings};
+use crate::support::client::register;
+use crate::support::fake_plugin::FakePlugin;
+use crate::support::{kubelet, late_kubelet, newer_kubelet, plugin_dir, pod, shows, sockets};
+use kubelet_sim::{AdmissionError, Kubelet};
 
 const RESOURCE: &str = "example.com/thing";
 
@@ -71,11 +71,7 @@ async fn an_old_streams_end_disconnects_the_successor() {
 #[tokio::test]
 async fn a_registration_before_the_late_leave_is_stopped_while_all_looks_well() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        leave_after: Duration::from_millis(300),
-        ..settings(dir.path())
-    });
-    let kubelet = kubelet.expect("a kubelet");
+    let kubelet = late_kubelet(dir.path());
     let mut old = FakePlugin::serve(dir.path(), "old.sock", &["a"]);
     register(dir.path(), RESOURCE, "old.sock")
         .await
@@ -132,11 +128,7 @@ async fn a_failed_second_registration_makes_it_blind() {
 #[tokio::test]
 async fn a_newer_one_ignores_the_same_socket_again() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        behaviour: Behaviour::Newer,
-        ..settings(dir.path())
-    });
-    let kubelet = kubelet.expect("a kubelet");
+    let kubelet = newer_kubelet(dir.path());
     let plugin = FakePlugin::serve(dir.path(), "a.sock", &["a"]);
     register(dir.path(), RESOURCE, "a.sock")
         .await

@@ -4,7 +4,8 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 
-use crate::support::fakes::{FakePlugin, register};
+use crate::support::client::register;
+use crate::support::fake_plugin::FakePlugin;
 use crate::support::plugin_dir;
 use crate::support::process::{Running, binary, heard, lines, output};
 

@@ -1,50 +1,25 @@
-//! A plugin and a kubelet that do what they are told, also what is wrong.
+//! A device plugin that does what the test says, including what a plugin should not do.
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
 
-use simple_device_plugin::api::VERSION;
-use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::api::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
-use simple_device_plugin::api::v1beta1::registration_client::RegistrationClient;
-use simple_device_plugin::api::v1beta1::registration_server::{Registration, RegistrationServer};
 use simple_device_plugin::api::v1beta1::{self, Empty};
-use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
 use tokio_stream::{Stream, StreamExt};
 use tokio_util::task::AbortOnDropHandle;
-use tonic::transport::{Channel, Endpoint, Server};
-use tonic::{Request, Response, Status, Streaming};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
 
-/// A connection to the socket at this path.
-pub async fn dial(socket: &Path) -> Result<Channel, tonic::transport::Error> {
-    let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()));
-    endpoint.expect("a path").connect().await
-}
-
-/// Registers by hand.
-pub async fn register(dir: &Path, resource: &str, endpoint: &str) -> Result<(), Status> {
-    let channel = dial(&dir.join(KUBELET_SOCKET)).await.expect("a kubelet");
-    let request = v1beta1::RegisterRequest {
-        version: VERSION.to_owned(),
-        endpoint: endpoint.to_owned(),
-        resource_name: resource.to_owned(),
-        options: None,
-    };
-    RegistrationClient::new(channel)
-        .register(request)
-        .await
-        .map(|_| ())
-}
+use super::within;
 
 /// What the plugin's stream has: a list, or its end.
 type Listed = Option<Result<Vec<String>, Status>>;
 
 /// A plugin whose list, options and end are told by the test.
+#[allow(dead_code, reason = "only the tests of kubelet-sim read some fields")]
 pub struct FakePlugin {
     pub list: watch::Sender<Listed>,
     /// Whether Allocate is answered.
@@ -138,7 +113,7 @@ impl FakePlugin {
     pub async fn end_stream(&mut self) {
         self.list.send_replace(None);
         let closed = self.open.wait_for(|open| *open == 0);
-        super::within("the end of the stream", closed)
+        within("the end of the stream", closed)
             .await
             .expect("a plugin");
     }
@@ -179,7 +154,7 @@ impl DevicePlugin for FakeService {
             devices: ids.into_iter().map(device).collect(),
         };
         let open = Open::new(&self.open);
-        let lists = tokio_stream::wrappers::WatchStream::new(self.list.clone());
+        let lists = WatchStream::new(self.list.clone());
         let lists = lists.map_while(|list| list).map(move |list| {
             let _until_dropped = &open;
             list.map(&response)
@@ -216,118 +191,5 @@ impl DevicePlugin for FakeService {
         self.started
             .send_modify(|started| started.push(request.into_inner().devices_ids));
         Ok(Response::new(v1beta1::PreStartContainerResponse {}))
-    }
-}
-
-/// What a fake kubelet does when a resource registers.
-#[derive(Clone, Copy)]
-pub enum Answer {
-    /// An error.
-    Refuse,
-    /// Nothing, for ever.
-    Hang,
-    /// OK without calling back, as newer kubelets do.
-    Ignore,
-    /// OK after the options, but no ListAndWatch.
-    OptionsOnly,
-    /// All as it should be. The endpoint is dialled once, without a second chance.
-    Accept,
-}
-
-/// A kubelet that answers each resource as told.
-pub struct FakeKubelet {
-    /// How often each resource registered.
-    pub registered: watch::Receiver<BTreeMap<String, u32>>,
-    /// The resources whose stream was opened.
-    pub streaming: watch::Receiver<Vec<String>>,
-    /// Registrations in flight, and the most there were.
-    pub in_flight: watch::Receiver<(usize, usize)>,
-    server: AbortOnDropHandle<()>,
-}
-
-struct FakeRegistrar {
-    dir: PathBuf,
-    answer: Box<dyn Fn(&str) -> Answer + Send + Sync>,
-    registered: watch::Sender<BTreeMap<String, u32>>,
-    streaming: watch::Sender<Vec<String>>,
-    in_flight: watch::Sender<(usize, usize)>,
-    held: Mutex<Vec<Streaming<v1beta1::ListAndWatchResponse>>>,
-}
-
-impl FakeKubelet {
-    pub fn serve(dir: &Path, answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
-        let listener = UnixListener::bind(dir.join(KUBELET_SOCKET)).expect("a free path");
-        let (registered, counted) = watch::channel(BTreeMap::new());
-        let (streaming, streams) = watch::channel(Vec::new());
-        let (in_flight, counts) = watch::channel((0, 0));
-        let registrar = FakeRegistrar {
-            dir: dir.to_owned(),
-            answer: Box::new(answer),
-            registered,
-            streaming,
-            in_flight,
-            held: Mutex::default(),
-        };
-        let served = Server::builder()
-            .add_service(RegistrationServer::from_arc(Arc::new(registrar)))
-            .serve_with_incoming(UnixListenerStream::new(listener));
-        let server = tokio::spawn(async { served.await.expect("a server") });
-        Self {
-            registered: counted,
-            streaming: streams,
-            in_flight: counts,
-            server: AbortOnDropHandle::new(server),
-        }
-    }
-
-    /// Ends like a process: nobody listens any more.
-    pub async fn stop(self) {
-        self.server.abort();
-        let ended = self.server.await;
-        assert!(ended.is_err_and(|error| error.is_cancelled()));
-    }
-}
-
-#[tonic::async_trait]
-impl Registration for FakeRegistrar {
-    async fn register(
-        &self,
-        request: Request<v1beta1::RegisterRequest>,
-    ) -> Result<Response<Empty>, Status> {
-        let request = request.into_inner();
-        self.in_flight.send_modify(|(now, most)| {
-            *now += 1;
-            *most = (*now).max(*most);
-        });
-        let answer = self.answer(request).await;
-        self.in_flight.send_modify(|(now, _)| *now -= 1);
-        answer
-    }
-}
-
-impl FakeRegistrar {
-    async fn answer(&self, request: v1beta1::RegisterRequest) -> Result<Response<Empty>, Status> {
-        let resource = request.resource_name.clone();
-        self.registered
-            .send_modify(|counts| *counts.entry(resource.clone()).or_default() += 1);
-        match (self.answer)(&resource) {
-            Answer::Refuse => return Err(Status::unknown("refused\non purpose")),
-            Answer::Hang => std::future::pending().await,
-            Answer::Ignore => return Ok(Response::new(Empty {})),
-            Answer::OptionsOnly | Answer::Accept => {}
-        }
-        let broken = |error| Status::unknown(format!("not served: {error}"));
-        let channel = dial(&self.dir.join(&request.endpoint))
-            .await
-            .map_err(broken)?;
-        let mut plugin = DevicePluginClient::new(channel);
-        plugin.get_device_plugin_options(Empty {}).await?;
-        if matches!((self.answer)(&resource), Answer::Accept) {
-            let stream = plugin.list_and_watch(Empty {}).await?.into_inner();
-            self.held.lock().expect("no panic").push(stream);
-            self.streaming
-                .send_modify(|streaming| streaming.push(resource));
-        }
-        Ok(Response::new(Empty {}))
     }
 }
