@@ -1,4 +1,4 @@
-//! The addresses of HTTP and of the control socket: wrong ones are mistakes, and those that are taken are tried again.
+//! The addresses of HTTP and the control socket: the program rejects wrong ones and retries those in use.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -59,7 +59,7 @@ async fn what_cannot_be_had_is_told_and_tried_again_and_ends_no_resource() {
     fs::remove_file(node.path().join("run")).expect("the file");
     let (http, control) = ("serving HTTP", "listening for commands");
     let first = manager.says(" INFO ");
-    // Whichever comes first.
+    // They come in either order.
     let mut missing: Vec<&str> = vec![http, control];
     let mut line = first;
     while !missing.is_empty() {
@@ -84,7 +84,7 @@ fn every_address_is_one_of_ipv4_too() {
     let line = manager.says("serving HTTP");
     let port = line.rsplit(':').next().expect("a port");
     for address in ["127.0.0.1", "[::1]"] {
-        // A host without IPv6 has the first alone.
+        // A host without IPv6 serves the IPv4 address only.
         let connected = std::net::TcpStream::connect(format!("{address}:{port}"));
         assert!(
             connected.is_ok() || address == "[::1]" && !line.contains("[::]"),

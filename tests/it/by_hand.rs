@@ -1,4 +1,4 @@
-//! What is set by hand, with the program as a process: it lies over the configuration, and status tells it apart.
+//! Commands that set health and device counts: they override the configuration until `config` resets them.
 
 use std::fs;
 
@@ -16,7 +16,7 @@ async fn health_is_set_and_taken_back() {
     let range = "example.com/gpu: 2 devices are Unhealthy by hand\n";
     node.sets(&["health", GPU, "2-3", "unhealthy"], range);
     node.shows(4, 1).await;
-    // Allocate refuses it, whatever the kubelet may think.
+    // The kubelet gives the only device that is still healthy.
     node.kubelet
         .admit(&pod("p", &[(GPU, 1)]))
         .await
@@ -56,7 +56,7 @@ async fn a_count_is_set_by_the_rules_of_retiring() {
         "example.com/gpu: 1 device by hand, 3 going\n",
     );
     node.shows(4, 1).await;
-    // The pod's second stays until it is gone.
+    // The second device of the pod stays until the pod is deleted.
     node.shows(2, 1).await;
     node.kubelet.delete("p");
     node.shows(1, 1).await;
@@ -74,7 +74,7 @@ async fn a_count_is_set_by_the_rules_of_retiring() {
     node.shows(4, 4).await;
 }
 
-/// It was told as Unhealthy before, and needs no message to go.
+/// The kubelet already has it as Unhealthy, so it can leave the list at once.
 #[tokio::test]
 async fn a_device_that_is_ill_goes_like_another() {
     let node = Node::with(FOUR);

@@ -1,4 +1,4 @@
-//! The program with a config file: what it says of mistakes, and how it follows the file while it runs.
+//! The program with a config file: how it reports mistakes, and how it follows changes of the file.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;

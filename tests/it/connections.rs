@@ -1,4 +1,4 @@
-//! Other connections to a plugin: too many, silent ones, garbage and very large requests do not keep it from its work.
+//! A plugin stays available when other clients open many connections, stay silent or send garbage.
 
 use std::io;
 use std::path::Path;
@@ -21,7 +21,7 @@ async fn of_too_many_connections_the_last_are_refused() {
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
-    // The kubelet has one of the sixteen.
+    // The limit is sixteen, and the kubelet has one of them.
     let mut peers = Vec::new();
     for _ in 0..16 {
         peers.push(
@@ -60,9 +60,9 @@ async fn a_question_as_large_as_a_kubelet_can_ask_is_answered() {
     manager.stop().await;
 }
 
-/// Peers that connected and say nothing, and one that began an Allocate and never ends it.
+/// Opens three connections that send nothing, and one with an Allocate request that never ends.
 ///
-/// Who has `called` something before might still get an answer, and is waited for.
+/// If `called`, the last one first gets an answer: the plugin then waits for it when it shuts down.
 async fn troublesome_peers(
     socket: &Path,
     called: bool,
@@ -89,7 +89,7 @@ async fn troublesome_peers(
         let path = "/v1beta1.DevicePlugin/Allocate".parse().expect("a path");
         let codec = ProstCodec::<_, v1beta1::AllocateResponse>::default();
         let request = tonic::Request::new(never);
-        // Ends with an error when the connection is closed.
+        // The call ends with an error when the plugin closes the connection.
         let _ = client.client_streaming(request, path, codec).await;
     });
     within("the call to begin", began).await.expect("a call");
@@ -108,7 +108,7 @@ async fn silent_peers_and_hanging_calls_hold_up_nothing() {
     let (silent, call) = troublesome_peers(&dir.path().join(SOCKET), true).await;
     manager.stop().await;
     assert!(sockets(dir.path()).is_empty());
-    // Nothing of the plugin is left to keep them connected.
+    // The plugin closed every connection.
     for mut peer in silent {
         let end = async { while peer.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {} };
         within("the end of a silent connection", end).await;
@@ -132,7 +132,7 @@ async fn garbage_ends_its_own_connection_only() {
         let mut peer = UnixStream::connect(dir.path().join(SOCKET))
             .await
             .expect("a plugin");
-        // It may be closed before all is written.
+        // The plugin may close the connection before it has read everything.
         let _ = peer.write_all(garbage).await;
         let _ = peer.shutdown().await;
         let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-//! The control socket: who may connect, what it answers to bad requests, and how it is made and removed.
+//! The control socket: who may connect, how it answers bad requests, and when it is created and removed.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -20,7 +20,7 @@ fn the_socket_is_private_and_goes_with_the_program() {
     let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
     assert_eq!(mode(&node.control), 0o600);
     assert_eq!(mode(node.control.parent().expect("a directory")), 0o700);
-    // One that answers is nobody else's.
+    // A second program does not take a socket that answers.
     let second = plugin_dir();
     let other = Running::manager(second.path(), &node.variables());
     other.says("no control socket: trying on; another CONTROL_SOCKET is the way out");
@@ -31,7 +31,7 @@ fn the_socket_is_private_and_goes_with_the_program() {
             .starts_with("{\"status\":{")
     );
     fs::remove_file(&node.control).expect("the socket");
-    // The plugin dir is looked at when something happens there.
+    // A change in the plugin directory makes the program look for its control socket.
     fs::write(node.path().join("something"), "").expect("a file");
     manager.says("the control socket was removed: making it anew");
     manager.says("listening for commands");
@@ -66,24 +66,24 @@ fn the_socket_answers_what_it_is_not_made_for() {
             "{short:?} {answer}"
         );
     }
-    // More than there are places for: the oldest has to go, and the newest is served.
+    // More than the limit: the program closes the oldest connection and serves the newest.
     let silent: Vec<UnixStream> = (0..20).map(|_| node.connect()).collect();
     assert!(
         node.ask(b"{\"status\":\"none\"}\n")
             .starts_with("{\"status\":{")
     );
     for gone in [&silent[0], &silent[19]] {
-        // The last one when its time for a request is over.
+        // The last one is closed when its request times out.
         let mut rest = Vec::new();
         let ended = { gone }.read_to_end(&mut rest);
         let reset = |error: std::io::Error| error.kind() == ErrorKind::ConnectionReset;
         assert!(rest.is_empty() && ended.map_err(reset).map_or_else(|reset| reset, |_| true));
     }
-    // It is not waited for what has no end.
+    // The program does not wait for the end of an endless request.
     let mut endless = node.connect();
     endless.write_all(&huge).expect("a server that reads");
     let mut answer = String::new();
-    // It hangs up on what it did not read.
+    // Closing a connection with unread data resets it.
     let _ = endless.read_to_string(&mut answer);
     assert!(answer.starts_with("{\"error\""), "{answer}");
 }
@@ -93,7 +93,7 @@ fn others_may_not_ask() {
     let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &node.variables());
     manager.says("listening for commands");
-    // Even where the file lets them.
+    // Not even where the mode of the socket allows it.
     for path in [node.path(), node.control.parent().expect("a directory")] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its owner");
     }
@@ -102,7 +102,7 @@ fn others_may_not_ask() {
     nobody.arg("status").uid(65_534);
     let asked = match nobody.output() {
         Ok(output) => output,
-        // Only root can be somebody else, and the program must be where others may run it.
+        // Only root can run it as another user, and that user must be able to read the program.
         Err(error) => return eprintln!("not tried: {error}"),
     };
     assert_eq!(asked.status.code(), Some(1));

@@ -1,5 +1,4 @@
-//! Every example on the embedded kubelet: its pods get what its document shows. The pods' own commands are run with what
-//! their containers get.
+//! Every other example on the simulated kubelet: its pods get the devices and print the logs that its document shows.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

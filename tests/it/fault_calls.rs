@@ -1,4 +1,4 @@
-//! Faults of the calls that the kubelet makes: delayed, refused, and by chance.
+//! Faults of the calls of the kubelet: delays and errors of Allocate and the others, and how often they strike.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ async fn a_slow_allocate_holds_up_its_pod_and_nothing_else() {
         "{}",
         set.1
     );
-    // Cleared while the call waits, this is no refusal any more.
+    // This one would refuse the call that the first one delays, but the test clears both before the delay ends.
     node.does(&[
         "fault", GPU, "allocate", "--error", "ABORTED", "--after", "1",
     ]);
@@ -34,14 +34,14 @@ async fn a_slow_allocate_holds_up_its_pod_and_nothing_else() {
             node.does(&["fault", "list"]).1.contains("1 of 2")
         })
         .await;
-        // Lists go out meanwhile, and whoever asks is answered.
+        // Meanwhile the plugin sends lists and the program answers commands.
         node.does(&["health", GPU, "3", "unhealthy"]);
         node.shows(4, 3).await;
         assert!(held(&node.kubelet, "slow").is_empty());
         node.clears_all_faults();
     };
     let (took, ()) = tokio::join!(slow, meanwhile);
-    // Cleared, it waits no more.
+    // The clear ended the delay.
     assert!(took < Duration::from_secs(60), "{took:?}");
     assert_eq!(held(&node.kubelet, "slow"), ["gpu-n-1"]);
     assert_eq!(node.status()["faultsInjected"]["allocate"], 1);
@@ -83,7 +83,7 @@ async fn a_delayed_allocate_sees_the_devices_as_they_are_when_it_is_answered() {
         })
         .await;
         node.does(&["devices", GPU, "0"]);
-        // It is not dropped while a call may pick it.
+        // The device stays in the list, Unhealthy, while a call may use it.
         node.shows(1, 0).await;
         node.clears_all_faults();
     };
@@ -93,7 +93,7 @@ async fn a_delayed_allocate_sees_the_devices_as_they_are_when_it_is_answered() {
     assert_alive(&node.kubelet);
 }
 
-/// Asks a resource's plugin itself.
+/// Calls Allocate of a resource, without the kubelet.
 async fn asks(node: &Node, name: &str) {
     let socket = format!("simple-device-plugin-example.com_{name}.sock");
     let mut plugin = plugin_client(&node.dir.path().join(socket)).await;
@@ -111,9 +111,9 @@ async fn all_delays_together_are_bounded() {
         shows(&node.kubelet, name, 4, 4).await;
         node.does(&["fault", name, "allocate", "--delay", "60s"]);
     }
-    // Two of 60 s are one of 60 s.
+    // Two delays of 60 s for one call are one delay of 60 s.
     node.does(&["fault", GPU, "allocate", "--delay", "60s"]);
-    // The kubelet would ask for one after the other.
+    // Calls go to the plugins directly: the kubelet would make one after the other.
     let delayed = async { tokio::join!(asks(&node, "gpu"), asks(&node, "nic")) };
     let third = async {
         until("both strikes", || {
@@ -125,13 +125,13 @@ async fn all_delays_together_are_bounded() {
         let admitted = asks(&node, "fpga");
         within("an answer at once", admitted).await;
         assert!(node.manager.says("a delay is cut").contains("granted=0ns"));
-        // It did not strike.
+        // A delay that was cut to nothing does not count.
         let list = node.does(&["fault", "list"]).1;
         assert!(list.contains("example.com/fpga  0 of 1"), "{list}");
         node.clears_all_faults();
     };
     tokio::join!(delayed, third);
-    // What was not spent is free again.
+    // The clear gave the unused delay back.
     node.does(&["fault", GPU, "allocate", "--delay", "50ms", "--times", "1"]);
     node.admits("later").await.expect("admitted");
     assert_eq!(node.status()["faults"][0]["struck"], 1);
@@ -196,7 +196,7 @@ async fn refused_options_cost_the_registration_and_it_is_tried_again() {
     assert_eq!(status["registrations"]["registered"], 2);
 }
 
-/// Which of twenty pods are refused.
+/// The numbers of the pods, of twenty, that a random fault refuses.
 async fn refused(node: &Node, seed: &str) -> Vec<usize> {
     node.does(&[
         "fault",
@@ -229,7 +229,7 @@ async fn a_seed_repeats_a_run() {
     let first = refused(&node, "7").await;
     assert_eq!(refused(&node, "7").await, first);
     assert_ne!(refused(&node, "8").await, first);
-    // One that was made up is told.
+    // The program prints a seed that it chose itself.
     let (_, told, _) = node.does(&["fault", GPU, "stream", "--probability", "0"]);
     assert!(
         told.starts_with("example.com/gpu: stream --probability 0 --seed "),

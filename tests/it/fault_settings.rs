@@ -1,4 +1,4 @@
-//! Faults are set by command and in the config file, shown, counted, cleared, and refused where they make no sense.
+//! How users set, list and clear faults, by command and in the config file.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ async fn the_configuration_has_faults_and_config_brings_them_back() {
     node.admits("p").await.expect("once is enough");
     assert_eq!(node.status()["faults"][1]["byHand"], false);
 
-    // What goes on is not counted anew by a reload that changes something else.
+    // A reload that changes something else keeps the counts of a fault.
     node.reloads(&LATE.replace("devices: 4", "devices: 5"));
     node.shows(5, 5).await;
     assert_eq!(node.status()["faults"][1]["struck"], 1);
@@ -75,14 +75,14 @@ async fn the_configuration_has_faults_and_config_brings_them_back() {
     node.shows(5, 0).await;
     node.shows(5, 5).await;
 
-    // Of those that change the others know nothing.
+    // A reload that changes one fault keeps the count of the other.
     node.reloads(&LATE.replace("INTERNAL", "ABORTED"));
     let warned = node.manager.says("a fault is configured");
     assert!(warned.contains("allocate --error ABORTED"), "{warned}");
     let told = node.refused("aborted").await;
     assert!(told.contains("Aborted"), "{told}");
     assert_eq!(node.status()["faults"][0]["struck"], 1);
-    // What was cleared stays so, whatever comes beside it.
+    // A cleared fault stays cleared when a reload adds another one.
     node.clears_all_faults();
     let more = LATE.replace("faults: [", "faults: [{rpc: preferred, delay: 1s}, ");
     node.reloads(

@@ -1,4 +1,4 @@
-//! Faults of the registration and of ListAndWatch: withheld, dropped, and with devices whose health flaps.
+//! Faults of the registration and of the ListAndWatch stream, and faults of the devices' health.
 
 use crate::support::steered::{CALLED, FOUR, Node};
 use crate::support::{GPU, held, registrations, until, within};
@@ -19,7 +19,7 @@ async fn a_dropped_stream_comes_back() {
     assert_eq!(status["restarts"], serde_json::json!({"fault": 1}));
     assert_eq!(status["lastError"]["what"], "a fault dropped the stream");
     assert_eq!(status["faults"][0]["struck"], 1);
-    // As often as asked for.
+    // Several faults of the stream strike as often as each of them says.
     node.does(&["fault", GPU, "stream", "--times", "2", "--after", "1"]);
     node.does(&["fault", GPU, "stream"]);
     until("all three", || {
@@ -43,7 +43,7 @@ async fn a_registration_is_withheld_until_it_is_cleared() {
         node.status()["waitsFor"],
         "waits for the end of the fault that withholds its registration"
     );
-    // Neither another kubelet nor other options get around it.
+    // Neither a kubelet restart nor other options end it.
     let node = node.with_another_kubelet().await;
     node.reloads(&CALLED.replace("devices: 4", "devices: 3"));
     node.manager
@@ -55,8 +55,8 @@ async fn a_registration_is_withheld_until_it_is_cleared() {
     assert_eq!(node.status()["faultsInjected"]["registration"], 1);
 }
 
-/// What goes by is one registration, not each of its steps; and the one that is made in the end is the one that was
-/// withheld.
+/// A fault counts a registration once, not once for each of its steps. The registration that follows a withheld one is
+/// the same registration.
 #[tokio::test]
 async fn a_registration_is_judged_once() {
     let after = "{resources: [{name: example.com/gpu, devices: 4, faults: [{rpc: registration, after: 1, times: 9}]}]}";
@@ -81,7 +81,7 @@ async fn a_registration_is_judged_once() {
         "a fault withholds the registration"
     );
     assert_eq!(status["restarts"]["fault"], 1);
-    // Cleared before its time, too.
+    // A clear ends a fault before its time is over.
     node.does(&["fault", GPU, "registration", "--for", "24h"]);
     node.shows(4, 0).await;
     node.clears_all_faults();
@@ -116,7 +116,7 @@ async fn devices_flap() {
         &["health", GPU, "3", "healthy"],
         "example.com/gpu: gpu-n-3 is Healthy by hand; a fault has it ill\n",
     );
-    // With fewer devices those that are left flap.
+    // When the device count gets smaller, the remaining devices still flap.
     node.does(&["config", GPU]);
     node.does(&["fault", GPU, "health", "1-3", "--up", "1s", "--down", "1h"]);
     node.does(&["devices", GPU, "3"]);

@@ -1,4 +1,4 @@
-//! The program on a host that withholds something from it: user IDs, inotify, file descriptors or a reader of its log.
+//! The program on a host that restricts it: user namespaces, no inotify, few file descriptors, a broken stderr.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -9,10 +9,11 @@ use crate::support::{RESOURCE, SOCKET, kubelet, plugin_dir, registrations, shows
 use simple_device_plugin::api::{allocation_of, v1beta1};
 use tokio::net::UnixStream;
 
-/// A user that is neither root nor the kubelet's.
+/// A user that is neither root nor the one of the kubelet.
 const OTHER_UID: u32 = 1000;
 
-/// As in a pod with `hostUsers: false`: root in there is somebody else on the host, and the kubelet has no uid in there.
+/// As in a pod with `hostUsers: false`: root in the pod is another user on the host, and the pod does not have the user
+/// of the kubelet.
 #[tokio::test]
 async fn in_a_user_namespace_the_log_and_the_status_say_what_to_change() {
     let in_namespace = |command: &Command| {
@@ -48,7 +49,7 @@ async fn in_a_user_namespace_the_log_and_the_status_say_what_to_change() {
         ("CONTROL_SOCKET", text(&control)),
     ];
     let manager = Running::start(&mut in_namespace(&program(&variables)));
-    // Beside the kubelet, which is to dial meanwhile.
+    // In a thread, because the kubelet runs in this one.
     let says = tokio::task::spawn_blocking(move || {
         manager.says("set hostUsers: true in the pod's spec");
         manager.says("the kubelet is outside of this pod's user namespace");
@@ -66,7 +67,7 @@ async fn in_a_user_namespace_the_log_and_the_status_say_what_to_change() {
     assert!(!kubelet.node().borrow().contains_key(RESOURCE));
 }
 
-/// Neither a stderr that nobody reads nor one that is gone holds up or ends the program.
+/// The program goes on when nobody reads its stderr, and when its stderr is closed.
 #[tokio::test]
 async fn a_broken_stderr_harms_nobody() {
     for gone in [false, true] {
@@ -129,7 +130,7 @@ async fn out_of_descriptors_it_waits_and_recovers() {
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
 }
 
-/// A user namespace of its own takes the program's inotify away.
+/// In a user namespace of its own, the program can be left without inotify.
 #[tokio::test]
 async fn without_inotify_it_looks_every_2_s() {
     let unshare = ["--user", "--map-root-user"];

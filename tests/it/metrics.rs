@@ -1,4 +1,4 @@
-//! Metrics: what happened is counted, under the names that the README has.
+//! The metrics count what happened, and the README lists every one of them.
 
 use crate::support::fake_kubelet::{Answer, FakeKubelet};
 use crate::support::http::Http;
@@ -62,7 +62,7 @@ async fn metrics_say_what_happened() {
     manager.stop().await;
 }
 
-/// Every metric that there is is in the README, and none that there is not.
+/// The README lists every metric that exists, and no other.
 #[tokio::test]
 async fn the_readme_has_every_metric() {
     let dir = plugin_dir();

@@ -1,4 +1,4 @@
-//! What Kubernetes' own node tests assert of a device plugin, by their numbers, on the embedded kubelet.
+//! What the node tests of Kubernetes assert of a device plugin, by their numbers, on the simulated kubelet.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ async fn t05_a_restarted_kubelet_gets_the_resource_again() {
     manager.stop().await;
 }
 
-/// The plugin is killed without a chance to clean up, and started again.
+/// The plugin is killed and cannot clean up, then it is started again.
 #[tokio::test]
 async fn t07_a_killed_plugin_comes_back_to_the_same_assignments() {
     let (dir, kubelet, running) = running_manager(&[]).await;

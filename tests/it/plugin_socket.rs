@@ -1,4 +1,4 @@
-//! The socket of a plugin: removed, stale, taken by another process, or blocked by something else.
+//! The socket of a plugin: deleted, stale, in use by another process, or blocked by a directory.
 
 use std::os::unix::net::UnixListener as StdListener;
 
@@ -97,7 +97,7 @@ async fn a_stale_socket_is_removed() {
 async fn one_resources_trouble_is_its_own() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
-    // What is in the way of the second resource's socket is no socket: it can never bind.
+    // A directory stands where the second resource's socket must be, so the plugin cannot bind it.
     std::fs::create_dir(dir.path().join("b.sock")).expect("a directory");
     let variables = [
         ("RESOURCE_NAME", "x.io/a,x.io/b,x.io/c"),

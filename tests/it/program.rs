@@ -1,4 +1,4 @@
-//! What the program prints: the mistakes in its variables, `check`, and its log.
+//! What the program prints: mistakes in its variables, the output of `check`, and its log.
 
 use std::process::Stdio;
 

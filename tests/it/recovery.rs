@@ -1,4 +1,4 @@
-//! A plugin that lost its kubelet, its stream or its process is registered again.
+//! A plugin registers again after the kubelet restarted, the stream ended or its process was killed.
 
 use crate::support::process::Running;
 use crate::support::{
@@ -21,8 +21,8 @@ async fn two_restarts_in_a_row() {
     manager.stop().await;
 }
 
-/// The kubelet takes leave of the resource 300 ms after it closed the connection; a plugin that
-/// registers before then is taken for stopped for ever.
+/// This kubelet marks the resource as stopped 300 ms after it closed the connection, even if the plugin registered
+/// again before then. So the plugin waits longer than that.
 #[tokio::test]
 async fn a_lost_stream_is_replaced_after_the_kubelets_late_leave() {
     let dir = plugin_dir();
@@ -39,7 +39,8 @@ async fn a_lost_stream_is_replaced_after_the_kubelets_late_leave() {
     manager.stop().await;
 }
 
-/// Its predecessor left in order, so there is no stale socket to tell of it; but the kubelet's checkpoint does.
+/// The first manager removed its socket, so only the kubelet's checkpoint tells the second one that it had a
+/// predecessor.
 #[tokio::test]
 async fn a_successor_is_not_hit_by_the_late_leave_of_its_predecessor() {
     let dir = plugin_dir();
@@ -57,7 +58,7 @@ async fn a_successor_is_not_hit_by_the_late_leave_of_its_predecessor() {
     second.stop().await;
 }
 
-/// Killed and started at once, it finds its socket stale: the kubelet may be taking leave of it still.
+/// A plugin that was killed finds its stale socket: the kubelet may not have marked the resource as stopped yet.
 #[tokio::test]
 async fn a_killed_plugin_waits_for_the_kubelets_late_leave() {
     let dir = plugin_dir();
@@ -89,7 +90,7 @@ async fn a_newer_kubelet_gets_the_resource_back_as_well() {
     manager.stop().await;
 }
 
-/// A change of kubelet.sock is only noted: whoever relabels it ends no stream.
+/// A change of the metadata of kubelet.sock, such as its SELinux label, ends no stream.
 #[tokio::test]
 async fn a_relabelled_kubelet_sock_ends_no_stream() {
     let dir = plugin_dir();
@@ -98,7 +99,7 @@ async fn a_relabelled_kubelet_sock_ends_no_stream() {
     shows(&kubelet, RESOURCE, 2, 2).await;
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(dir.path().join("kubelet.sock"), private).expect("a chmod");
-    // Events come in order: when the socket is back, the change was seen as well.
+    // inotify events come in order: when the socket is back, the plugin has seen the chmod too.
     let socket = dir.path().join(SOCKET);
     std::fs::remove_file(&socket).expect("our socket");
     new_socket(&socket, None).await;

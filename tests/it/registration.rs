@@ -1,4 +1,4 @@
-//! The plugin registers with the kubelet: it waits for one that serves, and tries again when a registration fails.
+//! A plugin waits for a kubelet, registers, and tries again when the registration fails.
 
 use std::os::unix::net::UnixListener as StdListener;
 
@@ -57,7 +57,7 @@ async fn a_kubelet_that_says_nothing_is_no_kubelet() {
     let (mut first, _) = within("a connection", silent.accept())
         .await
         .expect("a connection");
-    // The manager hangs up without having bound anything.
+    // The manager closes the connection and has bound no socket.
     let hung_up = async { while first.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {} };
     within("the end of the connection", hung_up).await;
     assert_eq!(sockets(dir.path()), Vec::<std::path::PathBuf>::new());
@@ -104,7 +104,7 @@ async fn hanging_registrations_do_not_hold_the_others() {
     assert!(sockets(dir.path()).is_empty());
 }
 
-/// Waits until the resource has been registered twice: once was not enough.
+/// Waits until the plugin registered the resource a second time.
 async fn registers_again(kubelet: &mut FakeKubelet) {
     let twice = kubelet
         .registered
@@ -123,12 +123,12 @@ async fn ok_without_a_call_back_or_a_stream_is_not_registered() {
     }
 }
 
-/// Whoever watches the plugin before it registers does not pass for the kubelet.
+/// A client that calls ListAndWatch before the plugin registers is not taken for the kubelet.
 #[tokio::test]
 async fn an_observer_is_not_the_kubelet() {
     let dir = plugin_dir();
     let socket = dir.path().join(SOCKET);
-    // Stale, so that the plugin is quiet for half a second before it registers.
+    // With a stale socket, the plugin waits for half a second before it registers.
     drop(StdListener::bind(&socket).expect("a socket"));
     let stale = SocketIdentity::of(&socket).expect("a socket");
     let mut kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Ignore);
@@ -157,7 +157,7 @@ async fn few_register_at_a_time_also_after_a_quiet() {
     }
     let mut kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Accept);
     let resources = resources(&[("RESOURCE_NAME", &names.join(","))]);
-    // Nobody gives a turn away, however slow the machine is.
+    // No registration gives up its turn, even on a slow machine.
     let supervisor = Supervisor::new(resources, dir.path()).with_turns_of(DEADLINE);
     let manager = Manager::run(supervisor);
     let all = kubelet

@@ -1,4 +1,4 @@
-//! A changed configuration reaches the kubelet, and what did not change is left alone.
+//! A new configuration reaches the kubelet; resources that did not change are not touched.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn new_devices_health_and_outputs_go_out_on_the_open_stream() {
     manager.reconfigure(from_file(&counted(5)));
     shows(&kubelet, A, 5, 5).await;
     manager.reconfigure(from_file(listed));
-    // The counted ones went as soon as nobody held them.
+    // The devices of the count leave the list, as no pod holds them.
     shows(&kubelet, A, 2, 1).await;
     let got = kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
     assert_eq!(got[0].response.envs["Y"], "y");
@@ -55,7 +55,7 @@ async fn what_stays_the_same_does_not_notice() {
     shows(&kubelet, B, 2, 2).await;
     let mut events = kubelet.events();
 
-    // Read at the registration only: b registers again, and its socket moves.
+    // The kubelet reads options and sockets at the registration only, so b registers again.
     manager.reconfigure(config("{name: example.com/b, preferredAllocation: packed}"));
     registered_anew(&kubelet, B, 2).await;
     manager.reconfigure(config("{name: example.com/b, preferredAllocation: spread}"));
@@ -65,12 +65,12 @@ async fn what_stays_the_same_does_not_notice() {
     registered_anew(&kubelet, B, 3).await;
     assert!(dir.path().join("other.sock").exists());
 
-    // Gone, and another.
+    // A resource goes and another one comes.
     manager.reconfigure(config("{name: example.com/c}"));
     shows(&kubelet, "example.com/c", 2, 2).await;
     shows(&kubelet, B, 2, 0).await;
     assert_eq!(sockets(dir.path()).len(), 2);
-    // Nothing of all this was a's.
+    // The kubelet saw nothing of a.
     loop {
         match events.try_recv() {
             Ok(event) => assert_ne!(event.resource, A, "{event:?}"),
@@ -111,7 +111,7 @@ async fn what_the_kubelet_is_not_told_is_not_sent() {
     manager.stop().await;
 }
 
-/// Faster than any of them can be followed, and in the middle of registrations and leaves.
+/// The reloads come faster than the plugin can apply them, also while it registers or leaves.
 #[tokio::test]
 async fn many_reloads_at_once_end_as_the_last_one_says() {
     let dir = plugin_dir();

@@ -1,5 +1,4 @@
-//! Random configurations while pods come and go: the kubelet never crashes, no pod loses a device, no
-//! resource is registered anew without need, and nothing is left over.
+//! Random reloads while pods come and go: no crash, no lost device, no needless registration, no leak.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -14,7 +13,7 @@ use fastrand::Rng;
 use kubelet_sim::Kubelet;
 use simple_device_plugin::offer::resource::Resource;
 
-/// Unless `RELOADS` says otherwise; `make soak` does a thousand.
+/// How many reloads there are, unless `RELOADS` says otherwise; `make soak` does a thousand.
 const RELOADS: usize = 30;
 const RESOURCES: [&str; 4] = [
     "example.com/a",
@@ -37,7 +36,7 @@ async fn random_reloads_leave_nothing_behind() {
         story.step().await;
     }
     let story = story.settle().await;
-    // Streams and sockets close a moment after they were left.
+    // Streams and sockets close a moment after the end of their use.
     let left = || {
         (
             alive_tasks().saturating_sub(tasks_before),
@@ -112,7 +111,7 @@ impl Story {
         self.apply(configured).await;
     }
 
-    /// Sends a configuration, and waits until it is whole.
+    /// Sends a configuration, and waits until the kubelet has all of it.
     async fn apply(&mut self, configured: Vec<Resource>) {
         for resource in &configured {
             let mut before = self.configured.iter();
@@ -167,14 +166,14 @@ impl Story {
         let resource = *self.rng.choice(&RESOURCES).expect("a resource");
         self.next_pod += 1;
         let pod = pod(&format!("p{}", self.next_pod), &[(resource, count)]);
-        // Too few devices, or another node, are no fault.
+        // The kubelet may reject the pod: too few devices, or devices on two NUMA nodes.
         if self.kubelet.admit(&pod).await.is_ok() && !held(&self.kubelet, &pod.name).is_empty() {
             self.pods
                 .insert(pod.name.clone(), held(&self.kubelet, &pod.name));
         }
     }
 
-    /// As an in-place resize does: it needs every device that a pod holds in the list.
+    /// Admits every pod again, as an in-place resize does: the list must have every device that the pod holds.
     async fn admit_again(&mut self) {
         for name in self.pods.keys() {
             self.kubelet

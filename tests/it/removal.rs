@@ -1,4 +1,4 @@
-//! A device that the configuration no longer has stays in the list until no pod holds it.
+//! A device that is removed from the configuration stays in the list while a pod holds it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use simple_device_plugin::node::checkpoint_file;
 use simple_device_plugin::offer::retirement::Wait;
 use simple_device_plugin::supervisor::Supervisor;
 
-/// Several of the grace that resources have here.
+/// Several times the removal grace of the resources here.
 const GRACES: Duration = Duration::from_millis(300);
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn a_device_that_a_pod_holds_stays_until_the_pod_is_gone() {
     kubelet.admit(&everything).await.expect("admitted");
     manager.reconfigure(from_file(&counted(0)));
     shows(&kubelet, A, 3, 0).await;
-    // The pod is admitted again, as in a resize, and with a new kubelet.
+    // The kubelet admits the pod again, as for a resize and after a restart.
     assert_eq!(
         kubelet
             .admit(&everything)
@@ -36,7 +36,7 @@ async fn a_device_that_a_pod_holds_stays_until_the_pod_is_gone() {
     let kubelet = kubelet.restart().await.expect("a kubelet");
     shows(&kubelet, A, 3, 0).await;
     assert_eq!(held(&kubelet, "p").len(), 3);
-    // Long after the grace as well.
+    // Also long after the grace.
     tokio::time::sleep(GRACES).await;
     kubelet
         .admit(&everything)
@@ -45,7 +45,7 @@ async fn a_device_that_a_pod_holds_stays_until_the_pod_is_gone() {
     shows(&kubelet, A, 3, 0).await;
     assert_alive(&kubelet);
 
-    // One comes back, and is simply healthy; the rest goes with the pod.
+    // One device is configured again and gets healthy; the others leave the list with the pod.
     manager.reconfigure(from_file(&counted(1)));
     shows(&kubelet, A, 3, 1).await;
     kubelet.delete("p");
@@ -54,7 +54,7 @@ async fn a_device_that_a_pod_holds_stays_until_the_pod_is_gone() {
     manager.stop().await;
 }
 
-/// On a busy node there is always a call in flight, or one that was answered within the grace.
+/// On a busy node there is always an Allocate call in progress or one that ended within the grace.
 #[tokio::test]
 async fn a_free_device_is_dropped_while_pods_come_and_go() {
     let dir = plugin_dir();
@@ -82,7 +82,7 @@ async fn a_free_device_is_dropped_while_pods_come_and_go() {
     manager.stop().await;
 }
 
-/// A deleted pod stays in the checkpoint until a pod with devices is admitted.
+/// Without the pod-resources API, the checkpoint has a deleted pod until the kubelet admits another pod with devices.
 #[tokio::test]
 async fn without_the_pod_resources_a_device_waits_for_the_next_admission() {
     let dir = plugin_dir();
@@ -107,7 +107,7 @@ fn is_list(what: &Happening) -> bool {
     matches!(what, Happening::Listed { .. })
 }
 
-/// The pod resources are empty then, and asking for them frees nothing.
+/// Until a restarted kubelet knows its pods, its pod-resources API lists none; that must not free their devices.
 #[tokio::test]
 async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
     let dir = plugin_dir();
@@ -123,7 +123,7 @@ async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
     manager.reconfigure(from_file(&counted(0)));
     shows(&kubelet, A, 1, 0).await;
     let kubelet = kubelet.restart().await.expect("a kubelet");
-    // The first list, and the same again, by which the kubelet is to write what it forgot.
+    // The first list, and the same list again, with which the plugin makes the kubelet write its checkpoint.
     let mut events = kubelet.events();
     for _ in 0..2 {
         happens(&mut events, A, is_list).await;
@@ -141,7 +141,8 @@ async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
     manager.stop().await;
 }
 
-/// The pod resources lack what init containers hold that have ended, and all that pods of another kubelet hold.
+/// The pod-resources API does not list devices of init containers that ended. Here it is the API of another kubelet,
+/// which lists no device at all.
 #[tokio::test]
 async fn what_the_pod_resources_lack_stays_while_the_checkpoint_has_it() {
     let (dir, other_dir) = (plugin_dir(), plugin_dir());
@@ -155,7 +156,7 @@ async fn what_the_pod_resources_lack_stays_while_the_checkpoint_has_it() {
     kubelet.admit(&everything).await.expect("admitted");
     let mut events = kubelet.events();
     manager.reconfigure(from_file(&counted(0)));
-    // Unhealthy, and then the same again and again.
+    // The list with the Unhealthy device, and the same list twice more.
     for _ in 0..3 {
         happens(&mut events, A, is_list).await;
     }
@@ -179,7 +180,7 @@ async fn what_pods_hold_at_the_start_is_retired() {
     shows(&kubelet, A, 3, 3).await;
     kubelet.admit(&pod("p", &[(A, 3)])).await.expect("admitted");
     manager.stop().await;
-    // An upgrade to fewer, and a restart of the kubelet meanwhile.
+    // The kubelet restarts while an upgrade configures fewer devices.
     let kubelet = kubelet.restart().await.expect("a kubelet");
     let manager = Manager::of(dir.path(), from_file(&counted(1)));
     shows(&kubelet, A, 3, 1).await;
@@ -195,7 +196,7 @@ async fn what_pods_hold_at_the_start_is_retired() {
     manager.stop().await;
 }
 
-/// Two managers on one node, as with maxSurge: the second takes over when the first leaves.
+/// Two managers on one node, as with `maxSurge`: the second one takes over when the first one stops.
 #[tokio::test]
 async fn a_successor_that_waited_knows_what_pods_got_meanwhile() {
     let dir = plugin_dir();
@@ -212,8 +213,8 @@ async fn a_successor_that_waited_knows_what_pods_got_meanwhile() {
     second.stop().await;
 }
 
-/// A kubelet whose checkpoint nobody here knows, and a count that became smaller with an upgrade: the first list must have
-/// what the pod holds.
+/// The checkpoint cannot be read and an upgrade made the count smaller: the first list must still have the devices that
+/// the pod holds.
 #[tokio::test]
 async fn a_checkpoint_of_another_form_hides_no_device_that_a_pod_holds() {
     let dir = plugin_dir();
@@ -244,7 +245,7 @@ async fn without_a_checkpoint_that_can_be_read_devices_stay() {
     std::fs::create_dir(&blocked).expect("something that is no checkpoint");
     manager.reconfigure(from_file(&counted(1)));
     shows(&kubelet, A, 2, 1).await;
-    // Long after the grace it is there still.
+    // The device is still there long after the grace.
     tokio::time::sleep(GRACES).await;
     shows(&kubelet, A, 2, 1).await;
     std::fs::remove_dir(&blocked).expect("what was made");

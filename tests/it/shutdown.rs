@@ -1,4 +1,4 @@
-//! The daemon shuts down: on a signal, and when the plugin directory was replaced.
+//! The daemon shuts down on a signal, and when the plugin directory is replaced.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -68,7 +68,7 @@ fn a_second_signal_aborts() {
     let dir = plugin_dir();
     let running = Running::manager(dir.path(), &[]);
     running.says("waiting for the kubelet");
-    // A stopped process gets both at once when it goes on.
+    // A process that SIGSTOP stopped gets both signals at once when it continues.
     running.signal(rustix::process::Signal::STOP);
     running.signal(rustix::process::Signal::TERM);
     running.signal(rustix::process::Signal::INT);
@@ -77,7 +77,7 @@ fn a_second_signal_aborts() {
     assert!(matches!(status.signal(), Some(2 | 15)), "{status}");
 }
 
-/// In a container the mount goes on to show the removed directory; so does a descriptor.
+/// In a container the mount still shows the removed directory; here a file descriptor does.
 #[tokio::test]
 async fn a_replaced_directory_ends_the_manager() {
     let parent = plugin_dir();
@@ -97,7 +97,7 @@ async fn a_replaced_directory_ends_it_with_75() {
     let dir = parent.path().join("device-plugins");
     let kubelet = kubelet(&dir);
     let open = File::open(&dir).expect("the directory");
-    // In a container the mount shows the removed directory; so does a descriptor.
+    // In a container the mount still shows the removed directory; here a file descriptor does.
     let mounted = format!("/proc/{}/fd/{}", std::process::id(), open.as_raw_fd());
     let running = Running::manager(Path::new(&mounted), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;

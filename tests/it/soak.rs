@@ -1,5 +1,4 @@
-//! Pods come and go while the kubelet restarts, streams are lost, sockets deleted and registrations
-//! refused or left hanging, in the random order of a seed. `make soak` is the long form.
+//! Random restarts, lost streams and failed registrations while pods come and go; `make soak` runs it longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +25,7 @@ const PODS_MAX: usize = 6;
 const RESTARTS: usize = 12;
 /// The long form tells how far it is once in so many restarts.
 const TOLD_EVERY: usize = 100;
-/// Memory of an allocator is not given back at once: more than this is growth.
+/// An allocator does not return memory at once, so only more growth than this is a leak.
 const GROWTH_MAX_KIB: u64 = 1024;
 
 /// Tells how to see a failure again.
@@ -53,7 +52,7 @@ async fn whatever_is_broken_all_is_whole_in_the_end() {
     while node.restarts < restarts.div_ceil(4) {
         node.step().await;
     }
-    // What is only grown into at first is no growth.
+    // Measure only now: what the program allocates at first is no leak.
     node.settle().await;
     let early = node.measure();
     while node.restarts < restarts {

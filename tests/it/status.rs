@@ -1,4 +1,4 @@
-//! `status` shows the resources, their devices, which pods hold them, and mistakes in the config file.
+//! `status` shows resources, devices, the pods that hold them, and mistakes in the config file.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::support::{GPU, kubelet, replace_checkpoint, shows, text, until};
 use rustix::process::Signal;
 use simple_device_plugin::node::checkpoint_file;
 
-/// Ages are of this run.
+/// Replaces every age, which differs in each run, by `Ns`.
 fn without_ages(text: &str) -> String {
     let words = text.split_inclusive([' ', '\n']);
     let aged = words.map(|word| {
@@ -70,7 +70,7 @@ async fn shows_the_resources_and_the_devices_of_one() {
     drop(manager);
 }
 
-/// Other checkpoints of the kubelet moved to this form; what this program cannot read is not taken for empty.
+/// The kubelet already uses this form for other checkpoints. One that the program cannot read does not count as empty.
 #[tokio::test]
 async fn a_checkpoint_of_another_form_is_told_once_and_holders_are_unknown() {
     let node = ControlledNode::new();
@@ -78,7 +78,7 @@ async fn a_checkpoint_of_another_form_is_told_once_and_holders_are_unknown() {
     let unknown =
         "held: not known: the kubelet's checkpoint has an unknown form: missing field `Data`";
     until("the other form", || {
-        // The kubelet may write once more.
+        // The kubelet may write its own checkpoint once more, so replace it again.
         replace_checkpoint(node.path(), r#"{"data": "{}", "dataChecksum": 1}"#);
         node.status(&[]).1.contains(unknown)
     })
@@ -89,7 +89,7 @@ async fn a_checkpoint_of_another_form_is_told_once_and_holders_are_unknown() {
     let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert!(status["resources"][0]["held"].is_null(), "{json}");
     manager.says("has an unknown form");
-    // Another text of the same kind is no news.
+    // The program logs an unknown form once, not for every text that has one.
     for unknown in ["{}", r#"{"data": "longer", "dataChecksum": 1}"#, "{"] {
         fs::write(node.path().join(checkpoint_file::FILE), unknown).expect("a checkpoint");
         let (_, all, _) = node.status(&[]);

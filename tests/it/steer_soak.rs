@@ -1,6 +1,4 @@
-//! Random commands of two hands while pods come and go, kubelets restart and the config file changes: the kubelet
-//! never crashes, what a pod holds stays in the list, every kind of fault strikes, and in the end everything is as
-//! configured.
+//! Random commands, reloads and restarts while pods come and go; in the end everything is as configured.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -21,17 +19,17 @@ use simple_device_plugin::model::device::Health;
 use simple_device_plugin::observe::status::Wanted;
 use tokio::task::JoinHandle;
 
-/// Unless `COMMANDS` says otherwise; `make soak` gives a hundred thousand.
+/// How many commands there are, unless `COMMANDS` says otherwise; `make soak` gives a hundred thousand.
 const COMMANDS: usize = 10_000;
 const HANDS: usize = 2;
-/// With how many devices each; those of the second are a list.
+/// The resources and their device counts; the config file lists the devices of the second one.
 const RESOURCES: [(&str, usize); 3] = [
     ("example.com/gpu", 8),
     ("example.com/nic", 4),
     ("example.com/fpga", 4),
 ];
 
-/// Now and then both hands rest until devices have flapped, which takes a second undisturbed; pods come and go meanwhile.
+/// Now and then both hands rest until devices have flapped, which takes an undisturbed second. Pods still come and go.
 const RESTS: usize = 10;
 const FLAPPING: &str = "example.com/nic";
 
@@ -127,7 +125,7 @@ fn flaps(control: &Path) -> u64 {
     injected.get(Target::Health.as_str()).copied().unwrap_or(0)
 }
 
-/// Gives a command; that it is refused is no fault, that nobody answers is.
+/// Gives a command. The program may refuse it, but it must answer.
 fn give(control: &Path, request: &Request) -> Option<Reply> {
     match client::ask(control, request) {
         Ok(reply) => Some(reply),

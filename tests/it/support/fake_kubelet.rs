@@ -17,28 +17,28 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::client::dial;
 
-/// What a fake kubelet does when a resource registers.
+/// How a fake kubelet answers Register.
 #[derive(Clone, Copy)]
 pub enum Answer {
-    /// An error.
+    /// With an error.
     Refuse,
-    /// Nothing, for ever.
+    /// Never.
     Hang,
-    /// OK without calling back, as newer kubelets do.
+    /// OK, without a call to the plugin, as newer kubelets do.
     Ignore,
-    /// OK after the options, but no ListAndWatch.
+    /// OK after GetDevicePluginOptions, but without ListAndWatch.
     OptionsOnly,
-    /// All as it should be. The endpoint is dialled once, without a second chance.
+    /// OK, with ListAndWatch. It dials the endpoint only once.
     Accept,
 }
 
-/// A kubelet that answers each resource as told.
+/// A kubelet that answers each resource as the test says.
 pub struct FakeKubelet {
-    /// How often each resource registered.
+    /// How often each resource was registered.
     pub registered: watch::Receiver<BTreeMap<String, u32>>,
-    /// The resources whose stream was opened.
+    /// The resources whose stream it opened.
     pub streaming: watch::Receiver<Vec<String>>,
-    /// Registrations in flight, and the most there were.
+    /// The registrations in progress, and the most that there were at once.
     pub in_flight: watch::Receiver<(usize, usize)>,
     server: AbortOnDropHandle<()>,
 }
@@ -78,7 +78,7 @@ impl FakeKubelet {
         }
     }
 
-    /// Ends like a process: nobody listens any more.
+    /// Ends the kubelet, as a process ends: nobody listens on its socket any more.
     pub async fn stop(self) {
         self.server.abort();
         let ended = self.server.await;

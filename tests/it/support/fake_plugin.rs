@@ -15,22 +15,22 @@ use tonic::{Request, Response, Status};
 
 use super::within;
 
-/// What the plugin's stream has: a list, or its end.
+/// A list of the stream, or its end.
 type Listed = Option<Result<Vec<String>, Status>>;
 
-/// A plugin whose list, options and end are told by the test.
+/// A plugin with the list, options and end of stream that the test says.
 #[allow(dead_code, reason = "only the tests of kubelet-sim read some fields")]
 pub struct FakePlugin {
     pub list: watch::Sender<Listed>,
-    /// Whether Allocate is answered.
+    /// Whether it answers Allocate.
     pub answers: watch::Sender<bool>,
-    /// How many Allocates came.
+    /// How many Allocate calls came.
     pub allocates: watch::Receiver<u32>,
-    /// How often ListAndWatch was opened.
+    /// How often ListAndWatch was called.
     pub streams: watch::Receiver<u32>,
     /// How many streams are open.
     pub open: watch::Receiver<u32>,
-    /// The devices of each PreStartContainer.
+    /// The devices of each PreStartContainer call.
     pub started: watch::Receiver<Vec<Vec<String>>>,
     _server: AbortOnDropHandle<()>,
 }
@@ -109,7 +109,7 @@ impl FakePlugin {
         }
     }
 
-    /// Ends the stream, and waits until the kubelet has let go of it.
+    /// Ends the stream, and waits until the kubelet closed it.
     pub async fn end_stream(&mut self) {
         self.list.send_replace(None);
         let closed = self.open.wait_for(|open| *open == 0);
@@ -136,7 +136,7 @@ impl DevicePlugin for FakeService {
         _: Request<Empty>,
     ) -> Result<Response<Self::ListAndWatchStream>, Status> {
         self.streams.send_modify(|count| *count += 1);
-        // `a@1` is device a near NUMA node 1.
+        // `a@1` is device a on NUMA node 1.
         let device = |id: String| {
             let (id, node) = match id.split_once('@') {
                 Some((id, node)) => (id.to_owned(), node.parse().ok()),
@@ -175,7 +175,7 @@ impl DevicePlugin for FakeService {
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
         self.allocates.send_modify(|count| *count += 1);
         let mut answers = self.answers.clone();
-        // Its sender is the plugin's.
+        // An error means that the test dropped the plugin.
         let _ = answers.wait_for(|answers| *answers).await;
         let containers = request.into_inner().container_requests.into_iter();
         let nothing = |_| v1beta1::ContainerAllocateResponse::default();

@@ -47,8 +47,8 @@ pub fn is_alone(test: &str) -> bool {
     false
 }
 
-/// The daemon's program on node `n`, with only these variables, or the one that `TESTED_PROGRAM` names. Tests run side by
-/// side, so it serves neither HTTP nor a control socket unless the variables say so.
+/// The daemon's program, or the one that `TESTED_PROGRAM` names, on node `n` with only these variables. Tests run side
+/// by side, so it serves neither HTTP nor a control socket unless the variables say so.
 pub fn program(variables: &[(&str, &str)]) -> Command {
     let built = || binary("simple-device-plugin").into();
     let mut command = Command::new(std::env::var_os("TESTED_PROGRAM").unwrap_or_else(built));

@@ -1,4 +1,4 @@
-//! A pod is admitted, or refused, as by a real kubelet, and PreStartContainer is called when its container starts.
+//! The simulated kubelet admits and rejects pods as a real one does, and calls PreStartContainer.
 
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;

@@ -1,4 +1,4 @@
-//! The checkpoint file has the form of a real one, and keeps the devices of a deleted pod for a while.
+//! The checkpoint has the form of a real one, and lists the devices of a deleted pod for a while.
 
 use std::path::Path;
 use std::time::Duration;
@@ -46,15 +46,15 @@ async fn its_checkpoint_is_that_of_a_real_one() {
     assert!(file["Checksum"].is_u64());
 }
 
-/// The IDs that pods hold, as the checkpoint has them.
+/// The IDs of the devices that pods hold, according to the checkpoint.
 async fn in_checkpoint(dir: &Path) -> Vec<String> {
     let written = CheckpointFile::new(dir).read().await.expect("a checkpoint");
     let held = written.checkpoint.held(RESOURCE).into_iter();
     held.map(|device| device.id.into()).collect()
 }
 
-/// A kubelet forgets a deleted pod when it admits the next one, or is asked for the pod resources; a list then
-/// brings that into the checkpoint.
+/// A kubelet frees the devices of a deleted pod when it admits the next pod or answers the pod-resources API. It writes
+/// the checkpoint with the next list of a plugin.
 #[tokio::test]
 async fn a_deleted_pod_is_forgotten_late_and_stays_in_the_checkpoint() {
     let dir = plugin_dir();

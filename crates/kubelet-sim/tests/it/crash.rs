@@ -1,4 +1,4 @@
-//! The kubelet crashes, as a real one does, when a plugin removes a device that is being allocated or that a pod holds.
+//! The kubelet crashes, as a real one does, when a plugin removes a device that is in use.
 
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
@@ -9,7 +9,7 @@ use kubelet_sim::{AdmissionError, Crash, Happening, Kubelet, TopologyPolicy};
 
 const RESOURCE: &str = "example.com/thing";
 
-/// Sends another list, and waits until the kubelet has it.
+/// Sends another list, and waits until the kubelet received it.
 async fn list(kubelet: &Kubelet, plugin: &FakePlugin, ids: &[&str]) {
     let mut events = kubelet.events();
     let ids = ids.iter().map(|id| (*id).to_owned()).collect();
@@ -44,14 +44,14 @@ async fn crashes_when_a_device_goes_while_an_allocation_that_picked_it_is_in_fli
     };
     assert_eq!(refused, Err(AdmissionError::Crashed(crash.clone())));
     assert_eq!(*kubelet.crashed().borrow(), Some(crash));
-    // Like a process: its connections are closed.
+    // The crash closes the connections, as the end of a process does.
     let closed = plugin.open.wait_for(|open| *open == 0);
     within("the end of the stream", closed)
         .await
         .expect("a plugin");
 }
 
-/// With a topology manager: a pod that holds a device is admitted again at the restart.
+/// With a topology policy, the kubelet looks up the devices of a pod in the list when it admits the pod again.
 #[tokio::test]
 async fn crashes_when_a_pod_that_is_admitted_again_holds_a_device_that_went() {
     let dir = plugin_dir();

@@ -1,4 +1,4 @@
-//! Register and ListAndWatch with the quirks of a real kubelet: what it refuses, and what a late end of a stream does.
+//! Register and ListAndWatch as in a real kubelet: what it rejects, and what the late end of a stream does.
 
 use std::path::Path;
 
@@ -79,7 +79,7 @@ async fn a_registration_before_the_late_leave_is_stopped_while_all_looks_well() 
     shows(&kubelet, RESOURCE, 1, 1).await;
     let new = FakePlugin::serve(dir.path(), "new.sock", &["a", "b"]);
     old.end_stream().await;
-    // The successor registers before the kubelet has taken leave: too early.
+    // The successor registers too early: the kubelet has not marked the resource as stopped yet.
     register(dir.path(), RESOURCE, "new.sock")
         .await
         .expect("registered");
@@ -95,7 +95,7 @@ async fn a_registration_before_the_late_leave_is_stopped_while_all_looks_well() 
     );
 }
 
-/// Another plugin comes and goes: whatever the kubelet had to do before, it has done.
+/// Another plugin comes and goes, after which the kubelet has done everything that it had to do before.
 async fn another_comes_and_goes(kubelet: &Kubelet, dir: &Path) {
     let mut other = FakePlugin::serve(dir, "other.sock", &["x"]);
     register(dir, "example.com/other", "other.sock")
@@ -120,7 +120,7 @@ async fn a_failed_second_registration_makes_it_blind() {
         .expect_err("registered");
     plugin.end_stream().await;
     another_comes_and_goes(&kubelet, dir.path()).await;
-    // It goes on to show what is gone.
+    // The kubelet still shows the devices, although the plugin is gone.
     let shown = kubelet.node().borrow()[RESOURCE];
     assert_eq!((shown.capacity, shown.allocatable), (2, 2));
 }

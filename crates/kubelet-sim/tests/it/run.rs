@@ -1,4 +1,4 @@
-//! `kubelet-sim run`, as an author of plugins uses it.
+//! `kubelet-sim run`, as the author of a device plugin uses it.
 
 use std::io::Write;
 use std::path::Path;
