@@ -1,4 +1,4 @@
-//! The program with a config file: what it says of errors, and how it follows the file while it runs.
+//! The program with a config file: how it reports errors, and how it follows changes of the file.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -7,13 +7,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use crate::support::process::{Running, output, program};
-use crate::support::{Manager, from_file, kubelet, plugin_dir, pod, registrations, shows};
+use crate::support::{
+    A, B, Manager, from_file, kubelet, plugin_dir, pod, registrations, shows, text,
+};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use rustix::process::Signal;
-
-const A: &str = "example.com/a";
-const B: &str = "example.com/b";
 
 /// A ConfigMap as the kubelet mounts it: the file is a symlink through `..data` to a version.
 struct ConfigMap {
@@ -47,7 +46,7 @@ impl ConfigMap {
 }
 
 fn with_file(file: &Path) -> [(&'static str, &str); 1] {
-    [("CONFIG_FILE", file.to_str().expect("UTF-8"))]
+    [("CONFIG_FILE", text(file))]
 }
 
 fn two(of_a: usize, of_b: usize) -> String {

@@ -1,4 +1,4 @@
-//! Every example with a script: it runs to its end on the embedded kubelet, and shows what its document tells.
+//! Every example with a script runs to its end on the simulated kubelet and prints what its document shows.
 
 use std::path::Path;
 use std::process::Command;

@@ -1,14 +1,16 @@
-//! Every example on the embedded kubelet: its pods get what its document shows. The pods' own commands are run with what
-//! their containers get.
+//! Every other example on the simulated kubelet: its pods get the devices and print the logs that its document shows.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Manager, plugin_dir, settings, shows};
-use kubelet_sim::{AdmissionError, Kubelet, Pod, Settings, TopologyPolicy};
+use crate::support::{
+    Manager, assert_alive, config_of_file, config_of_variables, held, kubelet_with, plugin_dir,
+    shows,
+};
+use kubelet_sim::{AdmissionError, Kubelet, Pod, TopologyPolicy};
 use serde::Deserialize;
-use simple_device_plugin::config::{Config, Environment, FileText, Host};
+use simple_device_plugin::config::Config;
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -20,21 +22,9 @@ fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-fn host(node: &str) -> Host {
-    Host {
-        hostname: Some(node.to_owned()),
-        ..Host::default()
-    }
-}
-
 /// The configuration of an example on a node.
 fn config(name: &str, node: &str) -> Config {
-    let file = FileText {
-        name: name.to_owned(),
-        content: Ok(text(&example(name).join("config.yaml")).into()),
-    };
-    let config = Config::read(&Environment::default(), Some(&file), &host(node));
-    config.unwrap_or_else(|errors| panic!("{errors}"))
+    config_of_file(&text(&example(name).join("config.yaml")), node)
 }
 
 /// A Pod, or a Deployment with one.
@@ -126,11 +116,7 @@ impl Node {
 
     async fn of(config: Config, name: &'static str, policy: TopologyPolicy) -> Self {
         let dir = plugin_dir();
-        let settings = Settings {
-            topology_policy: policy,
-            ..settings(dir.path())
-        };
-        let kubelet = Kubelet::start(settings).expect("a kubelet");
+        let kubelet = kubelet_with(dir.path(), |settings| settings.topology_policy = policy);
         let manager = Manager::of(dir.path(), config.resources.clone());
         for resource in &config.resources {
             let healthy = resource
@@ -189,7 +175,7 @@ impl Node {
     }
 
     async fn end(self) {
-        assert_eq!(*self.kubelet.crashed().borrow(), None);
+        assert_alive(&self.kubelet);
         self.manager.stop().await;
     }
 }
@@ -265,19 +251,17 @@ async fn one_resource_as_variables_and_as_a_file() {
 
     // The variables say it as their document does: by index.
     let variables = text(&example(name).join("variables.env"));
-    let variables = variables
+    let variables: Vec<(&str, &str)> = variables
         .lines()
-        .map(|line| line.split_once('=').expect("a variable"));
-    let variables: Environment = variables
-        .map(|(name, value)| (name.to_owned(), value.into()))
+        .map(|line| line.split_once('=').expect("a variable"))
         .collect();
-    let config = Config::from_variables(&variables, &host("worker")).expect("variables");
+    let config = config_of_variables(&variables, "worker");
     assert_eq!(config.namespace, "fpga");
     let node = Node::of(config, "worker", TopologyPolicy::None).await;
     let logs = node.logs(fpga).await.expect("admitted");
     assert_eq!(logs, "FPGA_0=/dev/0\nFPGA_1=/dev/1\n");
     assert_eq!(
-        crate::support::held(&node.kubelet, "fpga"),
+        held(&node.kubelet, "fpga"),
         ["fpga-worker-0", "fpga-worker-1"]
     );
     assert_eq!(

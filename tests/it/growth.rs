@@ -1,17 +1,17 @@
-//! 200 restarts of the kubelet leave nothing behind.
+//! 200 restarts of the kubelet leak no task, file descriptor or socket.
 
 use std::path::Path;
 
 use crate::support::process::is_alone;
+use crate::support::soak::{alive_tasks, descriptors};
 use crate::support::{
     Manager, held, kubelet, plugin_dir, pod, registrations, shows, sockets, until,
 };
-use tokio::runtime::Handle;
 
 const RESTARTS: usize = 200;
 const RESOURCES: [&str; 3] = ["example.com/a", "example.com/b", "example.com/c"];
 
-/// Open descriptors and live tasks of this process.
+/// What this process holds: open file descriptors, live tasks and sockets in the plugin directory.
 #[derive(Debug, PartialEq)]
 struct Held {
     descriptors: usize,
@@ -21,10 +21,8 @@ struct Held {
 
 fn count(dir: &Path) -> Held {
     Held {
-        descriptors: std::fs::read_dir("/proc/self/fd")
-            .expect("descriptors")
-            .count(),
-        tasks: Handle::current().metrics().num_alive_tasks(),
+        descriptors: descriptors(),
+        tasks: alive_tasks(),
         sockets: sockets(dir).len(),
     }
 }
@@ -61,7 +59,7 @@ async fn restarts_leave_nothing_behind() {
     }
     assert_eq!(held(&kubelet, "p"), assigned);
 
-    // What a restart ended may need a turn of the runtime more to be gone.
+    // Tasks that a restart ended may still need a turn of the runtime.
     let at_first = at_first.expect("a restart");
     until("the tasks to end", || {
         count(dir.path()).tasks <= at_first.tasks

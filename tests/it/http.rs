@@ -1,7 +1,7 @@
-//! HTTP: the status, and guests of every kind, by whom nothing can be held up.
+//! HTTP: `/status`, and clients that are silent, slow, many, or that send bad requests.
 
-use crate::support::http::{A, Http, ONE, Observed, answer};
-use crate::support::{Manager, kubelet, plugin_dir, pod, within};
+use crate::support::http::{Http, Observed, answer};
+use crate::support::{A, Manager, ONE, kubelet, plugin_dir, pod, within};
 use simple_device_plugin::model::device::Health;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -118,7 +118,7 @@ async fn a_thousand_silent_clients_hold_up_neither_pods_nor_probes() {
         silent.push(stream);
     }
     assert_eq!(http.get("/livez").await.0, 200);
-    // It was not waited for until they had to go for their silence.
+    // The server answered before it closed the silent connections.
     let newest = silent.last().expect("a thousand").try_read(&mut [0]);
     assert!(newest.is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock));
     for round in 0..20 {
@@ -130,7 +130,7 @@ async fn a_thousand_silent_clients_hold_up_neither_pods_nor_probes() {
         kubelet.delete(&name);
         assert_eq!(http.get("/livez").await.0, 200);
     }
-    // The oldest had to go, whether they had said something or not.
+    // The server closed the oldest connections, also those that had sent something.
     for stream in &mut silent[..900] {
         let mut rest = Vec::new();
         let _ = within("an end", stream.read_to_end(&mut rest)).await;
@@ -139,7 +139,7 @@ async fn a_thousand_silent_clients_hold_up_neither_pods_nor_probes() {
     manager.stop().await;
 }
 
-/// One who never ends a request is sent away, with nobody else there.
+/// The server closes a connection whose request never ends, even if there is no other client.
 #[tokio::test]
 async fn whoever_says_nothing_has_to_go() {
     let Observed {
@@ -157,7 +157,7 @@ async fn whoever_says_nothing_has_to_go() {
     manager.stop().await;
 }
 
-/// Who asks for much and does not read it gets a place, and others their answers all the same.
+/// Clients that request much and do not read it do not keep the server from answering others.
 #[tokio::test]
 async fn slow_readers_do_not_keep_answers_from_others() {
     let dir = plugin_dir();
@@ -183,7 +183,7 @@ async fn slow_readers_do_not_keep_answers_from_others() {
     let busy = (503, "busy: try again\n".to_owned());
     assert_eq!(http.get("/status").await, busy);
     drop(slow);
-    // Their places are free once what is being made for them is made, which a busy machine takes its time for.
+    // The server answers others when it has made the answers in progress, which may take a while on a busy machine.
     let whole = async {
         loop {
             let answer = http.get("/status").await;
@@ -197,7 +197,7 @@ async fn slow_readers_do_not_keep_answers_from_others() {
     manager.stop().await;
 }
 
-/// A burst of guests who are sent away leaves no pile of work behind: the places are the work's.
+/// A burst of clients that disconnect leaves no work behind: the limit counts running work, not connections.
 #[tokio::test]
 async fn a_burst_of_large_questions_is_no_pile_of_work() {
     let Observed {
@@ -216,7 +216,7 @@ async fn a_burst_of_large_questions_is_no_pile_of_work() {
         let threads = std::fs::read_dir("/proc/self/task").expect("proc").count();
         most = most.max(threads);
     }
-    // The runner's threads of other tests are among them.
+    // This counts the threads of other tests too.
     assert!(most < 100, "{most} threads");
     drop(guests);
     assert_eq!(http.get("/livez").await.0, 200);

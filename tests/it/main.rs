@@ -1,21 +1,31 @@
-//! The daemon as its users meet it, over the simulated kubelet or as a process. Each file is a promise.
+//! The daemon as its users meet it, over the simulated kubelet or as a process. Each file tests one subject.
 
 mod support;
 
+mod addresses;
 mod config_file;
+mod connections;
+mod control_socket;
 mod example_scripts;
 mod examples;
-mod faults;
+mod fault_calls;
+mod fault_settings;
+mod fault_streams;
 mod growth;
 mod http;
-mod life;
+mod limited_host;
 mod metrics;
 mod node_behaviour;
 mod overrides;
+mod plugin_socket;
 mod program;
 mod readiness;
+mod recovery;
+mod registration;
 mod reload;
 mod reload_soak;
+mod removal;
+mod shutdown;
 mod soak;
 mod status;
 mod steer_soak;

@@ -1,8 +1,10 @@
-//! Metrics: what happened is counted, under the names that the README has.
+//! The metrics count what happened, and the README lists every one of them.
 
-use crate::support::fakes::{Answer, FakeKubelet};
-use crate::support::http::{A, B, BOTH, Http, ONE};
-use crate::support::{Manager, kubelet, plugin_dir, pod, resources, write_checkpoint};
+use crate::support::fake_kubelet::{Answer, FakeKubelet};
+use crate::support::http::Http;
+use crate::support::{
+    A, B, BOTH, Manager, ONE, kubelet, plugin_dir, pod, resources, write_checkpoint,
+};
 use simple_device_plugin::model::device::Health;
 use simple_device_plugin::plugin::record::{Cause, Record, RegistrationResult, Step};
 
@@ -60,7 +62,7 @@ async fn metrics_say_what_happened() {
     manager.stop().await;
 }
 
-/// Every metric that there is is in the README, and none that there is not.
+/// The README lists every metric that exists, and no other.
 #[tokio::test]
 async fn the_readme_has_every_metric() {
     let dir = plugin_dir();

@@ -1,14 +1,15 @@
-//! What Kubernetes' own node tests assert of a device plugin, by their numbers, on the embedded kubelet.
+//! What the node tests of Kubernetes assert of a device plugin, by their numbers, on the simulated kubelet.
 
 use std::time::Duration;
 
-use crate::support::fakes::{FakePlugin, register};
-use crate::support::{Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows};
-use kubelet_sim::{Kubelet, Settings};
+use crate::support::client::register;
+use crate::support::fake_plugin::FakePlugin;
+use crate::support::process::{Running, running_manager};
+use crate::support::{
+    Manager, RESOURCE, SOCKET, held, kubelet, kubelet_with, plugin_dir, pod, registrations, shows,
+};
 use simple_device_plugin::model::device::Health;
 use tonic::Status;
-
-const RESOURCE: &str = "example.com/simple-device";
 
 #[tokio::test]
 async fn t01_capacity_and_allocatable_are_the_number_of_devices() {
@@ -54,6 +55,30 @@ async fn t05_a_restarted_kubelet_gets_the_resource_again() {
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
     assert_eq!(held(&kubelet, "p"), before);
     manager.stop().await;
+}
+
+/// The plugin is killed and cannot clean up, then it is started again.
+#[tokio::test]
+async fn t07_a_killed_plugin_comes_back_to_the_same_assignments() {
+    let (dir, kubelet, running) = running_manager(&[]).await;
+    kubelet
+        .admit(&pod("p", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    let before = held(&kubelet, "p");
+    drop(running);
+    shows(&kubelet, RESOURCE, 2, 0).await;
+    assert!(
+        dir.path().join(SOCKET).exists(),
+        "killed, it leaves its socket"
+    );
+    let _again = Running::manager(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    assert_eq!(held(&kubelet, "p"), before);
+    kubelet
+        .admit(&pod("q", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
 }
 
 #[tokio::test]
@@ -136,11 +161,9 @@ async fn t13_an_ill_device_leaves_allocatable_and_comes_back() {
 #[tokio::test]
 async fn t14_a_stream_that_fails_is_not_opened_again() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        grace: Duration::from_secs(1),
-        ..settings(dir.path())
+    let kubelet = kubelet_with(dir.path(), |settings| {
+        settings.grace = Duration::from_secs(1);
     });
-    let kubelet = kubelet.expect("a kubelet");
     let plugin = FakePlugin::serve(dir.path(), "faulty.sock", &[]);
     plugin
         .list
@@ -167,11 +190,9 @@ async fn t14_a_stream_that_fails_is_not_opened_again() {
 #[tokio::test]
 async fn t15_a_stopped_plugin_keeps_its_capacity_for_the_grace() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        grace: Duration::from_secs(1),
-        ..settings(dir.path())
+    let kubelet = kubelet_with(dir.path(), |settings| {
+        settings.grace = Duration::from_secs(1);
     });
-    let kubelet = kubelet.expect("a kubelet");
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
     let ill_then_gone = async {

@@ -1,9 +1,10 @@
-//! Overrides of the running program: they last until `config` or a restart, and the status shows them.
+//! Commands that set health and device counts: they override the configuration until `config` resets them.
 
 use std::fs;
 
-use crate::support::steered::{FOUR, GPU, Node, does};
-use crate::support::{held, pod, registrations, until};
+use crate::support::control::does;
+use crate::support::steered::{FOUR, Node};
+use crate::support::{GPU, assert_alive, held, pod, registrations, until};
 
 #[tokio::test]
 async fn health_is_set_and_taken_back() {
@@ -15,7 +16,7 @@ async fn health_is_set_and_taken_back() {
     let range = "example.com/gpu: set 2 devices to Unhealthy\n";
     node.sets(&["health", GPU, "2-3", "unhealthy"], range);
     node.shows(4, 1).await;
-    // Allocate refuses it, whatever the kubelet may think.
+    // The kubelet gives the only device that is still healthy.
     node.kubelet
         .admit(&pod("p", &[(GPU, 1)]))
         .await
@@ -58,7 +59,7 @@ async fn a_count_is_set_by_the_rules_of_retiring() {
         "example.com/gpu: scaled to 1 device, 3 pending removal\n",
     );
     node.shows(4, 1).await;
-    // The pod's second stays until it is gone.
+    // The second device of the pod stays until the pod is deleted.
     node.shows(2, 1).await;
     node.kubelet.delete("p");
     node.shows(1, 1).await;
@@ -76,7 +77,7 @@ async fn a_count_is_set_by_the_rules_of_retiring() {
     node.shows(4, 4).await;
 }
 
-/// It was told as Unhealthy before, and needs no message to go.
+/// The kubelet already has it as Unhealthy, so it can leave the list at once.
 #[tokio::test]
 async fn a_device_that_is_ill_goes_like_another() {
     let node = Node::with(FOUR);
@@ -160,5 +161,5 @@ async fn two_hands_and_a_reload_at_once_end_as_the_last_says() {
     })
     .await;
     node.shows(4, 4).await;
-    assert!(node.kubelet.crashed().borrow().is_none());
+    assert_alive(&node.kubelet);
 }

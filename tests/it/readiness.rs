@@ -1,18 +1,22 @@
-//! Readiness over HTTP: what a resource waits for is told, and by what the kubelet wrote it is judged.
+//! `/readyz` tells what a resource waits for, and takes the kubelet's checkpoint into account.
 
 use std::os::unix::net::UnixListener as StdListener;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::fakes::{Answer, FakeKubelet, FakePlugin, register};
-use crate::support::http::{A, B, BOTH, Http, ONE, Observed};
-use crate::support::{Manager, kubelet, plugin_dir, resources, settings, shows, write_checkpoint};
-use kubelet_sim::{Behaviour, Kubelet, Settings};
+use crate::support::client::register;
+use crate::support::fake_kubelet::{Answer, FakeKubelet};
+use crate::support::fake_plugin::FakePlugin;
+use crate::support::http::{Http, Observed};
+use crate::support::{
+    A, B, BOTH, Manager, ONE, kubelet, kubelet_with, plugin_dir, resources, shows, write_checkpoint,
+};
+use kubelet_sim::Behaviour;
 use simple_device_plugin::model::device::Health;
 use simple_device_plugin::plugin::record::{Cause, Record, Step};
 use simple_device_plugin::supervisor::Supervisor;
 
-/// A manager that looks into the checkpoint all the time.
+/// A manager that reads the checkpoint every 20 ms.
 fn looking(dir: &Path, variables: &[(&str, &str)]) -> Manager {
     let supervisor = Supervisor::new(resources(variables), dir);
     Manager::run(supervisor.looking_every(Duration::from_millis(20)))
@@ -91,7 +95,7 @@ async fn the_checkpoint_has_its_word_where_there_is_one() {
     let _kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Accept);
     let manager = Manager::start(dir.path(), ONE);
     let http = Http::of(&manager).await;
-    // This kubelet writes none.
+    // This kubelet writes no checkpoint.
     http.readiness(200, "ready: 1 of 1\n").await;
     let whole: &[&str] = &["a-n-0", "a-n-1"];
     let waits = |what: &str| {
@@ -101,7 +105,7 @@ async fn the_checkpoint_has_its_word_where_there_is_one() {
         (&[][..], 503, waits("lacks it")),
         (&[(A, whole)], 200, "ready: 1 of 1\n".to_owned()),
         (&[(A, &whole[..1])], 200, "ready: 1 of 1\n".to_owned()),
-        // The kubelet takes every device for ill.
+        // The kubelet has every device as Unhealthy.
         (&[(A, &[])], 503, waits("lacks it")),
         (
             &[(A, &["of-another"])],
@@ -123,7 +127,7 @@ async fn the_checkpoint_has_its_word_where_there_is_one() {
     manager.stop().await;
 }
 
-/// What was written before the stream was opened is of another stream, unless nothing is written for long.
+/// A checkpoint from before the stream was opened belongs to another stream, unless the kubelet writes none for long.
 #[tokio::test]
 async fn an_old_checkpoint_proves_nothing() {
     let dir = plugin_dir();
@@ -146,7 +150,7 @@ async fn an_old_checkpoint_proves_nothing() {
     manager.stop().await;
 }
 
-/// When it says so, the node has all of it.
+/// When the manager is ready, the node shows every device.
 #[tokio::test]
 async fn is_never_ready_before_the_node_is() {
     let dir = plugin_dir();
@@ -191,11 +195,11 @@ async fn starts_over_once_when_the_checkpoint_lacks_it() {
     manager.record(A, "a new start", times(1)).await;
     let again = |record: &Record| record.registrations[0] == 2;
     manager.record(A, "another registration", again).await;
-    // Many looks later.
+    // The manager has read the checkpoint many times since.
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(kubelet.registered.borrow()[A], 2);
     assert_eq!(kubelet.registered.borrow()[B], 1);
-    // Seen, and missing once more.
+    // The checkpoint has the resource, and then lacks it again.
     write_checkpoint(dir.path(), &[(A, &["a-n-0", "a-n-1"]), b]);
     http.readiness(200, "ready: 2 of 2\n").await;
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -204,18 +208,16 @@ async fn starts_over_once_when_the_checkpoint_lacks_it() {
     manager.stop().await;
 }
 
-/// A newer kubelet keeps the stream of a plugin whose resource another one took and left: every device is
-/// ill until somebody registers again. Its checkpoint shows that at the next write, when the grace of the other is over at the
-/// latest.
+/// A newer kubelet keeps the stream of a plugin whose resource another plugin took over and left: every device is
+/// Unhealthy until a plugin registers again. The checkpoint shows that at the next write, at the latest when the grace
+/// of the other plugin is over.
 #[tokio::test]
 async fn a_foreign_plugin_that_came_and_went_is_got_over() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        behaviour: Behaviour::Newer,
-        grace: Duration::from_millis(300),
-        ..settings(dir.path())
-    })
-    .expect("a kubelet");
+    let kubelet = kubelet_with(dir.path(), |settings| {
+        settings.behaviour = Behaviour::Newer;
+        settings.grace = Duration::from_millis(300);
+    });
     let manager = looking(dir.path(), ONE);
     shows(&kubelet, A, 2, 2).await;
     let mut foreign = FakePlugin::serve(dir.path(), "foreign.sock", &["x"]);

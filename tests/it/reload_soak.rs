@@ -1,19 +1,20 @@
-//! Random configurations while pods come and go: the kubelet never crashes, no pod loses a device, no
-//! resource is registered anew without need, and nothing is left over.
+//! Random reloads while pods come and go: no crash, no lost device, no needless registration, no leak.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::support::process::is_alone;
+use crate::support::soak::{alive_tasks, count, descriptors, seed};
 use crate::support::{
-    Manager, from_file, held, plugin_dir, pod, registrations, settings, shows, within,
+    DEADLINE, Manager, assert_alive, from_file, held, plugin_dir, pod, registrations, shows,
+    strict_kubelet, within,
 };
 use fastrand::Rng;
-use kubelet_sim::{Kubelet, Settings, TopologyPolicy};
+use kubelet_sim::Kubelet;
 use simple_device_plugin::offer::resource::Resource;
 
-/// Unless `RELOADS` says otherwise; `make soak` does a thousand.
-const RELOADS: u32 = 30;
+/// How many reloads there are, unless `RELOADS` says otherwise; `make soak` does a thousand.
+const RELOADS: usize = 30;
 const RESOURCES: [&str; 4] = [
     "example.com/a",
     "example.com/b",
@@ -26,24 +27,20 @@ async fn random_reloads_leave_nothing_behind() {
     if !is_alone("reload_soak::random_reloads_leave_nothing_behind") {
         return;
     }
-    let seed = std::env::var("RELOAD_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
+    let seed = seed("RELOAD_SEED");
     eprintln!("RELOAD_SEED={seed}");
     let mut story = Story::begin(seed).await;
-    let (tasks, descriptors) = (alive_tasks(), descriptors());
-    let reloads =
-        std::env::var("RELOADS").map_or(RELOADS, |count| count.parse().expect("a number"));
+    let (tasks_before, descriptors_before) = (alive_tasks(), descriptors());
+    let reloads = count("RELOADS", RELOADS);
     while story.reloads < reloads {
         story.step().await;
     }
     let story = story.settle().await;
-    // Streams and sockets close a moment after they were left.
+    // Streams and sockets close a moment after the end of their use.
     let left = || {
         (
-            alive_tasks().saturating_sub(tasks),
-            self::descriptors().saturating_sub(descriptors),
+            alive_tasks().saturating_sub(tasks_before),
+            descriptors().saturating_sub(descriptors_before),
         )
     };
     let look = async {
@@ -51,23 +48,13 @@ async fn random_reloads_leave_nothing_behind() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let closed = tokio::time::timeout(crate::support::DEADLINE, look).await;
+    let closed = tokio::time::timeout(DEADLINE, look).await;
     assert!(
         closed.is_ok(),
         "left over: {:?} tasks and descriptors",
         left()
     );
     story.manager.stop().await;
-}
-
-fn alive_tasks() -> usize {
-    tokio::runtime::Handle::current()
-        .metrics()
-        .num_alive_tasks()
-}
-
-fn descriptors() -> usize {
-    std::fs::read_dir("/proc/self/fd").expect("/proc").count()
 }
 
 struct Story {
@@ -80,18 +67,14 @@ struct Story {
     /// How often each resource must have been registered.
     expected: BTreeMap<String, u64>,
     next_pod: u32,
-    reloads: u32,
+    reloads: usize,
     _dir: tempfile::TempDir,
 }
 
 impl Story {
     async fn begin(seed: u64) -> Self {
         let dir = plugin_dir();
-        let settings = Settings {
-            topology_policy: TopologyPolicy::SingleNumaNode,
-            ..settings(dir.path())
-        };
-        let kubelet = Kubelet::start(settings).expect("a kubelet");
+        let kubelet = strict_kubelet(dir.path());
         let configured = whole();
         let manager = Manager::of(dir.path(), configured.clone());
         let mut story = Self {
@@ -119,7 +102,7 @@ impl Story {
         for (pod, devices) in &self.pods {
             assert_eq!(held(&self.kubelet, pod), *devices, "{pod} lost a device");
         }
-        assert_eq!(*self.kubelet.crashed().borrow(), None);
+        assert_alive(&self.kubelet);
     }
 
     async fn reload(&mut self) {
@@ -128,7 +111,7 @@ impl Story {
         self.apply(configured).await;
     }
 
-    /// Sends a configuration, and waits until it is whole.
+    /// Sends a configuration, and waits until the kubelet has all of it.
     async fn apply(&mut self, configured: Vec<Resource>) {
         for resource in &configured {
             let mut before = self.configured.iter();
@@ -183,14 +166,14 @@ impl Story {
         let resource = *self.rng.choice(&RESOURCES).expect("a resource");
         self.next_pod += 1;
         let pod = pod(&format!("p{}", self.next_pod), &[(resource, count)]);
-        // Too few devices, or another node, are no fault.
+        // The kubelet may reject the pod: too few devices, or devices on two NUMA nodes.
         if self.kubelet.admit(&pod).await.is_ok() && !held(&self.kubelet, &pod.name).is_empty() {
             self.pods
                 .insert(pod.name.clone(), held(&self.kubelet, &pod.name));
         }
     }
 
-    /// As an in-place resize does: it needs every device that a pod holds in the list.
+    /// Admits every pod again, as an in-place resize does: the list must have every device that the pod holds.
     async fn admit_again(&mut self) {
         for name in self.pods.keys() {
             self.kubelet

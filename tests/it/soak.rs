@@ -1,17 +1,16 @@
-//! Pods come and go while the kubelet restarts, streams are lost, sockets deleted and registrations
-//! refused or left hanging, in the random order of a seed. `make soak` is the long form.
+//! Random restarts, lost streams and failed registrations while pods come and go; `make soak` runs it longer.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::support::process::Running;
+use crate::support::soak::{count, seed};
 use crate::support::{
-    all_served, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, until,
-    within,
+    all_served, happens, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets,
+    until, within,
 };
 use fastrand::Rng;
-use kubelet_sim::{AdmissionError, Answer, Event, Happening, Kubelet};
+use kubelet_sim::{AdmissionError, Answer, Happening, Kubelet};
 use tempfile::TempDir;
-use tokio::sync::broadcast;
 
 const RESOURCES: [&str; 4] = [
     "example.com/a",
@@ -26,14 +25,8 @@ const PODS_MAX: usize = 6;
 const RESTARTS: usize = 12;
 /// The long form tells how far it is once in so many restarts.
 const TOLD_EVERY: usize = 100;
-/// Memory of an allocator is not given back at once: more than this is growth.
+/// An allocator does not return memory at once, so only more growth than this is a leak.
 const GROWTH_MAX_KIB: u64 = 1024;
-
-/// A number from the environment, as `make soak` sets it.
-fn told(name: &str) -> Option<u64> {
-    let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
-    Some(text.parse().expect("a whole number"))
-}
 
 /// Tells how to see a failure again.
 struct Replay(u64, usize);
@@ -51,15 +44,15 @@ impl Drop for Replay {
 
 #[tokio::test]
 async fn whatever_is_broken_all_is_whole_in_the_end() {
-    let restarts = told("SOAK_RESTARTS").map_or(RESTARTS, |n| n.try_into().expect("a count"));
-    let seed = told("SOAK_SEED").unwrap_or_else(|| fastrand::u64(..));
+    let restarts = count("SOAK_RESTARTS", RESTARTS);
+    let seed = seed("SOAK_SEED");
     println!("seed {seed}, {restarts} restarts");
     let _replay = Replay(seed, restarts);
     let mut node = SoakedNode::start(seed).await;
     while node.restarts < restarts.div_ceil(4) {
         node.step().await;
     }
-    // What is only grown into at first is no growth.
+    // Measure only now: what the program allocates at first is no leak.
     node.settle().await;
     let early = node.measure();
     while node.restarts < restarts {
@@ -198,7 +191,7 @@ impl SoakedNode {
         let mut events = self.kubelet().events();
         self.broken.insert(resource);
         if self.kubelet().lose_stream(resource) {
-            seen(&mut events, resource, |what| {
+            happens(&mut events, resource, |what| {
                 matches!(
                     what,
                     Happening::Disconnected { .. } | Happening::Refused { .. }
@@ -225,7 +218,7 @@ impl SoakedNode {
         let mut events = self.kubelet().events();
         self.kubelet().answer(resource, Answer::Refuse);
         self.lose_stream(resource).await;
-        seen(&mut events, resource, |what| {
+        happens(&mut events, resource, |what| {
             matches!(what, Happening::Refused { .. })
         })
         .await;
@@ -316,20 +309,4 @@ impl SoakedNode {
         assert_eq!(ended.await.expect("no panic").code(), Some(0));
         assert!(sockets(dir.path()).is_empty());
     }
-}
-
-async fn seen(
-    events: &mut broadcast::Receiver<Event>,
-    resource: &str,
-    expected: impl Fn(&Happening) -> bool,
-) {
-    let seen = async {
-        loop {
-            let event = events.recv().await.expect("a kubelet");
-            if event.resource == resource && expected(&event.what) {
-                return;
-            }
-        }
-    };
-    within("an event", seen).await;
 }

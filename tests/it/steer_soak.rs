@@ -1,6 +1,4 @@
-//! Random commands of two hands while pods come and go, kubelets restart and the config file changes: the kubelet
-//! never crashes, what a pod holds stays in the list, every kind of fault strikes, and in the end everything is as
-//! configured.
+//! Random commands, reloads and restarts while pods come and go; in the end everything is as configured.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
-use crate::support::steered::{Node, control};
-use crate::support::{DEADLINE, held, pod, settings, shows};
+use crate::support::control::control;
+use crate::support::soak::{count, seed};
+use crate::support::steered::Node;
+use crate::support::{DEADLINE, assert_alive, held, pod, shows, strict_kubelet};
 use fastrand::Rng;
-use kubelet_sim::{Kubelet, Settings, TopologyPolicy};
+use kubelet_sim::Kubelet;
 use rustix::process::Signal;
 use simple_device_plugin::control::{Reply, Request, client};
 use simple_device_plugin::fault::Target;
@@ -19,17 +19,17 @@ use simple_device_plugin::model::device::Health;
 use simple_device_plugin::observe::status::Wanted;
 use tokio::task::JoinHandle;
 
-/// Unless `COMMANDS` says otherwise; `make soak` gives a hundred thousand.
+/// How many commands there are, unless `COMMANDS` says otherwise; `make soak` gives a hundred thousand.
 const COMMANDS: usize = 10_000;
 const HANDS: usize = 2;
-/// With how many devices each; those of the second are a list.
+/// The resources and their device counts; the config file lists the devices of the second one.
 const RESOURCES: [(&str, usize); 3] = [
     ("example.com/gpu", 8),
     ("example.com/nic", 4),
     ("example.com/fpga", 4),
 ];
 
-/// Now and then both hands rest until devices have flapped, which takes a second undisturbed; pods come and go meanwhile.
+/// Now and then both hands rest until devices have flapped, which takes an undisturbed second. Pods still come and go.
 const RESTS: usize = 10;
 const FLAPPING: &str = "example.com/nic";
 
@@ -46,20 +46,10 @@ resources:
 
 #[tokio::test]
 async fn ten_thousand_commands_leave_everything_as_configured() {
-    let seed = std::env::var("STEER_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-    let commands =
-        std::env::var("COMMANDS").map_or(COMMANDS, |count| count.parse().expect("a number"));
+    let seed = seed("STEER_SEED");
+    let commands = count("COMMANDS", COMMANDS);
     eprintln!("STEER_SEED={seed}");
-    let node = Node::with_kubelet(CONFIG, |dir| {
-        Kubelet::start(Settings {
-            topology_policy: TopologyPolicy::SingleNumaNode,
-            ..settings(dir)
-        })
-        .expect("a kubelet")
-    });
+    let node = Node::with_kubelet(CONFIG, strict_kubelet);
     as_configured(&node.kubelet).await;
     let control = control(node.dir.path());
     let hands_may_act = Arc::new(RwLock::new(()));
@@ -135,7 +125,7 @@ fn flaps(control: &Path) -> u64 {
     injected.get(Target::Health.as_str()).copied().unwrap_or(0)
 }
 
-/// Gives a command; that it is refused is no fault, that nobody answers is.
+/// Gives a command. The program may refuse it, but it must answer.
 fn give(control: &Path, request: &Request) -> Option<Reply> {
     match client::ask(control, request) {
         Ok(reply) => Some(reply),
@@ -239,7 +229,7 @@ impl Story {
             150 => self.list_has_what_pods_hold(),
             _ => self.start().await,
         }
-        assert_eq!(*self.node.kubelet.crashed().borrow(), None);
+        assert_alive(&self.node.kubelet);
         self
     }
 
@@ -299,7 +289,7 @@ impl Story {
         }
     }
 
-    /// What was set at run time is taken back, and the pods go.
+    /// The overrides are removed, and the pods go.
     async fn settle(self) {
         let control = &*self.control;
         let Node {
@@ -340,7 +330,7 @@ impl Story {
             let pod = pod(resource, &[(resource, 1)]);
             kubelet.admit(&pod).await.expect("as configured");
         }
-        assert_eq!(*kubelet.crashed().borrow(), None);
+        assert_alive(&kubelet);
         manager.signal(Signal::TERM);
         assert!(manager.ends().success());
         drop(dir);

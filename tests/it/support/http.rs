@@ -1,6 +1,5 @@
-//! A manager's HTTP, on a port of its own, and requests to it.
+//! Requests to a manager's HTTP server, which has a port of its own.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 
 use simple_device_plugin::observe::http;
@@ -9,17 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{LOOK_AGAIN, Manager, plugin_dir, within};
+use super::{DEADLINE, LOOK_AGAIN, Manager, plugin_dir, within};
 
-pub const A: &str = "example.com/a";
-pub const B: &str = "example.com/b";
-pub const BOTH: &[(&str, &str)] = &[("RESOURCE_NAME", "example.com/a,example.com/b")];
-pub const ONE: &[(&str, &str)] = &[
-    ("RESOURCE_NAME", "example.com/a"),
-    ("DEVICE_ID_PREFIX", "a"),
-];
-
-/// A manager in a plugin dir of its own, seen over HTTP.
+/// A manager in a plugin directory of its own, and its HTTP server.
 pub struct Observed {
     pub dir: TempDir,
     pub manager: Manager,
@@ -35,10 +26,10 @@ impl Observed {
     }
 }
 
-/// A manager's HTTP.
+/// A manager's HTTP server.
 pub struct Http {
     pub address: SocketAddr,
-    _server: AbortOnDropHandle<Infallible>,
+    _server: AbortOnDropHandle<std::convert::Infallible>,
 }
 
 impl Http {
@@ -76,14 +67,14 @@ impl Http {
         answer.await
     }
 
-    /// Waits until the readiness is this.
+    /// Waits until `/readyz` answers with this status and these words.
     #[track_caller]
     pub fn readiness(&self, status: u16, words: &str) -> impl Future<Output = ()> {
         let what = format!("{status} {words}");
         let at = std::panic::Location::caller();
         async move {
             let mut last = None;
-            let waited = tokio::time::timeout(super::DEADLINE, async {
+            let waited = tokio::time::timeout(DEADLINE, async {
                 loop {
                     let (code, text) = self.get("/readyz").await;
                     if code == status && text.contains(words) {
@@ -101,7 +92,7 @@ impl Http {
 /// Reads to the end of the connection: the status, and the body.
 pub async fn answer(stream: &mut TcpStream) -> (u16, String) {
     let mut text = String::new();
-    // A server that has heard enough may reset the connection.
+    // The server may reset the connection when it has read enough.
     let _ = stream.read_to_string(&mut text).await;
     let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
     let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);

@@ -1,4 +1,4 @@
-//! The program itself, as a process.
+//! The programs of this workspace as processes, and what they print.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -6,9 +6,12 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Instant;
 
-use super::DEADLINE;
+use kubelet_sim::Kubelet;
+use tempfile::TempDir;
 
-/// Of what a program said before a test failed.
+use super::{DEADLINE, RESOURCE, kubelet, plugin_dir, shows};
+
+/// How many of the last lines a failed test shows.
 const LINES_SHOWN: usize = 40;
 
 /// A program of this workspace, which cargo builds beside the directory of this test.
@@ -27,8 +30,8 @@ pub fn binary(name: &str) -> PathBuf {
     built
 }
 
-/// Runs this test alone in a process of its own, since it counts what the whole process holds: returns whether this is
-/// that process. The name is the test's whole path.
+/// Runs this test in a process of its own, for a test that counts what its whole process holds. Returns true in that
+/// process, and false in the one that started it. The name is the test's whole path.
 pub fn is_alone(test: &str) -> bool {
     const ALONE: &str = "TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
@@ -44,14 +47,14 @@ pub fn is_alone(test: &str) -> bool {
     false
 }
 
-/// The program in an environment of these variables alone, on node `n`, seen by nobody; that of `TESTED_PROGRAM` where it is set.
+/// The daemon's program, or the one that `TESTED_PROGRAM` names, on node `n` with only these variables. Tests run side
+/// by side, so it serves neither HTTP nor a control socket unless the variables say so.
 pub fn program(variables: &[(&str, &str)]) -> Command {
     let built = || binary("simple-device-plugin").into();
     let mut command = Command::new(std::env::var_os("TESTED_PROGRAM").unwrap_or_else(built));
     command
         .env_clear()
         .env("NODE_NAME", "n")
-        // Off where a test does not ask for it: tests run side by side.
         .env("HTTP_ADDRESS", "")
         .env("CONTROL_SOCKET", "")
         .env("POD_RESOURCES_SOCKET", "")
@@ -59,7 +62,7 @@ pub fn program(variables: &[(&str, &str)]) -> Command {
     command
 }
 
-/// The program as it runs, killed with its owner.
+/// A running program. Dropping this kills it.
 pub struct Running {
     pub child: Child,
     pub stderr: mpsc::Receiver<String>,
@@ -72,7 +75,7 @@ impl Running {
         Self { child, stderr }
     }
 
-    /// The manager in this directory.
+    /// The daemon with this plugin directory.
     pub fn manager(dir: &Path, variables: &[(&str, &str)]) -> Self {
         Self::start(program(variables).env("DEVICE_PLUGIN_PATH", dir).env(
             "POD_RESOURCES_SOCKET",
@@ -85,13 +88,13 @@ impl Running {
         rustix::process::kill_process(pid, signal).expect("a process");
     }
 
-    /// Waits for a line on stderr that has this in it.
+    /// Waits for a line on stderr that contains these words.
     #[track_caller]
     pub fn says(&self, words: &str) -> String {
         heard(&self.stderr, words)
     }
 
-    /// Waits for its end: stderr closes with it.
+    /// Waits until the program ends, which closes its stderr.
     #[track_caller]
     pub fn ends(mut self) -> ExitStatus {
         let until = Instant::now() + DEADLINE;
@@ -113,13 +116,22 @@ impl Drop for Running {
             let last = said.len().saturating_sub(LINES_SHOWN);
             eprintln!("the program said last:\n{}", said[last..].join("\n"));
         }
-        // It may have ended by itself.
+        // The program may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// Waits for a line that has this in it.
+/// A kubelet, and the daemon as a process with its default resource registered.
+pub async fn running_manager(variables: &[(&str, &str)]) -> (TempDir, Kubelet, Running) {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let running = Running::manager(dir.path(), variables);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    (dir, kubelet, running)
+}
+
+/// Waits for a line that contains these words.
 #[track_caller]
 pub fn heard(lines: &mpsc::Receiver<String>, words: &str) -> String {
     let until = Instant::now() + DEADLINE;
@@ -133,18 +145,18 @@ pub fn heard(lines: &mpsc::Receiver<String>, words: &str) -> String {
     panic!("never said {words:?}, but {heard:#?}");
 }
 
-/// What is written there, line by line.
+/// The lines of this output as they come.
 pub fn lines(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (said, heard) = mpsc::channel();
     std::thread::spawn(move || {
         let lines = BufReader::new(output).lines().map_while(Result::ok);
-        // Whoever hears no more closes the pipe.
+        // A receiver that is gone ends this thread, which closes the pipe.
         let _ = { lines }.try_for_each(|line| said.send(line));
     });
     heard
 }
 
-/// Code, stdout and stderr of a run to the end.
+/// Runs the command to its end: code, stdout and stderr.
 pub fn output(command: &mut Command) -> (Option<i32>, String, String) {
     let output = command.output().expect("the program");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");

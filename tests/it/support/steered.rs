@@ -1,18 +1,22 @@
-//! The program as a process with a config file and a control socket, steered by its own commands, and a kubelet.
+//! A node with a kubelet and the program, which a test steers by commands, faults and config file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kubelet_sim::Kubelet;
+use kubelet_sim::{AdmissionError, Kubelet};
+use serde_json::Value;
 use tempfile::TempDir;
 
-use super::process::{Running, output, program};
-use super::{kubelet, plugin_dir, shows};
+use super::control::{control, does};
+use super::process::Running;
+use super::{GPU, kubelet, plugin_dir, pod, shows, text};
 
-pub const GPU: &str = "example.com/gpu";
+/// Four devices.
 pub const FOUR: &str = "{removalGrace: 1s, resources: [{name: example.com/gpu, devices: 4, preferredAllocation: ordered}]}";
+/// Four devices of a resource for which the kubelet makes every call, PreStartContainer too.
+pub const CALLED: &str = "{removalGrace: 1s, resources: [{name: example.com/gpu, devices: 4, preferredAllocation: ordered, preStart: true}]}";
 
-/// A manager of a config file, and a kubelet.
+/// A kubelet, and the program with a config file and a control socket.
 pub struct Node {
     pub dir: TempDir,
     pub file: PathBuf,
@@ -46,28 +50,31 @@ impl Node {
         }
     }
 
+    /// Code, stdout and stderr of a command.
     pub fn does(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         does(self.dir.path(), arguments)
     }
 
-    /// Prints what then is.
+    /// Runs a command that succeeds and prints this.
     #[track_caller]
     pub fn sets(&self, arguments: &[&str], expected: &str) {
         let (code, stdout, stderr) = self.does(arguments);
         assert_eq!((code, &*stdout, &*stderr), (Some(0), expected, ""));
     }
 
+    /// Runs a command that the program refuses with this error.
     #[track_caller]
     pub fn refuses(&self, arguments: &[&str], expected: &str) {
         let (code, stdout, stderr) = self.does(arguments);
         assert_eq!((code, &*stdout, &*stderr), (Some(1), "", expected));
     }
 
+    /// Waits until the node shows this many GPUs.
     pub async fn shows(&self, capacity: usize, allocatable: usize) {
         shows(&self.kubelet, GPU, capacity, allocatable).await;
     }
 
-    /// The kubelet restarts.
+    /// Restarts the kubelet.
     pub async fn with_another_kubelet(self) -> Self {
         let Self {
             dir,
@@ -83,22 +90,40 @@ impl Node {
         }
     }
 
+    /// Changes the config file, and waits until the program has read it.
     pub fn reloads(&self, config: &str) {
         fs::write(&self.file, config).expect("a file");
         self.manager.says("read the config file again");
     }
-}
 
-pub fn does(dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
-    let control = control(dir);
-    let mut command = program(&[("CONTROL_SOCKET", text(&control))]);
-    output(command.args(arguments))
-}
+    /// Admits a pod that requests one GPU.
+    pub async fn admits(&self, name: &str) -> Result<(), AdmissionError> {
+        let pod = pod(name, &[(GPU, 1)]);
+        self.kubelet.admit(&pod).await.map(drop)
+    }
 
-pub fn control(dir: &Path) -> PathBuf {
-    dir.join("run/control.sock")
-}
+    /// Admits a pod that requests one GPU, and returns the message of its UnexpectedAdmissionError.
+    #[track_caller]
+    pub fn refused(&self, name: &str) -> impl Future<Output = String> {
+        let pod = pod(name, &[(GPU, 1)]);
+        async move {
+            let error = self.kubelet.admit(&pod).await.expect_err("a refusal");
+            assert_eq!(error.reason(), "UnexpectedAdmissionError");
+            error.to_string()
+        }
+    }
 
-pub fn text(path: &Path) -> &str {
-    path.to_str().expect("UTF-8")
+    /// The first resource, as `status --json` shows it.
+    pub fn status(&self) -> Value {
+        let (_, json, _) = self.does(&["status", "--json"]);
+        let status: Value = serde_json::from_str(&json).expect("JSON");
+        status["resources"][0].clone()
+    }
+
+    /// Clears all faults.
+    pub fn clears_all_faults(&self) {
+        let cleared = self.does(&["fault", "clear"]);
+        assert_eq!(cleared.0, Some(0), "{}", cleared.2);
+        assert_eq!(self.does(&["fault", "list"]).1, "no faults\n");
+    }
 }

@@ -1,4 +1,4 @@
-//! `kubelet-sim demo`: a device plugin's whole job, with our own daemon as the plugin.
+//! `kubelet-sim demo` shows everything that a device plugin does, with our own daemon as the plugin.
 
 use std::process::{Command, Stdio};
 

@@ -1,8 +1,10 @@
-//! The simulated kubelet, and its program as its users meet it.
+//! The simulated kubelet behaves like a real one, and its program does what its users expect.
 
-#[path = "../../../../tests/it/support/mod.rs"]
 mod support;
 
+mod admission;
+mod checkpoint;
+mod crash;
 mod demo;
-mod device_manager;
+mod registration;
 mod run;

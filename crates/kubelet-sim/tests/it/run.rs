@@ -1,10 +1,11 @@
-//! `kubelet-sim run`, as an author of plugins uses it.
+//! `kubelet-sim run`, as the author of a device plugin uses it.
 
 use std::io::Write;
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
 
-use crate::support::fakes::{FakePlugin, register};
+use crate::support::client::register;
+use crate::support::fake_plugin::FakePlugin;
 use crate::support::plugin_dir;
 use crate::support::process::{Running, binary, heard, lines, output};
 

@@ -1,0 +1,81 @@
+//! The simulated kubelet admits and rejects pods as a real one does, and calls PreStartContainer.
+
+use crate::support::client::register;
+use crate::support::fake_plugin::FakePlugin;
+use crate::support::{held, kubelet, plugin_dir, pod, shows, strict_kubelet};
+use simple_device_plugin::api::v1beta1::DevicePluginOptions;
+
+const RESOURCE: &str = "example.com/thing";
+
+#[tokio::test]
+async fn a_resource_that_was_never_offered_is_not_missed() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let admitted = kubelet
+        .admit(&pod("p", &[("example.com/unheard-of", 1)]))
+        .await;
+    assert_eq!(admitted, Ok(Vec::new()));
+}
+
+#[tokio::test]
+async fn a_plugin_that_asks_for_it_is_told_before_its_container_starts() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let options = DevicePluginOptions {
+        pre_start_required: true,
+        get_preferred_allocation_available: false,
+    };
+    let plugin = FakePlugin::with_options(dir.path(), "a.sock", &["a"], Ok(options));
+    register(dir.path(), RESOURCE, "a.sock")
+        .await
+        .expect("registered");
+    shows(&kubelet, RESOURCE, 1, 1).await;
+    kubelet
+        .admit(&pod("p", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    assert!(plugin.started.borrow().is_empty());
+    kubelet.start_container("p").await.expect("started");
+    assert_eq!(*plugin.started.borrow(), [["a"]]);
+}
+
+#[tokio::test]
+async fn a_pod_whose_devices_are_on_two_nodes_gets_topology_affinity_error() {
+    let dir = plugin_dir();
+    let kubelet = strict_kubelet(dir.path());
+    let _a = FakePlugin::serve(dir.path(), "a.sock", &["a0@0", "a1@1"]);
+    let _b = FakePlugin::serve(dir.path(), "b.sock", &["b1@1"]);
+    let _c = FakePlugin::serve(dir.path(), "c.sock", &["c"]);
+    for name in ["a", "b", "c"] {
+        let resource = format!("example.com/{name}");
+        register(dir.path(), &resource, &format!("{name}.sock"))
+            .await
+            .expect("registered");
+    }
+    shows(&kubelet, "example.com/a", 2, 2).await;
+    shows(&kubelet, "example.com/b", 1, 1).await;
+    shows(&kubelet, "example.com/c", 1, 1).await;
+    let refused = kubelet.admit(&pod("two", &[("example.com/a", 2)])).await;
+    let error = refused.expect_err("two nodes");
+    assert_eq!(error.reason(), "TopologyAffinityError");
+    let all = pod(
+        "all",
+        &[
+            ("example.com/a", 1),
+            ("example.com/b", 1),
+            ("example.com/c", 1),
+        ],
+    );
+    kubelet
+        .admit(&all)
+        .await
+        .expect("node 1 has both, and the third has no topology");
+    assert_eq!(held(&kubelet, "all"), ["a1", "b1", "c"]);
+    let refused = kubelet
+        .admit(&pod("more", &[("example.com/a", 1), ("example.com/b", 1)]))
+        .await;
+    assert_eq!(
+        refused.expect_err("b1 is taken").reason(),
+        "TopologyAffinityError"
+    );
+}

@@ -1,0 +1,108 @@
+//! The checkpoint has the form of a real one, and lists the devices of a deleted pod for a while.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::support::client::register;
+use crate::support::fake_plugin::FakePlugin;
+use crate::support::{kubelet, plugin_dir, pod, settings, shows, within};
+use kubelet_sim::Kubelet;
+use simple_device_plugin::node::checkpoint_file::CheckpointFile;
+use simple_device_plugin::node::pod_resources::PodResources;
+
+const RESOURCE: &str = "example.com/thing";
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_read_is_no_reason_not_to_start() {
+    let dir = plugin_dir();
+    std::fs::write(dir.path().join("kubelet_internal_checkpoint"), "{").expect("a file");
+    let kubelet = kubelet(dir.path());
+    assert!(kubelet.node().borrow().is_empty());
+}
+
+#[tokio::test]
+async fn its_checkpoint_is_that_of_a_real_one() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let _plugin = FakePlugin::serve(dir.path(), "a.sock", &["a", "b"]);
+    register(dir.path(), RESOURCE, "a.sock")
+        .await
+        .expect("registered");
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    kubelet
+        .admit(&pod("p", &[(RESOURCE, 2)]))
+        .await
+        .expect("admitted");
+    let text = std::fs::read_to_string(dir.path().join("kubelet_internal_checkpoint"));
+    let file: serde_json::Value = serde_json::from_str(&text.expect("a file")).expect("JSON");
+    let entry = &file["Data"]["PodDeviceEntries"][0];
+    assert_eq!(entry["PodUID"], "p");
+    assert_eq!(entry["ResourceName"], RESOURCE);
+    assert_eq!(entry["DeviceIDs"], serde_json::json!({"-1": ["a", "b"]}));
+    assert_eq!(
+        file["Data"]["RegisteredDevices"],
+        serde_json::json!({RESOURCE: ["a", "b"]})
+    );
+    assert!(file["Checksum"].is_u64());
+}
+
+/// The IDs of the devices that pods hold, according to the checkpoint.
+async fn in_checkpoint(dir: &Path) -> Vec<String> {
+    let written = CheckpointFile::new(dir).read().await.expect("a checkpoint");
+    let held = written.checkpoint.held(RESOURCE).into_iter();
+    held.map(|device| device.id.into()).collect()
+}
+
+/// A kubelet frees the devices of a deleted pod when it admits the next pod or answers the pod-resources API. It writes
+/// the checkpoint with the next list of a plugin.
+#[tokio::test]
+async fn a_deleted_pod_is_forgotten_late_and_stays_in_the_checkpoint() {
+    let dir = plugin_dir();
+    let settings = settings(dir.path());
+    let pod_resources = PodResources::new(settings.pod_resources_socket());
+    pod_resources.list().await.expect_err("no kubelet yet");
+    let kubelet = Kubelet::start(settings).expect("a kubelet");
+    let plugin = FakePlugin::serve(dir.path(), "a.sock", &["x"]);
+    register(dir.path(), RESOURCE, "a.sock")
+        .await
+        .expect("registered");
+    shows(&kubelet, RESOURCE, 1, 1).await;
+    let pod_of = |name| pod(name, &[(RESOURCE, 1)]);
+    kubelet.admit(&pod_of("first")).await.expect("admitted");
+    kubelet.delete("first");
+    kubelet.admit(&pod_of("second")).await.expect("free again");
+    assert!(
+        pod_resources
+            .list()
+            .await
+            .expect("pods")
+            .holds(RESOURCE, "x")
+    );
+    kubelet.delete("second");
+    assert_eq!(in_checkpoint(dir.path()).await, ["x"]);
+    let freed = async {
+        while pod_resources
+            .list()
+            .await
+            .expect("pods")
+            .holds(RESOURCE, "x")
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("an answer without the deleted pod", freed).await;
+    assert_eq!(
+        in_checkpoint(dir.path()).await,
+        ["x"],
+        "a list writes nothing"
+    );
+    let ids = |ids: &[&str]| Some(Ok(ids.iter().map(|id| (*id).to_owned()).collect()));
+    plugin.list.send_replace(ids(&["x", "y"]));
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let written = async {
+        while !in_checkpoint(dir.path()).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("a checkpoint without the deleted pod", written).await;
+}

@@ -1,0 +1,101 @@
+//! The kubelet crashes, as a real one does, when a plugin removes a device that is in use.
+
+use crate::support::client::register;
+use crate::support::fake_plugin::FakePlugin;
+use crate::support::{
+    assert_alive, happens, kubelet, kubelet_with, plugin_dir, pod, shows, within,
+};
+use kubelet_sim::{AdmissionError, Crash, Happening, Kubelet, TopologyPolicy};
+
+const RESOURCE: &str = "example.com/thing";
+
+/// Sends another list, and waits until the kubelet received it.
+async fn list(kubelet: &Kubelet, plugin: &FakePlugin, ids: &[&str]) {
+    let mut events = kubelet.events();
+    let ids = ids.iter().map(|id| (*id).to_owned()).collect();
+    plugin.list.send_replace(Some(Ok(ids)));
+    happens(&mut events, RESOURCE, |what| {
+        matches!(what, Happening::Listed { .. })
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn crashes_when_a_device_goes_while_an_allocation_that_picked_it_is_in_flight() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let mut plugin = FakePlugin::serve(dir.path(), "p.sock", &["a"]);
+    register(dir.path(), RESOURCE, "p.sock")
+        .await
+        .expect("registered");
+    shows(&kubelet, RESOURCE, 1, 1).await;
+    plugin.answers.send_replace(false);
+    let pod = pod("p", &[(RESOURCE, 1)]);
+    let going = async {
+        let asked = plugin.allocates.wait_for(|count| *count == 1);
+        within("Allocate", asked).await.expect("a plugin");
+        list(&kubelet, &plugin, &["b"]).await;
+        plugin.answers.send_replace(true);
+    };
+    let (refused, ()) = tokio::join!(kubelet.admit(&pod), going);
+    let crash = Crash::Picked {
+        resource: RESOURCE.to_owned(),
+        id: "a".to_owned(),
+    };
+    assert_eq!(refused, Err(AdmissionError::Crashed(crash.clone())));
+    assert_eq!(*kubelet.crashed().borrow(), Some(crash));
+    // The crash closes the connections, as the end of a process does.
+    let closed = plugin.open.wait_for(|open| *open == 0);
+    within("the end of the stream", closed)
+        .await
+        .expect("a plugin");
+}
+
+/// With a topology policy, the kubelet looks up the devices of a pod in the list when it admits the pod again.
+#[tokio::test]
+async fn crashes_when_a_pod_that_is_admitted_again_holds_a_device_that_went() {
+    let dir = plugin_dir();
+    for (policy, crashes) in [
+        (TopologyPolicy::None, false),
+        (TopologyPolicy::SingleNumaNode, true),
+    ] {
+        let kubelet = kubelet_with(dir.path(), |settings| settings.topology_policy = policy);
+        let plugin = FakePlugin::serve(dir.path(), "p.sock", &["a@0"]);
+        register(dir.path(), RESOURCE, "p.sock")
+            .await
+            .expect("registered");
+        shows(&kubelet, RESOURCE, 1, 1).await;
+        let pod = pod("p", &[(RESOURCE, 1)]);
+        kubelet.admit(&pod).await.expect("admitted");
+        list(&kubelet, &plugin, &["b@0"]).await;
+        assert_eq!(
+            *kubelet.crashed().borrow(),
+            None,
+            "not before the pod is admitted again"
+        );
+        let again = kubelet.admit(&pod).await;
+        assert_eq!(again.is_err(), crashes, "{again:?}");
+        drop(plugin);
+
+        let kubelet = kubelet.restart().await.expect("a kubelet");
+        let _plugin = FakePlugin::serve(dir.path(), "p.sock", &["b@0"]);
+        let registered = register(dir.path(), RESOURCE, "p.sock").await;
+        if crashes {
+            let mut crashed = kubelet.crashed();
+            let crash = crashed.wait_for(Option::is_some);
+            let crash = within("the crash", crash).await.expect("a kubelet").clone();
+            assert!(
+                crash
+                    .expect("a crash")
+                    .to_string()
+                    .contains("device a went from the list while pod p holds it")
+            );
+        } else {
+            registered.expect("registered");
+            shows(&kubelet, RESOURCE, 1, 1).await;
+            assert_alive(&kubelet);
+            kubelet.delete("p");
+        }
+        kubelet.stop().await;
+    }
+}

@@ -1,0 +1,94 @@
+//! The addresses of HTTP and the control socket: the program rejects wrong ones and retries those in use.
+
+use std::fs;
+use std::io::{Read, Write};
+
+use crate::support::control::ControlledNode;
+use crate::support::process::{Running, output, program};
+use crate::support::{GPU, kubelet, plugin_dir, shows, text};
+
+#[test]
+fn wrong_places_are_mistakes() {
+    let dir = plugin_dir();
+    let inside = dir.path().join("kubelet.sock");
+    let long = format!("/{}", "x".repeat(107));
+    for (name, value, expected) in [
+        (
+            "HTTP_ADDRESS",
+            "localhost:8080",
+            "an address with a port, as in :8080, 127.0.0.1:8080 or [::1]:8080",
+        ),
+        (
+            "CONTROL_SOCKET",
+            "control.sock",
+            "the absolute path of a socket, of at most 107 bytes",
+        ),
+        (
+            "CONTROL_SOCKET",
+            &long,
+            "the absolute path of a socket, of at most 107 bytes",
+        ),
+        (
+            "CONTROL_SOCKET",
+            text(&inside),
+            "a path that is neither the kubelet's socket nor a plugin's",
+        ),
+    ] {
+        let mut command = program(&[(name, value)]);
+        let (code, _, stderr) = output(command.env("DEVICE_PLUGIN_PATH", dir.path()));
+        assert_eq!(code, Some(78));
+        let error = format!("error: {name}=\"{value}\": expected {expected}\n");
+        assert!(stderr.starts_with(&error), "{stderr}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_had_is_told_and_tried_again_and_ends_no_resource() {
+    let node = ControlledNode::new();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("an address").to_string();
+    fs::write(node.path().join("run"), "no directory").expect("a file");
+    let mut variables = node.variables().to_vec();
+    variables.push(("HTTP_ADDRESS", &address));
+    let kubelet = kubelet(node.path());
+    let manager = Running::manager(node.path(), &variables);
+    manager.says("retrying; set a different HTTP_ADDRESS if it is in use");
+    manager.says("cannot bind the control socket");
+    shows(&kubelet, GPU, 4, 4).await;
+    drop(taken);
+    fs::remove_file(node.path().join("run")).expect("the file");
+    let (http, control) = ("serving HTTP", "listening for commands");
+    let first = manager.says(" INFO ");
+    // They come in either order.
+    let mut missing: Vec<&str> = vec![http, control];
+    let mut line = first;
+    while !missing.is_empty() {
+        missing.retain(|words| !line.contains(words));
+        if !missing.is_empty() {
+            line = manager.says(" INFO ");
+        }
+    }
+    let mut stream = std::net::TcpStream::connect(&address).expect("HTTP");
+    stream
+        .write_all(b"GET /livez HTTP/1.1\r\nhost: n\r\n\r\n")
+        .expect("a server");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+}
+
+#[test]
+fn every_address_is_one_of_ipv4_too() {
+    let node = ControlledNode::new();
+    let manager = Running::manager(node.path(), &[("HTTP_ADDRESS", ":0")]);
+    let line = manager.says("serving HTTP");
+    let port = line.rsplit(':').next().expect("a port");
+    for address in ["127.0.0.1", "[::1]"] {
+        // A host without IPv6 serves the IPv4 address only.
+        let connected = std::net::TcpStream::connect(format!("{address}:{port}"));
+        assert!(
+            connected.is_ok() || address == "[::1]" && !line.contains("[::]"),
+            "{line}"
+        );
+    }
+}

@@ -1,0 +1,123 @@
+//! The control socket: who may connect, how it answers bad requests, and when it is created and removed.
+
+use std::fs;
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+
+use crate::support::control::ControlledNode;
+use crate::support::plugin_dir;
+use crate::support::process::{Running, program};
+use rustix::process::Signal;
+
+#[test]
+fn the_socket_is_private_and_goes_with_the_program() {
+    let node = ControlledNode::new();
+    let manager = Running::manager(node.path(), &node.variables());
+    manager.says("listening for commands");
+    let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
+    assert_eq!(mode(&node.control), 0o600);
+    assert_eq!(mode(node.control.parent().expect("a directory")), 0o700);
+    // A second program does not take a socket that answers.
+    let second = plugin_dir();
+    let other = Running::manager(second.path(), &node.variables());
+    other.says("retrying; set a different CONTROL_SOCKET if it is in use");
+    other.signal(Signal::TERM);
+    assert!(other.ends().success());
+    assert!(
+        node.ask(b"{\"status\":\"none\"}\n")
+            .starts_with("{\"status\":{")
+    );
+    fs::remove_file(&node.control).expect("the socket");
+    // A change in the plugin directory makes the program look for its control socket.
+    fs::write(node.path().join("something"), "").expect("a file");
+    manager.says("the control socket was removed: making it anew");
+    manager.says("listening for commands");
+    assert!(
+        node.ask(b"{\"status\":\"none\"}\n")
+            .starts_with("{\"status\":{")
+    );
+    manager.signal(Signal::TERM);
+    assert!(manager.ends().success());
+    assert!(!node.control.exists());
+}
+
+#[test]
+fn the_socket_answers_what_it_is_not_made_for() {
+    let node = ControlledNode::new();
+    let manager = Running::manager(node.path(), &node.variables());
+    manager.says("listening for commands");
+    let huge = vec![b'x'; 100_000];
+    for request in [
+        &b""[..],
+        b"\n",
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"{\"status\":{\"of\":7}}\n",
+        b"{\"explode\":{}}\n",
+        b"\xff\xfe\n",
+        &huge,
+    ] {
+        let answer = node.ask(request);
+        let short = &request[..request.len().min(40)];
+        assert!(
+            answer.starts_with("{\"error\":\"not a request: "),
+            "{short:?} {answer}"
+        );
+    }
+    // More than the limit: the program closes the oldest connection and serves the newest.
+    let silent: Vec<UnixStream> = (0..20).map(|_| node.connect()).collect();
+    assert!(
+        node.ask(b"{\"status\":\"none\"}\n")
+            .starts_with("{\"status\":{")
+    );
+    for gone in [&silent[0], &silent[19]] {
+        // The last one is closed when its request times out.
+        let mut rest = Vec::new();
+        let ended = { gone }.read_to_end(&mut rest);
+        let reset = |error: std::io::Error| error.kind() == ErrorKind::ConnectionReset;
+        assert!(rest.is_empty() && ended.map_err(reset).map_or_else(|reset| reset, |_| true));
+    }
+    // The program does not wait for the end of an endless request.
+    let mut endless = node.connect();
+    endless.write_all(&huge).expect("a server that reads");
+    let mut answer = String::new();
+    // Closing a connection with unread data resets it.
+    let _ = endless.read_to_string(&mut answer);
+    assert!(answer.starts_with("{\"error\""), "{answer}");
+}
+
+#[test]
+fn others_may_not_ask() {
+    let node = ControlledNode::new();
+    let manager = Running::manager(node.path(), &node.variables());
+    manager.says("listening for commands");
+    // Not even where the mode of the socket allows it.
+    for path in [node.path(), node.control.parent().expect("a directory")] {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its owner");
+    }
+    fs::set_permissions(&node.control, fs::Permissions::from_mode(0o666)).expect("its owner");
+    let mut nobody = program(&[("CONTROL_SOCKET", node.control())]);
+    nobody.arg("status").uid(65_534);
+    let asked = match nobody.output() {
+        Ok(output) => output,
+        // Only root can run it as another user, and that user must be able to read the program.
+        Err(error) => return eprintln!("not tried: {error}"),
+    };
+    assert_eq!(asked.status.code(), Some(1));
+    manager.says("refused a connection: only root and our own user may connect");
+}
+
+#[test]
+fn a_socket_that_was_left_behind_is_taken() {
+    let node = ControlledNode::new();
+    fs::create_dir(node.control.parent().expect("a directory")).expect("a directory");
+    drop(UnixListener::bind(&node.control).expect("a socket"));
+    let manager = Running::manager(node.path(), &node.variables());
+    manager.says("listening for commands");
+    assert!(
+        node.ask(b"{\"status\":\"none\"}\n")
+            .starts_with("{\"status\":{")
+    );
+}

@@ -1,0 +1,238 @@
+//! Faults of the calls of the kubelet: delays and errors of Allocate and the others, and how often they strike.
+
+use std::time::{Duration, Instant};
+
+use crate::support::client::plugin_client;
+use crate::support::steered::{CALLED, FOUR, Node};
+use crate::support::{GPU, assert_alive, held, shows, until, within};
+use rustix::process::Signal;
+use simple_device_plugin::api;
+
+#[tokio::test]
+async fn a_slow_allocate_holds_up_its_pod_and_nothing_else() {
+    let node = Node::with(FOUR);
+    node.shows(4, 4).await;
+    let set = node.does(&["fault", GPU, "allocate", "--delay", "60s", "--after", "1"]);
+    assert!(
+        set.1
+            .contains("all of the program together by 120s within 5 minutes"),
+        "{}",
+        set.1
+    );
+    // This one would refuse the call that the first one delays, but the test clears both before the delay ends.
+    node.does(&[
+        "fault", GPU, "allocate", "--error", "ABORTED", "--after", "1",
+    ]);
+    node.admits("before").await.expect("admitted");
+    let began = Instant::now();
+    let slow = async {
+        node.admits("slow").await.expect("admitted");
+        began.elapsed()
+    };
+    let meanwhile = async {
+        until("the strike", || {
+            node.does(&["fault", "list"]).1.contains("1 of 2")
+        })
+        .await;
+        // Meanwhile the plugin sends lists and the program answers commands.
+        node.does(&["health", GPU, "3", "unhealthy"]);
+        node.shows(4, 3).await;
+        assert!(held(&node.kubelet, "slow").is_empty());
+        node.clears_all_faults();
+    };
+    let (took, ()) = tokio::join!(slow, meanwhile);
+    // The clear ended the delay.
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert_eq!(held(&node.kubelet, "slow"), ["gpu-n-1"]);
+    assert_eq!(node.status()["faultsInjected"]["allocate"], 1);
+    node.manager.says("a fault strikes: delayed, in all by 60s");
+}
+
+#[tokio::test]
+async fn whoever_leaves_answers_a_delayed_call_at_once() {
+    let node = Node::with(FOUR);
+    node.shows(4, 4).await;
+    node.does(&["fault", GPU, "allocate", "--delay", "60s"]);
+    let delayed = async {
+        let began = Instant::now();
+        node.admits("p").await.expect("admitted");
+        began.elapsed()
+    };
+    let leaving = async {
+        until("the strike", || {
+            node.status()["faultsInjected"]["allocate"] == 1
+        })
+        .await;
+        node.manager.signal(Signal::TERM);
+    };
+    let (took, ()) = tokio::join!(delayed, leaving);
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert_eq!(held(&node.kubelet, "p"), ["gpu-n-0"]);
+    assert!(node.manager.ends().success());
+}
+
+#[tokio::test]
+async fn a_delayed_allocate_sees_the_devices_as_they_are_when_it_is_answered() {
+    let node = Node::with(&FOUR.replace("devices: 4", "devices: 1"));
+    node.shows(1, 1).await;
+    node.does(&["fault", GPU, "allocate", "--delay", "60s"]);
+    let delayed = node.refused("p");
+    let meanwhile = async {
+        until("the strike", || {
+            node.status()["faultsInjected"]["allocate"] == 1
+        })
+        .await;
+        node.does(&["devices", GPU, "0"]);
+        // The device stays in the list, Unhealthy, while a call may use it.
+        node.shows(1, 0).await;
+        node.clears_all_faults();
+    };
+    let (told, ()) = tokio::join!(delayed, meanwhile);
+    assert!(told.contains("device gpu-n-0 is being removed"), "{told}");
+    node.shows(0, 0).await;
+    assert_alive(&node.kubelet);
+}
+
+/// Calls Allocate of a resource, without the kubelet.
+async fn asks(node: &Node, name: &str) {
+    let socket = format!("simple-device-plugin-example.com_{name}.sock");
+    let mut plugin = plugin_client(&node.dir.path().join(socket)).await;
+    let request = api::allocation_of(vec![format!("{name}-n-0")]);
+    let answer = plugin.allocate(request).await;
+    answer.expect("an answer");
+}
+
+#[tokio::test]
+async fn all_delays_together_are_bounded() {
+    const NAMES: [&str; 3] = [GPU, "example.com/nic", "example.com/fpga"];
+    let each = NAMES.map(|name| format!("{{name: {name}, devices: 4}}"));
+    let node = Node::with(&format!("{{resources: [{}]}}", each.join(", ")));
+    for name in NAMES {
+        shows(&node.kubelet, name, 4, 4).await;
+        node.does(&["fault", name, "allocate", "--delay", "60s"]);
+    }
+    // Two delays of 60 s for one call are one delay of 60 s.
+    node.does(&["fault", GPU, "allocate", "--delay", "60s"]);
+    // Calls go to the plugins directly: the kubelet would make one after the other.
+    let delayed = async { tokio::join!(asks(&node, "gpu"), asks(&node, "nic")) };
+    let third = async {
+        until("both strikes", || {
+            let list = node.does(&["fault", "list"]).1;
+            list.matches("1 of 1").count() == 3
+        })
+        .await;
+        assert!(node.manager.says("a delay is cut").contains("granted=60s"));
+        let admitted = asks(&node, "fpga");
+        within("an answer at once", admitted).await;
+        assert!(node.manager.says("a delay is cut").contains("granted=0ns"));
+        // A delay that was cut to nothing does not count.
+        let list = node.does(&["fault", "list"]).1;
+        assert!(list.contains("example.com/fpga  0 of 1"), "{list}");
+        node.clears_all_faults();
+    };
+    tokio::join!(delayed, third);
+    // The clear gave the unused delay back.
+    node.does(&["fault", GPU, "allocate", "--delay", "50ms", "--times", "1"]);
+    node.admits("later").await.expect("admitted");
+    assert_eq!(node.status()["faults"][0]["struck"], 1);
+}
+
+#[tokio::test]
+async fn a_refused_call_has_its_code_and_message() {
+    let node = Node::with(CALLED);
+    node.shows(4, 4).await;
+    let refusals = [
+        ("allocate", "Allocate failed: Unavailable: no luck"),
+        (
+            "preferred",
+            "GetPreferredAllocation failed: Unavailable: no luck",
+        ),
+    ];
+    for (what, expected) in refusals {
+        let refusal = ["--error", "UNAVAILABLE", "--message", "no luck"];
+        let set = format!("{GPU}: {what} --error UNAVAILABLE --message 'no luck'\n");
+        node.sets(&[&["fault", GPU, what], &refusal[..]].concat(), &set);
+        let told = node.refused("p").await;
+        assert!(told.contains(expected), "{told}");
+        node.admits(what).await.expect("once is enough");
+    }
+    node.does(&[
+        "fault",
+        GPU,
+        "pre-start",
+        "--error",
+        "internal",
+        "--times",
+        "1",
+    ]);
+    let error = node.kubelet.start_container("allocate").await;
+    let error = error.expect_err("a refusal");
+    assert_eq!(error.code(), tonic::Code::Internal);
+    assert_eq!(error.message(), "a fault on demand");
+    node.kubelet
+        .start_container("allocate")
+        .await
+        .expect("once is enough");
+    assert_eq!(
+        node.status()["faultsInjected"],
+        serde_json::json!({"allocate": 1, "preferred": 1, "pre-start": 1})
+    );
+    let list = node.does(&["fault", "list"]).1;
+    let row = "example.com/gpu  1 of 2, spent  hand    pre-start --error INTERNAL --times 1\n";
+    assert!(list.contains(row), "{list}");
+}
+
+#[tokio::test]
+async fn refused_options_cost_the_registration_and_it_is_tried_again() {
+    let node = Node::with(FOUR);
+    node.shows(4, 4).await;
+    node.does(&[
+        "fault", GPU, "options", "--error", "INTERNAL", "--times", "2",
+    ]);
+    let node = node.with_another_kubelet().await;
+    node.shows(4, 4).await;
+    let status = node.status();
+    assert_eq!(status["faultsInjected"]["options"], 2);
+    assert_eq!(status["registrations"]["registered"], 2);
+}
+
+/// The numbers of the pods, of twenty, that a random fault refuses.
+async fn refused(node: &Node, seed: &str) -> Vec<usize> {
+    node.does(&[
+        "fault",
+        GPU,
+        "allocate",
+        "--error",
+        "ABORTED",
+        "--probability",
+        "0.5",
+        "--times",
+        "unlimited",
+        "--seed",
+        seed,
+    ]);
+    let mut refused = Vec::new();
+    for count in 0..20 {
+        match node.admits("p").await {
+            Ok(()) => node.kubelet.delete("p"),
+            Err(_) => refused.push(count),
+        }
+    }
+    node.clears_all_faults();
+    refused
+}
+
+#[tokio::test]
+async fn a_seed_repeats_a_run() {
+    let node = Node::with(FOUR);
+    node.shows(4, 4).await;
+    let first = refused(&node, "7").await;
+    assert_eq!(refused(&node, "7").await, first);
+    assert_ne!(refused(&node, "8").await, first);
+    // The program prints a seed that it chose itself.
+    let (_, told, _) = node.does(&["fault", GPU, "stream", "--probability", "0"]);
+    assert!(
+        told.starts_with("example.com/gpu: stream --probability 0 --seed "),
+        "{told}"
+    );
+}

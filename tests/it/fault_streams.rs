@@ -1,0 +1,130 @@
+//! Faults of the registration and of the ListAndWatch stream, and faults of the devices' health.
+
+use crate::support::steered::{CALLED, FOUR, Node};
+use crate::support::{GPU, held, registrations, until, within};
+
+#[tokio::test]
+async fn a_dropped_stream_comes_back() {
+    let node = Node::with(FOUR);
+    node.shows(4, 4).await;
+    node.admits("p").await.expect("admitted");
+    let mut shown = node.kubelet.node();
+    node.sets(&["fault", GPU, "stream"], "example.com/gpu: stream\n");
+    let lost = shown.wait_for(|node| node[GPU].allocatable == 0);
+    within("the loss", lost).await.expect("a kubelet");
+    node.shows(4, 4).await;
+    assert_eq!(registrations(&node.kubelet, GPU), 2);
+    assert_eq!(held(&node.kubelet, "p"), ["gpu-n-0"]);
+    let status = node.status();
+    assert_eq!(status["restarts"], serde_json::json!({"fault": 1}));
+    assert_eq!(status["lastError"]["what"], "a fault dropped the stream");
+    assert_eq!(status["faults"][0]["struck"], 1);
+    // Several faults of the stream strike as often as each of them says.
+    node.does(&["fault", GPU, "stream", "--times", "2", "--after", "1"]);
+    node.does(&["fault", GPU, "stream"]);
+    until("all three", || {
+        node.status()["faultsInjected"]["stream"] == 4
+    })
+    .await;
+    node.shows(4, 4).await;
+}
+
+#[tokio::test]
+async fn a_registration_is_withheld_until_it_is_cleared() {
+    let node = Node::with(FOUR);
+    node.shows(4, 4).await;
+    node.sets(
+        &["fault", GPU, "registration"],
+        "example.com/gpu: registration\n",
+    );
+    node.shows(4, 0).await;
+    until("its state", || node.status()["state"] == "withheld").await;
+    assert_eq!(
+        node.status()["waitsFor"],
+        "waits for the end of the fault that withholds its registration"
+    );
+    // Neither a kubelet restart nor other options end it.
+    let node = node.with_another_kubelet().await;
+    node.reloads(&CALLED.replace("devices: 4", "devices: 3"));
+    node.manager
+        .says("other options or another socket: starting over");
+    assert_eq!(registrations(&node.kubelet, GPU), 0);
+    assert_eq!(node.status()["state"], "withheld");
+    node.clears_all_faults();
+    node.shows(3, 3).await;
+    assert_eq!(node.status()["faultsInjected"]["registration"], 1);
+}
+
+/// A fault counts a registration once, not once for each of its steps. The registration that follows a withheld one is
+/// the same registration.
+#[tokio::test]
+async fn a_registration_is_judged_once() {
+    let after = "{resources: [{name: example.com/gpu, devices: 4, faults: [{rpc: registration, after: 1, times: 9}]}]}";
+    let node = Node::with(after);
+    node.shows(4, 4).await;
+    let judged = |node: &Node| node.status()["faults"][0]["seen"].clone();
+    assert_eq!(judged(&node), 1);
+    let node = node.with_another_kubelet().await;
+    until("its state", || node.status()["state"] == "withheld").await;
+    assert_eq!(judged(&node), 2);
+    node.clears_all_faults();
+    node.shows(4, 4).await;
+    let again = ["registration", "--for", "100ms", "--times", "9"];
+    node.does(&[&["fault", GPU], &again[..]].concat());
+    node.shows(4, 0).await;
+    node.shows(4, 4).await;
+    assert_eq!(judged(&node), 1);
+    let status = node.status();
+    assert_eq!(status["faultsInjected"]["registration"], 2);
+    assert_eq!(
+        status["lastError"]["what"],
+        "a fault withholds the registration"
+    );
+    assert_eq!(status["restarts"]["fault"], 1);
+    // A clear ends a fault before its time is over.
+    node.does(&["fault", GPU, "registration", "--for", "24h"]);
+    node.shows(4, 0).await;
+    node.clears_all_faults();
+    node.shows(4, 4).await;
+}
+
+#[tokio::test]
+async fn devices_flap() {
+    let node = Node::with(FOUR);
+    node.shows(4, 4).await;
+    node.does(&["health", GPU, "0", "unhealthy"]);
+    node.does(&[
+        "fault", GPU, "health", "1-2", "--up", "1s", "--down", "1s", "--times", "2",
+    ]);
+    let mut shown = node.kubelet.node();
+    for allocatable in [1, 3, 1, 3] {
+        let flapped = shown.wait_for(|node| node[GPU].allocatable == allocatable);
+        within("another health", flapped).await.expect("a kubelet");
+    }
+    assert_eq!(node.status()["faultsInjected"]["health"], 2);
+    node.does(&[
+        "fault", GPU, "health", "gpu-n-3", "--up", "1s", "--down", "1h",
+    ]);
+    node.shows(4, 2).await;
+    let (_, status, _) = node.does(&["status", GPU]);
+    assert!(
+        status.contains("gpu-n-3  Unhealthy, by a fault\n"),
+        "{status}"
+    );
+    assert!(
+        status.contains("gpu-n-0  Unhealthy, overridden\n"),
+        "{status}"
+    );
+    node.sets(
+        &["health", GPU, "3", "healthy"],
+        "example.com/gpu: set gpu-n-3 to Healthy; a fault keeps it Unhealthy\n",
+    );
+    // When the device count gets smaller, the remaining devices still flap.
+    node.does(&["config", GPU]);
+    node.does(&["fault", GPU, "health", "1-3", "--up", "1s", "--down", "1h"]);
+    node.does(&["devices", GPU, "3"]);
+    node.shows(3, 1).await;
+    node.clears_all_faults();
+    node.shows(3, 3).await;
+    assert_eq!(registrations(&node.kubelet, GPU), 1);
+}

@@ -1,0 +1,114 @@
+//! The socket of a plugin: deleted, stale, in use by another process, or blocked by a directory.
+
+use std::os::unix::net::UnixListener as StdListener;
+
+use crate::support::client::plugin_client;
+use crate::support::process::{Running, running_manager};
+use crate::support::{
+    Manager, RESOURCE, SOCKET, allocates, held, kubelet, new_socket, plugin_dir, pod,
+    registrations, shows, sockets,
+};
+use simple_device_plugin::api::v1beta1;
+
+#[tokio::test]
+async fn a_deleted_socket_is_bound_anew_under_the_open_stream() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let socket = dir.path().join(SOCKET);
+    for _ in 0..3 {
+        std::fs::remove_file(&socket).expect("our socket");
+        new_socket(&socket, None).await;
+    }
+    let mut client = plugin_client(&socket).await;
+    client
+        .get_device_plugin_options(v1beta1::Empty {})
+        .await
+        .expect("an answer");
+    allocates(&kubelet).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_that_want_one_socket_the_second_waits_for_its_turn() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let first = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let second = Manager::start(dir.path(), &[("NUMBER_DEVICES", "3")]);
+    kubelet
+        .admit(&pod("p", &[(RESOURCE, 1)]))
+        .await
+        .expect("admitted");
+    first.stop().await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    shows(&kubelet, RESOURCE, 3, 3).await;
+    allocates(&kubelet).await;
+    assert_eq!(held(&kubelet, "p").len(), 1);
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn of_two_that_start_at_once_one_is_registered() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let managers = [
+        Manager::start(dir.path(), &[]),
+        Manager::start(dir.path(), &[]),
+    ];
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    allocates(&kubelet).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    for manager in managers {
+        manager.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn two_processes_want_one_socket() {
+    let (dir, kubelet, first) = running_manager(&[]).await;
+    let second = Running::manager(dir.path(), &[]);
+    let told = tokio::task::spawn_blocking(move || {
+        let told = second.says("set a different PLUGIN_NAME");
+        (told, second)
+    });
+    let (told, _second) = told.await.expect("it says so");
+    assert!(told.contains(RESOURCE), "{told}");
+    assert_eq!(registrations(&kubelet, RESOURCE), 1);
+    drop(first);
+    shows(&kubelet, RESOURCE, 2, 0).await;
+    shows(&kubelet, RESOURCE, 2, 2).await;
+}
+
+#[tokio::test]
+async fn a_stale_socket_is_removed() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    drop(StdListener::bind(dir.path().join(SOCKET)).expect("a socket"));
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    manager.stop().await;
+    assert!(sockets(dir.path()).is_empty());
+}
+
+#[tokio::test]
+async fn one_resources_trouble_is_its_own() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    // A directory stands where the second resource's socket must be, so the plugin cannot bind it.
+    std::fs::create_dir(dir.path().join("b.sock")).expect("a directory");
+    let variables = [
+        ("RESOURCE_NAME", "x.io/a,x.io/b,x.io/c"),
+        ("PLUGIN_NAME", "a,b,c"),
+    ];
+    let manager = Manager::start(dir.path(), &variables);
+    shows(&kubelet, "x.io/a", 2, 2).await;
+    shows(&kubelet, "x.io/c", 2, 2).await;
+    assert_eq!(registrations(&kubelet, "x.io/b"), 0);
+    std::fs::remove_dir(dir.path().join("b.sock")).expect("still there");
+    shows(&kubelet, "x.io/b", 2, 2).await;
+    assert_eq!(registrations(&kubelet, "x.io/a"), 1);
+    manager.stop().await;
+}

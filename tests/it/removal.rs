@@ -1,0 +1,255 @@
+//! A device that is removed from the configuration stays in the list while a pod holds it.
+
+use std::time::Duration;
+
+use crate::support::{
+    A, Manager, assert_alive, counted, from_file, happens, held, kubelet, kubelet_with, plugin_dir,
+    pod, settings, shows, strict_kubelet, until,
+};
+use kubelet_sim::{Happening, TopologyPolicy};
+use simple_device_plugin::node::checkpoint_file;
+use simple_device_plugin::offer::retirement::Wait;
+use simple_device_plugin::supervisor::Supervisor;
+
+/// Several times the removal grace of the resources here.
+const GRACES: Duration = Duration::from_millis(300);
+
+#[tokio::test]
+async fn a_device_that_a_pod_holds_stays_until_the_pod_is_gone() {
+    let dir = plugin_dir();
+    let kubelet = strict_kubelet(dir.path());
+    let manager = Manager::of(dir.path(), from_file(&counted(3)));
+    shows(&kubelet, A, 3, 3).await;
+    let everything = pod("p", &[(A, 3)]);
+    kubelet.admit(&everything).await.expect("admitted");
+    manager.reconfigure(from_file(&counted(0)));
+    shows(&kubelet, A, 3, 0).await;
+    // The kubelet admits the pod again, as for a resize and after a restart.
+    assert_eq!(
+        kubelet
+            .admit(&everything)
+            .await
+            .expect("it keeps its devices")
+            .len(),
+        1
+    );
+    let kubelet = kubelet.restart().await.expect("a kubelet");
+    shows(&kubelet, A, 3, 0).await;
+    assert_eq!(held(&kubelet, "p").len(), 3);
+    // Also long after the grace.
+    tokio::time::sleep(GRACES).await;
+    kubelet
+        .admit(&everything)
+        .await
+        .expect("it keeps its devices");
+    shows(&kubelet, A, 3, 0).await;
+    assert_alive(&kubelet);
+
+    // One device is configured again and gets healthy; the others leave the list with the pod.
+    manager.reconfigure(from_file(&counted(1)));
+    shows(&kubelet, A, 3, 1).await;
+    kubelet.delete("p");
+    shows(&kubelet, A, 1, 1).await;
+    assert_alive(&kubelet);
+    manager.stop().await;
+}
+
+/// On a busy node there is always an Allocate call in progress or one that ended within the grace.
+#[tokio::test]
+async fn a_free_device_is_dropped_while_pods_come_and_go() {
+    let dir = plugin_dir();
+    let kubelet = strict_kubelet(dir.path());
+    let ordered = |count: usize| {
+        counted(count).replace("numaNodes", "preferredAllocation: ordered, numaNodes")
+    };
+    let manager = Manager::of(dir.path(), from_file(&ordered(4)));
+    shows(&kubelet, A, 4, 4).await;
+    let pods = async {
+        loop {
+            kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
+            kubelet.delete("p");
+        }
+    };
+    let removal = async {
+        manager.reconfigure(from_file(&ordered(3)));
+        shows(&kubelet, A, 3, 3).await;
+    };
+    tokio::select! {
+        () = removal => {}
+        () = pods => {}
+    }
+    assert_alive(&kubelet);
+    manager.stop().await;
+}
+
+/// Without the pod-resources API, the checkpoint has a deleted pod until the kubelet admits another pod with devices.
+#[tokio::test]
+async fn without_the_pod_resources_a_device_waits_for_the_next_admission() {
+    let dir = plugin_dir();
+    let kubelet = strict_kubelet(dir.path());
+    let manager = Manager::run(Supervisor::new(from_file(&counted(4)), dir.path()));
+    shows(&kubelet, A, 4, 4).await;
+    kubelet.admit(&pod("p", &[(A, 4)])).await.expect("admitted");
+    manager.reconfigure(from_file(&counted(3)));
+    shows(&kubelet, A, 4, 3).await;
+    kubelet.delete("p");
+    let held = |wait| wait == Wait::Pod;
+    manager.device_waits(A, "a-n-3", held).await;
+    tokio::time::sleep(GRACES).await;
+    manager.device_waits(A, "a-n-3", held).await;
+    kubelet.admit(&pod("q", &[(A, 1)])).await.expect("admitted");
+    shows(&kubelet, A, 3, 3).await;
+    assert_alive(&kubelet);
+    manager.stop().await;
+}
+
+fn is_list(what: &Happening) -> bool {
+    matches!(what, Happening::Listed { .. })
+}
+
+/// Until a restarted kubelet knows its pods, its pod-resources API lists none; that must not free their devices.
+#[tokio::test]
+async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
+    let dir = plugin_dir();
+    let kubelet = kubelet_with(dir.path(), |settings| {
+        settings.topology_policy = TopologyPolicy::SingleNumaNode;
+        settings.pods_known = false;
+    });
+    kubelet.learn_pods();
+    let manager = Manager::of(dir.path(), from_file(&counted(1)));
+    shows(&kubelet, A, 1, 1).await;
+    let everything = pod("p", &[(A, 1)]);
+    kubelet.admit(&everything).await.expect("admitted");
+    manager.reconfigure(from_file(&counted(0)));
+    shows(&kubelet, A, 1, 0).await;
+    let kubelet = kubelet.restart().await.expect("a kubelet");
+    // The first list, and the same list again, with which the plugin makes the kubelet write its checkpoint.
+    let mut events = kubelet.events();
+    for _ in 0..2 {
+        happens(&mut events, A, is_list).await;
+    }
+    kubelet.learn_pods();
+    manager
+        .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
+        .await;
+    kubelet
+        .admit(&everything)
+        .await
+        .expect("it keeps its devices");
+    shows(&kubelet, A, 1, 0).await;
+    assert_alive(&kubelet);
+    manager.stop().await;
+}
+
+/// The pod-resources API does not list devices of init containers that ended. Here it is the API of another kubelet,
+/// which lists no device at all.
+#[tokio::test]
+async fn what_the_pod_resources_lack_stays_while_the_checkpoint_has_it() {
+    let (dir, other_dir) = (plugin_dir(), plugin_dir());
+    let kubelet = strict_kubelet(dir.path());
+    let _other = strict_kubelet(other_dir.path());
+    let socket = settings(other_dir.path()).pod_resources_socket();
+    let supervisor = Supervisor::new(from_file(&counted(1)), dir.path());
+    let manager = Manager::run(supervisor.asking_for_pod_resources(Some(socket)));
+    shows(&kubelet, A, 1, 1).await;
+    let everything = pod("p", &[(A, 1)]);
+    kubelet.admit(&everything).await.expect("admitted");
+    let mut events = kubelet.events();
+    manager.reconfigure(from_file(&counted(0)));
+    // The list with the Unhealthy device, and the same list twice more.
+    for _ in 0..3 {
+        happens(&mut events, A, is_list).await;
+    }
+    manager
+        .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
+        .await;
+    kubelet
+        .admit(&everything)
+        .await
+        .expect("it keeps its devices");
+    shows(&kubelet, A, 1, 0).await;
+    assert_alive(&kubelet);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn what_pods_hold_at_the_start_is_retired() {
+    let dir = plugin_dir();
+    let kubelet = strict_kubelet(dir.path());
+    let manager = Manager::of(dir.path(), from_file(&counted(3)));
+    shows(&kubelet, A, 3, 3).await;
+    kubelet.admit(&pod("p", &[(A, 3)])).await.expect("admitted");
+    manager.stop().await;
+    // The kubelet restarts while an upgrade configures fewer devices.
+    let kubelet = kubelet.restart().await.expect("a kubelet");
+    let manager = Manager::of(dir.path(), from_file(&counted(1)));
+    shows(&kubelet, A, 3, 1).await;
+    assert_alive(&kubelet);
+    kubelet
+        .admit(&pod("q", &[(A, 1)]))
+        .await
+        .expect_err("the one that is left is held");
+    kubelet.delete("p");
+    shows(&kubelet, A, 1, 1).await;
+    kubelet.admit(&pod("q", &[(A, 1)])).await.expect("admitted");
+    assert_alive(&kubelet);
+    manager.stop().await;
+}
+
+/// Two managers on one node, as with `maxSurge`: the second one takes over when the first one stops.
+#[tokio::test]
+async fn a_successor_that_waited_knows_what_pods_got_meanwhile() {
+    let dir = plugin_dir();
+    let kubelet = strict_kubelet(dir.path());
+    let first = Manager::of(dir.path(), from_file(&counted(3)));
+    shows(&kubelet, A, 3, 3).await;
+    let second = Manager::of(dir.path(), from_file(&counted(1)));
+    kubelet.admit(&pod("p", &[(A, 3)])).await.expect("admitted");
+    first.stop().await;
+    shows(&kubelet, A, 3, 1).await;
+    let kubelet = kubelet.restart().await.expect("a kubelet");
+    shows(&kubelet, A, 3, 1).await;
+    assert_alive(&kubelet);
+    second.stop().await;
+}
+
+/// The checkpoint cannot be read and an upgrade made the count smaller: the first list must still have the devices that
+/// the pod holds.
+#[tokio::test]
+async fn a_checkpoint_of_another_form_hides_no_device_that_a_pod_holds() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::of(dir.path(), from_file(&counted(3)));
+    shows(&kubelet, A, 3, 3).await;
+    kubelet.admit(&pod("p", &[(A, 3)])).await.expect("admitted");
+    manager.stop().await;
+    let checkpoint = dir.path().join(checkpoint_file::FILE);
+    std::fs::write(checkpoint, r#"{"data": "{}", "dataChecksum": 1}"#).expect("a file");
+    let manager = Manager::of(dir.path(), from_file(&counted(1)));
+    shows(&kubelet, A, 3, 1).await;
+    manager
+        .device_waits(A, "a-n-2", |wait| wait == Wait::Pod)
+        .await;
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn without_a_checkpoint_that_can_be_read_devices_stay() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::run(Supervisor::new(from_file(&counted(2)), dir.path()));
+    shows(&kubelet, A, 2, 2).await;
+    let blocked = dir.path().join(checkpoint_file::FILE);
+    until("the checkpoint", || blocked.exists()).await;
+    std::fs::remove_file(&blocked).expect("the checkpoint");
+    std::fs::create_dir(&blocked).expect("something that is no checkpoint");
+    manager.reconfigure(from_file(&counted(1)));
+    shows(&kubelet, A, 2, 1).await;
+    // The device is still there long after the grace.
+    tokio::time::sleep(GRACES).await;
+    shows(&kubelet, A, 2, 1).await;
+    std::fs::remove_dir(&blocked).expect("what was made");
+    kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
+    shows(&kubelet, A, 1, 1).await;
+    manager.stop().await;
+}

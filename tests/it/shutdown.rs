@@ -1,0 +1,110 @@
+//! The daemon shuts down on a signal, and when the plugin directory is replaced.
+
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::path::Path;
+
+use crate::support::client::plugin_client;
+use crate::support::process::{Running, running_manager};
+use crate::support::{Manager, RESOURCE, SOCKET, kubelet, plugin_dir, shows, sockets, within};
+use simple_device_plugin::api::{allocation_of, v1beta1};
+use simple_device_plugin::node::watcher::DirReplaced;
+
+#[tokio::test]
+async fn leaving_ends_the_stream_in_order_and_still_allocates() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let mut client = plugin_client(&dir.path().join(SOCKET)).await;
+    let stream = client
+        .list_and_watch(v1beta1::Empty {})
+        .await
+        .expect("a stream");
+    let mut stream = stream.into_inner();
+    let list = stream.message().await.expect("no error").expect("a list");
+    assert_eq!(list.devices.len(), 2);
+    let pod_in_flight = async {
+        let end = within("the end of the stream", stream.message()).await;
+        assert!(matches!(end, Ok(None)), "{end:?}");
+        let request = allocation_of(vec!["simple-device-n-1".to_owned()]);
+        client
+            .allocate(request)
+            .await
+            .expect("an answer while leaving");
+        drop(client);
+    };
+    tokio::join!(manager.stop(), pod_in_flight);
+}
+
+#[tokio::test]
+async fn a_restart_while_stopping() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    let (kubelet, ()) = tokio::join!(kubelet.restart(), manager.stop());
+    kubelet.expect("a new life");
+    assert!(sockets(dir.path()).is_empty());
+}
+
+#[tokio::test]
+async fn sigterm_ends_it_in_order_and_sighup_does_not() {
+    let (dir, kubelet, running) = running_manager(&[]).await;
+    running.signal(rustix::process::Signal::HUP);
+    running.says("SIGHUP");
+    running.signal(rustix::process::Signal::TERM);
+    shows(&kubelet, RESOURCE, 2, 0).await;
+    let code = tokio::task::spawn_blocking(|| running.ends().code())
+        .await
+        .expect("no panic");
+    assert_eq!(code, Some(0));
+    assert!(sockets(dir.path()).is_empty());
+}
+
+#[test]
+fn a_second_signal_aborts() {
+    use std::os::unix::process::ExitStatusExt;
+    let dir = plugin_dir();
+    let running = Running::manager(dir.path(), &[]);
+    running.says("waiting for the kubelet");
+    // A process that SIGSTOP stopped gets both signals at once when it continues.
+    running.signal(rustix::process::Signal::STOP);
+    running.signal(rustix::process::Signal::TERM);
+    running.signal(rustix::process::Signal::INT);
+    running.signal(rustix::process::Signal::CONT);
+    let status = running.ends();
+    assert!(matches!(status.signal(), Some(2 | 15)), "{status}");
+}
+
+/// In a container the mount still shows the removed directory; here a file descriptor does.
+#[tokio::test]
+async fn a_replaced_directory_ends_the_manager() {
+    let parent = plugin_dir();
+    let dir = parent.path().join("device-plugins");
+    let kubelet = kubelet(&dir);
+    let open = File::open(&dir).expect("the directory");
+    let mounted = format!("/proc/self/fd/{}", open.as_raw_fd());
+    let manager = Manager::start(Path::new(&mounted), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    std::fs::remove_dir_all(&dir).expect("the directory");
+    assert_eq!(manager.ended().await, Err(DirReplaced));
+}
+
+#[tokio::test]
+async fn a_replaced_directory_ends_it_with_75() {
+    let parent = plugin_dir();
+    let dir = parent.path().join("device-plugins");
+    let kubelet = kubelet(&dir);
+    let open = File::open(&dir).expect("the directory");
+    // In a container the mount still shows the removed directory; here a file descriptor does.
+    let mounted = format!("/proc/{}/fd/{}", std::process::id(), open.as_raw_fd());
+    let running = Running::manager(Path::new(&mounted), &[]);
+    shows(&kubelet, RESOURCE, 2, 2).await;
+    std::fs::remove_dir_all(&dir).expect("the directory");
+    let status = tokio::task::spawn_blocking(|| {
+        running.says("ERROR the plugin dir was replaced");
+        running.ends()
+    });
+    assert_eq!(status.await.expect("no panic").code(), Some(75));
+}

@@ -1,0 +1,92 @@
+//! The program as a process with a control socket, and commands for it.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use kubelet_sim::Kubelet;
+use tempfile::TempDir;
+
+use super::process::{Running, output, program};
+use super::{DEADLINE, GPU, kubelet, plugin_dir, pod, shows, text};
+
+/// Where the control socket of a test's program is.
+pub fn control(dir: &Path) -> PathBuf {
+    dir.join("run/control.sock")
+}
+
+/// Code, stdout and stderr of a command for the program whose control socket is in this directory.
+pub fn does(dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+    let control = control(dir);
+    let mut command = program(&[("CONTROL_SOCKET", text(&control))]);
+    output(command.args(arguments))
+}
+
+/// A plugin directory, and the path of a control socket for the program.
+pub struct ControlledNode {
+    pub dir: TempDir,
+    pub control: PathBuf,
+}
+
+impl ControlledNode {
+    pub fn new() -> Self {
+        let dir = plugin_dir();
+        let control = control(dir.path());
+        Self { dir, control }
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn control(&self) -> &str {
+        text(&self.control)
+    }
+
+    /// Two resources, and the control socket.
+    pub fn variables(&self) -> [(&str, &str); 4] {
+        [
+            ("CONTROL_SOCKET", self.control()),
+            ("RESOURCE_NAME", "example.com/gpu,example.com/nic"),
+            ("NUMBER_DEVICES", "4,2"),
+            ("NUMA_NODES", "0-1,"),
+        ]
+    }
+
+    /// A kubelet and the program, with both resources registered and a pod that holds a GPU.
+    pub async fn running(&self) -> (Running, Kubelet) {
+        let kubelet = kubelet(self.path());
+        let mut variables = self.variables().to_vec();
+        variables.push(("PREFERRED_ALLOCATION", "ordered"));
+        let manager = Running::manager(self.path(), &variables);
+        manager.says("listening for commands");
+        shows(&kubelet, GPU, 4, 4).await;
+        shows(&kubelet, "example.com/nic", 2, 2).await;
+        let admitted = kubelet.admit(&pod("p", &[(GPU, 1)])).await;
+        admitted.expect("admitted");
+        (manager, kubelet)
+    }
+
+    /// Code, stdout and stderr of `status`.
+    pub fn status(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        let mut command = program(&[("CONTROL_SOCKET", self.control())]);
+        output(command.arg("status").args(arguments))
+    }
+
+    pub fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(&self.control).expect("the control socket");
+        stream.set_read_timeout(Some(DEADLINE)).expect("a socket");
+        stream
+    }
+
+    /// What the control socket answers to this request.
+    pub fn ask(&self, request: &[u8]) -> String {
+        let mut stream = self.connect();
+        // The program may close the connection before it has read everything.
+        let _ = stream.write_all(request);
+        let _ = stream.shutdown(std::net::Shutdown::Write);
+        let mut answer = String::new();
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    }
+}

@@ -1,0 +1,131 @@
+//! A kubelet that answers Register as the test says, including what a kubelet should not do.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
+use simple_device_plugin::api::v1beta1::registration_server::{Registration, RegistrationServer};
+use simple_device_plugin::api::v1beta1::{self, Empty};
+use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::UnixListenerStream;
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::client::dial;
+
+/// How a fake kubelet answers Register.
+#[derive(Clone, Copy)]
+pub enum Answer {
+    /// With an error.
+    Refuse,
+    /// Never.
+    Hang,
+    /// OK, without a call to the plugin, as newer kubelets do.
+    Ignore,
+    /// OK after GetDevicePluginOptions, but without ListAndWatch.
+    OptionsOnly,
+    /// OK, with ListAndWatch. It dials the endpoint only once.
+    Accept,
+}
+
+/// A kubelet that answers each resource as the test says.
+pub struct FakeKubelet {
+    /// How often each resource was registered.
+    pub registered: watch::Receiver<BTreeMap<String, u32>>,
+    /// The resources whose stream it opened.
+    pub streaming: watch::Receiver<Vec<String>>,
+    /// The registrations in progress, and the most that there were at once.
+    pub in_flight: watch::Receiver<(usize, usize)>,
+    server: AbortOnDropHandle<()>,
+}
+
+struct FakeRegistrar {
+    dir: PathBuf,
+    answer: Box<dyn Fn(&str) -> Answer + Send + Sync>,
+    registered: watch::Sender<BTreeMap<String, u32>>,
+    streaming: watch::Sender<Vec<String>>,
+    in_flight: watch::Sender<(usize, usize)>,
+    held: Mutex<Vec<Streaming<v1beta1::ListAndWatchResponse>>>,
+}
+
+impl FakeKubelet {
+    pub fn serve(dir: &Path, answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = UnixListener::bind(dir.join(KUBELET_SOCKET)).expect("a free path");
+        let (registered, counted) = watch::channel(BTreeMap::new());
+        let (streaming, streams) = watch::channel(Vec::new());
+        let (in_flight, counts) = watch::channel((0, 0));
+        let registrar = FakeRegistrar {
+            dir: dir.to_owned(),
+            answer: Box::new(answer),
+            registered,
+            streaming,
+            in_flight,
+            held: Mutex::default(),
+        };
+        let served = Server::builder()
+            .add_service(RegistrationServer::from_arc(Arc::new(registrar)))
+            .serve_with_incoming(UnixListenerStream::new(listener));
+        let server = tokio::spawn(async { served.await.expect("a server") });
+        Self {
+            registered: counted,
+            streaming: streams,
+            in_flight: counts,
+            server: AbortOnDropHandle::new(server),
+        }
+    }
+
+    /// Ends the kubelet, as a process ends: nobody listens on its socket any more.
+    pub async fn stop(self) {
+        self.server.abort();
+        let ended = self.server.await;
+        assert!(ended.is_err_and(|error| error.is_cancelled()));
+    }
+}
+
+#[tonic::async_trait]
+impl Registration for FakeRegistrar {
+    async fn register(
+        &self,
+        request: Request<v1beta1::RegisterRequest>,
+    ) -> Result<Response<Empty>, Status> {
+        let request = request.into_inner();
+        self.in_flight.send_modify(|(now, most)| {
+            *now += 1;
+            *most = (*now).max(*most);
+        });
+        let answer = self.answer(request).await;
+        self.in_flight.send_modify(|(now, _)| *now -= 1);
+        answer
+    }
+}
+
+impl FakeRegistrar {
+    async fn answer(&self, request: v1beta1::RegisterRequest) -> Result<Response<Empty>, Status> {
+        let resource = request.resource_name.clone();
+        self.registered
+            .send_modify(|counts| *counts.entry(resource.clone()).or_default() += 1);
+        match (self.answer)(&resource) {
+            Answer::Refuse => return Err(Status::unknown("refused\non purpose")),
+            Answer::Hang => std::future::pending().await,
+            Answer::Ignore => return Ok(Response::new(Empty {})),
+            Answer::OptionsOnly | Answer::Accept => {}
+        }
+        let broken = |error| Status::unknown(format!("not served: {error}"));
+        let channel = dial(&self.dir.join(&request.endpoint))
+            .await
+            .map_err(broken)?;
+        let mut plugin = DevicePluginClient::new(channel);
+        plugin.get_device_plugin_options(Empty {}).await?;
+        if matches!((self.answer)(&resource), Answer::Accept) {
+            let stream = plugin.list_and_watch(Empty {}).await?.into_inner();
+            self.held.lock().expect("no panic").push(stream);
+            self.streaming
+                .send_modify(|streaming| streaming.push(resource));
+        }
+        Ok(Response::new(Empty {}))
+    }
+}

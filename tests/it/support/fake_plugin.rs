@@ -1,0 +1,195 @@
+//! A device plugin that does what the test says, including what a plugin should not do.
+
+use std::path::Path;
+use std::pin::Pin;
+
+use simple_device_plugin::api::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
+use simple_device_plugin::api::v1beta1::{self, Empty};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
+use tokio_stream::{Stream, StreamExt};
+use tokio_util::task::AbortOnDropHandle;
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use super::within;
+
+/// A list of the stream, or its end.
+type Listed = Option<Result<Vec<String>, Status>>;
+
+/// A plugin with the list, options and end of stream that the test says.
+#[allow(dead_code, reason = "only the tests of kubelet-sim read some fields")]
+pub struct FakePlugin {
+    pub list: watch::Sender<Listed>,
+    /// Whether it answers Allocate.
+    pub answers: watch::Sender<bool>,
+    /// How many Allocate calls came.
+    pub allocates: watch::Receiver<u32>,
+    /// How often ListAndWatch was called.
+    pub streams: watch::Receiver<u32>,
+    /// How many streams are open.
+    pub open: watch::Receiver<u32>,
+    /// The devices of each PreStartContainer call.
+    pub started: watch::Receiver<Vec<Vec<String>>>,
+    _server: AbortOnDropHandle<()>,
+}
+
+struct FakeService {
+    options: Result<v1beta1::DevicePluginOptions, Status>,
+    list: watch::Receiver<Listed>,
+    streams: watch::Sender<u32>,
+    open: watch::Sender<u32>,
+    started: watch::Sender<Vec<Vec<String>>>,
+    answers: watch::Receiver<bool>,
+    allocates: watch::Sender<u32>,
+}
+
+/// Counts a stream for as long as it is open.
+struct Open(watch::Sender<u32>);
+
+impl Open {
+    fn new(count: &watch::Sender<u32>) -> Self {
+        count.send_modify(|open| *open += 1);
+        Self(count.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+impl FakePlugin {
+    pub fn serve(dir: &Path, endpoint: &str, ids: &[&str]) -> Self {
+        Self::with_options(
+            dir,
+            endpoint,
+            ids,
+            Ok(v1beta1::DevicePluginOptions::default()),
+        )
+    }
+
+    pub fn with_options(
+        dir: &Path,
+        endpoint: &str,
+        ids: &[&str],
+        options: Result<v1beta1::DevicePluginOptions, Status>,
+    ) -> Self {
+        let listener = UnixListener::bind(dir.join(endpoint)).expect("a free path");
+        let ids = ids.iter().map(|id| (*id).to_owned()).collect();
+        let (list, lists) = watch::channel(Some(Ok(ids)));
+        let (streams, counted) = watch::channel(0);
+        let (open, opened) = watch::channel(0);
+        let (started, starts) = watch::channel(Vec::new());
+        let answers = watch::Sender::new(true);
+        let (allocates, asked) = watch::channel(0);
+        let service = FakeService {
+            options,
+            answers: answers.subscribe(),
+            allocates,
+            list: lists,
+            streams,
+            open,
+            started,
+        };
+        let served = Server::builder()
+            .add_service(DevicePluginServer::new(service))
+            .serve_with_incoming(UnixListenerStream::new(listener));
+        let server = tokio::spawn(async { served.await.expect("a server") });
+        Self {
+            list,
+            answers,
+            allocates: asked,
+            streams: counted,
+            open: opened,
+            started: starts,
+            _server: AbortOnDropHandle::new(server),
+        }
+    }
+
+    /// Ends the stream, and waits until the kubelet closed it.
+    pub async fn end_stream(&mut self) {
+        self.list.send_replace(None);
+        let closed = self.open.wait_for(|open| *open == 0);
+        within("the end of the stream", closed)
+            .await
+            .expect("a plugin");
+    }
+}
+
+#[tonic::async_trait]
+impl DevicePlugin for FakeService {
+    type ListAndWatchStream =
+        Pin<Box<dyn Stream<Item = Result<v1beta1::ListAndWatchResponse, Status>> + Send>>;
+
+    async fn get_device_plugin_options(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<v1beta1::DevicePluginOptions>, Status> {
+        self.options.clone().map(Response::new)
+    }
+
+    async fn list_and_watch(
+        &self,
+        _: Request<Empty>,
+    ) -> Result<Response<Self::ListAndWatchStream>, Status> {
+        self.streams.send_modify(|count| *count += 1);
+        // `a@1` is device a on NUMA node 1.
+        let device = |id: String| {
+            let (id, node) = match id.split_once('@') {
+                Some((id, node)) => (id.to_owned(), node.parse().ok()),
+                None => (id, None),
+            };
+            v1beta1::Device {
+                id,
+                health: "Healthy".to_owned(),
+                topology: node.map(|id| v1beta1::TopologyInfo {
+                    nodes: vec![v1beta1::NumaNode { id }],
+                }),
+            }
+        };
+        let response = move |ids: Vec<String>| v1beta1::ListAndWatchResponse {
+            devices: ids.into_iter().map(device).collect(),
+        };
+        let open = Open::new(&self.open);
+        let lists = WatchStream::new(self.list.clone());
+        let lists = lists.map_while(|list| list).map(move |list| {
+            let _until_dropped = &open;
+            list.map(&response)
+        });
+        Ok(Response::new(Box::pin(lists)))
+    }
+
+    async fn get_preferred_allocation(
+        &self,
+        _: Request<v1beta1::PreferredAllocationRequest>,
+    ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
+        Err(Status::unimplemented("never asked for"))
+    }
+
+    async fn allocate(
+        &self,
+        request: Request<v1beta1::AllocateRequest>,
+    ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
+        self.allocates.send_modify(|count| *count += 1);
+        let mut answers = self.answers.clone();
+        // An error means that the test dropped the plugin.
+        let _ = answers.wait_for(|answers| *answers).await;
+        let containers = request.into_inner().container_requests.into_iter();
+        let nothing = |_| v1beta1::ContainerAllocateResponse::default();
+        Ok(Response::new(v1beta1::AllocateResponse {
+            container_responses: containers.map(nothing).collect(),
+        }))
+    }
+
+    async fn pre_start_container(
+        &self,
+        request: Request<v1beta1::PreStartContainerRequest>,
+    ) -> Result<Response<v1beta1::PreStartContainerResponse>, Status> {
+        self.started
+            .send_modify(|started| started.push(request.into_inner().devices_ids));
+        Ok(Response::new(v1beta1::PreStartContainerResponse {}))
+    }
+}

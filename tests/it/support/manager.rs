@@ -1,0 +1,149 @@
+//! The daemon's manager, run in the process of the test.
+
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use kubelet_sim::Settings;
+use simple_device_plugin::config::reload::{Configured, Reloads};
+use simple_device_plugin::fault::handle::FaultHandle;
+use simple_device_plugin::node::watcher::DirReplaced;
+use simple_device_plugin::observe::{Observer, Program};
+use simple_device_plugin::offer::handle::OfferHandle;
+use simple_device_plugin::offer::resource::Resource;
+use simple_device_plugin::offer::retirement::Wait;
+use simple_device_plugin::plugin::PluginHandle;
+use simple_device_plugin::plugin::record::{Record, Step};
+use simple_device_plugin::supervisor::Supervisor;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{LOOK_AGAIN, resources, within};
+
+/// A manager that runs in this process.
+pub struct Manager {
+    stop: CancellationToken,
+    configured: Configured,
+    handles: BTreeMap<String, PluginHandle>,
+    pub observer: Observer,
+    task: JoinHandle<Result<(), DirReplaced>>,
+}
+
+impl Manager {
+    pub fn start(dir: &Path, variables: &[(&str, &str)]) -> Self {
+        Self::of(dir, resources(variables))
+    }
+
+    pub fn of(dir: &Path, resources: Vec<Resource>) -> Self {
+        let socket = Settings::new(dir).pod_resources_socket();
+        Self::run(Supervisor::new(resources, dir).asking_for_pod_resources(Some(socket)))
+    }
+
+    pub fn run(supervisor: Supervisor) -> Self {
+        let name = |handle: &PluginHandle| handle.offer.now().resource().name.to_string();
+        let present = supervisor.present();
+        let handles = present
+            .borrow()
+            .iter()
+            .map(|handle| (name(handle), handle.clone()))
+            .collect();
+        let stop = CancellationToken::new();
+        let program = Program {
+            namespace: "test".to_owned(),
+            node: "n".to_owned(),
+            plugin_dir: PathBuf::new(),
+            config_file: None,
+            started: SystemTime::now(),
+        };
+        let observer = Observer {
+            program: Arc::new(program),
+            present: supervisor.present(),
+            checkpoint: supervisor.checkpoint(),
+            reloads: watch::channel(Reloads::default()).1,
+            stop: stop.clone(),
+        };
+        Self {
+            observer,
+            configured: supervisor.configured(),
+            handles,
+            task: tokio::spawn(supervisor.run(stop.clone())),
+            stop,
+        }
+    }
+
+    /// Changes the configuration.
+    pub fn reconfigure(&self, resources: Vec<Resource>) {
+        self.configured.send_replace(resources.into());
+    }
+
+    /// The devices of a resource.
+    pub fn devices(&self, resource: &str) -> &OfferHandle {
+        &self.handles[resource].offer
+    }
+
+    /// The faults of a resource.
+    pub fn faults(&self, resource: &str) -> &FaultHandle {
+        &self.handles[resource].faults
+    }
+
+    /// Waits until a device that is pending removal waits for such an event.
+    #[track_caller]
+    pub fn device_waits(
+        &self,
+        resource: &'static str,
+        id: &'static str,
+        is_it: impl Fn(Wait) -> bool,
+    ) -> impl Future<Output = ()> {
+        let observer = self.observer.clone();
+        within("what a device waits for", async move {
+            loop {
+                let view = observer.look_closely().await;
+                let mut plugins = view.plugins.iter();
+                let plugin = plugins.find(|plugin| plugin.name() == resource);
+                if plugin
+                    .and_then(|plugin| plugin.waits.get(id))
+                    .is_some_and(|wait| is_it(*wait))
+                {
+                    return;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        })
+    }
+
+    /// Waits until a resource's plugin is at this step of its run.
+    #[track_caller]
+    pub fn is_at(&self, resource: &str, step: Step) -> impl Future<Output = Record> {
+        self.record(resource, "a step", move |record| record.is_at(step))
+    }
+
+    /// Waits until a resource's record is like this.
+    #[track_caller]
+    pub fn record(
+        &self,
+        resource: &str,
+        what: &str,
+        like: impl FnMut(&Record) -> bool,
+    ) -> impl Future<Output = Record> {
+        let mut record = self.handles[resource].record.subscribe();
+        within(what, async move {
+            let record = record.wait_for(like).await.expect("a handle");
+            record.clone()
+        })
+    }
+
+    /// Waits until it ends by itself.
+    pub async fn ended(self) -> Result<(), DirReplaced> {
+        within("the manager's end", self.task)
+            .await
+            .expect("no panic")
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.ended().await.expect("an end in order");
+    }
+}
