@@ -5,7 +5,7 @@ use std::path::Path;
 
 use clap::{Args, Subcommand};
 
-use super::status::{ask, struck};
+use super::status::{ask, injected};
 use super::style::{ODD, PLAIN};
 use super::{print, request};
 use crate::control::Request;
@@ -27,7 +27,7 @@ pub struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show all faults, and how often each has struck
+    /// Show all faults, and how often each was injected
     List,
     /// Take all faults away, those of the configuration too
     Clear {
@@ -61,15 +61,19 @@ fn list(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
             let row = format!(
                 "{}\t{}\t{by}\t{}",
                 resource.name,
-                struck(fault),
+                injected(fault),
                 fault.fault
             );
-            (if fault.struck > 0 { ODD } else { PLAIN }, row)
+            (if fault.injected > 0 { ODD } else { PLAIN }, row)
         })
     });
     let rows: Vec<_> = rows.collect();
     if rows.is_empty() {
         return Ok(writeln!(out, "no faults")?);
     }
-    Ok(print::table(out, "RESOURCE\tSTRUCK\tSET BY\tFAULT", rows)?)
+    Ok(print::table(
+        out,
+        "RESOURCE\tINJECTED\tSET BY\tFAULT",
+        rows,
+    )?)
 }

@@ -77,7 +77,7 @@ fn never_strike(resource: &Resource) -> impl Iterator<Item = String> {
     resource.faults.iter().filter_map(|fault| {
         let (name, spec) = (&resource.name, fault.spec());
         let why = resource.never_called(spec.rpc)?;
-        Some(format!("{name}: the fault {spec} never strikes: {why}"))
+        Some(format!("{name}: the fault {spec} is never injected: {why}"))
     })
 }
 

@@ -18,13 +18,15 @@ pub fn health(plugin: &PluginHandle, devices: &str, health: Health) -> Result<St
         many => format!("{} devices", many.len()),
     };
     let offer = plugin.offer.now();
-    let ill = ids.iter().filter(|id| offer.ill().contains(*id));
-    let ill = match ill.count() {
+    let by_fault = ids
+        .iter()
+        .filter(|id| offer.fault_unhealthy().contains(*id));
+    let by_fault = match by_fault.count() {
         0 => String::new(),
         1 if ids.len() == 1 => "; a fault keeps it Unhealthy".to_owned(),
         count => format!("; a fault keeps {count} of them Unhealthy"),
     };
-    Ok(format!("{resource}: set {what} to {health}{ill}"))
+    Ok(format!("{resource}: set {what} to {health}{by_fault}"))
 }
 
 /// Sets the number of devices.
@@ -33,13 +35,13 @@ pub fn devices(plugin: &PluginHandle, count: usize) -> Result<String, String> {
     set.map_err(|error| error.to_string())?;
     let resource = name(plugin);
     info!(%resource, count, "number of devices set at run time");
-    let going = plugin.offer.now().going().count();
-    let going = match going {
+    let removing = plugin.offer.now().removing().count();
+    let removing = match removing {
         0 => String::new(),
-        going => format!(", {going} pending removal"),
+        removing => format!(", {removing} pending removal"),
     };
     let devices = if count == 1 { "device" } else { "devices" };
-    Ok(format!("{resource}: scaled to {count} {devices}{going}"))
+    Ok(format!("{resource}: scaled to {count} {devices}{removing}"))
 }
 
 /// Removes what was set at run time.
@@ -66,7 +68,7 @@ pub fn fault(plugin: &PluginHandle, spec: FaultSpec) -> Result<String, String> {
     let never = offer
         .resource()
         .never_called(target)
-        .map(|why| format!("never strikes: {why}"));
+        .map(|why| format!("it is never injected: {why}"));
     let bounds = is_delay.then(|| format!("{BOUNDS}:\n{BOUNDS_FOR}"));
     let lines = [format!("{resource}: {fault}")]
         .into_iter()

@@ -20,7 +20,7 @@ pub struct FaultId(u64);
 /// The faults that were judged for one stream, or one registration: each is judged once.
 pub type Judged = BTreeSet<FaultId>;
 
-/// A fault that can strike.
+/// A fault that is set, and how often it was injected.
 #[derive(Clone, Debug)]
 pub struct Armed {
     /// Which.
@@ -29,10 +29,10 @@ pub struct Armed {
     pub fault: Fault,
     /// Whether it was set at run time, not by the configuration.
     pub set_at_run_time: bool,
-    /// How often it could have struck.
+    /// How often it was evaluated.
     pub seen: u64,
     /// How often it did.
-    pub struck: u64,
+    pub injected: u64,
     /// Calls that it delays now.
     delaying: usize,
     asked: Fault,
@@ -40,9 +40,9 @@ pub struct Armed {
 }
 
 impl Armed {
-    /// Whether it can strike no more. What it did may go on.
-    pub fn is_spent(&self) -> bool {
-        self.struck >= self.fault.times()
+    /// Whether it has been injected as often as it may be. Its effect may last.
+    pub fn is_exhausted(&self) -> bool {
+        self.injected >= self.fault.times()
     }
 
     /// Whether taking it away changes nothing.
@@ -52,22 +52,22 @@ impl Armed {
             Effect::Delay(_) => self.delaying > 0,
             Effect::Withhold(_) | Effect::Flap(_) => true,
         };
-        self.is_spent() && !goes_on
+        self.is_exhausted() && !goes_on
     }
 
-    /// Judges the next time that it could strike. The same seed judges alike again.
-    fn strikes(&mut self) -> bool {
+    /// Whether it is injected this time. The same seed gives the same sequence.
+    fn injects(&mut self) -> bool {
         let spec = self.fault.spec();
         let drawn = self.chance.f64();
         let is_likely = spec.probability.is_none_or(|p| drawn < p.get());
         self.seen += 1;
-        let strikes = self.seen > spec.after.unwrap_or(0) && !self.is_spent() && is_likely;
-        self.struck += u64::from(strikes);
-        strikes
+        let injects = self.seen > spec.after.unwrap_or(0) && !self.is_exhausted() && is_likely;
+        self.injected += u64::from(injects);
+        injects
     }
 }
 
-/// What strikes one call.
+/// What is injected into one call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OfCall {
     /// It waits for the sum of these.
@@ -76,9 +76,9 @@ pub struct OfCall {
     pub refusal: Option<(FaultId, Refusal)>,
 }
 
-/// A registration that a fault withholds.
+/// A fault that suspends the registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Withheld {
+pub struct Suspension {
     /// Which fault.
     pub id: FaultId,
     /// `None`: until the fault is cleared.
@@ -106,7 +106,7 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Those that can strike.
+    /// The faults that are set.
     pub fn armed(&self) -> &[Armed] {
         &self.armed
     }
@@ -116,7 +116,7 @@ impl Faults {
         self.armed.iter().any(|armed| armed.id == id)
     }
 
-    /// Whether something can strike this.
+    /// Whether a fault is set on this target.
     pub fn threaten(&self, target: Target) -> bool {
         self.armed
             .iter()
@@ -186,7 +186,7 @@ impl Faults {
     /// Judges a call of an RPC.
     pub fn call(&mut self, target: Target) -> OfCall {
         let mut of_call = OfCall::default();
-        for (id, effect) in self.strike(target, |_| true) {
+        for (id, effect) in self.inject(target, |_| true) {
             match effect {
                 Effect::Delay(delay) => {
                     self.begin_delay(id);
@@ -201,7 +201,7 @@ impl Faults {
         of_call
     }
 
-    /// A call that these struck waits no more.
+    /// A call that these delayed waits no more.
     pub fn delayed(&mut self, ids: &[FaultId]) {
         for armed in &mut self.armed {
             if ids.contains(&armed.id) {
@@ -210,11 +210,11 @@ impl Faults {
         }
     }
 
-    /// They struck a call, but nothing came of it: it does not count.
+    /// They were injected into a call without effect: it does not count.
     pub fn take_back(&mut self, ids: &[FaultId]) {
         for armed in &mut self.armed {
             if ids.contains(&armed.id) {
-                armed.struck = armed.struck.saturating_sub(1);
+                armed.injected = armed.injected.saturating_sub(1);
             }
         }
     }
@@ -227,28 +227,30 @@ impl Faults {
 
     /// Judges a stream; returns by how many faults it is dropped.
     pub fn stream(&mut self, judged: &mut Judged) -> usize {
-        self.strike(Target::Stream, |id| judged.insert(id)).len()
+        self.inject(Target::Stream, |id| judged.insert(id)).len()
     }
 
-    /// Judges a registration; returns by what it is withheld.
-    pub fn registration(&mut self, judged: &mut Judged, now: Instant) -> Vec<Withheld> {
-        let struck = self.strike(Target::Registration, |id| judged.insert(id));
-        let withheld = struck.into_iter().filter_map(|(id, effect)| match effect {
-            Effect::Withhold(length) => Some(Withheld {
-                id,
-                until: length.map(|length| now + length),
-            }),
-            _ => None,
-        });
-        withheld.collect()
+    /// Evaluates a registration; returns what suspends it.
+    pub fn registration(&mut self, judged: &mut Judged, now: Instant) -> Vec<Suspension> {
+        let injected = self.inject(Target::Registration, |id| judged.insert(id));
+        let suspensions = injected
+            .into_iter()
+            .filter_map(|(id, effect)| match effect {
+                Effect::Withhold(length) => Some(Suspension {
+                    id,
+                    until: length.map(|length| now + length),
+                }),
+                _ => None,
+            });
+        suspensions.collect()
     }
 
-    /// Judges whether the devices of this fault fall ill.
+    /// Evaluates whether the devices of this fault become Unhealthy.
     pub(super) fn health(&mut self, id: FaultId) -> bool {
-        !self.strike(Target::Health, |meant| meant == id).is_empty()
+        !self.inject(Target::Health, |meant| meant == id).is_empty()
     }
 
-    fn strike(
+    fn inject(
         &mut self,
         target: Target,
         mut is_meant: impl FnMut(FaultId) -> bool,
@@ -257,11 +259,11 @@ impl Faults {
             .armed
             .iter_mut()
             .filter(|armed| armed.fault.spec().rpc == target);
-        let struck = of_target.filter_map(|armed| {
-            let struck = is_meant(armed.id) && armed.strikes();
-            struck.then(|| (armed.id, armed.fault.effect().clone()))
+        let injected = of_target.filter_map(|armed| {
+            let injected = is_meant(armed.id) && armed.injects();
+            injected.then(|| (armed.id, armed.fault.effect().clone()))
         });
-        struck.collect()
+        injected.collect()
     }
 
     fn arm(&mut self, asked: Fault, set_at_run_time: bool, seed: u64) -> Armed {
@@ -277,7 +279,7 @@ impl Faults {
             fault,
             set_at_run_time,
             seen: 0,
-            struck: 0,
+            injected: 0,
             delaying: 0,
             asked,
             chance: fastrand::Rng::with_seed(seed),
@@ -294,27 +296,27 @@ mod tests {
         spec.fault(None).expect("a fault")
     }
 
-    /// Which of so many times it strikes.
-    fn struck(json: &str, times: usize) -> Vec<usize> {
+    /// At which of these times it is injected.
+    fn injected(json: &str, times: usize) -> Vec<usize> {
         let mut faults = Faults::default();
         faults.set(fault(json), 1).expect("room");
-        let strikes = |_: &usize| !faults.call(Target::Allocate).delays.is_empty();
-        (0..times).filter(strikes).collect()
+        let injects = |_: &usize| !faults.call(Target::Allocate).delays.is_empty();
+        (0..times).filter(injects).collect()
     }
 
     #[test]
     fn it_strikes_after_so_many_so_many_times() {
         let always = r#"{"rpc": "allocate", "delay": "1s", "times": "unlimited"}"#;
-        assert_eq!(struck(always, 3), [0, 1, 2]);
+        assert_eq!(injected(always, 3), [0, 1, 2]);
         let some = r#"{"rpc": "allocate", "delay": "1s", "after": 3, "times": 2}"#;
-        assert_eq!(struck(some, 9), [3, 4]);
+        assert_eq!(injected(some, 9), [3, 4]);
     }
 
     #[test]
     fn a_seed_repeats_a_run_and_another_does_not() {
         let seeded = |seed: u64| {
             let json = r#"{"rpc": "allocate", "delay": "1s", "probability": 0.5, "seed": SEED, "times": "unlimited"}"#;
-            struck(&json.replace("SEED", &seed.to_string()), 200)
+            injected(&json.replace("SEED", &seed.to_string()), 200)
         };
         assert_eq!(seeded(7), seeded(7));
         assert_ne!(seeded(7), seeded(8));
@@ -322,13 +324,13 @@ mod tests {
         // What goes by is drawn too, so that `after` shifts nothing.
         let after = r#"{"rpc": "allocate", "delay": "1s", "probability": 0.5, "seed": 7, "after": 50, "times": "unlimited"}"#;
         let of_the_rest: Vec<usize> = seeded(7).into_iter().filter(|n| *n >= 50).collect();
-        assert_eq!(struck(after, 200), of_the_rest);
+        assert_eq!(injected(after, 200), of_the_rest);
     }
 
     #[test]
     fn never_and_always_are_certain() {
         let with = |p: &str| {
-            struck(
+            injected(
                 &r#"{"rpc": "allocate", "delay": "1s", "probability": P, "times": "unlimited"}"#
                     .replace('P', p),
                 100,
@@ -361,8 +363,8 @@ mod tests {
             let armed = fault(json);
             let target = armed.spec().rpc;
             faults.set(armed, 1).expect("room");
-            let struck = (0..5).filter(|_| !faults.strike(target, |_| true).is_empty());
-            assert_eq!(struck.count(), expected, "{json}");
+            let injected = (0..5).filter(|_| !faults.inject(target, |_| true).is_empty());
+            assert_eq!(injected.count(), expected, "{json}");
         }
     }
 
@@ -385,8 +387,8 @@ mod tests {
         assert_eq!(told.as_deref(), Some("ABORTED"));
         let ids: Vec<FaultId> = of_call.delays.iter().map(|(id, _)| *id).collect();
         faults.take_back(&ids);
-        let struck: Vec<u64> = faults.armed().iter().map(|armed| armed.struck).collect();
-        assert_eq!(struck, [0, 1, 0, 0, 0]);
+        let injected: Vec<u64> = faults.armed().iter().map(|armed| armed.injected).collect();
+        assert_eq!(injected, [0, 1, 0, 0, 0]);
     }
 
     #[test]
@@ -401,9 +403,10 @@ mod tests {
         }
         let mut judged = Judged::new();
         let until = |faults: &mut Faults, judged: &mut Judged| -> Vec<Option<u64>> {
-            let withheld = faults.registration(judged, now);
-            let seconds = |withheld: &Withheld| withheld.until.map(|until| (until - now).as_secs());
-            withheld.iter().map(seconds).collect()
+            let suspensions = faults.registration(judged, now);
+            let seconds =
+                |suspension: &Suspension| suspension.until.map(|until| (until - now).as_secs());
+            suspensions.iter().map(seconds).collect()
         };
         assert_eq!(until(&mut faults, &mut judged), [Some(2), None]);
         assert!(until(&mut faults, &mut judged).is_empty());
@@ -425,8 +428,8 @@ mod tests {
         assert_eq!(faults.stream(&mut Judged::new()), 1);
         let second = [other.clone(), one];
         assert!(faults.configure(&first, &second, || 7).is_empty());
-        let struck: Vec<u64> = faults.armed().iter().map(|armed| armed.struck).collect();
-        assert_eq!(struck, [0, 1, 0]);
+        let injected: Vec<u64> = faults.armed().iter().map(|armed| armed.injected).collect();
+        assert_eq!(injected, [0, 1, 0]);
         faults.configure(&second, &[], || 7);
         assert_eq!(faults.armed().len(), 1);
         assert!(faults.has(another) && faults.threaten(Target::Registration));
@@ -463,9 +466,9 @@ mod tests {
         faults.registration(&mut Judged::new(), Instant::now());
         faults.call(Target::Allocate);
         while faults.set(stream.clone(), 1).is_ok() {}
-        assert!(!faults.armed()[2].is_spent());
+        assert!(!faults.armed()[2].is_exhausted());
         assert_eq!(faults.stream(&mut Judged::new()), FAULTS_MAX - 2);
-        assert!(faults.armed().iter().all(Armed::is_spent));
+        assert!(faults.armed().iter().all(Armed::is_exhausted));
         for _ in 2..FAULTS_MAX {
             faults.set(stream.clone(), 1).expect("the place of another");
         }

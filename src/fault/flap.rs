@@ -1,4 +1,4 @@
-//! Devices that fall ill and get well again, as time goes by.
+//! Devices that become Unhealthy and Healthy again, repeatedly.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -15,15 +15,15 @@ pub struct Flaps(BTreeMap<FaultId, Phase>);
 /// One of them.
 #[derive(Debug)]
 struct Phase {
-    /// The devices that are ill, until it ends; `None`: they are well.
-    ill: Option<Vec<Box<str>>>,
+    /// The devices that are unhealthy, until it ends; `None`: they are healthy.
+    unhealthy: Option<Vec<Box<str>>>,
     /// When it ends.
     until: Instant,
 }
 
 impl Flaps {
-    /// Follows the faults of these devices to this moment. Where none of those that are meant are there and well, there
-    /// is nothing to strike. Returns of each fault that struck how many fell ill.
+    /// Advances the phases to this moment. A fault whose devices are all missing or unhealthy already is not injected.
+    /// Returns for each fault that was injected how many devices became unhealthy.
     pub fn follow(&mut self, faults: &mut Faults, now: Instant, devices: &Devices) -> Vec<usize> {
         self.0.retain(|id, _| faults.has(*id));
         let flapping = faults.armed().iter();
@@ -31,36 +31,36 @@ impl Flaps {
             Effect::Flap(flap) => Some((armed.id, flap.clone())),
             _ => None,
         });
-        let mut fell = Vec::new();
+        let mut unhealthy_now = Vec::new();
         for (id, flap) in flapping.collect::<Vec<_>>() {
             let phase = self.0.entry(id).or_insert_with(|| Phase {
-                ill: None,
+                unhealthy: None,
                 until: now + flap.up,
             });
             if phase.until > now {
                 continue;
             }
             phase.until = now + flap.up;
-            if phase.ill.take().is_some() {
+            if phase.unhealthy.take().is_some() {
                 continue;
             }
-            let meant = select_present(devices, &flap.devices).filter(|device| !device.going);
+            let meant = select_present(devices, &flap.devices).filter(|device| !device.removing);
             let meant: Vec<&Device> = meant.collect();
-            let well = meant.iter().filter(|device| device.can_be_given()).count();
-            if well > 0 && faults.health(id) {
-                fell.push(well);
+            let healthy = meant.iter().filter(|device| device.can_be_given()).count();
+            if healthy > 0 && faults.health(id) {
+                unhealthy_now.push(healthy);
                 phase.until = now + flap.down;
-                // Those too that are ill already: they do not get well meanwhile.
-                phase.ill = Some(meant.iter().map(|device| device.id.clone()).collect());
+                // Those too that are unhealthy already: they must not become healthy meanwhile.
+                phase.unhealthy = Some(meant.iter().map(|device| device.id.clone()).collect());
             }
         }
-        fell
+        unhealthy_now
     }
 
-    /// The devices that are ill.
-    pub fn ill(&self) -> BTreeSet<Box<str>> {
-        let ill = self.0.values().filter_map(|phase| phase.ill.as_ref());
-        ill.flatten().cloned().collect()
+    /// The devices that are unhealthy.
+    pub fn unhealthy(&self) -> BTreeSet<Box<str>> {
+        let unhealthy = self.0.values().filter_map(|phase| phase.unhealthy.as_ref());
+        unhealthy.flatten().cloned().collect()
     }
 
     /// When to look again.
@@ -94,9 +94,13 @@ mod tests {
         set(&mut faults, json);
         let mut look = |second: u64, faults: &mut Faults, count: usize| {
             let now = start + Duration::from_secs(second);
-            let fell = flaps.follow(faults, now, &devices(count));
+            let unhealthy_now = flaps.follow(faults, now, &devices(count));
             let next = flaps.next().map(|next| (next - start).as_secs());
-            (fell.iter().sum::<usize>(), flaps.ill().len(), next)
+            (
+                unhealthy_now.iter().sum::<usize>(),
+                flaps.unhealthy().len(),
+                next,
+            )
         };
         for (second, count, expected) in [
             (0, 3, (0, 0, Some(10))),
@@ -106,7 +110,7 @@ mod tests {
             (20, 3, (2, 2, Some(25))),
             (24, 3, (0, 2, Some(25))),
             (25, 3, (0, 0, Some(35))),
-            // Nobody is there to fall ill.
+            // Nobody is there to fall unhealthy.
             (35, 1, (0, 0, Some(45))),
             // One is.
             (45, 2, (1, 1, Some(50))),
@@ -131,8 +135,8 @@ mod tests {
         let mut devices = devices(3);
         devices.set_health("d0", Health::Unhealthy).expect("there");
         flaps.follow(&mut faults, start, &devices);
-        let fell = flaps.follow(&mut faults, start + Duration::from_secs(1), &devices);
-        assert_eq!((fell, flaps.ill().len()), (vec![1], 2));
+        let unhealthy_now = flaps.follow(&mut faults, start + Duration::from_secs(1), &devices);
+        assert_eq!((unhealthy_now, flaps.unhealthy().len()), (vec![1], 2));
     }
 
     #[test]
@@ -142,16 +146,16 @@ mod tests {
             &mut faults,
             r#"{"rpc": "health", "devices": "all", "up": "1s", "down": "1h"}"#,
         );
-        for (second, ill) in [(0, 0), (1, 2)] {
+        for (second, unhealthy) in [(0, 0), (1, 2)] {
             flaps.follow(
                 &mut faults,
                 start + Duration::from_secs(second),
                 &devices(2),
             );
-            assert_eq!(flaps.ill().len(), ill);
+            assert_eq!(flaps.unhealthy().len(), unhealthy);
         }
         faults.clear();
         flaps.follow(&mut faults, start + Duration::from_secs(2), &devices(2));
-        assert!(flaps.ill().is_empty());
+        assert!(flaps.unhealthy().is_empty());
     }
 }

@@ -1,11 +1,11 @@
-//! A resource's faults while the program runs: set them here, and they strike.
+//! A resource's faults while the program runs: they are set and evaluated here.
 
 use std::time::Instant;
 
 use tokio::sync::watch;
 
 use crate::fault::{
-    Fault, FaultId, FaultSpec, Faults, Flaps, Judged, OfCall, Target, TooMany, Withheld,
+    Fault, FaultId, FaultSpec, Faults, Flaps, Judged, OfCall, Suspension, Target, TooMany,
 };
 use crate::model::device::Devices;
 
@@ -72,12 +72,12 @@ impl FaultHandle {
         self.judge(|faults| faults.call(target))
     }
 
-    /// A call that these struck waits no more.
+    /// A call that these delayed waits no more.
     pub fn delayed(&self, ids: &[FaultId]) {
         self.judge(|faults| faults.delayed(ids));
     }
 
-    /// They struck a call, but nothing came of it: it does not count.
+    /// They were injected into a call without effect: it does not count.
     pub fn take_back(&self, ids: &[FaultId]) {
         self.judge(|faults| faults.take_back(ids));
     }
@@ -87,8 +87,8 @@ impl FaultHandle {
         self.judge(|faults| faults.stream(judged))
     }
 
-    /// Judges a registration; returns by what it is withheld.
-    pub fn registration(&self, judged: &mut Judged) -> Vec<Withheld> {
+    /// Evaluates a registration; returns what suspends it.
+    pub fn registration(&self, judged: &mut Judged) -> Vec<Suspension> {
         self.judge(|faults| faults.registration(judged, Instant::now()))
     }
 

@@ -7,7 +7,9 @@ pub mod handle;
 mod spec;
 mod words;
 
-pub use armed::{Armed, FAULTS_MAX, FLAPS_MAX, FaultId, Faults, Judged, OfCall, TooMany, Withheld};
+pub use armed::{
+    Armed, FAULTS_MAX, FLAPS_MAX, FaultId, Faults, Judged, OfCall, Suspension, TooMany,
+};
 pub use delays::{BOUNDS, BOUNDS_FOR, DELAY_MAX_MS, Delays, Grant};
 pub use flap::Flaps;
 pub use spec::{FaultSpec, SpecError};
@@ -15,7 +17,7 @@ pub use words::{ErrorCode, Probability, Span, Target, Times};
 
 use std::time::Duration;
 
-/// What a fault does when it strikes.
+/// What a fault does when it is injected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// The call waits for so long before it is answered.
@@ -26,7 +28,7 @@ pub enum Effect {
     DropStream,
     /// The resource is not registered for so long, or until the fault is cleared.
     Withhold(Option<Duration>),
-    /// Devices fall ill.
+    /// Devices become Unhealthy.
     Flap(Flap),
 }
 
@@ -39,14 +41,14 @@ pub struct Refusal {
     pub message: String,
 }
 
-/// Devices that fall ill and get well, again and again.
+/// Devices that become Unhealthy and Healthy again, repeatedly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Flap {
     /// Which (see [`crate::model::selection`]).
     pub devices: String,
-    /// How long they are well.
+    /// How long they are Healthy.
     pub up: Duration,
-    /// How long they are ill then.
+    /// How long they are Unhealthy then.
     pub down: Duration,
 }
 
@@ -68,7 +70,7 @@ impl Fault {
         &self.effect
     }
 
-    /// How often it strikes at most. Once by default: a refusal without a bound makes a controller create failing pods by
+    /// How often it is injected at most. Once by default: a refusal without a bound makes a controller create failing pods by
     /// the thousand. Devices flap until that is cleared.
     fn times(&self) -> u64 {
         let default = match self.spec.rpc {

@@ -30,7 +30,7 @@ const DELAY_MIN_MS: u64 = 10;
     expecting = "a fault with the key rpc and more"
 )]
 pub struct FaultSpec {
-    /// What it strikes
+    /// What the fault is injected into
     #[arg(value_name = "WHAT")]
     pub rpc: Target,
     /// health: IDs, indexes or ranges of indexes, comma-separated, as in 0,2-3; or all
@@ -52,35 +52,35 @@ pub struct FaultSpec {
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// registration: it is withheld for so long; unless told, until the fault is cleared
+    /// registration: how long it is suspended [default: until the fault is cleared]
     #[arg(long, value_name = "TIME")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub r#for: Option<Span<1, DAY_MS>>,
-    /// health: the devices are well for so long
+    /// health: how long the devices are Healthy first
     #[arg(long, value_name = "TIME")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub up: Option<Span<1000, DAY_MS>>,
-    /// health: they are ill for so long then
+    /// health: how long they are Unhealthy then
     #[arg(long, value_name = "TIME")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub down: Option<Span<1000, DAY_MS>>,
-    /// How likely it strikes each time, from 0 to 1; unless told 1
+    /// Probability of each injection, from 0 to 1 [default: 1]
     #[arg(long, value_name = "P")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "Option<f64>", range(min = 0, max = 1)))]
     pub probability: Option<Probability>,
-    /// So many go by before it can strike
+    /// Skip this many before the first injection
     #[arg(long, value_name = "COUNT")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<u64>,
-    /// How often it strikes at most: a whole number, or unlimited [default: 1; health: unlimited]
+    /// Stop after this many injections, or unlimited [default: 1; health: unlimited]
     #[arg(long, value_name = "COUNT")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub times: Option<Times>,
-    /// The same seed strikes the same calls again; unless told one is made up, and shown
+    /// Seed of the probability: the same seed selects the same calls [default: random, and shown]
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
@@ -92,7 +92,7 @@ pub enum SpecError {
     /// It cannot be without.
     #[error("{needs} for {}", target.as_str())]
     Needs {
-        /// What it strikes.
+        /// The target.
         target: Target,
         /// The missing.
         needs: &'static str,
@@ -100,7 +100,7 @@ pub enum SpecError {
     /// It has no use for it.
     #[error("no {takes_no} for {}", target.as_str())]
     TakesNo {
-        /// What it strikes.
+        /// The target.
         target: Target,
         /// The surplus.
         takes_no: &'static str,

@@ -1,4 +1,4 @@
-//! The words of a fault: what it strikes, and the values that it takes.
+//! The values of a fault: its target, its times, its chances.
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize, Serializer};
 
 use crate::api::grpc_code::CODES;
 
-/// What a fault strikes.
+/// What a fault is injected into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -26,7 +26,7 @@ pub enum Target {
     Options,
     /// The stream of ListAndWatch: it is dropped
     Stream,
-    /// The registration: it is withheld
+    /// The registration: it is suspended
     Registration,
     /// The health of devices: they flap
     Health,
@@ -131,7 +131,7 @@ impl fmt::Display for Probability {
     }
 }
 
-/// How often a fault strikes at most.
+/// How often a fault is injected at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times(Option<NonZeroU64>);
 

@@ -105,7 +105,7 @@ pub enum AllocateError {
     /// No device of this resource has the ID.
     #[error("unknown device {0}")]
     Unknown(String),
-    /// The device is ill.
+    /// The device is unhealthy.
     #[error("device {0} is Unhealthy")]
     Unhealthy(String),
     /// The device is being taken away.
@@ -137,7 +137,7 @@ pub fn allocate(
         let device = devices
             .get(id)
             .ok_or_else(|| AllocateError::Unknown(id.clone()))?;
-        if device.going {
+        if device.removing {
             return Err(AllocateError::Going(id.clone()));
         }
         if device.health == Health::Unhealthy {

@@ -53,7 +53,7 @@ pub struct Device {
     /// The NUMA nodes it is near to; empty: no topology. Shared between the devices of a node.
     pub numa: Arc<[u16]>,
     /// Whether it is being taken away: told to the kubelet as Unhealthy until no pod holds it.
-    pub going: bool,
+    pub removing: bool,
     /// What else it has; none for most, of which there can be many.
     pub detail: Option<Arc<Detail>>,
 }
@@ -66,14 +66,14 @@ impl Device {
             index,
             health: Health::Healthy,
             numa,
-            going: false,
+            removing: false,
             detail: None,
         }
     }
 
     /// The health that the kubelet is told.
     pub fn told_health(&self) -> Health {
-        if self.going {
+        if self.removing {
             Health::Unhealthy
         } else {
             self.health

@@ -32,7 +32,7 @@ pub enum SelectionError {
 }
 
 /// The devices that the text means, each once, in the order of the list. An ID wins over what else it could be.
-/// Devices that are going have no index any more.
+/// Devices that are pending removal have no index.
 ///
 /// # Errors
 /// The first part of the text that no device has.
@@ -67,7 +67,7 @@ struct Selection<'a> {
 
 impl<'a> Selection<'a> {
     fn new(devices: &'a Devices) -> Self {
-        let stays = |position: &usize| !devices.as_slice()[*position].going;
+        let stays = |position: &usize| !devices.as_slice()[*position].removing;
         Self {
             devices,
             is_selected: vec![false; devices.len()],
@@ -138,7 +138,7 @@ mod tests {
         let ids = ["a", "3", "0-1", "x,y", "e"];
         let mut list: Vec<Device> = ids.into_iter().enumerate().map(device).collect();
         list.push(Device {
-            going: true,
+            removing: true,
             ..Device::new("gone", 0, [].into())
         });
         Devices::from_list(list)

@@ -135,9 +135,9 @@ fn of_allocate(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error
     Ok(())
 }
 
-/// Of what has struck, and of what can.
+/// Faults that were injected, and those that can be.
 fn of_faults(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let help = "Faults on demand that struck, by what they struck";
+    let help = "Faults that were injected, by their target";
     let mut injected = metric(encoder, "faults_injected", help, MetricType::Counter)?;
     for plugin in &view.plugins {
         for (target, count) in std::iter::zip(Target::ALL, plugin.record.faults) {

@@ -133,7 +133,7 @@ impl Observer {
 }
 
 fn waits(plugin: &PluginHandle, offer: &Offer) -> BTreeMap<Box<str>, Wait> {
-    let ids = offer.going().map(|device| &*device.id);
+    let ids = offer.removing().map(|device| &*device.id);
     let retirement = lock(&plugin.retirement);
     let waits = retirement.waits(ids, offer.resource().removal_grace, Instant::now());
     waits

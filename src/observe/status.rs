@@ -110,7 +110,7 @@ pub struct ResourceStatus {
     /// What goes wrong with it on purpose.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<FaultStatus>,
-    /// How often that happened, by what it struck; also of faults that are there no more.
+    /// How often that happened, by target; also of faults that were cleared.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub faults_injected: BTreeMap<String, u64>,
     /// Devices that pods can have.
@@ -146,12 +146,12 @@ pub struct FaultStatus {
     pub fault: FaultSpec,
     /// Whether it was set at run time, not by the configuration.
     pub set_at_run_time: bool,
-    /// Whether it can strike no more.
-    pub spent: bool,
-    /// How often it could have struck.
+    /// Whether it has been injected as often as it may be.
+    pub exhausted: bool,
+    /// How many calls, streams, registrations or phases it was evaluated for.
     pub seen: u64,
-    /// How often it did.
-    pub struck: u64,
+    /// How often it was injected.
+    pub injected: u64,
 }
 
 /// One device.
@@ -167,12 +167,12 @@ pub struct DeviceStatus {
     /// Whether its health was set at run time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub health_overridden: bool,
-    /// Whether a fault made it ill.
+    /// Whether a fault makes it Unhealthy.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub ill: bool,
+    pub fault_unhealthy: bool,
     /// Whether it is being removed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub going: bool,
+    pub removing: bool,
     /// What it waits for until it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waits_for: Option<String>,
@@ -268,7 +268,7 @@ fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceSta
         faults_injected: counts(&Target::ALL.map(Target::as_str), &record.faults),
         healthy,
         unhealthy,
-        pending_removal: offer.going().count(),
+        pending_removal: offer.removing().count(),
         held: view.held(plugin),
         devices: with_devices.then(|| devices.iter().map(|d| device(d, plugin, known)).collect()),
     }
@@ -286,9 +286,9 @@ fn fault(armed: &Armed) -> FaultStatus {
     FaultStatus {
         fault: armed.fault.spec().clone(),
         set_at_run_time: armed.set_at_run_time,
-        spent: armed.is_spent(),
+        exhausted: armed.is_exhausted(),
         seen: armed.seen,
-        struck: armed.struck,
+        injected: armed.injected,
     }
 }
 
@@ -300,8 +300,8 @@ fn device(device: &Device, plugin: &PluginView, known: Option<&Known>) -> Device
         health: device.told_health().as_str().to_owned(),
         numa: device.numa.to_vec(),
         health_overridden: offer.overrides().health.contains_key(&device.id),
-        ill: offer.ill().contains(&device.id),
-        going: device.going,
+        fault_unhealthy: offer.fault_unhealthy().contains(&device.id),
+        removing: device.removing,
         waits_for: plugin.waits.get(&device.id).map(Wait::to_string),
         held_by: held.map(|held| held.by.clone()).unwrap_or_default(),
     }

@@ -51,11 +51,11 @@ impl OfferHandle {
         self.change(|offer| Some(offer.repeated()));
     }
 
-    /// Drops these of the devices that are going.
-    pub fn drop_going(&self, ids: &BTreeSet<&str>) {
+    /// Drops these of the devices that are pending removal.
+    pub fn drop_removing(&self, ids: &BTreeSet<&str>) {
         self.change(|offer| {
             offer
-                .going()
+                .removing()
                 .any(|device| ids.contains(&*device.id))
                 .then(|| offer.without(ids))
         });
@@ -92,9 +92,12 @@ impl OfferHandle {
         Ok(ids)
     }
 
-    /// Makes these devices ill, and all others as well as they were.
-    pub fn set_ill(&self, ill: BTreeSet<Box<str>>) {
-        self.change(|offer| (*offer.ill() != ill).then(|| offer.with_ill(ill)));
+    /// Makes these devices, and no others, Unhealthy by a fault.
+    pub fn set_fault_unhealthy(&self, fault_unhealthy: BTreeSet<Box<str>>) {
+        self.change(|offer| {
+            (*offer.fault_unhealthy() != fault_unhealthy)
+                .then(|| offer.with_fault_unhealthy(fault_unhealthy))
+        });
     }
 
     fn change(&self, change: impl FnOnce(&Offer) -> Option<Offer>) {
@@ -126,7 +129,7 @@ mod tests {
         assert!(handle.set_health("other", Health::Unhealthy).is_err());
         handle.reconfigure(&config.resources[0]);
         handle.hold(&known);
-        handle.drop_going(&BTreeSet::from(["simple-device-n-0"]));
+        handle.drop_removing(&BTreeSet::from(["simple-device-n-0"]));
         assert!(!offer.has_changed().unwrap());
         handle
             .set_health("simple-device-n-1", Health::Unhealthy)

@@ -1,5 +1,5 @@
-//! What the kubelet is told of a resource: the configured devices, over them what was set at run time and what faults made
-//! ill, and the devices that are going.
+//! What the kubelet sees of a resource: the configured devices, over them what was set at run time and what faults make
+//! Unhealthy, and the devices that are pending removal.
 //!
 //! A kubelet crashes when a device disappears from the list that a pod holds or an Allocate in flight may
 //! pick (`devicemanager/manager.go` looks it up without asking whether it is there). So a device that the
@@ -22,7 +22,7 @@ use crate::offer::resource::Resource;
 pub struct Offer {
     resource: Arc<Resource>,
     overrides: Overrides,
-    ill: BTreeSet<Box<str>>,
+    fault_unhealthy: BTreeSet<Box<str>>,
     devices: Arc<Devices>,
     /// How often the same list was to be sent once more.
     repeats: u64,
@@ -53,7 +53,7 @@ impl Offer {
     pub fn new(resource: Resource) -> Self {
         Self {
             overrides: Overrides::default(),
-            ill: BTreeSet::new(),
+            fault_unhealthy: BTreeSet::new(),
             repeats: 0,
             devices: Arc::clone(&resource.devices),
             resource: Arc::new(resource),
@@ -70,13 +70,13 @@ impl Offer {
         &self.overrides
     }
 
-    /// The devices that a fault made ill.
-    pub fn ill(&self) -> &BTreeSet<Box<str>> {
-        &self.ill
+    /// The devices that a fault makes Unhealthy.
+    pub fn fault_unhealthy(&self) -> &BTreeSet<Box<str>> {
+        &self.fault_unhealthy
     }
 
-    /// The devices as the kubelet is told of them: the wanted ones that there is room for, then those
-    /// that are going.
+    /// The devices as reported to the kubelet: the wanted ones that there is room for, then those that are pending
+    /// removal.
     pub fn devices(&self) -> &Arc<Devices> {
         &self.devices
     }
@@ -95,12 +95,15 @@ impl Offer {
         self.repeats
     }
 
-    /// The devices that are going.
-    pub fn going(&self) -> impl Iterator<Item = &Device> {
-        self.devices.as_slice().iter().filter(|device| device.going)
+    /// The devices that are pending removal.
+    pub fn removing(&self) -> impl Iterator<Item = &Device> {
+        self.devices
+            .as_slice()
+            .iter()
+            .filter(|device| device.removing)
     }
 
-    /// Another configuration of the same resource: what it lacks is going from here on. What was set at run time
+    /// Another configuration of the same resource: what it lacks is pending removal from here on. What was set at run time
     /// stays, but a count of devices that are a list now.
     #[must_use]
     pub fn reconfigured(&self, resource: Resource) -> Self {
@@ -129,19 +132,19 @@ impl Offer {
     /// What pods hold of this resource is told from the start, also where the configuration lacks it.
     #[must_use]
     pub fn holding(&self, held: &[Device]) -> Self {
-        let known: Vec<Device> = self.going().chain(held).cloned().collect();
+        let known: Vec<Device> = self.removing().chain(held).cloned().collect();
         self.clone().knowing(&known)
     }
 
-    /// Without these of the devices that are going; those that waited for room move up.
+    /// Without these of the devices that are pending removal; those that waited for room move up.
     #[must_use]
     pub fn without(&self, gone: &BTreeSet<&str>) -> Self {
-        let stays = |device: &&Device| !(device.going && gone.contains(&*device.id));
+        let stays = |device: &&Device| !(device.removing && gone.contains(&*device.id));
         let known = self.devices.as_slice().iter().filter(stays).cloned();
         self.clone().knowing(&known.collect::<Vec<_>>())
     }
 
-    /// With this many devices, set at run time: those that are too many are going from here on.
+    /// With this many devices, set at run time: those that are too many are pending removal from here on.
     ///
     /// # Errors
     /// When there cannot be so many.
@@ -171,11 +174,11 @@ impl Offer {
         .made()
     }
 
-    /// With these devices ill, and no others, by a fault.
+    /// With these devices, and no others, Unhealthy by a fault.
     #[must_use]
-    pub fn with_ill(&self, ill: BTreeSet<Box<str>>) -> Self {
+    pub fn with_fault_unhealthy(&self, fault_unhealthy: BTreeSet<Box<str>>) -> Self {
         Self {
-            ill,
+            fault_unhealthy,
             ..self.clone()
         }
         .made()
@@ -187,7 +190,7 @@ impl Offer {
         self.knowing(known.as_slice())
     }
 
-    /// The devices anew: what is configured, over it what was set at run time, over that what faults made ill; beside
+    /// The devices anew: what is configured, over it what was set at run time, over that what faults make Unhealthy; beside
     /// those that the kubelet may know.
     fn knowing(mut self, known: &[Device]) -> Self {
         let mut wanted = match (self.overrides.count, &self.resource.counted) {
@@ -199,8 +202,11 @@ impl Offer {
             .health
             .iter()
             .map(|(id, health)| (id, *health));
-        let ill = self.ill.iter().map(|id| (id, Health::Unhealthy));
-        for (id, health) in overrides.chain(ill) {
+        let by_fault = self
+            .fault_unhealthy
+            .iter()
+            .map(|id| (id, Health::Unhealthy));
+        for (id, health) in overrides.chain(by_fault) {
             if wanted.get(id).is_some_and(|device| device.health != health) {
                 // It is there.
                 let _ = Arc::make_mut(&mut wanted).set_health(id, health);
@@ -217,27 +223,27 @@ fn told(configured: &Arc<Devices>, known: &[Device]) -> Arc<Devices> {
     let lacking = known
         .iter()
         .filter(|device| configured.get(&device.id).is_none() && ids.insert(&device.id));
-    let going: Vec<Device> = lacking
+    let removing: Vec<Device> = lacking
         .map(|device| Device {
-            going: true,
+            removing: true,
             ..device.clone()
         })
         .collect();
-    if going.is_empty() {
+    if removing.is_empty() {
         return Arc::clone(configured);
     }
-    beside(configured, going, &Devices::from_list(known.to_vec())).into()
+    beside(configured, removing, &Devices::from_list(known.to_vec())).into()
 }
 
-/// The configured devices that fit beside those that are going; the kubelet cannot receive more than
+/// The configured devices that fit beside those that are pending removal; the kubelet cannot receive more than
 /// [`LIST_SIZE_MAX`]. Those that it knows come first.
-fn beside(configured: &Devices, going: Vec<Device>, known: &Devices) -> Devices {
+fn beside(configured: &Devices, removing: Vec<Device>, known: &Devices) -> Devices {
     let is_known = |device: &&Device| known.get(&device.id).is_some();
     let configured = configured.as_slice();
     let mut size: usize = configured
         .iter()
         .filter(is_known)
-        .chain(&going)
+        .chain(&removing)
         .map(Device::list_size)
         .sum();
     let mut fits = |device: &&Device| {
@@ -248,7 +254,7 @@ fn beside(configured: &Devices, going: Vec<Device>, known: &Devices) -> Devices 
     let told = configured
         .iter()
         .filter(|device| is_known(device) || fits(device));
-    Devices::from_list(told.cloned().chain(going).collect())
+    Devices::from_list(told.cloned().chain(removing).collect())
 }
 
 #[cfg(test)]
@@ -297,7 +303,7 @@ mod tests {
             .reconfigured(resource(0))
             .reconfigured(resource(2));
         assert_eq!(told(&back), ["d-n-0 Healthy", "d-n-1 Healthy"]);
-        assert_eq!(back.going().count(), 0);
+        assert_eq!(back.removing().count(), 0);
     }
 
     #[test]
@@ -313,12 +319,12 @@ mod tests {
     #[test]
     fn health_that_was_set_outlives_a_drop_and_a_reload() {
         let fewer = Offer::new(resource(3)).reconfigured(resource(2));
-        let ill = fewer.with_health(["d-n-0", "other"].into_iter(), Health::Unhealthy);
+        let unhealthy = fewer.with_health(["d-n-0", "other"].into_iter(), Health::Unhealthy);
         assert_eq!(
-            told(&ill),
+            told(&unhealthy),
             ["d-n-0 Unhealthy", "d-n-1 Healthy", "d-n-2 Unhealthy"]
         );
-        let dropped = ill.without(&BTreeSet::from(["d-n-2"]));
+        let dropped = unhealthy.without(&BTreeSet::from(["d-n-2"]));
         assert_eq!(told(&dropped), ["d-n-0 Unhealthy", "d-n-1 Healthy"]);
         let again = dropped.reconfigured(resource(1));
         assert_eq!(told(&again), ["d-n-0 Unhealthy", "d-n-1 Unhealthy"]);
@@ -347,7 +353,10 @@ mod tests {
         let mut four = resource(4);
         four.counted.clone_from(&counted.counted);
         assert_eq!(told(&fewer.reconfigured(four.clone())), told(&fewer));
-        assert_eq!(fewer.reconfigured(four).as_configured().going().count(), 0);
+        assert_eq!(
+            fewer.reconfigured(four).as_configured().removing().count(),
+            0
+        );
         let too_many = more.with_count(1_000_000).unwrap_err();
         assert!(matches!(too_many, CountError::TooMany(_)), "{too_many}");
         let mut listed = resource(2);
@@ -378,14 +387,14 @@ mod tests {
                 .devices()
                 .as_slice()
                 .iter()
-                .filter(|d| !d.going)
+                .filter(|d| !d.removing)
                 .count()
         };
-        assert_eq!(both.going().count(), 30_000);
+        assert_eq!(both.removing().count(), 30_000);
         assert!((1..30_000).contains(&new(&both)), "{}", new(&both));
         assert!(both.devices().list_size() <= LIST_SIZE_MAX);
         let gone: Vec<String> = both
-            .going()
+            .removing()
             .take(20_000)
             .map(|d| d.id.to_string())
             .collect();
@@ -395,16 +404,16 @@ mod tests {
     }
 
     #[test]
-    fn who_is_ill_stays_so_whatever_else_is_said() {
-        let ill = BTreeSet::from(["d-n-1".into()]);
-        let offer = Offer::new(resource(2)).with_ill(ill);
-        let is_ill = ["d-n-0 Healthy", "d-n-1 Unhealthy"];
-        assert_eq!(told(&offer), is_ill);
+    fn who_expected_stays_so_whatever_else_is_said() {
+        let fault_unhealthy = BTreeSet::from(["d-n-1".into()]);
+        let offer = Offer::new(resource(2)).with_fault_unhealthy(fault_unhealthy);
+        let expected = ["d-n-0 Healthy", "d-n-1 Unhealthy"];
+        assert_eq!(told(&offer), expected);
         let overrides = offer.with_health(["d-n-1"].into_iter(), Health::Healthy);
-        assert_eq!(told(&overrides), is_ill);
-        assert_eq!(told(&overrides.reconfigured(resource(2))), is_ill);
-        assert_eq!(told(&overrides.as_configured()), is_ill);
-        let well = overrides.with_ill(BTreeSet::new());
-        assert_eq!(told(&well), ["d-n-0 Healthy", "d-n-1 Healthy"]);
+        assert_eq!(told(&overrides), expected);
+        assert_eq!(told(&overrides.reconfigured(resource(2))), expected);
+        assert_eq!(told(&overrides.as_configured()), expected);
+        let healthy = overrides.with_fault_unhealthy(BTreeSet::new());
+        assert_eq!(told(&healthy), ["d-n-0 Healthy", "d-n-1 Healthy"]);
     }
 }

@@ -79,8 +79,8 @@ impl Retirement {
     /// A list was sent on the stream.
     pub fn listed(&mut self, devices: &Devices, now: Instant) {
         let mut before = std::mem::take(&mut self.pending);
-        let going = devices.as_slice().iter().filter(|device| device.going);
-        self.pending = going
+        let removing = devices.as_slice().iter().filter(|device| device.removing);
+        self.pending = removing
             .map(|device| {
                 let known = before.remove(&device.id);
                 let pending = known.unwrap_or(Pending {
@@ -241,9 +241,9 @@ mod tests {
 
     const GRACE: Duration = Duration::from_secs(30);
 
-    fn going(ids: &[&str]) -> Devices {
+    fn removing(ids: &[&str]) -> Devices {
         let device = |id: &&str| Device {
-            going: true,
+            removing: true,
             ..Device::new(*id, 0, [].into())
         };
         let stays = Device::new("stays", 0, [].into());
@@ -266,8 +266,8 @@ mod tests {
         let start = Instant::now();
         let mut retirement = Retirement::default();
         assert_eq!(wait(&retirement, "a", start), Some(Wait::Report));
-        retirement.listed(&going(&["a"]), start);
-        retirement.listed(&going(&["a", "b"]), start + GRACE / 2);
+        retirement.listed(&removing(&["a"]), start);
+        retirement.listed(&removing(&["a", "b"]), start + GRACE / 2);
         assert!(free(&mut retirement, start + GRACE / 2).is_empty());
         assert_eq!(
             wait(&retirement, "a", start + GRACE / 2),
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(free(&mut retirement, start + GRACE * 2), ["a", "b"]);
         assert_eq!(wait(&retirement, "a", start + GRACE * 2), None);
         // It came back meanwhile.
-        retirement.listed(&going(&["b"]), start + GRACE);
+        retirement.listed(&removing(&["b"]), start + GRACE);
         assert_eq!(free(&mut retirement, start + GRACE * 2), ["b"]);
         retirement.stream_ended();
         assert!(free(&mut retirement, start + GRACE * 9).is_empty());
@@ -288,7 +288,7 @@ mod tests {
         let start = Instant::now();
         let mut retirement = Retirement::default();
         let [first, second] = [(); 2].map(|()| retirement.call_began(["stays"].into_iter()));
-        retirement.listed(&going(&["a"]), start);
+        retirement.listed(&removing(&["a"]), start);
         retirement.call_ended(first, start + GRACE);
         assert!(free(&mut retirement, start + GRACE * 3).is_empty());
         assert_eq!(wait(&retirement, "a", start + GRACE * 3), Some(Wait::Call));
@@ -301,7 +301,7 @@ mod tests {
     fn of_later_calls_those_that_name_it_count_and_no_others() {
         let start = Instant::now();
         let mut retirement = Retirement::default();
-        retirement.listed(&going(&["a", "b"]), start);
+        retirement.listed(&removing(&["a", "b"]), start);
         let names_a = retirement.call_began(["stays", "a"].into_iter());
         let names_none = retirement.call_began(["stays"].into_iter());
         assert_eq!(free(&mut retirement, start + GRACE), ["b"]);
@@ -316,7 +316,7 @@ mod tests {
         let start = Instant::now();
         let later = start + GRACE * 9;
         let mut retirement = Retirement::default();
-        retirement.listed(&going(&["a"]), start + GRACE);
+        retirement.listed(&removing(&["a"]), start + GRACE);
         assert_eq!(wait(&retirement, "a", later), Some(Wait::Holders));
         retirement.read(start, |_| false);
         assert_eq!(
@@ -336,7 +336,7 @@ mod tests {
     fn the_kubelet_is_asked_about_pods_of_the_checkpoint_once_in_a_while() {
         let start = Instant::now();
         let mut retirement = Retirement::default();
-        retirement.listed(&going(&["a", "b"]), start);
+        retirement.listed(&removing(&["a", "b"]), start);
         let asked = |retirement: &mut Retirement, at: Instant| {
             retirement.held_by_checkpoint(GRACE, GRACE * 2, at).len()
         };

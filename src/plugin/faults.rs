@@ -1,4 +1,4 @@
-//! What faults do to a plugin when they strike.
+//! What injected faults do to a plugin.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -10,7 +10,7 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::fault::handle::FaultHandle;
-use crate::fault::{BOUNDS, Delays, FaultId, Flaps, Grant, Judged, Target, Withheld};
+use crate::fault::{BOUNDS, Delays, FaultId, Flaps, Grant, Judged, Suspension, Target};
 use crate::util::lock::lock;
 
 use super::{End, PluginHandle};
@@ -29,14 +29,14 @@ impl PluginHandle {
         target: Target,
         ending: &CancellationToken,
     ) -> Result<(), Status> {
-        let struck = self.faults.call(target);
-        if !struck.delays.is_empty() {
-            self.delay(target, &struck.delays, ending).await;
+        let injected = self.faults.call(target);
+        if !injected.delays.is_empty() {
+            self.delay(target, &injected.delays, ending).await;
         }
-        match struck.refusal {
+        match injected.refusal {
             // It may have been cleared meanwhile.
             Some((id, refusal)) if self.faults.has(id) => {
-                self.struck(target, format_args!("refused with {}", refusal.code));
+                self.injected(target, format_args!("refused with {}", refusal.code));
                 Err(Status::new(refusal.code.number().into(), refusal.message))
             }
             _ => Ok(()),
@@ -65,7 +65,7 @@ impl PluginHandle {
             return self.faults.take_back(&ids);
         }
         for _ in &ids {
-            self.struck(target, format_args!("delayed, in all by {length:?}"));
+            self.injected(target, format_args!("delayed, in all by {length:?}"));
         }
         tokio::select! {
             () = sleep(length) => {}
@@ -74,30 +74,30 @@ impl PluginHandle {
         }
     }
 
-    /// By what the next registration is withheld.
-    pub(super) fn withhold(&self, judged: &mut Judged) -> Vec<Withheld> {
-        let withheld = self.faults.registration(judged);
-        for each in &withheld {
+    /// What suspends the next registration.
+    pub(super) fn suspend(&self, judged: &mut Judged) -> Vec<Suspension> {
+        let suspensions = self.faults.registration(judged);
+        for each in &suspensions {
             let how_long = each
                 .until
                 .map_or("until it is cleared".to_owned(), |until| {
                     format!("for {:.0?}", until.duration_since(Instant::now()))
                 });
-            self.struck(Target::Registration, format_args!("withheld {how_long}"));
+            self.injected(Target::Registration, format_args!("suspended {how_long}"));
         }
-        withheld
+        suspensions
     }
 
-    /// Whether a registration is still withheld by this.
-    pub(super) fn is_withheld(&self, by: &Withheld) -> bool {
+    /// Whether this still suspends a registration.
+    pub(super) fn is_suspended_by(&self, by: &Suspension) -> bool {
         by.until.is_none_or(|until| until > Instant::now()) && self.faults.has(by.id)
     }
 
-    /// Waits until a registration is withheld by this no more.
-    pub(super) async fn lifted(&self, withheld: &Withheld) {
-        let ids = [withheld.id];
+    /// Waits until this suspends a registration no more.
+    pub(super) async fn suspension_ended(&self, suspension: &Suspension) {
+        let ids = [suspension.id];
         tokio::select! {
-            () = until(withheld.until) => {}
+            () = until(suspension.until) => {}
             () = self.faults.gone(&ids) => {}
         }
     }
@@ -108,13 +108,13 @@ impl PluginHandle {
         loop {
             changes.mark_unchanged();
             judged.retain(|id| self.faults.has(*id));
-            let withheld = self.withhold(judged);
-            if !withheld.is_empty() {
-                return End::Withheld(withheld);
+            let suspensions = self.suspend(judged);
+            if !suspensions.is_empty() {
+                return End::Suspended(suspensions);
             }
             let dropped = self.faults.stream(judged);
             for _ in 0..dropped {
-                self.struck(Target::Stream, format_args!("dropped"));
+                self.injected(Target::Stream, format_args!("dropped"));
             }
             if dropped > 0 {
                 return End::Dropped;
@@ -131,15 +131,15 @@ impl PluginHandle {
         loop {
             changes.mark_unchanged();
             let offer = self.offer.now();
-            for fell in self.faults.flap(&mut flaps, offer.devices()) {
-                let devices = if fell == 1 {
-                    "device falls"
+            for count in self.faults.flap(&mut flaps, offer.devices()) {
+                let devices = if count == 1 {
+                    "device becomes"
                 } else {
-                    "devices fall"
+                    "devices become"
                 };
-                self.struck(Target::Health, format_args!("{fell} {devices} ill"));
+                self.injected(Target::Health, format_args!("{count} {devices} Unhealthy"));
             }
-            self.offer.set_ill(flaps.ill());
+            self.offer.set_fault_unhealthy(flaps.unhealthy());
             if flaps.next().is_some() {
                 sleep(LISTS_APART).await;
             }
@@ -152,9 +152,9 @@ impl PluginHandle {
     }
 
     /// Counted and told, each.
-    fn struck(&self, target: Target, how: std::fmt::Arguments) {
-        self.note(|record, _| record.struck(target));
-        warn!(resource = %self.name(), fault = target.as_str(), "a fault strikes: {how}");
+    fn injected(&self, target: Target, how: std::fmt::Arguments) {
+        self.note(|record, _| record.injected(target));
+        warn!(resource = %self.name(), fault = target.as_str(), "fault injected: {how}");
     }
 
     fn name(&self) -> String {
@@ -174,7 +174,7 @@ impl Drop for Delayed<'_> {
     }
 }
 
-/// A delay that was granted; what is not spent is given back, however the call ends.
+/// A delay that was granted; what is not used is given back, however the call ends.
 struct Granted {
     delays: Arc<Mutex<Delays>>,
     grant: Grant,

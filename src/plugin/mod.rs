@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::fault::{Judged, Withheld};
+use crate::fault::{Judged, Suspension};
 use crate::net::connections::{ConnectionId, Table};
 use crate::net::own_socket::{Before, BindError, OwnSocket};
 use crate::net::user_namespace::REMEDY;
@@ -104,8 +104,8 @@ enum End {
     Stream,
     /// A fault dropped it.
     Dropped,
-    /// Faults withhold the registration.
-    Withheld(Vec<Withheld>),
+    /// Faults suspend the registration.
+    Suspended(Vec<Suspension>),
 }
 
 impl RunError {
@@ -172,20 +172,24 @@ impl PluginInstance {
         self.handle.note(|record, now| record.entered(step, now));
     }
 
-    /// Connects to a kubelet that it may register with: no fault withholds that. Each is judged once.
+    /// Connects to a kubelet that it may register with: no fault suspends it. Each fault is evaluated once.
     async fn reach(&mut self, past: &mut Past, judged: &mut Judged) -> Result<Reached, NoKubelet> {
         loop {
-            if past.withheld.iter().any(|by| self.handle.is_withheld(by)) {
-                self.entered(Step::Withheld);
-                for by in &past.withheld {
-                    self.handle.lifted(by).await;
+            if past
+                .suspensions
+                .iter()
+                .any(|by| self.handle.is_suspended_by(by))
+            {
+                self.entered(Step::Suspended);
+                for by in &past.suspensions {
+                    self.handle.suspension_ended(by).await;
                 }
             }
             let reached = self.connect(past).await?;
-            // It is the registration that was withheld.
-            judged.extend(past.withheld.iter().map(|by| by.id));
-            past.withheld = self.handle.withhold(judged);
-            if past.withheld.is_empty() {
+            // It is the registration that was suspended.
+            judged.extend(past.suspensions.iter().map(|by| by.id));
+            past.suspensions = self.handle.suspend(judged);
+            if past.suspensions.is_empty() {
                 return Ok(reached);
             }
         }
@@ -315,16 +319,16 @@ impl PluginInstance {
                 self.starts_over("the stream ended", lived);
                 return Ended::After(lived);
             }
-            End::Dropped => self.struck("a fault dropped the stream", lived),
-            End::Withheld(withheld) => {
-                past.withheld = withheld;
-                self.struck("a fault withholds the registration", lived);
+            End::Dropped => self.injected("a fault dropped the stream", lived),
+            End::Suspended(suspensions) => {
+                past.suspensions = suspensions;
+                self.injected("a fault suspends the registration", lived);
             }
         }
         Ended::ByFault
     }
 
-    fn struck(&self, how: &'static str, lived: Duration) {
+    fn injected(&self, how: &'static str, lived: Duration) {
         self.handle.note(|record, _| record.restarted(Cause::Fault));
         self.starts_over(how, lived);
     }

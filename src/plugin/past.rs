@@ -1,11 +1,11 @@
 //! What one run of a plugin leaves for the next: which kubelet it had, whether that one may still be taking leave, and
-//! what withholds the next registration. The time is an argument.
+//! what suspends the next registration. The time is an argument.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::fault::Withheld;
+use crate::fault::Suspension;
 use crate::net::own_socket::Before;
 use crate::node::watcher::Sight;
 use crate::plugin::record::Cause;
@@ -23,8 +23,8 @@ pub struct Past {
     leaving: Leaving,
     /// The stream of the last run ended by itself, and nobody was reached since.
     lost_stream: bool,
-    /// By what the next registration is withheld.
-    pub withheld: Vec<Withheld>,
+    /// What suspends the next registration.
+    pub suspensions: Vec<Suspension>,
 }
 
 /// Whether to give the kubelet time before the registration, since it may be taking leave of somebody.

@@ -76,7 +76,7 @@ impl DevicePlugin for Service {
             let is_new = sent.as_ref().is_none_or(|(sent, repeats)| {
                 *repeats != offer.repeats() || !sent.is_told_alike(devices)
             });
-            // Also where it need not be told again: who was ill before it went is Unhealthy already.
+            // Also where no new list is needed: a device may have been Unhealthy before its removal began.
             lock(&retirement).listed(devices, Instant::now());
             let list = is_new.then(|| {
                 let count = devices.len();

@@ -26,10 +26,10 @@ pub async fn retire(handle: &PluginHandle, holders: &Holders) -> Infallible {
     loop {
         // Never closed: the handle is ours.
         let _ = offers
-            .wait_for(|offer| offer.going().next().is_some())
+            .wait_for(|offer| offer.removing().next().is_some())
             .await;
         let mut pause = FIRST_PROBE;
-        while offers.borrow_and_update().going().next().is_some() {
+        while offers.borrow_and_update().removing().next().is_some() {
             sleep(pause).await;
             let resource = handle.offer.now().resource().clone();
             if lock(&handle.retirement).has_pending() {
@@ -64,7 +64,7 @@ async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource
     let free: BTreeSet<&str> = free.collect();
     if !free.is_empty() {
         info!(resource = %name, devices = free.len(), "dropped devices that nobody holds");
-        handle.offer.drop_going(&free);
+        handle.offer.drop_removing(&free);
     }
 }
 

@@ -66,7 +66,7 @@ fn a_slow_allocate() {
         "pod slow is admitted",
         // Whole seconds, and the machine has its own delays.
         "after ",
-        "1 of 2, spent  configuration  allocate --delay 3s --after 1 --times 1",
+        "1 of 2, exhausted  configuration  allocate --delay 3s --after 1 --times 1",
         "pod unlucky: UnexpectedAdmissionError: example.com/gpu: Allocate failed: Unavailable: no luck",
         "pod next is admitted",
     ];
@@ -89,7 +89,7 @@ fn a_lost_stream() {
 #[test]
 fn a_late_node() {
     let words = [
-        "example.com/gpu  withheld",
+        "example.com/gpu  suspended",
         "no plugin has registered yet",
         "listed 4 devices, all healthy",
         "1 of 1 resources ready",

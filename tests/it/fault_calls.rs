@@ -45,7 +45,7 @@ async fn a_slow_allocate_holds_up_its_pod_and_nothing_else() {
     assert!(took < Duration::from_secs(60), "{took:?}");
     assert_eq!(held(&node.kubelet, "slow"), ["gpu-n-1"]);
     assert_eq!(node.status()["faultsInjected"]["allocate"], 1);
-    node.manager.says("a fault strikes: delayed, in all by 60s");
+    node.manager.says("fault injected: delayed, in all by 60s");
 }
 
 #[tokio::test]
@@ -116,7 +116,7 @@ async fn all_delays_together_are_bounded() {
     // Calls go to the plugins directly: the kubelet would make one after the other.
     let delayed = async { tokio::join!(asks(&node, "gpu"), asks(&node, "nic")) };
     let third = async {
-        until("both strikes", || {
+        until("both injections", || {
             let list = node.does(&["fault", "list"]).1;
             list.matches("1 of 1").count() == 3
         })
@@ -134,7 +134,7 @@ async fn all_delays_together_are_bounded() {
     // The clear gave the unused delay back.
     node.does(&["fault", GPU, "allocate", "--delay", "50ms", "--times", "1"]);
     node.admits("later").await.expect("admitted");
-    assert_eq!(node.status()["faults"][0]["struck"], 1);
+    assert_eq!(node.status()["faults"][0]["injected"], 1);
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn a_refused_call_has_its_code_and_message() {
         serde_json::json!({"allocate": 1, "preferred": 1, "pre-start": 1})
     );
     let list = node.does(&["fault", "list"]).1;
-    let row = "example.com/gpu  1 of 2, spent  hand    pre-start --error INTERNAL --times 1\n";
+    let row = "example.com/gpu  1 of 2, exhausted  command  pre-start --error INTERNAL --times 1\n";
     assert!(list.contains(row), "{list}");
 }
 

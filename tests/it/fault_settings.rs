@@ -31,13 +31,13 @@ async fn one_resource_is_cleared_alone() {
     );
     let list = node.does(&["fault", "list"]).1;
     assert!(
-        list.contains("example.com/nic  0 of 0  hand    allocate --delay 1s\n"),
+        list.contains("example.com/nic  0 of 0    command  allocate --delay 1s\n"),
         "{list}"
     );
     assert!(!list.contains(GPU), "{list}");
     let (_, status, _) = node.does(&["status", "example.com/nic"]);
     assert!(
-        status.contains("  faults         allocate --delay 1s, struck 0 of 0\n"),
+        status.contains("  faults         allocate --delay 1s, injected 0 of 0\n"),
         "{status}"
     );
     let cleared = "example.com/gpu: no faults\nexample.com/nic: 1 fault is cleared\n";
@@ -57,7 +57,7 @@ async fn the_configuration_has_faults_and_config_brings_them_back() {
     // A reload that changes something else keeps the counts of a fault.
     node.reloads(&LATE.replace("devices: 4", "devices: 5"));
     node.shows(5, 5).await;
-    assert_eq!(node.status()["faults"][1]["struck"], 1);
+    assert_eq!(node.status()["faults"][1]["injected"], 1);
     node.admits("q").await.expect("once is enough");
 
     node.clears_all_faults();
@@ -81,7 +81,7 @@ async fn the_configuration_has_faults_and_config_brings_them_back() {
     assert!(warned.contains("allocate --error ABORTED"), "{warned}");
     let told = node.refused("aborted").await;
     assert!(told.contains("Aborted"), "{told}");
-    assert_eq!(node.status()["faults"][0]["struck"], 1);
+    assert_eq!(node.status()["faults"][0]["injected"], 1);
     // A cleared fault stays cleared when a reload adds another one.
     node.clears_all_faults();
     let more = LATE.replace("faults: [", "faults: [{rpc: preferred, delay: 1s}, ");
@@ -139,7 +139,7 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
         );
     }
     assert_eq!(node.does(&["fault", "list"]).1, "no faults\n");
-    let never = "example.com/gpu: pre-start --delay 1s\nnever strikes: preStart is false, so the kubelet does not call it\n";
+    let never = "example.com/gpu: pre-start --delay 1s\nit is never injected: preStart is false, so the kubelet does not call it\n";
     let (_, told, _) = node.does(&["fault", GPU, "pre-start", "--delay", "1s"]);
     assert!(told.starts_with(never), "{told}");
     for _ in 0..63 {
@@ -175,9 +175,9 @@ async fn what_struck_is_counted_for_prometheus() {
             "simple_device_plugin_faults_injected_total{{resource=\"{GPU}\",fault=\"allocate\"}} {count}\n"
         )
     };
-    for struck in 0..3 {
+    for injected in 0..3 {
         let (_, text) = http.get("/metrics").await;
-        assert!(text.contains(&label(struck)), "{text}");
+        assert!(text.contains(&label(injected)), "{text}");
         let _ = kubelet.admit(&pod("p", &[(GPU, 1)])).await;
     }
     let (_, text) = http.get("/metrics").await;

@@ -18,7 +18,7 @@ async fn a_dropped_stream_comes_back() {
     let status = node.status();
     assert_eq!(status["restarts"], serde_json::json!({"fault": 1}));
     assert_eq!(status["lastError"]["what"], "a fault dropped the stream");
-    assert_eq!(status["faults"][0]["struck"], 1);
+    assert_eq!(status["faults"][0]["injected"], 1);
     // Several faults of the stream strike as often as each of them says.
     node.does(&["fault", GPU, "stream", "--times", "2", "--after", "1"]);
     node.does(&["fault", GPU, "stream"]);
@@ -38,10 +38,10 @@ async fn a_registration_is_withheld_until_it_is_cleared() {
         "example.com/gpu: registration\n",
     );
     node.shows(4, 0).await;
-    until("its state", || node.status()["state"] == "withheld").await;
+    until("its state", || node.status()["state"] == "suspended").await;
     assert_eq!(
         node.status()["waitsFor"],
-        "waits for the end of the fault that withholds its registration"
+        "waits until the fault that suspends its registration ends"
     );
     // Neither a kubelet restart nor other options end it.
     let node = node.with_another_kubelet().await;
@@ -49,13 +49,13 @@ async fn a_registration_is_withheld_until_it_is_cleared() {
     node.manager
         .says("other options or another socket: starting over");
     assert_eq!(registrations(&node.kubelet, GPU), 0);
-    assert_eq!(node.status()["state"], "withheld");
+    assert_eq!(node.status()["state"], "suspended");
     node.clears_all_faults();
     node.shows(3, 3).await;
     assert_eq!(node.status()["faultsInjected"]["registration"], 1);
 }
 
-/// A fault counts a registration once, not once for each of its steps. The registration that follows a withheld one is
+/// A fault counts a registration once, not once for each of its steps. The registration that follows a suspended one is
 /// the same registration.
 #[tokio::test]
 async fn a_registration_is_judged_once() {
@@ -65,7 +65,7 @@ async fn a_registration_is_judged_once() {
     let judged = |node: &Node| node.status()["faults"][0]["seen"].clone();
     assert_eq!(judged(&node), 1);
     let node = node.with_another_kubelet().await;
-    until("its state", || node.status()["state"] == "withheld").await;
+    until("its state", || node.status()["state"] == "suspended").await;
     assert_eq!(judged(&node), 2);
     node.clears_all_faults();
     node.shows(4, 4).await;
@@ -78,7 +78,7 @@ async fn a_registration_is_judged_once() {
     assert_eq!(status["faultsInjected"]["registration"], 2);
     assert_eq!(
         status["lastError"]["what"],
-        "a fault withholds the registration"
+        "a fault suspends the registration"
     );
     assert_eq!(status["restarts"]["fault"], 1);
     // A clear ends a fault before its time is over.

@@ -37,7 +37,7 @@ async fn health_is_set_and_taken_back() {
     );
     assert!(status.contains("gpu-n-3  Healthy, overridden"), "{status}");
     assert!(
-        status.contains("gpu-n-0  Healthy             p/main"),
+        status.contains("gpu-n-0  Healthy                p/main"),
         "{status}"
     );
     node.sets(&["config", GPU], "example.com/gpu: as configured\n");

@@ -139,8 +139,15 @@ async fn a_config_file_with_mistakes_is_told() {
     let status = || node.status(&["--json"]).1;
     fs::write(&file, "resources: [{name: example.com/gpu, devices: 1}]").expect("a file");
     until("a reload", || status().contains("\"changed\": 1")).await;
-    until("the one that goes", || status().contains("\"going\": true")).await;
-    assert!(node.status(&[GPU]).1.contains("gpu-n-1  Unhealthy, going"));
+    until("the one that goes", || {
+        status().contains("\"removing\": true")
+    })
+    .await;
+    assert!(
+        node.status(&[GPU])
+            .1
+            .contains("gpu-n-1  Unhealthy, pending removal")
+    );
     fs::write(&file, "resources: [{name: gpu, devices: many}]").expect("a file");
     until("errors", || status().contains("\"refused\": 1")).await;
     let (_, all, _) = node.status(&[]);

@@ -115,7 +115,7 @@ fn rest_until_devices_flap(control: &Path) {
     }
 }
 
-/// How often devices of the resource fell ill by a fault.
+/// How often a fault made devices of the resource Unhealthy.
 fn flaps(control: &Path) -> u64 {
     let status = give(control, &Request::Status(Wanted::Of(FLAPPING.to_owned())));
     let Some(Reply::Status(status)) = status else {
@@ -242,7 +242,7 @@ impl Story {
         if self.pods.contains_key(&pod.name) {
             return;
         }
-        // It may be withheld for longer.
+        // It may be suspended for longer.
         let mut node = self.node.kubelet.node();
         let there = node.wait_for(|node| {
             node.get(resource)
@@ -320,11 +320,9 @@ impl Story {
             let configured = usize::from(resource.name == "example.com/fpga");
             assert_eq!(resource.faults.len(), configured, "{resource:?}");
             let devices = resource.devices.as_deref().unwrap_or_default();
-            assert!(
-                devices
-                    .iter()
-                    .all(|device| !device.health_overridden && !device.ill && !device.going)
-            );
+            assert!(devices.iter().all(|device| !device.health_overridden
+                && !device.fault_unhealthy
+                && !device.removing));
         }
         for (resource, _) in RESOURCES {
             let pod = pod(resource, &[(resource, 1)]);

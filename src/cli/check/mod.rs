@@ -102,16 +102,16 @@ fn device_range(resource: &Resource) -> String {
             format!("{count}: {} … {}", first.id, last.id)
         }
     };
-    let ill = resource
+    let unhealthy = resource
         .devices
         .as_slice()
         .iter()
         .filter(|device| !device.can_be_given())
         .count();
-    if ill == 0 {
+    if unhealthy == 0 {
         range
     } else {
-        format!("{range}, {ill} Unhealthy")
+        format!("{range}, {unhealthy} Unhealthy")
     }
 }
 

@@ -2,7 +2,7 @@
 
 mod show;
 
-pub use show::struck;
+pub use show::injected;
 
 use std::io::{self, Write};
 use std::path::Path;

@@ -108,7 +108,12 @@ fn pending_removal(resource: &ResourceStatus) -> Option<String> {
 
 fn faulty(resource: &ResourceStatus) -> Option<String> {
     let name = &resource.name;
-    match resource.faults.iter().filter(|fault| !fault.spent).count() {
+    match resource
+        .faults
+        .iter()
+        .filter(|fault| !fault.exhausted)
+        .count()
+    {
         0 => None,
         1 => Some(format!("{name} has a fault; fault list shows it")),
         count => Some(format!("{name} has {count} faults; fault list shows them")),
@@ -164,11 +169,14 @@ pub fn resource(
     }
     let mut label = "faults";
     for fault in &resource.faults {
-        rows.push((label, format!("{}, struck {}", fault.fault, struck(fault))));
+        rows.push((
+            label,
+            format!("{}, injected {}", fault.fault, injected(fault)),
+        ));
         label = "";
     }
     if !resource.faults_injected.is_empty() {
-        rows.push(("faults struck", counts(&resource.faults_injected)));
+        rows.push(("injected", counts(&resource.faults_injected)));
     }
     rows.push(("registrations", counts(&resource.registrations)));
     rows.push(("restarts", counts(&resource.restarts)));
@@ -235,12 +243,20 @@ fn device(device: &DeviceStatus) -> (Style, String) {
     } else {
         ""
     };
-    let ill = if device.ill { ", by a fault" } else { "" };
-    let going = if device.going { ", going" } else { "" };
+    let by_fault = if device.fault_unhealthy {
+        ", by a fault"
+    } else {
+        ""
+    };
+    let removing = if device.removing {
+        ", pending removal"
+    } else {
+        ""
+    };
     let holder = |holder: &Holder| sanitize(&format!("{}/{}", holder.pod, holder.container));
     let held_by: Vec<String> = device.held_by.iter().map(holder).collect();
     let row = format!(
-        "{numa}\t{}\t{}{overridden}{ill}{going}\t{}",
+        "{numa}\t{}\t{}{overridden}{by_fault}{removing}\t{}",
         device.id,
         device.health,
         held_by.join(" ")
@@ -254,9 +270,9 @@ fn device(device: &DeviceStatus) -> (Style, String) {
 }
 
 /// How often it did, of how often it could have.
-pub fn struck(fault: &FaultStatus) -> String {
-    let spent = if fault.spent { ", spent" } else { "" };
-    format!("{} of {}{spent}", fault.struck, fault.seen)
+pub fn injected(fault: &FaultStatus) -> String {
+    let exhausted = if fault.exhausted { ", exhausted" } else { "" };
+    format!("{} of {}{exhausted}", fault.injected, fault.seen)
 }
 
 fn counts(counts: &BTreeMap<String, u64>) -> String {

@@ -689,8 +689,8 @@ fn faults_that_never_strike_are_warned_of() {
     assert_eq!(
         warnings,
         [
-            "example.com/gpu: the fault pre-start --delay 1s never strikes: preStart is false, so the kubelet does not call it",
-            "example.com/gpu: the fault preferred --delay 1s never strikes: preferredAllocation is none, so the kubelet does not ask for it",
+            "example.com/gpu: the fault pre-start --delay 1s is never injected: preStart is false, so the kubelet does not call it",
+            "example.com/gpu: the fault preferred --delay 1s is never injected: preferredAllocation is none, so the kubelet does not ask for it",
         ]
     );
 }

@@ -63,7 +63,7 @@ pub struct Record {
     pub allocate_seconds: Durations,
     /// Devices in answers to Allocate.
     pub allocated_devices: u64,
-    /// Faults that struck, by [`Target`].
+    /// Faults that were injected, by [`Target`].
     pub faults: [u64; Target::ALL.len()],
     /// Looks in a row at a checkpoint that lacked it.
     missed: u32,
@@ -94,7 +94,7 @@ impl Record {
     /// Another step of its run. As long as tries fail at the same one, it waits on, unless a fault is why.
     pub fn entered(&mut self, step: Step, now: SystemTime) {
         self.step = step;
-        if step == Step::Withheld || self.waits_at.is_none_or(|at| step > at) {
+        if step == Step::Suspended || self.waits_at.is_none_or(|at| step > at) {
             (self.waits_at, self.since) = (None, now);
         }
     }
@@ -157,8 +157,8 @@ impl Record {
         self.waits_at = None;
     }
 
-    /// A fault struck.
-    pub fn struck(&mut self, target: Target) {
+    /// A fault was injected.
+    pub fn injected(&mut self, target: Target) {
         self.faults[target as usize] += 1;
     }
 
@@ -236,15 +236,15 @@ mod tests {
     }
 
     #[test]
-    fn a_fault_that_withholds_is_told_whatever_failed_before() {
+    fn a_suspending_fault_is_reported_whatever_failed_before() {
         let mut record = Record::new(at(0));
         record.entered(Step::Registering, at(1));
         fails(&mut record, "refused", at(1));
         record.entered(Step::Connecting, at(2));
         assert_eq!(stands(&record), ("waiting", 1));
-        record.entered(Step::Withheld, at(3));
-        assert_eq!(stands(&record), ("withheld", 3));
-        let waits_for = "waits for the end of the fault that withholds its registration";
+        record.entered(Step::Suspended, at(3));
+        assert_eq!(stands(&record), ("suspended", 3));
+        let waits_for = "waits until the fault that suspends its registration ends";
         assert_eq!(record.waits_for().unwrap(), waits_for);
     }
 

@@ -8,7 +8,7 @@ pub enum Step {
     /// On its way to the kubelet, or in line for it.
     Connecting,
     /// There is a kubelet, but a fault keeps it from registering.
-    Withheld,
+    Suspended,
     /// Making its socket.
     Binding,
     /// Leaving the kubelet the time to take leave of a predecessor.
@@ -27,7 +27,7 @@ impl Step {
         match self {
             Self::Starting => "starting",
             Self::Connecting => "connecting",
-            Self::Withheld => "withheld",
+            Self::Suspended => "suspended",
             Self::Binding => "binding",
             Self::Quiet => "quiet",
             Self::Registering => "registering",
@@ -41,7 +41,7 @@ impl Step {
         match self {
             Self::Starting => "waits for its start",
             Self::Connecting => "waits for the kubelet",
-            Self::Withheld => "waits for the end of the fault that withholds its registration",
+            Self::Suspended => "waits until the fault that suspends its registration ends",
             Self::Binding => "waits for its socket",
             Self::Quiet => "is quiet, as the kubelet may be taking leave of a predecessor",
             Self::Registering | Self::Registered => "waits for the kubelet to open ListAndWatch",

@@ -34,7 +34,7 @@ pub fn all_served(dir: &Path, count: usize) -> bool {
     sockets.len() == count && sockets.iter().all(served)
 }
 
-/// Writes the kubelet's checkpoint by hand: these resources are registered, with these devices.
+/// Writes the kubelet's checkpoint: these resources are registered, with these devices.
 pub fn write_checkpoint(dir: &Path, registered: &[(&str, &[&str])]) {
     let lists = registered
         .iter()
