@@ -64,7 +64,7 @@ pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::
         &over,
     );
     let supervised = supervisor.run(asked.stop);
-    // Whoever looks can look until every plugin has left.
+    // HTTP and the control socket answer until every plugin has stopped.
     let supervising = async {
         let ended = supervised.await;
         over.cancel();

@@ -2,13 +2,13 @@
 
 mod faults;
 mod handle;
-mod past;
+mod memory;
 pub mod record;
 mod server;
 mod service;
 
 pub use handle::PluginHandle;
-pub use past::Past;
+pub use memory::RunMemory;
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -34,12 +34,12 @@ use crate::offer::resource::Resource;
 use crate::plugin::record::{Cause, Record, RegistrationResult, Step};
 use crate::util::lock::lock;
 
-use past::{Quiet, Succession};
+use memory::{Settle, Succession};
 use server::Server;
 
-/// The kubelet takes leave of a plugin up to 20 ms after it closed the connection, and the leave hits
-/// whoever registers in between.
-const QUIET: Duration = Duration::from_millis(500);
+/// The kubelet disconnects a plugin up to 20 ms after it closed the connection, and the disconnect hits any plugin
+/// that registered the resource in between.
+const SETTLE: Duration = Duration::from_millis(500);
 
 const STREAM_OPENS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -125,7 +125,7 @@ impl RunError {
 }
 
 impl PluginInstance {
-    /// Connect, bind, register, and stay until the stream ends or `stop`; then leave. Whatever
+    /// Connect, bind, register, and stay until the stream ends or `stop`; then stop. Whatever
     /// happens, every connection is closed when this returns, and the socket's file is gone unless
     /// somebody keeps the directory locked.
     ///
@@ -133,38 +133,38 @@ impl PluginInstance {
     /// Why it was never registered.
     pub async fn run(
         &mut self,
-        past: &mut Past,
+        memory: &mut RunMemory,
         stop: &CancellationToken,
     ) -> Result<Ended, RunError> {
         let mut judged = Judged::new();
         let (kubelet, turn) = tokio::select! {
-            reached = self.reach(past, &mut judged) => reached?,
+            reached = self.reach(memory, &mut judged) => reached?,
             () = stop.cancelled() => return Ok(Ended::After(Duration::ZERO)),
         };
         let (socket, before) = tokio::select! {
-            bound = self.bind(past) => bound?,
+            bound = self.bind(memory) => bound?,
             () = stop.cancelled() => return Ok(Ended::After(Duration::ZERO)),
         };
-        let quiet = past.needs_quiet(before);
+        let settle = memory.settle(before);
         // Also where the run before panicked: what its stream reported was reported to another life of the kubelet.
         lock(&self.handle.retirement).stream_ended();
         let mut server = Server::start(socket, Arc::clone(&self.resource), self.handle.clone());
-        past.registers();
+        memory.registers();
         let registered = tokio::select! {
-            registered = self.register(kubelet, &server, quiet, turn) => registered.map(Some),
+            registered = self.register(kubelet, &server, settle, turn) => registered.map(Some),
             () = stop.cancelled() => Ok(None),
         };
         let ended = match registered {
             Ok(Some(stream)) => {
-                self.watch_stream(&mut server, stream, past, &mut judged, stop)
+                self.watch_stream(&mut server, stream, memory, &mut judged, stop)
                     .await
             }
             _ => Ended::After(Duration::ZERO),
         };
         let kubelets = registered.as_ref().ok().copied().flatten();
-        server.leave(kubelets).await;
+        server.stop(kubelets).await;
         lock(&self.handle.retirement).stream_ended();
-        debug!(resource = %self.resource.name, "left");
+        debug!(resource = %self.resource.name, "stopped");
         registered.map(|_| ended)
     }
 
@@ -173,36 +173,40 @@ impl PluginInstance {
     }
 
     /// Connects to a kubelet that it may register with: no fault suspends it. Each fault is evaluated once.
-    async fn reach(&mut self, past: &mut Past, judged: &mut Judged) -> Result<Reached, NoKubelet> {
+    async fn reach(
+        &mut self,
+        memory: &mut RunMemory,
+        judged: &mut Judged,
+    ) -> Result<Reached, NoKubelet> {
         loop {
-            if past
+            if memory
                 .suspensions
                 .iter()
                 .any(|by| self.handle.is_suspended_by(by))
             {
                 self.entered(Step::Suspended);
-                for by in &past.suspensions {
+                for by in &memory.suspensions {
                     self.handle.suspension_ended(by).await;
                 }
             }
-            let reached = self.connect(past).await?;
+            let reached = self.connect(memory).await?;
             // It is the registration that was suspended.
-            judged.extend(past.suspensions.iter().map(|by| by.id));
-            past.suspensions = self.handle.suspend(judged);
-            if past.suspensions.is_empty() {
+            judged.extend(memory.suspensions.iter().map(|by| by.id));
+            memory.suspensions = self.handle.suspend(judged);
+            if memory.suspensions.is_empty() {
                 return Ok(reached);
             }
         }
     }
 
     /// Waits for its turn, then for the kubelet.
-    async fn connect(&mut self, past: &mut Past) -> Result<Reached, NoKubelet> {
+    async fn connect(&mut self, memory: &mut RunMemory) -> Result<Reached, NoKubelet> {
         self.entered(Step::Connecting);
         let turn = self.turn().await;
-        past.tried = *self.kubelet.borrow_and_update();
+        memory.tried = *self.kubelet.borrow_and_update();
         let kubelet = KubeletConnection::open(&self.dir.kubelet_socket()).await?;
-        past.tried = Some(kubelet.identity());
-        if let Some(cause) = past.came_back() {
+        memory.tried = Some(kubelet.identity());
+        if let Some(cause) = memory.came_back() {
             self.handle.note(|record, _| record.restarted(cause));
         }
         Ok((kubelet, turn))
@@ -213,13 +217,13 @@ impl PluginInstance {
         Arc::clone(&self.turns).acquire_owned().await.ok()
     }
 
-    async fn bind(&self, past: &mut Past) -> Result<(OwnSocket, Before), BindError> {
+    async fn bind(&self, memory: &mut RunMemory) -> Result<(OwnSocket, Before), BindError> {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
         self.entered(Step::Binding);
         let bound = OwnSocket::bind(self.dir.socket(endpoint)).await;
         match &bound {
             Ok(_) => debug!(%resource, %endpoint, "Starting to listen"),
-            Err(BindError::Taken) => past.waits_for_another(),
+            Err(BindError::Taken) => memory.waits_for_another(),
             Err(_) => {}
         }
         bound
@@ -231,20 +235,20 @@ impl PluginInstance {
         &self,
         kubelet: KubeletConnection,
         server: &Server,
-        quiet: Quiet,
+        settle: Settle,
         mut turn: Option<OwnedSemaphorePermit>,
     ) -> Result<ConnectionId, RunError> {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
-        let is_quiet = match quiet {
-            Quiet::No => false,
-            Quiet::IfListed => self.may_be_listed().await,
-            Quiet::Yes => true,
+        let settles = match settle {
+            Settle::No => false,
+            Settle::IfListed => self.may_be_listed().await,
+            Settle::Yes => true,
         };
-        if is_quiet {
+        if settles {
             drop(turn.take());
-            self.entered(Step::Quiet);
-            debug!(%resource, "quiet: the kubelet may be taking leave of a predecessor");
-            sleep(QUIET).await;
+            self.entered(Step::Settling);
+            debug!(%resource, "settling: the kubelet may still be disconnecting a predecessor");
+            sleep(SETTLE).await;
             turn = self.turn().await;
         }
         self.entered(Step::Registering);
@@ -296,7 +300,7 @@ impl PluginInstance {
         &mut self,
         server: &mut Server,
         stream: ConnectionId,
-        past: &mut Past,
+        memory: &mut RunMemory,
         judged: &mut Judged,
         stop: &CancellationToken,
     ) -> Ended {
@@ -305,23 +309,23 @@ impl PluginInstance {
         info!(%resource, %endpoint, devices, "registered");
         self.handle.note(Record::registered);
         let opened = Instant::now();
-        let mut under = Succession::new(past.tried, opened);
+        let mut under = Succession::new(memory.tried, opened);
         let end = self.end_of(stream, server, &mut under, judged, stop).await;
-        past.stream_ended(&under, Instant::now());
+        memory.stream_ended(&under, Instant::now());
         let lived = opened.elapsed();
         match end {
             End::Stop => {
-                self.entered(Step::Leaving);
+                self.entered(Step::Stopping);
                 return Ended::After(lived);
             }
             End::Stream => {
-                past.lost_stream();
+                memory.lost_stream();
                 self.starts_over("the stream ended", lived);
                 return Ended::After(lived);
             }
             End::Dropped => self.injected("a fault dropped the stream", lived),
             End::Suspended(suspensions) => {
-                past.suspensions = suspensions;
+                memory.suspensions = suspensions;
                 self.injected("a fault suspends the registration", lived);
             }
         }

@@ -32,7 +32,7 @@ const TASKS_END_WITHIN: Duration = Duration::from_millis(500);
 /// For the lock on the directory, to remove the socket.
 const LOCK_WITHIN: Duration = Duration::from_millis(500);
 
-/// A socket that is served. [`Server::leave`] ends it in order; dropping it ends it at once.
+/// A socket that is served. [`Server::stop`] ends it in order; dropping it ends it at once.
 pub struct Server {
     socket: OwnSocket,
     listeners: watch::Sender<Arc<UnixListener>>,
@@ -110,7 +110,7 @@ impl Server {
 
     /// Ends the streams with OK and goes on answering until the kubelet closes its connection, gives
     /// calls in flight their time, closes every connection that is left, and removes the socket.
-    pub async fn leave(mut self, kubelet: Option<ConnectionId>) {
+    pub async fn stop(mut self, kubelet: Option<ConnectionId>) {
         self.ending.cancel();
         if let Some(kubelet) = kubelet {
             let mut peers = self.peers();

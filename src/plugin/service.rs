@@ -56,7 +56,7 @@ impl DevicePlugin for Service {
         self.handle.before(Target::Options, &self.ending).await?;
         // Cut short: with an answer the kubelet would open a stream that ends at once.
         if self.ending.is_cancelled() && !was_ending {
-            return Err(Status::unavailable("the plugin is leaving"));
+            return Err(Status::unavailable("the plugin is stopping"));
         }
         Ok(Response::new(self.registered.options()))
     }

@@ -1,8 +1,8 @@
 //! Runs one plugin per resource, each in a loop of its own, and one watch for all of them. Which resources
 //! there are can change meanwhile.
 
-mod keeper;
 mod look;
+mod restart_loop;
 mod retire;
 
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ use crate::node::plugin_dir::PluginDir;
 use crate::node::pod_resources::PodResources;
 use crate::node::watcher::{DirReplaced, KubeletWatcher, Sight};
 use crate::offer::resource::Resource;
-use crate::plugin::{Past, PluginHandle, PluginInstance};
+use crate::plugin::{PluginHandle, PluginInstance, RunMemory};
 
 /// How many instances connect and register at a time.
 const TURNS: usize = 4;
@@ -38,7 +38,7 @@ const TURN_LENGTH: Duration = Duration::from_millis(250);
 /// Between two looks into the kubelet's checkpoint.
 const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
-/// Leaving takes 4 s at most; whoever is not done then is aborted.
+/// A plugin stops within 4 s; one that does not is aborted.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
 /// The plugins that there are, in the order of their resources.
@@ -69,9 +69,9 @@ impl Supervisor {
             turns: Arc::new(Semaphore::new(TURNS)),
             turn_length: TURN_LENGTH,
             delays: Arc::default(),
-            leave: CancellationToken::new(),
+            stop: CancellationToken::new(),
             running: BTreeMap::new(),
-            leaving: Vec::new(),
+            stopping: Vec::new(),
             tasks: JoinSet::new(),
             started: false,
         };
@@ -125,7 +125,7 @@ impl Supervisor {
         self.plugins.holders.checkpoint.clone()
     }
 
-    /// Runs until `stop`, then lets every plugin leave; at most 5 s after `stop` it returns.
+    /// Runs until `stop`, then stops every plugin; at most 5 s after `stop` it returns.
     ///
     /// # Errors
     /// When the plugin dir was replaced, so that nothing can be registered from here any more.
@@ -147,7 +147,7 @@ impl Supervisor {
                 Ok(()) = configured.changed() => {}
             }
         };
-        self.plugins.leave().await;
+        self.plugins.stop().await;
         ended
     }
 }
@@ -160,12 +160,12 @@ struct Plugins {
     turns: Arc<Semaphore>,
     turn_length: Duration,
     delays: Arc<Mutex<Delays>>,
-    leave: CancellationToken,
+    stop: CancellationToken,
     handles: BTreeMap<ResourceName, PluginHandle>,
     present: watch::Sender<Arc<[PluginHandle]>>,
     running: BTreeMap<ResourceName, Running>,
-    /// Those that were told to leave and have not left.
-    leaving: Vec<Running>,
+    /// Those that are stopping.
+    stopping: Vec<Running>,
     tasks: JoinSet<()>,
     /// Whether those of the start are started.
     started: bool,
@@ -175,10 +175,10 @@ struct Plugins {
 struct Running {
     /// Its socket, at the start.
     socket: SocketName,
-    /// Lets it leave.
-    leave: CancellationToken,
-    /// Is cancelled when it has left.
-    left: CancellationToken,
+    /// Stops it.
+    stop: CancellationToken,
+    /// Is canceled when it has stopped.
+    stopped: CancellationToken,
 }
 
 impl Plugins {
@@ -190,7 +190,8 @@ impl Plugins {
                 error!(%error, "a plugin's task failed");
             }
         }
-        self.leaving.retain(|plugin| !plugin.left.is_cancelled());
+        self.stopping
+            .retain(|plugin| !plugin.stopped.is_cancelled());
         if resources.is_empty() {
             info!("no resources: nothing to register");
         }
@@ -214,7 +215,7 @@ impl Plugins {
             .clone()
     }
 
-    /// Lets the plugins of other resources leave.
+    /// Stops the plugins of other resources.
     fn end_all_but(&mut self, resources: &[Resource]) {
         let stays = |name: &ResourceName| resources.iter().any(|resource| resource.name == *name);
         self.handles.retain(|name, _| stays(name));
@@ -222,20 +223,20 @@ impl Plugins {
             if stays(&name) {
                 self.running.insert(name, plugin);
             } else {
-                info!(resource = %name, "not configured any more: leaving");
-                plugin.leave.cancel();
-                self.leaving.push(plugin);
+                info!(resource = %name, "no longer configured: stopping");
+                plugin.stop.cancel();
+                self.stopping.push(plugin);
             }
         }
     }
 
-    /// Starts a plugin, once those that have its socket still have left.
+    /// Starts a plugin, once those that still have its socket have stopped.
     fn start(&mut self, resource: &Resource, handle: PluginHandle) {
         let before = self
-            .leaving
+            .stopping
             .iter()
             .filter(|plugin| plugin.socket == resource.socket);
-        let before: Vec<CancellationToken> = before.map(|plugin| plugin.left.clone()).collect();
+        let before: Vec<CancellationToken> = before.map(|plugin| plugin.stopped.clone()).collect();
         let plugin = PluginInstance {
             resource: Arc::clone(handle.offer.now().resource()),
             handle: handle.clone(),
@@ -247,24 +248,25 @@ impl Plugins {
         };
         let running = Running {
             socket: resource.socket.clone(),
-            leave: self.leave.child_token(),
-            left: CancellationToken::new(),
+            stop: self.stop.child_token(),
+            stopped: CancellationToken::new(),
         };
-        let (leave, left) = (running.leave.clone(), running.left.clone().drop_guard());
+        let stop = running.stop.clone();
+        let stopped = running.stopped.clone().drop_guard();
         // One that comes by a reload may have been here a moment ago.
-        let past = if self.started {
-            Past::of_a_successor()
+        let memory = if self.started {
+            RunMemory::of_a_successor()
         } else {
-            Past::default()
+            RunMemory::default()
         };
         let holders = self.holders.clone();
         self.tasks.spawn(async move {
-            let _left = left;
-            for left in before {
-                left.cancelled().await;
+            let _stopped = stopped;
+            for stopped in before {
+                stopped.cancelled().await;
             }
             tokio::select! {
-                () = keeper::keep(plugin, past, leave) => {}
+                () = restart_loop::run(plugin, memory, stop) => {}
                 never = retire::retire(&handle, &holders) => match never {},
                 never = handle.flap() => match never {},
             }
@@ -272,12 +274,12 @@ impl Plugins {
         self.running.insert(resource.name.clone(), running);
     }
 
-    /// Lets every plugin leave.
-    async fn leave(&mut self) {
-        self.leave.cancel();
-        let all_left = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(STOP_WITHIN, all_left).await.is_err() {
-            error!("some plugins did not leave in time: they are aborted");
+    /// Stops every plugin.
+    async fn stop(&mut self) {
+        self.stop.cancel();
+        let all_stopped = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(STOP_WITHIN, all_stopped).await.is_err() {
+            error!("some plugins did not stop in time: aborting them");
             self.tasks.shutdown().await;
         }
     }

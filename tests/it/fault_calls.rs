@@ -58,14 +58,14 @@ async fn whoever_leaves_answers_a_delayed_call_at_once() {
         node.admits("p").await.expect("admitted");
         began.elapsed()
     };
-    let leaving = async {
+    let stopping = async {
         until("the strike", || {
             node.status()["faultsInjected"]["allocate"] == 1
         })
         .await;
         node.manager.signal(Signal::TERM);
     };
-    let (took, ()) = tokio::join!(delayed, leaving);
+    let (took, ()) = tokio::join!(delayed, stopping);
     assert!(took < Duration::from_secs(60), "{took:?}");
     assert_eq!(held(&node.kubelet, "p"), ["gpu-n-0"]);
     assert!(node.manager.ends().success());

@@ -70,12 +70,13 @@ async fn says_who_has_its_socket_and_when_it_is_quiet() {
     )
     .await;
     drop(neighbour);
-    manager.is_at(A, Step::Quiet).await;
-    let quiet = "example.com/a is quiet, as the kubelet may be taking leave of a predecessor";
-    http.readiness(503, quiet).await;
+    manager.is_at(A, Step::Settling).await;
+    let settling =
+        "example.com/a waits 0.5 s, since the kubelet may still be disconnecting a predecessor";
+    http.readiness(503, settling).await;
     http.readiness(200, "ready: 1 of 1\n").await;
     assert!(kubelet.lose_stream(A));
-    manager.is_at(A, Step::Quiet).await;
+    manager.is_at(A, Step::Settling).await;
     http.readiness(200, "ready: 1 of 1\n").await;
     manager.stop().await;
 }

@@ -111,7 +111,7 @@ async fn what_the_kubelet_is_not_told_is_not_sent() {
     manager.stop().await;
 }
 
-/// The reloads come faster than the plugin can apply them, also while it registers or leaves.
+/// The reloads come faster than the plugin can apply them, also while it registers or stops.
 #[tokio::test]
 async fn many_reloads_at_once_end_as_the_last_one_says() {
     let dir = plugin_dir();

@@ -31,7 +31,7 @@ async fn leaving_ends_the_stream_in_order_and_still_allocates() {
         client
             .allocate(request)
             .await
-            .expect("an answer while leaving");
+            .expect("an answer while stopping");
         drop(client);
     };
     tokio::join!(manager.stop(), pod_in_flight);

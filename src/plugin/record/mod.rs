@@ -41,7 +41,7 @@ pub struct LastError {
     pub at: SystemTime,
 }
 
-/// One plugin's past and present.
+/// One plugin's memory and present.
 #[derive(Clone, Debug)]
 pub struct Record {
     step: Step,

@@ -11,14 +11,14 @@ pub enum Step {
     Suspended,
     /// Making its socket.
     Binding,
-    /// Leaving the kubelet the time to take leave of a predecessor.
-    Quiet,
+    /// Waiting, since the kubelet may still be disconnecting a predecessor.
+    Settling,
     /// Register is under way, or ListAndWatch not open yet.
     Registering,
     /// The kubelet has ListAndWatch open.
     Registered,
     /// Ending its run.
-    Leaving,
+    Stopping,
 }
 
 impl Step {
@@ -29,10 +29,10 @@ impl Step {
             Self::Connecting => "connecting",
             Self::Suspended => "suspended",
             Self::Binding => "binding",
-            Self::Quiet => "quiet",
+            Self::Settling => "settling",
             Self::Registering => "registering",
             Self::Registered => "registered",
-            Self::Leaving => "leaving",
+            Self::Stopping => "stopping",
         }
     }
 
@@ -43,9 +43,11 @@ impl Step {
             Self::Connecting => "waits for the kubelet",
             Self::Suspended => "waits until the fault that suspends its registration ends",
             Self::Binding => "waits for its socket",
-            Self::Quiet => "is quiet, as the kubelet may be taking leave of a predecessor",
+            Self::Settling => {
+                "waits 0.5 s, since the kubelet may still be disconnecting a predecessor"
+            }
             Self::Registering | Self::Registered => "waits for the kubelet to open ListAndWatch",
-            Self::Leaving => "is leaving",
+            Self::Stopping => "is stopping",
         }
     }
 }

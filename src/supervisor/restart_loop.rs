@@ -16,7 +16,7 @@ use crate::node::watcher::Sight;
 use crate::offer::Offer;
 use crate::offer::resource::Resource;
 use crate::plugin::record::Cause;
-use crate::plugin::{Ended, Past, PluginHandle, PluginInstance, RunError};
+use crate::plugin::{Ended, PluginHandle, PluginInstance, RunError, RunMemory};
 use crate::util::backoff::Backoff;
 use crate::util::sanitize::sanitize;
 
@@ -27,7 +27,7 @@ const LONG_LIFE: Duration = Duration::from_secs(60);
 const TAKEN_PAUSE: Duration = Duration::from_secs(2);
 
 /// Runs one plugin over and over until `stop`.
-pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: CancellationToken) {
+pub async fn run(mut plugin: PluginInstance, mut memory: RunMemory, stop: CancellationToken) {
     let mut kubelet = plugin.kubelet.clone();
     let handle = plugin.handle.clone();
     let mut offer = handle.offer.subscribe();
@@ -35,11 +35,11 @@ pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: Cancellation
     while !stop.is_cancelled() {
         plugin.resource = Arc::clone(offer.borrow().resource());
         let resource = Arc::clone(&plugin.resource);
-        let tried_before = past.tried;
+        let tried_before = memory.tried;
         kubelet.mark_unchanged();
         let over = stop.child_token();
         let outcome = tokio::select! {
-            outcome = caught(plugin.run(&mut past, &over)) => outcome,
+            outcome = caught(plugin.run(&mut memory, &over)) => outcome,
             never = end_when_told(&mut offer, &handle, &resource, &over) => match never {},
         };
         if stop.is_cancelled() {
@@ -49,7 +49,7 @@ pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: Cancellation
             tries = Tries::default();
             continue;
         }
-        if past.tried.is_some() && past.tried != tried_before {
+        if memory.tried.is_some() && memory.tried != tried_before {
             tries.start_over();
         }
         let pause = tries.after(&outcome);
@@ -58,7 +58,7 @@ pub async fn keep(mut plugin: PluginInstance, mut past: Past, stop: Cancellation
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
-            () = another(&mut kubelet, past.tried) => tries.start_over(),
+            () = another(&mut kubelet, memory.tried) => tries.start_over(),
             () = reconfigured(&mut offer, &handle, &resource) => tries = Tries::default(),
         }
     }

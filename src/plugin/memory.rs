@@ -1,5 +1,5 @@
-//! What one run of a plugin leaves for the next: which kubelet it had, whether that one may still be taking leave, and
-//! what suspends the next registration. The time is an argument.
+//! What is remembered from one run of a plugin to the next: its kubelet, which plugin that one may still be
+//! disconnecting, and what suspends the next registration. The time is an argument.
 
 use std::time::Duration;
 
@@ -15,87 +15,90 @@ use crate::util::file_id::FileVersion;
 /// that outlives a change of kubelet.sock by this much has the same kubelet: the file was relabelled.
 const SUCCESSION: Duration = Duration::from_secs(1);
 
-/// What one run leaves for the next.
+/// What is remembered from one run to the next.
 #[derive(Debug, Default)]
-pub struct Past {
+pub struct RunMemory {
     /// The kubelet.sock of the last try.
     pub tried: Sight,
-    leaving: Leaving,
+    late_disconnect: LateDisconnect,
     /// The stream of the last run ended by itself, and nobody was reached since.
     lost_stream: bool,
     /// What suspends the next registration.
     pub suspensions: Vec<Suspension>,
 }
 
-/// Whether to give the kubelet time before the registration, since it may be taking leave of somebody.
+/// Whether to wait before the registration, since the kubelet may still be disconnecting a predecessor. It handles the
+/// end of a connection late, and by the resource's name: that would hit the new registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Quiet {
-    /// There is nobody to take leave of.
+pub enum Settle {
+    /// There is no predecessor.
     No,
-    /// If its checkpoint lists the resource: a process before this one may have left a moment ago.
+    /// Only if its checkpoint lists the resource: another process may have served it a moment ago.
     IfListed,
-    /// It may be.
+    /// There may be one.
     Yes,
 }
 
-/// Of whom the kubelet may be taking leave.
+/// Which plugin the kubelet may still be disconnecting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Leaving {
-    /// In the first run of the process: of a predecessor, if the kubelet's checkpoint lists the resource.
+enum LateDisconnect {
+    /// That of another process, if the kubelet's checkpoint lists the resource: this is the first run of this one.
     #[default]
     APredecessor,
-    /// Of nobody.
+    /// None.
     None,
-    /// Of us, if it is still this one.
+    /// Our own last run, if the kubelet is still this one.
     Us(FileVersion),
-    /// Of somebody else who had the socket.
+    /// Another plugin that had the socket or served the resource.
     Another,
 }
 
-impl Past {
-    /// A plugin that starts while the kubelet may be taking leave of one that served its resource before.
+impl RunMemory {
+    /// For a plugin that starts a moment after another one of this process may have served its resource.
     pub fn of_a_successor() -> Self {
         Self {
-            leaving: Leaving::Another,
+            late_disconnect: LateDisconnect::Another,
             ..Self::default()
         }
     }
 
-    /// Someone else has the socket.
+    /// Another process has the socket.
     pub fn waits_for_another(&mut self) {
-        self.leaving = Leaving::Another;
+        self.late_disconnect = LateDisconnect::Another;
     }
 
     /// From here on the kubelet that was tried may know us, whatever becomes of the registration.
     pub fn registers(&mut self) {
-        self.leaving = self.tried.map_or(Leaving::None, Leaving::Us);
+        self.late_disconnect = self.tried.map_or(LateDisconnect::None, LateDisconnect::Us);
     }
 
     /// The stream ended, or we end it.
     pub fn stream_ended(&mut self, under: &Succession, now: Instant) {
-        self.leaving = under.kubelet(now).map_or(Leaving::None, Leaving::Us);
+        self.late_disconnect = under
+            .kubelet(now)
+            .map_or(LateDisconnect::None, LateDisconnect::Us);
     }
 
-    /// Nobody asked for that.
+    /// The stream ended, and no one here ended it.
     pub fn lost_stream(&mut self) {
         self.lost_stream = true;
     }
 
-    /// A kubelet was reached: why it had to be, where a stream was lost before.
+    /// A kubelet was reached. Returns the cause of the restart if a stream was lost before.
     pub fn came_back(&mut self) -> Option<Cause> {
-        let same = matches!(self.leaving, Leaving::Us(kubelet) if self.tried == Some(kubelet));
+        let same = matches!(self.late_disconnect, LateDisconnect::Us(kubelet) if self.tried == Some(kubelet));
         let cause = if same { Cause::Stream } else { Cause::Kubelet };
         std::mem::take(&mut self.lost_stream).then_some(cause)
     }
 
-    /// Whether the kubelet that is tried now may still be taking leave.
-    pub fn needs_quiet(&self, before: Before) -> Quiet {
-        match self.leaving {
-            _ if before != Before::Nothing => Quiet::Yes,
-            Leaving::APredecessor => Quiet::IfListed,
-            Leaving::Another => Quiet::Yes,
-            Leaving::Us(kubelet) if self.tried == Some(kubelet) => Quiet::Yes,
-            Leaving::Us(_) | Leaving::None => Quiet::No,
+    /// Whether to wait before registering with the kubelet that was reached.
+    pub fn settle(&self, before: Before) -> Settle {
+        match self.late_disconnect {
+            _ if before != Before::Nothing => Settle::Yes,
+            LateDisconnect::APredecessor => Settle::IfListed,
+            LateDisconnect::Another => Settle::Yes,
+            LateDisconnect::Us(kubelet) if self.tried == Some(kubelet) => Settle::Yes,
+            LateDisconnect::Us(_) | LateDisconnect::None => Settle::No,
         }
     }
 }
@@ -149,37 +152,37 @@ mod tests {
         })
     }
 
-    fn past(tried: Sight) -> Past {
-        Past {
+    fn memory(tried: Sight) -> RunMemory {
+        RunMemory {
             tried,
-            ..Past::default()
+            ..RunMemory::default()
         }
     }
 
     #[test]
     fn a_first_run_is_quiet_after_a_stale_socket_or_where_the_kubelet_lists_the_resource() {
         let [one, _] = socks();
-        assert_eq!(past(one).needs_quiet(Before::Nothing), Quiet::IfListed);
-        assert_eq!(past(one).needs_quiet(Before::Stale), Quiet::Yes);
+        assert_eq!(memory(one).settle(Before::Nothing), Settle::IfListed);
+        assert_eq!(memory(one).settle(Before::Stale), Settle::Yes);
     }
 
     #[test]
     fn who_waited_for_another_is_quiet_under_any_kubelet() {
         let [one, other] = socks();
-        let mut past = past(one);
-        past.waits_for_another();
-        past.tried = other;
-        assert_eq!(past.needs_quiet(Before::Nothing), Quiet::Yes);
+        let mut memory = memory(one);
+        memory.waits_for_another();
+        memory.tried = other;
+        assert_eq!(memory.settle(Before::Nothing), Settle::Yes);
     }
 
     #[test]
     fn whatever_became_of_a_registration_the_same_kubelet_may_know_us() {
         let [one, other] = socks();
-        let mut past = past(one);
-        past.registers();
-        assert_eq!(past.needs_quiet(Before::Nothing), Quiet::Yes);
-        past.tried = other;
-        assert_eq!(past.needs_quiet(Before::Nothing), Quiet::No);
+        let mut memory = memory(one);
+        memory.registers();
+        assert_eq!(memory.settle(Before::Nothing), Settle::Yes);
+        memory.tried = other;
+        assert_eq!(memory.settle(Before::Nothing), Settle::No);
     }
 
     #[test]
@@ -187,15 +190,15 @@ mod tests {
         let [one, other] = socks();
         let now = Instant::now();
         let mut under = Succession::new(one, now);
-        let mut past = past(one);
-        past.stream_ended(&under, now);
-        assert_eq!(past.needs_quiet(Before::Nothing), Quiet::Yes);
+        let mut memory = memory(one);
+        memory.stream_ended(&under, now);
+        assert_eq!(memory.settle(Before::Nothing), Settle::Yes);
 
         under.saw(other, now);
-        past.tried = other;
-        past.stream_ended(&under, now + SUCCESSION / 2);
-        assert_eq!(past.needs_quiet(Before::Nothing), Quiet::No);
-        past.stream_ended(&under, now + SUCCESSION * 2);
-        assert_eq!(past.needs_quiet(Before::Nothing), Quiet::Yes);
+        memory.tried = other;
+        memory.stream_ended(&under, now + SUCCESSION / 2);
+        assert_eq!(memory.settle(Before::Nothing), Settle::No);
+        memory.stream_ended(&under, now + SUCCESSION * 2);
+        assert_eq!(memory.settle(Before::Nothing), Settle::Yes);
     }
 }
