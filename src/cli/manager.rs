@@ -15,7 +15,7 @@ use crate::cli::signals::Asked;
 use crate::config::reload;
 use crate::config::{Config, Environment, Host, HttpAddress, config_file};
 use crate::control;
-use crate::node::watcher::Sight;
+use crate::node::watcher::KubeletSocket;
 use crate::observe::http;
 use crate::observe::{Observer, Program};
 use crate::supervisor::Supervisor;
@@ -60,7 +60,7 @@ pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::
         config.http,
         config.control,
         observer,
-        supervisor.looks(),
+        supervisor.kubelet_socket(),
         &over,
     );
     let supervised = supervisor.run(asked.stop);
@@ -86,11 +86,11 @@ async fn show(
     http: Option<HttpAddress>,
     control: Option<PathBuf>,
     observer: Observer,
-    looks: watch::Receiver<Sight>,
+    kubelet_socket: watch::Receiver<KubeletSocket>,
     over: &CancellationToken,
 ) {
-    let control =
-        control.map(|path| control::server::run(path, observer.clone(), looks, over.clone()));
+    let control = control
+        .map(|path| control::server::run(path, observer.clone(), kubelet_socket, over.clone()));
     let http = http.map(|address| http::run(address, observer, over.clone()));
     tokio::join!(OptionFuture::from(http), OptionFuture::from(control));
 }

@@ -18,9 +18,9 @@ use tracing::{debug, info, warn};
 use crate::net::clients::{self, RequestSeen};
 use crate::net::connections::is_trusted;
 use crate::net::own_socket::{BindError, OwnSocket};
-use crate::node::watcher::Sight;
+use crate::node::watcher::KubeletSocket;
 use crate::observe::status::{Status, Wanted};
-use crate::observe::{Observer, View};
+use crate::observe::{Observer, Snapshot};
 use crate::plugin::PluginHandle;
 use crate::util::retry::until_ok;
 use crate::util::sanitize::sanitize;
@@ -42,11 +42,11 @@ const REQUEST_WITHIN: Duration = Duration::from_secs(5);
 const REQUEST_SIZE_MAX: u64 = 64 * 1024;
 
 /// Serves until `over`, then removes the socket. One that cannot be made is tried again, and nothing else waits
-/// for it. One that somebody removed is made anew, when `looks` next tells to look.
+/// for it. One that was removed is made anew at the next value of `kubelet_socket`, which comes at each poll.
 pub async fn run(
     path: PathBuf,
     observer: Observer,
-    mut looks: watch::Receiver<Sight>,
+    mut kubelet_socket: watch::Receiver<KubeletSocket>,
     over: CancellationToken,
 ) {
     let serving = async {
@@ -56,7 +56,7 @@ pub async fn run(
             tokio::select! {
                 () = over.cancelled() => return socket,
                 never = serve(&socket, observer.clone()) => match never {},
-                () = removed(&socket, &mut looks) => {
+                () = removed(&socket, &mut kubelet_socket) => {
                     warn!(path = %path.display(), "the control socket was removed: making it anew");
                 }
             }
@@ -84,10 +84,10 @@ async fn make(path: &Path) -> OwnSocket {
     until_ok(&failure, bind).await.0
 }
 
-async fn removed(socket: &OwnSocket, looks: &mut watch::Receiver<Sight>) {
+async fn removed(socket: &OwnSocket, polls: &mut watch::Receiver<KubeletSocket>) {
     while socket.is_in_place() {
-        if looks.changed().await.is_err() {
-            // Nobody looks any more: it is about to end.
+        if polls.changed().await.is_err() {
+            // The watcher has ended, and with it soon the program.
             std::future::pending::<()>().await;
         }
     }
@@ -221,26 +221,29 @@ impl RequestHandler {
     async fn status(&self, wanted: Wanted) -> ReplyLine {
         // Never closed, so there is always one.
         let place = Arc::clone(&self.places).acquire_owned().await;
-        let view = match wanted {
-            Wanted::None => self.observer.look().await,
-            Wanted::All | Wanted::Of(_) => self.observer.look_closely().await,
+        let snapshot = match wanted {
+            Wanted::None => self.observer.snapshot().await,
+            Wanted::All | Wanted::Of(_) => self.observer.snapshot_with_waits().await,
         };
         // The place goes with the work, which goes on though its guest may have had to go.
         let making = tokio::task::spawn_blocking(move || ReplyLine {
             _place: place.ok(),
-            ..status(&view, &wanted).into()
+            ..status(&snapshot, &wanted).into()
         });
         let made = making.await;
         made.unwrap_or_else(|_| Reply::Error("a bug: see the log of the program".to_owned()).into())
     }
 }
 
-fn status(view: &View, wanted: &Wanted) -> Reply {
-    let status = Status::of(view, wanted);
+fn status(snapshot: &Snapshot, wanted: &Wanted) -> Reply {
+    let status = Status::of(snapshot, wanted);
     match wanted {
         Wanted::Of(name) if status.resources.is_empty() => no_resource(
             name,
-            view.plugins.iter().map(|plugin| plugin.name().to_owned()),
+            snapshot
+                .plugins
+                .iter()
+                .map(|plugin| plugin.name().to_owned()),
         ),
         _ => Reply::Status(Box::new(status)),
     }

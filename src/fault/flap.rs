@@ -63,7 +63,7 @@ impl Flaps {
         unhealthy.flatten().cloned().collect()
     }
 
-    /// When to look again.
+    /// When the next phase ends.
     pub fn next(&self) -> Option<Instant> {
         self.0.values().map(|phase| phase.until).min()
     }
@@ -92,7 +92,7 @@ mod tests {
         let json = r#"{"rpc": "health", "devices": "1-2", "up": "10s", "down": "5s", "after": 1, "times": 2}"#;
         let (mut faults, mut flaps, start) = (Faults::default(), Flaps::default(), Instant::now());
         set(&mut faults, json);
-        let mut look = |second: u64, faults: &mut Faults, count: usize| {
+        let mut at = |second: u64, faults: &mut Faults, count: usize| {
             let now = start + Duration::from_secs(second);
             let unhealthy_now = flaps.follow(faults, now, &devices(count));
             let next = flaps.next().map(|next| (next - start).as_secs());
@@ -118,11 +118,11 @@ mod tests {
             // Twice is enough.
             (60, 3, (0, 0, Some(70))),
         ] {
-            assert_eq!(look(second, &mut faults, count), expected, "at {second} s");
+            assert_eq!(at(second, &mut faults, count), expected, "at {second} s");
         }
         assert_eq!(faults.armed()[0].seen, 4);
         faults.clear();
-        assert_eq!(look(61, &mut faults, 3), (0, 0, None));
+        assert_eq!(at(61, &mut faults, 3), (0, 0, None));
     }
 
     #[test]

@@ -13,13 +13,13 @@ use crate::util::dir_watch::DirWatch;
 use crate::util::file_id::FileVersion;
 
 /// Which socket stands at `kubelet.sock`: `None` where there is none.
-pub type Sight = Option<FileVersion>;
+pub type KubeletSocket = Option<FileVersion>;
 
-/// Looks at the plugin dir at every event and poll. Each look is sent, also where nothing of the
-/// kubelet's changed: an instance may have lost its own socket.
+/// Examines the plugin dir at every event and poll, and sends what it finds each time, also where nothing changed at
+/// kubelet.sock: a plugin may have lost its own socket.
 pub struct KubeletWatcher {
     dir: PluginDir,
-    sight: watch::Sender<Sight>,
+    socket: watch::Sender<KubeletSocket>,
     watch: DirWatch,
 }
 
@@ -30,7 +30,7 @@ pub struct KubeletWatcher {
 pub struct DirReplaced;
 
 impl KubeletWatcher {
-    /// Arms the watch, then looks for the first time.
+    /// Starts the watch, then examines the directory for the first time.
     pub fn new(dir: PluginDir) -> Self {
         let events = WatchMask::CREATE
             | WatchMask::DELETE
@@ -41,22 +41,22 @@ impl KubeletWatcher {
         let mut watcher = Self {
             watch: DirWatch::new(dir.path().to_owned(), events),
             dir,
-            sight: watch::Sender::new(None),
+            socket: watch::Sender::new(None),
         };
-        // A directory that is already replaced is reported by the first look of `run`.
-        let _ = watcher.look();
+        // A directory that is already replaced is reported by `run`.
+        let _ = watcher.examine();
         watcher
     }
 
-    /// Follows the looks.
-    pub fn subscribe(&self) -> watch::Receiver<Sight> {
-        self.sight.subscribe()
+    /// Follows which socket stands at `kubelet.sock`.
+    pub fn subscribe(&self) -> watch::Receiver<KubeletSocket> {
+        self.socket.subscribe()
     }
 
-    /// Looks for as long as the directory is the one that others see.
+    /// Watches for as long as the directory is the one that the kubelet uses.
     pub async fn run(mut self) -> DirReplaced {
         loop {
-            if let Err(replaced) = self.look() {
+            if let Err(replaced) = self.examine() {
                 return replaced;
             }
             let removed = EventMask::DELETE | EventMask::MOVED_FROM;
@@ -71,7 +71,7 @@ impl KubeletWatcher {
         }
     }
 
-    fn look(&mut self) -> Result<(), DirReplaced> {
+    fn examine(&mut self) -> Result<(), DirReplaced> {
         let dir = self.dir.path().metadata();
         if dir.is_ok_and(|dir| dir.nlink() == 0) {
             return Err(DirReplaced);
@@ -79,7 +79,7 @@ impl KubeletWatcher {
         self.watch.renew();
         // A socket that cannot be examined is reported by the attempt to connect.
         let socket = FileVersion::of_socket(&self.dir.kubelet_socket());
-        self.sight.send_replace(socket.ok().flatten());
+        self.socket.send_replace(socket.ok().flatten());
         Ok(())
     }
 }

@@ -24,10 +24,10 @@ use crate::net::clients::{self, RequestSeen};
 use crate::observe::metrics;
 use crate::observe::readiness;
 use crate::observe::status::{Status, Wanted};
-use crate::observe::{Observer, View};
+use crate::observe::{Observer, Snapshot};
 use crate::util::retry::until_ok;
 
-/// Probes, Prometheus, and some who look.
+/// For probes, Prometheus and people.
 const CONNECTIONS_MAX: usize = 32;
 
 /// A request has come by then, or its connection ends; also one that says nothing.
@@ -139,7 +139,7 @@ impl Handler {
         }
         match request.uri().path() {
             "/livez" => plain(StatusCode::OK, "ok\n"),
-            "/readyz" => match readiness::judge(&self.observer.look().await) {
+            "/readyz" => match readiness::evaluate(&self.observer.snapshot().await) {
                 Ok(ready) => plain(StatusCode::OK, ready),
                 Err(not) => plain(StatusCode::SERVICE_UNAVAILABLE, not),
             },
@@ -148,8 +148,10 @@ impl Handler {
                     .await
             }
             "/status" => {
-                self.large(&self.status, "application/json", |view| status(&view))
-                    .await
+                self.large(&self.status, "application/json", |snapshot| {
+                    status(&snapshot)
+                })
+                .await
             }
             "/" => plain(StatusCode::OK, "/livez\n/readyz\n/metrics\n/status\n"),
             _ => plain(
@@ -164,16 +166,16 @@ impl Handler {
         &self,
         places: &Arc<Semaphore>,
         media_type: &'static str,
-        of: impl FnOnce(View) -> String + Send + 'static,
+        of: impl FnOnce(Snapshot) -> String + Send + 'static,
     ) -> HttpResponse {
         let place = Arc::clone(places).acquire_owned();
         let Ok(Ok(place)) = timeout(PLACE_WITHIN, place).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "busy: try again\n");
         };
-        let view = self.observer.look_closely().await;
+        let snapshot = self.observer.snapshot_with_waits().await;
         // The place goes with the work, which goes on though its guest may have had to go.
         let making = tokio::task::spawn_blocking(move || Large {
-            text: of(view),
+            text: of(snapshot),
             _place: place,
         });
         let Ok(large) = making.await else {
@@ -196,9 +198,9 @@ impl AsRef<[u8]> for Large {
     }
 }
 
-fn status(view: &View) -> String {
+fn status(snapshot: &Snapshot) -> String {
     // Cannot fail: there are no keys but texts.
-    serde_json::to_string(&Status::of(view, &Wanted::All)).unwrap_or_default()
+    serde_json::to_string(&Status::of(snapshot, &Wanted::All)).unwrap_or_default()
 }
 
 fn plain(status: StatusCode, text: impl Into<Bytes>) -> HttpResponse {

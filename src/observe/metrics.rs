@@ -10,7 +10,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::api::grpc_code::CODES;
 use crate::fault::Target;
 use crate::model::device::Health;
-use crate::observe::{PluginView, View};
+use crate::observe::{PluginSnapshot, Snapshot};
 use crate::plugin::record::{Cause, Durations, RegistrationResult};
 
 /// The media type of what [`text()`] makes.
@@ -23,9 +23,9 @@ const PREFIX: &str = "simple_device_plugin";
 const USUAL_CODES: [&str; 3] = ["OK", "NotFound", "FailedPrecondition"];
 
 /// All metrics.
-pub fn text(view: View) -> String {
+pub fn text(snapshot: Snapshot) -> String {
     let mut registry = Registry::with_prefix(PREFIX);
-    registry.register_collector(Box::new(Collected(view)));
+    registry.register_collector(Box::new(Collected(snapshot)));
     let mut text = String::new();
     // Cannot fail: a String takes all.
     let _ = text::encode(&mut text, &registry);
@@ -33,7 +33,7 @@ pub fn text(view: View) -> String {
 }
 
 #[derive(Debug)]
-struct Collected(View);
+struct Collected(Snapshot);
 
 impl Collector for Collected {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
@@ -47,14 +47,14 @@ impl Collector for Collected {
 
 type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 
-fn of_devices(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+fn of_devices(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     let mut devices = metric(
         encoder,
         "devices",
         "Devices as the kubelet is told of them",
         MetricType::Gauge,
     )?;
-    for plugin in &view.plugins {
+    for plugin in &snapshot.plugins {
         let (healthy, unhealthy) = plugin.healthy_and_not();
         for (health, count) in [(Health::Healthy, healthy), (Health::Unhealthy, unhealthy)] {
             let labels = [("resource", plugin.name()), ("health", health.as_str())];
@@ -63,21 +63,21 @@ fn of_devices(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error>
     }
     let help = "Devices that pods hold, as of the last write of the kubelet's checkpoint";
     let mut held = metric(encoder, "held_devices", help, MetricType::Gauge)?;
-    for plugin in &view.plugins {
+    for plugin in &snapshot.plugins {
         // Where the checkpoint cannot be read, nothing is better than a wrong number.
-        if let Some(count) = view.held(plugin) {
+        if let Some(count) = snapshot.held(plugin) {
             gauge(&mut held, &[("resource", plugin.name())], count as u64)?;
         }
     }
     Ok(())
 }
 
-fn of_lives(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+fn of_lives(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     let help =
         "Whether the resource is registered, its stream open, and the kubelet's checkpoint has it";
     let mut ready = metric(encoder, "ready", help, MetricType::Gauge)?;
-    for plugin in &view.plugins {
-        let is_ready = view.has_ready(plugin);
+    for plugin in &snapshot.plugins {
+        let is_ready = snapshot.has_ready(plugin);
         gauge(
             &mut ready,
             &[("resource", plugin.name())],
@@ -87,7 +87,7 @@ fn of_lives(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     let names = RegistrationResult::ALL.map(RegistrationResult::as_str);
     let help = "Registrations, by how they went";
     by(
-        view,
+        snapshot,
         encoder,
         "registrations",
         help,
@@ -97,15 +97,21 @@ fn of_lives(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     )?;
     let names = Cause::ALL.map(Cause::as_str);
     let help = "New starts of a plugin, by why";
-    by(view, encoder, "restarts", help, "cause", &names, |plugin| {
-        &plugin.record.restarts
-    })
+    by(
+        snapshot,
+        encoder,
+        "restarts",
+        help,
+        "cause",
+        &names,
+        |plugin| &plugin.record.restarts,
+    )
 }
 
-fn of_allocate(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+fn of_allocate(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     let help = "Calls of Allocate, by the gRPC code of the answer";
     let mut requests = metric(encoder, "allocate_requests", help, MetricType::Counter)?;
-    for plugin in &view.plugins {
+    for plugin in &snapshot.plugins {
         for (code, count) in std::iter::zip(CODES, plugin.record.allocates) {
             if count > 0 || USUAL_CODES.contains(&code) {
                 let labels = [("resource", plugin.name()), ("code", code)];
@@ -120,12 +126,12 @@ fn of_allocate(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error
         Some(&Unit::Seconds),
         MetricType::Histogram,
     )?;
-    for plugin in &view.plugins {
+    for plugin in &snapshot.plugins {
         histogram(&mut seconds, plugin.name(), &plugin.record.allocate_seconds)?;
     }
     let help = "Devices in answers of Allocate";
     let mut devices = metric(encoder, "allocated_devices", help, MetricType::Counter)?;
-    for plugin in &view.plugins {
+    for plugin in &snapshot.plugins {
         counter(
             &mut devices,
             &[("resource", plugin.name())],
@@ -136,10 +142,10 @@ fn of_allocate(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error
 }
 
 /// Faults that were injected, and those that can be.
-fn of_faults(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+fn of_faults(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     let help = "Faults that were injected, by their target";
     let mut injected = metric(encoder, "faults_injected", help, MetricType::Counter)?;
-    for plugin in &view.plugins {
+    for plugin in &snapshot.plugins {
         for (target, count) in std::iter::zip(Target::ALL, plugin.record.faults) {
             if count > 0 || plugin.faults.threaten(target) {
                 let labels = [("resource", plugin.name()), ("fault", target.as_str())];
@@ -150,10 +156,10 @@ fn of_faults(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error> 
     Ok(())
 }
 
-fn of_program(view: &View, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+fn of_program(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     let help = "Times that the config file was read again, by how that went";
     let mut reloads = metric(encoder, "config_reloads", help, MetricType::Counter)?;
-    let counts = &view.reloads;
+    let counts = &snapshot.reloads;
     for (result, count) in [
         ("changed", counts.changed),
         ("unchanged", counts.unchanged),
@@ -176,16 +182,16 @@ fn metric<'a>(
 
 /// A counter of each plugin for each of these names.
 fn by<const N: usize>(
-    view: &View,
+    snapshot: &Snapshot,
     encoder: &mut DescriptorEncoder,
     name: &str,
     help: &str,
     label: &'static str,
     names: &[&'static str; N],
-    counts: impl Fn(&PluginView) -> &[u64; N],
+    counts: impl Fn(&PluginSnapshot) -> &[u64; N],
 ) -> Result<(), Error> {
     let mut metric = metric(encoder, name, help, MetricType::Counter)?;
-    for plugin in &view.plugins {
+    for plugin in &snapshot.plugins {
         for (name, count) in std::iter::zip(names, counts(plugin)) {
             let labels = [("resource", plugin.name()), (label, name)];
             counter(&mut metric, &labels, *count)?;

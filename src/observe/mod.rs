@@ -47,7 +47,7 @@ pub struct Program {
     pub started: SystemTime,
 }
 
-/// Where to look. A clone looks at the same.
+/// What a snapshot is taken of. A clone observes the same.
 #[derive(Clone, Debug)]
 pub struct Observer {
     /// What stays.
@@ -64,13 +64,13 @@ pub struct Observer {
 
 /// What was seen.
 #[derive(Debug)]
-pub struct View {
+pub struct Snapshot {
     /// When.
     pub at: SystemTime,
     /// What stays.
     pub program: Arc<Program>,
     /// The plugins in the order of their resources.
-    pub plugins: Vec<PluginView>,
+    pub plugins: Vec<PluginSnapshot>,
     /// The kubelet's word, or why there is none.
     pub checkpoint: Result<Written, String>,
     /// How reading the config file again went.
@@ -81,7 +81,7 @@ pub struct View {
 
 /// One plugin.
 #[derive(Debug)]
-pub struct PluginView {
+pub struct PluginSnapshot {
     /// What it offers.
     pub offer: Arc<Offer>,
     /// What goes wrong with it on purpose.
@@ -93,20 +93,20 @@ pub struct PluginView {
 }
 
 impl Observer {
-    /// Looks at all but what the single devices wait for.
-    pub async fn look(&self) -> View {
-        self.look_at(|_, _| BTreeMap::new()).await
+    /// Takes a snapshot without what single devices wait for.
+    pub async fn snapshot(&self) -> Snapshot {
+        self.take(|_, _| BTreeMap::new()).await
     }
 
-    /// Looks at the single devices too, of which there may be very many.
-    pub async fn look_closely(&self) -> View {
-        self.look_at(waits).await
+    /// Takes a snapshot with what single devices wait for. There may be very many devices.
+    pub async fn snapshot_with_waits(&self) -> Snapshot {
+        self.take(waits).await
     }
 
-    async fn look_at(
+    async fn take(
         &self,
         waits: impl Fn(&PluginHandle, &Offer) -> BTreeMap<Box<str>, Wait>,
-    ) -> View {
+    ) -> Snapshot {
         let checkpoint = match timeout(CHECKPOINT_WITHIN, self.checkpoint.read()).await {
             Ok(read) => read.map_err(|error| error.to_string()),
             Err(_) => Err("the kubelet's checkpoint cannot be read: it takes too long".to_owned()),
@@ -114,14 +114,14 @@ impl Observer {
         let present = Arc::clone(&self.present.borrow());
         let plugins = present.iter().map(|plugin| {
             let offer = plugin.offer.now();
-            PluginView {
+            PluginSnapshot {
                 waits: waits(plugin, &offer),
                 offer,
                 faults: plugin.faults.now(),
                 record: plugin.record.borrow().clone(),
             }
         });
-        View {
+        Snapshot {
             at: SystemTime::now(),
             plugins: plugins.collect(),
             program: Arc::clone(&self.program),
@@ -142,28 +142,28 @@ fn waits(plugin: &PluginHandle, offer: &Offer) -> BTreeMap<Box<str>, Wait> {
         .collect()
 }
 
-impl View {
+impl Snapshot {
     /// What the kubelet wrote of this plugin's resource.
-    pub fn known(&self, plugin: &PluginView) -> Option<&Known> {
+    pub fn known(&self, plugin: &PluginSnapshot) -> Option<&Known> {
         let written = self.checkpoint.as_ref().ok()?;
         written.checkpoint.of(plugin.name())
     }
 
     /// How many devices of this plugin's resource pods hold; `None` where the checkpoint cannot be read.
-    pub fn held(&self, plugin: &PluginView) -> Option<usize> {
+    pub fn held(&self, plugin: &PluginSnapshot) -> Option<usize> {
         self.checkpoint.as_ref().ok()?;
         Some(self.known(plugin).map_or(0, |known| known.held.len()))
     }
 
     /// What a plugin waits for until pods can have its devices; `None`: it is ready.
-    pub fn waits_for(&self, plugin: &PluginView) -> Option<String> {
+    pub fn waits_for(&self, plugin: &PluginSnapshot) -> Option<String> {
         let own = plugin.record.waits_for();
         own.or_else(|| self.kubelet_lacks(plugin).map(str::to_owned))
     }
 
     /// What of a registered plugin the kubelet did not write yet. Where its checkpoint cannot be read, the open
     /// stream is all there is to tell.
-    fn kubelet_lacks(&self, plugin: &PluginView) -> Option<&'static str> {
+    fn kubelet_lacks(&self, plugin: &PluginSnapshot) -> Option<&'static str> {
         let written = self.checkpoint.as_ref().ok()?;
         let record = &plugin.record;
         let lately = self.at.duration_since(record.since).unwrap_or_default() < WRITES_WITHIN;
@@ -181,7 +181,7 @@ impl View {
     }
 
     /// Whether pods can have this plugin's devices, and will for some time.
-    pub fn has_ready(&self, plugin: &PluginView) -> bool {
+    pub fn has_ready(&self, plugin: &PluginSnapshot) -> bool {
         !self.stopping && self.waits_for(plugin).is_none()
     }
 
@@ -191,7 +191,7 @@ impl View {
     }
 }
 
-impl PluginView {
+impl PluginSnapshot {
     /// The resource's name.
     pub fn name(&self) -> &str {
         self.offer.resource().name.as_str()

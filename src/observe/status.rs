@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::fault::{Armed, FaultSpec, Target};
 use crate::model::device::Device;
 use crate::node::checkpoint::{Holder, Known};
-use crate::observe::{PluginView, View};
+use crate::observe::{PluginSnapshot, Snapshot};
 use crate::offer::Overrides;
 use crate::offer::retirement::Wait;
 use crate::plugin::record::{Cause, RegistrationResult};
@@ -195,40 +195,40 @@ pub enum Wanted {
 
 impl Status {
     /// What was seen.
-    pub fn of(view: &View, wanted: &Wanted) -> Self {
-        let program = &view.program;
-        let is_wanted = |plugin: &&PluginView| match wanted {
+    pub fn of(snapshot: &Snapshot, wanted: &Wanted) -> Self {
+        let program = &snapshot.program;
+        let is_wanted = |plugin: &&PluginSnapshot| match wanted {
             Wanted::Of(name) => plugin.name() == *name,
             Wanted::None | Wanted::All => true,
         };
-        let resources = view.plugins.iter().filter(is_wanted);
+        let resources = snapshot.plugins.iter().filter(is_wanted);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             namespace: program.namespace.clone(),
             node: program.node.clone(),
             plugin_dir: program.plugin_dir.display().to_string(),
             started: time(program.started),
-            ready: view.is_ready(),
-            stopping: view.stopping,
-            config: config(view),
+            ready: snapshot.is_ready(),
+            stopping: snapshot.stopping,
+            config: config(snapshot),
             checkpoint: CheckpointStatus {
-                as_of: view
+                as_of: snapshot
                     .checkpoint
                     .as_ref()
                     .ok()
                     .map(|written| time(written.at)),
-                error: view.checkpoint.as_ref().err().cloned(),
+                error: snapshot.checkpoint.as_ref().err().cloned(),
             },
             resources: resources
-                .map(|plugin| resource(view, plugin, *wanted != Wanted::None))
+                .map(|plugin| resource(snapshot, plugin, *wanted != Wanted::None))
                 .collect(),
         }
     }
 }
 
-fn config(view: &View) -> Option<ConfigStatus> {
-    let file = view.program.config_file.as_ref()?;
-    let reloads = &view.reloads;
+fn config(snapshot: &Snapshot) -> Option<ConfigStatus> {
+    let file = snapshot.program.config_file.as_ref()?;
+    let reloads = &snapshot.reloads;
     Some(ConfigStatus {
         file: file.display().to_string(),
         changed: reloads.changed,
@@ -241,18 +241,18 @@ fn config(view: &View) -> Option<ConfigStatus> {
     })
 }
 
-fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceStatus {
+fn resource(snapshot: &Snapshot, plugin: &PluginSnapshot, with_devices: bool) -> ResourceStatus {
     let (offer, record) = (&plugin.offer, &plugin.record);
     let devices = offer.devices().as_slice();
     let (healthy, unhealthy) = plugin.healthy_and_not();
-    let known = view.known(plugin);
-    let waits_for = view.waits_for(plugin);
+    let known = snapshot.known(plugin);
+    let waits_for = snapshot.waits_for(plugin);
     ResourceStatus {
         name: plugin.name().to_owned(),
         endpoint: offer.resource().socket.to_string(),
         state: record.state().to_owned(),
         since: time(record.since),
-        ready: view.has_ready(plugin),
+        ready: snapshot.has_ready(plugin),
         waits_for,
         registrations: counts(
             &RegistrationResult::ALL.map(RegistrationResult::as_str),
@@ -269,7 +269,7 @@ fn resource(view: &View, plugin: &PluginView, with_devices: bool) -> ResourceSta
         healthy,
         unhealthy,
         pending_removal: offer.removing().count(),
-        held: view.held(plugin),
+        held: snapshot.held(plugin),
         devices: with_devices.then(|| devices.iter().map(|d| device(d, plugin, known)).collect()),
     }
 }
@@ -292,7 +292,7 @@ fn fault(armed: &Armed) -> FaultStatus {
     }
 }
 
-fn device(device: &Device, plugin: &PluginView, known: Option<&Known>) -> DeviceStatus {
+fn device(device: &Device, plugin: &PluginSnapshot, known: Option<&Known>) -> DeviceStatus {
     let offer = &plugin.offer;
     let held = known.and_then(|known| known.held.get(&device.id));
     DeviceStatus {

@@ -72,14 +72,14 @@ impl PluginHandle {
         self.faults.reset(&self.offer.now().resource().faults);
     }
 
-    /// Looks for it in the kubelet's checkpoint; where it is missing again and again, it starts over, once.
-    pub fn look(&self, checkpoint: &Checkpoint) {
+    /// Looks for the resource in the kubelet's checkpoint. Where it is missing repeatedly, the plugin starts over, once.
+    pub fn compare_with(&self, checkpoint: &Checkpoint) {
         let offer = self.offer.now();
         let resource = offer.resource().name.as_str();
         let standing = checkpoint.standing(resource, offer.devices());
         let mut forgotten = false;
         self.record.send_if_modified(|record| {
-            forgotten = record.looked(standing, SystemTime::now());
+            forgotten = record.checkpoint_read(standing, SystemTime::now());
             forgotten
         });
         if forgotten {

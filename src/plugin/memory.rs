@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use crate::fault::Suspension;
 use crate::net::own_socket::Before;
-use crate::node::watcher::Sight;
+use crate::node::watcher::KubeletSocket;
 use crate::plugin::record::Cause;
 use crate::util::file_id::FileVersion;
 
@@ -19,7 +19,7 @@ const SUCCESSION: Duration = Duration::from_secs(1);
 #[derive(Debug, Default)]
 pub struct RunMemory {
     /// The kubelet.sock of the last try.
-    pub tried: Sight,
+    pub tried: KubeletSocket,
     late_disconnect: LateDisconnect,
     /// The stream of the last run ended by itself, and nobody was reached since.
     lost_stream: bool,
@@ -105,26 +105,26 @@ impl RunMemory {
 
 /// Which kubelet.sock belongs to the kubelet that has a stream open.
 pub struct Succession {
-    sight: Sight,
+    socket: KubeletSocket,
     since: Instant,
     first: bool,
 }
 
 impl Succession {
     /// The stream was opened by the kubelet of this kubelet.sock.
-    pub fn new(sight: Sight, now: Instant) -> Self {
+    pub fn new(socket: KubeletSocket, now: Instant) -> Self {
         Self {
-            sight,
+            socket,
             since: now,
             first: true,
         }
     }
 
     /// While the stream is open, this stands at kubelet.sock.
-    pub fn saw(&mut self, sight: Sight, now: Instant) {
-        if sight != self.sight {
+    pub fn saw(&mut self, socket: KubeletSocket, now: Instant) {
+        if socket != self.socket {
             *self = Self {
-                sight,
+                socket,
                 since: now,
                 first: false,
             };
@@ -132,9 +132,9 @@ impl Succession {
     }
 
     /// The kubelet.sock of the kubelet whose stream ends now; `None` when a new kubelet made it.
-    fn kubelet(&self, now: Instant) -> Sight {
+    fn kubelet(&self, now: Instant) -> KubeletSocket {
         let same = self.first || now.duration_since(self.since) > SUCCESSION;
-        self.sight.filter(|_| same)
+        self.socket.filter(|_| same)
     }
 }
 
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     /// Two kubelet.socks, one after the other.
-    fn socks() -> [Sight; 2] {
+    fn socks() -> [KubeletSocket; 2] {
         let dir = tempfile::tempdir().unwrap();
         ["a", "b"].map(|name| {
             let path = dir.path().join(name);
@@ -152,7 +152,7 @@ mod tests {
         })
     }
 
-    fn memory(tried: Sight) -> RunMemory {
+    fn memory(tried: KubeletSocket) -> RunMemory {
         RunMemory {
             tried,
             ..RunMemory::default()

@@ -29,7 +29,7 @@ use crate::node::checkpoint_file::CheckpointError;
 use crate::node::holders::Holders;
 use crate::node::plugin_dir::PluginDir;
 use crate::node::registration::{KubeletConnection, NoKubelet, RegisterError};
-use crate::node::watcher::Sight;
+use crate::node::watcher::KubeletSocket;
 use crate::offer::resource::Resource;
 use crate::plugin::record::{Cause, Record, RegistrationResult, Step};
 use crate::util::lock::lock;
@@ -57,7 +57,7 @@ pub struct PluginInstance {
     /// Which devices pods hold.
     pub holders: Holders,
     /// What stands at kubelet.sock.
-    pub kubelet: watch::Receiver<Sight>,
+    pub kubelet: watch::Receiver<KubeletSocket>,
     /// Lets a few instances register at a time.
     pub turns: Arc<Semaphore>,
     /// How long a registration that was sent keeps others from theirs.

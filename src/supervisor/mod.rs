@@ -1,7 +1,7 @@
 //! Runs one plugin per resource, each in a loop of its own, and one watch for all of them. Which resources
 //! there are can change meanwhile.
 
-mod look;
+mod checkpoint_probe;
 mod restart_loop;
 mod retire;
 
@@ -25,7 +25,7 @@ use crate::node::checkpoint_file::CheckpointFile;
 use crate::node::holders::Holders;
 use crate::node::plugin_dir::PluginDir;
 use crate::node::pod_resources::PodResources;
-use crate::node::watcher::{DirReplaced, KubeletWatcher, Sight};
+use crate::node::watcher::{DirReplaced, KubeletSocket, KubeletWatcher};
 use crate::offer::resource::Resource;
 use crate::plugin::{PluginHandle, PluginInstance, RunMemory};
 
@@ -35,8 +35,8 @@ const TURNS: usize = 4;
 /// A registration that takes longer gives its turn away, so that a hanging one holds nobody up.
 const TURN_LENGTH: Duration = Duration::from_millis(250);
 
-/// Between two looks into the kubelet's checkpoint.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+/// Between two reads of the kubelet's checkpoint.
+const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A plugin stops within 4 s; one that does not is aborted.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
@@ -49,7 +49,7 @@ pub struct Supervisor {
     watcher: KubeletWatcher,
     configured: Configured,
     plugins: Plugins,
-    look_again: Duration,
+    probe_interval: Duration,
 }
 
 impl Supervisor {
@@ -81,14 +81,17 @@ impl Supervisor {
             watcher,
             configured: Configured::new(resources.into()),
             plugins,
-            look_again: LOOK_AGAIN,
+            probe_interval: PROBE_INTERVAL,
         }
     }
 
-    /// Looks into the kubelet's checkpoint this often: who is missing twice starts over.
+    /// Reads the kubelet's checkpoint at this interval: a plugin that is missing twice starts over.
     #[must_use]
-    pub fn looking_every(self, look_again: Duration) -> Self {
-        Self { look_again, ..self }
+    pub fn probing_every(self, probe_interval: Duration) -> Self {
+        Self {
+            probe_interval,
+            ..self
+        }
     }
 
     /// Gives each registration this long before others may begin beside the few.
@@ -115,8 +118,8 @@ impl Supervisor {
         self.plugins.present.subscribe()
     }
 
-    /// Follows the looks at the plugin dir: a reason to look at something else, too.
-    pub fn looks(&self) -> watch::Receiver<Sight> {
+    /// Follows the kubelet's socket. A value is sent at each event and poll of the plugin dir, also the same one again.
+    pub fn kubelet_socket(&self) -> watch::Receiver<KubeletSocket> {
         self.plugins.kubelet.clone()
     }
 
@@ -131,10 +134,9 @@ impl Supervisor {
     /// When the plugin dir was replaced, so that nothing can be registered from here any more.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), DirReplaced> {
         let mut configured = self.configured.subscribe();
-        let looking =
-            look::look_again_and_again(self.present(), self.checkpoint(), self.look_again);
+        let probing = checkpoint_probe::run(self.present(), self.checkpoint(), self.probe_interval);
         // By itself: it may wait in line for the checkpoint while nobody here has time for it.
-        let _looking = AbortOnDropHandle::new(tokio::spawn(looking));
+        let _probing = AbortOnDropHandle::new(tokio::spawn(probing));
         let watching = self.watcher.run();
         tokio::pin!(watching);
         let ended = loop {
@@ -156,7 +158,7 @@ impl Supervisor {
 struct Plugins {
     dir: PluginDir,
     holders: Holders,
-    kubelet: watch::Receiver<Sight>,
+    kubelet: watch::Receiver<KubeletSocket>,
     turns: Arc<Semaphore>,
     turn_length: Duration,
     delays: Arc<Mutex<Delays>>,

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::net::own_socket::BindError;
-use crate::node::watcher::Sight;
+use crate::node::watcher::KubeletSocket;
 use crate::offer::Offer;
 use crate::offer::resource::Resource;
 use crate::plugin::record::Cause;
@@ -113,12 +113,12 @@ fn note(handle: &PluginHandle, outcome: &Outcome) {
     });
 }
 
-/// Waits for a look that finds another kubelet.sock than the one tried. Looks from before the try do
-/// not count: the try may have seen more.
-async fn another(kubelet: &mut watch::Receiver<Sight>, tried: Sight) {
+/// Waits for another kubelet.sock than the one tried. What the watch found before the try does not count: the try may
+/// have seen more.
+async fn another(kubelet: &mut watch::Receiver<KubeletSocket>, tried: KubeletSocket) {
     while kubelet.changed().await.is_ok() {
-        let sight = *kubelet.borrow_and_update();
-        if sight.is_some() && sight != tried {
+        let socket = *kubelet.borrow_and_update();
+        if socket.is_some() && socket != tried {
             return;
         }
     }
@@ -218,22 +218,22 @@ mod tests {
 
     /// A watch that lags behind shows what stood before the try: that is no new kubelet.
     #[tokio::test]
-    async fn only_a_look_after_the_try_finds_another_kubelet() {
+    async fn only_what_is_found_after_the_try_is_another_kubelet() {
         let dir = tempfile::tempdir().unwrap();
         let [old, tried, new] = ["a", "b", "c"].map(|name| {
             let path = dir.path().join(name);
             std::os::unix::net::UnixListener::bind(&path).unwrap();
             FileVersion::of_socket(&path).unwrap()
         });
-        let looks = watch::Sender::new(old);
-        let mut kubelet = looks.subscribe();
+        let sockets = watch::Sender::new(old);
+        let mut kubelet = sockets.subscribe();
         kubelet.mark_unchanged();
         assert!(another(&mut kubelet, tried).now_or_never().is_none());
         for not_another in [tried, None] {
-            looks.send_replace(not_another);
+            sockets.send_replace(not_another);
             assert!(another(&mut kubelet, tried).now_or_never().is_none());
         }
-        looks.send_replace(new);
+        sockets.send_replace(new);
         assert!(another(&mut kubelet, tried).now_or_never().is_some());
     }
 

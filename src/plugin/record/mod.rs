@@ -1,4 +1,4 @@
-//! What became of one resource's plugin so far, for those who look. The time is an argument.
+//! What became of one resource's plugin so far. The time is an argument.
 
 mod words;
 
@@ -67,7 +67,7 @@ pub struct Record {
     pub faults: [u64; Target::ALL.len()],
     /// Looks in a row at a checkpoint that lacked it.
     missed: u32,
-    /// It started over for that, and no look found it since.
+    /// It started over for that, and no checkpoint had it since.
     started_over: bool,
 }
 
@@ -169,9 +169,9 @@ impl Record {
         self.allocate_seconds.add(took);
     }
 
-    /// Somebody looked into the kubelet's checkpoint. Returns whether it should start over: it was missing
+    /// The kubelet's checkpoint was read. Returns whether it should start over: it was missing
     /// twice in a row while it was registered, and was seen there since it last started over for that.
-    pub fn looked(&mut self, standing: Standing, now: SystemTime) -> bool {
+    pub fn checkpoint_read(&mut self, standing: Standing, now: SystemTime) -> bool {
         let registered = self.is_at(Step::Registered);
         match standing {
             Standing::Lacking if registered => self.missed += 1,
@@ -265,30 +265,30 @@ mod tests {
     fn starts_over_once_when_the_checkpoint_lacks_it_twice() {
         use Standing::{Lacking, Listed, OfAnother};
         let mut record = Record::new(at(0));
-        let looks = |record: &mut Record, looks: &[Standing]| -> Vec<bool> {
-            looks
+        let read = |record: &mut Record, standings: &[Standing]| -> Vec<bool> {
+            standings
                 .iter()
-                .map(|look| record.looked(*look, at(9)))
+                .map(|standing| record.checkpoint_read(*standing, at(9)))
                 .collect()
         };
-        assert_eq!(looks(&mut record, &[Lacking, Lacking]), [false, false]);
+        assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, false]);
         record.registered(at(1));
-        assert_eq!(looks(&mut record, &[Lacking, Listed]), [false, false]);
-        assert_eq!(looks(&mut record, &[Lacking, OfAnother]), [false, false]);
-        assert_eq!(looks(&mut record, &[Lacking, Lacking]), [false, true]);
-        assert_eq!(looks(&mut record, &[Lacking, Lacking]), [false, false]);
+        assert_eq!(read(&mut record, &[Lacking, Listed]), [false, false]);
+        assert_eq!(read(&mut record, &[Lacking, OfAnother]), [false, false]);
+        assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, true]);
+        assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, false]);
         // Seen while it is not registered: by a checkpoint from before.
         record.stream_ended("the stream ended", at(2));
-        assert_eq!(looks(&mut record, &[Listed]), [false]);
+        assert_eq!(read(&mut record, &[Listed]), [false]);
         record.registered(at(3));
         assert_eq!(
-            looks(&mut record, &[OfAnother, Lacking, Lacking]),
+            read(&mut record, &[OfAnother, Lacking, Lacking]),
             [false, false, false]
         );
-        assert_eq!(looks(&mut record, &[Listed, Lacking]), [false, false]);
+        assert_eq!(read(&mut record, &[Listed, Lacking]), [false, false]);
         // A stream of its own counts anew.
         record.registered(at(4));
-        assert_eq!(looks(&mut record, &[Lacking, Lacking]), [false, true]);
+        assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, true]);
     }
 
     #[test]

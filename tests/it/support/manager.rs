@@ -100,7 +100,7 @@ impl Manager {
         let observer = self.observer.clone();
         within("what a device waits for", async move {
             loop {
-                let view = observer.look_closely().await;
+                let view = observer.snapshot_with_waits().await;
                 let mut plugins = view.plugins.iter();
                 let plugin = plugins.find(|plugin| plugin.name() == resource);
                 if plugin
