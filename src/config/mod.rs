@@ -76,8 +76,8 @@ impl Config {
         };
         let known = resources.as_deref().unwrap_or_default();
         let (dir, control) = (&program.plugin_dir, program.control.as_deref());
-        resources::judge_paths(dir, known, &mut errors);
-        resources::judge_control(control, dir, known, &mut errors);
+        resources::validate_paths(dir, known, &mut errors);
+        resources::validate_control(control, dir, known, &mut errors);
         let resources = errors.unless_any(resources)?;
         let mut warnings = warnings::of(&resources, host.numa.as_ref());
         warnings.extend(warnings::of_control(control, dir));

@@ -71,7 +71,7 @@ pub async fn follow(
     loop {
         let file = read(&path);
         if file != known || asked {
-            match judged(environment, host, &file).await {
+            match validate(environment, host, &file).await {
                 Ok(config) => {
                     let read = apply(config, &file.name, configured);
                     reloads.send_modify(|reloads| reloads.note(read));
@@ -88,15 +88,15 @@ pub async fn follow(
     }
 }
 
-/// Judges the file beside everything else that runs: a large one takes its time.
-async fn judged(
+/// Validates the file on a thread of its own: a large one takes its time.
+async fn validate(
     environment: &Environment,
     host: &Host,
     file: &FileText,
 ) -> Result<Result<Config, ConfigErrors>, JoinError> {
     let (environment, host, file) = (environment.clone(), host.clone(), file.clone());
-    let judging = move || Config::read(&environment, Some(&file), &host);
-    tokio::task::spawn_blocking(judging).await
+    let validating = move || Config::read(&environment, Some(&file), &host);
+    tokio::task::spawn_blocking(validating).await
 }
 
 /// Sends the resources on; returns whether they are others, or what is wrong in short.

@@ -1,4 +1,4 @@
-//! The resources, each parsed from its variables, then judged together.
+//! The resources, each parsed from its variables, then validated together.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
@@ -43,7 +43,7 @@ pub fn read(
 }
 
 /// Tells where the longest of the sockets' paths, the kubelet's among them, is too long for a socket.
-pub fn judge_paths(dir: &Path, resources: &[Resource], errors: &mut ConfigErrors) {
+pub fn validate_paths(dir: &Path, resources: &[Resource], errors: &mut ConfigErrors) {
     let names = resources.iter().map(|resource| resource.socket.as_str());
     let longest = names.chain([KUBELET_SOCKET]).max_by_key(|name| name.len());
     let Some(longest) = longest else { return };
@@ -57,7 +57,7 @@ pub fn judge_paths(dir: &Path, resources: &[Resource], errors: &mut ConfigErrors
 }
 
 /// Tells where the control socket has the path of another one.
-pub fn judge_control(
+pub fn validate_control(
     control: Option<&Path>,
     dir: &Path,
     resources: &[Resource],

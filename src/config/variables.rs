@@ -34,7 +34,7 @@ pub fn by_resource(
         .unwrap_or_default()
         .names(errors);
     for variable in settings.values() {
-        variable.judge(&names, errors);
+        variable.validate(&names, errors);
     }
     let count = names.len();
     names
@@ -139,8 +139,8 @@ impl Settings {
     }
 
     /// Tells of indexes that no resource has, and of a list that fits no count. What the node's own
-    /// variables replace is meant for other nodes, and not judged.
-    fn judge(&self, names: &BTreeMap<usize, Found>, errors: &mut ConfigErrors) {
+    /// variables replace is meant for other nodes, and not validated.
+    fn validate(&self, names: &BTreeMap<usize, Found>, errors: &mut ConfigErrors) {
         let in_force = self.indexed.iter().filter(|_| self.node.is_none());
         for (index, setting) in in_force.chain(&self.node_indexed) {
             if !names.contains_key(index) {

@@ -17,8 +17,8 @@ pub const FLAPS_MAX: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FaultId(u64);
 
-/// The faults that were judged for one stream, or one registration: each is judged once.
-pub type Judged = BTreeSet<FaultId>;
+/// The faults that were evaluated for one stream, or one registration: each is evaluated once.
+pub type Evaluated = BTreeSet<FaultId>;
 
 /// A fault that is set, and how often it was injected.
 #[derive(Clone, Debug)]
@@ -183,7 +183,7 @@ impl Faults {
         std::mem::take(&mut self.armed).len()
     }
 
-    /// Judges a call of an RPC.
+    /// Evaluates a call of an RPC.
     pub fn call(&mut self, target: Target) -> OfCall {
         let mut of_call = OfCall::default();
         for (id, effect) in self.inject(target, |_| true) {
@@ -225,14 +225,14 @@ impl Faults {
         }
     }
 
-    /// Judges a stream; returns by how many faults it is dropped.
-    pub fn stream(&mut self, judged: &mut Judged) -> usize {
-        self.inject(Target::Stream, |id| judged.insert(id)).len()
+    /// Evaluates a stream; returns by how many faults it is dropped.
+    pub fn stream(&mut self, evaluated: &mut Evaluated) -> usize {
+        self.inject(Target::Stream, |id| evaluated.insert(id)).len()
     }
 
     /// Evaluates a registration; returns what suspends it.
-    pub fn registration(&mut self, judged: &mut Judged, now: Instant) -> Vec<Suspension> {
-        let injected = self.inject(Target::Registration, |id| judged.insert(id));
+    pub fn registration(&mut self, evaluated: &mut Evaluated, now: Instant) -> Vec<Suspension> {
+        let injected = self.inject(Target::Registration, |id| evaluated.insert(id));
         let suspensions = injected
             .into_iter()
             .filter_map(|(id, effect)| match effect {
@@ -401,16 +401,16 @@ mod tests {
         ] {
             faults.set(fault(json), 1).expect("room");
         }
-        let mut judged = Judged::new();
-        let until = |faults: &mut Faults, judged: &mut Judged| -> Vec<Option<u64>> {
-            let suspensions = faults.registration(judged, now);
+        let mut evaluated = Evaluated::new();
+        let until = |faults: &mut Faults, evaluated: &mut Evaluated| -> Vec<Option<u64>> {
+            let suspensions = faults.registration(evaluated, now);
             let seconds =
                 |suspension: &Suspension| suspension.until.map(|until| (until - now).as_secs());
             suspensions.iter().map(seconds).collect()
         };
-        assert_eq!(until(&mut faults, &mut judged), [Some(2), None]);
-        assert!(until(&mut faults, &mut judged).is_empty());
-        assert_eq!(until(&mut faults, &mut Judged::new()), [Some(1)]);
+        assert_eq!(until(&mut faults, &mut evaluated), [Some(2), None]);
+        assert!(until(&mut faults, &mut evaluated).is_empty());
+        assert_eq!(until(&mut faults, &mut Evaluated::new()), [Some(1)]);
     }
 
     #[test]
@@ -425,7 +425,7 @@ mod tests {
         let seeds = faults.armed().iter().map(|armed| armed.fault.spec().seed);
         assert_eq!(seeds.collect::<Vec<_>>(), [Some(5), None, None]);
         // One that it has already goes on.
-        assert_eq!(faults.stream(&mut Judged::new()), 1);
+        assert_eq!(faults.stream(&mut Evaluated::new()), 1);
         let second = [other.clone(), one];
         assert!(faults.configure(&first, &second, || 7).is_empty());
         let injected: Vec<u64> = faults.armed().iter().map(|armed| armed.injected).collect();
@@ -463,11 +463,11 @@ mod tests {
         for lasts in [registration, delay] {
             faults.set(lasts, 1).expect("room");
         }
-        faults.registration(&mut Judged::new(), Instant::now());
+        faults.registration(&mut Evaluated::new(), Instant::now());
         faults.call(Target::Allocate);
         while faults.set(stream.clone(), 1).is_ok() {}
         assert!(!faults.armed()[2].is_exhausted());
-        assert_eq!(faults.stream(&mut Judged::new()), FAULTS_MAX - 2);
+        assert_eq!(faults.stream(&mut Evaluated::new()), FAULTS_MAX - 2);
         assert!(faults.armed().iter().all(Armed::is_exhausted));
         for _ in 2..FAULTS_MAX {
             faults.set(stream.clone(), 1).expect("the place of another");

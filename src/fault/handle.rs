@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use crate::fault::{
-    Fault, FaultId, FaultSpec, Faults, Flaps, Judged, OfCall, Suspension, Target, TooMany,
+    Evaluated, Fault, FaultId, FaultSpec, Faults, Flaps, OfCall, Suspension, Target, TooMany,
 };
 use crate::model::device::Devices;
 
@@ -64,47 +64,47 @@ impl FaultHandle {
         count
     }
 
-    /// Judges a call of an RPC.
+    /// Evaluates a call of an RPC.
     pub fn call(&self, target: Target) -> OfCall {
         if !self.0.borrow().threaten(target) {
             return OfCall::default();
         }
-        self.judge(|faults| faults.call(target))
+        self.evaluate(|faults| faults.call(target))
     }
 
     /// A call that these delayed waits no more.
     pub fn delayed(&self, ids: &[FaultId]) {
-        self.judge(|faults| faults.delayed(ids));
+        self.evaluate(|faults| faults.delayed(ids));
     }
 
     /// They were injected into a call without effect: it does not count.
     pub fn take_back(&self, ids: &[FaultId]) {
-        self.judge(|faults| faults.take_back(ids));
+        self.evaluate(|faults| faults.take_back(ids));
     }
 
-    /// Judges a stream; returns by how many faults it is dropped.
-    pub fn stream(&self, judged: &mut Judged) -> usize {
-        self.judge(|faults| faults.stream(judged))
+    /// Evaluates a stream; returns by how many faults it is dropped.
+    pub fn stream(&self, evaluated: &mut Evaluated) -> usize {
+        self.evaluate(|faults| faults.stream(evaluated))
     }
 
     /// Evaluates a registration; returns what suspends it.
-    pub fn registration(&self, judged: &mut Judged) -> Vec<Suspension> {
-        self.judge(|faults| faults.registration(judged, Instant::now()))
+    pub fn registration(&self, evaluated: &mut Evaluated) -> Vec<Suspension> {
+        self.evaluate(|faults| faults.registration(evaluated, Instant::now()))
     }
 
     /// Follows the devices that flap: see [`Flaps::follow`].
     pub fn flap(&self, flaps: &mut Flaps, devices: &Devices) -> Vec<usize> {
-        self.judge(|faults| flaps.follow(faults, Instant::now(), devices))
+        self.evaluate(|faults| flaps.follow(faults, Instant::now(), devices))
     }
 
     /// Wakes nobody up: which faults there are stays.
-    fn judge<T: Default>(&self, judge: impl FnOnce(&mut Faults) -> T) -> T {
-        let mut judged = T::default();
+    fn evaluate<T: Default>(&self, evaluate: impl FnOnce(&mut Faults) -> T) -> T {
+        let mut evaluated = T::default();
         self.0.send_if_modified(|faults| {
-            judged = judge(faults);
+            evaluated = evaluate(faults);
             false
         });
-        judged
+        evaluated
     }
 
     /// Whether this fault is still there.

@@ -8,7 +8,7 @@ mod spec;
 mod words;
 
 pub use armed::{
-    Armed, FAULTS_MAX, FLAPS_MAX, FaultId, Faults, Judged, OfCall, Suspension, TooMany,
+    Armed, Evaluated, FAULTS_MAX, FLAPS_MAX, FaultId, Faults, OfCall, Suspension, TooMany,
 };
 pub use delays::{BOUNDS, BOUNDS_FOR, DELAY_MAX_MS, Delays, Grant};
 pub use flap::Flaps;

@@ -119,7 +119,7 @@ pub enum SpecError {
 }
 
 impl FaultSpec {
-    /// The fault that it asks for; its devices are judged where those of the resource are known.
+    /// The fault that it asks for; its devices are evaluated where those of the resource are known.
     ///
     /// # Errors
     /// When its parts do not go together, or there are no such devices.

@@ -48,7 +48,7 @@ pub struct Device {
     pub id: Box<str>,
     /// Its place in the resource's list, from 0.
     pub index: usize,
-    /// Told to the kubelet and judged by Allocate.
+    /// Told to the kubelet and evaluated by Allocate.
     pub health: Health,
     /// The NUMA nodes it is near to; empty: no topology. Shared between the devices of a node.
     pub numa: Arc<[u16]>,

@@ -10,7 +10,7 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::fault::handle::FaultHandle;
-use crate::fault::{BOUNDS, Delays, FaultId, Flaps, Grant, Judged, Suspension, Target};
+use crate::fault::{BOUNDS, Delays, Evaluated, FaultId, Flaps, Grant, Suspension, Target};
 use crate::util::lock::lock;
 
 use super::{End, PluginHandle};
@@ -19,7 +19,7 @@ use super::{End, PluginHandle};
 const LISTS_APART: Duration = Duration::from_millis(500);
 
 impl PluginHandle {
-    /// What comes before a call is judged: a delay, or instead of an answer a refusal. Nobody waits on once it is
+    /// What comes before a call is evaluated: a delay, or instead of an answer a refusal. Nobody waits on once it is
     /// `ending`, or all that delays the call are cleared.
     ///
     /// # Errors
@@ -75,8 +75,8 @@ impl PluginHandle {
     }
 
     /// What suspends the next registration.
-    pub(super) fn suspend(&self, judged: &mut Judged) -> Vec<Suspension> {
-        let suspensions = self.faults.registration(judged);
+    pub(super) fn suspend(&self, evaluated: &mut Evaluated) -> Vec<Suspension> {
+        let suspensions = self.faults.registration(evaluated);
         for each in &suspensions {
             let how_long = each
                 .until
@@ -102,17 +102,17 @@ impl PluginHandle {
         }
     }
 
-    /// Waits until a fault ends the open stream. Each is judged once for each stream, as soon as it is there.
-    pub(super) async fn end_stream(&self, judged: &mut Judged) -> End {
+    /// Waits until a fault ends the open stream. Each is evaluated once for each stream, as soon as it is there.
+    pub(super) async fn end_stream(&self, evaluated: &mut Evaluated) -> End {
         let mut changes = self.faults.subscribe();
         loop {
             changes.mark_unchanged();
-            judged.retain(|id| self.faults.has(*id));
-            let suspensions = self.suspend(judged);
+            evaluated.retain(|id| self.faults.has(*id));
+            let suspensions = self.suspend(evaluated);
             if !suspensions.is_empty() {
                 return End::Suspended(suspensions);
             }
-            let dropped = self.faults.stream(judged);
+            let dropped = self.faults.stream(evaluated);
             for _ in 0..dropped {
                 self.injected(Target::Stream, format_args!("dropped"));
             }

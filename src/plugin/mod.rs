@@ -21,7 +21,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::fault::{Judged, Suspension};
+use crate::fault::{Evaluated, Suspension};
 use crate::net::connections::{ConnectionId, Table};
 use crate::net::own_socket::{Before, BindError, OwnSocket};
 use crate::net::user_namespace::REMEDY;
@@ -136,9 +136,9 @@ impl PluginInstance {
         memory: &mut RunMemory,
         stop: &CancellationToken,
     ) -> Result<Ended, RunError> {
-        let mut judged = Judged::new();
+        let mut evaluated = Evaluated::new();
         let (kubelet, turn) = tokio::select! {
-            reached = self.reach(memory, &mut judged) => reached?,
+            reached = self.reach(memory, &mut evaluated) => reached?,
             () = stop.cancelled() => return Ok(Ended::After(Duration::ZERO)),
         };
         let (socket, before) = tokio::select! {
@@ -156,7 +156,7 @@ impl PluginInstance {
         };
         let ended = match registered {
             Ok(Some(stream)) => {
-                self.watch_stream(&mut server, stream, memory, &mut judged, stop)
+                self.watch_stream(&mut server, stream, memory, &mut evaluated, stop)
                     .await
             }
             _ => Ended::After(Duration::ZERO),
@@ -176,7 +176,7 @@ impl PluginInstance {
     async fn reach(
         &mut self,
         memory: &mut RunMemory,
-        judged: &mut Judged,
+        evaluated: &mut Evaluated,
     ) -> Result<Reached, NoKubelet> {
         loop {
             if memory
@@ -191,8 +191,8 @@ impl PluginInstance {
             }
             let reached = self.connect(memory).await?;
             // It is the registration that was suspended.
-            judged.extend(memory.suspensions.iter().map(|by| by.id));
-            memory.suspensions = self.handle.suspend(judged);
+            evaluated.extend(memory.suspensions.iter().map(|by| by.id));
+            memory.suspensions = self.handle.suspend(evaluated);
             if memory.suspensions.is_empty() {
                 return Ok(reached);
             }
@@ -301,7 +301,7 @@ impl PluginInstance {
         server: &mut Server,
         stream: ConnectionId,
         memory: &mut RunMemory,
-        judged: &mut Judged,
+        evaluated: &mut Evaluated,
         stop: &CancellationToken,
     ) -> Ended {
         let (resource, endpoint) = (&self.resource.name, &self.resource.socket);
@@ -310,7 +310,9 @@ impl PluginInstance {
         self.handle.note(Record::registered);
         let opened = Instant::now();
         let mut under = Succession::new(memory.tried, opened);
-        let end = self.end_of(stream, server, &mut under, judged, stop).await;
+        let end = self
+            .end_of(stream, server, &mut under, evaluated, stop)
+            .await;
         memory.stream_ended(&under, Instant::now());
         let lived = opened.elapsed();
         match end {
@@ -349,11 +351,11 @@ impl PluginInstance {
         stream: ConnectionId,
         server: &mut Server,
         under: &mut Succession,
-        judged: &mut Judged,
+        evaluated: &mut Evaluated,
         stop: &CancellationToken,
     ) -> End {
         let handle = self.handle.clone();
-        let fault = handle.end_stream(judged);
+        let fault = handle.end_stream(evaluated);
         tokio::pin!(fault);
         let mut peers = server.peers();
         loop {

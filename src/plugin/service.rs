@@ -117,7 +117,7 @@ impl DevicePlugin for Service {
         let began = Instant::now();
         self.peers.note_call(connection(&request)?);
         let refused = self.handle.before(Target::Allocate, &self.ending).await;
-        // Taken and judged without a pause: what goes in the next moment is judged by the next call.
+        // Taken and evaluated without a pause: what goes in the next moment is evaluated by the next call.
         let offer = self.now();
         let containers: Vec<Vec<String>> = api::allocations(request.into_inner()).collect();
         let devices = containers.iter().map(Vec::len).sum();

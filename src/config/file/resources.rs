@@ -1,4 +1,4 @@
-//! The resources of a config file for one node, each judged with its lines.
+//! The resources of a config file for one node, each evaluated with its lines.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -32,7 +32,7 @@ const RESOURCES_MAX: usize = 1000;
 /// Of all resources together; a hundred of a thousand each are many.
 const DEVICES_MAX: usize = 300_000;
 
-/// Devices times outputs, for one resource: each is judged.
+/// Devices times outputs, for one resource: each is evaluated.
 const GIVEN_MAX: usize = 2_000_000;
 
 /// What all resources of a node have in common.
@@ -299,7 +299,7 @@ impl Reader<'_, '_> {
             return Err(self.told(self.line, "name", None, expected));
         }
         let prefixed = self.prefixed(keys);
-        // Counted devices are all alike: without any, one that there could be is judged.
+        // Counted devices are all alike: without any, one that there could be is evaluated.
         let stand_in = match &keys.devices {
             Some(At {
                 value: DevicesKeys::List(_),
@@ -365,13 +365,13 @@ impl Reader<'_, '_> {
         all(keys.faults.as_deref(), |at| self.fault(at, devices))
     }
 
-    /// Its devices are judged where those of the resource are known.
+    /// Its devices are evaluated where those of the resource are known.
     fn fault(&mut self, at: &At<FaultSpec>, devices: Option<&Devices>) -> Result<Fault, Reported> {
         let words = at.value.to_string();
         let fault = match at.value.clone().fault(devices) {
             // Another node may have more of them: those that are there flap.
             Err(SpecError::Devices(SelectionError::NoIndex { .. })) => at.value.clone().fault(None),
-            judged => judged,
+            evaluated => evaluated,
         };
         fault.map_err(|error| self.told(at.line, "faults", Some(&words), error))
     }

@@ -1,4 +1,4 @@
-//! What a container gets, as a config file says it: templates, judged with the devices they are for.
+//! What a container gets, as a config file says it: templates, evaluated with the devices they are for.
 
 use std::fmt::Display;
 
@@ -105,7 +105,7 @@ impl Rules<'_, '_> {
         Ok((container_template, host_template))
     }
 
-    /// Judges what the host gives away.
+    /// Evaluates what the host gives away.
     pub fn host_path(
         &mut self,
         key: &str,
@@ -120,7 +120,7 @@ impl Rules<'_, '_> {
         self.every(key, at, template, expected, |path| allowed.allow(path))
     }
 
-    /// Judges what the template makes of each device.
+    /// Evaluates what the template makes of each device.
     fn every(
         &mut self,
         key: &str,
