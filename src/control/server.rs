@@ -109,7 +109,7 @@ async fn serve(socket: &OwnSocket, observer: Observer) -> Infallible {
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
     let handler = RequestHandler {
         observer,
-        places: Arc::new(Semaphore::new(MADE_AT_A_TIME)),
+        slots: Arc::new(Semaphore::new(MADE_AT_A_TIME)),
     };
     clients::serve(
         "the control socket",
@@ -143,10 +143,10 @@ async fn converse(mut stream: UnixStream, seen: RequestSeen, handler: RequestHan
     }
 }
 
-/// A line of JSON. A large one keeps its place until it is sent, or given up.
+/// A line of JSON. A large one keeps its slot until it is sent, or given up.
 struct ReplyLine {
     text: Vec<u8>,
-    _place: Option<OwnedSemaphorePermit>,
+    _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl From<Reply> for ReplyLine {
@@ -154,14 +154,14 @@ impl From<Reply> for ReplyLine {
         // Cannot fail: there are no keys but texts.
         let mut text = serde_json::to_vec(&reply).unwrap_or_default();
         text.push(b'\n');
-        Self { text, _place: None }
+        Self { text, _slot: None }
     }
 }
 
 #[derive(Clone)]
 struct RequestHandler {
     observer: Observer,
-    places: Arc<Semaphore>,
+    slots: Arc<Semaphore>,
 }
 
 impl RequestHandler {
@@ -217,17 +217,17 @@ impl RequestHandler {
         }
     }
 
-    /// Made beside everything else that runs.
+    /// Made on a thread of its own.
     async fn status(&self, wanted: Wanted) -> ReplyLine {
         // Never closed, so there is always one.
-        let place = Arc::clone(&self.places).acquire_owned().await;
+        let slot = Arc::clone(&self.slots).acquire_owned().await;
         let snapshot = match wanted {
             Wanted::None => self.observer.snapshot().await,
             Wanted::All | Wanted::Of(_) => self.observer.snapshot_with_waits().await,
         };
-        // The place goes with the work, which goes on though its guest may have had to go.
+        // The slot belongs to the work, which goes on when its client is disconnected.
         let making = tokio::task::spawn_blocking(move || ReplyLine {
-            _place: place.ok(),
+            _slot: slot.ok(),
             ..status(&snapshot, &wanted).into()
         });
         let made = making.await;

@@ -52,7 +52,7 @@ pub struct Peers {
 #[derive(Debug, Default)]
 pub struct Table {
     next: u64,
-    /// Peers that were refused since there was a free place.
+    /// Peers that were refused since there was a free slot.
     refused: u64,
     /// A peer from outside of our user namespace was refused: very likely the kubelet.
     refused_outside: bool,
@@ -144,7 +144,7 @@ impl Peers {
         }
     }
 
-    fn admit(&self) -> Option<Open> {
+    fn admit(&self) -> Option<Slot> {
         let mut admitted = None;
         self.table.send_if_modified(|table| {
             if table.open.len() < self.most {
@@ -169,19 +169,19 @@ impl Peers {
         });
         let (id, cut) = admitted?;
         let peers = self.clone();
-        Some(Open { id, peers, cut })
+        Some(Slot { id, peers, cut })
     }
 }
 
-/// A place in the table, given back on drop.
+/// A slot in the table, given back on drop.
 #[derive(Debug)]
-struct Open {
+struct Slot {
     id: ConnectionId,
     peers: Peers,
     cut: CancellationToken,
 }
 
-impl Drop for Open {
+impl Drop for Slot {
     fn drop(&mut self) {
         self.peers.table.send_modify(|table| {
             table.open.remove(&self.id);
@@ -271,7 +271,7 @@ const fn may_connect(uid: u32, own: u32) -> bool {
 pub struct Connection {
     stream: UnixStream,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    open: Open,
+    open: Slot,
 }
 
 impl Connected for Connection {

@@ -140,7 +140,7 @@ mod tests {
     use super::*;
     use futures_util::FutureExt;
 
-    fn place() -> (tempfile::TempDir, PathBuf) {
+    fn socket_path() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("own.sock");
         (dir, path)
@@ -148,7 +148,7 @@ mod tests {
 
     #[tokio::test]
     async fn is_private_and_removed_with_its_owner() {
-        let (_dir, path) = place();
+        let (_dir, path) = socket_path();
         let (socket, before) = OwnSocket::bind(path.clone()).await.unwrap();
         assert_eq!(before, Before::Nothing);
         let mode = socket.path.metadata().unwrap().permissions().mode();
@@ -160,7 +160,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_answers_is_not_taken_and_a_stale_one_is() {
-        let (_dir, path) = place();
+        let (_dir, path) = socket_path();
         let neighbour = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let bound = OwnSocket::bind(path.clone()).await;
         assert!(matches!(bound, Err(BindError::Taken)), "{bound:?}");
@@ -171,7 +171,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_backlog_still_answers() {
-        let (_dir, path) = place();
+        let (_dir, path) = socket_path();
         let _busy = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let mut waiting = Vec::new();
         loop {
@@ -191,7 +191,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_no_socket_stays() {
-        let (_dir, path) = place();
+        let (_dir, path) = socket_path();
         std::fs::write(&path, "precious").unwrap();
         let bound = OwnSocket::bind(path.clone()).await;
         assert!(matches!(bound, Err(BindError::NotASocket)), "{bound:?}");
@@ -200,7 +200,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_successor_is_not_removed() {
-        let (_dir, path) = place();
+        let (_dir, path) = socket_path();
         let (ours, _) = OwnSocket::bind(path.clone()).await.unwrap();
         std::fs::remove_file(&ours.path).unwrap();
         assert!(!ours.is_in_place());
@@ -211,7 +211,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_one_binds_at_a_time() {
-        let (_dir, path) = place();
+        let (_dir, path) = socket_path();
         let lock = lock_dir(dir_of(&path), Duration::ZERO).await.unwrap();
         let mut binding = std::pin::pin!(OwnSocket::bind(path.clone()));
         assert!((&mut binding).now_or_never().is_none());
@@ -222,7 +222,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_lock_that_is_kept_is_not_waited_for_for_ever() {
-        let (_dir, path) = place();
+        let (_dir, path) = socket_path();
         let _kept = lock_dir(dir_of(&path), Duration::ZERO).await.unwrap();
         let (socket, before) = OwnSocket::bind(path.clone()).await.unwrap();
         assert_eq!(before, Before::Binder);

@@ -36,9 +36,9 @@ const HEADERS_WITHIN: Duration = Duration::from_secs(5);
 /// A request of a line and a few headers.
 const HEADERS_SIZE_MAX: usize = 16 * 1024;
 
-/// Answers that can be large are made and sent so many of a kind at a time: slow readers must not cost memory.
-const PLACES: usize = 2;
-const PLACE_WITHIN: Duration = Duration::from_secs(5);
+/// How many large answers of a kind are made and sent at a time: slow readers must not cost memory.
+const SLOTS: usize = 2;
+const SLOT_WITHIN: Duration = Duration::from_secs(5);
 
 /// Who is not yet connected waits here.
 const BACKLOG: u32 = 1024;
@@ -91,8 +91,8 @@ fn bound(socket: TcpSocket, address: std::net::SocketAddr) -> io::Result<TcpSock
 pub async fn serve(listener: TcpListener, observer: Observer) -> Infallible {
     let handler = Handler {
         observer,
-        metrics: Arc::new(Semaphore::new(PLACES)),
-        status: Arc::new(Semaphore::new(PLACES)),
+        metrics: Arc::new(Semaphore::new(SLOTS)),
+        status: Arc::new(Semaphore::new(SLOTS)),
     };
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
     clients::serve("HTTP", CONNECTIONS_MAX, accept, |stream, request| {
@@ -161,22 +161,22 @@ impl Handler {
         }
     }
 
-    /// Makes an answer beside everything else that runs.
+    /// Makes an answer on a thread of its own.
     async fn large(
         &self,
-        places: &Arc<Semaphore>,
+        slots: &Arc<Semaphore>,
         media_type: &'static str,
         of: impl FnOnce(Snapshot) -> String + Send + 'static,
     ) -> HttpResponse {
-        let place = Arc::clone(places).acquire_owned();
-        let Ok(Ok(place)) = timeout(PLACE_WITHIN, place).await else {
+        let slot = Arc::clone(slots).acquire_owned();
+        let Ok(Ok(slot)) = timeout(SLOT_WITHIN, slot).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "busy: try again\n");
         };
         let snapshot = self.observer.snapshot_with_waits().await;
-        // The place goes with the work, which goes on though its guest may have had to go.
+        // The slot belongs to the work, which goes on when its client is disconnected.
         let making = tokio::task::spawn_blocking(move || Large {
             text: of(snapshot),
-            _place: place,
+            _slot: slot,
         });
         let Ok(large) = making.await else {
             return plain(StatusCode::INTERNAL_SERVER_ERROR, "a bug: see the log\n");
@@ -186,10 +186,10 @@ impl Handler {
     }
 }
 
-/// An answer that keeps its place until it is sent, or given up.
+/// An answer that keeps its slot until it is sent, or given up.
 struct Large {
     text: String,
-    _place: OwnedSemaphorePermit,
+    _slot: OwnedSemaphorePermit,
 }
 
 impl AsRef<[u8]> for Large {

@@ -19,7 +19,7 @@ use crate::fault::Faults;
 use crate::node::checkpoint::{Known, Standing};
 use crate::node::checkpoint_file::{CheckpointFile, Written};
 use crate::offer::Offer;
-use crate::offer::retirement::Wait;
+use crate::offer::removal::Wait;
 use crate::plugin::PluginHandle;
 use crate::plugin::record::Record;
 use crate::supervisor::Present;
@@ -134,8 +134,8 @@ impl Observer {
 
 fn waits(plugin: &PluginHandle, offer: &Offer) -> BTreeMap<Box<str>, Wait> {
     let ids = offer.removing().map(|device| &*device.id);
-    let retirement = lock(&plugin.retirement);
-    let waits = retirement.waits(ids, offer.resource().removal_grace, Instant::now());
+    let removal = lock(&plugin.removal);
+    let waits = removal.waits(ids, offer.resource().removal_grace, Instant::now());
     waits
         .into_iter()
         .map(|(id, wait)| (id.into(), wait))

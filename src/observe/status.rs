@@ -12,7 +12,7 @@ use crate::model::device::Device;
 use crate::node::checkpoint::{Holder, Known};
 use crate::observe::{PluginSnapshot, Snapshot};
 use crate::offer::Overrides;
-use crate::offer::retirement::Wait;
+use crate::offer::removal::Wait;
 use crate::plugin::record::{Cause, RegistrationResult};
 
 /// The whole program. Times are of RFC 3339, in UTC.

@@ -6,8 +6,8 @@
 //! configuration lacks is told as Unhealthy until it is known that nobody has it.
 
 pub mod handle;
+pub mod removal;
 pub mod resource;
-pub mod retirement;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -11,8 +11,8 @@ use crate::fault::handle::FaultHandle;
 use crate::fault::{Delays, FaultSpec};
 use crate::node::checkpoint::Checkpoint;
 use crate::offer::handle::OfferHandle;
+use crate::offer::removal::Removal;
 use crate::offer::resource::Resource;
-use crate::offer::retirement::Retirement;
 use crate::plugin::record::Record;
 
 /// A clone is another handle to the same plugin.
@@ -25,7 +25,7 @@ pub struct PluginHandle {
     /// How long calls may be delayed, of all plugins together.
     pub delays: Arc<Mutex<Delays>>,
     /// When devices that are pending removal can be dropped.
-    pub retirement: Arc<Mutex<Retirement>>,
+    pub removal: Arc<Mutex<Removal>>,
     /// What became of it.
     pub record: watch::Sender<Record>,
     /// The kubelet's checkpoint lacks it.
@@ -41,7 +41,7 @@ impl PluginHandle {
             offer: OfferHandle::new(resource),
             faults,
             delays,
-            retirement: Arc::default(),
+            removal: Arc::default(),
             record: watch::Sender::new(Record::new(SystemTime::now())),
             forgotten: Arc::default(),
         }

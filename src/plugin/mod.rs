@@ -147,7 +147,7 @@ impl PluginInstance {
         };
         let settle = memory.settle(before);
         // Also where the run before panicked: what its stream reported was reported to another life of the kubelet.
-        lock(&self.handle.retirement).stream_ended();
+        lock(&self.handle.removal).stream_ended();
         let mut server = Server::start(socket, Arc::clone(&self.resource), self.handle.clone());
         memory.registers();
         let registered = tokio::select! {
@@ -163,7 +163,7 @@ impl PluginInstance {
         };
         let kubelets = registered.as_ref().ok().copied().flatten();
         server.stop(kubelets).await;
-        lock(&self.handle.retirement).stream_ended();
+        lock(&self.handle.removal).stream_ended();
         debug!(resource = %self.resource.name, "stopped");
         registered.map(|_| ended)
     }
@@ -212,7 +212,7 @@ impl PluginInstance {
         Ok((kubelet, turn))
     }
 
-    /// A place among the few that register; never closed, so there is always one.
+    /// A turn among the few that register; never closed, so there is always one.
     async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.turns).acquire_owned().await.ok()
     }

@@ -19,8 +19,8 @@ use crate::model::device::Devices;
 use crate::model::preference::prefer;
 use crate::net::connections::{ConnectionId, Peers};
 use crate::offer::Offer;
+use crate::offer::removal::{CallId, Removal};
 use crate::offer::resource::Resource;
-use crate::offer::retirement::{CallId, Retirement};
 use crate::util::lock::lock;
 use crate::util::sanitize::sanitize;
 
@@ -68,7 +68,7 @@ impl DevicePlugin for Service {
         let resource = self.registered.name.clone();
         trace!(%resource, "DevicePlugin.list_and_watch");
         let open = OpenStream::new(self.peers.clone(), connection(&request)?);
-        let retirement = Arc::clone(&self.handle.retirement);
+        let removal = Arc::clone(&self.handle.removal);
         let mut sent: Option<(Arc<Devices>, u64)> = None;
         let lists = WatchStream::new(self.offer.clone()).filter_map(move |offer| {
             let _until_dropped = &open;
@@ -77,7 +77,7 @@ impl DevicePlugin for Service {
                 *repeats != offer.repeats() || !sent.is_told_alike(devices)
             });
             // Also where no new list is needed: a device may have been Unhealthy before its removal began.
-            lock(&retirement).listed(devices, Instant::now());
+            lock(&removal).listed(devices, Instant::now());
             let list = is_new.then(|| {
                 let count = devices.len();
                 trace!(%resource, count, "DevicePlugin.list_and_watch.send");
@@ -95,7 +95,7 @@ impl DevicePlugin for Service {
         request: Request<v1beta1::PreferredAllocationRequest>,
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
         let asked = api::named_in_question(request.get_ref());
-        let _in_flight = InFlight::new(&self.handle.retirement, asked);
+        let _in_flight = InFlight::new(&self.handle.removal, asked);
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.get_preferred_allocation");
         self.peers.note_call(connection(&request)?);
@@ -113,7 +113,7 @@ impl DevicePlugin for Service {
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
         let asked = api::named_in_allocation(request.get_ref());
-        let _in_flight = InFlight::new(&self.handle.retirement, asked);
+        let _in_flight = InFlight::new(&self.handle.removal, asked);
         let began = Instant::now();
         self.peers.note_call(connection(&request)?);
         let refused = self.handle.before(Target::Allocate, &self.ending).await;
@@ -178,20 +178,20 @@ fn allocate_container(offer: &Offer, ids: &[String]) -> Result<Allocation, Statu
 
 /// A call that may pick the devices that it names, until it is answered or given up.
 struct InFlight<'a> {
-    retirement: &'a Mutex<Retirement>,
+    removal: &'a Mutex<Removal>,
     call: CallId,
 }
 
 impl<'a> InFlight<'a> {
-    fn new<'b>(retirement: &'a Mutex<Retirement>, ids: impl Iterator<Item = &'b str>) -> Self {
-        let call = lock(retirement).call_began(ids);
-        Self { retirement, call }
+    fn new<'b>(removal: &'a Mutex<Removal>, ids: impl Iterator<Item = &'b str>) -> Self {
+        let call = lock(removal).call_began(ids);
+        Self { removal, call }
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        lock(self.retirement).call_ended(self.call, Instant::now());
+        lock(self.removal).call_ended(self.call, Instant::now());
     }
 }
 

@@ -2,8 +2,8 @@
 //! there are can change meanwhile.
 
 mod checkpoint_probe;
+mod remove_devices;
 mod restart_loop;
-mod retire;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -141,7 +141,7 @@ impl Supervisor {
         tokio::pin!(watching);
         let ended = loop {
             let resources = Arc::clone(&configured.borrow_and_update());
-            self.plugins.become_these(&resources);
+            self.plugins.reconcile(&resources);
             tokio::select! {
                 () = stop.cancelled() => break Ok(()),
                 replaced = &mut watching => break Err(replaced),
@@ -184,9 +184,9 @@ struct Running {
 }
 
 impl Plugins {
-    /// Starts, changes and ends plugins until there is one for each of these resources. Those that stay the
-    /// same do not notice.
-    fn become_these(&mut self, resources: &[Resource]) {
+    /// Starts, changes and stops plugins until there is one for each of these resources. A plugin whose resource did not
+    /// change is not touched.
+    fn reconcile(&mut self, resources: &[Resource]) {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Err(error) = ended {
                 error!(%error, "a plugin's task failed");
@@ -269,7 +269,7 @@ impl Plugins {
             }
             tokio::select! {
                 () = restart_loop::run(plugin, memory, stop) => {}
-                never = retire::retire(&handle, &holders) => match never {},
+                never = remove_devices::run(&handle, &holders) => match never {},
                 never = handle.flap() => match never {},
             }
         });

@@ -8,7 +8,7 @@ use crate::support::{
 };
 use kubelet_sim::{Happening, TopologyPolicy};
 use simple_device_plugin::node::checkpoint_file;
-use simple_device_plugin::offer::retirement::Wait;
+use simple_device_plugin::offer::removal::Wait;
 use simple_device_plugin::supervisor::Supervisor;
 
 /// Several times the removal grace of the resources here.

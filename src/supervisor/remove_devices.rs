@@ -21,7 +21,7 @@ const PROBE_AGAIN_MAX: Duration = Duration::from_secs(5);
 const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
 
 /// Drops devices of one resource for as long as it is polled.
-pub async fn retire(handle: &PluginHandle, holders: &Holders) -> Infallible {
+pub async fn run(handle: &PluginHandle, holders: &Holders) -> Infallible {
     let mut offers = handle.offer.subscribe();
     loop {
         // Never closed: the handle is ours.
@@ -32,7 +32,7 @@ pub async fn retire(handle: &PluginHandle, holders: &Holders) -> Infallible {
         while offers.borrow_and_update().removing().next().is_some() {
             sleep(pause).await;
             let resource = handle.offer.now().resource().clone();
-            if lock(&handle.retirement).has_pending() {
+            if lock(&handle.removal).has_pending() {
                 drop_free(handle, holders, &resource).await;
                 forget_deleted_pods(handle, holders, &resource).await;
             }
@@ -47,20 +47,20 @@ async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource
     let name = &resource.name;
     let began = Instant::now();
     let read = holders.checkpoint.read().await;
-    let mut retirement = lock(&handle.retirement);
+    let mut removal = lock(&handle.removal);
     match read {
         Ok(written) => {
             let known = written.checkpoint.of(name.as_str());
-            retirement.read(began, |id| {
+            removal.read(began, |id| {
                 known.is_some_and(|known| known.held.contains_key(id))
             });
         }
         Err(error) => {
             debug!(resource = %name, %error, "devices pending removal stay");
-            retirement.not_read();
+            removal.not_read();
         }
     }
-    let free = retirement.free(resource.removal_grace, Instant::now());
+    let free = removal.free(resource.removal_grace, Instant::now());
     let free: BTreeSet<&str> = free.collect();
     if !free.is_empty() {
         info!(resource = %name, devices = free.len(), "dropped devices that nobody holds");
@@ -76,11 +76,8 @@ async fn forget_deleted_pods(handle: &PluginHandle, holders: &Holders, resource:
         return;
     };
     let (name, grace) = (&resource.name, resource.removal_grace);
-    let held = lock(&handle.retirement).held_by_checkpoint(
-        grace,
-        grace.max(ASK_AGAIN_MIN),
-        Instant::now(),
-    );
+    let held =
+        lock(&handle.removal).held_by_checkpoint(grace, grace.max(ASK_AGAIN_MIN), Instant::now());
     if held.is_empty() {
         return;
     }

@@ -11,7 +11,7 @@ use crate::model::device::Devices;
 
 /// What the kubelet was told about one resource, and what it asked. The time is an argument.
 #[derive(Debug, Default)]
-pub struct Retirement {
+pub struct Removal {
     /// The devices pending removal that the open stream has reported, by ID.
     pending: BTreeMap<Box<str>, Pending>,
     /// Allocate and GetPreferredAllocation calls that are not answered yet, with the pending devices that they name.
@@ -75,7 +75,7 @@ impl fmt::Display for Wait {
     }
 }
 
-impl Retirement {
+impl Removal {
     /// A list was sent on the stream.
     pub fn listed(&mut self, devices: &Devices, now: Instant) {
         let mut before = std::mem::take(&mut self.pending);
@@ -176,7 +176,7 @@ impl Retirement {
         held
     }
 
-    /// The devices that can be dropped, if [`Retirement::read`] was called just now.
+    /// The devices that can be dropped, if [`Removal::read`] was called just now.
     pub fn free(&self, grace: Duration, now: Instant) -> impl Iterator<Item = &str> {
         let named = self.named_in_flight();
         let free = self
@@ -251,114 +251,110 @@ mod tests {
     }
 
     /// With a checkpoint in which nobody holds anything.
-    fn free(retirement: &mut Retirement, now: Instant) -> Vec<&str> {
-        retirement.read(now, |_| false);
-        retirement.free(GRACE, now).collect()
+    fn free(removal: &mut Removal, now: Instant) -> Vec<&str> {
+        removal.read(now, |_| false);
+        removal.free(GRACE, now).collect()
     }
 
-    fn wait(retirement: &Retirement, id: &'static str, now: Instant) -> Option<Wait> {
-        let waits = retirement.waits([id].into_iter(), GRACE, now);
+    fn wait(removal: &Removal, id: &'static str, now: Instant) -> Option<Wait> {
+        let waits = removal.waits([id].into_iter(), GRACE, now);
         waits.get(id).copied()
     }
 
     #[test]
     fn the_grace_counts_from_the_first_message_that_reported_it() {
         let start = Instant::now();
-        let mut retirement = Retirement::default();
-        assert_eq!(wait(&retirement, "a", start), Some(Wait::Report));
-        retirement.listed(&removing(&["a"]), start);
-        retirement.listed(&removing(&["a", "b"]), start + GRACE / 2);
-        assert!(free(&mut retirement, start + GRACE / 2).is_empty());
+        let mut removal = Removal::default();
+        assert_eq!(wait(&removal, "a", start), Some(Wait::Report));
+        removal.listed(&removing(&["a"]), start);
+        removal.listed(&removing(&["a", "b"]), start + GRACE / 2);
+        assert!(free(&mut removal, start + GRACE / 2).is_empty());
         assert_eq!(
-            wait(&retirement, "a", start + GRACE / 2),
+            wait(&removal, "a", start + GRACE / 2),
             Some(Wait::Grace(GRACE / 2))
         );
-        assert_eq!(free(&mut retirement, start + GRACE), ["a"]);
-        assert_eq!(free(&mut retirement, start + GRACE * 2), ["a", "b"]);
-        assert_eq!(wait(&retirement, "a", start + GRACE * 2), None);
+        assert_eq!(free(&mut removal, start + GRACE), ["a"]);
+        assert_eq!(free(&mut removal, start + GRACE * 2), ["a", "b"]);
+        assert_eq!(wait(&removal, "a", start + GRACE * 2), None);
         // It came back meanwhile.
-        retirement.listed(&removing(&["b"]), start + GRACE);
-        assert_eq!(free(&mut retirement, start + GRACE * 2), ["b"]);
-        retirement.stream_ended();
-        assert!(free(&mut retirement, start + GRACE * 9).is_empty());
+        removal.listed(&removing(&["b"]), start + GRACE);
+        assert_eq!(free(&mut removal, start + GRACE * 2), ["b"]);
+        removal.stream_ended();
+        assert!(free(&mut removal, start + GRACE * 9).is_empty());
     }
 
     #[test]
     fn a_call_that_was_in_flight_at_the_report_counts_whatever_it_names() {
         let start = Instant::now();
-        let mut retirement = Retirement::default();
-        let [first, second] = [(); 2].map(|()| retirement.call_began(["stays"].into_iter()));
-        retirement.listed(&removing(&["a"]), start);
-        retirement.call_ended(first, start + GRACE);
-        assert!(free(&mut retirement, start + GRACE * 3).is_empty());
-        assert_eq!(wait(&retirement, "a", start + GRACE * 3), Some(Wait::Call));
-        retirement.call_ended(second, start + GRACE * 3);
-        assert!(free(&mut retirement, start + GRACE * 3 + GRACE / 2).is_empty());
-        assert_eq!(free(&mut retirement, start + GRACE * 4), ["a"]);
+        let mut removal = Removal::default();
+        let [first, second] = [(); 2].map(|()| removal.call_began(["stays"].into_iter()));
+        removal.listed(&removing(&["a"]), start);
+        removal.call_ended(first, start + GRACE);
+        assert!(free(&mut removal, start + GRACE * 3).is_empty());
+        assert_eq!(wait(&removal, "a", start + GRACE * 3), Some(Wait::Call));
+        removal.call_ended(second, start + GRACE * 3);
+        assert!(free(&mut removal, start + GRACE * 3 + GRACE / 2).is_empty());
+        assert_eq!(free(&mut removal, start + GRACE * 4), ["a"]);
     }
 
     #[test]
     fn of_later_calls_those_that_name_it_count_and_no_others() {
         let start = Instant::now();
-        let mut retirement = Retirement::default();
-        retirement.listed(&removing(&["a", "b"]), start);
-        let names_a = retirement.call_began(["stays", "a"].into_iter());
-        let names_none = retirement.call_began(["stays"].into_iter());
-        assert_eq!(free(&mut retirement, start + GRACE), ["b"]);
-        retirement.call_ended(names_a, start + GRACE);
-        retirement.call_ended(names_none, start + GRACE);
-        assert_eq!(free(&mut retirement, start + GRACE), ["b"]);
-        assert_eq!(free(&mut retirement, start + GRACE * 2), ["a", "b"]);
+        let mut removal = Removal::default();
+        removal.listed(&removing(&["a", "b"]), start);
+        let names_a = removal.call_began(["stays", "a"].into_iter());
+        let names_none = removal.call_began(["stays"].into_iter());
+        assert_eq!(free(&mut removal, start + GRACE), ["b"]);
+        removal.call_ended(names_a, start + GRACE);
+        removal.call_ended(names_none, start + GRACE);
+        assert_eq!(free(&mut removal, start + GRACE), ["b"]);
+        assert_eq!(free(&mut removal, start + GRACE * 2), ["a", "b"]);
     }
 
     #[test]
     fn what_cannot_be_read_frees_nothing() {
         let start = Instant::now();
         let later = start + GRACE * 9;
-        let mut retirement = Retirement::default();
-        retirement.listed(&removing(&["a"]), start + GRACE);
-        assert_eq!(wait(&retirement, "a", later), Some(Wait::Holders));
-        retirement.read(start, |_| false);
+        let mut removal = Removal::default();
+        removal.listed(&removing(&["a"]), start + GRACE);
+        assert_eq!(wait(&removal, "a", later), Some(Wait::Holders));
+        removal.read(start, |_| false);
         assert_eq!(
-            wait(&retirement, "a", later),
+            wait(&removal, "a", later),
             Some(Wait::Holders),
             "read before the report"
         );
-        retirement.read(later, |id| id == "a");
-        assert_eq!(wait(&retirement, "a", later), Some(Wait::Pod));
-        retirement.read(later, |_| false);
-        assert_eq!(wait(&retirement, "a", later), None);
-        retirement.not_read();
-        assert_eq!(wait(&retirement, "a", later), Some(Wait::Holders));
+        removal.read(later, |id| id == "a");
+        assert_eq!(wait(&removal, "a", later), Some(Wait::Pod));
+        removal.read(later, |_| false);
+        assert_eq!(wait(&removal, "a", later), None);
+        removal.not_read();
+        assert_eq!(wait(&removal, "a", later), Some(Wait::Holders));
     }
 
     #[test]
     fn the_kubelet_is_asked_about_pods_of_the_checkpoint_once_in_a_while() {
         let start = Instant::now();
-        let mut retirement = Retirement::default();
-        retirement.listed(&removing(&["a", "b"]), start);
-        let asked = |retirement: &mut Retirement, at: Instant| {
-            retirement.held_by_checkpoint(GRACE, GRACE * 2, at).len()
+        let mut removal = Removal::default();
+        removal.listed(&removing(&["a", "b"]), start);
+        let asked = |removal: &mut Removal, at: Instant| {
+            removal.held_by_checkpoint(GRACE, GRACE * 2, at).len()
         };
-        retirement.read(start + GRACE, |id| id == "a");
+        removal.read(start + GRACE, |id| id == "a");
         assert_eq!(
-            asked(&mut retirement, start + GRACE / 2),
+            asked(&mut removal, start + GRACE / 2),
             0,
             "within the grace"
         );
-        let call = retirement.call_began(["stays"].into_iter());
+        let call = removal.call_began(["stays"].into_iter());
         assert_eq!(
-            asked(&mut retirement, start + GRACE),
+            asked(&mut removal, start + GRACE),
             0,
             "while a call is in flight"
         );
-        retirement.call_ended(call, start + GRACE);
-        assert_eq!(asked(&mut retirement, start + GRACE), 1);
-        assert_eq!(
-            asked(&mut retirement, start + GRACE * 2),
-            0,
-            "a moment later"
-        );
-        assert_eq!(asked(&mut retirement, start + GRACE * 3), 1);
+        removal.call_ended(call, start + GRACE);
+        assert_eq!(asked(&mut removal, start + GRACE), 1);
+        assert_eq!(asked(&mut removal, start + GRACE * 2), 0, "a moment later");
+        assert_eq!(asked(&mut removal, start + GRACE * 3), 1);
     }
 }
