@@ -21,8 +21,8 @@ fn main() -> ExitCode {
         // Logged already, and by then nobody may be reading stderr.
         Err(error) if error.is::<DirReplaced>() => ExitCode::from(TRY_AGAIN),
         Err(error) => {
-            // Nobody is left to tell when stderr is closed.
-            let _ = tell(&error);
+            // There is no other way to report it when stderr is closed.
+            let _ = report(&error);
             ExitCode::from(code(&error))
         }
     }
@@ -36,7 +36,7 @@ fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn tell(error: &anyhow::Error) -> io::Result<()> {
+fn report(error: &anyhow::Error) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
     let Some(errors) = error.downcast_ref::<ConfigErrors>() else {
         return writeln!(stderr, "error: {error:#}");

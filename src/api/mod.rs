@@ -51,7 +51,7 @@ impl From<&Device> for v1beta1::Device {
         let node = |id: &u16| v1beta1::NumaNode { id: (*id).into() };
         Self {
             id: device.id.to_string(),
-            health: device.told_health().as_str().to_owned(),
+            health: device.advertised_health().as_str().to_owned(),
             topology: (!device.numa.is_empty()).then(|| v1beta1::TopologyInfo {
                 nodes: device.numa.iter().map(node).collect(),
             }),

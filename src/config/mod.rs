@@ -187,7 +187,7 @@ mod tests {
             ("RUST_LOG", "loud"),
             ("ALLOWED_HOST_PATHS", "/opt, opt"),
         ];
-        let told: Vec<String> = config(&pairs)
+        let errors: Vec<String> = config(&pairs)
             .expect_err("no error")
             .as_slice()
             .iter()
@@ -199,7 +199,7 @@ mod tests {
             })
             .collect();
         assert_eq!(
-            told,
+            errors,
             [
                 "RUST_LOG=loud",
                 "LOG_FORMAT=xml",

@@ -149,7 +149,7 @@ fn shared<'a>(
             }
         }
     }
-    let told = |(name, places): (Cow<str>, BTreeSet<usize>)| {
+    let warn_of = |(name, places): (Cow<str>, BTreeSet<usize>)| {
         let names: Vec<&str> = places
             .iter()
             .map(|place| resources[*place].name.as_str())
@@ -160,15 +160,15 @@ fn shared<'a>(
             sanitize(&name)
         )
     };
-    let told_twice = |(place, name): (usize, Cow<str>)| {
+    let warn_twice = |(place, name): (usize, Cow<str>)| {
         let resource = &resources[place].name;
         format!(
             "{resource} has {what} {} for several devices: {effect}",
             sanitize(&name)
         )
     };
-    let groups = groups.into_values().map(told);
-    groups.chain(twice.into_iter().map(told_twice)).collect()
+    let groups = groups.into_values().map(warn_of);
+    groups.chain(twice.into_iter().map(warn_twice)).collect()
 }
 
 fn missing_numa(resource: &Resource, online: &NumaNodes) -> Option<String> {

@@ -30,7 +30,7 @@ use super::{Reply, Request, apply};
 const CONNECTIONS_MAX: usize = 8;
 
 /// So many resources are named; more are counted.
-const NAMES_TOLD: usize = 8;
+const NAMES_MAX: usize = 8;
 
 /// Answers are made and sent so many at a time: they can be large.
 const MADE_AT_A_TIME: usize = 2;
@@ -253,10 +253,10 @@ fn no_resource(name: &str, names: impl Iterator<Item = String>) -> Reply {
     let names: Vec<String> = names.collect();
     let there_are = match &*names {
         [] => "none".to_owned(),
-        few if few.len() <= NAMES_TOLD => few.join(", "),
+        few if few.len() <= NAMES_MAX => few.join(", "),
         many => {
-            let (told, more) = many.split_at(NAMES_TOLD);
-            format!("{} and {} more", told.join(", "), more.len())
+            let (named, more) = many.split_at(NAMES_MAX);
+            format!("{} and {} more", named.join(", "), more.len())
         }
     };
     Reply::Error(format!(

@@ -383,8 +383,8 @@ mod tests {
         let of_call = faults.call(Target::Allocate);
         let delays: Vec<u64> = of_call.delays.iter().map(|(_, d)| d.as_secs()).collect();
         assert_eq!(delays, [1, 2]);
-        let told = of_call.refusal.map(|(_, refusal)| refusal.code.to_string());
-        assert_eq!(told.as_deref(), Some("ABORTED"));
+        let written = of_call.refusal.map(|(_, refusal)| refusal.code.to_string());
+        assert_eq!(written.as_deref(), Some("ABORTED"));
         let ids: Vec<FaultId> = of_call.delays.iter().map(|(id, _)| *id).collect();
         faults.take_back(&ids);
         let injected: Vec<u64> = faults.armed().iter().map(|armed| armed.injected).collect();

@@ -188,22 +188,22 @@ impl FaultSpec {
     fn effects(&self) -> [(&'static str, Option<String>); 7] {
         [
             ("devices", self.devices.as_deref().map(quoted)),
-            ("delay", told(self.delay.as_ref())),
-            ("error", told(self.error.as_ref())),
+            ("delay", text(self.delay.as_ref())),
+            ("error", text(self.error.as_ref())),
             ("message", self.message.as_deref().map(quoted)),
-            ("for", told(self.r#for.as_ref())),
-            ("up", told(self.up.as_ref())),
-            ("down", told(self.down.as_ref())),
+            ("for", text(self.r#for.as_ref())),
+            ("up", text(self.up.as_ref())),
+            ("down", text(self.down.as_ref())),
         ]
     }
 
     /// What goes with all.
     fn chances(&self) -> [(&'static str, Option<String>); 4] {
         [
-            ("probability", told(self.probability.as_ref())),
-            ("after", told(self.after.as_ref())),
-            ("times", told(self.times.as_ref())),
-            ("seed", told(self.seed.as_ref())),
+            ("probability", text(self.probability.as_ref())),
+            ("after", text(self.after.as_ref())),
+            ("times", text(self.times.as_ref())),
+            ("seed", text(self.seed.as_ref())),
         ]
     }
 
@@ -220,7 +220,7 @@ impl FaultSpec {
     }
 }
 
-fn told<T: fmt::Display>(value: Option<&T>) -> Option<String> {
+fn text<T: fmt::Display>(value: Option<&T>) -> Option<String> {
     value.map(T::to_string)
 }
 

@@ -337,23 +337,23 @@ mod tests {
     #[test]
     fn times_have_bounds_and_are_one_word() {
         type Bounded = Span<100, 60_000>;
-        let told = |text: &str| text.parse::<Bounded>().map(|span| span.to_string());
+        let written = |text: &str| text.parse::<Bounded>().map(|span| span.to_string());
         assert_eq!(
-            told("90s").unwrap_err(),
+            written("90s").unwrap_err(),
             "expected a time from 100ms to 1m, as in 10s"
         );
         for (text, expected) in [("60s", "1m"), ("1500ms", "1s500ms"), ("100ms", "100ms")] {
-            assert_eq!(told(text).unwrap(), expected);
-            assert_eq!(told(expected).unwrap(), expected);
+            assert_eq!(written(text).unwrap(), expected);
+            assert_eq!(written(expected).unwrap(), expected);
         }
         for wrong in ["", "10", "99ms", "60001ms", "-1s", "ten"] {
-            assert!(told(wrong).is_err(), "{wrong}");
+            assert!(written(wrong).is_err(), "{wrong}");
         }
     }
 
     #[test]
     fn codes_are_read_in_both_spellings() {
-        let told = |text: &str| {
+        let written = |text: &str| {
             text.parse::<ErrorCode>()
                 .map(|code| (code.number(), code.to_string()))
         };
@@ -363,11 +363,11 @@ mod tests {
             ("failed_precondition", 9, "FAILED_PRECONDITION"),
             ("CANCELLED", 1, "CANCELED"),
         ] {
-            assert_eq!(told(text).unwrap(), (number, name.to_owned()));
+            assert_eq!(written(text).unwrap(), (number, name.to_owned()));
         }
         for wrong in ["", "OK", "14", "SICK"] {
             assert_eq!(
-                told(wrong).unwrap_err(),
+                written(wrong).unwrap_err(),
                 "expected a code of gRPC but OK, as in UNAVAILABLE"
             );
         }

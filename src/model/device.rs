@@ -72,7 +72,7 @@ impl Device {
     }
 
     /// The health that the kubelet is told.
-    pub fn told_health(&self) -> Health {
+    pub fn advertised_health(&self) -> Health {
         if self.removing {
             Health::Unhealthy
         } else {
@@ -82,7 +82,7 @@ impl Device {
 
     /// Whether Allocate gives it.
     pub fn can_be_given(&self) -> bool {
-        self.told_health() == Health::Healthy
+        self.advertised_health() == Health::Healthy
     }
 
     /// Its path, where it has one.
@@ -154,7 +154,9 @@ impl Devices {
     /// Whether the kubelet is told the same of both.
     pub fn is_told_alike(&self, other: &Self) -> bool {
         let alike = |(one, other): (&Device, &Device)| {
-            one.id == other.id && one.told_health() == other.told_health() && one.numa == other.numa
+            one.id == other.id
+                && one.advertised_health() == other.advertised_health()
+                && one.numa == other.numa
         };
         self.len() == other.len() && std::iter::zip(&self.list, &other.list).all(alike)
     }

@@ -109,7 +109,7 @@ impl KubeletConnection {
             Ok(Ok(_)) => Ok(()),
             // What the kubelet sends has no cause of ours; what the connection does, has.
             Ok(Err(status)) if status.source().is_some() => Err(RegisterError::Broken),
-            Ok(Err(status)) => Err(RegisterError::Refused(told(&status))),
+            Ok(Err(status)) => Err(RegisterError::Refused(describe(&status))),
             Err(_) => Err(RegisterError::TimedOut),
         }
     }
@@ -140,7 +140,7 @@ async fn connect(socket: &Path) -> io::Result<UnixStream> {
     UnixStream::connect(socket).await
 }
 
-fn told(status: &Status) -> String {
+fn describe(status: &Status) -> String {
     format!("{:?}: {}", status.code(), sanitize(status.message()))
 }
 

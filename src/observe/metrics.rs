@@ -51,7 +51,7 @@ fn of_devices(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<()
     let mut devices = metric(
         encoder,
         "devices",
-        "Devices as the kubelet is told of them",
+        "Devices as reported to the kubelet",
         MetricType::Gauge,
     )?;
     for plugin in &snapshot.plugins {

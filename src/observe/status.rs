@@ -297,7 +297,7 @@ fn device(device: &Device, plugin: &PluginSnapshot, known: Option<&Known>) -> De
     let held = known.and_then(|known| known.held.get(&device.id));
     DeviceStatus {
         id: device.id.to_string(),
-        health: device.told_health().as_str().to_owned(),
+        health: device.advertised_health().as_str().to_owned(),
         numa: device.numa.to_vec(),
         health_overridden: offer.overrides().health.contains_key(&device.id),
         fault_unhealthy: offer.fault_unhealthy().contains(&device.id),

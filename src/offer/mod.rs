@@ -212,13 +212,13 @@ impl Offer {
                 let _ = Arc::make_mut(&mut wanted).set_health(id, health);
             }
         }
-        self.devices = told(&wanted, known);
+        self.devices = reported(&wanted, known);
         self
     }
 }
 
 /// The configured devices that there is room for, and the known ones that the configuration lacks.
-fn told(configured: &Arc<Devices>, known: &[Device]) -> Arc<Devices> {
+fn reported(configured: &Arc<Devices>, known: &[Device]) -> Arc<Devices> {
     let mut ids = BTreeSet::new();
     let lacking = known
         .iter()
@@ -251,10 +251,10 @@ fn beside(configured: &Devices, removing: Vec<Device>, known: &Devices) -> Devic
         size += if room { device.list_size() } else { 0 };
         room
     };
-    let told = configured
+    let reported = configured
         .iter()
         .filter(|device| is_known(device) || fits(device));
-    Devices::from_list(told.cloned().chain(removing).collect())
+    Devices::from_list(reported.cloned().chain(removing).collect())
 }
 
 #[cfg(test)]
@@ -277,22 +277,23 @@ mod tests {
         resource
     }
 
-    fn told(offer: &Offer) -> Vec<String> {
-        let told = |device: &Device| format!("{} {}", device.id, device.told_health().as_str());
-        offer.devices().as_slice().iter().map(told).collect()
+    fn reported(offer: &Offer) -> Vec<String> {
+        let reported =
+            |device: &Device| format!("{} {}", device.id, device.advertised_health().as_str());
+        offer.devices().as_slice().iter().map(reported).collect()
     }
 
     #[test]
     fn what_goes_stays_as_unhealthy_until_it_is_dropped() {
         let fewer = Offer::new(resource(3)).reconfigured(resource(1));
         assert_eq!(
-            told(&fewer),
+            reported(&fewer),
             ["d-n-0 Healthy", "d-n-1 Unhealthy", "d-n-2 Unhealthy"]
         );
         let dropped = fewer.without(&BTreeSet::from(["d-n-2", "d-n-0"]));
-        assert_eq!(told(&dropped), ["d-n-0 Healthy", "d-n-1 Unhealthy"]);
+        assert_eq!(reported(&dropped), ["d-n-0 Healthy", "d-n-1 Unhealthy"]);
         assert_eq!(
-            told(&dropped.reconfigured(resource(0))),
+            reported(&dropped.reconfigured(resource(0))),
             ["d-n-0 Unhealthy", "d-n-1 Unhealthy"]
         );
     }
@@ -302,7 +303,7 @@ mod tests {
         let back = Offer::new(resource(2))
             .reconfigured(resource(0))
             .reconfigured(resource(2));
-        assert_eq!(told(&back), ["d-n-0 Healthy", "d-n-1 Healthy"]);
+        assert_eq!(reported(&back), ["d-n-0 Healthy", "d-n-1 Healthy"]);
         assert_eq!(back.removing().count(), 0);
     }
 
@@ -310,7 +311,7 @@ mod tests {
     fn what_pods_hold_is_told_though_nobody_configured_it() {
         let held = ["d-n-0", "old"].map(|id| Device::new(id, 0, [1].into()));
         let offer = Offer::new(resource(1)).holding(&held);
-        assert_eq!(told(&offer), ["d-n-0 Healthy", "old Unhealthy"]);
+        assert_eq!(reported(&offer), ["d-n-0 Healthy", "old Unhealthy"]);
         assert_eq!(*offer.devices().get("old").unwrap().numa, [1]);
         // What the configuration says of it counts.
         assert!(offer.devices().get("d-n-0").unwrap().numa.is_empty());
@@ -321,15 +322,15 @@ mod tests {
         let fewer = Offer::new(resource(3)).reconfigured(resource(2));
         let unhealthy = fewer.with_health(["d-n-0", "other"].into_iter(), Health::Unhealthy);
         assert_eq!(
-            told(&unhealthy),
+            reported(&unhealthy),
             ["d-n-0 Unhealthy", "d-n-1 Healthy", "d-n-2 Unhealthy"]
         );
         let dropped = unhealthy.without(&BTreeSet::from(["d-n-2"]));
-        assert_eq!(told(&dropped), ["d-n-0 Unhealthy", "d-n-1 Healthy"]);
+        assert_eq!(reported(&dropped), ["d-n-0 Unhealthy", "d-n-1 Healthy"]);
         let again = dropped.reconfigured(resource(1));
-        assert_eq!(told(&again), ["d-n-0 Unhealthy", "d-n-1 Unhealthy"]);
+        assert_eq!(reported(&again), ["d-n-0 Unhealthy", "d-n-1 Unhealthy"]);
         assert_eq!(
-            told(&again.as_configured()),
+            reported(&again.as_configured()),
             ["d-n-0 Healthy", "d-n-1 Unhealthy"]
         );
         assert_eq!(*again.as_configured().overrides(), Overrides::default());
@@ -341,18 +342,21 @@ mod tests {
         counted.counted = Some(Counted::new("d", "n", NumaNodes::default()));
         let more = Offer::new(counted.clone()).with_count(3).unwrap();
         assert_eq!(
-            told(&more),
+            reported(&more),
             ["d-n-0 Healthy", "d-n-1 Healthy", "d-n-2 Healthy"]
         );
         let fewer = more.with_count(1).unwrap();
         assert_eq!(
-            told(&fewer),
+            reported(&fewer),
             ["d-n-0 Healthy", "d-n-1 Unhealthy", "d-n-2 Unhealthy"]
         );
         // A reload with another count changes nothing of it.
         let mut four = resource(4);
         four.counted.clone_from(&counted.counted);
-        assert_eq!(told(&fewer.reconfigured(four.clone())), told(&fewer));
+        assert_eq!(
+            reported(&fewer.reconfigured(four.clone())),
+            reported(&fewer)
+        );
         assert_eq!(
             fewer.reconfigured(four).as_configured().removing().count(),
             0
@@ -367,7 +371,7 @@ mod tests {
         );
         // A list has no other number.
         assert_eq!(
-            told(&fewer.reconfigured(listed)),
+            reported(&fewer.reconfigured(listed)),
             ["d-n-0 Healthy", "d-n-1 Healthy", "d-n-2 Unhealthy"]
         );
     }
@@ -408,12 +412,12 @@ mod tests {
         let fault_unhealthy = BTreeSet::from(["d-n-1".into()]);
         let offer = Offer::new(resource(2)).with_fault_unhealthy(fault_unhealthy);
         let expected = ["d-n-0 Healthy", "d-n-1 Unhealthy"];
-        assert_eq!(told(&offer), expected);
+        assert_eq!(reported(&offer), expected);
         let overrides = offer.with_health(["d-n-1"].into_iter(), Health::Healthy);
-        assert_eq!(told(&overrides), expected);
-        assert_eq!(told(&overrides.reconfigured(resource(2))), expected);
-        assert_eq!(told(&overrides.as_configured()), expected);
+        assert_eq!(reported(&overrides), expected);
+        assert_eq!(reported(&overrides.reconfigured(resource(2))), expected);
+        assert_eq!(reported(&overrides.as_configured()), expected);
         let healthy = overrides.with_fault_unhealthy(BTreeSet::new());
-        assert_eq!(told(&healthy), ["d-n-0 Healthy", "d-n-1 Healthy"]);
+        assert_eq!(reported(&healthy), ["d-n-0 Healthy", "d-n-1 Healthy"]);
     }
 }

@@ -40,7 +40,7 @@ pub async fn run(mut plugin: PluginInstance, mut memory: RunMemory, stop: Cancel
         let over = stop.child_token();
         let outcome = tokio::select! {
             outcome = caught(plugin.run(&mut memory, &over)) => outcome,
-            never = end_when_told(&mut offer, &handle, &resource, &over) => match never {},
+            never = end_when_outdated(&mut offer, &handle, &resource, &over) => match never {},
         };
         if stop.is_cancelled() {
             break;
@@ -54,7 +54,7 @@ pub async fn run(mut plugin: PluginInstance, mut memory: RunMemory, stop: Cancel
         }
         let pause = tries.after(&outcome);
         note(&handle, &outcome);
-        tries.tell(&resource, &outcome, pause);
+        tries.log(&resource, &outcome, pause);
         tokio::select! {
             () = stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
@@ -64,7 +64,7 @@ pub async fn run(mut plugin: PluginInstance, mut memory: RunMemory, stop: Cancel
     }
 }
 
-/// Waits until the configuration says something that is told at the registration only.
+/// Waits until the configuration changes what only a registration can report.
 async fn reconfigured(
     offer: &mut watch::Receiver<Arc<Offer>>,
     handle: &PluginHandle,
@@ -78,8 +78,8 @@ async fn reconfigured(
     handle.note(|record, _| record.restarted(Cause::Configuration));
 }
 
-/// Ends the run once it must register something else, or the kubelet forgot it.
-async fn end_when_told(
+/// Ends the run once it must register something else, or the kubelet's checkpoint lacks it.
+async fn end_when_outdated(
     offer: &mut watch::Receiver<Arc<Offer>>,
     handle: &PluginHandle,
     resource: &Resource,
@@ -134,15 +134,15 @@ type Outcome = Result<Result<Ended, RunError>, String>;
 struct Tries {
     failed: u32,
     backoff: Backoff,
-    /// What the plugin was last said to wait for.
-    told: Option<&'static str>,
+    /// What the log last said that the plugin waits for.
+    waiting_for: Option<&'static str>,
 }
 
 impl Tries {
     /// There is a new kubelet: what was with the old one counts no more.
     fn start_over(&mut self) {
         *self = Self {
-            told: self.told,
+            waiting_for: self.waiting_for,
             ..Self::default()
         };
     }
@@ -152,7 +152,7 @@ impl Tries {
         match outcome {
             Ok(Ok(Ended::ByFault)) => *self = Self::default(),
             Ok(Ok(Ended::After(lived))) if *lived >= LONG_LIFE => *self = Self::default(),
-            Ok(Ok(_)) => self.told = None,
+            Ok(Ok(_)) => self.waiting_for = None,
             Ok(Err(_)) | Err(_) => self.failed += 1,
         }
         match outcome {
@@ -161,24 +161,24 @@ impl Tries {
         }
     }
 
-    /// One line for each failure; waiting on for the same is for those who look closer.
-    fn tell(&mut self, resource: &Resource, outcome: &Outcome, pause: Duration) {
+    /// One line for each failure. While it waits for the same thing, later failures are logged at level debug.
+    fn log(&mut self, resource: &Resource, outcome: &Outcome, pause: Duration) {
         let (resource, endpoint) = (&resource.name, &resource.socket);
         let attempt = self.failed;
         let again_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
         match outcome {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => match waiting_for(error) {
-                Some(what) if self.told == Some(what) => {
+                Some(what) if self.waiting_for == Some(what) => {
                     debug!(%resource, %endpoint, %error, attempt, again_ms, "still {what}");
                 }
                 Some(what) => {
                     warn!(%resource, %endpoint, %error, "{what}");
-                    self.told = Some(what);
+                    self.waiting_for = Some(what);
                 }
                 None => {
                     warn!(%resource, %endpoint, %error, attempt, again_ms, "not registered");
-                    self.told = None;
+                    self.waiting_for = None;
                 }
             },
             Err(error) => error!(%resource, error, attempt, again_ms, "a plugin panicked"),
@@ -249,19 +249,19 @@ mod tests {
         );
         let resource = config.unwrap().resources.remove(0);
         let mut tries = Tries::default();
-        let mut told = |error: RunError| {
+        let mut logged = |error: RunError| {
             let outcome = Ok(Err(error));
             let pause = tries.after(&outcome);
-            tries.tell(&resource, &outcome, pause);
-            tries.told.map(|what| &what[..22])
+            tries.log(&resource, &outcome, pause);
+            tries.waiting_for.map(|what| &what[..22])
         };
-        assert_eq!(told(RunError::NotCalledBack), None);
+        assert_eq!(logged(RunError::NotCalledBack), None);
         assert_eq!(
-            told(BindError::Taken.into()),
+            logged(BindError::Taken.into()),
             Some("waiting for the socket")
         );
         assert_eq!(
-            told(NoKubelet::Missing.into()),
+            logged(NoKubelet::Missing.into()),
             Some("waiting for the kubele")
         );
     }

@@ -142,7 +142,7 @@ impl Reader<'_, '_> {
         if let Some(first) = taken.sockets.get(&socket) {
             let expected =
                 format!("a name of its own; line {first} has the socket {socket} already");
-            return Err(self.told(
+            return Err(self.report(
                 line,
                 "pluginName",
                 given.map(|given| &*given.value),
@@ -185,11 +185,11 @@ impl Reader<'_, '_> {
         let counted = Counted::new(prefix, node, dealt);
         counted
             .list_size(count)
-            .map_err(|expected| self.told(line, "devices", Some(&count.to_string()), expected))?;
+            .map_err(|expected| self.report(line, "devices", Some(&count.to_string()), expected))?;
         taken.devices += count;
         if taken.devices > DEVICES_MAX {
             let expected = format!("at most {DEVICES_MAX} devices, of all resources together");
-            return Err(self.told(line, "devices", Some(&count.to_string()), expected));
+            return Err(self.report(line, "devices", Some(&count.to_string()), expected));
         }
         numa.map(|_| (counted.devices(count), Some(counted)))
     }
@@ -233,7 +233,7 @@ impl Reader<'_, '_> {
     ) -> Result<Device, Reported> {
         if let Some(text) = keys.texts().find(|text| text.value.len() > TEXT_MAX) {
             let expected = format!("at most {TEXT_MAX} bytes");
-            return Err(self.told(text.line, "devices", None, expected));
+            return Err(self.report(text.line, "devices", None, expected));
         }
         let attributes = keys
             .attributes
@@ -285,7 +285,7 @@ impl Reader<'_, '_> {
         let mut read = |node: &At<u16>| {
             if node.value > NUMA_NODE_MAX {
                 let expected = format!("a NUMA node from 0 to {NUMA_NODE_MAX}");
-                return Err(self.told(node.line, key, Some(&node.value.to_string()), expected));
+                return Err(self.report(node.line, key, Some(&node.value.to_string()), expected));
             }
             Ok(node.value)
         };
@@ -296,7 +296,7 @@ impl Reader<'_, '_> {
         if keys.rules() * devices.len() > GIVEN_MAX {
             let expected =
                 format!("fewer devices or fewer outputs: together they make more than {GIVEN_MAX}");
-            return Err(self.told(self.line, "name", None, expected));
+            return Err(self.report(self.line, "name", None, expected));
         }
         let prefixed = self.prefixed(keys);
         // Counted devices are all alike: without any, one that there could be is evaluated.
@@ -355,12 +355,12 @@ impl Reader<'_, '_> {
             .and_then(|faults| faults.get(FAULTS_MAX))
         {
             let expected = format!("at most {FAULTS_MAX} faults");
-            return Err(self.told(beyond.line, "faults", None, expected));
+            return Err(self.report(beyond.line, "faults", None, expected));
         }
         let flaps = |at: &&At<FaultSpec>| at.value.rpc == Target::Health;
         if let Some(beyond) = keys.faults.iter().flatten().filter(flaps).nth(FLAPS_MAX) {
             let expected = format!("at most {FLAPS_MAX} faults of health");
-            return Err(self.told(beyond.line, "faults", None, expected));
+            return Err(self.report(beyond.line, "faults", None, expected));
         }
         all(keys.faults.as_deref(), |at| self.fault(at, devices))
     }
@@ -373,7 +373,7 @@ impl Reader<'_, '_> {
             Err(SpecError::Devices(SelectionError::NoIndex { .. })) => at.value.clone().fault(None),
             evaluated => evaluated,
         };
-        fault.map_err(|error| self.told(at.line, "faults", Some(&words), error))
+        fault.map_err(|error| self.report(at.line, "faults", Some(&words), error))
     }
 
     /// What the prefixes say, by the rules of the variables.
@@ -414,10 +414,10 @@ impl Reader<'_, '_> {
     }
 
     fn error(&mut self, key: &str, at: &At<String>, expected: impl Display) -> Reported {
-        self.told(at.line, key, Some(&at.value), expected)
+        self.report(at.line, key, Some(&at.value), expected)
     }
 
-    fn told(
+    fn report(
         &mut self,
         line: usize,
         key: &str,

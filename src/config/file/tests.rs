@@ -9,7 +9,7 @@ use crate::model::device::Health;
 use crate::model::preference::Policy;
 
 #[track_caller]
-fn told(text: &str) -> String {
+fn errors_of(text: &str) -> String {
     read_on("n", text).expect_err(text).to_string()
 }
 
@@ -334,16 +334,16 @@ fn one_name_for_several_devices_is_warned_of() {
 fn without_devices_what_a_container_gets_is_judged_all_the_same() {
     let outputs = "env: {'A_{nope}': ''}, mounts: [{hostPath: /etc}], deviceFileHostPath: /dev/mem, deviceFilePrefix: mem";
     for devices in ["devices: 0", "devices: 2", "numaNodes: [5000]"] {
-        let told = told(&format!("resources: [{{name: a/b, {devices}, {outputs}}}]"));
+        let errors = errors_of(&format!("resources: [{{name: a/b, {devices}, {outputs}}}]"));
         for expected in [
             "env=\"A_{nope}\"",
             "hostPath=\"/etc\"",
             "deviceFileHostPath=\"/dev/mem\"",
         ] {
-            assert!(told.contains(expected), "{devices}: {told}");
+            assert!(errors.contains(expected), "{devices}: {errors}");
         }
     }
-    let listed = told(&format!(
+    let listed = errors_of(&format!(
         "resources: [{{name: a/b, devices: [], {outputs}}}]"
     ));
     assert!(listed.contains("hostPath=\"/etc\""), "{listed}");
@@ -389,13 +389,16 @@ fn no_file_is_too_much() {
             "fewer devices or fewer outputs",
         ),
     ] {
-        let told = told(&text);
-        assert!(told.contains(expected), "{told:.200}\nlacks {expected}");
-        assert!(told.lines().all(|line| line.len() < 2000));
+        let errors = errors_of(&text);
+        assert!(errors.contains(expected), "{errors:.200}\nlacks {expected}");
+        assert!(errors.lines().all(|line| line.len() < 2000));
     }
     let resources: Vec<String> = (0..1001).map(|i| format!("{{name: a/b{i}}}")).collect();
-    let told = told(&format!("resources: [{}]", resources.join(",")));
-    assert!(told.ends_with("expected at most 1000 resources"), "{told}");
+    let errors = errors_of(&format!("resources: [{}]", resources.join(",")));
+    assert!(
+        errors.ends_with("expected at most 1000 resources"),
+        "{errors}"
+    );
     let many = format!(
         "resources: [{{name: a/b, devices: [{}]}}]",
         "{id: ''},\n".repeat(20_000)
@@ -410,12 +413,12 @@ fn no_file_is_too_much() {
 
 #[test]
 fn what_others_wrote_is_escaped() {
-    let told = told(
+    let errors = errors_of(
         "resources: [{name: a/b, devices: [{id: \"x\\nINFO fake\", path: /x}, {id: y}], env: {A: '{paths}', 'B_{\\e}': x}}]",
     );
     assert!(
-        !told.contains("\nINFO") && !told.contains('\u{1b}'),
-        "{told}"
+        !errors.contains("\nINFO") && !errors.contains('\u{1b}'),
+        "{errors}"
     );
 }
 
@@ -572,12 +575,16 @@ fn wrong_faults_are_told_with_their_lines() {
             "faults=\"health gpu --up 1s --down 1s\": expected devices that there are: no device \"gpu\": expected IDs, indexes as in 0, ranges as in 0-3, comma-separated, or all",
         ),
     ] {
-        let errors = told(&format!("\n{}", ONE.replace("FAULTS", faults)));
+        let errors = errors_of(&format!("\n{}", ONE.replace("FAULTS", faults)));
         let first = errors.lines().next().unwrap_or_default();
         assert_eq!(first, format!("c.yaml:2: {expected}"), "{faults}");
     }
     let many = ONE.replace("FAULTS", &format!("[{}]", "{rpc: stream}, ".repeat(65)));
-    assert!(told(&many).contains("at most 64 faults"), "{}", told(&many));
+    assert!(
+        errors_of(&many).contains("at most 64 faults"),
+        "{}",
+        errors_of(&many)
+    );
 }
 
 #[test]
@@ -607,9 +614,9 @@ nodes:
         ),
     );
     assert!(
-        told(&many).contains("at most 8 faults of health"),
+        errors_of(&many).contains("at most 8 faults of health"),
         "{}",
-        told(&many)
+        errors_of(&many)
     );
 }
 

@@ -16,7 +16,7 @@ use super::tree::{Node, Value};
 const MISTAKES_MAX: usize = 50;
 
 /// Reads the tree into types; `None` where nothing is left of it. serde stops at the first error: so
-/// that all of them are told, what is wrong is taken out and the rest is read again.
+/// that all of them are is_reported, what is wrong is taken out and the rest is read again.
 pub fn read<T: DeserializeOwned>(mut tree: Node, errors: &mut FileErrors) -> Option<T> {
     for _ in 0..MISTAKES_MAX {
         let error = match T::deserialize(&tree) {
@@ -222,7 +222,7 @@ impl<'de> Deserializer<'de> for &'de Node {
         if name == AT {
             return visitor.visit_seq(LineThenValue {
                 node: self,
-                told: false,
+                is_reported: false,
             });
         }
         visitor.visit_newtype_struct(self)
@@ -320,7 +320,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
 /// What [`At`] asks for.
 struct LineThenValue<'de> {
     node: &'de Node,
-    told: bool,
+    is_reported: bool,
 }
 
 impl<'de> SeqAccess<'de> for LineThenValue<'de> {
@@ -330,7 +330,7 @@ impl<'de> SeqAccess<'de> for LineThenValue<'de> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Error> {
-        if std::mem::replace(&mut self.told, true) {
+        if std::mem::replace(&mut self.is_reported, true) {
             return seed.deserialize(self.node).map(Some);
         }
         seed.deserialize(self.node.line.into_deserializer())
