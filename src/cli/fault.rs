@@ -10,14 +10,14 @@ use super::style::{ODD, PLAIN};
 use super::{print, request};
 use crate::control::Request;
 use crate::fault::FaultSpec;
-use crate::observe::status::Wanted;
+use crate::observe::status::WithDevices;
 
 /// A fault, or what to do with those that there are.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct Arguments {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<FaultCommand>,
     /// The resource's name
     #[arg(required = true)]
     resource: Option<String>,
@@ -26,7 +26,7 @@ pub struct Arguments {
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum FaultCommand {
     /// Show all faults, and how often each was injected
     List,
     /// Take all faults away, those of the configuration too
@@ -43,14 +43,14 @@ pub fn run(socket: &Path, arguments: Arguments, out: &mut impl Write) -> anyhow:
             resource,
             fault: fault.into(),
         },
-        (Some(Command::Clear { resource }), ..) => Request::Clear { resource },
-        (Some(Command::List), ..) | (None, _, _) => return list(socket, out),
+        (Some(FaultCommand::Clear { resource }), ..) => Request::Clear { resource },
+        (Some(FaultCommand::List), ..) | (None, _, _) => return list(socket, out),
     };
     request::run(socket, &request, out)
 }
 
 fn list(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
-    let status = ask(socket, Wanted::None)?;
+    let status = ask(socket, WithDevices::None)?;
     let rows = status.resources.iter().flat_map(|resource| {
         resource.faults.iter().map(|fault| {
             let by = if fault.set_at_run_time {

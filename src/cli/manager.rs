@@ -11,17 +11,21 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::cli::logging;
-use crate::cli::signals::Asked;
+use crate::cli::signals::ProcessSignals;
 use crate::config::reload;
 use crate::config::{Config, Environment, Host, HttpAddress, config_file};
 use crate::control;
 use crate::node::watcher::KubeletSocket;
 use crate::observe::http;
-use crate::observe::{Observer, Program};
+use crate::observe::{Observer, ProgramInfo};
 use crate::supervisor::Supervisor;
 
-/// Serves every resource until it is asked to stop.
-pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::Result<()> {
+/// Serves every resource until it is signals to stop.
+pub async fn run(
+    environment: Environment,
+    host: Host,
+    signals: ProcessSignals,
+) -> anyhow::Result<()> {
     let file = reload::named(&environment);
     let config = Config::read(&environment, file.as_ref(), &host)?;
     let _logging = logging::start(&config.logs, "warn,simple_device_plugin=info")?;
@@ -37,7 +41,7 @@ pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    let program = Program {
+    let program = ProgramInfo {
         namespace: config.namespace,
         node: config.node,
         plugin_dir: config.plugin_dir.clone(),
@@ -53,7 +57,7 @@ pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::
         present: supervisor.present(),
         checkpoint: supervisor.checkpoint(),
         reloads: reloads.subscribe(),
-        stop: asked.stop.clone(),
+        stop: signals.stop.clone(),
     };
     let over = CancellationToken::new();
     let showing = show(
@@ -63,7 +67,7 @@ pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::
         supervisor.kubelet_socket(),
         &over,
     );
-    let supervised = supervisor.run(asked.stop);
+    let supervised = supervisor.run(signals.stop);
     // HTTP and the control socket answer until every plugin has stopped.
     let supervising = async {
         let ended = supervised.await;
@@ -73,7 +77,7 @@ pub async fn run(environment: Environment, host: Host, asked: Asked) -> anyhow::
     let all = async { tokio::join!(supervising, showing) };
     let (ended, ()) = tokio::select! {
         ended = all => ended,
-        never = reload::follow(file, &environment, &host, &asked.hangup, &configured, &reloads) => match never {},
+        never = reload::follow(file, &environment, &host, &signals.hangup, &configured, &reloads) => match never {},
     };
     if let Err(replaced) = &ended {
         error!("{replaced}");

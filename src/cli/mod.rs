@@ -92,7 +92,7 @@ impl Cli {
                 check::run(environment, this_machine(), node, json, out)
             }
             Some(Command::Status { resource, json }) => {
-                let wanted = status::Wanted { resource, json };
+                let wanted = status::StatusOptions { resource, json };
                 status::run(&control(&environment)?, &wanted, out)
             }
             Some(Command::Ask(request)) => request::run(&control(&environment)?, &request, out),

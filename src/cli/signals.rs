@@ -17,9 +17,9 @@ use tracing::info;
 /// One each for the checkpoint and the config file, and those who make answers.
 const THREADS_ASIDE: usize = 8;
 
-/// What signals ask for.
+/// What signals of this process request.
 #[derive(Clone, Debug, Default)]
-pub struct Asked {
+pub struct ProcessSignals {
     /// Is cancelled by the first signal to end.
     pub stop: CancellationToken,
     /// Is notified by SIGHUP.
@@ -30,7 +30,7 @@ pub struct Asked {
 ///
 /// # Errors
 /// The work's, or that the runtime or the signals can't be had.
-pub fn until_signal<F>(work: impl FnOnce(Asked) -> F) -> anyhow::Result<()>
+pub fn until_signal<F>(work: impl FnOnce(ProcessSignals) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
@@ -42,10 +42,10 @@ where
         .build()?;
     let done = runtime.block_on(async {
         abort_at_the_second()?;
-        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
-        let asked = Asked::default();
-        let _following = AbortOnDropHandle::new(tokio::spawn(follow(signals, asked.clone())));
-        work(asked).await
+        let incoming = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
+        let signals = ProcessSignals::default();
+        let _following = AbortOnDropHandle::new(tokio::spawn(follow(incoming, signals.clone())));
+        work(signals).await
     });
     // What is read aside may hang; it holds up nobody.
     runtime.shutdown_background();
@@ -63,15 +63,15 @@ fn abort_at_the_second() -> std::io::Result<()> {
     Ok(())
 }
 
-async fn follow(mut signals: Signals, asked: Asked) {
-    while let Some(signal) = signals.next().await {
+async fn follow(mut incoming: Signals, signals: ProcessSignals) {
+    while let Some(signal) = incoming.next().await {
         let name = signal_name(signal).unwrap_or("signal");
         if signal == SIGHUP {
             info!("{name}");
-            asked.hangup.notify_one();
+            signals.hangup.notify_one();
         } else {
             info!("{name}: stopping");
-            asked.stop.cancel();
+            signals.stop.cancel();
         }
     }
 }

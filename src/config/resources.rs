@@ -27,10 +27,10 @@ pub fn read(
     program: &Program,
     errors: &mut ConfigErrors,
 ) -> Option<Vec<Resource>> {
-    let mut taken = Taken::default();
+    let mut taken = TakenByVariables::default();
     let read = |variables| {
         let several = all.len() > 1;
-        Reader {
+        VariablesReader {
             variables,
             several,
             errors,
@@ -84,14 +84,18 @@ pub fn all<T, R>(
 }
 
 /// Reads one resource; what is wrong goes to the errors.
-struct Reader<'a> {
+struct VariablesReader<'a> {
     variables: &'a ResourceVariables,
     several: bool,
     errors: &'a mut ConfigErrors,
 }
 
-impl Reader<'_> {
-    fn resource(&mut self, program: &Program, taken: &mut Taken) -> Result<Resource, Reported> {
+impl VariablesReader<'_> {
+    fn resource(
+        &mut self,
+        program: &Program,
+        taken: &mut TakenByVariables,
+    ) -> Result<Resource, Reported> {
         // All of it is read before anything is given up, so that every error is told.
         let name = self.resource_name(taken);
         let socket = self.socket(name.as_ref().ok(), taken);
@@ -112,7 +116,7 @@ impl Reader<'_> {
         })
     }
 
-    fn resource_name(&mut self, taken: &mut Taken) -> Result<ResourceName, Reported> {
+    fn resource_name(&mut self, taken: &mut TakenByVariables) -> Result<ResourceName, Reported> {
         let name = self
             .value(names::RESOURCE_NAME, ResourceName::parse)?
             .ok_or_else(|| self.error(names::RESOURCE_NAME, "", ResourceNameError::NotQualified))?;
@@ -128,7 +132,7 @@ impl Reader<'_> {
     fn socket(
         &mut self,
         resource: Option<&ResourceName>,
-        taken: &mut Taken,
+        taken: &mut TakenByVariables,
     ) -> Result<SocketName, Reported> {
         let given = self.value(names::PLUGIN_NAME, PluginName::parse)?;
         let own = given.is_some() && self.variables[names::PLUGIN_NAME].own;
@@ -224,7 +228,7 @@ impl Reader<'_> {
 
 /// The names of the resources so far, with the variables that gave them, and their sockets.
 #[derive(Default)]
-struct Taken {
+struct TakenByVariables {
     names: BTreeMap<ResourceName, String>,
     sockets: BTreeSet<SocketName>,
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::FaultSpec;
 use crate::model::device::Health;
-use crate::observe::status::{Status, Wanted};
+use crate::observe::status::{Status, WithDevices};
 
 /// What a client asks for.
 #[derive(Debug, Subcommand, Serialize, Deserialize)]
@@ -17,7 +17,7 @@ use crate::observe::status::{Status, Wanted};
 pub enum Request {
     /// How it stands.
     #[command(skip)]
-    Status(Wanted),
+    Status(WithDevices),
     /// Set the health of devices of the program that runs here, until `config` or a restart
     Health {
         /// The resource's name

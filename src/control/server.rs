@@ -19,7 +19,7 @@ use crate::net::clients::{self, RequestSeen};
 use crate::net::connections::is_trusted;
 use crate::net::own_socket::{BindError, OwnSocket};
 use crate::node::watcher::KubeletSocket;
-use crate::observe::status::{Status, Wanted};
+use crate::observe::status::{Status, WithDevices};
 use crate::observe::{Observer, Snapshot};
 use crate::plugin::PluginHandle;
 use crate::util::retry::until_ok;
@@ -218,12 +218,12 @@ impl RequestHandler {
     }
 
     /// Made on a thread of its own.
-    async fn status(&self, wanted: Wanted) -> ReplyLine {
+    async fn status(&self, wanted: WithDevices) -> ReplyLine {
         // Never closed, so there is always one.
         let slot = Arc::clone(&self.slots).acquire_owned().await;
         let snapshot = match wanted {
-            Wanted::None => self.observer.snapshot().await,
-            Wanted::All | Wanted::Of(_) => self.observer.snapshot_with_waits().await,
+            WithDevices::None => self.observer.snapshot().await,
+            WithDevices::All | WithDevices::Of(_) => self.observer.snapshot_with_waits().await,
         };
         // The slot belongs to the work, which goes on when its client is disconnected.
         let making = tokio::task::spawn_blocking(move || ReplyLine {
@@ -235,10 +235,10 @@ impl RequestHandler {
     }
 }
 
-fn status(snapshot: &Snapshot, wanted: &Wanted) -> Reply {
+fn status(snapshot: &Snapshot, wanted: &WithDevices) -> Reply {
     let status = Status::of(snapshot, wanted);
     match wanted {
-        Wanted::Of(name) if status.resources.is_empty() => no_resource(
+        WithDevices::Of(name) if status.resources.is_empty() => no_resource(
             name,
             snapshot
                 .plugins

@@ -28,12 +28,12 @@ pub const BOUNDS_FOR: &str = "the kubelet admits one pod after the other, and ca
 #[derive(Debug, Default)]
 pub struct Delays {
     /// Those that may still count.
-    granted: Vec<Granted>,
+    granted: Vec<LedgerEntry>,
     next: u64,
 }
 
 #[derive(Debug)]
-struct Granted {
+struct LedgerEntry {
     id: u64,
     began: Instant,
     ended: Instant,
@@ -61,7 +61,7 @@ impl Delays {
         let id = self.next;
         self.next += 1;
         if !length.is_zero() {
-            self.granted.push(Granted {
+            self.granted.push(LedgerEntry {
                 id,
                 began: now,
                 ended: now + length,

@@ -43,7 +43,7 @@ impl FromStr for Policy {
 }
 
 /// The NUMA nodes of a device: what `packed` and `spread` reckon with.
-type Place<'a> = &'a [u16];
+type NumaSet<'a> = &'a [u16];
 
 /// What must be included first, then by policy, as many as there are, up to `size`. IDs that no
 /// device has or that Allocate would refuse are never chosen by policy, and never an error: an error
@@ -87,11 +87,11 @@ fn known<'a>(devices: &'a Devices, ids: &'a [String]) -> impl Iterator<Item = &'
 /// The open devices of the fewest places that have enough, in index order. Places that are taken
 /// from anyway, and none at all, cost nothing.
 fn packed<'a>(open: Vec<&'a Device>, taken: &[&Device], needed: usize) -> Vec<&'a Device> {
-    let mut free: BTreeSet<Place> = taken.iter().map(|device| &*device.numa).collect();
+    let mut free: BTreeSet<NumaSet> = taken.iter().map(|device| &*device.numa).collect();
     free.insert(&[]);
 
     // Places in the order of their lowest index, with how many open devices each has.
-    let mut sizes: Vec<(Place, usize)> = Vec::new();
+    let mut sizes: Vec<(NumaSet, usize)> = Vec::new();
     let mut missing = needed;
     for device in &open {
         let place = &*device.numa;
@@ -111,7 +111,7 @@ fn packed<'a>(open: Vec<&'a Device>, taken: &[&Device], needed: usize) -> Vec<&'
 
 /// The fewest places that together have `missing` devices; of several such sets the one whose
 /// places come first. All places where even they have too few.
-fn fewest<'a>(sizes: &[(Place<'a>, usize)], mut missing: usize) -> Vec<Place<'a>> {
+fn fewest<'a>(sizes: &[(NumaSet<'a>, usize)], mut missing: usize) -> Vec<NumaSet<'a>> {
     let mut largest: Vec<usize> = sizes.iter().map(|(_, size)| *size).collect();
     largest.sort_unstable_by(|a, b| b.cmp(a));
     let mut sum = 0;
@@ -140,7 +140,7 @@ fn fewest<'a>(sizes: &[(Place<'a>, usize)], mut missing: usize) -> Vec<Place<'a>
     places
 }
 
-fn sum_of_largest(sizes: &[(Place, usize)], count: usize) -> usize {
+fn sum_of_largest(sizes: &[(NumaSet, usize)], count: usize) -> usize {
     let mut sizes: Vec<usize> = sizes.iter().map(|(_, size)| *size).collect();
     sizes.sort_unstable_by(|a, b| b.cmp(a));
     sizes.iter().take(count).sum()
@@ -154,7 +154,7 @@ fn spread<'a>(
     taken: &[&Device],
     needed: usize,
 ) -> Vec<&'a Device> {
-    let mut places: BTreeMap<Place, Usage> = BTreeMap::new();
+    let mut places: BTreeMap<NumaSet, Usage> = BTreeMap::new();
     for device in devices.as_slice() {
         places.entry(&device.numa).or_default().in_use += 1;
     }

@@ -23,7 +23,7 @@ use crate::config::HttpAddress;
 use crate::net::clients::{self, RequestSeen};
 use crate::observe::metrics;
 use crate::observe::readiness;
-use crate::observe::status::{Status, Wanted};
+use crate::observe::status::{Status, WithDevices};
 use crate::observe::{Observer, Snapshot};
 use crate::util::retry::until_ok;
 
@@ -200,7 +200,7 @@ impl AsRef<[u8]> for Large {
 
 fn status(snapshot: &Snapshot) -> String {
     // Cannot fail: there are no keys but texts.
-    serde_json::to_string(&Status::of(snapshot, &Wanted::All)).unwrap_or_default()
+    serde_json::to_string(&Status::of(snapshot, &WithDevices::All)).unwrap_or_default()
 }
 
 fn plain(status: StatusCode, text: impl Into<Bytes>) -> HttpResponse {

@@ -34,7 +34,7 @@ const WRITES_WITHIN: Duration = Duration::from_secs(5);
 
 /// What does not change while it runs.
 #[derive(Debug)]
-pub struct Program {
+pub struct ProgramInfo {
     /// The namespace it runs in.
     pub namespace: String,
     /// The node's name.
@@ -51,7 +51,7 @@ pub struct Program {
 #[derive(Clone, Debug)]
 pub struct Observer {
     /// What stays.
-    pub program: Arc<Program>,
+    pub program: Arc<ProgramInfo>,
     /// The plugins.
     pub present: Present,
     /// The kubelet's word.
@@ -68,7 +68,7 @@ pub struct Snapshot {
     /// When.
     pub at: SystemTime,
     /// What stays.
-    pub program: Arc<Program>,
+    pub program: Arc<ProgramInfo>,
     /// The plugins in the order of their resources.
     pub plugins: Vec<PluginSnapshot>,
     /// The kubelet's word, or why there is none.

@@ -56,7 +56,7 @@ pub struct ConfigStatus {
     pub refused: u64,
     /// What is wrong with it now: what was configured before goes on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub errors: Option<Event>,
+    pub errors: Option<ErrorStatus>,
 }
 
 /// The kubelet's checkpoint.
@@ -73,7 +73,7 @@ pub struct CheckpointStatus {
 
 /// Something that happened.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Event {
+pub struct ErrorStatus {
     /// What.
     pub what: String,
     /// When; of what goes on, since when.
@@ -103,7 +103,7 @@ pub struct ResourceStatus {
     pub restarts: BTreeMap<String, u64>,
     /// What went wrong last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<Event>,
+    pub last_error: Option<ErrorStatus>,
     /// What was set at run time and overrides the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overrides: Option<OverridesStatus>,
@@ -184,7 +184,7 @@ pub struct DeviceStatus {
 /// Whose devices are wanted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub enum Wanted {
+pub enum WithDevices {
     /// Nobody's.
     None,
     /// Everybody's.
@@ -195,11 +195,11 @@ pub enum Wanted {
 
 impl Status {
     /// What was seen.
-    pub fn of(snapshot: &Snapshot, wanted: &Wanted) -> Self {
+    pub fn of(snapshot: &Snapshot, wanted: &WithDevices) -> Self {
         let program = &snapshot.program;
         let is_wanted = |plugin: &&PluginSnapshot| match wanted {
-            Wanted::Of(name) => plugin.name() == *name,
-            Wanted::None | Wanted::All => true,
+            WithDevices::Of(name) => plugin.name() == *name,
+            WithDevices::None | WithDevices::All => true,
         };
         let resources = snapshot.plugins.iter().filter(is_wanted);
         Self {
@@ -220,7 +220,7 @@ impl Status {
                 error: snapshot.checkpoint.as_ref().err().cloned(),
             },
             resources: resources
-                .map(|plugin| resource(snapshot, plugin, *wanted != Wanted::None))
+                .map(|plugin| resource(snapshot, plugin, *wanted != WithDevices::None))
                 .collect(),
         }
     }
@@ -234,7 +234,7 @@ fn config(snapshot: &Snapshot) -> Option<ConfigStatus> {
         changed: reloads.changed,
         unchanged: reloads.unchanged,
         refused: reloads.refused,
-        errors: reloads.errors.as_ref().map(|(what, since)| Event {
+        errors: reloads.errors.as_ref().map(|(what, since)| ErrorStatus {
             what: what.clone(),
             at: time(*since),
         }),
@@ -259,7 +259,7 @@ fn resource(snapshot: &Snapshot, plugin: &PluginSnapshot, with_devices: bool) ->
             &record.registrations,
         ),
         restarts: counts(&Cause::ALL.map(Cause::as_str), &record.restarts),
-        last_error: record.last_error.as_ref().map(|error| Event {
+        last_error: record.last_error.as_ref().map(|error| ErrorStatus {
             what: error.what.clone(),
             at: time(error.at),
         }),

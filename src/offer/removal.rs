@@ -32,12 +32,12 @@ struct Pending {
     first_call_after: CallId,
     /// When the last call that may have picked it was answered: the kubelet may still be booking what it picked.
     answered: Option<Instant>,
-    holder: Holder,
+    holder: KnownHolder,
 }
 
 /// Whether a pod holds a device, by the kubelet's checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Holder {
+enum KnownHolder {
     /// The checkpoint cannot be read.
     Unknown,
     /// A pod, which may be deleted.
@@ -87,7 +87,7 @@ impl Removal {
                     reported: now,
                     first_call_after: self.next_call,
                     answered: None,
-                    holder: Holder::Unknown,
+                    holder: KnownHolder::Unknown,
                 });
                 (device.id.clone(), pending)
             })
@@ -138,9 +138,9 @@ impl Removal {
             // What was written before the report says nothing of a pod that got it until then.
             if began >= pending.reported {
                 pending.holder = if holds(id) {
-                    Holder::Pod
+                    KnownHolder::Pod
                 } else {
-                    Holder::Nobody
+                    KnownHolder::Nobody
                 };
             }
         }
@@ -149,7 +149,7 @@ impl Removal {
     /// The checkpoint could not be read.
     pub fn not_read(&mut self) {
         for pending in self.pending.values_mut() {
-            pending.holder = Holder::Unknown;
+            pending.holder = KnownHolder::Unknown;
         }
     }
 
@@ -166,7 +166,7 @@ impl Removal {
             return Vec::new();
         }
         let held = self.pending.iter().filter(|(_, pending)| {
-            pending.holder == Holder::Pod
+            pending.holder == KnownHolder::Pod
                 && now - pending.answered.unwrap_or(pending.reported) >= grace
         });
         let held: Vec<Box<str>> = held.map(|(id, _)| id.clone()).collect();
@@ -224,9 +224,9 @@ impl Removal {
             return Some(Wait::Call);
         }
         match pending.holder {
-            Holder::Unknown => return Some(Wait::Holders),
-            Holder::Pod => return Some(Wait::Pod),
-            Holder::Nobody => {}
+            KnownHolder::Unknown => return Some(Wait::Holders),
+            KnownHolder::Pod => return Some(Wait::Pod),
+            KnownHolder::Nobody => {}
         }
         let passed = now - pending.answered.unwrap_or(pending.reported);
         let rest = grace.saturating_sub(passed);

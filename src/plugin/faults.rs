@@ -13,7 +13,7 @@ use crate::fault::handle::FaultHandle;
 use crate::fault::{BOUNDS, Delays, Evaluated, FaultId, Flaps, Grant, Suspension, Target};
 use crate::util::lock::lock;
 
-use super::{End, PluginHandle};
+use super::{PluginHandle, StreamEnd};
 
 /// Each list makes the kubelet write its checkpoint: devices that flap make no more than two a second.
 const LISTS_APART: Duration = Duration::from_millis(500);
@@ -55,7 +55,7 @@ impl PluginHandle {
             faults: &self.faults,
             ids: &ids,
         };
-        let granted = Granted::new(Arc::clone(&self.delays), wanted);
+        let granted = GrantedDelay::new(Arc::clone(&self.delays), wanted);
         let length = granted.grant.length;
         if length < wanted {
             let (resource, fault) = (self.name(), target.as_str());
@@ -103,21 +103,21 @@ impl PluginHandle {
     }
 
     /// Waits until a fault ends the open stream. Each is evaluated once for each stream, as soon as it is there.
-    pub(super) async fn end_stream(&self, evaluated: &mut Evaluated) -> End {
+    pub(super) async fn end_stream(&self, evaluated: &mut Evaluated) -> StreamEnd {
         let mut changes = self.faults.subscribe();
         loop {
             changes.mark_unchanged();
             evaluated.retain(|id| self.faults.has(*id));
             let suspensions = self.suspend(evaluated);
             if !suspensions.is_empty() {
-                return End::Suspended(suspensions);
+                return StreamEnd::Suspended(suspensions);
             }
             let dropped = self.faults.stream(evaluated);
             for _ in 0..dropped {
                 self.injected(Target::Stream, format_args!("dropped"));
             }
             if dropped > 0 {
-                return End::Dropped;
+                return StreamEnd::Dropped;
             }
             // Never closed: the handle is ours.
             let _ = changes.changed().await;
@@ -175,19 +175,19 @@ impl Drop for Delayed<'_> {
 }
 
 /// A delay that was granted; what is not used is given back, however the call ends.
-struct Granted {
+struct GrantedDelay {
     delays: Arc<Mutex<Delays>>,
     grant: Grant,
 }
 
-impl Granted {
+impl GrantedDelay {
     fn new(delays: Arc<Mutex<Delays>>, wanted: Duration) -> Self {
         let grant = lock(&delays).grant(wanted, Instant::now());
         Self { delays, grant }
     }
 }
 
-impl Drop for Granted {
+impl Drop for GrantedDelay {
     fn drop(&mut self) {
         lock(&self.delays).over(&self.grant, Instant::now());
     }

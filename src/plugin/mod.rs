@@ -97,7 +97,7 @@ pub enum Ended {
 }
 
 /// What ended a stream.
-enum End {
+enum StreamEnd {
     /// We do.
     Stop,
     /// It ended by itself.
@@ -316,17 +316,17 @@ impl PluginInstance {
         memory.stream_ended(&under, Instant::now());
         let lived = opened.elapsed();
         match end {
-            End::Stop => {
+            StreamEnd::Stop => {
                 self.entered(Step::Stopping);
                 return Ended::After(lived);
             }
-            End::Stream => {
+            StreamEnd::Stream => {
                 memory.lost_stream();
                 self.starts_over("the stream ended", lived);
                 return Ended::After(lived);
             }
-            End::Dropped => self.injected("a fault dropped the stream", lived),
-            End::Suspended(suspensions) => {
+            StreamEnd::Dropped => self.injected("a fault dropped the stream", lived),
+            StreamEnd::Suspended(suspensions) => {
                 memory.suspensions = suspensions;
                 self.injected("a fault suspends the registration", lived);
             }
@@ -353,7 +353,7 @@ impl PluginInstance {
         under: &mut Succession,
         evaluated: &mut Evaluated,
         stop: &CancellationToken,
-    ) -> End {
+    ) -> StreamEnd {
         let handle = self.handle.clone();
         let fault = handle.end_stream(evaluated);
         tokio::pin!(fault);
@@ -365,16 +365,16 @@ impl PluginInstance {
             };
             tokio::select! {
                 biased;
-                () = stop.cancelled() => return End::Stop,
-                () = over => return End::Stream,
-                () = server.failed() => return End::Stream,
+                () = stop.cancelled() => return StreamEnd::Stop,
+                () = over => return StreamEnd::Stream,
+                () = server.failed() => return StreamEnd::Stream,
                 end = &mut fault => return end,
                 Ok(()) = self.kubelet.changed() => {
                     under.saw(*self.kubelet.borrow_and_update(), Instant::now());
                     // Waits for nothing but the directory's lock.
                     tokio::select! {
                         () = self.keep_socket(server) => {}
-                        () = stop.cancelled() => return End::Stop,
+                        () = stop.cancelled() => return StreamEnd::Stop,
                     }
                 }
             }

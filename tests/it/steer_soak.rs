@@ -16,7 +16,7 @@ use rustix::process::Signal;
 use simple_device_plugin::control::{Reply, Request, client};
 use simple_device_plugin::fault::Target;
 use simple_device_plugin::model::device::Health;
-use simple_device_plugin::observe::status::Wanted;
+use simple_device_plugin::observe::status::WithDevices;
 use tokio::task::JoinHandle;
 
 /// How many commands there are, unless `COMMANDS` says otherwise; `make soak` gives a hundred thousand.
@@ -117,7 +117,10 @@ fn rest_until_devices_flap(control: &Path) {
 
 /// How often a fault made devices of the resource Unhealthy.
 fn flaps(control: &Path) -> u64 {
-    let status = give(control, &Request::Status(Wanted::Of(FLAPPING.to_owned())));
+    let status = give(
+        control,
+        &Request::Status(WithDevices::Of(FLAPPING.to_owned())),
+    );
     let Some(Reply::Status(status)) = status else {
         panic!("no status");
     };
@@ -167,7 +170,7 @@ fn random(rng: &mut Rng) -> Request {
             resource: Some(resource),
         },
         18 => Request::Clear { resource: None },
-        _ => Request::Status(Wanted::Of(resource)),
+        _ => Request::Status(WithDevices::Of(resource)),
     }
 }
 
@@ -259,7 +262,8 @@ impl Story {
 
     /// As the program tells it: a kubelet crashes over what is not there any more.
     fn list_has_what_pods_hold(&self) {
-        let Some(Reply::Status(status)) = give(&self.control, &Request::Status(Wanted::All)) else {
+        let Some(Reply::Status(status)) = give(&self.control, &Request::Status(WithDevices::All))
+        else {
             panic!("no status");
         };
         let devices = status
@@ -306,7 +310,7 @@ impl Story {
             kubelet.delete(pod);
         }
         as_configured(&kubelet).await;
-        let Some(Reply::Status(status)) = give(control, &Request::Status(Wanted::All)) else {
+        let Some(Reply::Status(status)) = give(control, &Request::Status(WithDevices::All)) else {
             panic!("no status");
         };
         let injected = status

@@ -15,7 +15,7 @@ use crate::observe::status::{self, Status};
 
 /// What is wanted.
 #[derive(Debug)]
-pub struct Wanted {
+pub struct StatusOptions {
     /// This resource, with its devices.
     pub resource: Option<String>,
     /// For programs.
@@ -23,31 +23,31 @@ pub struct Wanted {
 }
 
 /// Prints the status.
-pub fn run(socket: &Path, wanted: &Wanted, out: &mut impl Write) -> anyhow::Result<()> {
+pub fn run(socket: &Path, wanted: &StatusOptions, out: &mut impl Write) -> anyhow::Result<()> {
     let status = wanted.ask(socket)?;
     Ok(print(&status, wanted, out)?)
 }
 
-impl Wanted {
+impl StatusOptions {
     fn ask(&self, socket: &Path) -> anyhow::Result<Status> {
         let devices = match &self.resource {
-            Some(resource) => status::Wanted::Of(resource.clone()),
-            None if self.json => status::Wanted::All,
-            None => status::Wanted::None,
+            Some(resource) => status::WithDevices::Of(resource.clone()),
+            None if self.json => status::WithDevices::All,
+            None => status::WithDevices::None,
         };
         ask(socket, devices)
     }
 }
 
 /// How it stands.
-pub fn ask(socket: &Path, devices: status::Wanted) -> anyhow::Result<Status> {
+pub fn ask(socket: &Path, devices: status::WithDevices) -> anyhow::Result<Status> {
     match client::ask(socket, &Request::Status(devices))? {
         Reply::Status(status) => Ok(*status),
         Reply::Done(_) | Reply::Error(_) => bail!("not the answer to what was asked"),
     }
 }
 
-fn print(status: &Status, wanted: &Wanted, out: &mut impl Write) -> io::Result<()> {
+fn print(status: &Status, wanted: &StatusOptions, out: &mut impl Write) -> io::Result<()> {
     match (&*status.resources, &wanted.resource) {
         _ if wanted.json => writeln!(out, "{}", serde_json::to_string_pretty(status)?),
         ([resource], Some(_)) => show::resource(status, resource, SystemTime::now(), out),

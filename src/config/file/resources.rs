@@ -53,10 +53,10 @@ pub fn read(
         errors.add(beyond.name.line, "name", Some(&beyond.name.value), expected);
         return None;
     }
-    let mut taken = Taken::default();
+    let mut taken = TakenByFile::default();
     let read = |keys: &ResourceKeys| {
         let line = keys.name.line;
-        Reader {
+        FileReader {
             common,
             errors,
             line,
@@ -68,22 +68,26 @@ pub fn read(
 
 /// The names and sockets of the resources so far, with their lines.
 #[derive(Default)]
-struct Taken {
+struct TakenByFile {
     names: BTreeMap<ResourceName, usize>,
     sockets: BTreeMap<SocketName, usize>,
     devices: usize,
 }
 
 /// Reads one resource; what is wrong goes to the errors.
-struct Reader<'a, 'm> {
+struct FileReader<'a, 'm> {
     common: &'a Common<'a>,
     errors: &'a mut FileErrors<'m>,
     /// Where the resource begins.
     line: usize,
 }
 
-impl Reader<'_, '_> {
-    fn resource(&mut self, keys: &ResourceKeys, taken: &mut Taken) -> Result<Resource, Reported> {
+impl FileReader<'_, '_> {
+    fn resource(
+        &mut self,
+        keys: &ResourceKeys,
+        taken: &mut TakenByFile,
+    ) -> Result<Resource, Reported> {
         // All of it is read before anything is given up, so that every error is told.
         let name = self.name(&keys.name, taken);
         let socket = self.socket(keys.plugin_name.as_ref(), name.as_ref().ok(), taken);
@@ -109,7 +113,11 @@ impl Reader<'_, '_> {
         })
     }
 
-    fn name(&mut self, name: &At<String>, taken: &mut Taken) -> Result<ResourceName, Reported> {
+    fn name(
+        &mut self,
+        name: &At<String>,
+        taken: &mut TakenByFile,
+    ) -> Result<ResourceName, Reported> {
         let parsed = ResourceName::parse(&name.value)
             .map_err(|expected| self.error("name", name, expected))?;
         if let Some(first) = taken.names.insert(parsed.clone(), name.line) {
@@ -124,7 +132,7 @@ impl Reader<'_, '_> {
         &mut self,
         given: Option<&At<String>>,
         resource: Option<&ResourceName>,
-        taken: &mut Taken,
+        taken: &mut TakenByFile,
     ) -> Result<SocketName, Reported> {
         let (line, socket) = match filled(given) {
             Some(given) => {
@@ -157,7 +165,7 @@ impl Reader<'_, '_> {
         &mut self,
         keys: &ResourceKeys,
         name: Option<&ResourceName>,
-        taken: &mut Taken,
+        taken: &mut TakenByFile,
     ) -> Result<(Devices, Option<Counted>), Reported> {
         let numa = self.numa("numaNodes", keys.numa_nodes.as_deref().unwrap_or_default());
         let known_numa = numa.as_deref().ok().unwrap_or_default();

@@ -12,25 +12,25 @@ const SIZE_MAX: usize = 32 << 20;
 
 /// A value in the file.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub struct YamlNode {
     /// Counted from 1.
     pub line: usize,
-    pub value: Value,
+    pub value: YamlValue,
 }
 
 #[derive(Clone, Debug)]
-pub enum Value {
+pub enum YamlValue {
     /// A scalar as it is written; quotes are what tells `"5"` from `5`.
     Scalar {
         text: String,
         quoted: bool,
     },
-    List(Vec<Node>),
-    Map(Vec<(Node, Node)>),
+    List(Vec<YamlNode>),
+    Map(Vec<(YamlNode, YamlNode)>),
 }
 
 /// The whole file; `None` where it cannot be read. Keys that are there twice are errors too.
-pub fn parse(text: &str, errors: &mut FileErrors) -> Option<Node> {
+pub fn parse(text: &str, errors: &mut FileErrors) -> Option<YamlNode> {
     let mut builder = Builder {
         errors,
         open: Vec::new(),
@@ -51,9 +51,9 @@ pub fn parse(text: &str, errors: &mut FileErrors) -> Option<Node> {
             return None;
         }
     }
-    let nothing = || Node {
+    let nothing = || YamlNode {
         line: 1,
-        value: Value::Scalar {
+        value: YamlValue::Scalar {
             text: String::new(),
             quoted: false,
         },
@@ -66,18 +66,18 @@ struct Wrong(usize, String);
 
 struct Builder<'a, 'm> {
     errors: &'a mut FileErrors<'m>,
-    open: Vec<Open>,
-    anchors: BTreeMap<usize, Node>,
+    open: Vec<OpenCollection>,
+    anchors: BTreeMap<usize, YamlNode>,
     size: usize,
-    root: Option<Node>,
+    root: Option<YamlNode>,
 }
 
 /// A list or map whose end has not come yet; a map's keys and values alternate.
-struct Open {
+struct OpenCollection {
     line: usize,
     anchor: usize,
     is_map: bool,
-    children: Vec<Node>,
+    children: Vec<YamlNode>,
 }
 
 impl Builder<'_, '_> {
@@ -93,9 +93,9 @@ impl Builder<'_, '_> {
                 let text = text.into_owned();
                 self.close(
                     anchor,
-                    Node {
+                    YamlNode {
                         line,
-                        value: Value::Scalar { text, quoted },
+                        value: YamlValue::Scalar { text, quoted },
                     },
                     1,
                 )
@@ -109,11 +109,11 @@ impl Builder<'_, '_> {
                 let value = if open.is_map {
                     self.map(open.children)
                 } else {
-                    Value::List(open.children)
+                    YamlValue::List(open.children)
                 };
                 self.close(
                     open.anchor,
-                    Node {
+                    YamlNode {
                         line: open.line,
                         value,
                     },
@@ -146,7 +146,7 @@ impl Builder<'_, '_> {
         tagged: bool,
     ) -> Result<(), Wrong> {
         untagged(tagged, line)?;
-        self.open.push(Open {
+        self.open.push(OpenCollection {
             line,
             anchor,
             is_map,
@@ -165,7 +165,7 @@ impl Builder<'_, '_> {
     }
 
     /// Puts a node that is whole into the one around it.
-    fn close(&mut self, anchor: usize, node: Node, size: usize) -> Result<(), Wrong> {
+    fn close(&mut self, anchor: usize, node: YamlNode, size: usize) -> Result<(), Wrong> {
         self.count(node.line, size)?;
         if anchor != 0 {
             self.count(node.line, node.size())?;
@@ -178,20 +178,20 @@ impl Builder<'_, '_> {
         Ok(())
     }
 
-    fn map(&mut self, children: Vec<Node>) -> Value {
+    fn map(&mut self, children: Vec<YamlNode>) -> YamlValue {
         let mut entries = Vec::with_capacity(children.len() / 2);
         let mut known = BTreeSet::new();
         let mut children = children.into_iter();
         while let (Some(key), Some(value)) = (children.next(), children.next()) {
             match &key.value {
-                Value::Scalar { text, .. } if !known.insert(text.clone()) => {
+                YamlValue::Scalar { text, .. } if !known.insert(text.clone()) => {
                     self.errors.add(key.line, text, None, "each key once");
                 }
-                Value::Scalar { .. } => entries.push((key, value)),
+                YamlValue::Scalar { .. } => entries.push((key, value)),
                 _ => self.errors.add(key.line, "", None, "a text as key"),
             }
         }
-        Value::Map(entries)
+        YamlValue::Map(entries)
     }
 }
 
@@ -202,14 +202,14 @@ fn untagged(tagged: bool, line: usize) -> Result<(), Wrong> {
     Ok(())
 }
 
-impl Node {
+impl YamlNode {
     /// The bytes that it takes in memory.
     fn size(&self) -> usize {
         size_of::<Self>()
             + match &self.value {
-                Value::Scalar { text, .. } => text.len(),
-                Value::List(list) => list.iter().map(Self::size).sum(),
-                Value::Map(map) => map
+                YamlValue::Scalar { text, .. } => text.len(),
+                YamlValue::List(list) => list.iter().map(Self::size).sum(),
+                YamlValue::Map(map) => map
                     .iter()
                     .map(|(key, value)| key.size() + value.size())
                     .sum(),
@@ -219,7 +219,7 @@ impl Node {
     /// The text of a scalar, for an error to show.
     pub fn shown(&self) -> Option<&str> {
         match &self.value {
-            Value::Scalar { text, .. } => Some(text),
+            YamlValue::Scalar { text, .. } => Some(text),
             _ => None,
         }
     }
@@ -230,11 +230,11 @@ impl Node {
             return;
         };
         let child = match &mut self.value {
-            Value::List(list) if rest.is_empty() => return drop(list.remove(*place)),
-            Value::Map(map) if rest.is_empty() => return drop(map.remove(*place)),
-            Value::List(list) => list.get_mut(*place),
-            Value::Map(map) => map.get_mut(*place).map(|(_, value)| value),
-            Value::Scalar { .. } => None,
+            YamlValue::List(list) if rest.is_empty() => return drop(list.remove(*place)),
+            YamlValue::Map(map) if rest.is_empty() => return drop(map.remove(*place)),
+            YamlValue::List(list) => list.get_mut(*place),
+            YamlValue::Map(map) => map.get_mut(*place).map(|(_, value)| value),
+            YamlValue::Scalar { .. } => None,
         };
         if let Some(child) = child {
             child.remove(rest);

@@ -10,14 +10,14 @@ use serde::de::{
 use serde::forward_to_deserialize_any;
 
 use super::errors::FileErrors;
-use super::tree::{Node, Value};
+use super::tree::{YamlNode, YamlValue};
 
 /// A file with more errors than this has another problem.
 const MISTAKES_MAX: usize = 50;
 
 /// Reads the tree into types; `None` where nothing is left of it. serde stops at the first error: so
 /// that all of them are is_reported, what is wrong is taken out and the rest is read again.
-pub fn read<T: DeserializeOwned>(mut tree: Node, errors: &mut FileErrors) -> Option<T> {
+pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut FileErrors) -> Option<T> {
     for _ in 0..MISTAKES_MAX {
         let error = match T::deserialize(&tree) {
             Ok(read) => return Some(read),
@@ -134,7 +134,7 @@ fn in_our_words(expected: &str) -> &str {
 
 impl Error {
     /// The place where it went wrong, unless that is known already.
-    fn of(mut self, node: &Node) -> Self {
+    fn of(mut self, node: &YamlNode) -> Self {
         if self.line == 0 {
             self.line = node.line;
             self.value = node.shown().map(str::to_owned);
@@ -148,24 +148,24 @@ impl Error {
         self
     }
 
-    fn within(mut self, place: usize, key: Option<&Node>) -> Self {
+    fn within(mut self, place: usize, key: Option<&YamlNode>) -> Self {
         self.path.push(place);
         self.key = self
             .key
-            .or_else(|| key.and_then(Node::shown).map(str::to_owned));
+            .or_else(|| key.and_then(YamlNode::shown).map(str::to_owned));
         self
     }
 }
 
-impl<'de> Deserializer<'de> for &'de Node {
+impl<'de> Deserializer<'de> for &'de YamlNode {
     type Error = Error;
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let visited = match &self.value {
-            Value::Scalar { text, quoted: true } => visitor.visit_str(text),
-            Value::Scalar { text, .. } => plain(text, visitor),
-            Value::List(list) => visitor.visit_seq(Elements(list.iter().enumerate())),
-            Value::Map(map) => visitor.visit_map(Entries {
+            YamlValue::Scalar { text, quoted: true } => visitor.visit_str(text),
+            YamlValue::Scalar { text, .. } => plain(text, visitor),
+            YamlValue::List(list) => visitor.visit_seq(Elements(list.iter().enumerate())),
+            YamlValue::Map(map) => visitor.visit_map(Entries {
                 entries: map.iter().enumerate(),
                 value: None,
             }),
@@ -176,7 +176,7 @@ impl<'de> Deserializer<'de> for &'de Node {
     /// As it is written, whatever it looks like: `010` is no number here.
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.value {
-            Value::Scalar { text, quoted } if *quoted || !is_null(text) => visitor
+            YamlValue::Scalar { text, quoted } if *quoted || !is_null(text) => visitor
                 .visit_str(text)
                 .map_err(|error: Error| error.of(self)),
             _ => self.deserialize_any(visitor),
@@ -193,7 +193,7 @@ impl<'de> Deserializer<'de> for &'de Node {
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.value {
-            Value::Scalar {
+            YamlValue::Scalar {
                 text,
                 quoted: false,
             } if is_null(text) => visitor.visit_none(),
@@ -208,7 +208,7 @@ impl<'de> Deserializer<'de> for &'de Node {
         _keys: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        if matches!(self.value, Value::Map(_)) {
+        if matches!(self.value, YamlValue::Map(_)) {
             return self.deserialize_any(visitor);
         }
         Err(<Error as de::Error>::invalid_type(Unexpected::Seq, &visitor).of(self))
@@ -267,7 +267,7 @@ fn is_null(text: &str) -> bool {
     matches!(text, "" | "~" | "null" | "Null" | "NULL")
 }
 
-struct Elements<'de>(std::iter::Enumerate<std::slice::Iter<'de, Node>>);
+struct Elements<'de>(std::iter::Enumerate<std::slice::Iter<'de, YamlNode>>);
 
 impl<'de> SeqAccess<'de> for Elements<'de> {
     type Error = Error;
@@ -286,8 +286,8 @@ impl<'de> SeqAccess<'de> for Elements<'de> {
 }
 
 struct Entries<'de> {
-    entries: std::iter::Enumerate<std::slice::Iter<'de, (Node, Node)>>,
-    value: Option<(usize, &'de Node, &'de Node)>,
+    entries: std::iter::Enumerate<std::slice::Iter<'de, (YamlNode, YamlNode)>>,
+    value: Option<(usize, &'de YamlNode, &'de YamlNode)>,
 }
 
 impl<'de> MapAccess<'de> for Entries<'de> {
@@ -319,7 +319,7 @@ impl<'de> MapAccess<'de> for Entries<'de> {
 
 /// What [`At`] asks for.
 struct LineThenValue<'de> {
-    node: &'de Node,
+    node: &'de YamlNode,
     is_reported: bool,
 }
 

@@ -10,7 +10,7 @@ use kubelet_sim::Settings;
 use simple_device_plugin::config::reload::{Configured, Reloads};
 use simple_device_plugin::fault::handle::FaultHandle;
 use simple_device_plugin::node::watcher::DirReplaced;
-use simple_device_plugin::observe::{Observer, Program};
+use simple_device_plugin::observe::{Observer, ProgramInfo};
 use simple_device_plugin::offer::handle::OfferHandle;
 use simple_device_plugin::offer::removal::Wait;
 use simple_device_plugin::offer::resource::Resource;
@@ -51,7 +51,7 @@ impl Manager {
             .map(|handle| (name(handle), handle.clone()))
             .collect();
         let stop = CancellationToken::new();
-        let program = Program {
+        let program = ProgramInfo {
             namespace: "test".to_owned(),
             node: "n".to_owned(),
             plugin_dir: PathBuf::new(),
