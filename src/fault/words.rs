@@ -6,13 +6,16 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::ValueEnum;
+use enum_map::Enum;
 use serde::de::{self, Deserializer, Unexpected, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 use crate::api::grpc_code::CODES;
 
 /// What a fault is injected into.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ValueEnum)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enum, Serialize, Deserialize, ValueEnum,
+)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Target {
@@ -33,17 +36,6 @@ pub enum Target {
 }
 
 impl Target {
-    /// All of them, each at its number.
-    pub const ALL: [Self; 7] = [
-        Self::Allocate,
-        Self::Preferred,
-        Self::PreStart,
-        Self::Options,
-        Self::Stream,
-        Self::Registration,
-        Self::Health,
-    ];
-
     /// As it is written, and as a metric's label has it.
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -2,13 +2,13 @@
 
 use std::fmt::Error;
 
+use enum_map::{EnumArray, EnumMap};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::api::grpc_code::CODES;
-use crate::fault::Target;
 use crate::model::device::Health;
 use crate::observe::{PluginSnapshot, Snapshot};
 use crate::plugin::record::{Cause, Durations, RegistrationResult};
@@ -84,7 +84,6 @@ fn of_lives(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), 
             u64::from(is_ready),
         )?;
     }
-    let names = RegistrationResult::ALL.map(RegistrationResult::as_str);
     let help = "Registrations, by how they went";
     by(
         snapshot,
@@ -92,10 +91,9 @@ fn of_lives(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), 
         "registrations",
         help,
         "result",
-        &names,
+        RegistrationResult::as_str,
         |plugin| &plugin.record.registrations,
     )?;
-    let names = Cause::ALL.map(Cause::as_str);
     let help = "New starts of a plugin, by why";
     by(
         snapshot,
@@ -103,7 +101,7 @@ fn of_lives(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), 
         "restarts",
         help,
         "cause",
-        &names,
+        Cause::as_str,
         |plugin| &plugin.record.restarts,
     )
 }
@@ -146,7 +144,7 @@ fn of_faults(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(),
     let help = "Faults that were injected, by their target";
     let mut injected = metric(encoder, "faults_injected", help, MetricType::Counter)?;
     for plugin in &snapshot.plugins {
-        for (target, count) in std::iter::zip(Target::ALL, plugin.record.faults) {
+        for (target, count) in plugin.record.faults {
             if count > 0 || plugin.faults.threaten(target) {
                 let labels = [("resource", plugin.name()), ("fault", target.as_str())];
                 counter(&mut injected, &labels, count)?;
@@ -180,20 +178,20 @@ fn metric<'a>(
     encoder.encode_descriptor(name, help, None, of)
 }
 
-/// A counter of each plugin for each of these names.
-fn by<const N: usize>(
+/// A counter of each plugin for each key, which is the value of the label.
+fn by<K: EnumArray<u64>>(
     snapshot: &Snapshot,
     encoder: &mut DescriptorEncoder,
     name: &str,
     help: &str,
     label: &'static str,
-    names: &[&'static str; N],
-    counts: impl Fn(&PluginSnapshot) -> &[u64; N],
+    as_str: impl Fn(K) -> &'static str,
+    counts: impl Fn(&PluginSnapshot) -> &EnumMap<K, u64>,
 ) -> Result<(), Error> {
     let mut metric = metric(encoder, name, help, MetricType::Counter)?;
     for plugin in &snapshot.plugins {
-        for (name, count) in std::iter::zip(names, counts(plugin)) {
-            let labels = [("resource", plugin.name()), (label, name)];
+        for (key, count) in counts(plugin) {
+            let labels = [("resource", plugin.name()), (label, as_str(key))];
             counter(&mut metric, &labels, *count)?;
         }
     }

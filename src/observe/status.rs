@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use enum_map::{EnumArray, EnumMap};
 use humantime::format_rfc3339_seconds;
 use serde::{Deserialize, Serialize};
 
@@ -254,18 +255,15 @@ fn resource(snapshot: &Snapshot, plugin: &PluginSnapshot, with_devices: bool) ->
         since: time(record.since),
         ready: snapshot.has_ready(plugin),
         waits_for,
-        registrations: counts(
-            &RegistrationResult::ALL.map(RegistrationResult::as_str),
-            &record.registrations,
-        ),
-        restarts: counts(&Cause::ALL.map(Cause::as_str), &record.restarts),
+        registrations: counts(record.registrations, RegistrationResult::as_str),
+        restarts: counts(record.restarts, Cause::as_str),
         last_error: record.last_error.as_ref().map(|error| ErrorStatus {
             what: error.what.clone(),
             at: time(error.at),
         }),
         overrides: overrides(offer.overrides()),
         faults: plugin.faults.armed().iter().map(fault).collect(),
-        faults_injected: counts(&Target::ALL.map(Target::as_str), &record.faults),
+        faults_injected: counts(record.faults, Target::as_str),
         healthy,
         unhealthy,
         pending_removal: offer.removing().count(),
@@ -313,10 +311,13 @@ fn is_zero(count: &usize) -> bool {
 }
 
 /// Those that happened, by name.
-fn counts(names: &[&str], counts: &[u64]) -> BTreeMap<String, u64> {
-    let happened = std::iter::zip(names, counts).filter(|(_, count)| **count > 0);
+fn counts<K: EnumArray<u64>>(
+    counts: EnumMap<K, u64>,
+    as_str: impl Fn(K) -> &'static str,
+) -> BTreeMap<String, u64> {
+    let happened = counts.into_iter().filter(|(_, count)| *count > 0);
     happened
-        .map(|(name, count)| ((*name).to_owned(), *count))
+        .map(|(key, count)| (as_str(key).to_owned(), count))
         .collect()
 }
 

@@ -13,7 +13,7 @@ use crate::support::{
 };
 use kubelet_sim::Behaviour;
 use simple_device_plugin::model::device::Health;
-use simple_device_plugin::plugin::record::{Cause, Record, Step};
+use simple_device_plugin::plugin::record::{Cause, Record, RegistrationResult, Step};
 use simple_device_plugin::supervisor::Supervisor;
 
 /// A manager that reads the checkpoint every 20 ms.
@@ -192,9 +192,9 @@ async fn starts_over_once_when_the_checkpoint_lacks_it() {
     http.readiness(200, "ready: 2 of 2\n").await;
     let b: (&str, &[&str]) = (B, &["b-n-0", "b-n-1"]);
     write_checkpoint(dir.path(), &[b]);
-    let times = |count| move |record: &Record| record.restarts[Cause::Checkpoint as usize] == count;
+    let times = |count| move |record: &Record| record.restarts[Cause::Checkpoint] == count;
     manager.record(A, "a new start", times(1)).await;
-    let again = |record: &Record| record.registrations[0] == 2;
+    let again = |record: &Record| record.registrations[RegistrationResult::Registered] == 2;
     manager.record(A, "another registration", again).await;
     // The manager has read the checkpoint many times since.
     tokio::time::sleep(Duration::from_millis(500)).await;

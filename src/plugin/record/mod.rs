@@ -6,6 +6,8 @@ pub use words::{Cause, RegistrationResult, Step};
 
 use std::time::{Duration, SystemTime};
 
+use enum_map::EnumMap;
+
 use crate::api::grpc_code::CODES;
 use crate::fault::Target;
 use crate::node::checkpoint::Standing;
@@ -53,18 +55,18 @@ pub struct Record {
     pub last_error: Option<LastError>,
     /// The kubelet's checkpoint when it registered: what was written before knows nothing of its stream.
     pub checkpoint_before: Option<FileVersion>,
-    /// By [`RegistrationResult`].
-    pub registrations: [u64; RegistrationResult::ALL.len()],
-    /// By [`Cause`].
-    pub restarts: [u64; Cause::ALL.len()],
+    /// Registrations by their result.
+    pub registrations: EnumMap<RegistrationResult, u64>,
+    /// Restarts by their cause.
+    pub restarts: EnumMap<Cause, u64>,
     /// Calls of Allocate that were answered, by the number of gRPC's code.
     pub allocates: [u64; CODES.len()],
     /// How long these took.
     pub allocate_seconds: Durations,
     /// Devices in answers to Allocate.
     pub allocated_devices: u64,
-    /// Faults that were injected, by [`Target`].
-    pub faults: [u64; Target::ALL.len()],
+    /// Injected faults by their target.
+    pub faults: EnumMap<Target, u64>,
     /// Looks in a row at a checkpoint that lacked it.
     missed: u32,
     /// It started over for that, and no checkpoint had it since.
@@ -80,12 +82,12 @@ impl Record {
             since: now,
             last_error: None,
             checkpoint_before: None,
-            registrations: Default::default(),
-            restarts: Default::default(),
+            registrations: EnumMap::default(),
+            restarts: EnumMap::default(),
             allocates: Default::default(),
             allocate_seconds: Durations::default(),
             allocated_devices: 0,
-            faults: Default::default(),
+            faults: EnumMap::default(),
             missed: 0,
             started_over: false,
         }
@@ -102,7 +104,7 @@ impl Record {
     /// The kubelet has its stream.
     pub fn registered(&mut self, now: SystemTime) {
         self.entered(Step::Registered, now);
-        self.registrations[RegistrationResult::Registered as usize] += 1;
+        self.registrations[RegistrationResult::Registered] += 1;
         self.missed = 0;
     }
 
@@ -118,7 +120,7 @@ impl Record {
         }
         self.last_error = Some(LastError { what, at: now });
         if let Some(registration) = registration {
-            self.registrations[registration as usize] += 1;
+            self.registrations[registration] += 1;
         }
     }
 
@@ -153,13 +155,13 @@ impl Record {
 
     /// It starts over.
     pub fn restarted(&mut self, cause: Cause) {
-        self.restarts[cause as usize] += 1;
+        self.restarts[cause] += 1;
         self.waits_at = None;
     }
 
     /// A fault was injected.
     pub fn injected(&mut self, target: Target) {
-        self.faults[target as usize] += 1;
+        self.faults[target] += 1;
     }
 
     /// An Allocate was answered with this code of gRPC, and so many devices.

@@ -1,5 +1,7 @@
 //! The words of a record: how far a plugin is, how a registration went, why it started over.
 
+use enum_map::Enum;
+
 /// How far a plugin is in its run, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
@@ -53,7 +55,7 @@ impl Step {
 }
 
 /// How a registration went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub enum RegistrationResult {
     /// ListAndWatch is open.
     Registered,
@@ -70,16 +72,6 @@ pub enum RegistrationResult {
 }
 
 impl RegistrationResult {
-    /// All of them, each at its number.
-    pub const ALL: [Self; 6] = [
-        Self::Registered,
-        Self::Refused,
-        Self::Broken,
-        Self::TimedOut,
-        Self::NotCalledBack,
-        Self::NoStream,
-    ];
-
     /// As a metric's label has it.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -94,7 +86,7 @@ impl RegistrationResult {
 }
 
 /// Why a plugin started over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub enum Cause {
     /// Another kubelet came.
     Kubelet,
@@ -111,16 +103,6 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// All of them, each at its number.
-    pub const ALL: [Self; 6] = [
-        Self::Kubelet,
-        Self::Stream,
-        Self::Configuration,
-        Self::Checkpoint,
-        Self::Fault,
-        Self::Panic,
-    ];
-
     /// As a metric's label has it.
     pub const fn as_str(self) -> &'static str {
         match self {
