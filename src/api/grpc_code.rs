@@ -1,7 +1,7 @@
 //! gRPC's status codes by their names.
 
 /// The names by their numbers, as Go prints them.
-pub const CODES: [&str; 17] = [
+pub(crate) const CODES: [&str; 17] = [
     "OK",
     "Canceled",
     "Unknown",

@@ -21,11 +21,11 @@ use crate::model::device::{Device, Devices, Health, LIST_SIZE_MAX};
 pub const VERSION: &str = "v1beta1";
 
 /// The authority of every request: what the kubelet sends since 1.26.
-pub const AUTHORITY: &str = "http://localhost";
+pub(crate) const AUTHORITY: &str = "http://localhost";
 
 /// The largest request that a kubelet can have to send, in bytes: the IDs of a whole list, once as
 /// available and once as must-include.
-pub const REQUEST_SIZE_MAX: usize = 2 * LIST_SIZE_MAX;
+pub(crate) const REQUEST_SIZE_MAX: usize = 2 * LIST_SIZE_MAX;
 
 /// One container's question to GetPreferredAllocation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -146,7 +146,7 @@ impl From<v1beta1::ContainerAllocateResponse> for Allocation {
 }
 
 /// The IDs of each container.
-pub fn allocations(request: v1beta1::AllocateRequest) -> impl Iterator<Item = Vec<String>> {
+pub(crate) fn allocations(request: v1beta1::AllocateRequest) -> impl Iterator<Item = Vec<String>> {
     request
         .container_requests
         .into_iter()
@@ -154,7 +154,9 @@ pub fn allocations(request: v1beta1::AllocateRequest) -> impl Iterator<Item = Ve
 }
 
 /// Every ID in the request.
-pub fn named_in_allocation(request: &v1beta1::AllocateRequest) -> impl Iterator<Item = &str> {
+pub(crate) fn named_in_allocation(
+    request: &v1beta1::AllocateRequest,
+) -> impl Iterator<Item = &str> {
     let containers = request.container_requests.iter();
     containers
         .flat_map(|container| &container.devices_ids)
@@ -162,7 +164,7 @@ pub fn named_in_allocation(request: &v1beta1::AllocateRequest) -> impl Iterator<
 }
 
 /// Every ID in the request.
-pub fn named_in_question(
+pub(crate) fn named_in_question(
     request: &v1beta1::PreferredAllocationRequest,
 ) -> impl Iterator<Item = &str> {
     let containers = request.container_requests.iter();
@@ -203,7 +205,7 @@ pub fn allocation_of(ids: Vec<String>) -> v1beta1::AllocateRequest {
 }
 
 /// The question of each container; a negative size asks for nothing.
-pub fn preferences(
+pub(crate) fn preferences(
     request: v1beta1::PreferredAllocationRequest,
 ) -> impl Iterator<Item = PreferenceQuestion> {
     request

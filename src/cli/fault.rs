@@ -15,7 +15,7 @@ use crate::observe::status::WithDevices;
 /// A fault, or what to do with those that there are.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Option<FaultCommand>,
     /// The resource's name

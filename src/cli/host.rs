@@ -8,7 +8,7 @@ use crate::model::numa;
 const ONLINE_NUMA_NODES: &str = "/sys/devices/system/node/online";
 
 /// Reads this machine's name and NUMA nodes; what cannot be read is not known.
-pub fn this_machine() -> Host {
+pub(crate) fn this_machine() -> Host {
     let hostname = hostname::get().ok();
     let online = std::fs::read_to_string(ONLINE_NUMA_NODES).ok();
     Host {

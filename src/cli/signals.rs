@@ -23,7 +23,7 @@ pub struct ProcessSignals {
     /// Is cancelled by the first signal to end.
     pub stop: CancellationToken,
     /// Is notified by SIGHUP.
-    pub hangup: Arc<Notify>,
+    pub(crate) hangup: Arc<Notify>,
 }
 
 /// Runs the work on a runtime of one thread, with what signals ask for. They are taken before anything of the work is done.

@@ -12,7 +12,7 @@ use crate::util::sanitize::sanitize;
 
 /// A warning for each limit that a container with all devices would pass. The work is bounded by the limits, as nothing far
 /// above them is made.
-pub fn warnings(resource: &Resource) -> Vec<String> {
+pub(crate) fn warnings(resource: &Resource) -> Vec<String> {
     let mut devices: Vec<&Device> = resource.devices.as_slice().iter().collect();
     if devices.is_empty() {
         return Vec::new();

@@ -13,14 +13,14 @@ const HARMLESS: [&str; 5] = [
 
 /// The host paths under which a config file may name files.
 #[derive(Clone, Debug, Default)]
-pub struct AllowedHostPaths {
+pub(crate) struct AllowedHostPaths {
     /// Each as it is written, and with its symlinks resolved.
     roots: Vec<(PathBuf, PathBuf)>,
     resolve: Option<Resolve>,
 }
 
 /// Resolves the symlinks of a path as far as it exists; `None` where one leads nowhere.
-pub type Resolve = fn(&Path) -> Option<PathBuf>;
+pub(crate) type Resolve = fn(&Path) -> Option<PathBuf>;
 
 impl AllowedHostPaths {
     /// Allows what is under these directories, or is one of these files.

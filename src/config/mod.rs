@@ -14,11 +14,10 @@ mod variables;
 mod warnings;
 
 pub use environment::{Environment, Host, any_set};
-pub use error::{ConfigError, ConfigErrors, Place};
+pub use error::{ConfigErrors, Place};
 pub use file::FileText;
-pub use names::RESOURCE_VARIABLES;
 pub use program::{Logs, config_file, control_socket};
-pub use values::{HttpAddress, LogFormat};
+pub(crate) use values::{HttpAddress, LogFormat};
 
 use std::path::PathBuf;
 
@@ -44,7 +43,7 @@ pub struct Config {
     /// What to offer, in index order.
     pub resources: Vec<Resource>,
     /// What works, but probably not as meant.
-    pub warnings: Vec<String>,
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Config {
@@ -335,7 +334,7 @@ mod tests {
     }
 
     fn any_name() -> impl Strategy<Value = String> {
-        let base = prop::sample::select(RESOURCE_VARIABLES.to_vec());
+        let base = prop::sample::select(names::RESOURCE_VARIABLES.to_vec());
         (base, "(_[0-9]{1,2})?", "(\\.n|\\.m)?").prop_map(|(b, i, n)| format!("{b}{i}{n}"))
     }
 

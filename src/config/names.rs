@@ -12,7 +12,7 @@ pub const NUMA_NODES: &str = "NUMA_NODES";
 pub const PREFERRED_ALLOCATION: &str = "PREFERRED_ALLOCATION";
 
 /// The variables that each resource has. `RESOURCE_NAME` tells how many resources there are.
-pub const RESOURCE_VARIABLES: [&str; 10] = [
+pub(crate) const RESOURCE_VARIABLES: [&str; 10] = [
     RESOURCE_NAME,
     NUMBER_DEVICES,
     DEVICE_ID_PREFIX,
@@ -27,7 +27,7 @@ pub const RESOURCE_VARIABLES: [&str; 10] = [
 
 /// A variable's name taken apart: `NAME`, `NAME_<i>`, `NAME.<node>` or `NAME_<i>.<node>`.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Form<'a> {
+pub(crate) struct Form<'a> {
     pub variable: &'static str,
     pub index: Option<usize>,
     pub node: Option<&'a str>,

@@ -14,7 +14,7 @@ use crate::config::host_paths::AllowedHostPaths;
 #[derive(Clone, Debug)]
 pub struct Logs {
     /// Which lines, where told.
-    pub levels: Option<Targets>,
+    pub(crate) levels: Option<Targets>,
     /// How log lines look.
     pub format: LogFormat,
 }
@@ -65,7 +65,7 @@ const POD_RESOURCES_SOCKET_DEFAULT: &str = "/var/lib/kubelet/pod-resources/kubel
 
 /// The parsed values.
 #[derive(Debug)]
-pub struct Program {
+pub(crate) struct Program {
     pub namespace: String,
     pub node: String,
     pub plugin_dir: PathBuf,

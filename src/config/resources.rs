@@ -18,7 +18,7 @@ use crate::model::resource_name::{ResourceName, ResourceNameError};
 use crate::model::socket_name::{KUBELET_SOCKET, PluginName, SOCKET_PATH_MAX, SocketName};
 use crate::offer::resource::{REMOVAL_GRACE_DEFAULT, Resource};
 
-pub const NUMBER_DEVICES_DEFAULT: usize = 2;
+pub(crate) const NUMBER_DEVICES_DEFAULT: usize = 2;
 const DEVICE_ID_PREFIX_DEFAULT: &str = "simple-device";
 
 /// Every resource; `None` where there is an error.
@@ -43,7 +43,7 @@ pub fn read(
 }
 
 /// Tells where the longest of the sockets' paths, the kubelet's among them, is too long for a socket.
-pub fn validate_paths(dir: &Path, resources: &[Resource], errors: &mut ConfigErrors) {
+pub(crate) fn validate_paths(dir: &Path, resources: &[Resource], errors: &mut ConfigErrors) {
     let names = resources.iter().map(|resource| resource.socket.as_str());
     let longest = names.chain([KUBELET_SOCKET]).max_by_key(|name| name.len());
     let Some(longest) = longest else { return };
@@ -57,7 +57,7 @@ pub fn validate_paths(dir: &Path, resources: &[Resource], errors: &mut ConfigErr
 }
 
 /// Tells where the control socket has the path of another one.
-pub fn validate_control(
+pub(crate) fn validate_control(
     control: Option<&Path>,
     dir: &Path,
     resources: &[Resource],
@@ -72,7 +72,7 @@ pub fn validate_control(
 }
 
 /// Something is wrong, and the errors tell what.
-pub struct Reported;
+pub(crate) struct Reported;
 
 /// Every one of them; an error in one must not hide those of the next.
 pub fn all<T, R>(

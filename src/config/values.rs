@@ -44,7 +44,7 @@ pub fn count(text: &str) -> Result<usize, &'static str> {
 }
 
 /// The first part of an environment variable's name.
-pub fn env_prefix(text: &str) -> Result<String, &'static str> {
+pub(crate) fn env_prefix(text: &str) -> Result<String, &'static str> {
     if text.contains('=') {
         return Err("the start of a variable's name, without '='");
     }
@@ -52,7 +52,7 @@ pub fn env_prefix(text: &str) -> Result<String, &'static str> {
 }
 
 /// The first part of a device file's path below `/dev/`.
-pub fn device_file_prefix(text: &str) -> Result<String, &'static str> {
+pub(crate) fn device_file_prefix(text: &str) -> Result<String, &'static str> {
     if text.starts_with('/') || text.contains("..") {
         return Err("a path below /dev/, without '..' or a leading '/'");
     }
@@ -107,7 +107,7 @@ impl FromStr for HttpAddress {
 }
 
 /// Where a socket of ours is.
-pub fn socket_path(text: &str) -> Result<PathBuf, &'static str> {
+pub(crate) fn socket_path(text: &str) -> Result<PathBuf, &'static str> {
     if text.starts_with('/') && !text.ends_with('/') && text.len() <= SOCKET_PATH_MAX {
         Ok(text.into())
     } else {
@@ -117,7 +117,7 @@ pub fn socket_path(text: &str) -> Result<PathBuf, &'static str> {
 
 /// `RUST_LOG` as levels by target: a level alone is the program's own, libraries stay at warn unless one
 /// names them.
-pub fn log_levels(text: &str) -> Result<Targets, &'static str> {
+pub(crate) fn log_levels(text: &str) -> Result<Targets, &'static str> {
     const EXPECTED: &str =
         "a level (off, error, warn, info, debug, trace), or one for a library as in h2=debug";
     let mut levels = Targets::new().with_default(LevelFilter::WARN);

@@ -10,7 +10,7 @@ const RESOURCE_NAME_DEFAULT: &str = "example.com/simple-device";
 
 /// A resource's value of one variable, and where it stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found {
+pub(crate) struct Found {
     /// The full name of the variable that gave it.
     pub variable: String,
     /// The value, trimmed; empty where it was set empty.
@@ -20,10 +20,10 @@ pub struct Found {
 }
 
 /// All that the variables say of one resource; what is missing was not set.
-pub type ResourceVariables = BTreeMap<&'static str, Found>;
+pub(crate) type ResourceVariables = BTreeMap<&'static str, Found>;
 
 /// What the variables say of each resource of this node, in index order.
-pub fn by_resource(
+pub(crate) fn by_resource(
     environment: &Environment,
     node: &str,
     errors: &mut ConfigErrors,
@@ -51,7 +51,7 @@ pub fn by_resource(
 }
 
 /// Tells of each variable of a resource that concerns this node: beside a config file there must be none.
-pub fn none_beside_file(environment: &Environment, node: &str, errors: &mut ConfigErrors) {
+pub(crate) fn none_beside_file(environment: &Environment, node: &str, errors: &mut ConfigErrors) {
     for (name, value) in environment {
         let concerns = |form: &Form| form.node.is_none_or(|of| of == node);
         if Form::of(name).as_ref().is_some_and(concerns) {

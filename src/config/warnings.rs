@@ -49,7 +49,7 @@ pub fn of(resources: &[Resource], online: Option<&NumaNodes>) -> Vec<String> {
 }
 
 /// The warning about the control socket.
-pub fn of_control(control: Option<&Path>, plugin_dir: &Path) -> Option<String> {
+pub(crate) fn of_control(control: Option<&Path>, plugin_dir: &Path) -> Option<String> {
     let control = control.filter(|control| control.parent() == Some(plugin_dir))?;
     let path = control.display();
     Some(format!(

@@ -8,17 +8,17 @@ use thiserror::Error;
 use super::{Effect, Fault, FaultSpec, Refusal, Target};
 
 /// For one resource, set at run time, and as many of its configuration; each is evaluated at every call.
-pub const FAULTS_MAX: usize = 64;
+pub(crate) const FAULTS_MAX: usize = 64;
 
 /// So many of these can make devices flap; each goes through their list.
-pub const FLAPS_MAX: usize = 8;
+pub(crate) const FLAPS_MAX: usize = 8;
 
 /// Which fault of a resource; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FaultId(u64);
 
 /// The faults that were evaluated for one stream, or one registration: each is evaluated once.
-pub type Evaluated = BTreeSet<FaultId>;
+pub(crate) type Evaluated = BTreeSet<FaultId>;
 
 /// A fault that is set, and how often it was injected.
 #[derive(Clone, Debug)]
@@ -28,7 +28,7 @@ pub struct Armed {
     /// With its seed, also where that is made up.
     pub fault: Fault,
     /// Whether it was set at run time, not by the configuration.
-    pub set_at_run_time: bool,
+    pub(crate) set_at_run_time: bool,
     /// How often it was evaluated.
     pub seen: u64,
     /// How often it did.
@@ -41,7 +41,7 @@ pub struct Armed {
 
 impl Armed {
     /// Whether it has been injected as often as it may be. Its effect may last.
-    pub fn is_exhausted(&self) -> bool {
+    pub(crate) fn is_exhausted(&self) -> bool {
         self.injected >= self.fault.times()
     }
 
@@ -107,7 +107,7 @@ pub struct Faults {
 
 impl Faults {
     /// The faults that are set.
-    pub fn armed(&self) -> &[Armed] {
+    pub(crate) fn armed(&self) -> &[Armed] {
         &self.armed
     }
 
@@ -117,7 +117,7 @@ impl Faults {
     }
 
     /// Whether a fault is set on this target.
-    pub fn threaten(&self, target: Target) -> bool {
+    pub(crate) fn threaten(&self, target: Target) -> bool {
         self.armed
             .iter()
             .any(|armed| armed.fault.spec().rpc == target)
@@ -211,7 +211,7 @@ impl Faults {
     }
 
     /// They were injected into a call without effect: it does not count.
-    pub fn take_back(&mut self, ids: &[FaultId]) {
+    pub(crate) fn take_back(&mut self, ids: &[FaultId]) {
         for armed in &mut self.armed {
             if ids.contains(&armed.id) {
                 armed.injected = armed.injected.saturating_sub(1);

@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 /// One call is delayed by this at most, in milliseconds.
-pub const DELAY_MAX_MS: u64 = 60_000;
+pub(crate) const DELAY_MAX_MS: u64 = 60_000;
 
 /// All calls together are delayed by this at most, within any [`WINDOW`].
 const DELAYS_MAX: Duration = Duration::from_secs(120);
@@ -18,11 +18,11 @@ const GRANTED_MAX: usize = 12_000;
 const WINDOW: Duration = Duration::from_secs(300);
 
 /// All of that in words.
-pub const BOUNDS: &str =
+pub(crate) const BOUNDS: &str =
     "one call is delayed by 60s at most, all of the program together by 120s within 5 minutes";
 
 /// And why.
-pub const BOUNDS_FOR: &str = "the kubelet admits one pod after the other, and calls itself unhealthy when that takes 5 minutes";
+pub(crate) const BOUNDS_FOR: &str = "the kubelet admits one pod after the other, and calls itself unhealthy when that takes 5 minutes";
 
 /// The delays of all resources. The time is an argument.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ pub struct Grant {
 
 impl Delays {
     /// How long a call may be delayed that should be for so long.
-    pub fn grant(&mut self, wanted: Duration, now: Instant) -> Grant {
+    pub(crate) fn grant(&mut self, wanted: Duration, now: Instant) -> Grant {
         // Whatever window the new delay falls into, those that ended before cannot be in it.
         self.granted.retain(|granted| granted.ended + WINDOW > now);
         let used: Duration = self.granted.iter().map(|g| g.ended - g.began).sum();

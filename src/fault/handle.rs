@@ -78,7 +78,7 @@ impl FaultHandle {
     }
 
     /// They were injected into a call without effect: it does not count.
-    pub fn take_back(&self, ids: &[FaultId]) {
+    pub(crate) fn take_back(&self, ids: &[FaultId]) {
         self.evaluate(|faults| faults.take_back(ids));
     }
 

@@ -7,19 +7,22 @@ pub mod handle;
 mod spec;
 mod words;
 
-pub use armed::{
-    Armed, Evaluated, FAULTS_MAX, FLAPS_MAX, FaultId, Faults, OfCall, Suspension, TooMany,
+pub use armed::Faults;
+pub(crate) use armed::{
+    Armed, Evaluated, FAULTS_MAX, FLAPS_MAX, FaultId, OfCall, Suspension, TooMany,
 };
-pub use delays::{BOUNDS, BOUNDS_FOR, DELAY_MAX_MS, Delays, Grant};
-pub use flap::Flaps;
-pub use spec::{FaultSpec, SpecError};
-pub use words::{ErrorCode, Probability, Span, Target, Times};
+pub(crate) use delays::{BOUNDS, BOUNDS_FOR, DELAY_MAX_MS, Delays, Grant};
+pub(crate) use flap::Flaps;
+pub use spec::FaultSpec;
+pub(crate) use spec::SpecError;
+pub use words::Target;
+pub(crate) use words::{ErrorCode, Probability, Span, Times};
 
 use std::time::Duration;
 
 /// What a fault does when it is injected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// The call waits for so long before it is answered.
     Delay(Duration),
     /// The call is refused.
@@ -43,7 +46,7 @@ pub struct Refusal {
 
 /// Devices that become Unhealthy and Healthy again, repeatedly.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Flap {
+pub(crate) struct Flap {
     /// Which (see [`crate::model::selection`]).
     pub devices: String,
     /// How long they are Healthy.
@@ -66,7 +69,7 @@ impl Fault {
     }
 
     /// What it does.
-    pub fn effect(&self) -> &Effect {
+    pub(crate) fn effect(&self) -> &Effect {
         &self.effect
     }
 

@@ -129,9 +129,9 @@ pub struct Times(Option<NonZeroU64>);
 
 impl Times {
     /// The default of all faults but those of health.
-    pub const ONCE: Self = Self(Some(NonZeroU64::MIN));
+    pub(crate) const ONCE: Self = Self(Some(NonZeroU64::MIN));
     /// Until it is cleared.
-    pub const UNLIMITED: Self = Self(None);
+    pub(crate) const UNLIMITED: Self = Self(None);
 
     const EXPECTED: &str = "a whole number from 1, or unlimited";
 

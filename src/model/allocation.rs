@@ -10,17 +10,17 @@ use crate::model::template::Template;
 const FEW: usize = 64;
 
 /// In bytes: a kubelet's gRPC client takes no larger answer to Allocate.
-pub const ANSWER_SIZE_MAX: usize = LIST_SIZE_MAX;
+pub(crate) const ANSWER_SIZE_MAX: usize = LIST_SIZE_MAX;
 
 /// In bytes: Linux takes no longer string for a new process, `NAME=value` and its end
 /// (`MAX_ARG_STRLEN` in `binfmts.h`, with pages of 4 KiB).
-pub const ENV_SIZE_MAX: usize = 128 * 1024;
+pub(crate) const ENV_SIZE_MAX: usize = 128 * 1024;
 
 /// In bytes: Linux takes no larger arguments and environment for a new process, a quarter of its stack's limit of 8 MiB
 /// (`fs/exec.c`). Each variable counts with its `=`, its end and a pointer.
-pub const ENVIRONMENT_SIZE_MAX: usize = 2 * 1024 * 1024;
+pub(crate) const ENVIRONMENT_SIZE_MAX: usize = 2 * 1024 * 1024;
 /// In bytes, of each variable beside its name and value.
-pub const ENV_OVERHEAD: usize = 2 + size_of::<*const u8>();
+pub(crate) const ENV_OVERHEAD: usize = 2 + size_of::<*const u8>();
 
 /// What a container gets with a resource's devices. What speaks of a device is there for each of them,
 /// the rest once.
@@ -35,7 +35,7 @@ pub struct Outputs {
     /// Mounts.
     pub mounts: Vec<MountRule>,
     /// Names of CDI devices.
-    pub cdi_devices: Vec<Template>,
+    pub(crate) cdi_devices: Vec<Template>,
 }
 
 /// A device file before it is known for which device.
@@ -57,7 +57,7 @@ pub struct MountRule {
     /// Its path on the host.
     pub host_path: Template,
     /// Whether the container can only read it.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
 }
 
 /// A device file as the container runtime gets it (`v1beta1.DeviceSpec`).
@@ -81,7 +81,7 @@ pub struct Mount {
     /// Absolute path on the host.
     pub host_path: String,
     /// Whether the container can only read it.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
 }
 
 /// What one container gets, each list in the order of the resource's devices.
@@ -96,7 +96,7 @@ pub struct Allocation {
     /// Mounts.
     pub mounts: Vec<Mount>,
     /// Names of CDI devices.
-    pub cdi_devices: Vec<String>,
+    pub(crate) cdi_devices: Vec<String>,
 }
 
 /// Why a container gets nothing.
@@ -165,7 +165,7 @@ pub fn allocate(
 
 /// Returns `count` if its size is within the limit, else a smaller count that is, near the largest such. The size must not
 /// shrink as the count grows.
-pub fn most_within(limit: usize, count: usize, size: impl Fn(usize) -> usize) -> usize {
+pub(crate) fn most_within(limit: usize, count: usize, size: impl Fn(usize) -> usize) -> usize {
     let (mut fits, mut fits_size) = (0, 0);
     // Doubling first: what is far too large is not made.
     let mut tried = 1.min(count);
@@ -199,15 +199,15 @@ pub fn most_within(limit: usize, count: usize, size: impl Fn(usize) -> usize) ->
 
 /// The variables' way to say what a container gets; `None` is off.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Prefixes {
+pub(crate) struct Prefixes {
     /// Env `<prefix>_<index>` = `/dev/<index>`.
     pub env: Option<String>,
     /// Annotation `<prefix>-<index>` = the device's ID.
     pub annotation: Option<String>,
     /// Device file `/dev/<prefix>-<index>`.
-    pub device_file: Option<String>,
+    pub(crate) device_file: Option<String>,
     /// The host's file behind every device file; `None`: the same path as in the container.
-    pub device_file_host_path: Option<String>,
+    pub(crate) device_file_host_path: Option<String>,
 }
 
 impl From<Prefixes> for Outputs {
@@ -310,7 +310,7 @@ impl Outputs {
 
 impl Outputs {
     /// How many of these devices, from the first on, a container can get in one answer.
-    pub fn most_in_an_answer(&self, devices: &[&Device]) -> usize {
+    pub(crate) fn most_in_an_answer(&self, devices: &[&Device]) -> usize {
         let size = |count| self.of(&devices[..count]).size();
         most_within(ANSWER_SIZE_MAX, devices.len(), size)
     }

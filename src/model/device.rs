@@ -34,7 +34,7 @@ impl Health {
 
 /// What a device has besides, for what a container gets with it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Detail {
+pub(crate) struct Detail {
     /// Stands for `{path}`.
     pub path: Option<String>,
     /// Stand for `{<name>}`.
@@ -55,7 +55,7 @@ pub struct Device {
     /// Whether it is being taken away: told to the kubelet as Unhealthy until no pod holds it.
     pub removing: bool,
     /// What else it has; none for most, of which there can be many.
-    pub detail: Option<Arc<Detail>>,
+    pub(crate) detail: Option<Arc<Detail>>,
 }
 
 impl Device {
@@ -72,7 +72,7 @@ impl Device {
     }
 
     /// The health that the kubelet is told.
-    pub fn advertised_health(&self) -> Health {
+    pub(crate) fn advertised_health(&self) -> Health {
         if self.removing {
             Health::Unhealthy
         } else {
@@ -91,7 +91,7 @@ impl Device {
     }
 
     /// Its attribute of this name.
-    pub fn attribute(&self, name: &str) -> Option<&str> {
+    pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
         self.detail
             .as_ref()?
             .attributes
@@ -120,7 +120,7 @@ pub struct UnknownDevice;
 
 impl Devices {
     /// These devices, each with an ID of its own.
-    pub fn from_list(list: Vec<Device>) -> Self {
+    pub(crate) fn from_list(list: Vec<Device>) -> Self {
         let mut by_id: Vec<u32> = (0..).take(list.len()).collect();
         by_id.sort_by(|a, b| list[*a as usize].id.cmp(&list[*b as usize].id));
         Self { list, by_id }
@@ -152,7 +152,7 @@ impl Devices {
     }
 
     /// Whether the kubelet is told the same of both.
-    pub fn is_told_alike(&self, other: &Self) -> bool {
+    pub(crate) fn is_told_alike(&self, other: &Self) -> bool {
         let alike = |(one, other): (&Device, &Device)| {
             one.id == other.id
                 && one.advertised_health() == other.advertised_health()

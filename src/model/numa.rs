@@ -5,7 +5,7 @@ use std::str::FromStr;
 use thiserror::Error;
 
 /// The highest NUMA node that Linux knows (`CONFIG_NODES_SHIFT` is at most 10).
-pub const NUMA_NODE_MAX: u16 = 1023;
+pub(crate) const NUMA_NODE_MAX: u16 = 1023;
 
 /// NUMA nodes in the order in which devices are dealt to them; empty means no topology.
 ///
@@ -27,12 +27,12 @@ pub enum NumaNodesError {
 
 impl NumaNodes {
     /// These nodes, in this order; none over [`NUMA_NODE_MAX`].
-    pub fn dealing(nodes: Vec<u16>) -> Self {
+    pub(crate) fn dealing(nodes: Vec<u16>) -> Self {
         Self(nodes)
     }
 
     /// The NUMA node of the device with this index; `None` without topology.
-    pub fn deal(&self, index: usize) -> Option<u16> {
+    pub(crate) fn deal(&self, index: usize) -> Option<u16> {
         self.turn(index).map(|turn| self.0[turn])
     }
 
@@ -75,7 +75,7 @@ fn node(text: &str) -> Result<u16, NumaNodesError> {
 }
 
 /// The NUMA nodes in a kernel list such as `0-1,4` (`/sys/devices/system/node/online`); `None` if it can't be read.
-pub fn parse_kernel_list(text: &str) -> Option<NumaNodes> {
+pub(crate) fn parse_kernel_list(text: &str) -> Option<NumaNodes> {
     text.trim().replace(',', "+").parse().ok()
 }
 

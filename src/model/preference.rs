@@ -48,7 +48,7 @@ type NumaSet<'a> = &'a [u16];
 /// What must be included first, then by policy, as many as there are, up to `size`. IDs that no
 /// device has or that Allocate would refuse are never chosen by policy, and never an error: an error
 /// would fail the pod.
-pub fn prefer(
+pub(crate) fn prefer(
     devices: &Devices,
     policy: Policy,
     available: &[String],

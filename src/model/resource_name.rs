@@ -66,7 +66,7 @@ impl ResourceName {
     }
 
     /// What stands after the `/`.
-    pub fn name_part(&self) -> &str {
+    pub(crate) fn name_part(&self) -> &str {
         self.0
             .split_once('/')
             .map_or(self.as_str(), |(_, part)| part)

@@ -5,7 +5,7 @@ use thiserror::Error;
 use crate::model::device::{Device, Devices};
 
 /// In bytes.
-pub const TEXT_MAX: usize = 4096;
+pub(crate) const TEXT_MAX: usize = 4096;
 
 /// Every device, unless one has it for its ID.
 const ALL: &str = "all";
@@ -48,7 +48,10 @@ pub fn select<'a>(devices: &'a Devices, text: &str) -> Result<Vec<&'a Device>, S
 }
 
 /// Those that are there of what the text means.
-pub fn select_present<'a>(devices: &'a Devices, text: &str) -> impl Iterator<Item = &'a Device> {
+pub(crate) fn select_present<'a>(
+    devices: &'a Devices,
+    text: &str,
+) -> impl Iterator<Item = &'a Device> {
     let mut selection = Selection::new(devices);
     for part in selection.parts(text) {
         // What is there is selected all the same.

@@ -11,7 +11,7 @@ use crate::model::resource_name::ResourceName;
 pub const KUBELET_SOCKET: &str = "kubelet.sock";
 
 /// `sockaddr_un.sun_path` less its closing zero, in bytes.
-pub const SOCKET_PATH_MAX: usize = 107;
+pub(crate) const SOCKET_PATH_MAX: usize = 107;
 
 /// A unix socket's path holds 107 bytes, `/var/lib/kubelet/device-plugins/` takes 32 of them.
 const SOCKET_NAME_MAX: usize = 75;
@@ -25,12 +25,11 @@ pub struct SocketName(String);
 
 /// A `PLUGIN_NAME`: letters, digits, `.`, `_` and `-`; never a path, never the kubelet's own socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PluginName(String);
+pub(crate) struct PluginName(String);
 
 /// Why a text is no plugin name, or makes no socket name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[expect(missing_docs, reason = "each message says what was expected")]
-pub enum PluginNameError {
+pub(crate) enum PluginNameError {
     #[error("a file name of letters, digits, '.', '_' and '-' that starts with a letter or digit")]
     NotAName,
     #[error("another name: kubelet.sock is the kubelet's own")]
@@ -82,7 +81,7 @@ impl PluginName {
 
     /// The socket of one of the resources that share this name: `<PLUGIN_NAME>-<resource>.sock` with
     /// `/` written `_`. What would be too long ends in a hash of the whole instead, the same in every version.
-    pub fn shared_socket(&self, resource: &ResourceName) -> SocketName {
+    pub(crate) fn shared_socket(&self, resource: &ResourceName) -> SocketName {
         let mut stem = format!("{}-{}", self.0, resource.as_str().replace('/', "_"));
         if stem.len() > STEM_MAX {
             let mut hasher = fnv::FnvHasher::default();

@@ -75,14 +75,14 @@ pub enum TemplateError {
 const PARTS_MAX: usize = 100;
 
 /// The names of the placeholders that are not attributes.
-pub const PLACEHOLDERS: [&str; 11] = [
+pub(crate) const PLACEHOLDERS: [&str; 11] = [
     "id", "index", "position", "path", "numa", "node", "resource", "ids", "indexes", "paths",
     "numas",
 ];
 
 impl Template {
     /// A text without placeholders, braces and all.
-    pub fn verbatim(text: &str) -> Self {
+    pub(crate) fn verbatim(text: &str) -> Self {
         Self(vec![Part::Text(text.to_owned())])
     }
 
@@ -134,19 +134,19 @@ impl Template {
     }
 
     /// Whether it says something else for each device.
-    pub fn is_per_device(&self) -> bool {
+    pub(crate) fn is_per_device(&self) -> bool {
         self.sources()
             .any(|source| !matches!(source, Source::Each(_)))
     }
 
     /// Whether it says something of all the container's devices.
-    pub fn is_of_all(&self) -> bool {
+    pub(crate) fn is_of_all(&self) -> bool {
         self.sources()
             .any(|source| matches!(source, Source::Each(_)))
     }
 
     /// Whether it depends on which other devices the container has.
-    pub fn is_of_container(&self) -> bool {
+    pub(crate) fn is_of_container(&self) -> bool {
         self.is_of_all() || self.sources().any(|source| *source == Source::Position)
     }
 
@@ -160,7 +160,7 @@ impl Template {
 
     /// With what it says of all the container's devices made, so that this is not made again for each of them.
     #[must_use]
-    pub fn prepared(&self, devices: &[&Device]) -> Self {
+    pub(crate) fn prepared(&self, devices: &[&Device]) -> Self {
         let prepared = |part: &Part| match part {
             Part::Value(source @ Source::Each(_), filters) => {
                 Part::Text(filtered(source.of(devices, 0), filters))
@@ -215,7 +215,7 @@ fn placeholder(inside: &str, constants: Constants) -> Result<Part, TemplateError
 }
 
 /// Whether a placeholder can have this name: letters, digits, `.`, `_`, `-` and `/`.
-pub fn is_attribute(name: &str) -> bool {
+pub(crate) fn is_attribute(name: &str) -> bool {
     !name.is_empty()
         && name
             .chars()

@@ -13,7 +13,7 @@ use crate::util::retry::WarnOnce;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts connections one after the other.
-pub struct Acceptor {
+pub(crate) struct Acceptor {
     failure: String,
     failures: WarnOnce,
 }

@@ -18,7 +18,7 @@ const CONNECTION_MAX: Duration = Duration::from_secs(30);
 
 /// Whether a client has sent a request. Those that have not are disconnected first.
 #[derive(Clone, Debug, Default)]
-pub struct RequestSeen(Arc<AtomicBool>);
+pub(crate) struct RequestSeen(Arc<AtomicBool>);
 
 impl RequestSeen {
     /// The client has sent a request.

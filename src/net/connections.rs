@@ -28,9 +28,9 @@ pub struct Peer {
     /// It called something.
     pub called: bool,
     /// It called GetDevicePluginOptions.
-    pub asked_options: bool,
+    pub(crate) asked_options: bool,
     /// It opened ListAndWatch.
-    pub streamed: bool,
+    pub(crate) streamed: bool,
     /// ListAndWatch streams that are open.
     pub streams: usize,
     cut: CancellationToken,
@@ -71,7 +71,7 @@ impl Table {
     }
 
     /// Whether a peer from outside of our user namespace was refused.
-    pub fn refused_outside(&self) -> bool {
+    pub(crate) fn refused_outside(&self) -> bool {
         self.refused_outside
     }
 
@@ -113,7 +113,7 @@ impl Peers {
     }
 
     /// Notes that the peer of a connection calls; those who follow are told of the first time only.
-    pub fn note_call(&self, id: ConnectionId) {
+    pub(crate) fn note_call(&self, id: ConnectionId) {
         self.table.send_if_modified(|table| {
             let Some(peer) = table.open.get_mut(&id) else {
                 return false;
@@ -137,7 +137,7 @@ impl Peers {
     }
 
     /// Closes the connections whose peers have nothing to wait for: they never called anything.
-    pub fn cut_silent(&self) {
+    pub(crate) fn cut_silent(&self) {
         let table = self.table.borrow();
         for peer in table.open.values().filter(|peer| !peer.called) {
             peer.cut.cancel();
@@ -238,7 +238,7 @@ fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
 }
 
 /// Whether the peer is root or our own user; a line tells of others.
-pub fn is_trusted(stream: &UnixStream) -> bool {
+pub(crate) fn is_trusted(stream: &UnixStream) -> bool {
     let Ok(peer) = stream.peer_cred() else {
         return false;
     };

@@ -12,7 +12,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 
 /// How it went with the directory's lock.
 #[derive(Debug)]
-pub enum Lock {
+pub(crate) enum Lock {
     /// Ours until this is dropped; `waited`: after somebody else's.
     Held {
         /// Unlocks when closed.
@@ -30,7 +30,7 @@ pub enum Lock {
 ///
 /// # Errors
 /// When the directory cannot be opened or locked.
-pub async fn lock_dir(dir: &Path, patience: Duration) -> io::Result<Lock> {
+pub(crate) async fn lock_dir(dir: &Path, patience: Duration) -> io::Result<Lock> {
     let dir = File::open(dir)?;
     let deadline = Instant::now() + patience;
     let mut waited = false;

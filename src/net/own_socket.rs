@@ -20,7 +20,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A bound socket.
 #[derive(Debug)]
-pub struct OwnSocket {
+pub(crate) struct OwnSocket {
     path: PathBuf,
     /// The open listener keeps its inode from being reused.
     file: FileId,
@@ -40,7 +40,7 @@ pub enum Before {
 
 /// Why the socket can't be bound now.
 #[derive(Debug, Error)]
-pub enum BindError {
+pub(crate) enum BindError {
     /// A socket there still answers: it is never taken.
     #[error("another process serves this socket")]
     Taken,
@@ -95,7 +95,7 @@ impl OwnSocket {
     }
 
     /// Whether the file is still there and still ours.
-    pub fn is_in_place(&self) -> bool {
+    pub(crate) fn is_in_place(&self) -> bool {
         let metadata = self.path.symlink_metadata();
         metadata.is_ok_and(|file| FileId::from(&file) == self.file)
     }

@@ -2,18 +2,18 @@
 //! the host, has no uid of its own, and cannot be told from any other stranger.
 
 /// What to do about it.
-pub const REMEDY: &str = "set hostUsers: true in the pod's spec";
+pub(crate) const REMEDY: &str = "set hostUsers: true in the pod's spec";
 
 /// Every uid that has none in the namespace appears as this one (`/proc/sys/kernel/overflowuid`).
 const OVERFLOW_UID: u32 = 65534;
 
 /// Whether a peer with this uid comes from outside of our user namespace.
-pub fn is_outside(uid: u32) -> bool {
+pub(crate) fn is_outside(uid: u32) -> bool {
     uid == OVERFLOW_UID && in_user_namespace()
 }
 
 /// Whether some uids of the host have none here.
-pub fn in_user_namespace() -> bool {
+pub(crate) fn in_user_namespace() -> bool {
     std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps_all(&map))
 }
 

@@ -121,7 +121,7 @@ impl CheckpointFile {
     ///
     /// # Errors
     /// As [`CheckpointFile::read`].
-    pub async fn read_lately(&self) -> Result<Written, CheckpointError> {
+    pub(crate) async fn read_lately(&self) -> Result<Written, CheckpointError> {
         self.read_unless(|last| last.began.elapsed() < LATELY).await
     }
 

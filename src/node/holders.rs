@@ -9,7 +9,7 @@ use crate::node::pod_resources::PodResources;
 
 /// The kubelet's pod-resources API, where it is configured, and its checkpoint. A clone shares what they said.
 #[derive(Clone, Debug)]
-pub struct Holders {
+pub(crate) struct Holders {
     /// Says it live, but not of all containers.
     pub pod_resources: Option<PodResources>,
     /// Says it as of the kubelet's last write, in which a deleted pod stays until the next admission.

@@ -6,7 +6,7 @@ use crate::model::socket_name::{KUBELET_SOCKET, SocketName};
 
 /// The directory in which the kubelet and its device plugins have their sockets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PluginDir(PathBuf);
+pub(crate) struct PluginDir(PathBuf);
 
 impl PluginDir {
     /// The directory with this path; it need not exist yet.
@@ -20,7 +20,7 @@ impl PluginDir {
     }
 
     /// The path of the kubelet's registration socket.
-    pub fn kubelet_socket(&self) -> PathBuf {
+    pub(crate) fn kubelet_socket(&self) -> PathBuf {
         self.0.join(KUBELET_SOCKET)
     }
 

@@ -34,14 +34,14 @@ const REGISTER_WITHIN: Duration = Duration::from_secs(15);
 /// One connection to one kubelet. It never reconnects: a registration reaches the kubelet that was
 /// there when the socket was bound, or none.
 #[derive(Debug)]
-pub struct KubeletConnection {
+pub(crate) struct KubeletConnection {
     channel: Channel,
     identity: FileVersion,
 }
 
 /// Why there is no kubelet to talk to.
 #[derive(Debug, Error)]
-pub enum NoKubelet {
+pub(crate) enum NoKubelet {
     /// No socket.
     #[error("there is no socket kubelet.sock")]
     Missing,
@@ -61,7 +61,7 @@ pub enum NoKubelet {
 
 /// Why a registration did not come about.
 #[derive(Debug, Error)]
-pub enum RegisterError {
+pub(crate) enum RegisterError {
     /// The kubelet's word.
     #[error("the kubelet refused: {0}")]
     Refused(String),
@@ -95,7 +95,7 @@ impl KubeletConnection {
     }
 
     /// Which kubelet.sock this is.
-    pub fn identity(&self) -> FileVersion {
+    pub(crate) fn identity(&self) -> FileVersion {
         self.identity
     }
 

@@ -13,11 +13,11 @@ use crate::util::dir_watch::DirWatch;
 use crate::util::file_id::FileVersion;
 
 /// Which socket stands at `kubelet.sock`: `None` where there is none.
-pub type KubeletSocket = Option<FileVersion>;
+pub(crate) type KubeletSocket = Option<FileVersion>;
 
 /// Examines the plugin dir at every event and poll, and sends what it finds each time, also where nothing changed at
 /// kubelet.sock: a plugin may have lost its own socket.
-pub struct KubeletWatcher {
+pub(crate) struct KubeletWatcher {
     dir: PluginDir,
     socket: watch::Sender<KubeletSocket>,
     watch: DirWatch,

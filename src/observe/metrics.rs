@@ -14,7 +14,7 @@ use crate::observe::{PluginSnapshot, Snapshot};
 use crate::plugin::record::{Cause, Durations, RegistrationResult};
 
 /// The media type of what [`text()`] makes.
-pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Before every name.
 const PREFIX: &str = "simple_device_plugin";

@@ -94,7 +94,7 @@ pub struct PluginSnapshot {
 
 impl Observer {
     /// Takes a snapshot without what single devices wait for.
-    pub async fn snapshot(&self) -> Snapshot {
+    pub(crate) async fn snapshot(&self) -> Snapshot {
         self.take(|_, _| BTreeMap::new()).await
     }
 
@@ -156,7 +156,7 @@ impl Snapshot {
     }
 
     /// What a plugin waits for until pods can have its devices; `None`: it is ready.
-    pub fn waits_for(&self, plugin: &PluginSnapshot) -> Option<String> {
+    pub(crate) fn waits_for(&self, plugin: &PluginSnapshot) -> Option<String> {
         let own = plugin.record.waits_for();
         own.or_else(|| self.kubelet_lacks(plugin).map(str::to_owned))
     }
@@ -181,12 +181,12 @@ impl Snapshot {
     }
 
     /// Whether pods can have this plugin's devices, and will for some time.
-    pub fn has_ready(&self, plugin: &PluginSnapshot) -> bool {
+    pub(crate) fn has_ready(&self, plugin: &PluginSnapshot) -> bool {
         !self.stopping && self.waits_for(plugin).is_none()
     }
 
     /// Whether all are ready, and it does not stop.
-    pub fn is_ready(&self) -> bool {
+    pub(crate) fn is_ready(&self) -> bool {
         !self.stopping && self.plugins.iter().all(|plugin| self.has_ready(plugin))
     }
 }
@@ -198,7 +198,7 @@ impl PluginSnapshot {
     }
 
     /// How many of its devices pods can have, and how many they cannot.
-    pub fn healthy_and_not(&self) -> (usize, usize) {
+    pub(crate) fn healthy_and_not(&self) -> (usize, usize) {
         let devices = self.offer.devices().as_slice();
         let healthy = devices
             .iter()

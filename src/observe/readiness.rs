@@ -3,7 +3,7 @@
 use crate::observe::Snapshot;
 
 /// A line for each resource that is not ready, which says what it waits for; the error where there is one.
-pub fn evaluate(snapshot: &Snapshot) -> Result<String, String> {
+pub(crate) fn evaluate(snapshot: &Snapshot) -> Result<String, String> {
     if snapshot.stopping {
         return Err("stopping\n".to_owned());
     }

@@ -66,7 +66,7 @@ pub struct ConfigStatus {
 pub struct CheckpointStatus {
     /// When the kubelet wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub as_of: Option<String>,
+    pub(crate) as_of: Option<String>,
     /// Why it cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -97,14 +97,14 @@ pub struct ResourceStatus {
     pub ready: bool,
     /// What it waits for until it is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waits_for: Option<String>,
+    pub(crate) waits_for: Option<String>,
     /// Registrations by how they went.
     pub registrations: BTreeMap<String, u64>,
     /// New starts by why.
     pub restarts: BTreeMap<String, u64>,
     /// What went wrong last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_error: Option<ErrorStatus>,
+    pub(crate) last_error: Option<ErrorStatus>,
     /// What was set at run time and overrides the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overrides: Option<OverridesStatus>,
@@ -120,7 +120,7 @@ pub struct ResourceStatus {
     pub unhealthy: usize,
     /// Devices among the unhealthy ones that are dropped as soon as nobody can have them.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub pending_removal: usize,
+    pub(crate) pending_removal: usize,
     /// Devices that pods hold; `null` where it is not known.
     pub held: Option<usize>,
     /// The devices, where asked for.
@@ -146,7 +146,7 @@ pub struct FaultStatus {
     /// As it was asked for, with its seed.
     pub fault: FaultSpec,
     /// Whether it was set at run time, not by the configuration.
-    pub set_at_run_time: bool,
+    pub(crate) set_at_run_time: bool,
     /// Whether it has been injected as often as it may be.
     pub exhausted: bool,
     /// How many calls, streams, registrations or phases it was evaluated for.
@@ -176,10 +176,10 @@ pub struct DeviceStatus {
     pub removing: bool,
     /// What it waits for until it is removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waits_for: Option<String>,
+    pub(crate) waits_for: Option<String>,
     /// The containers that hold it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub held_by: Vec<Holder>,
+    pub(crate) held_by: Vec<Holder>,
 }
 
 /// Whose devices are wanted.

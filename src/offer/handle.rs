@@ -52,7 +52,7 @@ impl OfferHandle {
     }
 
     /// Drops these of the devices that are pending removal.
-    pub fn drop_removing(&self, ids: &BTreeSet<&str>) {
+    pub(crate) fn drop_removing(&self, ids: &BTreeSet<&str>) {
         self.change(|offer| {
             offer
                 .removing()
@@ -93,7 +93,7 @@ impl OfferHandle {
     }
 
     /// Makes these devices, and no others, Unhealthy by a fault.
-    pub fn set_fault_unhealthy(&self, fault_unhealthy: BTreeSet<Box<str>>) {
+    pub(crate) fn set_fault_unhealthy(&self, fault_unhealthy: BTreeSet<Box<str>>) {
         self.change(|offer| {
             (*offer.fault_unhealthy() != fault_unhealthy)
                 .then(|| offer.with_fault_unhealthy(fault_unhealthy))

@@ -39,7 +39,7 @@ pub struct Overrides {
 
 /// Why the number of devices cannot be set at run time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum CountError {
+pub(crate) enum CountError {
     /// The configuration names each device.
     #[error("the devices of this resource are a list, of which there is no other number")]
     Listed,
@@ -83,7 +83,7 @@ impl Offer {
 
     /// The same list to be sent once more: each makes the kubelet write its checkpoint.
     #[must_use]
-    pub fn repeated(&self) -> Self {
+    pub(crate) fn repeated(&self) -> Self {
         Self {
             repeats: self.repeats + 1,
             ..self.clone()
@@ -91,7 +91,7 @@ impl Offer {
     }
 
     /// How often the same list was to be sent once more.
-    pub fn repeats(&self) -> u64 {
+    pub(crate) fn repeats(&self) -> u64 {
         self.repeats
     }
 
@@ -106,7 +106,7 @@ impl Offer {
     /// Another configuration of the same resource: what it lacks is pending removal from here on. What was set at run time
     /// stays, but a count of devices that are a list now.
     #[must_use]
-    pub fn reconfigured(&self, resource: Resource) -> Self {
+    pub(crate) fn reconfigured(&self, resource: Resource) -> Self {
         let overrides = Overrides {
             count: self.overrides.count.filter(|_| resource.counted.is_some()),
             health: self.overrides.health.clone(),
@@ -148,7 +148,7 @@ impl Offer {
     ///
     /// # Errors
     /// When there cannot be so many.
-    pub fn with_count(&self, count: usize) -> Result<Self, CountError> {
+    pub(crate) fn with_count(&self, count: usize) -> Result<Self, CountError> {
         let counted = self.resource.counted.as_ref().ok_or(CountError::Listed)?;
         counted.list_size(count)?;
         let overrides = Overrides {
@@ -164,7 +164,11 @@ impl Offer {
 
     /// With this health of these devices, set at run time.
     #[must_use]
-    pub fn with_health<'a>(&self, ids: impl Iterator<Item = &'a str>, health: Health) -> Self {
+    pub(crate) fn with_health<'a>(
+        &self,
+        ids: impl Iterator<Item = &'a str>,
+        health: Health,
+    ) -> Self {
         let mut overrides = self.overrides.clone();
         overrides.health.extend(ids.map(|id| (id.into(), health)));
         Self {
@@ -176,7 +180,7 @@ impl Offer {
 
     /// With these devices, and no others, Unhealthy by a fault.
     #[must_use]
-    pub fn with_fault_unhealthy(&self, fault_unhealthy: BTreeSet<Box<str>>) -> Self {
+    pub(crate) fn with_fault_unhealthy(&self, fault_unhealthy: BTreeSet<Box<str>>) -> Self {
         Self {
             fault_unhealthy,
             ..self.clone()

@@ -22,7 +22,7 @@ pub struct Removal {
 }
 
 /// Numbers the calls in the order of their arrival.
-pub type CallId = u64;
+pub(crate) type CallId = u64;
 
 #[derive(Debug)]
 struct Pending {
@@ -95,12 +95,12 @@ impl Removal {
     }
 
     /// The stream ended: the next one reports anew, and what the kubelet said of pods was said by another life of it.
-    pub fn stream_ended(&mut self) {
+    pub(crate) fn stream_ended(&mut self) {
         self.pending.clear();
     }
 
     /// Allocate or GetPreferredAllocation began and names these devices.
-    pub fn call_began<'a>(&mut self, ids: impl Iterator<Item = &'a str>) -> CallId {
+    pub(crate) fn call_began<'a>(&mut self, ids: impl Iterator<Item = &'a str>) -> CallId {
         let named = if self.pending.is_empty() {
             Vec::new()
         } else {
@@ -114,7 +114,7 @@ impl Removal {
     }
 
     /// It was answered, or given up.
-    pub fn call_ended(&mut self, call: CallId, now: Instant) {
+    pub(crate) fn call_ended(&mut self, call: CallId, now: Instant) {
         let named = self.in_flight.remove(&call).unwrap_or_default();
         for id in &named {
             if let Some(pending) = self.pending.get_mut(id) {
@@ -128,7 +128,7 @@ impl Removal {
     }
 
     /// Whether it is worth asking the kubelet who holds what.
-    pub fn has_pending(&self) -> bool {
+    pub(crate) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
@@ -147,7 +147,7 @@ impl Removal {
     }
 
     /// The checkpoint could not be read.
-    pub fn not_read(&mut self) {
+    pub(crate) fn not_read(&mut self) {
         for pending in self.pending.values_mut() {
             pending.holder = KnownHolder::Unknown;
         }
@@ -155,7 +155,7 @@ impl Removal {
 
     /// The devices for which the checkpoint alone has a pod, so that it is worth finding out whether that is deleted; at most
     /// once in `every`, and not while a call is in flight: asked meanwhile, kubelets forget what they are allocating.
-    pub fn held_by_checkpoint(
+    pub(crate) fn held_by_checkpoint(
         &mut self,
         grace: Duration,
         every: Duration,

@@ -12,7 +12,7 @@ use crate::model::resource_name::ResourceName;
 use crate::model::socket_name::SocketName;
 
 /// How long a device that goes stays Unhealthy at least.
-pub const REMOVAL_GRACE_DEFAULT: Duration = Duration::from_secs(30);
+pub(crate) const REMOVAL_GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
 /// What one plugin offers to the kubelet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -63,7 +63,7 @@ impl Resource {
     }
 
     /// Why the kubelet never makes this call, where it does not.
-    pub fn never_called(&self, target: Target) -> Option<&'static str> {
+    pub(crate) fn never_called(&self, target: Target) -> Option<&'static str> {
         match target {
             Target::Preferred if self.preference == Policy::None => {
                 Some("preferredAllocation is none, so the kubelet does not ask for it")

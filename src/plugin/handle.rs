@@ -73,7 +73,7 @@ impl PluginHandle {
     }
 
     /// Looks for the resource in the kubelet's checkpoint. Where it is missing repeatedly, the plugin starts over, once.
-    pub fn compare_with(&self, checkpoint: &Checkpoint) {
+    pub(crate) fn compare_with(&self, checkpoint: &Checkpoint) {
         let offer = self.offer.now();
         let resource = offer.resource().name.as_str();
         let standing = checkpoint.standing(resource, offer.devices());

@@ -17,20 +17,20 @@ const SUCCESSION: Duration = Duration::from_secs(1);
 
 /// What is remembered from one run to the next.
 #[derive(Debug, Default)]
-pub struct RunMemory {
+pub(crate) struct RunMemory {
     /// The kubelet.sock of the last try.
     pub tried: KubeletSocket,
     late_disconnect: LateDisconnect,
     /// The stream of the last run ended by itself, and nobody was reached since.
     lost_stream: bool,
     /// What suspends the next registration.
-    pub suspensions: Vec<Suspension>,
+    pub(crate) suspensions: Vec<Suspension>,
 }
 
 /// Whether to wait before the registration, since the kubelet may still be disconnecting a predecessor. It handles the
 /// end of a connection late, and by the resource's name: that would hit the new registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settle {
+pub(crate) enum Settle {
     /// There is no predecessor.
     No,
     /// Only if its checkpoint lists the resource: another process may have served it a moment ago.
@@ -55,7 +55,7 @@ enum LateDisconnect {
 
 impl RunMemory {
     /// For a plugin that starts a moment after another one of this process may have served its resource.
-    pub fn of_a_successor() -> Self {
+    pub(crate) fn of_a_successor() -> Self {
         Self {
             late_disconnect: LateDisconnect::Another,
             ..Self::default()
@@ -63,7 +63,7 @@ impl RunMemory {
     }
 
     /// Another process has the socket.
-    pub fn waits_for_another(&mut self) {
+    pub(crate) fn waits_for_another(&mut self) {
         self.late_disconnect = LateDisconnect::Another;
     }
 
@@ -73,7 +73,7 @@ impl RunMemory {
     }
 
     /// The stream ended, or we end it.
-    pub fn stream_ended(&mut self, under: &Succession, now: Instant) {
+    pub(crate) fn stream_ended(&mut self, under: &Succession, now: Instant) {
         self.late_disconnect = under
             .kubelet(now)
             .map_or(LateDisconnect::None, LateDisconnect::Us);
@@ -85,7 +85,7 @@ impl RunMemory {
     }
 
     /// A kubelet was reached. Returns the cause of the restart if a stream was lost before.
-    pub fn came_back(&mut self) -> Option<Cause> {
+    pub(crate) fn came_back(&mut self) -> Option<Cause> {
         let same = matches!(self.late_disconnect, LateDisconnect::Us(kubelet) if self.tried == Some(kubelet));
         let cause = if same { Cause::Stream } else { Cause::Kubelet };
         std::mem::take(&mut self.lost_stream).then_some(cause)
@@ -104,7 +104,7 @@ impl RunMemory {
 }
 
 /// Which kubelet.sock belongs to the kubelet that has a stream open.
-pub struct Succession {
+pub(crate) struct Succession {
     socket: KubeletSocket,
     since: Instant,
     first: bool,

@@ -8,7 +8,7 @@ mod server;
 mod service;
 
 pub use handle::PluginHandle;
-pub use memory::RunMemory;
+pub(crate) use memory::RunMemory;
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -47,7 +47,7 @@ const STREAM_OPENS_WITHIN: Duration = Duration::from_secs(5);
 type Reached = (KubeletConnection, Option<OwnedSemaphorePermit>);
 
 /// One resource's plugin, run again and again.
-pub struct PluginInstance {
+pub(crate) struct PluginInstance {
     /// What it registers in this run.
     pub resource: Arc<Resource>,
     /// What it offers, and what became of it.
@@ -55,18 +55,18 @@ pub struct PluginInstance {
     /// Where its socket goes.
     pub dir: PluginDir,
     /// Which devices pods hold.
-    pub holders: Holders,
+    pub(crate) holders: Holders,
     /// What stands at kubelet.sock.
     pub kubelet: watch::Receiver<KubeletSocket>,
     /// Lets a few instances register at a time.
-    pub turns: Arc<Semaphore>,
+    pub(crate) turns: Arc<Semaphore>,
     /// How long a registration that was sent keeps others from theirs.
-    pub turn_length: Duration,
+    pub(crate) turn_length: Duration,
 }
 
 /// Why a run did not come to be registered.
 #[derive(Debug, Error)]
-pub enum RunError {
+pub(crate) enum RunError {
     /// Nobody to register with.
     #[error(transparent)]
     NoKubelet(#[from] NoKubelet),
@@ -89,7 +89,7 @@ pub enum RunError {
 
 /// How a run ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ended {
+pub(crate) enum Ended {
     /// By itself or when it was told to, after its stream was open for so long.
     After(Duration),
     /// By a fault on demand: nothing is wrong.

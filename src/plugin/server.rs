@@ -103,7 +103,7 @@ impl Server {
     }
 
     /// Accepts on another socket from now on; connections stay.
-    pub fn move_to(&mut self, socket: OwnSocket) {
+    pub(crate) fn move_to(&mut self, socket: OwnSocket) {
         self.listeners.send_replace(Arc::clone(socket.listener()));
         self.socket = socket;
     }

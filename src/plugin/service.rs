@@ -27,14 +27,14 @@ use crate::util::sanitize::sanitize;
 use super::PluginHandle;
 
 /// One resource's answers to the kubelet.
-pub struct Service {
+pub(crate) struct Service {
     /// As it is registered: its options are not asked for again.
     pub registered: Arc<Resource>,
     pub offer: watch::Receiver<Arc<Offer>>,
     pub handle: PluginHandle,
     pub peers: Peers,
     /// Ends the streams, with OK; the other RPCs go on.
-    pub ending: CancellationToken,
+    pub(crate) ending: CancellationToken,
 }
 
 type ListStream = Pin<Box<dyn Stream<Item = Result<v1beta1::ListAndWatchResponse, Status>> + Send>>;

@@ -42,7 +42,7 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
 /// The plugins that there are, in the order of their resources.
-pub type Present = watch::Receiver<Arc<[PluginHandle]>>;
+pub(crate) type Present = watch::Receiver<Arc<[PluginHandle]>>;
 
 /// All plugins of the process.
 pub struct Supervisor {
@@ -119,7 +119,7 @@ impl Supervisor {
     }
 
     /// Follows the kubelet's socket. A value is sent at each event and poll of the plugin dir, also the same one again.
-    pub fn kubelet_socket(&self) -> watch::Receiver<KubeletSocket> {
+    pub(crate) fn kubelet_socket(&self) -> watch::Receiver<KubeletSocket> {
         self.plugins.kubelet.clone()
     }
 

@@ -23,7 +23,7 @@ const POLL_ALONE: Duration = Duration::from_secs(2);
 const EVENT_BUFFER: usize = 4096;
 
 /// A watch on the directory at a path, also after another directory has taken its place.
-pub struct DirWatch {
+pub(crate) struct DirWatch {
     dir: PathBuf,
     mask: WatchMask,
     active: Option<Active>,
@@ -65,7 +65,7 @@ impl DirWatch {
     }
 
     /// Moves the watch to the directory that is at the path now.
-    pub fn renew(&mut self) {
+    pub(crate) fn renew(&mut self) {
         let now = self.dir.metadata().ok().as_ref().map(FileId::from);
         if self.active.as_ref().map(|active| active.dir) == now {
             return;

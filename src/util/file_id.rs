@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Device and inode. A file system may reuse the inode of a removed file: hold the file open, or compare a
 /// [`FileVersion`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FileId {
+pub(crate) struct FileId {
     device: u64,
     inode: u64,
 }
@@ -25,7 +25,7 @@ pub struct FileVersion {
 
 impl FileVersion {
     /// File systems stamp changes with a coarse clock, of 10 ms at most: within it, two changes look the same.
-    pub const SETTLES_WITHIN: Duration = Duration::from_millis(20);
+    pub(crate) const SETTLES_WITHIN: Duration = Duration::from_millis(20);
 
     /// The version of the file at this path, symlinks followed; `None` where there is none.
     pub fn at(path: &Path) -> Option<Self> {
@@ -45,7 +45,7 @@ impl FileVersion {
     }
 
     /// Whether every later change will give the file another version.
-    pub fn is_settled(&self) -> bool {
+    pub(crate) fn is_settled(&self) -> bool {
         let (seconds, nanoseconds) = self.changed;
         let since = Duration::new(
             seconds.try_into().unwrap_or(0),

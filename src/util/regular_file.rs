@@ -9,7 +9,7 @@ use rustix::fs::OFlags;
 
 /// A regular file that is open.
 #[derive(Debug)]
-pub struct RegularFile {
+pub(crate) struct RegularFile {
     file: File,
     metadata: Metadata,
 }
@@ -41,7 +41,7 @@ impl RegularFile {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub fn read_at_most(self, limit: u64) -> io::Result<Vec<u8>> {
+    pub(crate) fn read_at_most(self, limit: u64) -> io::Result<Vec<u8>> {
         let mut content = Vec::new();
         self.file.take(limit).read_to_end(&mut content)?;
         Ok(content)

@@ -10,7 +10,7 @@ use crate::util::backoff::Backoff;
 
 /// Logs failures of one kind: the first as a warning, those that follow at level debug.
 #[derive(Debug, Default)]
-pub struct WarnOnce {
+pub(crate) struct WarnOnce {
     warned: AtomicBool,
 }
 
@@ -31,7 +31,7 @@ impl WarnOnce {
 }
 
 /// Calls `attempt` until it succeeds, with a back-off in between. `what` says in the log what a failure means.
-pub async fn until_ok<T, E: Display>(
+pub(crate) async fn until_ok<T, E: Display>(
     what: &str,
     mut attempt: impl AsyncFnMut() -> Result<T, E>,
 ) -> T {

@@ -15,7 +15,7 @@ use crate::observe::status::{self, Status};
 
 /// What is wanted.
 #[derive(Debug)]
-pub struct StatusOptions {
+pub(crate) struct StatusOptions {
     /// This resource, with its devices.
     pub resource: Option<String>,
     /// For programs.

@@ -5,7 +5,7 @@ use std::fmt;
 use super::super::error::{ConfigErrors, Place};
 
 /// Collects the errors of one file.
-pub struct FileErrors<'a> {
+pub(crate) struct FileErrors<'a> {
     /// The file as it was named.
     pub file: &'a str,
     pub errors: &'a mut ConfigErrors,

@@ -36,7 +36,7 @@ pub struct File {
     deny_unknown_fields,
     expecting = "an entry with the keys match and resources"
 )]
-pub struct NodeKeys {
+pub(crate) struct NodeKeys {
     /// A node's name, or a glob: `gpu-*`, `worker[0-4]`.
     #[serde(rename = "match")]
     pub matches: At<String>,
@@ -52,28 +52,28 @@ pub struct NodeKeys {
     deny_unknown_fields,
     expecting = "a resource with the key name and more"
 )]
-pub struct ResourceKeys {
+pub(crate) struct ResourceKeys {
     /// The extended resource's name, as in example.com/gpu.
     pub name: At<String>,
     /// How many devices, 2 unless told, or a list of them.
     pub devices: Option<At<DevicesKeys>>,
     /// IDs of counted devices are `<deviceIdPrefix>-<node>-<index>`; unless told what the name has after its /.
-    pub device_id_prefix: Option<At<String>>,
+    pub(crate) device_id_prefix: Option<At<String>>,
     /// The plugin's socket is `<pluginName>.sock`.
-    pub plugin_name: Option<At<String>>,
+    pub(crate) plugin_name: Option<At<String>>,
     /// NUMA nodes over which the devices that have none of their own are dealt in turn.
     #[cfg_attr(test, schemars(inner(range(max = 1023))))]
     pub numa_nodes: Option<Vec<At<u16>>>,
     /// Which free devices a pod gets.
     pub preferred_allocation: Option<PolicyKey>,
     /// A container's env `<envPrefix>_<index>=/dev/<index>`.
-    pub env_prefix: Option<At<String>>,
+    pub(crate) env_prefix: Option<At<String>>,
     /// A container's annotation `<annotationPrefix>-<index>=<device ID>`.
-    pub annotation_prefix: Option<At<String>>,
+    pub(crate) annotation_prefix: Option<At<String>>,
     /// A container's device file `/dev/<deviceFilePrefix>-<index>`.
-    pub device_file_prefix: Option<At<String>>,
+    pub(crate) device_file_prefix: Option<At<String>>,
     /// The host's file behind each of these; unless told the same path.
-    pub device_file_host_path: Option<At<String>>,
+    pub(crate) device_file_host_path: Option<At<String>>,
     /// Whether the kubelet calls PreStartContainer.
     pub pre_start: Option<bool>,
     /// A container's env; a name with a device's placeholder is one variable per device.
@@ -85,7 +85,7 @@ pub struct ResourceKeys {
     /// Files and directories of the host in a container.
     pub mounts: Option<Vec<MountKeys>>,
     /// Names of CDI devices whose specification is on the node.
-    pub cdi_devices: Option<Vec<At<String>>>,
+    pub(crate) cdi_devices: Option<Vec<At<String>>>,
     /// What goes wrong on purpose.
     pub faults: Option<Vec<At<FaultSpec>>>,
 }
@@ -94,7 +94,7 @@ pub struct ResourceKeys {
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
-pub enum PolicyKey {
+pub(crate) enum PolicyKey {
     /// The kubelet picks at random.
     None,
     /// The lowest indexes.
@@ -108,7 +108,7 @@ pub enum PolicyKey {
 /// How many devices, or a list of them.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(untagged))]
-pub enum DevicesKeys {
+pub(crate) enum DevicesKeys {
     /// So many, with IDs of their own making.
     Count(usize),
     /// These.
@@ -123,7 +123,7 @@ pub enum DevicesKeys {
     deny_unknown_fields,
     expecting = "a device with the key id and more"
 )]
-pub struct DeviceKeys {
+pub(crate) struct DeviceKeys {
     /// Unique in its resource; it must stay the same, or running pods lose their devices.
     pub id: At<String>,
     /// Stands for `{path}`.
@@ -145,7 +145,7 @@ pub struct DeviceKeys {
     deny_unknown_fields,
     expecting = "a device file with the key hostPath and more"
 )]
-pub struct DeviceFileKeys {
+pub(crate) struct DeviceFileKeys {
     /// Its path on the host.
     pub host_path: At<String>,
     /// Its path in the container; unless told the same.
@@ -163,18 +163,18 @@ pub struct DeviceFileKeys {
     deny_unknown_fields,
     expecting = "a mount with the key hostPath and more"
 )]
-pub struct MountKeys {
+pub(crate) struct MountKeys {
     /// Its path on the host.
     pub host_path: At<String>,
     /// Its path in the container; unless told the same.
     pub container_path: Option<At<String>>,
     /// Whether the container can only read it; true unless told.
-    pub read_only: Option<bool>,
+    pub(crate) read_only: Option<bool>,
 }
 
 /// Names with their values, in the order of the file.
 #[derive(Clone, Debug, Default)]
-pub struct Pairs(pub Vec<(At<String>, At<String>)>);
+pub(crate) struct Pairs(pub Vec<(At<String>, At<String>)>);
 
 impl DeviceKeys {
     /// All that it says in words of its own.
@@ -189,7 +189,7 @@ impl DeviceKeys {
 
 impl ResourceKeys {
     /// How many rules there are for what a container gets.
-    pub fn rules(&self) -> usize {
+    pub(crate) fn rules(&self) -> usize {
         let pairs = |pairs: &Option<Pairs>| pairs.as_ref().map_or(0, |pairs| pairs.0.len());
         let files = self.device_files.as_ref().map_or(0, Vec::len)
             + self.mounts.as_ref().map_or(0, Vec::len);

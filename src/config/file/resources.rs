@@ -36,7 +36,7 @@ const DEVICES_MAX: usize = 300_000;
 const GIVEN_MAX: usize = 2_000_000;
 
 /// What all resources of a node have in common.
-pub struct Common<'a> {
+pub(crate) struct Common<'a> {
     pub node: &'a str,
     pub allowed: &'a AllowedHostPaths,
     pub removal_grace: Duration,

@@ -13,8 +13,8 @@ use crate::model::template::{Constants, Template};
 use crate::util::sanitize::sanitize;
 
 /// Reads the rules of one resource.
-pub struct Rules<'a, 'm> {
-    pub constants: Constants<'a>,
+pub(crate) struct Rules<'a, 'm> {
+    pub(crate) constants: Constants<'a>,
     pub devices: &'a [Device],
     pub allowed: &'a AllowedHostPaths,
     pub errors: &'a mut FileErrors<'m>,
@@ -22,7 +22,7 @@ pub struct Rules<'a, 'm> {
 
 impl Rules<'_, '_> {
     /// Names and values; a value that speaks of a device needs a name that does.
-    pub fn pairs(
+    pub(crate) fn pairs(
         &mut self,
         key: &str,
         pairs: Option<&Pairs>,
@@ -43,7 +43,10 @@ impl Rules<'_, '_> {
         })
     }
 
-    pub fn device_file(&mut self, keys: &DeviceFileKeys) -> Result<DeviceFileRule, Reported> {
+    pub(crate) fn device_file(
+        &mut self,
+        keys: &DeviceFileKeys,
+    ) -> Result<DeviceFileRule, Reported> {
         let paths = self.paths(&keys.host_path, keys.container_path.as_ref());
         let permissions = keys.permissions.as_ref();
         if let Some(given) = permissions.filter(|given| !are_permissions(&given.value)) {
@@ -68,7 +71,7 @@ impl Rules<'_, '_> {
     }
 
     /// `vendor/class=name`, by the Container Device Interface's specification.
-    pub fn cdi_device(&mut self, name: &At<String>) -> Result<Template, Reported> {
+    pub(crate) fn cdi_device(&mut self, name: &At<String>) -> Result<Template, Reported> {
         let key = "cdiDevices";
         let template = self.template(key, name)?;
         let expected = "a CDI device's name, as in vendor.example/class=name";

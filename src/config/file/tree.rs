@@ -12,14 +12,14 @@ const SIZE_MAX: usize = 32 << 20;
 
 /// A value in the file.
 #[derive(Clone, Debug)]
-pub struct YamlNode {
+pub(crate) struct YamlNode {
     /// Counted from 1.
     pub line: usize,
     pub value: YamlValue,
 }
 
 #[derive(Clone, Debug)]
-pub enum YamlValue {
+pub(crate) enum YamlValue {
     /// A scalar as it is written; quotes are what tells `"5"` from `5`.
     Scalar {
         text: String,

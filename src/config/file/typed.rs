@@ -36,7 +36,7 @@ pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut FileErrors) ->
 
 /// A value with its line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct At<T> {
+pub(crate) struct At<T> {
     pub line: usize,
     pub value: T,
 }

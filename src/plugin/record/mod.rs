@@ -15,7 +15,7 @@ use crate::util::file_id::FileVersion;
 
 /// How long calls took: how many at most each of [`Self::BOUNDS`], and longer.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Durations {
+pub(crate) struct Durations {
     /// Of each bound those that none before it has, then the rest.
     pub counts: [u64; Self::BOUNDS.len() + 1],
     /// In seconds, of all together.
@@ -24,7 +24,7 @@ pub struct Durations {
 
 impl Durations {
     /// In seconds: from what an Allocate takes to the longest that a kubelet stands.
-    pub const BOUNDS: [f64; 9] = [0.0001, 0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
+    pub(crate) const BOUNDS: [f64; 9] = [0.0001, 0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
 
     fn add(&mut self, took: Duration) {
         let seconds = took.as_secs_f64();
@@ -36,7 +36,7 @@ impl Durations {
 
 /// What went wrong last.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastError {
+pub(crate) struct LastError {
     /// In words.
     pub what: String,
     /// When.
@@ -52,9 +52,9 @@ pub struct Record {
     /// Since when it stands where it stands, or waits.
     pub since: SystemTime,
     /// What went wrong last.
-    pub last_error: Option<LastError>,
+    pub(crate) last_error: Option<LastError>,
     /// The kubelet's checkpoint when it registered: what was written before knows nothing of its stream.
-    pub checkpoint_before: Option<FileVersion>,
+    pub(crate) checkpoint_before: Option<FileVersion>,
     /// Registrations by their result.
     pub registrations: EnumMap<RegistrationResult, u64>,
     /// Restarts by their cause.
@@ -62,9 +62,9 @@ pub struct Record {
     /// Calls of Allocate that were answered, by the number of gRPC's code.
     pub allocates: [u64; CODES.len()],
     /// How long these took.
-    pub allocate_seconds: Durations,
+    pub(crate) allocate_seconds: Durations,
     /// Devices in answers to Allocate.
-    pub allocated_devices: u64,
+    pub(crate) allocated_devices: u64,
     /// Injected faults by their target.
     pub faults: EnumMap<Target, u64>,
     /// Looks in a row at a checkpoint that lacked it.
@@ -94,7 +94,7 @@ impl Record {
     }
 
     /// Another step of its run. As long as tries fail at the same one, it waits on, unless a fault is why.
-    pub fn entered(&mut self, step: Step, now: SystemTime) {
+    pub(crate) fn entered(&mut self, step: Step, now: SystemTime) {
         self.step = step;
         if step == Step::Suspended || self.waits_at.is_none_or(|at| step > at) {
             (self.waits_at, self.since) = (None, now);
@@ -125,7 +125,7 @@ impl Record {
     }
 
     /// The stream ended: what comes is a new start.
-    pub fn stream_ended(&mut self, how: &str, now: SystemTime) {
+    pub(crate) fn stream_ended(&mut self, how: &str, now: SystemTime) {
         self.step = Step::Starting;
         self.failed(how.to_owned(), None, now);
     }
@@ -144,7 +144,7 @@ impl Record {
     }
 
     /// What it waits for; `None` where the kubelet has its stream.
-    pub fn waits_for(&self) -> Option<String> {
+    pub(crate) fn waits_for(&self) -> Option<String> {
         match (self.waits_at, &self.last_error) {
             (Some(Step::Starting), Some(error)) => Some(format!("starts over: {}", error.what)),
             (Some(at), Some(error)) => Some(format!("{}: {}", at.waits_for(), error.what)),
@@ -173,7 +173,7 @@ impl Record {
 
     /// The kubelet's checkpoint was read. Returns whether it should start over: it was missing
     /// twice in a row while it was registered, and was seen there since it last started over for that.
-    pub fn checkpoint_read(&mut self, standing: Standing, now: SystemTime) -> bool {
+    pub(crate) fn checkpoint_read(&mut self, standing: Standing, now: SystemTime) -> bool {
         let registered = self.is_at(Step::Registered);
         match standing {
             Standing::Lacking if registered => self.missed += 1,
