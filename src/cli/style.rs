@@ -2,15 +2,12 @@
 
 use anstyle::{AnsiColor, Style};
 
-/// As it is.
 pub const PLAIN: Style = Style::new();
 /// Headings, and what a paragraph is about.
 pub const STRONG: Style = Style::new().bold();
 /// As it should be.
 pub const GOOD: Style = AnsiColor::Green.on_default();
-/// Worth a look.
 pub const ODD: Style = AnsiColor::Yellow.on_default();
 /// Not as it should be.
 pub const BAD: Style = AnsiColor::Red.on_default();
-/// Beside the point.
 pub const DIM: Style = Style::new().dimmed();

@@ -9,7 +9,6 @@ use crate::util::sanitize::sanitize;
 /// One thing that is wrong: where, what stands there, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
-    /// Where it is.
     pub place: Place,
     /// The value, or the element of its list; `None` where it is no text.
     pub value: Option<String>,
@@ -66,7 +65,6 @@ pub struct ConfigErrors {
 const ERRORS_MAX: usize = 200;
 
 impl ConfigErrors {
-    /// Each error.
     pub fn as_slice(&self) -> &[ConfigError] {
         &self.errors
     }

@@ -63,7 +63,6 @@ const VARIABLES: [&str; 10] = [
 const PLUGIN_DIR_DEFAULT: &str = "/var/lib/kubelet/device-plugins";
 const POD_RESOURCES_SOCKET_DEFAULT: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
 
-/// The parsed values.
 #[derive(Debug)]
 pub(crate) struct Program {
     pub namespace: String,

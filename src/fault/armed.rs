@@ -23,7 +23,6 @@ pub(crate) type Evaluated = BTreeSet<FaultId>;
 /// A fault that is set, and how often it was injected.
 #[derive(Clone, Debug)]
 pub struct Armed {
-    /// Which.
     pub id: FaultId,
     /// With its seed, also where that is made up.
     pub fault: Fault,
@@ -79,7 +78,6 @@ pub struct OfCall {
 /// A fault that suspends the registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suspension {
-    /// Which fault.
     pub id: FaultId,
     /// `None`: until the fault is cleared.
     pub until: Option<Instant>,
@@ -88,7 +86,6 @@ pub struct Suspension {
 /// There are too many faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum TooMany {
-    /// Of any kind.
     #[error("{FAULTS_MAX} faults were already set at run time; `fault clear` removes them")]
     Faults,
     /// That make devices flap.

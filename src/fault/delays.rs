@@ -21,7 +21,6 @@ const WINDOW: Duration = Duration::from_secs(300);
 pub(crate) const BOUNDS: &str =
     "one call is delayed by 60s at most, all of the program together by 120s within 5 minutes";
 
-/// And why.
 pub(crate) const BOUNDS_FOR: &str = "the kubelet admits one pod after the other, and calls itself unhealthy when that takes 5 minutes";
 
 /// The delays of all resources. The time is an argument.
@@ -43,7 +42,6 @@ struct LedgerEntry {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Grant {
     id: u64,
-    /// For so long.
     pub length: Duration,
 }
 

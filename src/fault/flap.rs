@@ -12,12 +12,10 @@ use super::{Effect, FaultId, Faults};
 #[derive(Debug, Default)]
 pub struct Flaps(BTreeMap<FaultId, Phase>);
 
-/// One of them.
 #[derive(Debug)]
 struct Phase {
     /// The devices that are unhealthy, until it ends; `None`: they are healthy.
     unhealthy: Option<Vec<Box<str>>>,
-    /// When it ends.
     until: Instant,
 }
 

@@ -31,16 +31,13 @@ pub(crate) enum Effect {
     DropStream,
     /// The resource is not registered for so long, or until the fault is cleared.
     Withhold(Option<Duration>),
-    /// Devices become Unhealthy.
     Flap(Flap),
 }
 
 /// What the kubelet is told instead of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
-    /// gRPC's code.
     pub code: ErrorCode,
-    /// In words.
     pub message: String,
 }
 
@@ -68,7 +65,6 @@ impl Fault {
         &self.spec
     }
 
-    /// What it does.
     pub(crate) fn effect(&self) -> &Effect {
         &self.effect
     }

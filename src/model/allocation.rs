@@ -30,9 +30,7 @@ pub struct Outputs {
     pub envs: Vec<(Template, Template)>,
     /// Annotations: key and value.
     pub annotations: Vec<(Template, Template)>,
-    /// Device files.
     pub device_files: Vec<DeviceFileRule>,
-    /// Mounts.
     pub mounts: Vec<MountRule>,
     /// Names of CDI devices.
     pub(crate) cdi_devices: Vec<Template>,
@@ -87,13 +85,10 @@ pub struct Mount {
 /// What one container gets, each list in the order of the resource's devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allocation {
-    /// Environment variables.
     pub envs: Vec<(String, String)>,
     /// Annotations for the container runtime; the Pod never shows them.
     pub annotations: Vec<(String, String)>,
-    /// Device files.
     pub device_files: Vec<DeviceFile>,
-    /// Mounts.
     pub mounts: Vec<Mount>,
     /// Names of CDI devices.
     pub(crate) cdi_devices: Vec<String>,

@@ -15,7 +15,6 @@ pub struct NumaNodes(Vec<u16>);
 
 /// Why a text names no NUMA nodes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[expect(missing_docs, reason = "each message says what was expected")]
 pub enum NumaNodesError {
     #[error("NUMA nodes, as in 0-1 or 0+2")]
     Unreadable,

@@ -11,7 +11,6 @@ pub enum Policy {
     /// No hint: the kubelet picks at random.
     #[default]
     None,
-    /// The lowest indexes.
     Ordered,
     /// The fewest NUMA nodes, then the lowest indexes.
     Packed,

@@ -16,7 +16,6 @@ pub struct ResourceName(String);
 
 /// Why the kubelet would refuse a resource name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[expect(missing_docs, reason = "each message says what was expected")]
 pub enum ResourceNameError {
     #[error("a name with one '/', as in example.com/gpu")]
     NotQualified,
@@ -60,7 +59,6 @@ impl ResourceName {
         Ok(Self(name.to_owned()))
     }
 
-    /// The whole name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

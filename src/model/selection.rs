@@ -24,7 +24,6 @@ pub enum SelectionError {
     /// An index beyond the last.
     #[error("no device with the index {index}: there are {count}, counted from 0")]
     NoIndex {
-        /// The index.
         index: usize,
         /// How many devices there are.
         count: usize,

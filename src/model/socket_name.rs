@@ -63,7 +63,6 @@ impl PluginName {
         Ok(Self(name.to_owned()))
     }
 
-    /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -94,7 +93,6 @@ impl PluginName {
 }
 
 impl SocketName {
-    /// The file name.
     pub fn as_str(&self) -> &str {
         &self.0
     }

@@ -51,15 +51,12 @@ enum Filter {
 /// What is the same for every device of a resource on a node.
 #[derive(Clone, Copy, Debug)]
 pub struct Constants<'a> {
-    /// The node's name.
     pub node: &'a str,
-    /// The resource's name.
     pub resource: &'a str,
 }
 
 /// Why a text is no template.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[expect(missing_docs, reason = "each message says what was expected")]
 pub enum TemplateError {
     #[error("a '}}' for every '{{'; a brace itself is written twice")]
     Unbalanced,

@@ -25,11 +25,8 @@ pub struct ConnectionId(u64);
 /// What one peer did so far.
 #[derive(Debug, Default)]
 pub struct Peer {
-    /// It called something.
     pub called: bool,
-    /// It called GetDevicePluginOptions.
     pub(crate) asked_options: bool,
-    /// It opened ListAndWatch.
     pub(crate) streamed: bool,
     /// ListAndWatch streams that are open.
     pub streams: usize,
@@ -48,7 +45,6 @@ pub struct Peers {
     cut: CancellationToken,
 }
 
-/// The open connections.
 #[derive(Debug, Default)]
 pub struct Table {
     next: u64,

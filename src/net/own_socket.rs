@@ -18,7 +18,6 @@ use crate::util::file_id::FileId;
 /// How long to wait for the directory's lock before binding without it.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A bound socket.
 #[derive(Debug)]
 pub(crate) struct OwnSocket {
     path: PathBuf,
@@ -30,7 +29,6 @@ pub(crate) struct OwnSocket {
 /// What stood in the socket's place before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Before {
-    /// No file.
     Nothing,
     /// A socket that nobody served any more; it was removed.
     Stale,

@@ -58,7 +58,6 @@ pub struct Held {
 pub struct Holder {
     /// The pod's UID; the kubelet writes no name.
     pub pod: Arc<str>,
-    /// The container's name.
     pub container: Arc<str>,
 }
 

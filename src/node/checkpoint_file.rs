@@ -71,9 +71,7 @@ struct Read {
 /// What the kubelet wrote, and when.
 #[derive(Clone, Debug)]
 pub struct Written {
-    /// What.
     pub checkpoint: Arc<Checkpoint>,
-    /// When.
     pub at: SystemTime,
     /// The file that it was.
     pub version: FileVersion,

@@ -14,7 +14,6 @@ impl PluginDir {
         Self(path.into())
     }
 
-    /// Its path.
     pub fn path(&self) -> &Path {
         &self.0
     }

@@ -42,7 +42,6 @@ pub(crate) struct KubeletConnection {
 /// Why there is no kubelet to talk to.
 #[derive(Debug, Error)]
 pub(crate) enum NoKubelet {
-    /// No socket.
     #[error("there is no socket kubelet.sock")]
     Missing,
     /// A socket that a kubelet left behind, or one that may not be opened.
@@ -62,7 +61,6 @@ pub(crate) enum NoKubelet {
 /// Why a registration did not come about.
 #[derive(Debug, Error)]
 pub(crate) enum RegisterError {
-    /// The kubelet's word.
     #[error("the kubelet refused: {0}")]
     Refused(String),
     /// The kubelet is gone.

@@ -16,13 +16,11 @@ use crate::plugin::record::{Cause, Durations, RegistrationResult};
 /// The media type of what [`text()`] makes.
 pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Before every name.
 const PREFIX: &str = "simple_device_plugin";
 
 /// Codes of Allocate that are told from the start: what it answers by itself.
 const USUAL_CODES: [&str; 3] = ["OK", "NotFound", "FailedPrecondition"];
 
-/// All metrics.
 pub fn text(snapshot: Snapshot) -> String {
     let mut registry = Registry::with_prefix(PREFIX);
     registry.register_collector(Box::new(Collected(snapshot)));

@@ -37,24 +37,19 @@ const WRITES_WITHIN: Duration = Duration::from_secs(5);
 pub struct ProgramInfo {
     /// The namespace it runs in.
     pub namespace: String,
-    /// The node's name.
     pub node: String,
     /// The kubelet's device plugin directory.
     pub plugin_dir: PathBuf,
     /// The config file, if there is one.
     pub config_file: Option<PathBuf>,
-    /// When it started.
     pub started: SystemTime,
 }
 
 /// What a snapshot is taken of. A clone observes the same.
 #[derive(Clone, Debug)]
 pub struct Observer {
-    /// What stays.
     pub program: Arc<ProgramInfo>,
-    /// The plugins.
     pub present: Present,
-    /// The kubelet's word.
     pub checkpoint: CheckpointFile,
     /// How reading the config file again went.
     pub reloads: watch::Receiver<Reloads>,
@@ -62,12 +57,9 @@ pub struct Observer {
     pub stop: CancellationToken,
 }
 
-/// What was seen.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// When.
     pub at: SystemTime,
-    /// What stays.
     pub program: Arc<ProgramInfo>,
     /// The plugins in the order of their resources.
     pub plugins: Vec<PluginSnapshot>,
@@ -79,10 +71,8 @@ pub struct Snapshot {
     pub stopping: bool,
 }
 
-/// One plugin.
 #[derive(Debug)]
 pub struct PluginSnapshot {
-    /// What it offers.
     pub offer: Arc<Offer>,
     /// What goes wrong with it on purpose.
     pub faults: Faults,
@@ -192,7 +182,6 @@ impl Snapshot {
 }
 
 impl PluginSnapshot {
-    /// The resource's name.
     pub fn name(&self) -> &str {
         self.offer.resource().name.as_str()
     }

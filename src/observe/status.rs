@@ -20,19 +20,15 @@ use crate::plugin::record::{Cause, RegistrationResult};
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
-    /// The program's version.
     pub version: String,
     /// The namespace it runs in.
     pub namespace: String,
-    /// The node's name.
     pub node: String,
     /// The kubelet's device plugin directory.
     pub plugin_dir: String,
-    /// When it started.
     pub started: String,
     /// Whether every resource is ready, and it does not stop.
     pub ready: bool,
-    /// Whether it stops.
     pub stopping: bool,
     /// The config file, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -43,11 +39,9 @@ pub struct Status {
     pub resources: Vec<ResourceStatus>,
 }
 
-/// The config file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigStatus {
-    /// Its path.
     pub file: String,
     /// How often it was read again and said something else.
     pub changed: u64,
@@ -60,7 +54,6 @@ pub struct ConfigStatus {
     pub errors: Option<ErrorStatus>,
 }
 
-/// The kubelet's checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointStatus {
@@ -72,26 +65,21 @@ pub struct CheckpointStatus {
     pub error: Option<String>,
 }
 
-/// Something that happened.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ErrorStatus {
-    /// What.
     pub what: String,
     /// When; of what goes on, since when.
     pub at: String,
 }
 
-/// One resource.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceStatus {
-    /// Its name.
     pub name: String,
     /// The file name of its socket.
     pub endpoint: String,
     /// Where its plugin stands, in one word.
     pub state: String,
-    /// Since when.
     pub since: String,
     /// Whether pods can have its devices.
     pub ready: bool,
@@ -139,7 +127,6 @@ pub struct OverridesStatus {
     pub health: usize,
 }
 
-/// One fault.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FaultStatus {
@@ -155,11 +142,9 @@ pub struct FaultStatus {
     pub injected: u64,
 }
 
-/// One device.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceStatus {
-    /// Its ID.
     pub id: String,
     /// Its health as the kubelet is told.
     pub health: String,
@@ -186,16 +171,13 @@ pub struct DeviceStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum WithDevices {
-    /// Nobody's.
     None,
-    /// Everybody's.
     All,
     /// This resource's, and nothing of others.
     Of(String),
 }
 
 impl Status {
-    /// What was seen.
     pub fn of(snapshot: &Snapshot, wanted: &WithDevices) -> Self {
         let program = &snapshot.program;
         let is_wanted = |plugin: &&PluginSnapshot| match wanted {

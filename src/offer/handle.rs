@@ -20,7 +20,6 @@ impl OfferHandle {
         Self(watch::Sender::new(Arc::new(Offer::new(resource))))
     }
 
-    /// Follows the offer.
     pub fn subscribe(&self) -> watch::Receiver<Arc<Offer>> {
         self.0.subscribe()
     }

@@ -43,7 +43,6 @@ pub(crate) enum CountError {
     /// The configuration names each device.
     #[error("the devices of this resource are a list, of which there is no other number")]
     Listed,
-    /// Too many.
     #[error("expected {0}")]
     TooMany(#[from] ListTooLarge),
 }

@@ -18,7 +18,6 @@ use crate::plugin::record::Record;
 /// A clone is another handle to the same plugin.
 #[derive(Clone, Debug)]
 pub struct PluginHandle {
-    /// What it offers.
     pub offer: OfferHandle,
     /// What goes wrong with it on purpose.
     pub faults: FaultHandle,
@@ -33,7 +32,6 @@ pub struct PluginHandle {
 }
 
 impl PluginHandle {
-    /// Nothing runs yet.
     pub fn new(resource: Resource, delays: Arc<Mutex<Delays>>) -> Self {
         let faults = FaultHandle::default();
         tell_of(&resource, &faults.configure(&[], &resource.faults));

@@ -45,7 +45,6 @@ enum LateDisconnect {
     /// That of another process, if the kubelet's checkpoint lists the resource: this is the first run of this one.
     #[default]
     APredecessor,
-    /// None.
     None,
     /// Our own last run, if the kubelet is still this one.
     Us(FileVersion),

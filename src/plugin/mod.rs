@@ -73,7 +73,6 @@ pub(crate) enum RunError {
     /// No socket of its own.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// Not registered.
     #[error(transparent)]
     Register(#[from] RegisterError),
     /// The kubelet's connection was refused, since nothing tells it from a stranger's.
@@ -98,7 +97,6 @@ pub(crate) enum Ended {
 
 /// What ended a stream.
 enum StreamEnd {
-    /// We do.
     Stop,
     /// It ended by itself.
     Stream,

@@ -276,7 +276,6 @@ impl Plugins {
         self.running.insert(resource.name.clone(), running);
     }
 
-    /// Stops every plugin.
     async fn stop(&mut self) {
         self.stop.cancel();
         let all_stopped = async { while self.tasks.join_next().await.is_some() {} };

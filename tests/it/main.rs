@@ -13,6 +13,7 @@ mod fault_settings;
 mod fault_streams;
 mod growth;
 mod http;
+mod layout;
 mod limited_host;
 mod metrics;
 mod node_behaviour;

@@ -13,7 +13,6 @@ use anyhow::bail;
 use crate::control::{Reply, Request, client};
 use crate::observe::status::{self, Status};
 
-/// What is wanted.
 #[derive(Debug)]
 pub(crate) struct StatusOptions {
     /// This resource, with its devices.
@@ -22,7 +21,6 @@ pub(crate) struct StatusOptions {
     pub json: bool,
 }
 
-/// Prints the status.
 pub fn run(socket: &Path, wanted: &StatusOptions, out: &mut impl Write) -> anyhow::Result<()> {
     let status = wanted.ask(socket)?;
     Ok(print(&status, wanted, out)?)
@@ -39,7 +37,6 @@ impl StatusOptions {
     }
 }
 
-/// How it stands.
 pub fn ask(socket: &Path, devices: status::WithDevices) -> anyhow::Result<Status> {
     match client::ask(socket, &Request::Status(devices))? {
         Reply::Status(status) => Ok(*status),

@@ -37,9 +37,7 @@ impl Durations {
 /// What went wrong last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LastError {
-    /// In words.
     pub what: String,
-    /// When.
     pub at: SystemTime,
 }
 
@@ -74,7 +72,6 @@ pub struct Record {
 }
 
 impl Record {
-    /// Nothing happened yet.
     pub fn new(now: SystemTime) -> Self {
         Self {
             step: Step::Starting,
@@ -153,7 +150,6 @@ impl Record {
         }
     }
 
-    /// It starts over.
     pub fn restarted(&mut self, cause: Cause) {
         self.restarts[cause] += 1;
         self.waits_at = None;

@@ -98,7 +98,6 @@ pub enum Cause {
     Checkpoint,
     /// A fault on demand.
     Fault,
-    /// A bug.
     Panic,
 }
 
