@@ -4,9 +4,9 @@ mod check;
 mod fault;
 mod host;
 pub mod logging;
-mod manager;
 pub mod print;
 mod request;
+mod serve;
 pub mod signals;
 mod status;
 pub mod style;
@@ -87,7 +87,7 @@ impl Cli {
         let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
         let environment: Environment = variables.into_iter().filter_map(utf8).collect();
         match self.command {
-            None => until_signal(|asked| manager::run(environment, this_machine(), asked)),
+            None => until_signal(|signals| serve::run(environment, this_machine(), signals)),
             Some(Command::Check { node, json }) => {
                 check::run(environment, this_machine(), node, json, out)
             }

@@ -22,7 +22,7 @@ use crate::offer::Offer;
 use crate::offer::removal::Wait;
 use crate::plugin::PluginHandle;
 use crate::plugin::record::Record;
-use crate::supervisor::Present;
+use crate::supervisor::{Present, Supervisor};
 use crate::util::lock::lock;
 
 /// Whoever asks is told without the checkpoint rather than late.
@@ -83,6 +83,22 @@ pub struct PluginSnapshot {
 }
 
 impl Observer {
+    /// Observes the plugins of this supervisor.
+    pub fn new(
+        program: ProgramInfo,
+        supervisor: &Supervisor,
+        reloads: watch::Receiver<Reloads>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            program: Arc::new(program),
+            present: supervisor.present(),
+            checkpoint: supervisor.checkpoint(),
+            reloads,
+            stop,
+        }
+    }
+
     /// Takes a snapshot without what single devices wait for.
     pub(crate) async fn snapshot(&self) -> Snapshot {
         self.take(|_, _| BTreeMap::new()).await

@@ -6,6 +6,7 @@
 //! configuration lacks is told as Unhealthy until it is known that nobody has it.
 
 pub mod handle;
+mod list;
 pub mod removal;
 pub mod resource;
 
@@ -14,7 +15,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use crate::model::device::{Device, Devices, Health, LIST_SIZE_MAX, ListTooLarge};
+use crate::model::device::{Device, Devices, Health, ListTooLarge};
 use crate::offer::resource::Resource;
 
 /// A resource as it is offered now. Cheap to clone.
@@ -215,49 +216,9 @@ impl Offer {
                 let _ = Arc::make_mut(&mut wanted).set_health(id, health);
             }
         }
-        self.devices = reported(&wanted, known);
+        self.devices = list::reported(&wanted, known);
         self
     }
-}
-
-/// The configured devices that there is room for, and the known ones that the configuration lacks.
-fn reported(configured: &Arc<Devices>, known: &[Device]) -> Arc<Devices> {
-    let mut ids = BTreeSet::new();
-    let lacking = known
-        .iter()
-        .filter(|device| configured.get(&device.id).is_none() && ids.insert(&device.id));
-    let removing: Vec<Device> = lacking
-        .map(|device| Device {
-            removing: true,
-            ..device.clone()
-        })
-        .collect();
-    if removing.is_empty() {
-        return Arc::clone(configured);
-    }
-    beside(configured, removing, &Devices::from_list(known.to_vec())).into()
-}
-
-/// The configured devices that fit beside those that are pending removal; the kubelet cannot receive more than
-/// [`LIST_SIZE_MAX`]. Those that it knows come first.
-fn beside(configured: &Devices, removing: Vec<Device>, known: &Devices) -> Devices {
-    let is_known = |device: &&Device| known.get(&device.id).is_some();
-    let configured = configured.as_slice();
-    let mut size: usize = configured
-        .iter()
-        .filter(is_known)
-        .chain(&removing)
-        .map(Device::list_size)
-        .sum();
-    let mut fits = |device: &&Device| {
-        let room = size + device.list_size() <= LIST_SIZE_MAX;
-        size += if room { device.list_size() } else { 0 };
-        room
-    };
-    let reported = configured
-        .iter()
-        .filter(|device| is_known(device) || fits(device));
-    Devices::from_list(reported.cloned().chain(removing).collect())
 }
 
 #[cfg(test)]
@@ -265,6 +226,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Environment, Host};
     use crate::model::device::Counted;
+    use crate::model::device::LIST_SIZE_MAX;
     use crate::model::numa::NumaNodes;
 
     fn resource(count: usize) -> Resource {

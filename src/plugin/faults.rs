@@ -13,7 +13,8 @@ use crate::fault::handle::FaultHandle;
 use crate::fault::{BOUNDS, Delays, Evaluated, FaultId, Flaps, Grant, Suspension, Target};
 use crate::util::lock::lock;
 
-use super::{PluginHandle, StreamEnd};
+use super::PluginHandle;
+use super::outcome::StreamEnd;
 
 /// Each list makes the kubelet write its checkpoint: devices that flap make no more than two a second.
 const LISTS_APART: Duration = Duration::from_millis(500);

@@ -3,38 +3,39 @@
 mod faults;
 mod handle;
 mod memory;
+mod outcome;
 pub mod record;
 mod server;
 mod service;
 
 pub use handle::PluginHandle;
 pub(crate) use memory::RunMemory;
+pub(crate) use outcome::{Ended, RunError};
 
 use std::convert::Infallible;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, trace, warn};
 
-use crate::fault::{Evaluated, Suspension};
+use crate::fault::Evaluated;
 use crate::net::connections::{ConnectionId, Table};
 use crate::net::own_socket::{Before, BindError, OwnSocket};
-use crate::net::user_namespace::REMEDY;
 use crate::node::checkpoint_file::CheckpointError;
 use crate::node::holders::Holders;
 use crate::node::plugin_dir::PluginDir;
-use crate::node::registration::{KubeletConnection, NoKubelet, RegisterError};
+use crate::node::registration::{KubeletConnection, NoKubelet};
 use crate::node::watcher::KubeletSocket;
 use crate::offer::resource::Resource;
-use crate::plugin::record::{Cause, Record, RegistrationResult, Step};
+use crate::plugin::record::{Cause, Record, Step};
 use crate::util::lock::lock;
 
 use memory::{Settle, Succession};
+use outcome::StreamEnd;
 use server::Server;
 
 /// The kubelet disconnects a plugin up to 20 ms after it closed the connection, and the disconnect hits any plugin
@@ -62,64 +63,6 @@ pub(crate) struct PluginInstance {
     pub(crate) turns: Arc<Semaphore>,
     /// How long a registration that was sent keeps others from theirs.
     pub(crate) turn_length: Duration,
-}
-
-/// Why a run did not come to be registered.
-#[derive(Debug, Error)]
-pub(crate) enum RunError {
-    /// Nobody to register with.
-    #[error(transparent)]
-    NoKubelet(#[from] NoKubelet),
-    /// No socket of its own.
-    #[error(transparent)]
-    Bind(#[from] BindError),
-    #[error(transparent)]
-    Register(#[from] RegisterError),
-    /// The kubelet's connection was refused, since nothing tells it from a stranger's.
-    #[error("the kubelet is outside of this pod's user namespace: {REMEDY}")]
-    UserNamespace,
-    /// A kubelet newer than 1.36.2 answers so while it holds an older connection to the socket.
-    #[error("the kubelet answered Register with OK but did not call back, or hung up")]
-    NotCalledBack,
-    /// Registered and then forgotten.
-    #[error("the kubelet answered Register with OK but opened no ListAndWatch")]
-    NoStream,
-}
-
-/// How a run ended that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Ended {
-    /// By itself or when it was told to, after its stream was open for so long.
-    After(Duration),
-    /// By a fault on demand: nothing is wrong.
-    ByFault,
-}
-
-/// What ended a stream.
-enum StreamEnd {
-    Stop,
-    /// It ended by itself.
-    Stream,
-    /// A fault dropped it.
-    Dropped,
-    /// Faults suspend the registration.
-    Suspended(Vec<Suspension>),
-}
-
-impl RunError {
-    /// How the registration went, if it came to that.
-    pub fn registration(&self) -> Option<RegistrationResult> {
-        match self {
-            Self::NoKubelet(_) | Self::Bind(_) => None,
-            Self::Register(RegisterError::Refused(_)) | Self::UserNamespace => {
-                Some(RegistrationResult::Refused)
-            }
-            Self::Register(RegisterError::Broken) => Some(RegistrationResult::Broken),
-            Self::Register(RegisterError::TimedOut) => Some(RegistrationResult::TimedOut),
-            Self::NotCalledBack => Some(RegistrationResult::NotCalledBack),
-            Self::NoStream => Some(RegistrationResult::NoStream),
-        }
-    }
 }
 
 impl PluginInstance {

@@ -160,6 +160,24 @@ pub fn resource(
 ) -> io::Result<()> {
     let (name, state, since) = (&resource.name, &resource.state, age(&resource.since, now));
     writeln!(out, "{STRONG}{name}{STRONG:#} {state} for {since}")?;
+    let rows = facts(resource, now).into_iter();
+    columns(out, rows.map(|(what, value)| format!("  {what}\t{value}")))?;
+    let mut devices: Vec<&DeviceStatus> = resource.devices.iter().flatten().collect();
+    devices.sort_by(|a, b| a.numa.cmp(&b.numa));
+    if !devices.is_empty() {
+        writeln!(out)?;
+        table(
+            out,
+            "NUMA\tDEVICE\tHEALTH\tHELD BY",
+            devices.into_iter().map(device),
+        )?;
+    }
+    writeln!(out, "\n{DIM}{}{DIM:#}", as_of(status, now))?;
+    errors(status, now, out)
+}
+
+/// What is known of a resource, but for its single devices: labels and values.
+fn facts(resource: &ResourceStatus, now: SystemTime) -> Vec<(&'static str, String)> {
     let mut rows = vec![("endpoint", resource.endpoint.clone())];
     if let Some(waits_for) = &resource.waits_for {
         rows.push(("not ready", waits_for.clone()));
@@ -202,23 +220,7 @@ pub fn resource(
         rows.push((label, format!("{count} {wait} for {waits_for}")));
         label = "";
     }
-    columns(
-        out,
-        rows.into_iter()
-            .map(|(what, value)| format!("  {what}\t{value}")),
-    )?;
-    let mut devices: Vec<&DeviceStatus> = resource.devices.iter().flatten().collect();
-    devices.sort_by(|a, b| a.numa.cmp(&b.numa));
-    if !devices.is_empty() {
-        writeln!(out)?;
-        table(
-            out,
-            "NUMA\tDEVICE\tHEALTH\tHELD BY",
-            devices.into_iter().map(device),
-        )?;
-    }
-    writeln!(out, "\n{DIM}{}{DIM:#}", as_of(status, now))?;
-    errors(status, now, out)
+    rows
 }
 
 /// How many devices that are pending removal wait for what.

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use kubelet_sim::Settings;
@@ -58,13 +57,8 @@ impl Manager {
             config_file: None,
             started: SystemTime::now(),
         };
-        let observer = Observer {
-            program: Arc::new(program),
-            present: supervisor.present(),
-            checkpoint: supervisor.checkpoint(),
-            reloads: watch::channel(Reloads::default()).1,
-            stop: stop.clone(),
-        };
+        let reloads = watch::channel(Reloads::default()).1;
+        let observer = Observer::new(program, &supervisor, reloads, stop.clone());
         Self {
             observer,
             configured: supervisor.configured(),

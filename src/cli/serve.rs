@@ -1,7 +1,6 @@
-//! No command: the manager itself.
+//! The daemon, which runs when no command is given.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::SystemTime;
 
 use futures_util::future::OptionFuture;
@@ -20,7 +19,7 @@ use crate::observe::http;
 use crate::observe::{Observer, ProgramInfo};
 use crate::supervisor::Supervisor;
 
-/// Serves every resource until it is signals to stop.
+/// Serves every resource until a signal stops it.
 pub async fn run(
     environment: Environment,
     host: Host,
@@ -30,17 +29,7 @@ pub async fn run(
     let config = Config::read(&environment, file.as_ref(), &host)?;
     let _logging = logging::start(&config.logs, "warn,simple_device_plugin=info")?;
     raise_open_files();
-    info!(
-        version = env!("CARGO_PKG_VERSION"),
-        namespace = config.namespace,
-        node = config.node,
-        plugin_dir = %config.plugin_dir.display(),
-        resources = config.resources.len(),
-        "simple-device-plugin"
-    );
-    for warning in &config.warnings {
-        warn!("{warning}");
-    }
+    announce(&config);
     let program = ProgramInfo {
         namespace: config.namespace,
         node: config.node,
@@ -52,15 +41,14 @@ pub async fn run(
         .asking_for_pod_resources(config.pod_resources);
     let configured = supervisor.configured();
     let reloads = watch::Sender::default();
-    let observer = Observer {
-        program: Arc::new(program),
-        present: supervisor.present(),
-        checkpoint: supervisor.checkpoint(),
-        reloads: reloads.subscribe(),
-        stop: signals.stop.clone(),
-    };
+    let observer = Observer::new(
+        program,
+        &supervisor,
+        reloads.subscribe(),
+        signals.stop.clone(),
+    );
     let over = CancellationToken::new();
-    let showing = show(
+    let clients = serve_clients(
         config.http,
         config.control,
         observer,
@@ -74,7 +62,7 @@ pub async fn run(
         over.cancel();
         ended
     };
-    let all = async { tokio::join!(supervising, showing) };
+    let all = async { tokio::join!(supervising, clients) };
     let (ended, ()) = tokio::select! {
         ended = all => ended,
         never = reload::follow(file, &environment, &host, &signals.hangup, &configured, &reloads) => match never {},
@@ -85,8 +73,23 @@ pub async fn run(
     Ok(ended?)
 }
 
-/// Shows what there is to see, where that is wanted, until it is over.
-async fn show(
+/// The first lines of the log.
+fn announce(config: &Config) {
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        namespace = config.namespace,
+        node = config.node,
+        plugin_dir = %config.plugin_dir.display(),
+        resources = config.resources.len(),
+        "simple-device-plugin"
+    );
+    for warning in &config.warnings {
+        warn!("{warning}");
+    }
+}
+
+/// Serves HTTP and the control socket, where they are configured, until `over`.
+async fn serve_clients(
     http: Option<HttpAddress>,
     control: Option<PathBuf>,
     observer: Observer,
