@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{Manager, plugin_dir, settings, shows};
-use kubelet_sim::{AdmissionError, Kubelet, Pod, Settings, TopologyPolicy};
+use kubelet_sim::{AdmissionError, Kubelet, KubeletSettings, Pod, TopologyPolicy};
 use serde::Deserialize;
 use simple_device_plugin::config::{Config, Environment, FileText, Host};
 
@@ -126,7 +126,7 @@ impl Node {
 
     async fn of(config: Config, name: &'static str, policy: TopologyPolicy) -> Self {
         let dir = plugin_dir();
-        let settings = Settings {
+        let settings = KubeletSettings {
             topology_policy: policy,
             ..settings(dir.path())
         };

@@ -14,7 +14,7 @@ use crate::support::{
 };
 use futures_util::StreamExt;
 use inotify::{Inotify, WatchMask};
-use kubelet_sim::{Behaviour, Kubelet, Settings};
+use kubelet_sim::{Behavior, Kubelet, KubeletSettings};
 use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::api::{
     PreferenceQuestion, allocation_of, preference_of, preferred_ids, v1beta1,
@@ -240,15 +240,15 @@ async fn a_deleted_socket_is_bound_anew_under_the_open_stream() {
 #[tokio::test]
 async fn a_lost_stream_is_replaced_after_the_kubelets_late_leave() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        leave_after: Duration::from_millis(300),
+    let kubelet = Kubelet::start(KubeletSettings {
+        disconnect_delay: Duration::from_millis(300),
         ..settings(dir.path())
     });
     let kubelet = kubelet.expect("a kubelet");
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
     for lives in 2..4 {
-        kubelet.lose_stream(RESOURCE);
+        kubelet.disconnect_plugin(RESOURCE);
         shows(&kubelet, RESOURCE, 2, 0).await;
         shows(&kubelet, RESOURCE, 2, 2).await;
         allocates(&kubelet).await;
@@ -261,8 +261,8 @@ async fn a_lost_stream_is_replaced_after_the_kubelets_late_leave() {
 #[tokio::test]
 async fn a_successor_is_not_hit_by_the_late_leave_of_its_predecessor() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        leave_after: Duration::from_millis(300),
+    let kubelet = Kubelet::start(KubeletSettings {
+        disconnect_delay: Duration::from_millis(300),
         ..settings(dir.path())
     });
     let kubelet = kubelet.expect("a kubelet");
@@ -282,14 +282,14 @@ async fn a_successor_is_not_hit_by_the_late_leave_of_its_predecessor() {
 #[tokio::test]
 async fn a_newer_kubelet_gets_the_resource_back_as_well() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        behaviour: Behaviour::Newer,
+    let kubelet = Kubelet::start(KubeletSettings {
+        behavior: Behavior::Newer,
         ..settings(dir.path())
     });
     let kubelet = kubelet.expect("a kubelet");
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
-    kubelet.lose_stream(RESOURCE);
+    kubelet.disconnect_plugin(RESOURCE);
     shows(&kubelet, RESOURCE, 2, 0).await;
     shows(&kubelet, RESOURCE, 2, 2).await;
     allocates(&kubelet).await;

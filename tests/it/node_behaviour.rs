@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::fakes::{FakePlugin, register};
 use crate::support::{Manager, held, kubelet, plugin_dir, pod, registrations, settings, shows};
-use kubelet_sim::{Kubelet, Settings};
+use kubelet_sim::{Kubelet, KubeletSettings};
 use simple_device_plugin::model::device::Health;
 use tonic::Status;
 
@@ -136,8 +136,8 @@ async fn t13_an_ill_device_leaves_allocatable_and_comes_back() {
 #[tokio::test]
 async fn t14_a_stream_that_fails_is_not_opened_again() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        grace: Duration::from_secs(1),
+    let kubelet = Kubelet::start(KubeletSettings {
+        endpoint_stop_grace_period: Duration::from_secs(1),
         ..settings(dir.path())
     });
     let kubelet = kubelet.expect("a kubelet");
@@ -167,8 +167,8 @@ async fn t14_a_stream_that_fails_is_not_opened_again() {
 #[tokio::test]
 async fn t15_a_stopped_plugin_keeps_its_capacity_for_the_grace() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        grace: Duration::from_secs(1),
+    let kubelet = Kubelet::start(KubeletSettings {
+        endpoint_stop_grace_period: Duration::from_secs(1),
         ..settings(dir.path())
     });
     let kubelet = kubelet.expect("a kubelet");

@@ -12,7 +12,7 @@ use crate::support::process::{Running, binary, output, program};
 use crate::support::{
     held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets, within,
 };
-use kubelet_sim::{Kubelet, Settings};
+use kubelet_sim::{Kubelet, KubeletSettings};
 use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::api::{allocation_of, v1beta1};
 use tokio::net::UnixStream;
@@ -151,8 +151,8 @@ fn a_second_signal_aborts() {
 #[tokio::test]
 async fn a_killed_plugin_waits_for_the_kubelets_late_leave() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        leave_after: Duration::from_millis(300),
+    let kubelet = Kubelet::start(KubeletSettings {
+        disconnect_delay: Duration::from_millis(300),
         ..settings(dir.path())
     });
     let kubelet = kubelet.expect("a kubelet");

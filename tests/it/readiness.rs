@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::fakes::{Answer, FakeKubelet, FakePlugin, register};
 use crate::support::http::{A, B, BOTH, Http, ONE, Observed};
 use crate::support::{Manager, kubelet, plugin_dir, resources, settings, shows, write_checkpoint};
-use kubelet_sim::{Behaviour, Kubelet, Settings};
+use kubelet_sim::{Behavior, Kubelet, KubeletSettings};
 use simple_device_plugin::model::device::Health;
 use simple_device_plugin::plugin::record::{Cause, Record, Step};
 use simple_device_plugin::supervisor::Supervisor;
@@ -29,19 +29,19 @@ async fn is_ready_when_every_resource_is_registered_and_streams() {
     )
     .await;
     let kubelet = kubelet(dir.path());
-    kubelet.answer(B, kubelet_sim::Answer::Hang);
+    kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Hang);
     http.readiness(
         503,
         "not ready: 1 of 2\nexample.com/b waits for the kubelet to open ListAndWatch\n",
     )
     .await;
-    kubelet.answer(B, kubelet_sim::Answer::Refuse);
+    kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Refuse);
     http.readiness(
         503,
         "ListAndWatch: the kubelet refused: Unknown: refused on purpose\n",
     )
     .await;
-    kubelet.answer(B, kubelet_sim::Answer::Earnest);
+    kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Normal);
     http.readiness(200, "ready: 2 of 2\n").await;
     kubelet.stop().await;
     http.readiness(503, "not ready: 0 of 2\n").await;
@@ -70,7 +70,7 @@ async fn says_who_has_its_socket_and_when_it_is_quiet() {
     let quiet = "example.com/a is quiet, as the kubelet may be taking leave of a predecessor";
     http.readiness(503, quiet).await;
     http.readiness(200, "ready: 1 of 1\n").await;
-    assert!(kubelet.lose_stream(A));
+    assert!(kubelet.disconnect_plugin(A));
     manager.is_at(A, Step::Quiet).await;
     http.readiness(200, "ready: 1 of 1\n").await;
     manager.stop().await;
@@ -171,7 +171,7 @@ async fn a_lost_stream_is_told_as_long_as_nothing_else_is() {
     let manager = Manager::start(dir.path(), ONE);
     let http = Http::of(&manager).await;
     http.readiness(200, "ready").await;
-    assert!(kubelet.lose_stream(A));
+    assert!(kubelet.disconnect_plugin(A));
     http.readiness(503, "example.com/a starts over: the stream ended\n")
         .await;
     http.readiness(200, "ready").await;
@@ -210,9 +210,9 @@ async fn starts_over_once_when_the_checkpoint_lacks_it() {
 #[tokio::test]
 async fn a_foreign_plugin_that_came_and_went_is_got_over() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        behaviour: Behaviour::Newer,
-        grace: Duration::from_millis(300),
+    let kubelet = Kubelet::start(KubeletSettings {
+        behavior: Behavior::Newer,
+        endpoint_stop_grace_period: Duration::from_millis(300),
         ..settings(dir.path())
     })
     .expect("a kubelet");

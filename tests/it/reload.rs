@@ -7,7 +7,7 @@ use crate::support::{
     Manager, from_file, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets,
     within,
 };
-use kubelet_sim::{Event, Happening, Kubelet, Pod, Settings, TopologyPolicy};
+use kubelet_sim::{Event, EventKind, Kubelet, KubeletSettings, Pod, TopologyPolicy};
 use simple_device_plugin::offer::retirement::Wait;
 use simple_device_plugin::supervisor::Supervisor;
 use tokio::sync::broadcast;
@@ -21,7 +21,7 @@ const GRACES: Duration = Duration::from_millis(300);
 
 /// With a topology manager: one that crashes when a held device goes.
 fn strict(dir: &std::path::Path) -> Kubelet {
-    let settings = Settings {
+    let settings = KubeletSettings {
         topology_policy: TopologyPolicy::SingleNumaNode,
         ..settings(dir)
     };
@@ -283,7 +283,7 @@ async fn listed(events: &mut broadcast::Receiver<Event>, times: usize) {
         while left > 0 {
             let event = events.recv().await.expect("a kubelet");
             left -=
-                usize::from(event.resource == A && matches!(event.what, Happening::Listed { .. }));
+                usize::from(event.resource == A && matches!(event.kind, EventKind::Listed { .. }));
         }
     };
     within("lists", lists).await;
@@ -293,13 +293,13 @@ async fn listed(events: &mut broadcast::Receiver<Event>, times: usize) {
 #[tokio::test]
 async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
+    let kubelet = Kubelet::start(KubeletSettings {
         topology_policy: TopologyPolicy::SingleNumaNode,
         pods_known: false,
         ..settings(dir.path())
     });
     let kubelet = kubelet.expect("a kubelet");
-    kubelet.learn_pods();
+    kubelet.set_pods_known();
     let manager = Manager::of(dir.path(), from_file(&counted(1)));
     shows(&kubelet, A, 1, 1).await;
     let everything = pod("p", &[(A, 1)]);
@@ -309,7 +309,7 @@ async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
     let kubelet = kubelet.restart().await.expect("a kubelet");
     // The first list, and the same again, by which the kubelet is to write what it forgot.
     listed(&mut kubelet.events(), 2).await;
-    kubelet.learn_pods();
+    kubelet.set_pods_known();
     manager
         .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
         .await;

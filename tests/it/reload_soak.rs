@@ -9,7 +9,7 @@ use crate::support::{
     Manager, from_file, held, plugin_dir, pod, registrations, settings, shows, within,
 };
 use fastrand::Rng;
-use kubelet_sim::{Kubelet, Settings, TopologyPolicy};
+use kubelet_sim::{Kubelet, KubeletSettings, TopologyPolicy};
 use simple_device_plugin::offer::resource::Resource;
 
 /// Unless `RELOADS` says otherwise; `make soak` does a thousand.
@@ -87,7 +87,7 @@ struct Story {
 impl Story {
     async fn begin(seed: u64) -> Self {
         let dir = plugin_dir();
-        let settings = Settings {
+        let settings = KubeletSettings {
             topology_policy: TopologyPolicy::SingleNumaNode,
             ..settings(dir.path())
         };

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use crate::support::steered::{Node, control};
 use crate::support::{DEADLINE, held, pod, settings, shows};
 use fastrand::Rng;
-use kubelet_sim::{Kubelet, Settings, TopologyPolicy};
+use kubelet_sim::{Kubelet, KubeletSettings, TopologyPolicy};
 use rustix::process::Signal;
 use simple_device_plugin::control::{Reply, Request, client};
 use simple_device_plugin::fault::Target;
@@ -54,7 +54,7 @@ async fn ten_thousand_commands_leave_everything_as_configured() {
         std::env::var("COMMANDS").map_or(COMMANDS, |count| count.parse().expect("a number"));
     eprintln!("STEER_SEED={seed}");
     let node = Node::with_kubelet(CONFIG, |dir| {
-        Kubelet::start(Settings {
+        Kubelet::start(KubeletSettings {
             topology_policy: TopologyPolicy::SingleNumaNode,
             ..settings(dir)
         })

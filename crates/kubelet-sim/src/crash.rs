@@ -11,7 +11,7 @@ pub enum Crash {
         "{resource}: device {id} went from the list while an allocation that picked it was in flight; \
          a device must stay, as Unhealthy, until no call can pick it"
     )]
-    Picked {
+    RemovedDuringAllocation {
         /// The resource.
         resource: String,
         /// The device.
@@ -22,7 +22,7 @@ pub enum Crash {
         "{resource}: device {id} went from the list while pod {pod} holds it, and the pod was admitted again; \
          a device must stay, as Unhealthy, until no pod holds it"
     )]
-    Held {
+    RemovedWhileHeld {
         /// The resource.
         resource: String,
         /// The device.

@@ -8,12 +8,12 @@ pub struct Event {
     /// The resource's name, as the plugin spelled it.
     pub resource: String,
     /// What happened.
-    pub what: Happening,
+    pub kind: EventKind,
 }
 
 /// What can happen to a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Happening {
+pub enum EventKind {
     /// Its plugin registered and told its options.
     Registered {
         /// The plugin's socket, a file name.
@@ -44,7 +44,7 @@ pub enum Happening {
         /// A health that is neither `Healthy` nor `Unhealthy`, where a device has one: it counts as ill.
         unknown_health: Option<String>,
         /// What is different from the list before; nothing where there was none.
-        changes: Vec<Change>,
+        changes: Vec<DeviceChange>,
     },
     /// The stream of its plugin ended: every device is taken for ill.
     Disconnected {
@@ -55,30 +55,30 @@ pub enum Happening {
 
 /// One device's difference between two lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub struct DeviceChange {
     /// The device's ID.
     pub id: String,
     /// What it is now.
-    pub now: Now,
+    pub state: DeviceState,
 }
 
 /// What became of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Now {
+pub enum DeviceState {
     /// It is Healthy, and was not or was not there.
     Healthy,
     /// It is Unhealthy, and was not or was not there.
     Unhealthy,
     /// The list has it no more.
-    Gone,
+    Removed,
 }
 
-impl fmt::Display for Now {
+impl fmt::Display for DeviceState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Healthy => "Healthy",
             Self::Unhealthy => "Unhealthy",
-            Self::Gone => "gone",
+            Self::Removed => "gone",
         })
     }
 }

@@ -14,9 +14,9 @@ mod authority;
 mod registration;
 
 pub use crash::Crash;
-pub use event::{Change, Event, Happening, Now};
-pub use manager::{AdmissionError, Assignment, Node, Quantities};
-pub use settings::{Answer, Behaviour, Settings, TopologyPolicy};
+pub use event::{DeviceChange, DeviceState, Event, EventKind};
+pub use manager::{AdmissionError, Assignment, NodeResources, Quantities};
+pub use settings::{Behavior, KubeletSettings, RegistrationMode, TopologyPolicy};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -78,7 +78,7 @@ impl Kubelet {
     ///
     /// # Errors
     /// When the directory or the socket cannot be had, or another kubelet serves it.
-    pub fn start(settings: Settings) -> io::Result<Self> {
+    pub fn start(settings: KubeletSettings) -> io::Result<Self> {
         Self::start_with(settings, None)
     }
 
@@ -86,11 +86,11 @@ impl Kubelet {
     ///
     /// # Errors
     /// As [`Kubelet::start`].
-    pub fn start_with_pods(settings: Settings, pods: BTreeSet<String>) -> io::Result<Self> {
+    pub fn start_with_pods(settings: KubeletSettings, pods: BTreeSet<String>) -> io::Result<Self> {
         Self::start_with(settings, Some(pods))
     }
 
-    fn start_with(settings: Settings, pods: Option<BTreeSet<String>>) -> io::Result<Self> {
+    fn start_with(settings: KubeletSettings, pods: Option<BTreeSet<String>>) -> io::Result<Self> {
         std::fs::create_dir_all(&settings.dir)?;
         let socket = settings.dir.join(KUBELET_SOCKET);
         if answers(&socket)? {
@@ -104,7 +104,12 @@ impl Kubelet {
         let of_checkpoint = || assignments.iter().map(|a| a.pod.clone()).collect();
         let pods = pods.unwrap_or_else(of_checkpoint);
         let now = Instant::now();
-        let mut manager = DeviceManager::restored(settings.grace, registered, assignments, now);
+        let mut manager = DeviceManager::restored(
+            settings.endpoint_stop_grace_period,
+            registered,
+            assignments,
+            now,
+        );
         let node = manager.node(now);
         wipe(&settings.dir)?;
         let listener = UnixListener::bind(&socket);
@@ -120,7 +125,7 @@ impl Kubelet {
             node: watch::Sender::new(node),
             registrations: watch::Sender::default(),
             events: broadcast::Sender::new(EVENTS_MAX),
-            answers: watch::Sender::default(),
+            registration_modes: watch::Sender::default(),
             admitted_again: Mutex::default(),
             crash: watch::Sender::default(),
             stopped: Notify::new(),
@@ -183,7 +188,7 @@ impl Kubelet {
     }
 
     /// Follows the Node's extended resources.
-    pub fn node(&self) -> watch::Receiver<Node> {
+    pub fn node(&self) -> watch::Receiver<NodeResources> {
         self.shared.node.subscribe()
     }
 
@@ -203,9 +208,9 @@ impl Kubelet {
     }
 
     /// Answers the resource's registrations like this from now on, those in flight as well.
-    pub fn answer(&self, resource: &str, answer: Answer) {
-        self.shared.answers.send_modify(|answers| {
-            answers.insert(resource.to_owned(), answer);
+    pub fn set_registration_mode(&self, resource: &str, mode: RegistrationMode) {
+        self.shared.registration_modes.send_modify(|modes| {
+            modes.insert(resource.to_owned(), mode);
         });
     }
 
@@ -284,14 +289,14 @@ impl Kubelet {
     }
 
     /// Breaks the connection to the resource's plugin, while both live on. Returns whether there was one.
-    pub fn lose_stream(&self, resource: &str) -> bool {
+    pub fn disconnect_plugin(&self, resource: &str) -> bool {
         let clients = self.shared.clients();
         let client = clients.get(resource);
         client.inspect(|client| client.close()).is_some()
     }
 
     /// The resources of the pod that the kubelet knows no plugin for: it runs without them, as on a real node.
-    pub fn not_offered(&self, pod: &Pod) -> Vec<String> {
+    pub fn unregistered_resources(&self, pod: &Pod) -> Vec<String> {
         let manager = self.shared.manager();
         let asked = pod.requests.iter().filter(|(_, count)| **count > 0);
         let unknown = asked.filter(|(resource, _)| manager.endpoint(resource).is_none());
@@ -299,7 +304,7 @@ impl Kubelet {
     }
 
     /// The API server says which pods there are: see [`Settings::pods_known`].
-    pub fn learn_pods(&self) {
+    pub fn set_pods_known(&self) {
         self.shared.pods_known.store(true, Ordering::Relaxed);
     }
 

@@ -9,7 +9,7 @@ use thiserror::Error;
 use simple_device_plugin::api::v1beta1;
 
 use super::crash::Crash;
-use super::event::{Change, Now};
+use super::event::{DeviceChange, DeviceState};
 
 /// What the Node object shows of one resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub struct Quantities {
 }
 
 /// The extended resources of the Node object. A key that was there once stays, with zeros.
-pub type Node = BTreeMap<String, Quantities>;
+pub type NodeResources = BTreeMap<String, Quantities>;
 
 /// Devices that a pod's container holds.
 #[derive(Clone, Debug, PartialEq)]
@@ -102,23 +102,26 @@ struct List {
 }
 
 impl List {
-    fn changes_since(&self, before: &Self) -> Vec<Change> {
+    fn changes_since(&self, before: &Self) -> Vec<DeviceChange> {
         if before.healthy.is_empty() && before.unhealthy.is_empty() {
             return Vec::new();
         }
-        let change = |now: Now| {
-            move |id: &String| Change {
+        let change = |state: DeviceState| {
+            move |id: &String| DeviceChange {
                 id: id.clone(),
-                now,
+                state,
             }
         };
         let healthy = self.healthy.difference(&before.healthy);
         let unhealthy = self.unhealthy.difference(&before.unhealthy);
         let known = |id: &&String| self.healthy.contains(*id) || self.unhealthy.contains(*id);
         let gone = before.healthy.union(&before.unhealthy);
-        (unhealthy.map(change(Now::Unhealthy)))
-            .chain(healthy.map(change(Now::Healthy)))
-            .chain(gone.filter(|id| !known(id)).map(change(Now::Gone)))
+        (unhealthy.map(change(DeviceState::Unhealthy)))
+            .chain(healthy.map(change(DeviceState::Healthy)))
+            .chain(
+                gone.filter(|id| !known(id))
+                    .map(change(DeviceState::Removed)),
+            )
             .collect()
     }
 }
@@ -126,7 +129,7 @@ impl List {
 /// The books.
 #[derive(Debug)]
 pub struct DeviceManager<C> {
-    grace: Duration,
+    endpoint_stop_grace_period: Duration,
     endpoints: BTreeMap<String, Endpoint<C>>,
     lists: BTreeMap<String, List>,
     assignments: Vec<Assignment>,
@@ -137,7 +140,7 @@ impl<C: Clone> DeviceManager<C> {
     /// The books after a start with this checkpoint: what was registered is known, but stopped and
     /// without devices until its plugin comes back.
     pub fn restored(
-        grace: Duration,
+        endpoint_stop_grace_period: Duration,
         registered: Vec<String>,
         assignments: Vec<Assignment>,
         now: Instant,
@@ -148,7 +151,7 @@ impl<C: Clone> DeviceManager<C> {
             stopped: Some(now),
         };
         Self {
-            grace,
+            endpoint_stop_grace_period,
             endpoints: registered.iter().map(|r| (r.clone(), endpoint())).collect(),
             lists: registered
                 .iter()
@@ -186,7 +189,7 @@ impl<C: Clone> DeviceManager<C> {
         &mut self,
         resource: &str,
         message: v1beta1::ListAndWatchResponse,
-    ) -> Vec<Change> {
+    ) -> Vec<DeviceChange> {
         let mut list = List::default();
         for device in message.devices {
             if device.topology.is_some() {
@@ -209,7 +212,9 @@ impl<C: Clone> DeviceManager<C> {
     /// When the next of those that stopped is forgotten.
     pub fn next_expiry(&self) -> Option<Instant> {
         let stopped = self.endpoints.values().filter_map(|e| e.stopped);
-        stopped.min().map(|first| first + self.grace)
+        stopped
+            .min()
+            .map(|first| first + self.endpoint_stop_grace_period)
     }
 
     /// The resource's devices on the Node.
@@ -224,8 +229,8 @@ impl<C: Clone> DeviceManager<C> {
     }
 
     /// `GetCapacity`: forgets what has been stopped for longer than the grace, and counts the rest.
-    pub fn node(&mut self, now: Instant) -> Node {
-        let grace = self.grace;
+    pub fn node(&mut self, now: Instant) -> NodeResources {
+        let grace = self.endpoint_stop_grace_period;
         self.endpoints.retain(|_, endpoint| {
             endpoint
                 .stopped
@@ -329,7 +334,7 @@ impl<C: Clone> DeviceManager<C> {
                 .into_iter()
                 .find(|id| !self.is_listed(resource, id))
             {
-                return Err(Crash::Held {
+                return Err(Crash::RemovedWhileHeld {
                     resource: resource.to_owned(),
                     id: id.to_owned(),
                     pod: assignment.pod.clone(),
@@ -356,7 +361,7 @@ impl<C: Clone> DeviceManager<C> {
         response: v1beta1::ContainerAllocateResponse,
     ) -> Result<Assignment, Crash> {
         if let Some(id) = ids.iter().find(|id| !self.is_listed(resource, id)) {
-            return Err(Crash::Picked {
+            return Err(Crash::RemovedDuringAllocation {
                 resource: resource.to_owned(),
                 id: id.clone(),
             });
@@ -478,7 +483,7 @@ mod tests {
                 devices: devices.collect(),
             };
             let changes = manager.listed("r", message).into_iter();
-            changes.map(|c| format!("{} {}", c.id, c.now)).collect()
+            changes.map(|c| format!("{} {}", c.id, c.state)).collect()
         };
         assert!(differs(&[("a", Healthy), ("b", Healthy)]).is_empty());
         assert!(differs(&[("b", Healthy), ("a", Healthy)]).is_empty());

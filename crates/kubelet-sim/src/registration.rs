@@ -13,8 +13,8 @@ use simple_device_plugin::foreign::foreign;
 use simple_device_plugin::model::resource_name::ResourceName;
 
 use super::client::Client;
-use super::event::Happening;
-use super::settings::{Answer, Behaviour};
+use super::event::EventKind;
+use super::settings::{Behavior, RegistrationMode};
 use super::shared::Shared;
 
 /// No file has a longer name. A real kubelet tries to dial it all the same.
@@ -33,7 +33,7 @@ impl Registration for Registrar {
         if let Err(status) = self.judge(&request).await {
             let error = foreign(status.message());
             self.0
-                .tell(&resource, Happening::Refused { endpoint, error });
+                .tell(&resource, EventKind::Refused { endpoint, error });
             return Err(status);
         }
         self.connect(request).await.map(Response::new)
@@ -55,7 +55,7 @@ impl Registrar {
         if self.holds(&client) {
             let endpoint = client.endpoint();
             self.0
-                .tell(&client.resource, Happening::Ignored { endpoint });
+                .tell(&client.resource, EventKind::Ignored { endpoint });
             return Ok(Empty {});
         }
         // A task of its own: like a Go handler it goes on when its caller has gone.
@@ -73,16 +73,17 @@ impl Registrar {
 
     /// Waits while this resource's registrations hang.
     async fn in_earnest(&self, resource: &str) -> Result<(), Status> {
-        let answer =
-            |answers: &BTreeMap<String, Answer>| answers.get(resource).copied().unwrap_or_default();
-        let mut answers = self.0.answers.subscribe();
-        let no_longer = answers.wait_for(|answers| answer(answers) != Answer::Hang);
+        let answer = |answers: &BTreeMap<String, RegistrationMode>| {
+            answers.get(resource).copied().unwrap_or_default()
+        };
+        let mut answers = self.0.registration_modes.subscribe();
+        let no_longer = answers.wait_for(|answers| answer(answers) != RegistrationMode::Hang);
         let answers = no_longer
             .await
             .map_err(|_| Status::unavailable("the kubelet stops"))?;
         match answer(&answers) {
-            Answer::Refuse => Err(Status::unknown("refused on purpose")),
-            Answer::Earnest | Answer::Hang => Ok(()),
+            RegistrationMode::Refuse => Err(Status::unknown("refused on purpose")),
+            RegistrationMode::Normal | RegistrationMode::Hang => Ok(()),
         }
     }
 
@@ -90,7 +91,7 @@ impl Registrar {
     fn holds(&self, client: &Client) -> bool {
         let clients = self.0.clients();
         let held = clients.get(&client.resource);
-        self.0.settings.behaviour == Behaviour::Newer
+        self.0.settings.behavior == Behavior::Newer
             && held.is_some_and(|held| held.socket == client.socket)
     }
 }

@@ -7,7 +7,7 @@ use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
 
 /// Which kubelet to be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Behaviour {
+pub enum Behavior {
     /// 1.36: a second registration takes the resource over.
     #[default]
     V1_36,
@@ -28,10 +28,10 @@ pub enum TopologyPolicy {
 
 /// How Register is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Answer {
+pub enum RegistrationMode {
     /// In earnest.
     #[default]
-    Earnest,
+    Normal,
     /// With an error.
     Refuse,
     /// Not at all, until another answer is set.
@@ -40,18 +40,18 @@ pub enum Answer {
 
 /// How the kubelet is to be.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct KubeletSettings {
     /// The device plugin directory; made where it does not exist.
     pub dir: PathBuf,
     /// Which kubelet to be.
-    pub behaviour: Behaviour,
+    pub behavior: Behavior,
     /// For how long a resource keeps its capacity after its plugin went.
-    pub grace: Duration,
+    pub endpoint_stop_grace_period: Duration,
     /// For how long a plugin's socket is dialled inside Register.
-    pub dial_within: Duration,
+    pub dial_timeout: Duration,
     /// How long after the close of a plugin's connection the resource is taken leave of. Whoever
     /// registers in between is hit by it.
-    pub leave_after: Duration,
+    pub disconnect_delay: Duration,
     /// The topology manager's policy. With any other than none, a pod that is admitted again needs the
     /// devices that it holds in their list.
     pub topology_policy: TopologyPolicy,
@@ -60,15 +60,15 @@ pub struct Settings {
     pub pods_known: bool,
 }
 
-impl Settings {
+impl KubeletSettings {
     /// A 1.36 in this directory, with the times of a real one.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
-            behaviour: Behaviour::default(),
-            grace: Duration::from_secs(5 * 60),
-            dial_within: Duration::from_secs(10),
-            leave_after: Duration::from_millis(20),
+            behavior: Behavior::default(),
+            endpoint_stop_grace_period: Duration::from_secs(5 * 60),
+            dial_timeout: Duration::from_secs(10),
+            disconnect_delay: Duration::from_millis(20),
             topology_policy: TopologyPolicy::default(),
             pods_known: true,
         }

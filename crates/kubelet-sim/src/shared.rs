@@ -20,9 +20,9 @@ use simple_device_plugin::lock::lock;
 use super::checkpoint;
 use super::client::Client;
 use super::crash::Crash;
-use super::event::{Event, Happening};
-use super::manager::{DeviceManager, Node};
-use super::settings::{Answer, Settings, TopologyPolicy};
+use super::event::{Event, EventKind};
+use super::manager::{DeviceManager, NodeResources};
+use super::settings::{KubeletSettings, RegistrationMode, TopologyPolicy};
 
 /// With all devices of a hundred resources in it, the checkpoint is megabytes.
 const WRITTEN_AFTER: Duration = Duration::from_millis(100);
@@ -33,7 +33,7 @@ const LEAKED_MAX: usize = 1024;
 /// What the kubelet's tasks have in common.
 #[derive(Debug)]
 pub struct Shared {
-    pub settings: Settings,
+    pub settings: KubeletSettings,
     pub manager: Mutex<DeviceManager<Arc<Client>>>,
     /// The pods that are admitted and not deleted. The books can have devices of others: a kubelet frees these
     /// when it admits a pod the next time, or is asked for the pod resources.
@@ -44,11 +44,11 @@ pub struct Shared {
     pub clients: Mutex<BTreeMap<String, Arc<Client>>>,
     /// Connections that the kubelet forgets to close.
     pub leaked: Mutex<VecDeque<Arc<Client>>>,
-    pub node: watch::Sender<Node>,
+    pub node: watch::Sender<NodeResources>,
     pub registrations: watch::Sender<BTreeMap<String, u64>>,
     pub events: broadcast::Sender<Event>,
     /// How Register is answered, where it is not in earnest.
-    pub answers: watch::Sender<BTreeMap<String, Answer>>,
+    pub registration_modes: watch::Sender<BTreeMap<String, RegistrationMode>>,
     /// The resources whose pods were admitted again since the start.
     pub admitted_again: Mutex<BTreeSet<String>>,
     /// How a plugin crashed it.
@@ -102,10 +102,10 @@ impl Shared {
     }
 
     /// Tells those who watch.
-    pub fn tell(&self, resource: &str, what: Happening) {
+    pub fn tell(&self, resource: &str, kind: EventKind) {
         let resource = foreign(resource);
         // Nobody has to watch.
-        let _ = self.events.send(Event { resource, what });
+        let _ = self.events.send(Event { resource, kind });
     }
 
     /// Shows the books on the Node.
@@ -214,10 +214,10 @@ impl Shared {
         if !Arc::ptr_eq(&standing, &client) {
             self.leak(client);
         }
-        tokio::time::sleep(self.settings.leave_after).await;
+        tokio::time::sleep(self.settings.disconnect_delay).await;
         self.manager().disconnected(&resource, Instant::now());
         let error = ended.err().map(|status| told(&status));
-        self.tell(&resource, Happening::Disconnected { error });
+        self.tell(&resource, EventKind::Disconnected { error });
         self.show();
         self.stopped.notify_one();
     }
@@ -242,7 +242,7 @@ impl Shared {
             let mut manager = self.manager();
             (manager.listed(resource, list), manager.quantities(resource))
         };
-        let listed = Happening::Listed {
+        let listed = EventKind::Listed {
             unknown_health,
             healthy: now.allocatable,
             unhealthy: now.capacity - now.allocatable,
@@ -263,7 +263,7 @@ impl Shared {
         let resource = client.resource.clone();
         self.clients().insert(resource.clone(), Arc::clone(&client));
         let options = async {
-            client.dial(self.settings.dial_within).await?;
+            client.dial(self.settings.dial_timeout).await?;
             client.options().await
         };
         let options: v1beta1::DevicePluginOptions = match options.await {
@@ -273,7 +273,7 @@ impl Shared {
                 self.clients().remove(&resource);
                 let (endpoint, error) = (client.endpoint(), told(&status));
                 self.leak(client);
-                let refused = Happening::Refused {
+                let refused = EventKind::Refused {
                     endpoint,
                     error: error.clone(),
                 };
@@ -281,7 +281,7 @@ impl Shared {
                 return Err(tonic::Status::unknown(error));
             }
         };
-        let registered = Happening::Registered {
+        let registered = EventKind::Registered {
             endpoint: client.endpoint(),
             pre_start: options.pre_start_required,
             preferred: options.get_preferred_allocation_available,

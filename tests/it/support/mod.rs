@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use kubelet_sim::{Kubelet, Node, Pod, Quantities, Settings};
+use kubelet_sim::{Kubelet, KubeletSettings, NodeResources, Pod, Quantities};
 use simple_device_plugin::config::reload::{Configured, Reloads};
 use simple_device_plugin::config::{Config, Environment, FileText, Host};
 use simple_device_plugin::fault::handle::FaultHandle;
@@ -119,7 +119,7 @@ impl Manager {
     }
 
     pub fn of(dir: &Path, resources: Vec<Resource>) -> Self {
-        let socket = Settings::new(dir).pod_resources_socket();
+        let socket = KubeletSettings::new(dir).pod_resources_socket();
         Self::run(Supervisor::new(resources, dir).asking_for_pod_resources(Some(socket)))
     }
 
@@ -244,10 +244,10 @@ pub fn write_checkpoint(dir: &Path, registered: &[(&str, &[&str])]) {
 }
 
 /// A kubelet with short times: nothing here waits for a real grace.
-pub fn settings(dir: &Path) -> Settings {
-    Settings {
-        dial_within: Duration::from_millis(500),
-        ..Settings::new(dir)
+pub fn settings(dir: &Path) -> KubeletSettings {
+    KubeletSettings {
+        dial_timeout: Duration::from_millis(500),
+        ..KubeletSettings::new(dir)
     }
 }
 
@@ -267,7 +267,7 @@ pub fn shows(
         capacity,
         allocatable,
     };
-    let mut node: watch::Receiver<Node> = kubelet.node();
+    let mut node: watch::Receiver<NodeResources> = kubelet.node();
     let resource = resource.to_owned();
     let at = std::panic::Location::caller();
     async move {

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use crate::support::fakes::{FakePlugin, register};
 use crate::support::{kubelet, plugin_dir, pod, settings, shows, sockets, within};
-use kubelet_sim::{AdmissionError, Behaviour, Crash, Happening, Kubelet, Settings, TopologyPolicy};
+use kubelet_sim::{
+    AdmissionError, Behavior, Crash, EventKind, Kubelet, KubeletSettings, TopologyPolicy,
+};
 use simple_device_plugin::api::v1beta1::DevicePluginOptions;
 use simple_device_plugin::node::checkpoint_file::CheckpointFile;
 use simple_device_plugin::node::pod_resources::PodResources;
@@ -74,8 +76,8 @@ async fn an_old_streams_end_disconnects_the_successor() {
 #[tokio::test]
 async fn a_registration_before_the_late_leave_is_stopped_while_all_looks_well() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        leave_after: Duration::from_millis(300),
+    let kubelet = Kubelet::start(KubeletSettings {
+        disconnect_delay: Duration::from_millis(300),
         ..settings(dir.path())
     });
     let kubelet = kubelet.expect("a kubelet");
@@ -135,8 +137,8 @@ async fn a_failed_second_registration_makes_it_blind() {
 #[tokio::test]
 async fn a_newer_one_ignores_the_same_socket_again() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(Settings {
-        behaviour: Behaviour::Newer,
+    let kubelet = Kubelet::start(KubeletSettings {
+        behavior: Behavior::Newer,
         ..settings(dir.path())
     });
     let kubelet = kubelet.expect("a kubelet");
@@ -239,8 +241,8 @@ async fn list(kubelet: &Kubelet, plugin: &FakePlugin, ids: &[&str]) {
     plugin.list.send_replace(Some(Ok(ids)));
     let listed = async {
         while !matches!(
-            events.recv().await.expect("a kubelet").what,
-            Happening::Listed { .. }
+            events.recv().await.expect("a kubelet").kind,
+            EventKind::Listed { .. }
         ) {}
     };
     crate::support::within("the list", listed).await;
@@ -266,7 +268,7 @@ async fn crashes_when_a_device_goes_while_an_allocation_that_picked_it_is_in_fli
         plugin.answers.send_replace(true);
     };
     let (refused, ()) = tokio::join!(kubelet.admit(&pod), going);
-    let crash = Crash::Picked {
+    let crash = Crash::RemovedDuringAllocation {
         resource: RESOURCE.to_owned(),
         id: "a".to_owned(),
     };
@@ -287,7 +289,7 @@ async fn crashes_when_a_pod_that_is_admitted_again_holds_a_device_that_went() {
         (TopologyPolicy::None, false),
         (TopologyPolicy::SingleNumaNode, true),
     ] {
-        let settings = Settings {
+        let settings = KubeletSettings {
             topology_policy: policy,
             ..settings(dir.path())
         };
@@ -338,7 +340,7 @@ async fn crashes_when_a_pod_that_is_admitted_again_holds_a_device_that_went() {
 #[tokio::test]
 async fn a_pod_whose_devices_are_on_two_nodes_gets_topology_affinity_error() {
     let dir = plugin_dir();
-    let settings = Settings {
+    let settings = KubeletSettings {
         topology_policy: TopologyPolicy::SingleNumaNode,
         ..settings(dir.path())
     };

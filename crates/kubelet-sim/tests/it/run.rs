@@ -16,13 +16,13 @@ fn sim() -> Command {
 }
 
 /// The command with its standard input; what it prints is heard.
-struct Kubelet {
+struct SimProcess {
     running: Running,
     printed: std::sync::mpsc::Receiver<String>,
     stdin: Option<ChildStdin>,
 }
 
-impl Kubelet {
+impl SimProcess {
     fn start(dir: &Path, options: &[&str]) -> Self {
         let mut command = sim();
         command.arg("--dir").arg(dir).args(options);
@@ -49,7 +49,7 @@ impl Kubelet {
 #[test]
 fn it_shows_our_own_manager_come_and_go() {
     let dir = plugin_dir();
-    let mut kubelet = Kubelet::start(dir.path(), &[]);
+    let mut kubelet = SimProcess::start(dir.path(), &[]);
     kubelet.prints("plugins register at");
     kubelet.told("status");
     kubelet.prints("no plugin has registered yet");
@@ -91,7 +91,7 @@ fn it_shows_our_own_manager_come_and_go() {
 #[test]
 fn it_tells_what_a_line_should_have_been() {
     let dir = plugin_dir();
-    let mut kubelet = Kubelet::start(dir.path(), &["--behaviour", "newer"]);
+    let mut kubelet = SimProcess::start(dir.path(), &["--behaviour", "newer"]);
     kubelet.prints("newer than 1.36.2");
     for (line, answer) in [
         ("pod", "expected pod NAME RESOURCE=COUNT..."),
@@ -109,7 +109,7 @@ fn it_tells_what_a_line_should_have_been() {
 fn a_plugin_that_hangs_holds_up_nothing() {
     use rustix::process::Signal;
     let dir = plugin_dir();
-    let mut kubelet = Kubelet::start(dir.path(), &[]);
+    let mut kubelet = SimProcess::start(dir.path(), &[]);
     let manager = Running::manager(dir.path(), &[]);
     kubelet.prints("listed 2 devices");
     manager.signal(Signal::STOP);
@@ -125,7 +125,7 @@ fn a_plugin_that_hangs_holds_up_nothing() {
     kubelet.told("quit");
     assert_eq!(kubelet.running.ends().code(), Some(0));
     // Half a pod would be in the checkpoint.
-    let mut kubelet = Kubelet::start(dir.path(), &[]);
+    let mut kubelet = SimProcess::start(dir.path(), &[]);
     manager.signal(Signal::CONT);
     kubelet.prints("listed 2 devices");
     kubelet.told("status");
@@ -153,7 +153,7 @@ fn an_output_that_nobody_reads_holds_up_nothing() {
 #[test]
 fn it_ends_with_its_reader() {
     let dir = plugin_dir();
-    let mut kubelet = Kubelet::start(dir.path(), &[]);
+    let mut kubelet = SimProcess::start(dir.path(), &[]);
     kubelet.prints("plugins register at");
     drop(std::mem::replace(
         &mut kubelet.printed,
@@ -168,7 +168,7 @@ fn it_ends_with_its_reader() {
 #[test]
 fn what_is_another_kubelets_is_left_alone() {
     let dir = plugin_dir();
-    let kubelet = Kubelet::start(dir.path(), &[]);
+    let kubelet = SimProcess::start(dir.path(), &[]);
     kubelet.prints("plugins register at");
     let mut command = sim();
     command.arg("--dir").arg(dir.path());
@@ -194,7 +194,7 @@ fn what_is_another_kubelets_is_left_alone() {
 #[test]
 fn the_end_of_its_input_is_not_its_end() {
     let dir = plugin_dir();
-    let mut kubelet = Kubelet::start(dir.path(), &[]);
+    let mut kubelet = SimProcess::start(dir.path(), &[]);
     kubelet.stdin = None;
     let _manager = Running::manager(dir.path(), &[]);
     kubelet.prints("registered at");
@@ -232,7 +232,7 @@ fn a_plugin_that_crashes_it_is_told_by_which_rule() {
     let _entered = plugins.enter();
 
     let dir = plugin_dir();
-    let mut kubelet = Kubelet::start(dir.path(), &["--topology-policy", "single-numa-node"]);
+    let mut kubelet = SimProcess::start(dir.path(), &["--topology-policy", "single-numa-node"]);
     kubelet.prints("plugins register at");
     let plugin = FakePlugin::serve(dir.path(), "p.sock", &["a@0", "b@1"]);
     let registered = register(dir.path(), "example.com/thing", "p.sock");

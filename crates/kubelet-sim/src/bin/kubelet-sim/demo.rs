@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use kubelet_sim::{Assignment, Kubelet, Node, Pod, Settings};
+use kubelet_sim::{Assignment, Kubelet, KubeletSettings, NodeResources, Pod};
 use rustix::process::{Pid, Signal, kill_process};
 use simple_device_plugin::cli::style::{GOOD, STRONG};
 use simple_device_plugin::config::{Environment, any_set, config_file};
@@ -63,7 +63,7 @@ pub async fn run(
         }
         writeln!(out)?;
     }
-    let settings = Settings::new(dir.path());
+    let settings = KubeletSettings::new(dir.path());
     let text = format!("A kubelet in {}", dir.path().display());
     out.wrapped(&text, 2)?;
     let mut command = plugin(command, &settings)?;
@@ -81,7 +81,7 @@ pub async fn run(
 }
 
 /// The command, in an environment in which it finds the kubelet.
-fn plugin(command: Vec<OsString>, settings: &Settings) -> anyhow::Result<Command> {
+fn plugin(command: Vec<OsString>, settings: &KubeletSettings) -> anyhow::Result<Command> {
     let mut words = command.into_iter();
     let mut plugin = Command::new(words.next().unwrap_or_else(daemon));
     let dir = settings.dir.to_str().context("a directory in UTF-8")?;
@@ -154,7 +154,7 @@ async fn story(
 async fn all_registered(
     kubelet: &Kubelet,
     out: &mut Screen<impl Write>,
-) -> anyhow::Result<(Node, Instant)> {
+) -> anyhow::Result<(NodeResources, Instant)> {
     let mut follow = kubelet.node();
     let deadline = Instant::now() + DEADLINE;
     let mut changed_last = Instant::now();
@@ -185,7 +185,7 @@ async fn all_registered(
 /// Waits until the node shows what it showed before.
 async fn all_back(
     kubelet: &Kubelet,
-    before: &Node,
+    before: &NodeResources,
     out: &mut Screen<impl Write>,
 ) -> anyhow::Result<()> {
     out.waiting("waiting for the resources")?;
@@ -207,7 +207,7 @@ async fn all_back(
     Ok(())
 }
 
-fn pod(node: &Node) -> Pod {
+fn pod(node: &NodeResources) -> Pod {
     let wanted = |(name, shown): (&String, &kubelet_sim::Quantities)| {
         let count = shown.allocatable.min(POD_DEVICES);
         (count > 0).then(|| (name.clone(), count))

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use kubelet_sim::{Behaviour, Settings, TopologyPolicy};
+use kubelet_sim::{Behavior, KubeletSettings, TopologyPolicy};
 use simple_device_plugin::cli::logging;
 use simple_device_plugin::cli::signals::until_signal;
 use simple_device_plugin::config::{Environment, Logs};
@@ -35,8 +35,8 @@ enum Command {
         #[arg(long)]
         dir: PathBuf,
         /// Which kubelet to be; newer: one after 1.36.2
-        #[arg(long, default_value = "1.36", value_parser = behaviour())]
-        behaviour: Behaviour,
+        #[arg(long = "behaviour", value_name = "BEHAVIOUR", default_value = "1.36", value_parser = behavior())]
+        behavior: Behavior,
         /// The topology manager's policy; with single-numa-node, pods whose devices cannot come from one
         /// NUMA node get TopologyAffinityError
         #[arg(long, default_value = "none", value_parser = topology_policy())]
@@ -55,10 +55,10 @@ enum Command {
     },
 }
 
-fn behaviour() -> impl TypedValueParser<Value = Behaviour> {
+fn behavior() -> impl TypedValueParser<Value = Behavior> {
     PossibleValuesParser::new(["1.36", "newer"]).map(|name| match &*name {
-        "newer" => Behaviour::Newer,
-        _ => Behaviour::V1_36,
+        "newer" => Behavior::Newer,
+        _ => Behavior::V1_36,
     })
 }
 
@@ -89,13 +89,13 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run {
             dir,
-            behaviour,
+            behavior,
             topology_policy,
         } => {
-            let settings = Settings {
-                behaviour,
+            let settings = KubeletSettings {
+                behavior,
                 topology_policy,
-                ..Settings::new(dir)
+                ..KubeletSettings::new(dir)
             };
             until_signal(|asked| repl::run(settings, asked.stop))
         }

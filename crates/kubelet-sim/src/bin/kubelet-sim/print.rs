@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anstyle::Style;
-use kubelet_sim::{Assignment, Node, Quantities};
+use kubelet_sim::{Assignment, NodeResources, Quantities};
 use simple_device_plugin::api::v1beta1;
 use simple_device_plugin::cli::print::{columns, outputs, table};
 use simple_device_plugin::cli::style::{DIM, ODD, PLAIN};
@@ -11,7 +11,7 @@ use simple_device_plugin::foreign::foreign;
 use simple_device_plugin::model::allocation::Allocation;
 
 /// The node's extended resources.
-pub fn node(out: &mut impl Write, node: &Node) -> io::Result<()> {
+pub fn node(out: &mut impl Write, node: &NodeResources) -> io::Result<()> {
     let rows = node.iter().map(|(resource, shown)| {
         let Quantities {
             capacity,

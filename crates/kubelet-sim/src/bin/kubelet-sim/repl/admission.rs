@@ -30,7 +30,7 @@ pub async fn admit<W: Write>(
         session.out.wrapped(&text, 2)?;
         return Ok(ControlFlow::Continue(()));
     }
-    let not_offered = kubelet.not_offered(pod);
+    let unregistered_resources = kubelet.unregistered_resources(pod);
     let admitted = attend(kubelet, pod, session, lines, kubelet.admit(pod)).await?;
     let got = match admitted {
         ControlFlow::Break(end) => return Ok(ControlFlow::Break(end)),
@@ -44,7 +44,7 @@ pub async fn admit<W: Write>(
     };
     writeln!(session.out, "{GOOD}pod {name} is admitted{GOOD:#}")?;
     print::assignments(session.out, &got)?;
-    for resource in not_offered {
+    for resource in unregistered_resources {
         let resource = foreign(&resource);
         let runs = "a kubelet runs the pod without it, a scheduler would not have placed it";
         let text = format!("{ODD}no plugin offers {resource}: {runs}{ODD:#}");

@@ -93,7 +93,7 @@ fn delete(kubelet: &Kubelet, pod: &str, out: &mut impl Write) -> io::Result<()> 
 }
 
 fn lose(kubelet: &Kubelet, resource: &str, out: &mut impl Write) -> io::Result<()> {
-    if kubelet.lose_stream(resource) {
+    if kubelet.disconnect_plugin(resource) {
         return Ok(());
     }
     let resource = foreign(resource);

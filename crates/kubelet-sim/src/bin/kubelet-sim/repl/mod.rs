@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::screen::{Screen, stdout};
-use kubelet_sim::{Behaviour, Kubelet, Settings, checkpoint};
+use kubelet_sim::{Behavior, Kubelet, KubeletSettings, checkpoint};
 use simple_device_plugin::cli::print::columns;
 use simple_device_plugin::cli::style::STRONG;
 use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
@@ -33,7 +33,7 @@ const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// Runs a kubelet until `quit` or `stop`, and does what the lines of standard input say. The kubelet lives here; whoever
 /// talks to the terminal does so on a thread of its own, which a reader who does not read holds up, but not the kubelet.
-pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(settings: KubeletSettings, stop: CancellationToken) -> anyhow::Result<()> {
     let here = Handle::current();
     let (end, mut ended) = oneshot::channel();
     let talk = talk(settings, here, stop.clone());
@@ -55,7 +55,11 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 }
 
 /// Starts the kubelet on the runtime `here`, and talks about it.
-async fn talk(settings: Settings, here: Handle, stop: CancellationToken) -> anyhow::Result<()> {
+async fn talk(
+    settings: KubeletSettings,
+    here: Handle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut screen = stdout();
     let dir = settings.dir.display().to_string();
     // Here it may be a real node's, and would be written over.
@@ -63,10 +67,10 @@ async fn talk(settings: Settings, here: Handle, stop: CancellationToken) -> anyh
         let way_out = "if it is another kubelet's, take another directory";
         format!("no kubelet in {dir}: cannot use the checkpoint there; {way_out}")
     })?;
-    let behaviour = settings.behaviour;
+    let behavior = settings.behavior;
     let started = here.spawn(async { Kubelet::start(settings) }).await?;
     let mut kubelet = started.with_context(|| format!("no kubelet in {dir}"))?;
-    introduce(&mut screen, behaviour, &dir, &kubelet)?;
+    introduce(&mut screen, behavior, &dir, &kubelet)?;
     let mut session = Session::new(&mut screen, &kubelet, stop);
     let mut lines = input::lines();
     while let End::Restart = next(&kubelet, &mut session, &mut lines).await? {
@@ -85,19 +89,19 @@ async fn talk(settings: Settings, here: Handle, stop: CancellationToken) -> anyh
 
 fn introduce(
     out: &mut Screen<impl Write>,
-    behaviour: Behaviour,
+    behavior: Behavior,
     dir: &str,
     kubelet: &Kubelet,
 ) -> io::Result<()> {
-    let behaviour = match behaviour {
-        Behaviour::V1_36 => "1.36",
-        Behaviour::Newer => "newer than 1.36.2",
+    let behavior = match behavior {
+        Behavior::V1_36 => "1.36",
+        Behavior::Newer => "newer than 1.36.2",
     };
     writeln!(
         out,
-        "{STRONG}A kubelet, {behaviour}{STRONG:#}: plugins register at {dir}/{KUBELET_SOCKET}"
+        "{STRONG}A kubelet, {behavior}{STRONG:#}: plugins register at {dir}/{KUBELET_SOCKET}"
     )?;
-    let pod_resources = Settings::new(dir).pod_resources_socket();
+    let pod_resources = KubeletSettings::new(dir).pod_resources_socket();
     writeln!(
         out,
         "Pod resources are served at {}",

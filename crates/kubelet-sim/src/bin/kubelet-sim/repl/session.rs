@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::view;
 use crate::print;
 use crate::screen::Screen;
-use kubelet_sim::{Crash, Event, Kubelet, Node};
+use kubelet_sim::{Crash, Event, Kubelet, NodeResources};
 
 /// The node's table is printed so long after a change, with whatever changed meanwhile.
 const SETTLED: Duration = Duration::from_millis(200);
@@ -23,7 +23,7 @@ pub struct Session<'a, W: Write> {
     stop: CancellationToken,
     started: Instant,
     events: broadcast::Receiver<Event>,
-    node: watch::Receiver<Node>,
+    node: watch::Receiver<NodeResources>,
     crashed: watch::Receiver<Option<Crash>>,
     /// The node changed after its table was printed, and is settled then.
     settled: Option<Instant>,

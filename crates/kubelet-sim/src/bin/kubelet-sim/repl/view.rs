@@ -7,7 +7,7 @@ use anstyle::Style;
 
 use crate::print;
 use crate::screen::Screen;
-use kubelet_sim::{Assignment, Change, Event, Happening};
+use kubelet_sim::{Assignment, DeviceChange, Event, EventKind};
 use simple_device_plugin::cli::print::table;
 use simple_device_plugin::cli::style::{BAD, DIM, GOOD, ODD, PLAIN};
 use simple_device_plugin::foreign::foreign;
@@ -20,7 +20,7 @@ const INDENT: usize = 11;
 
 /// Prints an event with the time since the kubelet's start.
 pub fn event(out: &mut Screen<impl Write>, since: Duration, event: &Event) -> io::Result<()> {
-    let (style, text) = text(&event.what);
+    let (style, text) = text(&event.kind);
     line(
         out,
         since,
@@ -34,9 +34,9 @@ pub fn line(out: &mut Screen<impl Write>, since: Duration, text: &str) -> io::Re
     out.wrapped(&format!("{DIM}{seconds:9.3}{DIM:#}  {text}"), INDENT)
 }
 
-fn text(what: &Happening) -> (Style, String) {
+fn text(what: &EventKind) -> (Style, String) {
     match what {
-        Happening::Registered {
+        EventKind::Registered {
             endpoint,
             pre_start,
             preferred,
@@ -49,12 +49,12 @@ fn text(what: &Happening) -> (Style, String) {
             };
             (GOOD, format!("registered at {endpoint}{asks}"))
         }
-        Happening::Ignored { endpoint } => {
+        EventKind::Ignored { endpoint } => {
             let text = format!("registered again at {endpoint}: ignored, while its stream is open");
             (ODD, text)
         }
-        Happening::Refused { endpoint, error } => (BAD, format!("refused at {endpoint}: {error}")),
-        Happening::Listed {
+        EventKind::Refused { endpoint, error } => (BAD, format!("refused at {endpoint}: {error}")),
+        EventKind::Listed {
             healthy,
             unhealthy,
             unknown_health,
@@ -67,7 +67,7 @@ fn text(what: &Happening) -> (Style, String) {
             }
             (style, text)
         }
-        Happening::Disconnected { error } => {
+        EventKind::Disconnected { error } => {
             let why = error
                 .as_ref()
                 .map_or_else(String::new, |error| format!(" with {error}"));
@@ -87,8 +87,8 @@ fn listed(healthy: usize, unhealthy: usize) -> String {
     }
 }
 
-fn named(changes: &[Change]) -> String {
-    let name = |change: &Change| format!("{} {}", foreign(&change.id), change.now);
+fn named(changes: &[DeviceChange]) -> String {
+    let name = |change: &DeviceChange| format!("{} {}", foreign(&change.id), change.state);
     match changes.len() {
         0 => String::new(),
         1..=CHANGES_NAMED => {
@@ -114,14 +114,14 @@ pub fn pods(out: &mut impl Write, assignments: &[Assignment]) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kubelet_sim::Now;
+    use kubelet_sim::DeviceState;
 
     fn listed_text(healthy: usize, unhealthy: usize, changed: &[&str]) -> String {
-        let change = |id: &&str| Change {
+        let change = |id: &&str| DeviceChange {
             id: (*id).to_owned(),
-            now: Now::Unhealthy,
+            state: DeviceState::Unhealthy,
         };
-        text(&Happening::Listed {
+        text(&EventKind::Listed {
             healthy,
             unhealthy,
             unknown_health: None,
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn why_a_device_counts_as_ill_is_told() {
-        let listed = Happening::Listed {
+        let listed = EventKind::Listed {
             healthy: 1,
             unhealthy: 1,
             unknown_health: Some("healthy".to_owned()),
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_registration_tells_what_the_plugin_asks_for() {
-        let registered = Happening::Registered {
+        let registered = EventKind::Registered {
             endpoint: "x.sock".to_owned(),
             pre_start: true,
             preferred: false,
