@@ -9,20 +9,20 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy};
 use tokio::net::UnixStream;
 
 /// `PRI * HTTP/2.0…` (RFC 9113, 3.4).
-const PREFACE: usize = 24;
+const PREFACE_LENGTH: usize = 24;
 /// Of a frame's payload, unless SETTINGS say otherwise; ours do not (RFC 9113, 4.2).
-const FRAME_MAX: usize = 16 * 1024;
+const FRAME_PAYLOAD_MAX: usize = 16 * 1024;
 /// Of a header block: more than any gRPC client has to say.
-const BLOCK_MAX: usize = 64 * 1024;
+const HEADER_BLOCK_MAX: usize = 64 * 1024;
 
 /// Hands on what the peer of `asked` and the server behind `served` say to each other, to the server as
 /// if the peer had named `localhost`; until the server has said all.
-pub async fn as_localhost(asked: UnixStream, served: UnixStream) {
+pub async fn proxy_as_localhost(asked: UnixStream, served: UnixStream) {
     let (mut asks, mut is_told) = asked.into_split();
     let (mut answers, mut hears) = served.into_split();
     let questions = async {
         // Whatever was wrong with it, to the server it is a connection that ended.
-        let _ = hand_on(&mut asks, &mut hears).await;
+        let _ = forward_to_server(&mut asks, &mut hears).await;
         let _ = hears.shutdown().await;
         std::future::pending::<()>().await;
     };
@@ -32,11 +32,11 @@ pub async fn as_localhost(asked: UnixStream, served: UnixStream) {
     }
 }
 
-async fn hand_on(
+async fn forward_to_server(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
 ) -> io::Result<()> {
-    let mut preface = [0; PREFACE];
+    let mut preface = [0; PREFACE_LENGTH];
     from.read_exact(&mut preface).await?;
     to.write_all(&preface).await?;
     let mut decoder = Decoder::new();
@@ -46,10 +46,10 @@ async fn hand_on(
             frame.write(to).await?;
             continue;
         }
-        let block = whole_block(&frame, from).await?;
-        let block = with_localhost(&mut decoder, &block)?;
+        let block = read_header_block(&frame, from).await?;
+        let block = replace_authority(&mut decoder, &block)?;
         let end_stream = frame.flags & Frame::END_STREAM;
-        let mut parts = block.chunks(FRAME_MAX).peekable();
+        let mut parts = block.chunks(FRAME_PAYLOAD_MAX).peekable();
         let (mut kind, mut flags) = (Frame::HEADERS, end_stream);
         while let Some(part) = parts.next() {
             if parts.peek().is_none() {
@@ -68,12 +68,15 @@ async fn hand_on(
 }
 
 /// The header block that starts with this frame (RFC 9113, 6.2 and 6.10).
-async fn whole_block(first: &Frame, from: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+async fn read_header_block(
+    first: &Frame,
+    from: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Vec<u8>> {
     let mut block = first.fragment()?.to_vec();
     let mut flags = first.flags;
     while flags & Frame::END_HEADERS == 0 {
         let next = Frame::read(from).await?;
-        if next.kind != Frame::CONTINUATION || block.len() > BLOCK_MAX {
+        if next.kind != Frame::CONTINUATION || block.len() > HEADER_BLOCK_MAX {
             return Err(io::ErrorKind::InvalidData.into());
         }
         block.extend(&next.payload);
@@ -83,7 +86,7 @@ async fn whole_block(first: &Frame, from: &mut (impl AsyncRead + Unpin)) -> io::
 }
 
 /// The block with another authority, each field as a literal that is not indexed (RFC 7541, 6.2.2).
-fn with_localhost(decoder: &mut Decoder<'_>, block: &[u8]) -> io::Result<Vec<u8>> {
+fn replace_authority(decoder: &mut Decoder<'_>, block: &[u8]) -> io::Result<Vec<u8>> {
     let fields = decoder.decode(block);
     let fields = fields.map_err(|_| io::ErrorKind::InvalidData)?;
     let mut block = Vec::new();
@@ -95,7 +98,7 @@ fn with_localhost(decoder: &mut Decoder<'_>, block: &[u8]) -> io::Result<Vec<u8>
         };
         block.push(0);
         for text in [name, value] {
-            length(text.len(), &mut block);
+            encode_length(text.len(), &mut block);
             block.extend(text);
         }
     }
@@ -103,7 +106,7 @@ fn with_localhost(decoder: &mut Decoder<'_>, block: &[u8]) -> io::Result<Vec<u8>
 }
 
 /// A string's length, without Huffman's code: an integer with a prefix of 7 bits (RFC 7541, 5.1).
-fn length(length: usize, block: &mut Vec<u8>) {
+fn encode_length(length: usize, block: &mut Vec<u8>) {
     let byte = |bits: usize| u8::try_from(bits).expect("seven bits");
     let Some(mut rest) = length.checked_sub(0x7f) else {
         block.push(byte(length));
@@ -138,7 +141,7 @@ impl Frame {
         from.read_exact(&mut head).await?;
         let [a, b, c, kind, flags, stream @ ..] = head;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
-        if length > FRAME_MAX {
+        if length > FRAME_PAYLOAD_MAX {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mut payload = vec![0; length];
@@ -200,11 +203,11 @@ mod tests {
     /// What the server hears of this.
     async fn heard(said: &[u8]) -> Vec<u8> {
         let mut heard = Vec::new();
-        let preface = [b'P'; PREFACE];
+        let preface = [b'P'; PREFACE_LENGTH];
         let said = [&preface[..], said].concat();
-        let ended = hand_on(&mut &*said, &mut heard).await;
+        let ended = forward_to_server(&mut &*said, &mut heard).await;
         assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        heard.split_off(PREFACE)
+        heard.split_off(PREFACE_LENGTH)
     }
 
     #[tokio::test]
@@ -239,9 +242,9 @@ mod tests {
     #[tokio::test]
     async fn a_long_block_is_sent_in_parts() {
         let mut block = vec![0, 1, b'x'];
-        length(20_000, &mut block);
+        encode_length(20_000, &mut block);
         block.extend(vec![b'v'; 20_000]);
-        let sent = with_localhost(&mut Decoder::new(), &block).unwrap();
+        let sent = replace_authority(&mut Decoder::new(), &block).unwrap();
         assert_eq!(sent, block);
         let parts: Vec<&[u8]> = block.chunks(200).collect();
         let mut said = Vec::new();
@@ -260,7 +263,7 @@ mod tests {
         }
         let heard = heard(&said).await;
         assert_eq!(&heard[..5], [0, 0x40, 0, Frame::HEADERS, 0]);
-        let second = 9 + FRAME_MAX;
+        let second = 9 + FRAME_PAYLOAD_MAX;
         assert_eq!(
             &heard[second + 3..second + 5],
             [Frame::CONTINUATION, Frame::END_HEADERS]
@@ -278,6 +281,6 @@ mod tests {
         assert!(frame.fragment().is_err());
         frame.flags |= Frame::PRIORITY;
         assert!(frame.fragment().is_err());
-        assert!(with_localhost(&mut Decoder::new(), b"\xff\xff").is_err());
+        assert!(replace_authority(&mut Decoder::new(), b"\xff\xff").is_err());
     }
 }

@@ -14,7 +14,7 @@ use simple_device_plugin::foreign::foreign;
 use simple_device_plugin::model::resource_name::ResourceName;
 use simple_device_plugin::node::checkpoint_file::{FILE, SIZE_MAX};
 
-use super::manager::Assignment;
+use super::device_manager::Assignment;
 
 /// Pods have one container here.
 pub(super) const CONTAINER: &str = "main";
@@ -22,22 +22,22 @@ pub(super) const CONTAINER: &str = "main";
 /// The file, with the field names of `checkpoint.go`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Checkpoint {
-    data: Data,
+struct StoredCheckpoint {
+    data: StoredData,
     /// The kubelet hashes Go's print of `Data`, this one its JSON: each reads only its own.
     checksum: u64,
 }
 
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Data {
-    pod_device_entries: Option<Vec<Entry>>,
+struct StoredData {
+    pod_device_entries: Option<Vec<StoredEntry>>,
     registered_devices: Option<BTreeMap<String, Vec<String>>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Entry {
+struct StoredEntry {
     #[serde(rename = "PodUID")]
     pod_uid: String,
     container_name: String,
@@ -65,7 +65,7 @@ pub fn read(dir: &Path) -> io::Result<Contents> {
         return Err(invalid(&"it is no file of at most 64 MiB"));
     }
     let text = std::fs::read(path)?;
-    let checkpoint: Checkpoint = serde_json::from_slice(&text)?;
+    let checkpoint: StoredCheckpoint = serde_json::from_slice(&text)?;
     if checksum(&checkpoint.data)? != checkpoint.checksum {
         return Err(invalid(&"the checkpoint is corrupted"));
     }
@@ -77,14 +77,14 @@ pub fn read(dir: &Path) -> io::Result<Contents> {
 /// # Errors
 /// When it is none.
 pub fn parse(text: &[u8]) -> io::Result<Contents> {
-    let checkpoint: Checkpoint = serde_json::from_slice(text)?;
+    let checkpoint: StoredCheckpoint = serde_json::from_slice(text)?;
     contents(checkpoint.data)
 }
 
-fn contents(data: Data) -> io::Result<Contents> {
+fn contents(data: StoredData) -> io::Result<Contents> {
     let registered = data.registered_devices.unwrap_or_default();
     let entries = data.pod_device_entries.unwrap_or_default();
-    let registered = registered.into_keys().map(named);
+    let registered = registered.into_keys().map(valid_resource_name);
     let assignments = entries.into_iter().map(assignment);
     Ok((
         registered.collect::<io::Result<_>>()?,
@@ -93,7 +93,7 @@ fn contents(data: Data) -> io::Result<Contents> {
 }
 
 /// The name, where it is one that could have been registered.
-fn named(resource: String) -> io::Result<String> {
+fn valid_resource_name(resource: String) -> io::Result<String> {
     match ResourceName::parse(&resource) {
         Ok(_) => Ok(resource),
         Err(_) => Err(invalid(&format!("{} is no resource", foreign(&resource)))),
@@ -110,20 +110,20 @@ pub(super) fn write(
     registered: BTreeMap<String, Vec<String>>,
     assignments: &[Assignment],
 ) -> io::Result<()> {
-    let data = Data {
+    let data = StoredData {
         pod_device_entries: Some(assignments.iter().map(entry).collect()),
         registered_devices: Some(registered),
     };
     let checksum = checksum(&data)?;
-    let text = serde_json::to_string(&Checkpoint { data, checksum })?;
+    let text = serde_json::to_string(&StoredCheckpoint { data, checksum })?;
     let beside = dir.join(format!(".{FILE}"));
     std::fs::write(&beside, text)?;
     std::fs::rename(beside, dir.join(FILE))
 }
 
-fn entry(assignment: &Assignment) -> Entry {
+fn entry(assignment: &Assignment) -> StoredEntry {
     let by_node = assignment.devices.iter();
-    Entry {
+    StoredEntry {
         pod_uid: assignment.pod.clone(),
         container_name: CONTAINER.to_owned(),
         resource_name: assignment.resource.clone(),
@@ -134,7 +134,7 @@ fn entry(assignment: &Assignment) -> Entry {
     }
 }
 
-fn assignment(entry: Entry) -> io::Result<Assignment> {
+fn assignment(entry: StoredEntry) -> io::Result<Assignment> {
     let response = BASE64.decode(entry.alloc_resp).map_err(|e| invalid(&e))?;
     let by_node = entry.device_ids.into_iter().map(|(node, ids)| {
         let node = node.parse().map_err(|e| invalid(&e))?;
@@ -142,13 +142,13 @@ fn assignment(entry: Entry) -> io::Result<Assignment> {
     });
     Ok(Assignment {
         pod: entry.pod_uid,
-        resource: named(entry.resource_name)?,
+        resource: valid_resource_name(entry.resource_name)?,
         devices: by_node.collect::<io::Result<_>>()?,
         response: Message::decode(response.as_slice()).map_err(|e| invalid(&e))?,
     })
 }
 
-fn checksum(data: &Data) -> serde_json::Result<u64> {
+fn checksum(data: &StoredData) -> serde_json::Result<u64> {
     let mut hasher = fnv::FnvHasher::default();
     hasher.write(&serde_json::to_vec(data)?);
     Ok(hasher.finish())

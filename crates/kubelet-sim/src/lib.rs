@@ -5,17 +5,17 @@
 mod settings;
 mod event;
 mod crash;
-mod manager;
+mod device_manager;
 pub mod checkpoint;
-mod client;
+mod plugin_client;
 mod pod_resources;
-mod shared;
+mod state;
 mod authority;
 mod registration;
 
 pub use crash::Crash;
+pub use device_manager::{AdmissionError, Assignment, NodeResources, Quantities};
 pub use event::{DeviceChange, DeviceState, Event, EventKind};
-pub use manager::{AdmissionError, Assignment, NodeResources, Quantities};
 pub use settings::{Behavior, KubeletSettings, RegistrationMode, TopologyPolicy};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -41,10 +41,10 @@ use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
 use simple_device_plugin::net::connections::{Peers, incoming};
 use simple_device_plugin::net::own_socket::answers;
 
-use authority::as_localhost;
-use manager::DeviceManager;
-use registration::Registrar;
-use shared::{Shared, told};
+use authority::proxy_as_localhost;
+use device_manager::DeviceManager;
+use registration::RegistrationService;
+use state::{KubeletState, describe_status};
 
 /// Plugins come with one connection each. A real kubelet knows no bound, but runs out of descriptors.
 const CONNECTIONS_MAX: usize = 1024;
@@ -53,7 +53,7 @@ const CONNECTIONS_MAX: usize = 1024;
 const EVENTS_MAX: usize = 4096;
 
 /// Each ends at a word, the connections when they are cut.
-const TASKS_END_WITHIN: Duration = Duration::from_secs(5);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A pod of one container, bound to this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub struct Pod {
 /// A running kubelet. Dropped or stopped, it leaves its socket behind, as a real one does.
 #[derive(Debug)]
 pub struct Kubelet {
-    shared: Arc<Shared>,
+    state: Arc<KubeletState>,
     /// The kubelet admits one pod at a time.
     admission: tokio::sync::Mutex<()>,
 }
@@ -104,19 +104,19 @@ impl Kubelet {
         let of_checkpoint = || assignments.iter().map(|a| a.pod.clone()).collect();
         let pods = pods.unwrap_or_else(of_checkpoint);
         let now = Instant::now();
-        let mut manager = DeviceManager::restored(
+        let mut manager = DeviceManager::from_checkpoint(
             settings.endpoint_stop_grace_period,
             registered,
             assignments,
             now,
         );
-        let node = manager.node(now);
-        wipe(&settings.dir)?;
+        let node = manager.node_resources(now);
+        remove_sockets(&settings.dir)?;
         let listener = UnixListener::bind(&socket);
         let listener = listener.map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", socket.display()))
         })?;
-        let shared = Arc::new(Shared {
+        let state = Arc::new(KubeletState {
             manager: Mutex::new(manager),
             pods: Mutex::new(pods),
             pods_known: AtomicBool::new(settings.pods_known),
@@ -126,27 +126,27 @@ impl Kubelet {
             registrations: watch::Sender::default(),
             events: broadcast::Sender::new(EVENTS_MAX),
             registration_modes: watch::Sender::default(),
-            admitted_again: Mutex::default(),
+            readmitted: Mutex::default(),
             crash: watch::Sender::default(),
-            stopped: Notify::new(),
-            unwritten: AtomicBool::new(false),
-            write: Notify::new(),
+            endpoint_stopped: Notify::new(),
+            checkpoint_outdated: AtomicBool::new(false),
+            checkpoint_due: Notify::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
             settings,
         });
         let listeners = watch::Sender::new(Arc::new(listener));
-        let peers = Peers::new(KUBELET_SOCKET, shared.stop.clone(), CONNECTIONS_MAX).of_anybody();
-        let tasks = shared.tasks.clone();
+        let peers = Peers::new(KUBELET_SOCKET, state.stop.clone(), CONNECTIONS_MAX).of_anybody();
+        let tasks = state.tasks.clone();
         let incoming = incoming(listeners.subscribe(), peers).map(move |connection| {
             let mut connection = connection?;
             let (served, ours) = UnixStream::pair()?;
-            tasks.spawn(as_localhost(connection.replace(served), ours));
+            tasks.spawn(proxy_as_localhost(connection.replace(served), ours));
             io::Result::Ok(connection)
         });
-        let registrar = RegistrationServer::new(Registrar(Arc::clone(&shared)));
-        let stopped = shared.stop.clone().cancelled_owned();
-        shared.tasks.spawn(async move {
+        let registrar = RegistrationServer::new(RegistrationService(Arc::clone(&state)));
+        let stopped = state.stop.clone().cancelled_owned();
+        state.tasks.spawn(async move {
             let mut server = Server::builder();
             let served = server.add_service(registrar);
             if let Err(error) = served.serve_with_incoming_shutdown(incoming, stopped).await {
@@ -154,26 +154,26 @@ impl Kubelet {
             }
             drop(listeners);
         });
-        Arc::clone(&shared).spawn_expiry();
-        Arc::clone(&shared).spawn_writer();
-        Arc::clone(&shared).serve_pod_resources(&shared.settings.pod_resources_socket())?;
+        Arc::clone(&state).spawn_endpoint_expiry();
+        Arc::clone(&state).spawn_checkpoint_writer();
+        Arc::clone(&state).serve_pod_resources(&state.settings.pod_resources_socket())?;
         Ok(Self {
-            shared,
+            state,
             admission: tokio::sync::Mutex::new(()),
         })
     }
 
     /// Ends like a process: every connection closes, the socket's file stays.
     pub async fn stop(self) {
-        self.shared.end();
-        self.shared.tasks.close();
-        if timeout(TASKS_END_WITHIN, self.shared.tasks.wait())
+        self.state.shut_down();
+        self.state.tasks.close();
+        if timeout(SHUTDOWN_TIMEOUT, self.state.tasks.wait())
             .await
             .is_err()
         {
             warn!("a task outlives its kubelet");
         }
-        self.shared.save_unwritten();
+        self.state.save_if_outdated();
     }
 
     /// Stops, and starts anew with what the checkpoint tells.
@@ -181,43 +181,43 @@ impl Kubelet {
     /// # Errors
     /// As [`Kubelet::start`].
     pub async fn restart(self) -> io::Result<Self> {
-        let settings = self.shared.settings.clone();
-        let pods = self.shared.pods().clone();
+        let settings = self.state.settings.clone();
+        let pods = self.state.pods().clone();
         self.stop().await;
         Self::start_with_pods(settings, pods)
     }
 
     /// Follows the Node's extended resources.
     pub fn node(&self) -> watch::Receiver<NodeResources> {
-        self.shared.node.subscribe()
+        self.state.node.subscribe()
     }
 
     /// Follows how often Register was called since the start, by resource.
     pub fn registrations(&self) -> watch::Receiver<BTreeMap<String, u64>> {
-        self.shared.registrations.subscribe()
+        self.state.registrations.subscribe()
     }
 
     /// Follows what happens from now on.
     pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.shared.events.subscribe()
+        self.state.events.subscribe()
     }
 
     /// Follows whether a plugin crashed it, and how. Everything has ended then, as with a process.
     pub fn crashed(&self) -> watch::Receiver<Option<Crash>> {
-        self.shared.crash.subscribe()
+        self.state.crash.subscribe()
     }
 
     /// Answers the resource's registrations like this from now on, those in flight as well.
     pub fn set_registration_mode(&self, resource: &str, mode: RegistrationMode) {
-        self.shared.registration_modes.send_modify(|modes| {
+        self.state.registration_modes.send_modify(|modes| {
             modes.insert(resource.to_owned(), mode);
         });
     }
 
     /// What all running pods hold.
     pub fn all_assignments(&self) -> Vec<Assignment> {
-        let pods = self.shared.pods();
-        let manager = self.shared.manager();
+        let pods = self.state.pods();
+        let manager = self.state.manager();
         let held = manager.assignments().iter();
         held.filter(|a| pods.contains(&a.pod)).cloned().collect()
     }
@@ -240,29 +240,29 @@ impl Kubelet {
         let held = self.assignments(&pod.name);
         if !held.is_empty() {
             for assignment in &held {
-                self.shared.admit_again(&assignment.resource)?;
+                self.state.readmit_pods(&assignment.resource)?;
             }
             return Ok(held);
         }
         // A deleted pod of this name is another pod.
-        self.shared.manager().release(&pod.name);
+        self.state.manager().release_pod(&pod.name);
         let requests = pod.requests.iter().filter(|(_, count)| **count > 0);
-        let node = match self.shared.settings.topology_policy {
+        let node = match self.state.settings.topology_policy {
             TopologyPolicy::None => None,
             TopologyPolicy::SingleNumaNode => {
-                self.shared.free_devices_of_gone_pods();
-                self.shared.manager().numa_node_for(requests.clone())?
+                self.state.free_devices_of_deleted_pods();
+                self.state.manager().numa_node_for(requests.clone())?
             }
         };
         let mut got = Vec::new();
         for (resource, count) in requests {
             got.extend(self.allocate(&pod.name, resource, *count, node).await?);
         }
-        self.shared.pods().insert(pod.name.clone());
-        self.shared.manager().book(&got);
+        self.state.pods().insert(pod.name.clone());
+        self.state.manager().record_assignments(&got);
         if !got.is_empty() {
             // Before the pod starts: what it holds must outlive this kubelet.
-            self.shared.save();
+            self.state.save();
         }
         Ok(got)
     }
@@ -274,15 +274,11 @@ impl Kubelet {
     /// kubelet tries again.
     pub async fn start_container(&self, pod: &str) -> Result<(), tonic::Status> {
         for assignment in self.assignments(pod) {
-            let endpoint = self
-                .shared
-                .manager()
-                .endpoint(&assignment.resource)
-                .cloned();
+            let endpoint = self.state.manager().endpoint(&assignment.resource).cloned();
             let asked = endpoint.filter(|endpoint| endpoint.options.pre_start_required);
             if let Some(client) = asked.and_then(|endpoint| endpoint.client) {
                 let ids = assignment.ids().into_iter().map(str::to_owned).collect();
-                client.pre_start(ids).await?;
+                client.pre_start_container(ids).await?;
             }
         }
         Ok(())
@@ -290,14 +286,14 @@ impl Kubelet {
 
     /// Breaks the connection to the resource's plugin, while both live on. Returns whether there was one.
     pub fn disconnect_plugin(&self, resource: &str) -> bool {
-        let clients = self.shared.clients();
+        let clients = self.state.clients();
         let client = clients.get(resource);
         client.inspect(|client| client.close()).is_some()
     }
 
     /// The resources of the pod that the kubelet knows no plugin for: it runs without them, as on a real node.
     pub fn unregistered_resources(&self, pod: &Pod) -> Vec<String> {
-        let manager = self.shared.manager();
+        let manager = self.state.manager();
         let asked = pod.requests.iter().filter(|(_, count)| **count > 0);
         let unknown = asked.filter(|(resource, _)| manager.endpoint(resource).is_none());
         unknown.map(|(resource, _)| resource.clone()).collect()
@@ -305,13 +301,13 @@ impl Kubelet {
 
     /// The API server says which pods there are: see [`Settings::pods_known`].
     pub fn set_pods_known(&self) {
-        self.shared.pods_known.store(true, Ordering::Relaxed);
+        self.state.pods_known.store(true, Ordering::Relaxed);
     }
 
     /// The pod is gone. Its devices are freed when a pod with devices is admitted the next time, or the pod resources
     /// are asked for, and the checkpoint has the pod until it is written after that.
     pub fn delete(&self, pod: &str) {
-        self.shared.pods().remove(pod);
+        self.state.pods().remove(pod);
     }
 
     /// What the plugin gives for so many devices; `None` where there is none for the resource.
@@ -322,21 +318,22 @@ impl Kubelet {
         count: usize,
         node: Option<i64>,
     ) -> Result<Option<Assignment>, AdmissionError> {
-        let Some(endpoint) = self.shared.manager().endpoint(resource).cloned() else {
+        let Some(endpoint) = self.state.manager().endpoint(resource).cloned() else {
             return Ok(None);
         };
-        self.shared.free_devices_of_gone_pods();
+        self.state.free_devices_of_deleted_pods();
         let available = {
-            let manager = self.shared.manager();
-            let mut available = manager.available(resource, count)?;
-            available.retain(|id| node.is_none_or(|node| manager.is_near(resource, id, node)));
+            let manager = self.state.manager();
+            let mut available = manager.free_devices(resource, count)?;
+            available
+                .retain(|id| node.is_none_or(|node| manager.is_on_numa_node(resource, id, node)));
             available
         };
         let failed = |rpc| {
             move |status: tonic::Status| AdmissionError::Plugin {
                 resource: resource.to_owned(),
                 rpc,
-                error: told(&status),
+                error: describe_status(&status),
             }
         };
         let stopped = || AdmissionError::Stopped(resource.to_owned());
@@ -348,15 +345,15 @@ impl Kubelet {
                 must_include: Vec::new(),
                 size: count,
             };
-            let answer = client.preferred(question).await;
+            let answer = client.preferred_allocation(question).await;
             preferred = answer.map_err(failed("GetPreferredAllocation"))?;
         }
-        let ids = manager::take(available, &preferred, count);
+        let ids = device_manager::choose_devices(available, &preferred, count);
         if self
-            .shared
+            .state
             .manager()
             .endpoint(resource)
-            .is_none_or(manager::Endpoint::is_stopped)
+            .is_none_or(device_manager::Endpoint::is_stopped)
         {
             return Err(stopped());
         }
@@ -365,22 +362,22 @@ impl Kubelet {
             .await
             .map_err(failed("Allocate"))?;
         let assignment = self
-            .shared
+            .state
             .manager()
-            .assignment(pod, resource, &ids, response);
-        let assignment = assignment.inspect_err(|crash| self.shared.crash(crash));
+            .new_assignment(pod, resource, &ids, response);
+        let assignment = assignment.inspect_err(|crash| self.state.crash(crash));
         Ok(Some(assignment?))
     }
 }
 
 impl Drop for Kubelet {
     fn drop(&mut self) {
-        self.shared.end();
+        self.state.shut_down();
     }
 }
 
 /// Removes every socket; other files and folders stay.
-fn wipe(dir: &Path) -> io::Result<()> {
+fn remove_sockets(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         if !entry.file_type()?.is_socket() {

@@ -19,15 +19,15 @@ use simple_device_plugin::api::podresources::{
 };
 
 use super::checkpoint::CONTAINER;
-use super::manager::Assignment;
-use super::shared::Shared;
+use super::device_manager::Assignment;
+use super::state::KubeletState;
 
 /// Every pod is in this namespace.
 const NAMESPACE: &str = "default";
 
-struct Lister(Arc<Shared>);
+struct PodResourcesService(Arc<KubeletState>);
 
-impl Shared {
+impl KubeletState {
     /// Serves the API on the socket until the kubelet stops.
     pub fn serve_pod_resources(self: Arc<Self>, socket: &Path) -> std::io::Result<()> {
         if let Some(dir) = socket.parent() {
@@ -39,7 +39,7 @@ impl Shared {
         }
         let incoming = UnixListenerStream::new(UnixListener::bind(socket)?);
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
-        let lister = PodResourcesListerServer::new(Lister(self));
+        let lister = PodResourcesListerServer::new(PodResourcesService(self));
         // Dropping the server, and not a shutdown, which would wait for clients that keep their connection.
         tasks.spawn(stop.run_until_cancelled_owned(async move {
             let mut server = Server::builder();
@@ -56,7 +56,7 @@ impl Shared {
 }
 
 #[tonic::async_trait]
-impl PodResourcesLister for Lister {
+impl PodResourcesLister for PodResourcesService {
     async fn list(
         &self,
         _: Request<ListPodResourcesRequest>,
@@ -88,14 +88,14 @@ fn pod((name, assignments): (String, Vec<Assignment>)) -> PodResources {
     }
 }
 
-impl Shared {
+impl KubeletState {
     /// What each pod holds. A list frees the devices of pods that are gone, as an admission does, but does not
     /// write the checkpoint (`List` calls `UpdateAllocatedDevices`).
     fn pod_resources(&self) -> BTreeMap<String, Vec<Assignment>> {
-        if !self.knows_its_pods() {
+        if !self.are_pods_known() {
             return BTreeMap::new();
         }
-        self.free_devices_of_gone_pods();
+        self.free_devices_of_deleted_pods();
         let mut pods: BTreeMap<String, Vec<Assignment>> = BTreeMap::new();
         for name in self.pods().iter() {
             pods.insert(name.clone(), Vec::new());

@@ -12,54 +12,55 @@ use simple_device_plugin::api::v1beta1::{Empty, RegisterRequest};
 use simple_device_plugin::foreign::foreign;
 use simple_device_plugin::model::resource_name::ResourceName;
 
-use super::client::Client;
 use super::event::EventKind;
+use super::plugin_client::PluginClient;
 use super::settings::{Behavior, RegistrationMode};
-use super::shared::Shared;
+use super::state::KubeletState;
 
 /// No file has a longer name. A real kubelet tries to dial it all the same.
 const ENDPOINT_MAX: usize = 255;
 
 /// Judges registrations and hands them to the device manager.
-pub struct Registrar(pub Arc<Shared>);
+pub struct RegistrationService(pub Arc<KubeletState>);
 
 #[tonic::async_trait]
-impl Registration for Registrar {
+impl Registration for RegistrationService {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
         let request = request.into_inner();
         let resource = foreign(&request.resource_name);
         let endpoint = foreign(&request.endpoint);
         debug!(resource, endpoint, "Register");
-        if let Err(status) = self.judge(&request).await {
+        if let Err(status) = self.check(&request).await {
             let error = foreign(status.message());
             self.0
-                .tell(&resource, EventKind::Refused { endpoint, error });
+                .emit(&resource, EventKind::Refused { endpoint, error });
             return Err(status);
         }
         self.connect(request).await.map(Response::new)
     }
 }
 
-impl Registrar {
-    async fn judge(&self, request: &RegisterRequest) -> Result<(), Status> {
-        judge(request)?;
+impl RegistrationService {
+    async fn check(&self, request: &RegisterRequest) -> Result<(), Status> {
+        validate(request)?;
         self.0.registrations.send_modify(|counts| {
             *counts.entry(request.resource_name.clone()).or_default() += 1;
         });
-        self.in_earnest(&request.resource_name).await
+        self.wait_for_registration_mode(&request.resource_name)
+            .await
     }
 
     async fn connect(&self, request: RegisterRequest) -> Result<Empty, Status> {
         let (dir, resource) = (&self.0.settings.dir, request.resource_name);
-        let client = Arc::new(Client::new(resource, dir, request.endpoint));
-        if self.holds(&client) {
+        let client = Arc::new(PluginClient::new(resource, dir, request.endpoint));
+        if self.is_ignored(&client) {
             let endpoint = client.endpoint();
             self.0
-                .tell(&client.resource, EventKind::Ignored { endpoint });
+                .emit(&client.resource, EventKind::Ignored { endpoint });
             return Ok(Empty {});
         }
         // A task of its own: like a Go handler it goes on when its caller has gone.
-        let connecting = Arc::clone(&self.0).connect(client);
+        let connecting = Arc::clone(&self.0).connect_plugin(client);
         let stop = self.0.stop.clone();
         let connecting = self
             .0
@@ -72,7 +73,7 @@ impl Registrar {
     }
 
     /// Waits while this resource's registrations hang.
-    async fn in_earnest(&self, resource: &str) -> Result<(), Status> {
+    async fn wait_for_registration_mode(&self, resource: &str) -> Result<(), Status> {
         let answer = |answers: &BTreeMap<String, RegistrationMode>| {
             answers.get(resource).copied().unwrap_or_default()
         };
@@ -88,7 +89,7 @@ impl Registrar {
     }
 
     /// Whether a newer kubelet ignores this registration: it has the same plugin already.
-    fn holds(&self, client: &Client) -> bool {
+    fn is_ignored(&self, client: &PluginClient) -> bool {
         let clients = self.0.clients();
         let held = clients.get(&client.resource);
         self.0.settings.behavior == Behavior::Newer
@@ -96,7 +97,7 @@ impl Registrar {
     }
 }
 
-fn judge(request: &RegisterRequest) -> Result<(), Status> {
+fn validate(request: &RegisterRequest) -> Result<(), Status> {
     if request.version != VERSION {
         let version = foreign(&request.version);
         return Err(Status::unknown(format!(

@@ -20,13 +20,13 @@ use simple_device_plugin::config::{Environment, Logs};
 /// A kubelet's device manager without a cluster, with the traps of the real one.
 #[derive(Debug, Parser)]
 #[command(version)]
-struct Cli {
+struct SimArgs {
     #[command(subcommand)]
-    command: Command,
+    command: SimCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum SimCommand {
     /// Run a kubelet for device plugins of any kind: show what they do, admit pods and restart as the
     /// lines of standard input say
     #[command(after_help = repl::help())]
@@ -70,7 +70,7 @@ fn topology_policy() -> impl TypedValueParser<Value = TopologyPolicy> {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    match run(SimArgs::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -81,13 +81,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: SimCommand) -> anyhow::Result<()> {
     // A name that is not UTF-8 is none of ours.
     let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
     let environment: Environment = std::env::vars_os().filter_map(utf8).collect();
     let _logging = logging::start(&Logs::from_variables(&environment)?, "warn,h2=error")?;
     match command {
-        Command::Run {
+        SimCommand::Run {
             dir,
             behavior,
             topology_policy,
@@ -99,7 +99,7 @@ fn run(command: Command) -> anyhow::Result<()> {
             };
             until_signal(|asked| repl::run(settings, asked.stop))
         }
-        Command::Demo { hold, command } => until_signal(|asked| {
+        SimCommand::Demo { hold, command } => until_signal(|asked| {
             demo::run(environment, command, hold, screen::stdout(), asked.stop)
         }),
     }

@@ -13,15 +13,15 @@ use simple_device_plugin::cli::style::{BAD, DIM, GOOD, ODD, PLAIN};
 use simple_device_plugin::foreign::foreign;
 
 /// So many changes of a list are named; more are counted.
-const CHANGES_NAMED: usize = 3;
+const CHANGES_SHOWN_MAX: usize = 3;
 
 /// The columns of the time.
-const INDENT: usize = 11;
+const TIME_WIDTH: usize = 11;
 
 /// Prints an event with the time since the kubelet's start.
-pub fn event(out: &mut Screen<impl Write>, since: Duration, event: &Event) -> io::Result<()> {
-    let (style, text) = text(&event.kind);
-    line(
+pub fn print_event(out: &mut Screen<impl Write>, since: Duration, event: &Event) -> io::Result<()> {
+    let (style, text) = describe(&event.kind);
+    print_line(
         out,
         since,
         &format!("{} {style}{text}{style:#}", event.resource),
@@ -29,12 +29,12 @@ pub fn event(out: &mut Screen<impl Write>, since: Duration, event: &Event) -> io
 }
 
 /// Prints a line with the time since the kubelet's start.
-pub fn line(out: &mut Screen<impl Write>, since: Duration, text: &str) -> io::Result<()> {
+pub fn print_line(out: &mut Screen<impl Write>, since: Duration, text: &str) -> io::Result<()> {
     let seconds = since.as_secs_f64();
-    out.wrapped(&format!("{DIM}{seconds:9.3}{DIM:#}  {text}"), INDENT)
+    out.write_wrapped(&format!("{DIM}{seconds:9.3}{DIM:#}  {text}"), TIME_WIDTH)
 }
 
-fn text(what: &EventKind) -> (Style, String) {
+fn describe(what: &EventKind) -> (Style, String) {
     match what {
         EventKind::Registered {
             endpoint,
@@ -61,7 +61,7 @@ fn text(what: &EventKind) -> (Style, String) {
             changes,
         } => {
             let style = if *unhealthy > 0 { ODD } else { PLAIN };
-            let mut text = listed(*healthy, *unhealthy) + &named(changes);
+            let mut text = describe_list(*healthy, *unhealthy) + &describe_changes(changes);
             if let Some(health) = unknown_health {
                 text = format!("{text}; a kubelet takes {health:?} for Unhealthy");
             }
@@ -77,7 +77,7 @@ fn text(what: &EventKind) -> (Style, String) {
     }
 }
 
-fn listed(healthy: usize, unhealthy: usize) -> String {
+fn describe_list(healthy: usize, unhealthy: usize) -> String {
     match (healthy + unhealthy, unhealthy) {
         (0, _) => "listed no devices".to_owned(),
         (1, 0) => "listed 1 device, healthy".to_owned(),
@@ -87,11 +87,11 @@ fn listed(healthy: usize, unhealthy: usize) -> String {
     }
 }
 
-fn named(changes: &[DeviceChange]) -> String {
+fn describe_changes(changes: &[DeviceChange]) -> String {
     let name = |change: &DeviceChange| format!("{} {}", foreign(&change.id), change.state);
     match changes.len() {
         0 => String::new(),
-        1..=CHANGES_NAMED => {
+        1..=CHANGES_SHOWN_MAX => {
             let named: Vec<String> = changes.iter().map(name).collect();
             format!(": {}", named.join(", "))
         }
@@ -100,9 +100,9 @@ fn named(changes: &[DeviceChange]) -> String {
 }
 
 /// Prints which pod holds what.
-pub fn pods(out: &mut impl Write, assignments: &[Assignment]) -> io::Result<()> {
+pub fn print_pods(out: &mut impl Write, assignments: &[Assignment]) -> io::Result<()> {
     let rows = assignments.iter().map(|held| {
-        let devices = print::devices(held);
+        let devices = print::format_devices(held);
         (
             PLAIN,
             format!("{}\t{}\t{devices}", foreign(&held.pod), held.resource),
@@ -121,7 +121,7 @@ mod tests {
             id: (*id).to_owned(),
             state: DeviceState::Unhealthy,
         };
-        text(&EventKind::Listed {
+        describe(&EventKind::Listed {
             healthy,
             unhealthy,
             unknown_health: None,
@@ -154,7 +154,7 @@ mod tests {
             changes: Vec::new(),
         };
         let expected = r#"listed 2 devices, 1 healthy; a kubelet takes "healthy" for Unhealthy"#;
-        assert_eq!(text(&listed).1, expected);
+        assert_eq!(describe(&listed).1, expected);
     }
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
             preferred: false,
         };
         assert_eq!(
-            text(&registered).1,
+            describe(&registered).1,
             "registered at x.sock, with PreStartContainer"
         );
     }

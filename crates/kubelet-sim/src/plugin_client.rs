@@ -17,10 +17,10 @@ use simple_device_plugin::lock::lock;
 use simple_device_plugin::node::channel::channel_over;
 
 /// Between tries to reach a socket that nobody serves yet.
-const DIAL_PAUSE: Duration = Duration::from_millis(50);
+const DIAL_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Like the kubelet's: PreStartContainer alone has a deadline.
-const PRE_START_WITHIN: Duration = Duration::from_secs(30);
+const PRE_START_TIMEOUT: Duration = Duration::from_secs(30);
 
 async fn connect(socket: &Path) -> anyhow::Result<Channel> {
     Ok(channel_over(UnixStream::connect(socket).await?).await?)
@@ -28,7 +28,7 @@ async fn connect(socket: &Path) -> anyhow::Result<Channel> {
 
 /// A plugin that registered.
 #[derive(Debug)]
-pub struct Client {
+pub struct PluginClient {
     pub resource: String,
     pub socket: PathBuf,
     endpoint: String,
@@ -36,7 +36,7 @@ pub struct Client {
     closed: CancellationToken,
 }
 
-impl Client {
+impl PluginClient {
     /// The plugin of this resource at this socket of the directory. An absolute path is taken for one
     /// below it, as Go's `filepath.Join` does.
     pub fn new(resource: String, dir: &Path, endpoint: String) -> Self {
@@ -72,11 +72,11 @@ impl Client {
                 Ok(Err(error)) => error.root_cause().to_string(),
                 Err(_) => "timed out".to_owned(),
             };
-            if Instant::now() + DIAL_PAUSE >= deadline {
+            if Instant::now() + DIAL_RETRY_INTERVAL >= deadline {
                 let socket = self.socket.display();
                 return Err(Status::unknown(format!("failed to dial {socket}: {error}")));
             }
-            sleep(DIAL_PAUSE).await;
+            sleep(DIAL_RETRY_INTERVAL).await;
         }
     }
 
@@ -86,7 +86,7 @@ impl Client {
         lock(&self.channel).take();
     }
 
-    pub async fn options(&self) -> Result<v1beta1::DevicePluginOptions, Status> {
+    pub async fn plugin_options(&self) -> Result<v1beta1::DevicePluginOptions, Status> {
         let call = async |mut rpc: Rpc| rpc.get_device_plugin_options(v1beta1::Empty {}).await;
         self.call(call).await
     }
@@ -105,7 +105,10 @@ impl Client {
         next.unwrap_or_else(|| Err(Status::cancelled("the kubelet closed the connection")))
     }
 
-    pub async fn preferred(&self, question: PreferenceQuestion) -> Result<Vec<String>, Status> {
+    pub async fn preferred_allocation(
+        &self,
+        question: PreferenceQuestion,
+    ) -> Result<Vec<String>, Status> {
         let request = api::preference_of(question);
         let response = self
             .call(async |mut rpc: Rpc| rpc.get_preferred_allocation(request).await)
@@ -125,10 +128,10 @@ impl Client {
         api::first_allocated(response).ok_or_else(|| Status::unknown("the answer has no container"))
     }
 
-    pub async fn pre_start(&self, ids: Vec<String>) -> Result<(), Status> {
+    pub async fn pre_start_container(&self, ids: Vec<String>) -> Result<(), Status> {
         let request = api::pre_start_of(ids);
         let call = self.call(async |mut rpc: Rpc| rpc.pre_start_container(request).await);
-        match tokio::time::timeout(PRE_START_WITHIN, call).await {
+        match tokio::time::timeout(PRE_START_TIMEOUT, call).await {
             Ok(answer) => answer.map(|_| ()),
             Err(_) => Err(Status::deadline_exceeded("PreStartContainer")),
         }

@@ -95,13 +95,13 @@ pub struct Endpoint<C> {
 
 /// A resource's devices. An ID that was sent with two healths is in both sets and counts twice.
 #[derive(Debug, Default)]
-struct List {
+struct DeviceList {
     healthy: BTreeSet<String>,
     unhealthy: BTreeSet<String>,
     numa_nodes: BTreeMap<String, Vec<i64>>,
 }
 
-impl List {
+impl DeviceList {
     fn changes_since(&self, before: &Self) -> Vec<DeviceChange> {
         if before.healthy.is_empty() && before.unhealthy.is_empty() {
             return Vec::new();
@@ -131,15 +131,15 @@ impl List {
 pub struct DeviceManager<C> {
     endpoint_stop_grace_period: Duration,
     endpoints: BTreeMap<String, Endpoint<C>>,
-    lists: BTreeMap<String, List>,
+    lists: BTreeMap<String, DeviceList>,
     assignments: Vec<Assignment>,
-    seen: BTreeSet<String>,
+    known_resources: BTreeSet<String>,
 }
 
 impl<C: Clone> DeviceManager<C> {
     /// The books after a start with this checkpoint: what was registered is known, but stopped and
     /// without devices until its plugin comes back.
-    pub fn restored(
+    pub fn from_checkpoint(
         endpoint_stop_grace_period: Duration,
         registered: Vec<String>,
         assignments: Vec<Assignment>,
@@ -155,15 +155,20 @@ impl<C: Clone> DeviceManager<C> {
             endpoints: registered.iter().map(|r| (r.clone(), endpoint())).collect(),
             lists: registered
                 .iter()
-                .map(|r| (r.clone(), List::default()))
+                .map(|r| (r.clone(), DeviceList::default()))
                 .collect(),
             assignments,
-            seen: registered.into_iter().collect(),
+            known_resources: registered.into_iter().collect(),
         }
     }
 
     /// `PluginConnected`: the newest plugin takes the resource over.
-    pub fn connected(&mut self, resource: &str, client: C, options: v1beta1::DevicePluginOptions) {
+    pub fn plugin_connected(
+        &mut self,
+        resource: &str,
+        client: C,
+        options: v1beta1::DevicePluginOptions,
+    ) {
         let endpoint = Endpoint {
             client: Some(client),
             options,
@@ -173,24 +178,24 @@ impl<C: Clone> DeviceManager<C> {
     }
 
     /// `PluginDisconnected`: whoever serves the resource now is taken for stopped, its devices for ill.
-    pub fn disconnected(&mut self, resource: &str, now: Instant) {
+    pub fn plugin_disconnected(&mut self, resource: &str, now: Instant) {
         let Some(endpoint) = self.endpoints.get_mut(resource) else {
             return;
         };
         endpoint.stopped = Some(now);
-        self.seen.insert(resource.to_owned());
+        self.known_resources.insert(resource.to_owned());
         let list = self.lists.entry(resource.to_owned()).or_default();
         list.unhealthy.append(&mut list.healthy);
     }
 
     /// `PluginListAndWatchReceiver`: the list replaces the one before, whichever stream it came on.
     /// Returns the differences; none where there was no device before.
-    pub fn listed(
+    pub fn update_devices(
         &mut self,
         resource: &str,
         message: v1beta1::ListAndWatchResponse,
     ) -> Vec<DeviceChange> {
-        let mut list = List::default();
+        let mut list = DeviceList::default();
         for device in message.devices {
             if device.topology.is_some() {
                 let nodes = device.numa_nodes();
@@ -202,7 +207,7 @@ impl<C: Clone> DeviceManager<C> {
                 list.unhealthy.insert(device.id);
             }
         }
-        self.seen.insert(resource.to_owned());
+        self.known_resources.insert(resource.to_owned());
         let before = self.lists.entry(resource.to_owned()).or_default();
         let changes = list.changes_since(before);
         *before = list;
@@ -229,7 +234,7 @@ impl<C: Clone> DeviceManager<C> {
     }
 
     /// `GetCapacity`: forgets what has been stopped for longer than the grace, and counts the rest.
-    pub fn node(&mut self, now: Instant) -> NodeResources {
+    pub fn node_resources(&mut self, now: Instant) -> NodeResources {
         let grace = self.endpoint_stop_grace_period;
         self.endpoints.retain(|_, endpoint| {
             endpoint
@@ -238,7 +243,7 @@ impl<C: Clone> DeviceManager<C> {
         });
         self.lists
             .retain(|resource, _| self.endpoints.contains_key(resource));
-        self.seen
+        self.known_resources
             .iter()
             .map(|resource| (resource.clone(), self.quantities(resource)))
             .collect()
@@ -251,7 +256,7 @@ impl<C: Clone> DeviceManager<C> {
     }
 
     /// The devices from which `requested` can be taken.
-    pub fn available(
+    pub fn free_devices(
         &self,
         resource: &str,
         requested: usize,
@@ -289,9 +294,9 @@ impl<C: Clone> DeviceManager<C> {
             .flat_map(|(resource, _)| self.lists[resource].numa_nodes.values());
         let nodes: BTreeSet<i64> = nodes.flatten().copied().collect();
         let enough = |node: &i64, resource: &str, count: usize| {
-            let free = self.available(resource, count).unwrap_or_default();
+            let free = self.free_devices(resource, count).unwrap_or_default();
             free.iter()
-                .filter(|id| self.is_near(resource, id, *node))
+                .filter(|id| self.is_on_numa_node(resource, id, *node))
                 .count()
                 >= count
         };
@@ -307,7 +312,7 @@ impl<C: Clone> DeviceManager<C> {
     }
 
     /// Whether the device is near the NUMA node; every one is where the resource has no topology.
-    pub fn is_near(&self, resource: &str, id: &str, node: i64) -> bool {
+    pub fn is_on_numa_node(&self, resource: &str, id: &str, node: i64) -> bool {
         !self.has_topology(resource) || self.numa_nodes(resource, id).contains(&node)
     }
 
@@ -323,7 +328,7 @@ impl<C: Clone> DeviceManager<C> {
     ///
     /// # Errors
     /// When the list lacks one of them: there is no nil check.
-    pub fn admit_again(&self, resource: &str) -> Result<(), Crash> {
+    pub fn readmit_pods(&self, resource: &str) -> Result<(), Crash> {
         if !self.has_topology(resource) {
             return Ok(());
         }
@@ -353,7 +358,7 @@ impl<C: Clone> DeviceManager<C> {
     ///
     /// # Errors
     /// When the list lacks one of them: there is no nil check.
-    pub fn assignment(
+    pub fn new_assignment(
         &self,
         pod: &str,
         resource: &str,
@@ -381,7 +386,7 @@ impl<C: Clone> DeviceManager<C> {
     }
 
     /// Books devices for their pods.
-    pub fn book(&mut self, assignments: &[Assignment]) {
+    pub fn record_assignments(&mut self, assignments: &[Assignment]) {
         self.assignments.extend_from_slice(assignments);
     }
 
@@ -398,7 +403,7 @@ impl<C: Clone> DeviceManager<C> {
     }
 
     /// Frees what the pod holds.
-    pub fn release(&mut self, pod: &str) {
+    pub fn release_pod(&mut self, pod: &str) {
         self.assignments.retain(|assignment| assignment.pod != pod);
     }
 
@@ -408,8 +413,8 @@ impl<C: Clone> DeviceManager<C> {
     }
 
     /// The healthy devices of each resource, for the checkpoint.
-    pub fn registered(&self) -> BTreeMap<String, Vec<String>> {
-        let healthy = |list: &List| list.healthy.iter().cloned().collect();
+    pub fn healthy_devices(&self) -> BTreeMap<String, Vec<String>> {
+        let healthy = |list: &DeviceList| list.healthy.iter().cloned().collect();
         self.lists
             .iter()
             .map(|(resource, list)| (resource.clone(), healthy(list)))
@@ -426,7 +431,11 @@ impl<C> Endpoint<C> {
 
 /// What to take from the available devices: what the plugin prefers, then any. The kubelet's sets have
 /// no order; here the rest is drawn at random.
-pub fn take(mut available: Vec<String>, preferred: &[String], count: usize) -> Vec<String> {
+pub fn choose_devices(
+    mut available: Vec<String>,
+    preferred: &[String],
+    count: usize,
+) -> Vec<String> {
     fastrand::shuffle(&mut available);
     let preferred: HashSet<&String> = preferred.iter().collect();
     let (mut first, rest): (Vec<_>, Vec<_>) =
@@ -451,14 +460,14 @@ mod tests {
 
     fn listed(devices: Vec<v1beta1::Device>, now: Instant) -> DeviceManager<()> {
         let grace = Duration::from_secs(300);
-        let mut manager = DeviceManager::restored(grace, Vec::new(), Vec::new(), now);
-        manager.connected("r", (), v1beta1::DevicePluginOptions::default());
-        manager.listed("r", v1beta1::ListAndWatchResponse { devices });
+        let mut manager = DeviceManager::from_checkpoint(grace, Vec::new(), Vec::new(), now);
+        manager.plugin_connected("r", (), v1beta1::DevicePluginOptions::default());
+        manager.update_devices("r", v1beta1::ListAndWatchResponse { devices });
         manager
     }
 
     fn shown(manager: &mut DeviceManager<()>, now: Instant) -> (usize, usize) {
-        let shown = manager.node(now)["r"];
+        let shown = manager.node_resources(now)["r"];
         (shown.capacity, shown.allocatable)
     }
 
@@ -482,7 +491,7 @@ mod tests {
             let message = v1beta1::ListAndWatchResponse {
                 devices: devices.collect(),
             };
-            let changes = manager.listed("r", message).into_iter();
+            let changes = manager.update_devices("r", message).into_iter();
             changes.map(|c| format!("{} {}", c.id, c.state)).collect()
         };
         assert!(differs(&[("a", Healthy), ("b", Healthy)]).is_empty());
@@ -495,7 +504,7 @@ mod tests {
     fn capacity_outlives_the_plugin_by_the_grace_and_the_key_stays() {
         let now = Instant::now();
         let mut manager = listed(vec![device("a", Health::Healthy)], now);
-        manager.disconnected("r", now);
+        manager.plugin_disconnected("r", now);
         assert_eq!(shown(&mut manager, now + Duration::from_secs(299)), (1, 0));
         assert_eq!(shown(&mut manager, now + Duration::from_secs(300)), (0, 0));
         assert!(manager.endpoint("r").is_none());
@@ -504,7 +513,7 @@ mod tests {
     #[test]
     fn what_is_preferred_is_taken_first_and_the_rest_at_random() {
         let ids = |range: std::ops::Range<u32>| range.map(|i| i.to_string()).collect::<Vec<_>>();
-        let taken = take(ids(0..9), &["7".to_owned(), "x".to_owned()], 3);
+        let taken = choose_devices(ids(0..9), &["7".to_owned(), "x".to_owned()], 3);
         assert_eq!((taken.len(), &*taken[0]), (3, "7"));
     }
 }
