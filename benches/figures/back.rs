@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kubelet_sim::{Kubelet, Settings};
+use kubelet_sim::{Kubelet, KubeletSettings};
 use tokio::time::timeout;
 
 use crate::Result;
@@ -42,7 +42,7 @@ async fn restarts(program: &Path, resources: usize, target: f64) -> Result<Figur
         // A real one is not back at once.
         tokio::time::sleep(AWAY).await;
         let since = Instant::now();
-        kubelet = Kubelet::start(Settings::new(dir.path()))?;
+        kubelet = Kubelet::start(KubeletSettings::new(dir.path()))?;
         load.whole(&kubelet).await?;
         took.push(ms(since.elapsed()));
     }
@@ -62,7 +62,7 @@ async fn lost_stream(program: &Path) -> Result<Figure> {
         load.whole(&kubelet).await?;
         let mut node = kubelet.node();
         let since = Instant::now();
-        assert!(kubelet.lose_stream(&name(0)), "there is a stream");
+        assert!(kubelet.disconnect_plugin(&name(0)), "there is a stream");
         let lost = node.wait_for(|node| node[&name(0)].allocatable == 0);
         timeout(DEADLINE, lost).await??;
         load.whole(&kubelet).await?;

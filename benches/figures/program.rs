@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use kubelet_sim::{Kubelet, Settings};
+use kubelet_sim::{Kubelet, KubeletSettings};
 use tokio::time::timeout;
 
 use crate::Result;
@@ -98,7 +98,7 @@ pub enum Outputs {
 impl Load {
     /// A kubelet in this directory, and the manager with all of this load registered with it.
     pub async fn running(self, program: &Path, dir: &Path) -> Result<(Kubelet, Running)> {
-        let kubelet = Kubelet::start(Settings::new(dir))?;
+        let kubelet = Kubelet::start(KubeletSettings::new(dir))?;
         let running = self.start(program, dir)?;
         self.whole(&kubelet).await?;
         Ok((kubelet, running))

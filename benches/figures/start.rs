@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use kubelet_sim::{Kubelet, Settings};
+use kubelet_sim::{Kubelet, KubeletSettings};
 
 use crate::Result;
 use crate::program::{Load, Outputs, Views};
@@ -26,7 +26,7 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
         let (mut took, mut resides) = (Vec::new(), Vec::new());
         for _ in 0..TIMES {
             let dir = tempfile::tempdir()?;
-            let kubelet = Kubelet::start(Settings::new(dir.path()))?;
+            let kubelet = Kubelet::start(KubeletSettings::new(dir.path()))?;
             let since = Instant::now();
             let running = load.start(program, dir.path())?;
             load.whole(&kubelet).await?;

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use kubelet_sim::{Kubelet, Node, Settings};
+use kubelet_sim::{Kubelet, Node, KubeletSettings};
 use libfuzzer_sys::fuzz_target;
 use simple_device_plugin::config::{Config, Environment, Host};
 use simple_device_plugin::supervisor::Supervisor;
@@ -37,7 +37,7 @@ const SURELY_ANSWERED_WITHIN: Duration = Duration::from_secs(5);
 struct Plugin {
     socket: PathBuf,
     registrations: watch::Receiver<BTreeMap<String, u64>>,
-    node: watch::Receiver<Node>,
+    node: watch::Receiver<NodeResources>,
 }
 
 fuzz_target!(|bytes: &[u8]| {
@@ -72,9 +72,9 @@ fn start() -> Plugin {
             .enable_all()
             .build();
         runtime.expect("a runtime").block_on(async {
-            let settings = Settings {
-                leave_after: Duration::ZERO,
-                ..Settings::new(&in_dir)
+            let settings = KubeletSettings {
+                disconnect_delay: Duration::ZERO,
+                ..KubeletSettings::new(&in_dir)
             };
             let kubelet = Kubelet::start(settings).expect("a kubelet");
             let host = Host {

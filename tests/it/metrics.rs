@@ -20,7 +20,7 @@ async fn metrics_say_what_happened() {
         .devices(B)
         .set_health("b-n-0", Health::Unhealthy)
         .expect("a device");
-    assert!(kubelet.lose_stream(B));
+    assert!(kubelet.disconnect_plugin(B));
     manager
         .record(B, "a way back", |record| {
             record.registrations[RegistrationResult::Registered] == 2

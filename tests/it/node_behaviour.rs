@@ -162,7 +162,7 @@ async fn t13_an_ill_device_leaves_allocatable_and_comes_back() {
 async fn t14_a_stream_that_fails_is_not_opened_again() {
     let dir = plugin_dir();
     let kubelet = kubelet_with(dir.path(), |settings| {
-        settings.grace = Duration::from_secs(1);
+        settings.endpoint_stop_grace_period = Duration::from_secs(1);
     });
     let plugin = FakePlugin::serve(dir.path(), "faulty.sock", &[]);
     plugin
@@ -191,7 +191,7 @@ async fn t14_a_stream_that_fails_is_not_opened_again() {
 async fn t15_a_stopped_plugin_keeps_its_capacity_for_the_grace() {
     let dir = plugin_dir();
     let kubelet = kubelet_with(dir.path(), |settings| {
-        settings.grace = Duration::from_secs(1);
+        settings.endpoint_stop_grace_period = Duration::from_secs(1);
     });
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;

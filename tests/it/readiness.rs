@@ -11,7 +11,7 @@ use crate::support::http::{Http, Observed};
 use crate::support::{
     A, B, BOTH, Manager, ONE, kubelet, kubelet_with, plugin_dir, resources, shows, write_checkpoint,
 };
-use kubelet_sim::Behaviour;
+use kubelet_sim::Behavior;
 use simple_device_plugin::model::device::Health;
 use simple_device_plugin::plugin::record::{Cause, Record, RegistrationResult, Step};
 use simple_device_plugin::supervisor::Supervisor;
@@ -33,19 +33,19 @@ async fn is_ready_when_every_resource_is_registered_and_streams() {
     )
     .await;
     let kubelet = kubelet(dir.path());
-    kubelet.answer(B, kubelet_sim::Answer::Hang);
+    kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Hang);
     http.readiness(
         503,
         "not ready: 1 of 2\nexample.com/b waits for the kubelet to open ListAndWatch\n",
     )
     .await;
-    kubelet.answer(B, kubelet_sim::Answer::Refuse);
+    kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Refuse);
     http.readiness(
         503,
         "ListAndWatch: the kubelet refused: Unknown: refused on purpose\n",
     )
     .await;
-    kubelet.answer(B, kubelet_sim::Answer::Earnest);
+    kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Normal);
     http.readiness(200, "ready: 2 of 2\n").await;
     kubelet.stop().await;
     http.readiness(503, "not ready: 0 of 2\n").await;
@@ -75,7 +75,7 @@ async fn says_who_has_its_socket_and_when_it_is_quiet() {
         "example.com/a waits 0.5 s, since the kubelet may still be disconnecting a predecessor";
     http.readiness(503, settling).await;
     http.readiness(200, "ready: 1 of 1\n").await;
-    assert!(kubelet.lose_stream(A));
+    assert!(kubelet.disconnect_plugin(A));
     manager.is_at(A, Step::Settling).await;
     http.readiness(200, "ready: 1 of 1\n").await;
     manager.stop().await;
@@ -176,7 +176,7 @@ async fn a_lost_stream_is_told_as_long_as_nothing_else_is() {
     let manager = Manager::start(dir.path(), ONE);
     let http = Http::of(&manager).await;
     http.readiness(200, "ready").await;
-    assert!(kubelet.lose_stream(A));
+    assert!(kubelet.disconnect_plugin(A));
     http.readiness(503, "example.com/a starts over: the stream ended\n")
         .await;
     http.readiness(200, "ready").await;
@@ -216,8 +216,8 @@ async fn starts_over_once_when_the_checkpoint_lacks_it() {
 async fn a_foreign_plugin_that_came_and_went_is_got_over() {
     let dir = plugin_dir();
     let kubelet = kubelet_with(dir.path(), |settings| {
-        settings.behaviour = Behaviour::Newer;
-        settings.grace = Duration::from_millis(300);
+        settings.behavior = Behavior::Newer;
+        settings.endpoint_stop_grace_period = Duration::from_millis(300);
     });
     let manager = looking(dir.path(), ONE);
     shows(&kubelet, A, 2, 2).await;

@@ -30,7 +30,7 @@ async fn a_lost_stream_is_replaced_after_the_kubelets_late_leave() {
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
     for lives in 2..4 {
-        kubelet.lose_stream(RESOURCE);
+        kubelet.disconnect_plugin(RESOURCE);
         shows(&kubelet, RESOURCE, 2, 0).await;
         shows(&kubelet, RESOURCE, 2, 2).await;
         allocates(&kubelet).await;
@@ -81,7 +81,7 @@ async fn a_newer_kubelet_gets_the_resource_back_as_well() {
     let kubelet = newer_kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
-    kubelet.lose_stream(RESOURCE);
+    kubelet.disconnect_plugin(RESOURCE);
     shows(&kubelet, RESOURCE, 2, 0).await;
     shows(&kubelet, RESOURCE, 2, 2).await;
     allocates(&kubelet).await;

@@ -6,7 +6,7 @@ use crate::support::{
     A, Manager, assert_alive, counted, from_file, happens, held, kubelet, kubelet_with, plugin_dir,
     pod, settings, shows, strict_kubelet, until,
 };
-use kubelet_sim::{Happening, TopologyPolicy};
+use kubelet_sim::{EventKind, TopologyPolicy};
 use simple_device_plugin::node::checkpoint_file;
 use simple_device_plugin::offer::removal::Wait;
 use simple_device_plugin::supervisor::Supervisor;
@@ -103,8 +103,8 @@ async fn without_the_pod_resources_a_device_waits_for_the_next_admission() {
     manager.stop().await;
 }
 
-fn is_list(what: &Happening) -> bool {
-    matches!(what, Happening::Listed { .. })
+fn is_list(what: &EventKind) -> bool {
+    matches!(what, EventKind::Listed { .. })
 }
 
 /// Until a restarted kubelet knows its pods, its pod-resources API lists none; that must not free their devices.
@@ -115,7 +115,7 @@ async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
         settings.topology_policy = TopologyPolicy::SingleNumaNode;
         settings.pods_known = false;
     });
-    kubelet.learn_pods();
+    kubelet.set_pods_known();
     let manager = Manager::of(dir.path(), from_file(&counted(1)));
     shows(&kubelet, A, 1, 1).await;
     let everything = pod("p", &[(A, 1)]);
@@ -128,7 +128,7 @@ async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
     for _ in 0..2 {
         happens(&mut events, A, is_list).await;
     }
-    kubelet.learn_pods();
+    kubelet.set_pods_known();
     manager
         .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
         .await;

@@ -9,7 +9,7 @@ use crate::support::{
     until, within,
 };
 use fastrand::Rng;
-use kubelet_sim::{AdmissionError, Answer, Happening, Kubelet};
+use kubelet_sim::{AdmissionError, EventKind, Kubelet, RegistrationMode};
 use tempfile::TempDir;
 
 const RESOURCES: [&str; 4] = [
@@ -137,7 +137,7 @@ impl SoakedNode {
         let resource = RESOURCES[rng.usize(..RESOURCES.len())];
         let what = match rng.u32(..20) {
             0..8 => self.restart().await,
-            8 => self.lose_stream(resource).await,
+            8 => self.disconnect_plugin(resource).await,
             9 | 10 => self.delete_socket(resource).await,
             11 => self.refuse(resource).await,
             12 => self.hang(resource).await,
@@ -154,7 +154,8 @@ impl SoakedNode {
     async fn settle(&mut self) {
         let devices = DEVICES;
         for resource in std::mem::take(&mut self.spoilt) {
-            self.kubelet().answer(resource, Answer::Earnest);
+            self.kubelet()
+                .set_registration_mode(resource, RegistrationMode::Normal);
         }
         for resource in RESOURCES {
             shows(self.kubelet(), resource, devices, devices).await;
@@ -187,14 +188,14 @@ impl SoakedNode {
     }
 
     /// Breaks the connection and waits until the kubelet has seen it.
-    async fn lose_stream(&mut self, resource: &'static str) -> &'static str {
+    async fn disconnect_plugin(&mut self, resource: &'static str) -> &'static str {
         let mut events = self.kubelet().events();
         self.broken.insert(resource);
-        if self.kubelet().lose_stream(resource) {
+        if self.kubelet().disconnect_plugin(resource) {
             happens(&mut events, resource, |what| {
                 matches!(
                     what,
-                    Happening::Disconnected { .. } | Happening::Refused { .. }
+                    EventKind::Disconnected { .. } | EventKind::Refused { .. }
                 )
             })
             .await;
@@ -216,10 +217,11 @@ impl SoakedNode {
             return "nothing";
         }
         let mut events = self.kubelet().events();
-        self.kubelet().answer(resource, Answer::Refuse);
-        self.lose_stream(resource).await;
+        self.kubelet()
+            .set_registration_mode(resource, RegistrationMode::Refuse);
+        self.disconnect_plugin(resource).await;
         happens(&mut events, resource, |what| {
-            matches!(what, Happening::Refused { .. })
+            matches!(what, EventKind::Refused { .. })
         })
         .await;
         "refused registration"
@@ -230,8 +232,9 @@ impl SoakedNode {
         if !self.spoilt.insert(resource) {
             return "nothing";
         }
-        self.kubelet().answer(resource, Answer::Hang);
-        self.lose_stream(resource).await;
+        self.kubelet()
+            .set_registration_mode(resource, RegistrationMode::Hang);
+        self.disconnect_plugin(resource).await;
         let before = registrations(self.kubelet(), resource);
         let mut counts = self.kubelet().registrations();
         let asked = counts.wait_for(|counts| counts.get(resource) > Some(&before));

@@ -1,79 +1,71 @@
-//! gRPC's C core, and with it Python and C++, names a unix socket's percent-encoded path as the HTTP/2
-//! authority. The kubelet's server takes that, ours refuses it as malformed. So whatever authority a peer
-//! names, ours is told `localhost`: the frames are handed on, their header blocks written anew.
+//! A proxy that replaces the HTTP/2 authority of every request by `localhost`.
+//!
+//! gRPC's C core, and with it the Python and C++ libraries, sends the percent-encoded path of a unix socket as the
+//! authority. The kubelet's server accepts that, but the server here (the h2 crate) refuses it as malformed. The proxy
+//! forwards all frames and encodes the header blocks again.
 
+use std::convert::Infallible;
 use std::io;
 
 use loona_hpack::Decoder;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, copy};
 use tokio::net::UnixStream;
 
-/// `PRI * HTTP/2.0…` (RFC 9113, 3.4).
-const PREFACE: usize = 24;
-/// Of a frame's payload, unless SETTINGS say otherwise; ours do not (RFC 9113, 4.2).
-const FRAME_MAX: usize = 16 * 1024;
-/// Of a header block: more than any gRPC client has to say.
-const BLOCK_MAX: usize = 64 * 1024;
+/// The length in bytes of `PRI * HTTP/2.0…` (RFC 9113, 3.4).
+const PREFACE_LENGTH: usize = 24;
+/// In bytes. The limit of a peer that does not change it in its SETTINGS, as the server here does not (RFC 9113, 4.2).
+const FRAME_PAYLOAD_MAX: usize = 16 * 1024;
+/// In bytes. No gRPC client sends as many headers.
+const HEADER_BLOCK_MAX: usize = 64 * 1024;
 
-/// Hands on what the peer of `asked` and the server behind `served` say to each other, to the server as
-/// if the peer had named `localhost`; until the server has said all.
-pub async fn as_localhost(asked: UnixStream, served: UnixStream) {
-    let (mut asks, mut is_told) = asked.into_split();
-    let (mut answers, mut hears) = served.into_split();
-    let questions = async {
-        // Whatever was wrong with it, to the server it is a connection that ended.
-        let _ = hand_on(&mut asks, &mut hears).await;
-        let _ = hears.shutdown().await;
-        std::future::pending::<()>().await;
+/// Forwards all bytes between a client and the server, and replaces the authority of the client's requests. Returns
+/// when the server closed the connection.
+pub(crate) async fn proxy_as_localhost(client: UnixStream, server: UnixStream) {
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let requests = async {
+        // The server sees a closed connection, whatever the error was.
+        let _ = forward_requests(&mut from_client, &mut to_server).await;
+        let _ = to_server.shutdown().await;
+        std::future::pending::<Infallible>().await
     };
     tokio::select! {
-        _ = copy(&mut answers, &mut is_told) => {}
-        () = questions => {}
+        _ = copy(&mut from_server, &mut to_client) => {}
+        never = requests => match never {},
     }
 }
 
-async fn hand_on(
+/// Forwards the client's frames until an error, which is `UnexpectedEof` when the client closed the connection.
+async fn forward_requests(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
-) -> io::Result<()> {
-    let mut preface = [0; PREFACE];
+) -> io::Result<Infallible> {
+    let mut preface = [0; PREFACE_LENGTH];
     from.read_exact(&mut preface).await?;
     to.write_all(&preface).await?;
     let mut decoder = Decoder::new();
     loop {
         let frame = Frame::read(from).await?;
-        if frame.kind != Frame::HEADERS {
+        if frame.kind == Frame::HEADERS {
+            let block = read_header_block(&frame, from).await?;
+            let block = replace_authority(&mut decoder, &block)?;
+            write_header_block(&frame, &block, to).await?;
+        } else {
             frame.write(to).await?;
-            continue;
-        }
-        let block = whole_block(&frame, from).await?;
-        let block = with_localhost(&mut decoder, &block)?;
-        let end_stream = frame.flags & Frame::END_STREAM;
-        let mut parts = block.chunks(FRAME_MAX).peekable();
-        let (mut kind, mut flags) = (Frame::HEADERS, end_stream);
-        while let Some(part) = parts.next() {
-            if parts.peek().is_none() {
-                flags |= Frame::END_HEADERS;
-            }
-            let part = Frame {
-                kind,
-                flags,
-                payload: part.to_vec(),
-                ..frame
-            };
-            part.write(to).await?;
-            (kind, flags) = (Frame::CONTINUATION, 0);
         }
     }
 }
 
-/// The header block that starts with this frame (RFC 9113, 6.2 and 6.10).
-async fn whole_block(first: &Frame, from: &mut (impl AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
+/// Reads the header block that starts with a HEADERS frame, up to its last CONTINUATION frame (RFC 9113, 6.2 and 6.10).
+async fn read_header_block(
+    first: &Frame,
+    from: &mut (impl AsyncRead + Unpin),
+) -> io::Result<Vec<u8>> {
     let mut block = first.fragment()?.to_vec();
     let mut flags = first.flags;
     while flags & Frame::END_HEADERS == 0 {
         let next = Frame::read(from).await?;
-        if next.kind != Frame::CONTINUATION || block.len() > BLOCK_MAX {
+        if next.kind != Frame::CONTINUATION || block.len() > HEADER_BLOCK_MAX {
             return Err(io::ErrorKind::InvalidData.into());
         }
         block.extend(&next.payload);
@@ -82,8 +74,35 @@ async fn whole_block(first: &Frame, from: &mut (impl AsyncRead + Unpin)) -> io::
     Ok(block)
 }
 
-/// The block with another authority, each field as a literal that is not indexed (RFC 7541, 6.2.2).
-fn with_localhost(decoder: &mut Decoder<'_>, block: &[u8]) -> io::Result<Vec<u8>> {
+/// Writes a header block in place of the one that started with the frame `first`.
+async fn write_header_block(
+    first: &Frame,
+    block: &[u8],
+    to: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    let mut parts = block.chunks(FRAME_PAYLOAD_MAX).peekable();
+    let mut kind = Frame::HEADERS;
+    let mut flags = first.flags & Frame::END_STREAM;
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            flags |= Frame::END_HEADERS;
+        }
+        let frame = Frame {
+            kind,
+            flags,
+            stream: first.stream,
+            payload: part.to_vec(),
+        };
+        frame.write(to).await?;
+        kind = Frame::CONTINUATION;
+        flags = 0;
+    }
+    Ok(())
+}
+
+/// Decodes a header block and encodes it again with the authority `localhost`. Each field is a literal without indexing
+/// (RFC 7541, 6.2.2), so that the server's dynamic table stays empty.
+fn replace_authority(decoder: &mut Decoder<'_>, block: &[u8]) -> io::Result<Vec<u8>> {
     let fields = decoder.decode(block);
     let fields = fields.map_err(|_| io::ErrorKind::InvalidData)?;
     let mut block = Vec::new();
@@ -95,15 +114,15 @@ fn with_localhost(decoder: &mut Decoder<'_>, block: &[u8]) -> io::Result<Vec<u8>
         };
         block.push(0);
         for text in [name, value] {
-            length(text.len(), &mut block);
+            encode_length(text.len(), &mut block);
             block.extend(text);
         }
     }
     Ok(block)
 }
 
-/// A string's length, without Huffman's code: an integer with a prefix of 7 bits (RFC 7541, 5.1).
-fn length(length: usize, block: &mut Vec<u8>) {
+/// Encodes the length of a string without Huffman coding: an integer with a prefix of 7 bits (RFC 7541, 5.1 and 5.2).
+fn encode_length(length: usize, block: &mut Vec<u8>) {
     let byte = |bits: usize| u8::try_from(bits).expect("seven bits");
     let Some(mut rest) = length.checked_sub(0x7f) else {
         block.push(byte(length));
@@ -117,7 +136,7 @@ fn length(length: usize, block: &mut Vec<u8>) {
     block.push(byte(rest));
 }
 
-/// A frame (RFC 9113, 4.1).
+/// An HTTP/2 frame (RFC 9113, 4.1).
 struct Frame {
     kind: u8,
     flags: u8,
@@ -138,7 +157,7 @@ impl Frame {
         from.read_exact(&mut head).await?;
         let [a, b, c, kind, flags, stream @ ..] = head;
         let length = u32::from_be_bytes([0, a, b, c]) as usize;
-        if length > FRAME_MAX {
+        if length > FRAME_PAYLOAD_MAX {
             return Err(io::ErrorKind::InvalidData.into());
         }
         let mut payload = vec![0; length];
@@ -160,7 +179,7 @@ impl Frame {
         to.write_all(&bytes).await
     }
 
-    /// The part of a block in a HEADERS frame, without padding and priority.
+    /// The header block fragment of a HEADERS frame, without padding and priority (RFC 9113, 6.2).
     fn fragment(&self) -> io::Result<&[u8]> {
         let mut rest = &*self.payload;
         let mut padding = 0;
@@ -182,69 +201,59 @@ mod tests {
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
-        let mut bytes = vec![
-            0,
-            0,
-            u8::try_from(payload.len()).unwrap(),
-            kind,
-            flags,
-            0,
-            0,
-            0,
-            1,
-        ];
+        let length = u8::try_from(payload.len()).unwrap();
+        let mut bytes = vec![0, 0, length, kind, flags, 0, 0, 0, 1];
         bytes.extend(payload);
         bytes
     }
 
-    /// What the server hears of this.
-    async fn heard(said: &[u8]) -> Vec<u8> {
-        let mut heard = Vec::new();
-        let preface = [b'P'; PREFACE];
-        let said = [&preface[..], said].concat();
-        let ended = hand_on(&mut &*said, &mut heard).await;
-        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        heard.split_off(PREFACE)
+    /// What the server receives when a client sends these frames.
+    async fn forwarded(frames: &[u8]) -> Vec<u8> {
+        let mut received = Vec::new();
+        let preface = [b'P'; PREFACE_LENGTH];
+        let sent = [&preface[..], frames].concat();
+        let Err(ended) = forward_requests(&mut &*sent, &mut received).await;
+        assert_eq!(ended.kind(), io::ErrorKind::UnexpectedEof);
+        received.split_off(PREFACE_LENGTH)
     }
 
     #[tokio::test]
-    async fn the_authority_is_another_and_all_else_stays() {
-        let authority = b"\x41\x07tmp%2Fk\x82"; // indexed name, literal value; then :method GET
+    async fn only_the_authority_is_replaced() {
+        // An indexed name with a literal value, then `:method: GET`.
+        let authority = b"\x41\x07tmp%2Fk\x82";
         let mut padded = vec![2, 0, 0, 0, 0, 0];
         padded.extend(&authority[..4]);
         padded.extend([0, 0]);
         let flags = Frame::PADDED | Frame::PRIORITY | Frame::END_STREAM;
-        let said = [
+        let from_dynamic_table = b"\xbe";
+        let sent = [
             frame(4, 0, b"settin"),
             frame(Frame::HEADERS, flags, &padded),
             frame(Frame::CONTINUATION, Frame::END_HEADERS, &authority[4..]),
             frame(0, 1, b"data"),
-            frame(Frame::HEADERS, Frame::END_HEADERS, b"\xbe"), // from the dynamic table
+            frame(Frame::HEADERS, Frame::END_HEADERS, from_dynamic_table),
         ];
         let name = b"\x00\x0a:authority\x09localhost";
         let both = [&name[..], b"\x00\x07:method\x03GET"].concat();
+        let both_flags = Frame::END_STREAM | Frame::END_HEADERS;
         let expected = [
             frame(4, 0, b"settin"),
-            frame(
-                Frame::HEADERS,
-                Frame::END_STREAM | Frame::END_HEADERS,
-                &both,
-            ),
+            frame(Frame::HEADERS, both_flags, &both),
             frame(0, 1, b"data"),
             frame(Frame::HEADERS, Frame::END_HEADERS, name),
         ];
-        assert_eq!(heard(&said.concat()).await, expected.concat());
+        assert_eq!(forwarded(&sent.concat()).await, expected.concat());
     }
 
     #[tokio::test]
-    async fn a_long_block_is_sent_in_parts() {
+    async fn a_long_header_block_is_sent_in_several_frames() {
         let mut block = vec![0, 1, b'x'];
-        length(20_000, &mut block);
+        encode_length(20_000, &mut block);
         block.extend(vec![b'v'; 20_000]);
-        let sent = with_localhost(&mut Decoder::new(), &block).unwrap();
-        assert_eq!(sent, block);
+        let encoded = replace_authority(&mut Decoder::new(), &block).unwrap();
+        assert_eq!(encoded, block);
         let parts: Vec<&[u8]> = block.chunks(200).collect();
-        let mut said = Vec::new();
+        let mut sent = Vec::new();
         for (i, part) in parts.iter().enumerate() {
             let kind = if i == 0 {
                 Frame::HEADERS
@@ -256,19 +265,19 @@ mod tests {
             } else {
                 0
             };
-            said.extend(frame(kind, last, part));
+            sent.extend(frame(kind, last, part));
         }
-        let heard = heard(&said).await;
-        assert_eq!(&heard[..5], [0, 0x40, 0, Frame::HEADERS, 0]);
-        let second = 9 + FRAME_MAX;
+        let received = forwarded(&sent).await;
+        assert_eq!(&received[..5], [0, 0x40, 0, Frame::HEADERS, 0]);
+        let second = 9 + FRAME_PAYLOAD_MAX;
         assert_eq!(
-            &heard[second + 3..second + 5],
+            &received[second + 3..second + 5],
             [Frame::CONTINUATION, Frame::END_HEADERS]
         );
     }
 
     #[test]
-    fn broken_frames_are_errors() {
+    fn malformed_frames_are_errors() {
         let mut frame = Frame {
             kind: Frame::HEADERS,
             flags: Frame::PADDED,
@@ -278,6 +287,6 @@ mod tests {
         assert!(frame.fragment().is_err());
         frame.flags |= Frame::PRIORITY;
         assert!(frame.fragment().is_err());
-        assert!(with_localhost(&mut Decoder::new(), b"\xff\xff").is_err());
+        assert!(replace_authority(&mut Decoder::new(), b"\xff\xff").is_err());
     }
 }

@@ -1,4 +1,5 @@
-//! `kubelet_internal_checkpoint`: what the device manager remembers over its own restart.
+//! `kubelet_internal_checkpoint`: the file from which a kubelet restores device assignments when it restarts. It follows
+//! `pkg/kubelet/cm/devicemanager/checkpoint/checkpoint.go`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
@@ -14,89 +15,103 @@ use simple_device_plugin::model::resource_name::ResourceName;
 use simple_device_plugin::node::checkpoint_file::{FILE, SIZE_MAX};
 use simple_device_plugin::util::sanitize::sanitize;
 
-use super::manager::Assignment;
+use crate::device_manager::Assignment;
 
-/// Pods have one container here.
-pub(super) const CONTAINER: &str = "main";
+/// The name of the one container of each pod.
+pub(crate) const CONTAINER: &str = "main";
 
-/// The file, with the field names of `checkpoint.go`.
+/// What a checkpoint has.
+#[derive(Debug, Default)]
+pub struct CheckpointContents {
+    /// The names of the resources that plugins had registered.
+    pub registered: Vec<String>,
+    /// The device assignments of pods, also of pods that were deleted shortly before the kubelet wrote the file.
+    pub assignments: Vec<Assignment>,
+}
+
+/// The file's JSON, with the field names of the kubelet's `Data`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Checkpoint {
-    data: Data,
-    /// The kubelet hashes Go's print of `Data`, this one its JSON: each reads only its own.
+struct StoredCheckpoint {
+    data: StoredData,
+    /// The kubelet hashes how Go prints `Data`, the simulator hashes its JSON: neither accepts the other's file.
     checksum: u64,
 }
 
+/// The kubelet's `checkpointData`.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Data {
-    pod_device_entries: Option<Vec<Entry>>,
+struct StoredData {
+    pod_device_entries: Option<Vec<StoredEntry>>,
+    /// The healthy device IDs by resource name.
     registered_devices: Option<BTreeMap<String, Vec<String>>>,
 }
 
+/// The kubelet's `PodDevicesEntry`.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "PascalCase")]
-struct Entry {
+struct StoredEntry {
     #[serde(rename = "PodUID")]
     pod_uid: String,
     container_name: String,
     resource_name: String,
+    /// The device IDs by NUMA node.
     #[serde(rename = "DeviceIDs")]
     device_ids: BTreeMap<String, BTreeSet<String>>,
-    /// `ContainerAllocateResponse`, encoded, in base64.
+    /// The encoded `ContainerAllocateResponse` in base64.
     alloc_resp: String,
 }
 
-/// Resources that were registered, and what pods hold.
-pub type Contents = (Vec<String>, Vec<Assignment>);
-
-/// Reads the file in this directory; where there is none, it is empty.
+/// Reads the checkpoint in a device plugin directory. If there is none, the contents are empty.
 ///
 /// # Errors
-/// When it cannot be read, is broken, or was written by another kubelet than this.
-pub fn read(dir: &Path) -> io::Result<Contents> {
+/// If the file cannot be read, is not a regular file of at most 64 MiB, is not valid, or was not written by the
+/// simulator.
+pub fn read(dir: &Path) -> io::Result<CheckpointContents> {
     let path = dir.join(FILE);
-    let file = match path.metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
-        file => file?,
+    let metadata = match path.metadata() {
+        Ok(metadata) => metadata,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(CheckpointContents::default());
+        }
+        Err(error) => return Err(error),
     };
-    if !file.is_file() || file.len() > SIZE_MAX {
+    if !metadata.is_file() || metadata.len() > SIZE_MAX {
         return Err(invalid(&"it is no file of at most 64 MiB"));
     }
     let text = std::fs::read(path)?;
-    let checkpoint: Checkpoint = serde_json::from_slice(&text)?;
+    let checkpoint: StoredCheckpoint = serde_json::from_slice(&text)?;
     if checksum(&checkpoint.data)? != checkpoint.checksum {
         return Err(invalid(&"the checkpoint is corrupted"));
     }
     contents(checkpoint.data)
 }
 
-/// Reads a checkpoint, whatever its checksum.
+/// Parses the text of a checkpoint and ignores its checksum, so that a fuzzer gets past it.
 ///
 /// # Errors
-/// When it is none.
-pub fn parse(text: &[u8]) -> io::Result<Contents> {
-    let checkpoint: Checkpoint = serde_json::from_slice(text)?;
+/// If the text is not a valid checkpoint.
+pub fn parse(text: &[u8]) -> io::Result<CheckpointContents> {
+    let checkpoint: StoredCheckpoint = serde_json::from_slice(text)?;
     contents(checkpoint.data)
 }
 
-fn contents(data: Data) -> io::Result<Contents> {
+fn contents(data: StoredData) -> io::Result<CheckpointContents> {
     let registered = data.registered_devices.unwrap_or_default();
     let entries = data.pod_device_entries.unwrap_or_default();
-    let registered = registered.into_keys().map(named);
+    let registered = registered.into_keys().map(valid_resource_name);
     let assignments = entries.into_iter().map(assignment);
-    Ok((
-        registered.collect::<io::Result<_>>()?,
-        assignments.collect::<io::Result<_>>()?,
-    ))
+    Ok(CheckpointContents {
+        registered: registered.collect::<io::Result<_>>()?,
+        assignments: assignments.collect::<io::Result<_>>()?,
+    })
 }
 
-/// The name, where it is one that could have been registered.
-fn named(resource: String) -> io::Result<String> {
-    match ResourceName::parse(&resource) {
-        Ok(_) => Ok(resource),
-        Err(_) => Err(invalid(&format!("{} is no resource", sanitize(&resource)))),
+/// Returns the name if a plugin could have registered it.
+fn valid_resource_name(name: String) -> io::Result<String> {
+    match ResourceName::parse(&name) {
+        Ok(_) => Ok(name),
+        Err(_) => Err(invalid(&format!("{} is no resource", sanitize(&name)))),
     }
 }
 
@@ -104,26 +119,26 @@ fn invalid(error: &dyn std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
-/// Writes the file anew and puts it in place in one step.
-pub(super) fn write(
+/// Writes the checkpoint beside the old one and replaces that by a rename, so that a reader never sees half a file.
+pub(crate) fn write(
     dir: &Path,
     registered: BTreeMap<String, Vec<String>>,
     assignments: &[Assignment],
 ) -> io::Result<()> {
-    let data = Data {
+    let data = StoredData {
         pod_device_entries: Some(assignments.iter().map(entry).collect()),
         registered_devices: Some(registered),
     };
     let checksum = checksum(&data)?;
-    let text = serde_json::to_string(&Checkpoint { data, checksum })?;
-    let beside = dir.join(format!(".{FILE}"));
-    std::fs::write(&beside, text)?;
-    std::fs::rename(beside, dir.join(FILE))
+    let text = serde_json::to_string(&StoredCheckpoint { data, checksum })?;
+    let temporary = dir.join(format!(".{FILE}"));
+    std::fs::write(&temporary, text)?;
+    std::fs::rename(temporary, dir.join(FILE))
 }
 
-fn entry(assignment: &Assignment) -> Entry {
+fn entry(assignment: &Assignment) -> StoredEntry {
     let by_node = assignment.devices.iter();
-    Entry {
+    StoredEntry {
         pod_uid: assignment.pod.clone(),
         container_name: CONTAINER.to_owned(),
         resource_name: assignment.resource.clone(),
@@ -134,7 +149,7 @@ fn entry(assignment: &Assignment) -> Entry {
     }
 }
 
-fn assignment(entry: Entry) -> io::Result<Assignment> {
+fn assignment(entry: StoredEntry) -> io::Result<Assignment> {
     let response = BASE64.decode(entry.alloc_resp).map_err(|e| invalid(&e))?;
     let by_node = entry.device_ids.into_iter().map(|(node, ids)| {
         let node = node.parse().map_err(|e| invalid(&e))?;
@@ -142,13 +157,13 @@ fn assignment(entry: Entry) -> io::Result<Assignment> {
     });
     Ok(Assignment {
         pod: entry.pod_uid,
-        resource: named(entry.resource_name)?,
+        resource: valid_resource_name(entry.resource_name)?,
         devices: by_node.collect::<io::Result<_>>()?,
         response: Message::decode(response.as_slice()).map_err(|e| invalid(&e))?,
     })
 }
 
-fn checksum(data: &Data) -> serde_json::Result<u64> {
+fn checksum(data: &StoredData) -> serde_json::Result<u64> {
     let mut hasher = fnv::FnvHasher::default();
     hasher.write(&serde_json::to_vec(data)?);
     Ok(hasher.finish())

@@ -1,84 +1,87 @@
-//! What a kubelet sees of its plugins, as it comes.
+//! What the kubelet observes of its plugins.
 
 use std::fmt;
 
-/// Something that happened to a resource.
+/// Something that the kubelet observed of the plugin of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// The resource's name, as the plugin spelled it.
+    /// The resource name in the plugin's request, which need not be valid. It is at most 256 characters long, and
+    /// control characters are escaped.
     pub resource: String,
     /// What happened.
-    pub what: Happening,
+    pub kind: EventKind,
 }
 
-/// What can happen to a resource.
+/// What can happen to a resource. Texts from the plugin are at most 256 characters long, and control characters are
+/// escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Happening {
-    /// Its plugin registered and told its options.
+pub enum EventKind {
+    /// The plugin registered and answered GetDevicePluginOptions.
     Registered {
-        /// The plugin's socket, a file name.
+        /// The file name of the plugin's socket.
         endpoint: String,
-        /// It wants PreStartContainer.
+        /// Whether the plugin requires PreStartContainer.
         pre_start: bool,
-        /// It answers GetPreferredAllocation.
+        /// Whether the plugin implements GetPreferredAllocation.
         preferred: bool,
     },
-    /// The same plugin registered again, and this kubelet does nothing about it.
+    /// The connected plugin registered again with the same socket, and the kubelet ignored it: see
+    /// [`Behavior::Newer`](crate::Behavior::Newer).
     Ignored {
-        /// The plugin's socket, a file name.
+        /// The file name of the plugin's socket.
         endpoint: String,
     },
     /// A registration failed.
     Refused {
-        /// The plugin's socket, a file name.
+        /// The file name of the plugin's socket.
         endpoint: String,
-        /// What the plugin was told.
+        /// The error that Register returned.
         error: String,
     },
-    /// A list came.
+    /// The plugin sent a list on its ListAndWatch stream.
     Listed {
-        /// Devices that are healthy.
+        /// The number of healthy devices.
         healthy: usize,
-        /// Devices that are not.
+        /// The number of unhealthy devices.
         unhealthy: usize,
-        /// A health that is neither `Healthy` nor `Unhealthy`, where a device has one: it counts as ill.
+        /// The first health that is neither `Healthy` nor `Unhealthy`. The kubelet takes such a device for unhealthy.
         unknown_health: Option<String>,
-        /// What is different from the list before; nothing where there was none.
-        changes: Vec<Change>,
+        /// The differences from the list before; none if that was empty or this is the first list.
+        changes: Vec<DeviceChange>,
     },
-    /// The stream of its plugin ended: every device is taken for ill.
+    /// The plugin's stream ended, and the kubelet marked all devices as unhealthy.
     Disconnected {
-        /// Why, unless the plugin ended it in order.
+        /// The error of the stream; `None` if the plugin closed it without one.
         error: Option<String>,
     },
 }
 
-/// One device's difference between two lists.
+/// A device that differs between two lists of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
-    /// The device's ID.
+pub struct DeviceChange {
+    /// The device ID.
     pub id: String,
-    /// What it is now.
-    pub now: Now,
+    /// The state in the newer list.
+    pub state: DeviceState,
 }
 
-/// What became of a device.
+/// The state of a device in a list. It is displayed as `Healthy`, `Unhealthy` or `gone`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Now {
-    /// It is Healthy, and was not or was not there.
+pub enum DeviceState {
+    /// The device is healthy, and was unhealthy or not in the list before.
     Healthy,
-    /// It is Unhealthy, and was not or was not there.
+    /// The device is unhealthy, and was healthy or not in the list before.
     Unhealthy,
-    /// The list has it no more.
-    Gone,
+    /// The device was in the list before and is no longer.
+    Removed,
 }
 
-impl fmt::Display for Now {
+impl fmt::Display for DeviceState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Healthy => "Healthy",
             Self::Unhealthy => "Unhealthy",
-            Self::Gone => "gone",
+            Self::Removed => "gone",
         })
     }
 }

@@ -1,6 +1,8 @@
-//! The pod-resources API: which pods hold which devices. Follows `pkg/kubelet/apis/podresources/server_v1.go`.
+//! The pod-resources API: which pods hold which devices. It follows
+//! `pkg/kubelet/apis/podresources/server_v1.go`.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -18,60 +20,80 @@ use simple_device_plugin::api::podresources::{
     PodResources,
 };
 
-use super::checkpoint::CONTAINER;
-use super::manager::Assignment;
-use super::shared::Shared;
+use crate::checkpoint::CONTAINER;
+use crate::device_manager::Assignment;
+use crate::state::KubeletState;
 
-/// Every pod is in this namespace.
+/// The namespace of every pod.
 const NAMESPACE: &str = "default";
 
-struct Lister(Arc<Shared>);
+struct PodResourcesService {
+    state: Arc<KubeletState>,
+}
 
-impl Shared {
-    /// Serves the API on the socket until the kubelet stops.
-    pub fn serve_pod_resources(self: Arc<Self>, socket: &Path) -> std::io::Result<()> {
+impl KubeletState {
+    /// Serves the API on a socket until the kubelet stops. Replaces a file of that name.
+    pub(crate) fn serve_pod_resources(self: Arc<Self>, socket: &Path) -> io::Result<()> {
         if let Some(dir) = socket.parent() {
             std::fs::create_dir_all(dir)?;
         }
         match std::fs::remove_file(socket) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let incoming = UnixListenerStream::new(UnixListener::bind(socket)?);
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
-        let lister = PodResourcesListerServer::new(Lister(self));
-        // Dropping the server, and not a shutdown, which would wait for clients that keep their connection.
-        tasks.spawn(stop.run_until_cancelled_owned(async move {
-            let mut server = Server::builder();
-            if let Err(error) = server
-                .add_service(lister)
-                .serve_with_incoming(incoming)
-                .await
-            {
+        let service = PodResourcesListerServer::new(PodResourcesService { state: self });
+        let serve = async move {
+            let server = Server::builder().add_service(service);
+            if let Err(error) = server.serve_with_incoming(incoming).await {
                 warn!(%error, "the pod-resources server failed");
             }
-        }));
+        };
+        // A graceful shutdown would wait for clients that keep their connection, so the server is dropped instead.
+        tasks.spawn(stop.run_until_cancelled_owned(serve));
         Ok(())
+    }
+
+    /// Returns the assignments of each running pod, none before the pods are known. Frees the devices of deleted pods
+    /// without a write of the checkpoint (`List` calls `UpdateAllocatedDevices`).
+    fn assignments_by_pod(&self) -> BTreeMap<String, Vec<Assignment>> {
+        if !self.are_pods_known() {
+            return BTreeMap::new();
+        }
+        self.free_devices_of_deleted_pods();
+        let mut pods: BTreeMap<String, Vec<Assignment>> = BTreeMap::new();
+        for name in self.pods().iter() {
+            pods.insert(name.clone(), Vec::new());
+        }
+        for assignment in self.manager().assignments() {
+            if let Some(assignments) = pods.get_mut(&assignment.pod) {
+                assignments.push(assignment.clone());
+            }
+        }
+        pods
     }
 }
 
 #[tonic::async_trait]
-impl PodResourcesLister for Lister {
+impl PodResourcesLister for PodResourcesService {
     async fn list(
         &self,
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
-        if self.0.stop.is_cancelled() {
+        if self.state.stop.is_cancelled() {
             return Err(Status::unavailable("the kubelet stops"));
         }
-        let pod_resources = self.0.pod_resources().into_iter();
+        let pods = self.state.assignments_by_pod().into_iter();
         Ok(Response::new(ListPodResourcesResponse {
-            pod_resources: pod_resources.map(pod).collect(),
+            pod_resources: pods
+                .map(|(name, assignments)| pod_resources(name, &assignments))
+                .collect(),
         }))
     }
 }
 
-fn pod((name, assignments): (String, Vec<Assignment>)) -> PodResources {
+fn pod_resources(name: String, assignments: &[Assignment]) -> PodResources {
     let devices = assignments.iter().flat_map(|assignment| {
         assignment.devices.values().map(|ids| ContainerDevices {
             resource_name: assignment.resource.clone(),
@@ -85,26 +107,5 @@ fn pod((name, assignments): (String, Vec<Assignment>)) -> PodResources {
             name: CONTAINER.to_owned(),
             devices: devices.collect(),
         }],
-    }
-}
-
-impl Shared {
-    /// What each pod holds. A list frees the devices of pods that are gone, as an admission does, but does not
-    /// write the checkpoint (`List` calls `UpdateAllocatedDevices`).
-    fn pod_resources(&self) -> BTreeMap<String, Vec<Assignment>> {
-        if !self.knows_its_pods() {
-            return BTreeMap::new();
-        }
-        self.free_devices_of_gone_pods();
-        let mut pods: BTreeMap<String, Vec<Assignment>> = BTreeMap::new();
-        for name in self.pods().iter() {
-            pods.insert(name.clone(), Vec::new());
-        }
-        for assignment in self.manager().assignments() {
-            if let Some(held) = pods.get_mut(&assignment.pod) {
-                held.push(assignment.clone());
-            }
-        }
-        pods
     }
 }

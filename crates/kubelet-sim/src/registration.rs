@@ -1,101 +1,146 @@
-//! `Registration.Register` as the kubelet serves it. Follows `plugin/v1beta1/server.go`.
+//! The registration server on `kubelet.sock`. It follows `pkg/kubelet/cm/devicemanager/plugin/v1beta1/server.go`.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
+use futures_util::StreamExt;
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
+use tonic::transport::Server;
 use tonic::{Request, Response, Status};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use simple_device_plugin::api::VERSION;
-use simple_device_plugin::api::v1beta1::registration_server::Registration;
+use simple_device_plugin::api::v1beta1::registration_server::{Registration, RegistrationServer};
 use simple_device_plugin::api::v1beta1::{Empty, RegisterRequest};
 use simple_device_plugin::model::resource_name::ResourceName;
+use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
+use simple_device_plugin::net::connections::{Peers, incoming};
 use simple_device_plugin::util::sanitize::sanitize;
 
-use super::client::Client;
-use super::event::Happening;
-use super::settings::{Answer, Behaviour};
-use super::shared::Shared;
+use crate::authority::proxy_as_localhost;
+use crate::event::EventKind;
+use crate::plugin_client::PluginClient;
+use crate::settings::{Behavior, RegistrationMode};
+use crate::state::KubeletState;
 
-/// No file has a longer name. A real kubelet tries to dial it all the same.
+/// The number of connections to `kubelet.sock`; each plugin has one. A real kubelet has no limit but its file
+/// descriptors.
+const CONNECTIONS_MAX: usize = 1024;
+
+/// In bytes: the longest file name of Linux. A real kubelet dials a longer endpoint too, and fails.
 const ENDPOINT_MAX: usize = 255;
 
-/// Judges registrations and hands them to the device manager.
-pub struct Registrar(pub Arc<Shared>);
+impl KubeletState {
+    /// Serves Register on the listener until the kubelet stops.
+    pub(crate) fn serve_registration(self: Arc<Self>, listener: UnixListener) {
+        let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
+        let listeners = watch::Sender::new(Arc::new(listener));
+        let peers = Peers::new(KUBELET_SOCKET, stop.clone(), CONNECTIONS_MAX).of_anybody();
+        let proxies = tasks.clone();
+        let incoming = incoming(listeners.subscribe(), peers).map(move |connection| {
+            let mut connection = connection?;
+            let (server_side, proxy_side) = UnixStream::pair()?;
+            let client = connection.replace(server_side);
+            proxies.spawn(proxy_as_localhost(client, proxy_side));
+            io::Result::Ok(connection)
+        });
+        let service = RegistrationServer::new(RegistrationService { state: self });
+        tasks.spawn(async move {
+            let server = Server::builder().add_service(service);
+            let stopped = stop.cancelled_owned();
+            if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {
+                warn!(%error, "the kubelet's server failed");
+            }
+            // Dropping the sender would end the stream of connections.
+            drop(listeners);
+        });
+    }
+}
+
+struct RegistrationService {
+    state: Arc<KubeletState>,
+}
 
 #[tonic::async_trait]
-impl Registration for Registrar {
+impl Registration for RegistrationService {
     async fn register(&self, request: Request<RegisterRequest>) -> Result<Response<Empty>, Status> {
         let request = request.into_inner();
         let resource = sanitize(&request.resource_name);
         let endpoint = sanitize(&request.endpoint);
         debug!(resource, endpoint, "Register");
-        if let Err(status) = self.judge(&request).await {
+        if let Err(status) = self.check(&request).await {
             let error = sanitize(status.message());
-            self.0
-                .tell(&resource, Happening::Refused { endpoint, error });
+            let refused = EventKind::Refused { endpoint, error };
+            self.state.emit(&resource, refused);
             return Err(status);
         }
         self.connect(request).await.map(Response::new)
     }
 }
 
-impl Registrar {
-    async fn judge(&self, request: &RegisterRequest) -> Result<(), Status> {
-        judge(request)?;
-        self.0.registrations.send_modify(|counts| {
+impl RegistrationService {
+    /// Validates and counts the request, and waits while the resource's registrations hang.
+    async fn check(&self, request: &RegisterRequest) -> Result<(), Status> {
+        validate(request)?;
+        self.state.registrations.send_modify(|counts| {
             *counts.entry(request.resource_name.clone()).or_default() += 1;
         });
-        self.in_earnest(&request.resource_name).await
+        self.wait_for_registration_mode(&request.resource_name)
+            .await
     }
 
     async fn connect(&self, request: RegisterRequest) -> Result<Empty, Status> {
-        let (dir, resource) = (&self.0.settings.dir, request.resource_name);
-        let client = Arc::new(Client::new(resource, dir, request.endpoint));
-        if self.holds(&client) {
+        let dir = &self.state.settings.dir;
+        let client = PluginClient::new(request.resource_name, dir, request.endpoint);
+        if self.is_ignored(&client) {
             let endpoint = client.endpoint();
-            self.0
-                .tell(&client.resource, Happening::Ignored { endpoint });
+            let ignored = EventKind::Ignored { endpoint };
+            self.state.emit(&client.resource, ignored);
             return Ok(Empty {});
         }
-        // A task of its own: like a Go handler it goes on when its caller has gone.
-        let connecting = Arc::clone(&self.0).connect(client);
-        let stop = self.0.stop.clone();
-        let connecting = self
-            .0
-            .tasks
-            .spawn(stop.run_until_cancelled_owned(connecting));
-        let stopped = |_| Status::unavailable("the kubelet stops");
-        let connected = connecting.await.map_err(stopped)?;
-        connected.unwrap_or_else(|| Err(Status::unavailable("the kubelet stops")))?;
-        Ok(Empty {})
-    }
-
-    /// Waits while this resource's registrations hang.
-    async fn in_earnest(&self, resource: &str) -> Result<(), Status> {
-        let answer =
-            |answers: &BTreeMap<String, Answer>| answers.get(resource).copied().unwrap_or_default();
-        let mut answers = self.0.answers.subscribe();
-        let no_longer = answers.wait_for(|answers| answer(answers) != Answer::Hang);
-        let answers = no_longer
-            .await
-            .map_err(|_| Status::unavailable("the kubelet stops"))?;
-        match answer(&answers) {
-            Answer::Refuse => Err(Status::unknown("refused on purpose")),
-            Answer::Earnest | Answer::Hang => Ok(()),
+        // In a task of its own, because a Go handler continues when its caller has disconnected.
+        let connecting = Arc::clone(&self.state).connect_plugin(Arc::new(client));
+        let stop = self.state.stop.clone();
+        let connecting = stop.run_until_cancelled_owned(connecting);
+        match self.state.tasks.spawn(connecting).await {
+            Ok(Some(connected)) => connected.map(|()| Empty {}),
+            Ok(None) | Err(_) => Err(stopping()),
         }
     }
 
-    /// Whether a newer kubelet ignores this registration: it has the same plugin already.
-    fn holds(&self, client: &Client) -> bool {
-        let clients = self.0.clients();
+    /// Waits while the resource's mode is [`RegistrationMode::Hang`], and returns an error if it is then
+    /// [`RegistrationMode::Refuse`].
+    async fn wait_for_registration_mode(&self, resource: &str) -> Result<(), Status> {
+        let mode = |modes: &BTreeMap<String, RegistrationMode>| {
+            modes.get(resource).copied().unwrap_or_default()
+        };
+        let mut modes = self.state.registration_modes.subscribe();
+        let modes = modes.wait_for(|modes| mode(modes) != RegistrationMode::Hang);
+        let modes = modes.await.map_err(|_| stopping())?;
+        match mode(&modes) {
+            RegistrationMode::Refuse => Err(Status::unknown("refused on purpose")),
+            RegistrationMode::Normal | RegistrationMode::Hang => Ok(()),
+        }
+    }
+
+    /// Whether the kubelet ignores the registration, because it holds a client of the same resource and socket.
+    fn is_ignored(&self, client: &PluginClient) -> bool {
+        let clients = self.state.clients();
         let held = clients.get(&client.resource);
-        self.0.settings.behaviour == Behaviour::Newer
+        self.state.settings.behavior == Behavior::Newer
             && held.is_some_and(|held| held.socket == client.socket)
     }
 }
 
-fn judge(request: &RegisterRequest) -> Result<(), Status> {
+fn stopping() -> Status {
+    Status::unavailable("the kubelet stops")
+}
+
+/// # Errors
+/// Status Unknown if the version, the endpoint or the resource name is not valid.
+fn validate(request: &RegisterRequest) -> Result<(), Status> {
     if request.version != VERSION {
         let version = sanitize(&request.version);
         return Err(Status::unknown(format!(

@@ -1,81 +1,83 @@
-//! How the embedded kubelet is to be.
+//! The settings of a simulated kubelet.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
 
-/// Which kubelet to be.
+/// The kubelet version whose behavior is simulated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Behaviour {
-    /// 1.36: a second registration takes the resource over.
+pub enum Behavior {
+    /// Kubelet 1.36: the plugin that registers a resource last takes it over.
     #[default]
     V1_36,
-    /// After 1.36.2: a second registration of the same resource and socket, while the old connection
-    /// is held, is answered with OK and ignored.
+    /// A kubelet newer than 1.36.2 (Kubernetes change 139765): while it holds a plugin's client, it answers a second
+    /// registration of the same resource and socket with OK and ignores it.
     Newer,
 }
 
-/// The topology manager's policy.
+/// The policy of the topology manager.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TopologyPolicy {
-    /// Devices come from any NUMA node.
+    /// `none`: devices come from any NUMA node.
     #[default]
     None,
-    /// All devices of a pod come from one NUMA node, or it is not admitted.
+    /// `single-numa-node`: all devices of a pod come from one NUMA node, or the pod is refused with
+    /// `TopologyAffinityError`.
     SingleNumaNode,
 }
 
-/// How Register is answered.
+/// How the kubelet answers Register for a resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Answer {
-    /// In earnest.
+pub enum RegistrationMode {
+    /// As a real kubelet does.
     #[default]
-    Earnest,
-    /// With an error.
+    Normal,
+    /// With the status Unknown, before the kubelet calls the plugin.
     Refuse,
-    /// Not at all, until another answer is set.
+    /// Not until another mode is set.
     Hang,
 }
 
-/// How the kubelet is to be.
+/// The settings of a kubelet. [`KubeletSettings::new`] has the values of a real one.
 #[derive(Clone, Debug)]
-pub struct Settings {
-    /// The device plugin directory; made where it does not exist.
+pub struct KubeletSettings {
+    /// The device plugin directory. The kubelet creates it if it does not exist, and removes every socket in it.
     pub dir: PathBuf,
-    /// Which kubelet to be.
-    pub behaviour: Behaviour,
-    /// For how long a resource keeps its capacity after its plugin went.
-    pub grace: Duration,
-    /// For how long a plugin's socket is dialled inside Register.
-    pub dial_within: Duration,
-    /// How long after the close of a plugin's connection the resource is taken leave of. Whoever
-    /// registers in between is hit by it.
-    pub leave_after: Duration,
-    /// The topology manager's policy. With any other than none, a pod that is admitted again needs the
-    /// devices that it holds in their list.
+    /// Default: [`Behavior::V1_36`].
+    pub behavior: Behavior,
+    /// How long a resource keeps its capacity after its plugin disconnected (`endpointStopGracePeriod` in
+    /// `devicemanager/types.go`). Default: 5 minutes.
+    pub endpoint_stop_grace_period: Duration,
+    /// How long Register tries to connect to the plugin's socket. Default: 10 s.
+    pub dial_timeout: Duration,
+    /// The delay between closing a plugin's connection and marking the resource's endpoint as stopped. A plugin that
+    /// registers within it is marked as stopped too. Default: 20 ms, as measured on a real kubelet.
+    pub disconnect_delay: Duration,
+    /// With a policy other than none, a pod that is admitted again needs all devices that it holds in the plugin's list,
+    /// or the kubelet crashes. Default: [`TopologyPolicy::None`].
     pub topology_policy: TopologyPolicy,
-    /// Whether the kubelet knows at its start which pods there are. A real one has to hear it from the API server:
-    /// until then its pod-resources API shows none, and no pod's devices are freed.
+    /// Whether the kubelet knows the pods of this node when it starts. A real kubelet waits for the API server
+    /// (`sourcesReady`); until then its pod-resources API returns no pods, and it frees no devices. Default: true.
     pub pods_known: bool,
 }
 
-impl Settings {
-    /// A 1.36 in this directory, with the times of a real one.
+impl KubeletSettings {
+    /// Returns the default settings for a kubelet with this device plugin directory.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
-            behaviour: Behaviour::default(),
-            grace: Duration::from_secs(5 * 60),
-            dial_within: Duration::from_secs(10),
-            leave_after: Duration::from_millis(20),
+            behavior: Behavior::default(),
+            endpoint_stop_grace_period: Duration::from_secs(5 * 60),
+            dial_timeout: Duration::from_secs(10),
+            disconnect_delay: Duration::from_millis(20),
             topology_policy: TopologyPolicy::default(),
             pods_known: true,
         }
     }
 
-    /// Where the pod-resources API is served: a real kubelet has `pod-resources` beside `device-plugins`, this one
-    /// has it in the directory, so that everything it makes is in one place.
+    /// Returns the socket of the pod-resources API. A real kubelet has the directory `pod-resources` beside
+    /// `device-plugins`; the simulator has it inside, so that all its files are in one directory.
     pub fn pod_resources_socket(&self) -> PathBuf {
         self.dir.join("pod-resources").join(KUBELET_SOCKET)
     }

@@ -4,18 +4,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use kubelet_sim::{
-    Behaviour, Event, Happening, Kubelet, Node, Pod, Quantities, Settings, TopologyPolicy,
+    Behavior, Event, EventKind, Kubelet, KubeletSettings, NodeResources, Pod, Quantities,
+    TopologyPolicy,
 };
 use tokio::sync::{broadcast, watch};
 use tokio::time::timeout;
 
 use super::{DEADLINE, RESOURCE, within};
 
-/// Settings with a short time to dial a plugin, so that no test waits for the real one.
-pub fn settings(dir: &Path) -> Settings {
-    Settings {
-        dial_within: Duration::from_millis(500),
-        ..Settings::new(dir)
+/// KubeletSettings with a short time to dial a plugin, so that no test waits for the real one.
+pub fn settings(dir: &Path) -> KubeletSettings {
+    KubeletSettings {
+        dial_timeout: Duration::from_millis(500),
+        ..KubeletSettings::new(dir)
     }
 }
 
@@ -25,7 +26,7 @@ pub fn kubelet(dir: &Path) -> Kubelet {
 }
 
 /// A kubelet with changed settings.
-pub fn kubelet_with(dir: &Path, change: impl FnOnce(&mut Settings)) -> Kubelet {
+pub fn kubelet_with(dir: &Path, change: impl FnOnce(&mut KubeletSettings)) -> Kubelet {
     let mut settings = settings(dir);
     change(&mut settings);
     Kubelet::start(settings).expect("a kubelet")
@@ -42,13 +43,13 @@ pub fn strict_kubelet(dir: &Path) -> Kubelet {
 /// then stays marked as stopped.
 pub fn late_kubelet(dir: &Path) -> Kubelet {
     kubelet_with(dir, |settings| {
-        settings.leave_after = Duration::from_millis(300);
+        settings.disconnect_delay = Duration::from_millis(300);
     })
 }
 
 /// A kubelet newer than 1.36.2.
 pub fn newer_kubelet(dir: &Path) -> Kubelet {
-    kubelet_with(dir, |settings| settings.behaviour = Behaviour::Newer)
+    kubelet_with(dir, |settings| settings.behavior = Behavior::Newer)
 }
 
 #[track_caller]
@@ -68,7 +69,7 @@ pub fn shows(
         capacity,
         allocatable,
     };
-    let mut node: watch::Receiver<Node> = kubelet.node();
+    let mut node: watch::Receiver<NodeResources> = kubelet.node();
     let resource = resource.to_owned();
     let at = std::panic::Location::caller();
     async move {
@@ -87,12 +88,12 @@ pub fn shows(
 pub fn happens(
     events: &mut broadcast::Receiver<Event>,
     resource: &str,
-    expected: impl Fn(&Happening) -> bool,
+    expected: impl Fn(&EventKind) -> bool,
 ) -> impl Future<Output = ()> {
     within("an event", async move {
         loop {
             let event = events.recv().await.expect("a kubelet");
-            if event.resource == resource && expected(&event.what) {
+            if event.resource == resource && expected(&event.kind) {
                 return;
             }
         }

@@ -5,7 +5,7 @@ use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use kubelet_sim::Settings;
+use kubelet_sim::KubeletSettings;
 use simple_device_plugin::config::reload::{Configured, Reloads};
 use simple_device_plugin::fault::handle::FaultHandle;
 use simple_device_plugin::node::watcher::DirReplaced;
@@ -37,7 +37,7 @@ impl Manager {
     }
 
     pub fn of(dir: &Path, resources: Vec<Resource>) -> Self {
-        let socket = Settings::new(dir).pod_resources_socket();
+        let socket = KubeletSettings::new(dir).pod_resources_socket();
         Self::run(Supervisor::new(resources, dir).asking_for_pod_resources(Some(socket)))
     }
 

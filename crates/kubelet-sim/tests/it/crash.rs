@@ -5,7 +5,7 @@ use crate::support::fake_plugin::FakePlugin;
 use crate::support::{
     assert_alive, happens, kubelet, kubelet_with, plugin_dir, pod, shows, within,
 };
-use kubelet_sim::{AdmissionError, Crash, Happening, Kubelet, TopologyPolicy};
+use kubelet_sim::{AdmissionError, Crash, EventKind, Kubelet, TopologyPolicy};
 
 const RESOURCE: &str = "example.com/thing";
 
@@ -15,7 +15,7 @@ async fn list(kubelet: &Kubelet, plugin: &FakePlugin, ids: &[&str]) {
     let ids = ids.iter().map(|id| (*id).to_owned()).collect();
     plugin.list.send_replace(Some(Ok(ids)));
     happens(&mut events, RESOURCE, |what| {
-        matches!(what, Happening::Listed { .. })
+        matches!(what, EventKind::Listed { .. })
     })
     .await;
 }
@@ -38,7 +38,7 @@ async fn crashes_when_a_device_goes_while_an_allocation_that_picked_it_is_in_fli
         plugin.answers.send_replace(true);
     };
     let (refused, ()) = tokio::join!(kubelet.admit(&pod), going);
-    let crash = Crash::Picked {
+    let crash = Crash::RemovedDuringAllocation {
         resource: RESOURCE.to_owned(),
         id: "a".to_owned(),
     };

@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use kubelet_sim::{Assignment, Kubelet, Node, Pod, Settings};
+use kubelet_sim::{Assignment, Kubelet, KubeletSettings, NodeResources, Pod};
 use rustix::process::{Pid, Signal, kill_process};
 use simple_device_plugin::cli::style::{GOOD, STRONG};
 use simple_device_plugin::config::{Environment, any_set, config_file};
@@ -22,7 +22,7 @@ use super::screen::Screen;
 const DAEMON: &str = "simple-device-plugin";
 
 /// What it serves where no variable of a resource is set: two resources over two NUMA nodes.
-const SHOWN: [(&str, &str); 8] = [
+const DEMO_VARIABLES: [(&str, &str); 8] = [
     ("RESOURCE_NAME", "example.com/gpu,example.com/nic"),
     ("NUMBER_DEVICES", "4,2"),
     ("NUMA_NODES", "0-1"),
@@ -34,12 +34,12 @@ const SHOWN: [(&str, &str); 8] = [
 ];
 
 /// Everything here takes milliseconds; past this it has failed.
-const DEADLINE: Duration = Duration::from_secs(30);
+const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 /// A plugin with several resources registers them one after the other: past this, no more come.
-const NO_MORE_AFTER: Duration = Duration::from_millis(300);
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+const REGISTRATIONS_SETTLE: Duration = Duration::from_millis(300);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// For the plugin to end after SIGTERM.
-const ENDS_WITHIN: Duration = Duration::from_secs(5);
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 const POD: &str = "demo";
 /// How many devices of each resource the pod asks for, where there are so many.
@@ -57,20 +57,20 @@ pub async fn run(
     let mut shown = Vec::new();
     if command.is_empty() && !any_set(&environment) && config_file(&environment).is_none() {
         writeln!(out, "No resource is set, so these are shown:\n")?;
-        for (name, value) in SHOWN {
+        for (name, value) in DEMO_VARIABLES {
             writeln!(out, "  {name}={value}")?;
             shown.push((name, value));
         }
         writeln!(out)?;
     }
-    let settings = Settings::new(dir.path());
+    let settings = KubeletSettings::new(dir.path());
     let text = format!("A kubelet in {}", dir.path().display());
-    out.wrapped(&text, 2)?;
+    out.write_wrapped(&text, 2)?;
     let mut command = plugin(command, &settings)?;
     command.envs(shown);
     let kubelet = Kubelet::start(settings)?;
     let started = Instant::now();
-    let mut plugin = Plugin::start(command)?;
+    let mut plugin = PluginProcess::start(command)?;
     let story = stop.run_until_cancelled(story(kubelet, started, &dir, hold, &mut out, &stop));
     let told = tokio::select! {
         told = story => told.unwrap_or(Ok(())),
@@ -81,7 +81,7 @@ pub async fn run(
 }
 
 /// The command, in an environment in which it finds the kubelet.
-fn plugin(command: Vec<OsString>, settings: &Settings) -> anyhow::Result<Command> {
+fn plugin(command: Vec<OsString>, settings: &KubeletSettings) -> anyhow::Result<Command> {
     let mut words = command.into_iter();
     let mut plugin = Command::new(words.next().unwrap_or_else(daemon));
     let dir = settings.dir.to_str().context("a directory in UTF-8")?;
@@ -119,7 +119,7 @@ async fn story(
     let (before_restart, registered) = all_registered(&kubelet, out).await?;
     let took = milliseconds(registered - started);
     writeln!(out, "{GOOD}All resources registered{GOOD:#} after {took}\n")?;
-    print::node(out, &before_restart)?;
+    print::print_node(out, &before_restart)?;
 
     let pod = pod(&before_restart);
     if pod.requests.is_empty() {
@@ -139,7 +139,7 @@ async fn story(
         out,
         "\nThe kubelet restarted; {GOOD}all resources back{GOOD:#} after {took}\n"
     )?;
-    print::node(out, &kubelet.node().borrow())?;
+    print::print_node(out, &kubelet.node().borrow())?;
     show_kept(out, &before, &kubelet.assignments(POD))?;
     if hold {
         let dir = dir.path().display();
@@ -154,17 +154,17 @@ async fn story(
 async fn all_registered(
     kubelet: &Kubelet,
     out: &mut Screen<impl Write>,
-) -> anyhow::Result<(Node, Instant)> {
+) -> anyhow::Result<(NodeResources, Instant)> {
     let mut follow = kubelet.node();
-    let deadline = Instant::now() + DEADLINE;
+    let deadline = Instant::now() + STEP_TIMEOUT;
     let mut changed_last = Instant::now();
     loop {
         let node = follow.borrow_and_update().clone();
-        out.waiting(format_args!("{} resources registered", node.len()))?;
+        out.show_progress(format_args!("{} resources registered", node.len()))?;
         let until = if node.is_empty() {
             deadline
         } else {
-            changed_last + NO_MORE_AFTER
+            changed_last + REGISTRATIONS_SETTLE
         };
         match timeout_at(until.into(), follow.changed()).await {
             Ok(changed) => {
@@ -172,7 +172,7 @@ async fn all_registered(
                 changed_last = Instant::now();
             }
             Err(_) if node.is_empty() => {
-                let seconds = DEADLINE.as_secs();
+                let seconds = STEP_TIMEOUT.as_secs();
                 bail!(
                     "no plugin registered within {seconds} s; it must register at kubelet.sock in the directory above"
                 );
@@ -185,20 +185,20 @@ async fn all_registered(
 /// Waits until the node shows what it showed before.
 async fn all_back(
     kubelet: &Kubelet,
-    before: &Node,
+    before: &NodeResources,
     out: &mut Screen<impl Write>,
 ) -> anyhow::Result<()> {
-    out.waiting("waiting for the resources")?;
+    out.show_progress("waiting for the resources")?;
     let mut follow = kubelet.node();
     let back = follow.wait_for(|node| node == before);
-    let back = timeout_at((Instant::now() + DEADLINE).into(), back).await;
+    let back = timeout_at((Instant::now() + STEP_TIMEOUT).into(), back).await;
     let node = kubelet.node().borrow().clone();
     let missing = || {
         let missing = before
             .iter()
             .find(|(name, shown)| node.get(*name) != Some(shown));
         let name = missing.map_or("a resource", |(name, _)| name);
-        let seconds = DEADLINE.as_secs();
+        let seconds = STEP_TIMEOUT.as_secs();
         format!(
             "{name} is not back within {seconds} s after the kubelet's restart: its plugin must register again"
         )
@@ -207,7 +207,7 @@ async fn all_back(
     Ok(())
 }
 
-fn pod(node: &Node) -> Pod {
+fn pod(node: &NodeResources) -> Pod {
     let wanted = |(name, shown): (&String, &kubelet_sim::Quantities)| {
         let count = shown.allocatable.min(POD_DEVICES);
         (count > 0).then(|| (name.clone(), count))
@@ -227,9 +227,9 @@ fn show_pod(out: &mut Screen<impl Write>, pod: &Pod, got: &[Assignment]) -> anyh
     let asks = asks.join(", ");
     let text = format!("Pod {STRONG}{POD}{STRONG:#} asks for {asks}; its container gets");
     writeln!(out)?;
-    out.wrapped(&text, 2)?;
+    out.write_wrapped(&text, 2)?;
     writeln!(out)?;
-    Ok(print::assignments(out, got)?)
+    Ok(print::print_assignments(out, got)?)
 }
 
 fn show_kept(
@@ -253,7 +253,7 @@ fn show_kept(
     let ids = ids.join(", ");
     let text = format!("Pod {STRONG}{POD}{STRONG:#} {GOOD}kept its devices{GOOD:#}: {ids}");
     writeln!(out)?;
-    Ok(out.wrapped(&text, 2)?)
+    Ok(out.write_wrapped(&text, 2)?)
 }
 
 fn milliseconds(took: Duration) -> String {
@@ -261,9 +261,9 @@ fn milliseconds(took: Duration) -> String {
 }
 
 /// The plugin's process; it ends with its owner.
-struct Plugin(Child);
+struct PluginProcess(Child);
 
-impl Plugin {
+impl PluginProcess {
     fn start(mut command: Command) -> anyhow::Result<Self> {
         let child = command.spawn();
         let name = Path::new(command.get_program()).display();
@@ -276,7 +276,7 @@ impl Plugin {
             if let Some(status) = self.0.try_wait()? {
                 return Ok(status);
             }
-            sleep(LOOK_AGAIN).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -284,8 +284,8 @@ impl Plugin {
     async fn end(&mut self) -> anyhow::Result<()> {
         if self.0.try_wait()?.is_none() {
             kill_process(Pid::from_child(&self.0), Signal::TERM)?;
-            let ended = timeout_at((Instant::now() + ENDS_WITHIN).into(), self.ended()).await;
-            let seconds = ENDS_WITHIN.as_secs();
+            let ended = timeout_at((Instant::now() + STOP_TIMEOUT).into(), self.ended()).await;
+            let seconds = STOP_TIMEOUT.as_secs();
             ended.with_context(|| {
                 format!("the plugin does not end within {seconds} s after SIGTERM")
             })??;
@@ -294,7 +294,7 @@ impl Plugin {
     }
 }
 
-impl Drop for Plugin {
+impl Drop for PluginProcess {
     fn drop(&mut self) {
         // It has ended by itself, or is not to outlive us.
         let _ = self.0.kill();

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
-use kubelet_sim::{Behaviour, Settings, TopologyPolicy};
+use kubelet_sim::{Behavior, KubeletSettings, TopologyPolicy};
 use simple_device_plugin::cli::logging;
 use simple_device_plugin::cli::signals::until_signal;
 use simple_device_plugin::config::{Environment, Logs};
@@ -20,13 +20,13 @@ use simple_device_plugin::config::{Environment, Logs};
 /// A kubelet's device manager without a cluster, with the traps of the real one.
 #[derive(Debug, Parser)]
 #[command(version)]
-struct Cli {
+struct SimArgs {
     #[command(subcommand)]
-    command: Command,
+    command: SimCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum SimCommand {
     /// Run a kubelet for device plugins of any kind: show what they do, admit pods and restart as the
     /// lines of standard input say
     #[command(after_help = repl::help())]
@@ -35,8 +35,8 @@ enum Command {
         #[arg(long)]
         dir: PathBuf,
         /// Which kubelet to be; newer: one after 1.36.2
-        #[arg(long, default_value = "1.36", value_parser = behaviour())]
-        behaviour: Behaviour,
+        #[arg(long = "behaviour", value_name = "BEHAVIOUR", default_value = "1.36", value_parser = behavior())]
+        behavior: Behavior,
         /// The topology manager's policy; with single-numa-node, pods whose devices cannot come from one
         /// NUMA node get TopologyAffinityError
         #[arg(long, default_value = "none", value_parser = topology_policy())]
@@ -55,10 +55,10 @@ enum Command {
     },
 }
 
-fn behaviour() -> impl TypedValueParser<Value = Behaviour> {
+fn behavior() -> impl TypedValueParser<Value = Behavior> {
     PossibleValuesParser::new(["1.36", "newer"]).map(|name| match &*name {
-        "newer" => Behaviour::Newer,
-        _ => Behaviour::V1_36,
+        "newer" => Behavior::Newer,
+        _ => Behavior::V1_36,
     })
 }
 
@@ -70,7 +70,7 @@ fn topology_policy() -> impl TypedValueParser<Value = TopologyPolicy> {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    match run(SimArgs::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -81,25 +81,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<()> {
+fn run(command: SimCommand) -> anyhow::Result<()> {
     // A name that is not UTF-8 is none of ours.
     let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
     let environment: Environment = std::env::vars_os().filter_map(utf8).collect();
     let _logging = logging::start(&Logs::from_variables(&environment)?, "warn,h2=error")?;
     match command {
-        Command::Run {
+        SimCommand::Run {
             dir,
-            behaviour,
+            behavior,
             topology_policy,
         } => {
-            let settings = Settings {
-                behaviour,
+            let settings = KubeletSettings {
+                behavior,
                 topology_policy,
-                ..Settings::new(dir)
+                ..KubeletSettings::new(dir)
             };
             until_signal(|asked| repl::run(settings, asked.stop))
         }
-        Command::Demo { hold, command } => until_signal(|asked| {
+        SimCommand::Demo { hold, command } => until_signal(|asked| {
             demo::run(environment, command, hold, screen::stdout(), asked.stop)
         }),
     }

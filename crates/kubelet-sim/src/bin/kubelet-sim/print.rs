@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anstyle::Style;
-use kubelet_sim::{Assignment, Node, Quantities};
+use kubelet_sim::{Assignment, NodeResources, Quantities};
 use simple_device_plugin::api::v1beta1;
 use simple_device_plugin::cli::print::{columns, outputs, table};
 use simple_device_plugin::cli::style::{DIM, ODD, PLAIN};
@@ -11,7 +11,7 @@ use simple_device_plugin::model::allocation::Allocation;
 use simple_device_plugin::util::sanitize::sanitize;
 
 /// The node's extended resources.
-pub fn node(out: &mut impl Write, node: &Node) -> io::Result<()> {
+pub fn print_node(out: &mut impl Write, node: &NodeResources) -> io::Result<()> {
     let rows = node.iter().map(|(resource, shown)| {
         let Quantities {
             capacity,
@@ -32,18 +32,22 @@ fn style(shown: Quantities) -> Style {
 }
 
 /// What a pod's container gets, resource by resource.
-pub fn assignments(out: &mut impl Write, got: &[Assignment]) -> io::Result<()> {
+pub fn print_assignments(out: &mut impl Write, got: &[Assignment]) -> io::Result<()> {
     let mut rows = Vec::new();
     for assignment in got {
-        rows.push(format!("{}\t{}", assignment.resource, devices(assignment)));
-        let given = given(&assignment.response).into_iter();
+        rows.push(format!(
+            "{}\t{}",
+            assignment.resource,
+            format_devices(assignment)
+        ));
+        let given = allocation_rows(&assignment.response).into_iter();
         rows.extend(given.map(|(what, value)| format!("  {what}\t{}", sanitize(&value))));
     }
     columns(out, rows)
 }
 
 /// All that an answer to Allocate has.
-fn given(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'static str, String)> {
+fn allocation_rows(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'static str, String)> {
     let mut rows = outputs(&Allocation::from(response.clone()));
     if rows.is_empty() {
         rows.push(("nothing", String::new()));
@@ -52,15 +56,15 @@ fn given(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'static str, St
 }
 
 /// So many devices are named; more are counted.
-const DEVICES_NAMED: usize = 4;
+const DEVICES_SHOWN_MAX: usize = 4;
 
 /// The devices with their NUMA nodes.
-pub fn devices(assignment: &Assignment) -> String {
+pub fn format_devices(assignment: &Assignment) -> String {
     let by_node = assignment.devices.iter().map(|(node, ids)| {
-        let named = ids.iter().take(DEVICES_NAMED).map(|id| sanitize(id));
+        let named = ids.iter().take(DEVICES_SHOWN_MAX).map(|id| sanitize(id));
         let mut text = named.collect::<Vec<_>>().join(", ");
-        if ids.len() > DEVICES_NAMED {
-            text = format!("{text} and {} more", ids.len() - DEVICES_NAMED);
+        if ids.len() > DEVICES_SHOWN_MAX {
+            text = format!("{text} and {} more", ids.len() - DEVICES_SHOWN_MAX);
         }
         match node {
             -1 => text,

@@ -15,20 +15,20 @@ const ERASE_LINE: &str = "\r\x1b[2K";
 #[derive(Debug)]
 pub struct Screen<W: Write> {
     out: W,
-    live: bool,
+    interactive: bool,
     /// Of the terminal; `None` where there is none.
     columns: Option<u16>,
-    waiting: bool,
+    progress_shown: bool,
 }
 
 /// Standard output: with colour where it is a terminal, and `NO_COLOR` and the like do not forbid it.
 pub fn stdout() -> Screen<impl Write> {
     let choice = AutoStream::choice(&io::stdout());
     Screen {
-        live: io::stdout().is_terminal() && choice != ColorChoice::Never,
+        interactive: io::stdout().is_terminal() && choice != ColorChoice::Never,
         columns: columns(),
         out: AutoStream::auto(io::stdout()),
-        waiting: false,
+        progress_shown: false,
     }
 }
 
@@ -41,14 +41,14 @@ fn columns() -> Option<u16> {
 impl<W: Write> Screen<W> {
     /// Tells on a terminal what is waited for, until the next thing is printed; what is too long for a
     /// line is cut, as only one line can be erased.
-    pub(super) fn waiting(&mut self, what: impl Display) -> io::Result<()> {
-        if !self.live {
+    pub(super) fn show_progress(&mut self, what: impl Display) -> io::Result<()> {
+        if !self.interactive {
             return Ok(());
         }
         let columns = self.columns.map_or(usize::MAX, usize::from);
         let line: String = what.to_string().chars().take(columns).collect();
         write!(self.out, "{ERASE_LINE}{DIM}{line}{DIM:#}")?;
-        self.waiting = true;
+        self.progress_shown = true;
         self.out.flush()
     }
 
@@ -56,7 +56,7 @@ impl<W: Write> Screen<W> {
     ///
     /// # Errors
     /// The output's.
-    pub fn wrapped(&mut self, text: &str, indent: usize) -> io::Result<()> {
+    pub fn write_wrapped(&mut self, text: &str, indent: usize) -> io::Result<()> {
         let Some(columns) = self
             .columns
             .filter(|columns| usize::from(*columns) > indent)
@@ -74,8 +74,8 @@ impl<W: Write> Screen<W> {
         Ok(())
     }
 
-    fn settle(&mut self) -> io::Result<()> {
-        if std::mem::take(&mut self.waiting) {
+    fn erase_progress(&mut self) -> io::Result<()> {
+        if std::mem::take(&mut self.progress_shown) {
             self.out.write_all(ERASE_LINE.as_bytes())?;
         }
         Ok(())
@@ -84,7 +84,7 @@ impl<W: Write> Screen<W> {
 
 impl<W: Write> Write for Screen<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.settle()?;
+        self.erase_progress()?;
         self.out.write(bytes)
     }
 
@@ -97,12 +97,12 @@ impl<W: Write> Write for Screen<W> {
 mod tests {
     use super::*;
 
-    fn screen(live: bool, columns: Option<u16>) -> Screen<Vec<u8>> {
+    fn screen(interactive: bool, columns: Option<u16>) -> Screen<Vec<u8>> {
         Screen {
             out: Vec::new(),
-            live,
+            interactive,
             columns,
-            waiting: false,
+            progress_shown: false,
         }
     }
 
@@ -112,10 +112,10 @@ mod tests {
 
     #[test]
     fn what_is_waited_for_leaves_no_trace() {
-        let shown = |live| {
-            let mut screen = screen(live, None);
-            screen.waiting("1 of 2").unwrap();
-            screen.waiting("2 of 2").unwrap();
+        let shown = |interactive| {
+            let mut screen = screen(interactive, None);
+            screen.show_progress("1 of 2").unwrap();
+            screen.show_progress("2 of 2").unwrap();
             writeln!(screen, "all").unwrap();
             printed(screen)
         };
@@ -126,7 +126,7 @@ mod tests {
     #[test]
     fn what_is_waited_for_fits_on_a_line() {
         let mut screen = screen(true, Some(4));
-        screen.waiting("1 of 2").unwrap();
+        screen.show_progress("1 of 2").unwrap();
         assert!(printed(screen).ends_with("1 of\x1b[0m"));
     }
 
@@ -134,7 +134,7 @@ mod tests {
     fn only_a_terminal_needs_more_lines() {
         let shown = |columns| {
             let mut screen = screen(false, columns);
-            screen.wrapped("one two three", 2).unwrap();
+            screen.write_wrapped("one two three", 2).unwrap();
             printed(screen)
         };
         assert_eq!(shown(None), "one two three\n");

@@ -28,7 +28,7 @@ pub fn lines() -> Lines {
 }
 
 /// The next line; none comes when standard input has ended, and the kubelet goes on.
-pub async fn received(lines: &mut Lines) -> String {
+pub async fn next_line(lines: &mut Lines) -> String {
     match lines.recv().await {
         Some(line) => line,
         None => std::future::pending().await,

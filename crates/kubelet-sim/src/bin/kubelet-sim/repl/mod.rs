@@ -1,9 +1,9 @@
 //! `run`: the simulated kubelet for plugins in any language.
 
 mod admission;
-mod carry_out;
+mod command;
+mod execute;
 mod input;
-mod line;
 mod session;
 mod view;
 
@@ -18,22 +18,22 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::screen::{Screen, stdout};
-use kubelet_sim::{Behaviour, Kubelet, Settings, checkpoint};
+use kubelet_sim::{Behavior, Kubelet, KubeletSettings, checkpoint};
 use simple_device_plugin::cli::print::columns;
 use simple_device_plugin::cli::style::STRONG;
 use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
 
-use carry_out::{End, carry_out, wait};
-use input::{Lines, received};
-use line::Line;
+use command::ReplCommand;
+use execute::{ReplExit, execute, wait};
+use input::{Lines, next_line};
 use session::Session;
 
 /// How long the last words may take where nobody reads.
-const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+const OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Runs a kubelet until `quit` or `stop`, and does what the lines of standard input say. The kubelet lives here; whoever
 /// talks to the terminal does so on a thread of its own, which a reader who does not read holds up, but not the kubelet.
-pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<()> {
+pub async fn run(settings: KubeletSettings, stop: CancellationToken) -> anyhow::Result<()> {
     let here = Handle::current();
     let (end, mut ended) = oneshot::channel();
     let talk = talk(settings, here, stop.clone());
@@ -47,7 +47,7 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
     });
     tokio::select! {
         talked = &mut ended => talked.context("a bug: the talk ended without a word")?,
-        () = stop.cancelled() => match timeout(LAST_WORDS_WITHIN, ended).await {
+        () = stop.cancelled() => match timeout(OUTPUT_TIMEOUT, ended).await {
             Ok(talked) => talked.context("a bug: the talk ended without a word")?,
             Err(_) => Ok(()),
         },
@@ -55,7 +55,11 @@ pub async fn run(settings: Settings, stop: CancellationToken) -> anyhow::Result<
 }
 
 /// Starts the kubelet on the runtime `here`, and talks about it.
-async fn talk(settings: Settings, here: Handle, stop: CancellationToken) -> anyhow::Result<()> {
+async fn talk(
+    settings: KubeletSettings,
+    here: Handle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut screen = stdout();
     let dir = settings.dir.display().to_string();
     // Here it may be a real node's, and would be written over.
@@ -63,17 +67,17 @@ async fn talk(settings: Settings, here: Handle, stop: CancellationToken) -> anyh
         let way_out = "if it is another kubelet's, take another directory";
         format!("no kubelet in {dir}: cannot use the checkpoint there; {way_out}")
     })?;
-    let behaviour = settings.behaviour;
+    let behavior = settings.behavior;
     let started = here.spawn(async { Kubelet::start(settings) }).await?;
     let mut kubelet = started.with_context(|| format!("no kubelet in {dir}"))?;
-    introduce(&mut screen, behaviour, &dir, &kubelet)?;
+    introduce(&mut screen, behavior, &dir, &kubelet)?;
     let mut session = Session::new(&mut screen, &kubelet, stop);
     let mut lines = input::lines();
-    while let End::Restart = next(&kubelet, &mut session, &mut lines).await? {
+    while let ReplExit::Restart = next(&kubelet, &mut session, &mut lines).await? {
         let restarted = here.spawn(kubelet.restart()).await?;
         kubelet = restarted.context("the kubelet does not restart")?;
-        session.follow(&kubelet);
-        session.tell("the kubelet restarted: plugins must register again")?;
+        session.set_kubelet(&kubelet);
+        session.print_line("the kubelet restarted: plugins must register again")?;
     }
     if let Some(crash) = kubelet.crashed().borrow().clone() {
         screen.flush()?;
@@ -85,19 +89,19 @@ async fn talk(settings: Settings, here: Handle, stop: CancellationToken) -> anyh
 
 fn introduce(
     out: &mut Screen<impl Write>,
-    behaviour: Behaviour,
+    behavior: Behavior,
     dir: &str,
     kubelet: &Kubelet,
 ) -> io::Result<()> {
-    let behaviour = match behaviour {
-        Behaviour::V1_36 => "1.36",
-        Behaviour::Newer => "newer than 1.36.2",
+    let behavior = match behavior {
+        Behavior::V1_36 => "1.36",
+        Behavior::Newer => "newer than 1.36.2",
     };
     writeln!(
         out,
-        "{STRONG}A kubelet, {behaviour}{STRONG:#}: plugins register at {dir}/{KUBELET_SOCKET}"
+        "{STRONG}A kubelet, {behavior}{STRONG:#}: plugins register at {dir}/{KUBELET_SOCKET}"
     )?;
-    let pod_resources = Settings::new(dir).pod_resources_socket();
+    let pod_resources = KubeletSettings::new(dir).pod_resources_socket();
     writeln!(
         out,
         "Pod resources are served at {}",
@@ -106,7 +110,7 @@ fn introduce(
     let held = kubelet.all_assignments();
     if !held.is_empty() {
         writeln!(out, "Pods of an earlier run, from its checkpoint:\n")?;
-        view::pods(out, &held)?;
+        view::print_pods(out, &held)?;
         writeln!(out)?;
     }
     writeln!(out, "Type {STRONG}help{STRONG:#} for what it can do.\n")
@@ -117,15 +121,17 @@ async fn next<W: Write>(
     kubelet: &Kubelet,
     session: &mut Session<'_, W>,
     lines: &mut Lines,
-) -> anyhow::Result<End> {
+) -> anyhow::Result<ReplExit> {
     loop {
-        let Some(line) = session.until(None, received(lines)).await? else {
-            return Ok(End::Quit);
+        let Some(line) = session.until(None, next_line(lines)).await? else {
+            return Ok(ReplExit::Quit);
         };
         let ended = match line.parse() {
-            Ok(Line::Pod(pod)) => admission::admit(kubelet, &pod, session, lines).await?,
-            Ok(Line::Wait(resource, count)) => wait(kubelet, &resource, count, session).await?,
-            line => carry_out(kubelet, line, session)?,
+            Ok(ReplCommand::Pod(pod)) => admission::admit(kubelet, &pod, session, lines).await?,
+            Ok(ReplCommand::Wait(resource, count)) => {
+                wait(kubelet, &resource, count, session).await?
+            }
+            line => execute(kubelet, line, session)?,
         };
         if let ControlFlow::Break(end) = ended {
             return Ok(end);
@@ -134,7 +140,7 @@ async fn next<W: Write>(
 }
 
 fn print_help(out: &mut impl Write) -> io::Result<()> {
-    let rows = line::HELP.iter();
+    let rows = command::HELP.iter();
     columns(out, rows.map(|(line, does)| format!("  {line}\t{does}")))
 }
 

@@ -12,10 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::view;
 use crate::print;
 use crate::screen::Screen;
-use kubelet_sim::{Crash, Event, Kubelet, Node};
+use kubelet_sim::{Crash, Event, Kubelet, NodeResources};
 
 /// The node's table is printed so long after a change, with whatever changed meanwhile.
-const SETTLED: Duration = Duration::from_millis(200);
+const NODE_SETTLE_TIME: Duration = Duration::from_millis(200);
 
 /// A screen on which a kubelet is followed.
 pub struct Session<'a, W: Write> {
@@ -23,7 +23,7 @@ pub struct Session<'a, W: Write> {
     stop: CancellationToken,
     started: Instant,
     events: broadcast::Receiver<Event>,
-    node: watch::Receiver<Node>,
+    node: watch::Receiver<NodeResources>,
     crashed: watch::Receiver<Option<Crash>>,
     /// The node changed after its table was printed, and is settled then.
     settled: Option<Instant>,
@@ -43,17 +43,17 @@ impl<'a, W: Write> Session<'a, W> {
     }
 
     /// From here on this kubelet, which has just started, is shown.
-    pub fn follow(&mut self, kubelet: &Kubelet) {
+    pub fn set_kubelet(&mut self, kubelet: &Kubelet) {
         self.started = Instant::now();
         self.events = kubelet.events();
         self.node = kubelet.node();
         self.crashed = kubelet.crashed();
-        self.settled = Some(Instant::now() + SETTLED);
+        self.settled = Some(Instant::now() + NODE_SETTLE_TIME);
     }
 
     /// Prints a line with the time since the kubelet's start.
-    pub fn tell(&mut self, text: &str) -> io::Result<()> {
-        view::line(self.out, self.started.elapsed(), text)
+    pub fn print_line(&mut self, text: &str) -> io::Result<()> {
+        view::print_line(self.out, self.started.elapsed(), text)
     }
 
     /// Shows what happens until the work is done; `None` where the stop or a crash came first. What is waited for
@@ -76,21 +76,21 @@ impl<'a, W: Write> Session<'a, W> {
                 done = &mut work => return Ok(Some(done)),
                 Some(event) = next(&mut self.events) => self.show(&event)?,
                 Ok(()) = self.node.changed() => {
-                    self.settled.get_or_insert_with(|| Instant::now() + SETTLED);
+                    self.settled.get_or_insert_with(|| Instant::now() + NODE_SETTLE_TIME);
                 }
                 Some(()) = settled => self.show_node()?,
                 _ = second.tick(), if waiting_for.is_some() => {
                     let (what, seconds) = (waiting_for.unwrap_or_default(), began.elapsed().as_secs());
-                    self.out.waiting(format_args!("waiting {seconds} s for {what}"))?;
+                    self.out.show_progress(format_args!("waiting {seconds} s for {what}"))?;
                 }
             }
         }
     }
 
-    fn show(&mut self, event: &Result<Event, Missed>) -> io::Result<()> {
+    fn show(&mut self, event: &Result<Event, MissedEvents>) -> io::Result<()> {
         match event {
-            Ok(event) => view::event(self.out, self.started.elapsed(), event),
-            Err(Missed(count)) => self.tell(&format!("{count} events more")),
+            Ok(event) => view::print_event(self.out, self.started.elapsed(), event),
+            Err(MissedEvents(count)) => self.print_line(&format!("{count} events more")),
         }
     }
 
@@ -108,7 +108,7 @@ impl<'a, W: Write> Session<'a, W> {
     /// Prints the node's table, which needs no other until the node changes.
     pub fn print_node(&mut self) -> io::Result<()> {
         self.settled = None;
-        print::node(self.out, &self.node.borrow_and_update())
+        print::print_node(self.out, &self.node.borrow_and_update())
     }
 }
 
@@ -121,13 +121,13 @@ async fn crash(mut crashed: watch::Receiver<Option<Crash>>) {
 }
 
 /// So many events came faster than they could be shown.
-struct Missed(u64);
+struct MissedEvents(u64);
 
 /// The next event; `None` when the kubelet is gone, and with it all that could be shown.
-async fn next(events: &mut broadcast::Receiver<Event>) -> Option<Result<Event, Missed>> {
+async fn next(events: &mut broadcast::Receiver<Event>) -> Option<Result<Event, MissedEvents>> {
     match events.recv().await {
         Ok(event) => Some(Ok(event)),
-        Err(RecvError::Lagged(missed)) => Some(Err(Missed(missed))),
+        Err(RecvError::Lagged(missed)) => Some(Err(MissedEvents(missed))),
         Err(RecvError::Closed) => None,
     }
 }

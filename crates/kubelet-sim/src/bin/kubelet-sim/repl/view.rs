@@ -7,21 +7,21 @@ use anstyle::Style;
 
 use crate::print;
 use crate::screen::Screen;
-use kubelet_sim::{Assignment, Change, Event, Happening};
+use kubelet_sim::{Assignment, DeviceChange, Event, EventKind};
 use simple_device_plugin::cli::print::table;
 use simple_device_plugin::cli::style::{BAD, DIM, GOOD, ODD, PLAIN};
 use simple_device_plugin::util::sanitize::sanitize;
 
 /// So many changes of a list are named; more are counted.
-const CHANGES_NAMED: usize = 3;
+const CHANGES_SHOWN_MAX: usize = 3;
 
 /// The columns of the time.
-const INDENT: usize = 11;
+const TIME_WIDTH: usize = 11;
 
 /// Prints an event with the time since the kubelet's start.
-pub fn event(out: &mut Screen<impl Write>, since: Duration, event: &Event) -> io::Result<()> {
-    let (style, text) = text(&event.what);
-    line(
+pub fn print_event(out: &mut Screen<impl Write>, since: Duration, event: &Event) -> io::Result<()> {
+    let (style, text) = describe(&event.kind);
+    print_line(
         out,
         since,
         &format!("{} {style}{text}{style:#}", event.resource),
@@ -29,14 +29,14 @@ pub fn event(out: &mut Screen<impl Write>, since: Duration, event: &Event) -> io
 }
 
 /// Prints a line with the time since the kubelet's start.
-pub fn line(out: &mut Screen<impl Write>, since: Duration, text: &str) -> io::Result<()> {
+pub fn print_line(out: &mut Screen<impl Write>, since: Duration, text: &str) -> io::Result<()> {
     let seconds = since.as_secs_f64();
-    out.wrapped(&format!("{DIM}{seconds:9.3}{DIM:#}  {text}"), INDENT)
+    out.write_wrapped(&format!("{DIM}{seconds:9.3}{DIM:#}  {text}"), TIME_WIDTH)
 }
 
-fn text(what: &Happening) -> (Style, String) {
+fn describe(what: &EventKind) -> (Style, String) {
     match what {
-        Happening::Registered {
+        EventKind::Registered {
             endpoint,
             pre_start,
             preferred,
@@ -49,25 +49,25 @@ fn text(what: &Happening) -> (Style, String) {
             };
             (GOOD, format!("registered at {endpoint}{asks}"))
         }
-        Happening::Ignored { endpoint } => {
+        EventKind::Ignored { endpoint } => {
             let text = format!("registered again at {endpoint}: ignored, while its stream is open");
             (ODD, text)
         }
-        Happening::Refused { endpoint, error } => (BAD, format!("refused at {endpoint}: {error}")),
-        Happening::Listed {
+        EventKind::Refused { endpoint, error } => (BAD, format!("refused at {endpoint}: {error}")),
+        EventKind::Listed {
             healthy,
             unhealthy,
             unknown_health,
             changes,
         } => {
             let style = if *unhealthy > 0 { ODD } else { PLAIN };
-            let mut text = listed(*healthy, *unhealthy) + &named(changes);
+            let mut text = describe_list(*healthy, *unhealthy) + &describe_changes(changes);
             if let Some(health) = unknown_health {
                 text = format!("{text}; a kubelet takes {health:?} for Unhealthy");
             }
             (style, text)
         }
-        Happening::Disconnected { error } => {
+        EventKind::Disconnected { error } => {
             let why = error
                 .as_ref()
                 .map_or_else(String::new, |error| format!(" with {error}"));
@@ -77,7 +77,7 @@ fn text(what: &Happening) -> (Style, String) {
     }
 }
 
-fn listed(healthy: usize, unhealthy: usize) -> String {
+fn describe_list(healthy: usize, unhealthy: usize) -> String {
     match (healthy + unhealthy, unhealthy) {
         (0, _) => "listed no devices".to_owned(),
         (1, 0) => "listed 1 device, healthy".to_owned(),
@@ -87,11 +87,11 @@ fn listed(healthy: usize, unhealthy: usize) -> String {
     }
 }
 
-fn named(changes: &[Change]) -> String {
-    let name = |change: &Change| format!("{} {}", sanitize(&change.id), change.now);
+fn describe_changes(changes: &[DeviceChange]) -> String {
+    let name = |change: &DeviceChange| format!("{} {}", sanitize(&change.id), change.state);
     match changes.len() {
         0 => String::new(),
-        1..=CHANGES_NAMED => {
+        1..=CHANGES_SHOWN_MAX => {
             let named: Vec<String> = changes.iter().map(name).collect();
             format!(": {}", named.join(", "))
         }
@@ -100,9 +100,9 @@ fn named(changes: &[Change]) -> String {
 }
 
 /// Prints which pod holds what.
-pub fn pods(out: &mut impl Write, assignments: &[Assignment]) -> io::Result<()> {
+pub fn print_pods(out: &mut impl Write, assignments: &[Assignment]) -> io::Result<()> {
     let rows = assignments.iter().map(|held| {
-        let devices = print::devices(held);
+        let devices = print::format_devices(held);
         (
             PLAIN,
             format!("{}\t{}\t{devices}", sanitize(&held.pod), held.resource),
@@ -114,14 +114,14 @@ pub fn pods(out: &mut impl Write, assignments: &[Assignment]) -> io::Result<()> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kubelet_sim::Now;
+    use kubelet_sim::DeviceState;
 
     fn listed_text(healthy: usize, unhealthy: usize, changed: &[&str]) -> String {
-        let change = |id: &&str| Change {
+        let change = |id: &&str| DeviceChange {
             id: (*id).to_owned(),
-            now: Now::Unhealthy,
+            state: DeviceState::Unhealthy,
         };
-        text(&Happening::Listed {
+        describe(&EventKind::Listed {
             healthy,
             unhealthy,
             unknown_health: None,
@@ -147,25 +147,25 @@ mod tests {
 
     #[test]
     fn why_a_device_counts_as_ill_is_told() {
-        let listed = Happening::Listed {
+        let listed = EventKind::Listed {
             healthy: 1,
             unhealthy: 1,
             unknown_health: Some("healthy".to_owned()),
             changes: Vec::new(),
         };
         let expected = r#"listed 2 devices, 1 healthy; a kubelet takes "healthy" for Unhealthy"#;
-        assert_eq!(text(&listed).1, expected);
+        assert_eq!(describe(&listed).1, expected);
     }
 
     #[test]
     fn a_registration_tells_what_the_plugin_asks_for() {
-        let registered = Happening::Registered {
+        let registered = EventKind::Registered {
             endpoint: "x.sock".to_owned(),
             pre_start: true,
             preferred: false,
         };
         assert_eq!(
-            text(&registered).1,
+            describe(&registered).1,
             "registered at x.sock, with PreStartContainer"
         );
     }

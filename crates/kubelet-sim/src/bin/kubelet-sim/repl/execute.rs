@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::line::{Line, LineError};
+use super::command::{ReplCommand, ReplCommandError};
 use super::session::Session;
 use super::{print_help, view};
 use kubelet_sim::Kubelet;
@@ -17,32 +17,34 @@ use simple_device_plugin::util::sanitize::sanitize;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// What ends a kubelet's life.
-pub enum End {
+pub enum ReplExit {
     Restart,
     Quit,
 }
 
 /// Does what a line says that needs no plugin.
-pub fn carry_out<W: Write>(
+pub fn execute<W: Write>(
     kubelet: &Kubelet,
-    line: Result<Line, LineError>,
+    line: Result<ReplCommand, ReplCommandError>,
     session: &mut Session<'_, W>,
-) -> io::Result<ControlFlow<End>> {
+) -> io::Result<ControlFlow<ReplExit>> {
     match line {
-        Ok(Line::Quit) => return Ok(ControlFlow::Break(End::Quit)),
-        Ok(Line::Restart) => return Ok(ControlFlow::Break(End::Restart)),
-        Ok(Line::Blank) => {}
-        Ok(Line::Help) => print_help(session.out)?,
-        Ok(Line::Status) => status(kubelet, session)?,
-        Ok(Line::Delete(pod)) => delete(kubelet, &pod, session.out)?,
-        Ok(Line::Lose(resource)) => lose(kubelet, &resource, session.out)?,
-        Ok(Line::Pod(_) | Line::Wait(..)) => {
+        Ok(ReplCommand::Quit) => return Ok(ControlFlow::Break(ReplExit::Quit)),
+        Ok(ReplCommand::Restart) => return Ok(ControlFlow::Break(ReplExit::Restart)),
+        Ok(ReplCommand::Blank) => {}
+        Ok(ReplCommand::Help) => print_help(session.out)?,
+        Ok(ReplCommand::Status) => status(kubelet, session)?,
+        Ok(ReplCommand::Delete(pod)) => delete(kubelet, &pod, session.out)?,
+        Ok(ReplCommand::Lose(resource)) => lose(kubelet, &resource, session.out)?,
+        Ok(ReplCommand::Pod(_) | ReplCommand::Wait(..)) => {
             let way_out = "a pod waits for its plugins; lose, restart and quit end that";
             session
                 .out
-                .wrapped(&format!("{BAD}not now{BAD:#}: {way_out}"), 2)?;
+                .write_wrapped(&format!("{BAD}not now{BAD:#}: {way_out}"), 2)?;
         }
-        Err(error) => session.out.wrapped(&format!("{BAD}{error}{BAD:#}"), 2)?,
+        Err(error) => session
+            .out
+            .write_wrapped(&format!("{BAD}{error}{BAD:#}"), 2)?,
     }
     Ok(ControlFlow::Continue(()))
 }
@@ -57,7 +59,7 @@ fn status<W: Write>(kubelet: &Kubelet, session: &mut Session<'_, W>) -> io::Resu
         return writeln!(session.out, "{DIM}no pod holds a device{DIM:#}");
     }
     writeln!(session.out)?;
-    view::pods(session.out, &held)
+    view::print_pods(session.out, &held)
 }
 
 /// Waits until so many devices can be had, but not for ever.
@@ -66,18 +68,18 @@ pub async fn wait<W: Write>(
     resource: &str,
     count: usize,
     session: &mut Session<'_, W>,
-) -> io::Result<ControlFlow<End>> {
+) -> io::Result<ControlFlow<ReplExit>> {
     let mut node = kubelet.node();
     let enough = node.wait_for(|node| node.get(resource).is_some_and(|n| n.allocatable >= count));
     let name = sanitize(resource);
     let waited = session.until(Some(&name), timeout(WAIT_MAX, enough));
     match waited.await? {
-        None => return Ok(ControlFlow::Break(End::Quit)),
+        None => return Ok(ControlFlow::Break(ReplExit::Quit)),
         Some(Ok(_)) => {}
         Some(Err(_)) => {
             let seconds = WAIT_MAX.as_secs();
             let text = format!("{BAD}{name}: not {count} allocatable after {seconds} s{BAD:#}");
-            session.out.wrapped(&text, 2)?;
+            session.out.write_wrapped(&text, 2)?;
         }
     }
     Ok(ControlFlow::Continue(()))
@@ -93,7 +95,7 @@ fn delete(kubelet: &Kubelet, pod: &str, out: &mut impl Write) -> io::Result<()> 
 }
 
 fn lose(kubelet: &Kubelet, resource: &str, out: &mut impl Write) -> io::Result<()> {
-    if kubelet.lose_stream(resource) {
+    if kubelet.disconnect_plugin(resource) {
         return Ok(());
     }
     let resource = sanitize(resource);

@@ -10,7 +10,7 @@ use simple_device_plugin::util::sanitize::sanitize;
 
 /// What can be asked of the kubelet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Line {
+pub enum ReplCommand {
     /// Nothing.
     Blank,
     /// Admit a pod.
@@ -47,7 +47,7 @@ pub const HELP: [(&str, &str); 8] = [
 
 /// Why a line says nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum LineError {
+pub enum ReplCommandError {
     #[error("{0}: no such command; help shows what there is")]
     Unknown(String),
     #[error("expected {0}")]
@@ -60,45 +60,45 @@ pub enum LineError {
     Twice(String),
 }
 
-impl FromStr for Line {
-    type Err = LineError;
+impl FromStr for ReplCommand {
+    type Err = ReplCommandError;
 
-    fn from_str(line: &str) -> Result<Self, LineError> {
+    fn from_str(line: &str) -> Result<Self, ReplCommandError> {
         let mut words = line.split_whitespace();
         let command = words.next().unwrap_or_default();
         let words: Vec<&str> = words.collect();
         match (command, &*words) {
             ("", _) => Ok(Self::Blank),
             ("pod", [name, requests @ ..]) => pod(name, requests).map(Self::Pod),
-            ("pod", []) => Err(LineError::Expected(HELP[0].0)),
+            ("pod", []) => Err(ReplCommandError::Expected(HELP[0].0)),
             ("delete", [name]) => Ok(Self::Delete((*name).to_owned())),
-            ("delete", _) => Err(LineError::Expected(HELP[1].0)),
+            ("delete", _) => Err(ReplCommandError::Expected(HELP[1].0)),
             ("lose", [resource]) => Ok(Self::Lose((*resource).to_owned())),
-            ("lose", _) => Err(LineError::Expected(HELP[2].0)),
+            ("lose", _) => Err(ReplCommandError::Expected(HELP[2].0)),
             ("wait", [word]) => request(word).map(|(resource, count)| Self::Wait(resource, count)),
-            ("wait", _) => Err(LineError::Expected(HELP[4].0)),
+            ("wait", _) => Err(ReplCommandError::Expected(HELP[4].0)),
             ("restart", []) => Ok(Self::Restart),
             ("status", []) => Ok(Self::Status),
             ("help", []) => Ok(Self::Help),
             ("quit" | "exit", []) => Ok(Self::Quit),
             (word @ ("restart" | "status" | "help" | "quit" | "exit"), _) => {
-                Err(LineError::Alone(word.to_owned()))
+                Err(ReplCommandError::Alone(word.to_owned()))
             }
-            (unknown, _) => Err(LineError::Unknown(sanitize(unknown))),
+            (unknown, _) => Err(ReplCommandError::Unknown(sanitize(unknown))),
         }
     }
 }
 
-fn pod(name: &str, words: &[&str]) -> Result<Pod, LineError> {
+fn pod(name: &str, words: &[&str]) -> Result<Pod, ReplCommandError> {
     let mut requests = BTreeMap::new();
     for word in words {
         let (resource, count) = request(word)?;
         if requests.insert(resource.clone(), count).is_some() {
-            return Err(LineError::Twice(sanitize(&resource)));
+            return Err(ReplCommandError::Twice(sanitize(&resource)));
         }
     }
     if requests.is_empty() {
-        return Err(LineError::Expected(HELP[0].0));
+        return Err(ReplCommandError::Expected(HELP[0].0));
     }
     Ok(Pod {
         name: name.to_owned(),
@@ -106,8 +106,8 @@ fn pod(name: &str, words: &[&str]) -> Result<Pod, LineError> {
     })
 }
 
-fn request(word: &str) -> Result<(String, usize), LineError> {
-    let invalid = || LineError::Request(sanitize(word));
+fn request(word: &str) -> Result<(String, usize), ReplCommandError> {
+    let invalid = || ReplCommandError::Request(sanitize(word));
     let (resource, count) = word.rsplit_once('=').ok_or_else(invalid)?;
     let count: usize = count.parse().map_err(|_| invalid())?;
     if resource.is_empty() {
@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_pod_asks_for_resources() {
-        let Ok(Line::Pod(pod)) = "  pod p a.io/x=2  b.io/y=0".parse() else {
+        let Ok(ReplCommand::Pod(pod)) = "  pod p a.io/x=2  b.io/y=0".parse() else {
             panic!("no pod");
         };
         assert_eq!(pod.name, "p");
@@ -133,15 +133,22 @@ mod tests {
 
     #[test]
     fn words_are_what_they_say() {
-        assert_eq!(" ".parse(), Ok(Line::Blank));
-        assert_eq!("delete p".parse(), Ok(Line::Delete("p".to_owned())));
-        assert_eq!("lose a.io/x".parse(), Ok(Line::Lose("a.io/x".to_owned())));
-        assert_eq!("restart".parse(), Ok(Line::Restart));
+        assert_eq!(" ".parse(), Ok(ReplCommand::Blank));
+        assert_eq!("delete p".parse(), Ok(ReplCommand::Delete("p".to_owned())));
+        assert_eq!(
+            "lose a.io/x".parse(),
+            Ok(ReplCommand::Lose("a.io/x".to_owned()))
+        );
+        assert_eq!("restart".parse(), Ok(ReplCommand::Restart));
     }
 
     #[test]
     fn what_is_wrong_is_named() {
-        let told = |line: &str| line.parse::<Line>().expect_err("no mistake").to_string();
+        let told = |line: &str| {
+            line.parse::<ReplCommand>()
+                .expect_err("no mistake")
+                .to_string()
+        };
         for (line, expected) in [
             ("pod", "expected pod NAME RESOURCE=COUNT..."),
             ("pod p", "expected pod NAME RESOURCE=COUNT..."),

@@ -1,0 +1,259 @@
+//! The state of the device manager: which plugin serves which resource, which devices it listed, and which pod holds
+//! which device. It follows `pkg/kubelet/cm/devicemanager/manager.go`. It does no I/O, and callers pass the time.
+
+mod allocation;
+mod device_list;
+mod topology;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use simple_device_plugin::api::v1beta1;
+
+use crate::event::DeviceChange;
+
+use device_list::DeviceList;
+
+pub use allocation::Assignment;
+pub(crate) use allocation::choose_devices;
+
+/// The key of devices without topology information, in the kubelet's checkpoint too (`nodeWithoutTopology`).
+const NO_NUMA_NODE: i64 = -1;
+
+/// What the Node object shows of one extended resource.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Quantities {
+    /// The number of devices, whatever their health.
+    pub capacity: usize,
+    /// The number of healthy devices. Devices that pods hold are included.
+    pub allocatable: usize,
+}
+
+/// The extended resources of the Node object by name. As on a real node, a resource that the kubelet forgot stays, with
+/// both quantities 0.
+pub type NodeResources = BTreeMap<String, Quantities>;
+
+/// The plugin that serves a resource (`endpointInfo`). `C` is the client that calls it.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint<C> {
+    /// `None` after a kubelet restart, until the plugin registers again.
+    pub(crate) client: Option<C>,
+    /// The response to GetDevicePluginOptions.
+    pub(crate) options: v1beta1::DevicePluginOptions,
+    stopped: Option<Instant>,
+}
+
+impl<C> Endpoint<C> {
+    /// Whether the kubelet refuses to call the plugin, although it may still be connected (`isStopped`).
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.is_some()
+    }
+}
+
+/// The state of the device manager. `C` is the client of a plugin; the tests here need none and use `()`.
+#[derive(Debug)]
+pub(crate) struct DeviceManager<C> {
+    endpoint_stop_grace_period: Duration,
+    endpoints: BTreeMap<String, Endpoint<C>>,
+    lists: BTreeMap<String, DeviceList>,
+    assignments: Vec<Assignment>,
+    /// Every resource that the Node object shows: resources are never removed from it.
+    known_resources: BTreeSet<String>,
+}
+
+impl<C> DeviceManager<C> {
+    /// The state after a kubelet start with the contents of a checkpoint. Each registered resource is known, but its
+    /// endpoint is stopped and it has no devices until its plugin registers again.
+    pub(crate) fn from_checkpoint(
+        endpoint_stop_grace_period: Duration,
+        registered: Vec<String>,
+        assignments: Vec<Assignment>,
+        now: Instant,
+    ) -> Self {
+        let mut endpoints = BTreeMap::new();
+        let mut lists = BTreeMap::new();
+        for resource in &registered {
+            let endpoint = Endpoint {
+                client: None,
+                options: v1beta1::DevicePluginOptions::default(),
+                stopped: Some(now),
+            };
+            endpoints.insert(resource.clone(), endpoint);
+            lists.insert(resource.clone(), DeviceList::default());
+        }
+        Self {
+            endpoint_stop_grace_period,
+            endpoints,
+            lists,
+            assignments,
+            known_resources: registered.into_iter().collect(),
+        }
+    }
+
+    /// `PluginConnected`: the newest plugin takes over the resource.
+    pub(crate) fn plugin_connected(
+        &mut self,
+        resource: &str,
+        client: C,
+        options: v1beta1::DevicePluginOptions,
+    ) {
+        let endpoint = Endpoint {
+            client: Some(client),
+            options,
+            stopped: None,
+        };
+        self.endpoints.insert(resource.to_owned(), endpoint);
+    }
+
+    /// `PluginDisconnected`: marks the resource's current endpoint as stopped, whichever plugin that is, and its
+    /// devices as unhealthy.
+    pub(crate) fn plugin_disconnected(&mut self, resource: &str, now: Instant) {
+        let Some(endpoint) = self.endpoints.get_mut(resource) else {
+            return;
+        };
+        endpoint.stopped = Some(now);
+        self.known_resources.insert(resource.to_owned());
+        let list = self.lists.entry(resource.to_owned()).or_default();
+        list.mark_all_unhealthy();
+    }
+
+    /// `PluginListAndWatchReceiver`: replaces the list of the resource, whichever stream the message came from. Returns
+    /// the differences from the list before.
+    pub(crate) fn update_devices(
+        &mut self,
+        resource: &str,
+        message: v1beta1::ListAndWatchResponse,
+    ) -> Vec<DeviceChange> {
+        let list = DeviceList::from(message);
+        self.known_resources.insert(resource.to_owned());
+        let before = self.lists.entry(resource.to_owned()).or_default();
+        let changes = list.changes_since(before);
+        *before = list;
+        changes
+    }
+
+    /// When the grace period of the next stopped endpoint ends; `None` if no endpoint is stopped.
+    pub(crate) fn next_expiry(&self) -> Option<Instant> {
+        let stopped = self.endpoints.values().filter_map(|e| e.stopped);
+        let first = stopped.min()?;
+        Some(first + self.endpoint_stop_grace_period)
+    }
+
+    /// The resource's quantities; both are 0 for an unknown resource.
+    pub(crate) fn quantities(&self, resource: &str) -> Quantities {
+        match self.lists.get(resource) {
+            Some(list) => Quantities {
+                capacity: list.healthy.len() + list.unhealthy.len(),
+                allocatable: list.healthy.len(),
+            },
+            None => Quantities::default(),
+        }
+    }
+
+    /// `GetCapacity`: forgets endpoints that have been stopped for the whole grace period, with their devices, and
+    /// returns what the Node object shows.
+    pub(crate) fn node_resources(&mut self, now: Instant) -> NodeResources {
+        let grace_period = self.endpoint_stop_grace_period;
+        self.endpoints.retain(|_, endpoint| {
+            endpoint
+                .stopped
+                .is_none_or(|stopped| now.duration_since(stopped) < grace_period)
+        });
+        self.lists
+            .retain(|resource, _| self.endpoints.contains_key(resource));
+        self.known_resources
+            .iter()
+            .map(|resource| (resource.clone(), self.quantities(resource)))
+            .collect()
+    }
+
+    /// The endpoint of a resource. `None` if no plugin ever registered the resource, or if the kubelet forgot it: the
+    /// kubelet then starts pods without devices of that resource.
+    pub(crate) fn endpoint(&self, resource: &str) -> Option<&Endpoint<C>> {
+        self.endpoints.get(resource)
+    }
+
+    /// The healthy devices of each resource, as the checkpoint has them.
+    pub(crate) fn healthy_devices(&self) -> BTreeMap<String, Vec<String>> {
+        let healthy = |list: &DeviceList| list.healthy.iter().cloned().collect();
+        self.lists
+            .iter()
+            .map(|(resource, list)| (resource.clone(), healthy(list)))
+            .collect()
+    }
+
+    fn is_listed(&self, resource: &str, id: &str) -> bool {
+        let list = self.lists.get(resource);
+        list.is_some_and(|list| list.contains(id))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use simple_device_plugin::model::device::Health;
+
+    fn device(id: &str, health: Health) -> v1beta1::Device {
+        v1beta1::Device {
+            id: id.to_owned(),
+            health: health.as_str().to_owned(),
+            topology: None,
+        }
+    }
+
+    /// A device manager with one resource, `r`, and these devices.
+    fn manager_with(devices: Vec<v1beta1::Device>, now: Instant) -> DeviceManager<()> {
+        let grace_period = Duration::from_secs(300);
+        let mut manager = DeviceManager::from_checkpoint(grace_period, Vec::new(), Vec::new(), now);
+        manager.plugin_connected("r", (), v1beta1::DevicePluginOptions::default());
+        manager.update_devices("r", v1beta1::ListAndWatchResponse { devices });
+        manager
+    }
+
+    /// Capacity and allocatable of `r`.
+    fn quantities(manager: &mut DeviceManager<()>, now: Instant) -> (usize, usize) {
+        let quantities = manager.node_resources(now)["r"];
+        (quantities.capacity, quantities.allocatable)
+    }
+
+    #[test]
+    fn an_id_counts_once_but_twice_with_two_healths() {
+        let now = Instant::now();
+        let healthy = || device("a", Health::Healthy);
+        let mut manager = manager_with(vec![healthy(), healthy()], now);
+        assert_eq!(quantities(&mut manager, now), (1, 1));
+        let mut manager = manager_with(vec![healthy(), device("a", Health::Unhealthy)], now);
+        assert_eq!(quantities(&mut manager, now), (2, 1));
+    }
+
+    #[test]
+    fn an_update_returns_the_changed_devices() {
+        use Health::{Healthy, Unhealthy};
+        let now = Instant::now();
+        let mut manager = manager_with(vec![], now);
+        let mut changes = |devices: &[(&str, Health)]| -> Vec<String> {
+            let devices = devices.iter().map(|(id, health)| device(id, *health));
+            let message = v1beta1::ListAndWatchResponse {
+                devices: devices.collect(),
+            };
+            let changes = manager.update_devices("r", message).into_iter();
+            changes.map(|c| format!("{} {}", c.id, c.state)).collect()
+        };
+        assert!(changes(&[("a", Healthy), ("b", Healthy)]).is_empty());
+        assert!(changes(&[("b", Healthy), ("a", Healthy)]).is_empty());
+        let changed = changes(&[("a", Unhealthy), ("c", Healthy)]);
+        assert_eq!(changed, ["a Unhealthy", "c Healthy", "b gone"]);
+    }
+
+    #[test]
+    fn capacity_is_kept_for_the_grace_period_and_the_resource_for_ever() {
+        let now = Instant::now();
+        let mut manager = manager_with(vec![device("a", Health::Healthy)], now);
+        manager.plugin_disconnected("r", now);
+        let before_expiry = now + Duration::from_secs(299);
+        assert_eq!(quantities(&mut manager, before_expiry), (1, 0));
+        let expiry = now + Duration::from_secs(300);
+        assert_eq!(quantities(&mut manager, expiry), (0, 0));
+        assert!(manager.endpoint("r").is_none());
+    }
+}

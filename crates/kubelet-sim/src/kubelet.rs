@@ -1,0 +1,213 @@
+//! The life of a kubelet, from its start to its stop, and what a caller can observe of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use tokio::net::UnixListener;
+use tokio::sync::{broadcast, watch};
+use tokio::time::timeout;
+use tracing::warn;
+
+use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
+use simple_device_plugin::net::own_socket::answers;
+
+use crate::checkpoint::{self, CheckpointContents};
+use crate::crash::Crash;
+use crate::device_manager::{Assignment, DeviceManager, NodeResources};
+use crate::event::Event;
+use crate::plugin_client::PluginClient;
+use crate::settings::{KubeletSettings, RegistrationMode};
+use crate::state::KubeletState;
+
+/// How long [`Kubelet::stop`] waits for the kubelet's tasks, which end when their connections are closed.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A running kubelet. When it is stopped or dropped, its socket file stays on disk, like that of a real kubelet.
+#[derive(Debug)]
+pub struct Kubelet {
+    pub(crate) state: Arc<KubeletState>,
+    /// Serializes admissions: the kubelet admits one pod at a time.
+    pub(crate) admission: tokio::sync::Mutex<()>,
+}
+
+impl Kubelet {
+    /// Reads the checkpoint, removes every socket in the device plugin directory, and listens on `kubelet.sock`. Every
+    /// pod in the checkpoint counts as running. A checkpoint that cannot be read is logged and ignored. Must be called
+    /// within a Tokio runtime.
+    ///
+    /// # Errors
+    /// If the directory cannot be created or read, if another kubelet serves it, or if a socket cannot be bound.
+    pub fn start(settings: KubeletSettings) -> io::Result<Self> {
+        Self::start_with(settings, None)
+    }
+
+    /// Starts like [`Kubelet::start`], but with these pods running: a real kubelet learns them from the API server, and
+    /// its checkpoint may also have pods that were deleted.
+    ///
+    /// # Errors
+    /// As [`Kubelet::start`].
+    pub fn start_with_pods(settings: KubeletSettings, pods: BTreeSet<String>) -> io::Result<Self> {
+        Self::start_with(settings, Some(pods))
+    }
+
+    fn start_with(settings: KubeletSettings, pods: Option<BTreeSet<String>>) -> io::Result<Self> {
+        std::fs::create_dir_all(&settings.dir)?;
+        let socket = settings.dir.join(KUBELET_SOCKET);
+        if answers(&socket)? {
+            let taken = "another kubelet serves this directory";
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
+        }
+        let (manager, checkpoint_pods) = restore(&settings);
+        remove_sockets(&settings.dir)?;
+        let listener = UnixListener::bind(&socket).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", socket.display()))
+        })?;
+        let pods = pods.unwrap_or(checkpoint_pods);
+        let state = Arc::new(KubeletState::new(settings, manager, pods));
+        Arc::clone(&state).serve_registration(listener);
+        Arc::clone(&state).spawn_endpoint_expiry();
+        Arc::clone(&state).spawn_checkpoint_writer();
+        let pod_resources_socket = state.settings.pod_resources_socket();
+        Arc::clone(&state).serve_pod_resources(&pod_resources_socket)?;
+        Ok(Self {
+            state,
+            admission: tokio::sync::Mutex::new(()),
+        })
+    }
+
+    /// Stops like a process that ends: closes every connection and leaves the socket file on disk.
+    pub async fn stop(self) {
+        self.state.shut_down();
+        self.state.tasks.close();
+        let ended = timeout(SHUTDOWN_TIMEOUT, self.state.tasks.wait()).await;
+        if ended.is_err() {
+            warn!("a task outlives its kubelet");
+        }
+        self.state.save_if_outdated();
+    }
+
+    /// Stops, and starts again with the same settings, the same running pods and the assignments of the checkpoint.
+    ///
+    /// # Errors
+    /// As [`Kubelet::start`].
+    pub async fn restart(self) -> io::Result<Self> {
+        let settings = self.state.settings.clone();
+        let pods = self.state.pods().clone();
+        self.stop().await;
+        Self::start_with_pods(settings, pods)
+    }
+
+    /// Returns a receiver of the Node object's extended resources. A real kubelet updates the Node object every 10 s,
+    /// this one at once.
+    pub fn node(&self) -> watch::Receiver<NodeResources> {
+        self.state.node.subscribe()
+    }
+
+    /// Returns a receiver of the number of valid calls of Register since the start, by resource.
+    pub fn registrations(&self) -> watch::Receiver<BTreeMap<String, u64>> {
+        self.state.registrations.subscribe()
+    }
+
+    /// Returns a receiver of the events from now on.
+    pub fn events(&self) -> broadcast::Receiver<Event> {
+        self.state.events.subscribe()
+    }
+
+    /// Returns a receiver that has a value once a plugin made the kubelet crash. As with a process that crashed, all its
+    /// connections are closed then.
+    pub fn crashed(&self) -> watch::Receiver<Option<Crash>> {
+        self.state.crash.subscribe()
+    }
+
+    /// Sets how Register is answered for this resource from now on, also to calls in flight.
+    pub fn set_registration_mode(&self, resource: &str, mode: RegistrationMode) {
+        self.state.registration_modes.send_modify(|modes| {
+            modes.insert(resource.to_owned(), mode);
+        });
+    }
+
+    /// Returns the device assignments of all running pods.
+    pub fn all_assignments(&self) -> Vec<Assignment> {
+        let pods = self.state.pods();
+        let manager = self.state.manager();
+        let assignments = manager.assignments().iter();
+        assignments
+            .filter(|assignment| pods.contains(&assignment.pod))
+            .cloned()
+            .collect()
+    }
+
+    /// Returns the device assignments of a pod; none if it is not running.
+    pub fn assignments(&self, pod: &str) -> Vec<Assignment> {
+        let mut assignments = self.all_assignments();
+        assignments.retain(|assignment| assignment.pod == pod);
+        assignments
+    }
+
+    /// Closes the connection to the resource's plugin, which keeps running and may register again. Returns false if no
+    /// plugin of the resource is connected.
+    pub fn disconnect_plugin(&self, resource: &str) -> bool {
+        match self.state.clients().get(resource) {
+            Some(client) => {
+                client.close();
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Simulates that the API server has sent the pods of this node: see [`KubeletSettings::pods_known`].
+    pub fn set_pods_known(&self) {
+        self.state.pods_known.store(true, Ordering::Relaxed);
+    }
+
+    /// Deletes a pod. As in a real kubelet, its devices are freed when the next pod with devices is admitted or the
+    /// pod-resources API is called, and the checkpoint has the pod until it is written after that.
+    pub fn delete(&self, pod: &str) {
+        self.state.pods().remove(pod);
+    }
+}
+
+impl Drop for Kubelet {
+    fn drop(&mut self) {
+        self.state.shut_down();
+    }
+}
+
+/// Restores the device manager from the checkpoint. Returns it with the pods that the checkpoint has.
+fn restore(settings: &KubeletSettings) -> (DeviceManager<Arc<PluginClient>>, BTreeSet<String>) {
+    let checkpoint = checkpoint::read(&settings.dir).unwrap_or_else(|error| {
+        warn!(%error, "the checkpoint cannot be read: starting without");
+        CheckpointContents::default()
+    });
+    let pods = checkpoint.assignments.iter().map(|a| a.pod.clone());
+    let pods = pods.collect();
+    let manager = DeviceManager::from_checkpoint(
+        settings.endpoint_stop_grace_period,
+        checkpoint.registered,
+        checkpoint.assignments,
+        Instant::now(),
+    );
+    (manager, pods)
+}
+
+/// Removes every socket in the directory; other files and directories stay.
+fn remove_sockets(dir: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_socket() {
+            continue;
+        }
+        match std::fs::remove_file(entry.path()) {
+            // A plugin that stopped has removed its own socket meanwhile.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            removed => removed?,
+        }
+    }
+    Ok(())
+}

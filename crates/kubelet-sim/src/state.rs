@@ -1,0 +1,265 @@
+//! The state that the kubelet's tasks share, and how it reaches the checkpoint, the Node object and observers.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use futures_util::future::OptionFuture;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio::time::{sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::Status;
+use tracing::warn;
+
+use simple_device_plugin::util::lock::lock;
+use simple_device_plugin::util::sanitize::sanitize;
+
+use crate::checkpoint;
+use crate::crash::Crash;
+use crate::device_manager::{DeviceManager, NodeResources};
+use crate::event::{Event, EventKind};
+use crate::plugin_client::PluginClient;
+use crate::settings::{KubeletSettings, RegistrationMode, TopologyPolicy};
+
+/// The delay between a list and the write of the checkpoint. Lists that arrive within it share one write, because a
+/// checkpoint with the devices of a hundred resources has megabytes. A real kubelet writes it for every list.
+const CHECKPOINT_DELAY: Duration = Duration::from_millis(100);
+
+/// The number of events that wait for a slow receiver. When more arrive, the receiver misses the oldest.
+const EVENTS_MAX: usize = 4096;
+
+/// The number of clients that stay open after the kubelet forgot them. A real kubelet has no limit but its file
+/// descriptors.
+const LEAKED_CLIENTS_MAX: usize = 1024;
+
+/// The state that the kubelet's tasks share. A task that needs both locks `pods` before `manager`.
+#[derive(Debug)]
+pub(crate) struct KubeletState {
+    pub(crate) settings: KubeletSettings,
+    manager: Mutex<DeviceManager<Arc<PluginClient>>>,
+    /// The names of the pods that are admitted and not deleted. The device manager may also have assignments of deleted
+    /// pods: see [`Self::free_devices_of_deleted_pods`].
+    pods: Mutex<BTreeSet<String>>,
+    /// Whether the API server has sent the pods of this node (`sourcesReady`).
+    pub(crate) pods_known: AtomicBool,
+    /// The clients by resource, as the registration server knows them (`clients` in `plugin/v1beta1/server.go`).
+    clients: Mutex<BTreeMap<String, Arc<PluginClient>>>,
+    /// Clients whose connection the kubelet forgets to close, the oldest first.
+    leaked: Mutex<VecDeque<Arc<PluginClient>>>,
+    pub(crate) node: watch::Sender<NodeResources>,
+    /// The number of valid calls of Register, by resource.
+    pub(crate) registrations: watch::Sender<BTreeMap<String, u64>>,
+    pub(crate) events: broadcast::Sender<Event>,
+    /// How Register is answered, by resource; [`RegistrationMode::Normal`] for the others.
+    pub(crate) registration_modes: watch::Sender<BTreeMap<String, RegistrationMode>>,
+    /// The resources whose pods were admitted again since the kubelet's start.
+    readmitted: Mutex<BTreeSet<String>>,
+    pub(crate) crash: watch::Sender<Option<Crash>>,
+    /// Notified when an endpoint was marked as stopped.
+    endpoint_stopped: Notify,
+    /// Whether the checkpoint has to be written because devices changed.
+    checkpoint_outdated: AtomicBool,
+    /// Notified when `checkpoint_outdated` is set.
+    checkpoint_due: Notify,
+    pub(crate) tasks: TaskTracker,
+    /// Cancelled when the kubelet stops or crashes.
+    pub(crate) stop: CancellationToken,
+}
+
+impl KubeletState {
+    pub(crate) fn new(
+        settings: KubeletSettings,
+        mut manager: DeviceManager<Arc<PluginClient>>,
+        pods: BTreeSet<String>,
+    ) -> Self {
+        let node = manager.node_resources(Instant::now());
+        Self {
+            manager: Mutex::new(manager),
+            pods: Mutex::new(pods),
+            pods_known: AtomicBool::new(settings.pods_known),
+            clients: Mutex::default(),
+            leaked: Mutex::default(),
+            node: watch::Sender::new(node),
+            registrations: watch::Sender::default(),
+            events: broadcast::Sender::new(EVENTS_MAX),
+            registration_modes: watch::Sender::default(),
+            readmitted: Mutex::default(),
+            crash: watch::Sender::default(),
+            endpoint_stopped: Notify::new(),
+            checkpoint_outdated: AtomicBool::new(false),
+            checkpoint_due: Notify::new(),
+            tasks: TaskTracker::new(),
+            stop: CancellationToken::new(),
+            settings,
+        }
+    }
+
+    pub(crate) fn manager(&self) -> MutexGuard<'_, DeviceManager<Arc<PluginClient>>> {
+        lock(&self.manager)
+    }
+
+    pub(crate) fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Arc<PluginClient>>> {
+        lock(&self.clients)
+    }
+
+    pub(crate) fn pods(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        lock(&self.pods)
+    }
+
+    pub(crate) fn are_pods_known(&self) -> bool {
+        self.pods_known.load(Ordering::Relaxed)
+    }
+
+    /// Frees the devices of deleted pods in memory; the checkpoint is not written (`UpdateAllocatedDevices`). Does
+    /// nothing until the pods are known.
+    pub(crate) fn free_devices_of_deleted_pods(&self) {
+        if self.are_pods_known() {
+            let pods = self.pods();
+            self.manager().retain_pods(&pods);
+        }
+    }
+
+    /// Keeps the client's connection open without using it, as a real kubelet does.
+    pub(crate) fn leak(&self, client: Arc<PluginClient>) {
+        let mut leaked = lock(&self.leaked);
+        leaked.push_back(client);
+        if leaked.len() > LEAKED_CLIENTS_MAX
+            && let Some(oldest) = leaked.pop_front()
+        {
+            oldest.close();
+        }
+    }
+
+    pub(crate) fn emit(&self, resource: &str, kind: EventKind) {
+        let resource = sanitize(resource);
+        // Sending fails if there is no receiver, and none is required.
+        let _ = self.events.send(Event { resource, kind });
+    }
+
+    /// Updates the Node object. Its receivers are notified only of a change.
+    fn update_node(&self) {
+        let node = self.manager().node_resources(Instant::now());
+        self.node.send_if_modified(|current| {
+            let changed = *current != node;
+            *current = node;
+            changed
+        });
+    }
+
+    pub(crate) fn save_if_outdated(&self) {
+        if self.checkpoint_outdated.load(Ordering::Relaxed) {
+            self.save();
+        }
+    }
+
+    /// Writes the checkpoint; an error is logged only, as in a real kubelet.
+    pub(crate) fn save(&self) {
+        self.checkpoint_outdated.store(false, Ordering::Relaxed);
+        let (registered, assignments) = {
+            let manager = self.manager();
+            (manager.healthy_devices(), manager.assignments().to_vec())
+        };
+        if let Err(error) = checkpoint::write(&self.settings.dir, registered, &assignments) {
+            warn!(%error, "the checkpoint is not written");
+        }
+    }
+
+    /// Updates the Node object and has the checkpoint written soon. Only a list and the expiry of an endpoint do this:
+    /// the kubelet does not write its checkpoint when a pod is deleted or a plugin disconnects.
+    pub(crate) fn devices_changed(&self) {
+        self.checkpoint_outdated.store(true, Ordering::Relaxed);
+        self.checkpoint_due.notify_one();
+        self.update_node();
+    }
+
+    /// Updates the Node object after an endpoint was stopped, and again when its grace period ends.
+    pub(crate) fn endpoint_stopped(&self) {
+        self.update_node();
+        self.endpoint_stopped.notify_one();
+    }
+
+    pub(crate) fn spawn_checkpoint_writer(self: Arc<Self>) {
+        let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
+        let writer = async move { self.write_checkpoints().await };
+        tasks.spawn(stop.run_until_cancelled_owned(writer));
+    }
+
+    async fn write_checkpoints(&self) -> Infallible {
+        loop {
+            self.checkpoint_due.notified().await;
+            sleep(CHECKPOINT_DELAY).await;
+            self.save_if_outdated();
+        }
+    }
+
+    pub(crate) fn spawn_endpoint_expiry(self: Arc<Self>) {
+        let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
+        let expiry = async move { self.expire_endpoints().await };
+        tasks.spawn(stop.run_until_cancelled_owned(expiry));
+    }
+
+    /// Forgets stopped endpoints when their grace period ends.
+    async fn expire_endpoints(&self) -> Infallible {
+        loop {
+            let next = self.manager().next_expiry();
+            let expiry = OptionFuture::from(next.map(|next| sleep_until(next.into())));
+            tokio::select! {
+                () = self.endpoint_stopped.notified() => {}
+                Some(()) = expiry => self.devices_changed(),
+            }
+        }
+    }
+
+    /// Admits the pods that hold devices of this resource again, as a topology manager does. Without one, nothing looks
+    /// at their devices.
+    pub(crate) fn readmit_pods(&self, resource: &str) -> Result<(), Crash> {
+        if self.settings.topology_policy == TopologyPolicy::None {
+            return Ok(());
+        }
+        let admitted = self.manager().readmit_pods(resource);
+        if let Err(crash) = &admitted {
+            self.crash(crash);
+        }
+        admitted
+    }
+
+    /// Admits the pods of this resource again, once in the kubelet's life: at its start, a real kubelet admits all
+    /// running pods again.
+    pub(crate) fn readmit_pods_once(&self, resource: &str) {
+        let is_first = lock(&self.readmitted).insert(resource.to_owned());
+        if is_first {
+            // A crash has its own receiver.
+            let _ = self.readmit_pods(resource);
+        }
+    }
+
+    /// Ends like a process that crashed: the checkpoint stays as it was written last.
+    pub(crate) fn crash(&self, crash: &Crash) {
+        self.crash.send_if_modified(|first| {
+            let is_first = first.is_none();
+            if is_first {
+                *first = Some(crash.clone());
+            }
+            is_first
+        });
+        self.shut_down();
+    }
+
+    /// Cancels all tasks and closes all connections.
+    pub(crate) fn shut_down(&self) {
+        self.stop.cancel();
+        let clients = std::mem::take(&mut *self.clients());
+        let leaked = std::mem::take(&mut *lock(&self.leaked));
+        for client in clients.values().chain(&leaked) {
+            client.close();
+        }
+    }
+}
+
+/// The code and the message of a status, without control characters.
+pub(crate) fn describe_status(status: &Status) -> String {
+    format!("{:?}: {}", status.code(), sanitize(status.message()))
+}
