@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 
 use futures_util::StreamExt;
+use rustix::net::{Shutdown, shutdown};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tonic::transport::Server;
@@ -36,7 +37,8 @@ impl KubeletState {
     /// Serves Register on the listener until the kubelet stops.
     pub(crate) fn serve_registration(self: Arc<Self>, listener: UnixListener) {
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
-        let listeners = watch::Sender::new(Arc::new(listener));
+        let listener = Arc::new(listener);
+        let listeners = watch::Sender::new(Arc::clone(&listener));
         let peers = Peers::new(KUBELET_SOCKET, stop.clone(), CONNECTIONS_MAX).of_anybody();
         let proxies = tasks.clone();
         let incoming = incoming(listeners.subscribe(), peers).map(move |connection| {
@@ -55,6 +57,10 @@ impl KubeletState {
             }
             // Dropping the sender would end the stream of connections.
             drop(listeners);
+            // Closing is not enough: a child process has a copy of the listener between fork and exec.
+            if let Err(error) = shutdown(&*listener, Shutdown::Both) {
+                warn!(%error, "cannot shut down kubelet.sock");
+            }
         });
     }
 }

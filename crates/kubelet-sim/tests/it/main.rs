@@ -7,4 +7,5 @@ mod checkpoint;
 mod crash;
 mod demo;
 mod registration;
+mod restart;
 mod run;
