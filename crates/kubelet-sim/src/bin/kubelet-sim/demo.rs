@@ -1,4 +1,5 @@
-//! `demo`: a device plugin's whole job on a simulated kubelet, in a directory of its own.
+//! `demo`: runs a device plugin on a simulated kubelet in a temporary directory, and shows its registration, an
+//! allocation and a kubelet restart.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -18,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 use super::print;
 use super::screen::Screen;
 
-/// The plugin that is shown where none is named.
+/// The plugin that runs if the command line names none.
 const DAEMON: &str = "simple-device-plugin";
 
-/// What it serves where no variable of a resource is set: two resources over two NUMA nodes.
+/// The daemon's variables if none of a resource is set: two resources, each on two NUMA nodes.
 const DEMO_VARIABLES: [(&str, &str); 8] = [
     ("RESOURCE_NAME", "example.com/gpu,example.com/nic"),
     ("NUMBER_DEVICES", "4,2"),
@@ -33,20 +34,25 @@ const DEMO_VARIABLES: [(&str, &str); 8] = [
     ("DEVICE_FILE_HOST_PATH", "/dev/null"),
 ];
 
-/// Everything here takes milliseconds; past this it has failed.
+/// The time for each step, which takes milliseconds if nothing is wrong.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-/// A plugin with several resources registers them one after the other: past this, no more come.
+/// How long the node must not change until the registrations count as complete: a plugin registers its resources one
+/// after the other.
 const REGISTRATIONS_SETTLE: Duration = Duration::from_millis(300);
+/// How often it checks whether the plugin's process has ended.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// For the plugin to end after SIGTERM.
+/// The time for the plugin to stop after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 const POD: &str = "demo";
-/// How many devices of each resource the pod asks for, where there are so many.
+/// The number of devices of each resource that the pod requests, or all if there are fewer.
 const POD_DEVICES: usize = 2;
 
-/// Shows it, and stays up with `hold`.
-pub async fn run(
+/// Runs the demo. With `hold`, the plugin and the kubelet then run until `stop` is cancelled.
+///
+/// # Errors
+/// If a step fails or takes too long, or if the plugin's process ends by itself.
+pub(crate) async fn run(
     environment: Environment,
     command: Vec<OsString>,
     hold: bool,
@@ -54,38 +60,38 @@ pub async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let dir = tempfile::tempdir().context("no temporary directory for the kubelet")?;
-    let mut shown = Vec::new();
+    let mut variables = Vec::new();
     if command.is_empty() && !any_set(&environment) && config_file(&environment).is_none() {
         writeln!(out, "No resource is set, so these are shown:\n")?;
         for (name, value) in DEMO_VARIABLES {
             writeln!(out, "  {name}={value}")?;
-            shown.push((name, value));
+            variables.push((name, value));
         }
         writeln!(out)?;
     }
     let settings = KubeletSettings::new(dir.path());
     let text = format!("A kubelet in {}", dir.path().display());
     out.write_wrapped(&text, 2)?;
-    let mut command = plugin(command, &settings)?;
-    command.envs(shown);
+    let mut command = plugin_command(command, &settings)?;
+    command.envs(variables);
     let kubelet = Kubelet::start(settings)?;
     let started = Instant::now();
     let mut plugin = PluginProcess::start(command)?;
-    let story = stop.run_until_cancelled(story(kubelet, started, &dir, hold, &mut out, &stop));
-    let told = tokio::select! {
-        told = story => told.unwrap_or(Ok(())),
-        ended = plugin.ended() => Err(anyhow::anyhow!("the plugin ended by itself, with {}", ended?)),
+    let steps = run_steps(kubelet, started, &dir, hold, &mut out, &stop);
+    let result = tokio::select! {
+        result = stop.run_until_cancelled(steps) => result.unwrap_or(Ok(())),
+        ended = plugin.wait() => Err(anyhow::anyhow!("the plugin ended by itself, with {}", ended?)),
     };
-    plugin.end().await?;
-    told
+    plugin.stop().await?;
+    result
 }
 
-/// The command, in an environment in which it finds the kubelet.
-fn plugin(command: Vec<OsString>, settings: &KubeletSettings) -> anyhow::Result<Command> {
+/// The plugin's command line, with the kubelet's directory in place of `{dir}` and in the environment.
+fn plugin_command(command: Vec<OsString>, settings: &KubeletSettings) -> anyhow::Result<Command> {
     let mut words = command.into_iter();
     let mut plugin = Command::new(words.next().unwrap_or_else(daemon));
     let dir = settings.dir.to_str().context("a directory in UTF-8")?;
-    // Only what is UTF-8 can have the placeholder.
+    // An argument that is not UTF-8 is passed unchanged.
     plugin.args(words.map(|word| match word.into_string() {
         Ok(word) => word.replace("{dir}", dir).into(),
         Err(word) => word,
@@ -101,14 +107,14 @@ fn plugin(command: Vec<OsString>, settings: &KubeletSettings) -> anyhow::Result<
     Ok(plugin)
 }
 
-/// Our own daemon: the one beside this program, or one that the shell would find.
+/// The daemon in the directory of this program, or else the one in `PATH`.
 fn daemon() -> OsString {
     let beside = std::env::current_exe().map(|this| this.with_file_name(DAEMON));
     let beside = beside.ok().filter(|path| path.exists());
     beside.map_or_else(|| DAEMON.into(), Into::into)
 }
 
-async fn story(
+async fn run_steps(
     kubelet: Kubelet,
     started: Instant,
     dir: &tempfile::TempDir,
@@ -116,12 +122,12 @@ async fn story(
     out: &mut Screen<impl Write>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let (before_restart, registered) = all_registered(&kubelet, out).await?;
+    let (before_restart, registered) = wait_for_registrations(&kubelet, out).await?;
     let took = milliseconds(registered - started);
     writeln!(out, "{GOOD}All resources registered{GOOD:#} after {took}\n")?;
     print::print_node(out, &before_restart)?;
 
-    let pod = pod(&before_restart);
+    let pod = demo_pod(&before_restart);
     if pod.requests.is_empty() {
         bail!("no resource has a healthy device to give to a pod");
     }
@@ -129,18 +135,18 @@ async fn story(
     let before = before.context("the pod is not admitted")?;
     let started = kubelet.start_container(POD).await;
     started.context("the container does not start")?;
-    show_pod(out, &pod, &before)?;
+    print_pod(out, &pod, &before)?;
 
     let kubelet = kubelet.restart().await?;
     let restarted = Instant::now();
-    all_back(&kubelet, &before_restart, out).await?;
+    wait_for_return(&kubelet, &before_restart, out).await?;
     let took = milliseconds(restarted.elapsed());
     writeln!(
         out,
         "\nThe kubelet restarted; {GOOD}all resources back{GOOD:#} after {took}\n"
     )?;
     print::print_node(out, &kubelet.node().borrow())?;
-    show_kept(out, &before, &kubelet.assignments(POD))?;
+    print_kept_devices(out, &before, &kubelet.assignments(POD))?;
     if hold {
         let dir = dir.path().display();
         writeln!(out, "\nStaying up until Ctrl-C: see the sockets in {dir}")?;
@@ -150,26 +156,26 @@ async fn story(
     Ok(())
 }
 
-/// Waits for the first resource, and then until no more come. Returns them, and when the last one came.
-async fn all_registered(
+/// Waits until the plugin has registered its resources. Returns them, and the time of the last change.
+async fn wait_for_registrations(
     kubelet: &Kubelet,
     out: &mut Screen<impl Write>,
 ) -> anyhow::Result<(NodeResources, Instant)> {
-    let mut follow = kubelet.node();
+    let mut receiver = kubelet.node();
     let deadline = Instant::now() + STEP_TIMEOUT;
-    let mut changed_last = Instant::now();
+    let mut last_change = Instant::now();
     loop {
-        let node = follow.borrow_and_update().clone();
+        let node = receiver.borrow_and_update().clone();
         out.show_progress(format_args!("{} resources registered", node.len()))?;
         let until = if node.is_empty() {
             deadline
         } else {
-            changed_last + REGISTRATIONS_SETTLE
+            last_change + REGISTRATIONS_SETTLE
         };
-        match timeout_at(until.into(), follow.changed()).await {
+        match timeout_at(until.into(), receiver.changed()).await {
             Ok(changed) => {
                 changed?;
-                changed_last = Instant::now();
+                last_change = Instant::now();
             }
             Err(_) if node.is_empty() => {
                 let seconds = STEP_TIMEOUT.as_secs();
@@ -177,26 +183,26 @@ async fn all_registered(
                     "no plugin registered within {seconds} s; it must register at kubelet.sock in the directory above"
                 );
             }
-            Err(_) => return Ok((node, changed_last)),
+            Err(_) => return Ok((node, last_change)),
         }
     }
 }
 
-/// Waits until the node shows what it showed before.
-async fn all_back(
+/// Waits until the node has the same resources as before the kubelet's restart.
+async fn wait_for_return(
     kubelet: &Kubelet,
     before: &NodeResources,
     out: &mut Screen<impl Write>,
 ) -> anyhow::Result<()> {
     out.show_progress("waiting for the resources")?;
-    let mut follow = kubelet.node();
-    let back = follow.wait_for(|node| node == before);
+    let mut receiver = kubelet.node();
+    let back = receiver.wait_for(|node| node == before);
     let back = timeout_at((Instant::now() + STEP_TIMEOUT).into(), back).await;
     let node = kubelet.node().borrow().clone();
     let missing = || {
         let missing = before
             .iter()
-            .find(|(name, shown)| node.get(*name) != Some(shown));
+            .find(|(name, quantities)| node.get(*name) != Some(quantities));
         let name = missing.map_or("a resource", |(name, _)| name);
         let seconds = STEP_TIMEOUT.as_secs();
         format!(
@@ -207,32 +213,40 @@ async fn all_back(
     Ok(())
 }
 
-fn pod(node: &NodeResources) -> Pod {
-    let wanted = |(name, shown): (&String, &kubelet_sim::Quantities)| {
-        let count = shown.allocatable.min(POD_DEVICES);
-        (count > 0).then(|| (name.clone(), count))
-    };
+fn demo_pod(node: &NodeResources) -> Pod {
+    let mut requests = BTreeMap::new();
+    for (resource, quantities) in node {
+        let count = quantities.allocatable.min(POD_DEVICES);
+        if count > 0 {
+            requests.insert(resource.clone(), count);
+        }
+    }
     Pod {
         name: POD.to_owned(),
-        requests: node.iter().filter_map(wanted).collect(),
+        requests,
     }
 }
 
-fn show_pod(out: &mut Screen<impl Write>, pod: &Pod, got: &[Assignment]) -> anyhow::Result<()> {
-    let asks: Vec<String> = pod
+fn print_pod(
+    out: &mut Screen<impl Write>,
+    pod: &Pod,
+    assignments: &[Assignment],
+) -> anyhow::Result<()> {
+    let requests: Vec<String> = pod
         .requests
         .iter()
         .map(|(r, n)| format!("{n} {r}"))
         .collect();
-    let asks = asks.join(", ");
-    let text = format!("Pod {STRONG}{POD}{STRONG:#} asks for {asks}; its container gets");
+    let requests = requests.join(", ");
+    let text = format!("Pod {STRONG}{POD}{STRONG:#} asks for {requests}; its container gets");
     writeln!(out)?;
     out.write_wrapped(&text, 2)?;
     writeln!(out)?;
-    Ok(print::print_assignments(out, got)?)
+    Ok(print::print_assignments(out, assignments)?)
 }
 
-fn show_kept(
+/// Compares the pod's devices before and after the kubelet's restart, and prints them.
+fn print_kept_devices(
     out: &mut Screen<impl Write>,
     before: &[Assignment],
     after: &[Assignment],
@@ -256,11 +270,11 @@ fn show_kept(
     Ok(out.write_wrapped(&text, 2)?)
 }
 
-fn milliseconds(took: Duration) -> String {
-    format!("{} ms", took.as_millis())
+fn milliseconds(duration: Duration) -> String {
+    format!("{} ms", duration.as_millis())
 }
 
-/// The plugin's process; it ends with its owner.
+/// The plugin's process. It is killed when this is dropped.
 struct PluginProcess(Child);
 
 impl PluginProcess {
@@ -270,8 +284,7 @@ impl PluginProcess {
         Ok(Self(child.with_context(|| format!("cannot start {name}"))?))
     }
 
-    /// Waits for its end.
-    async fn ended(&mut self) -> std::io::Result<ExitStatus> {
+    async fn wait(&mut self) -> std::io::Result<ExitStatus> {
         loop {
             if let Some(status) = self.0.try_wait()? {
                 return Ok(status);
@@ -280,11 +293,11 @@ impl PluginProcess {
         }
     }
 
-    /// Asks it to end, and waits for that.
-    async fn end(&mut self) -> anyhow::Result<()> {
+    /// Sends SIGTERM and waits until the process has ended.
+    async fn stop(&mut self) -> anyhow::Result<()> {
         if self.0.try_wait()?.is_none() {
             kill_process(Pid::from_child(&self.0), Signal::TERM)?;
-            let ended = timeout_at((Instant::now() + STOP_TIMEOUT).into(), self.ended()).await;
+            let ended = timeout_at((Instant::now() + STOP_TIMEOUT).into(), self.wait()).await;
             let seconds = STOP_TIMEOUT.as_secs();
             ended.with_context(|| {
                 format!("the plugin does not end within {seconds} s after SIGTERM")
@@ -296,7 +309,7 @@ impl PluginProcess {
 
 impl Drop for PluginProcess {
     fn drop(&mut self) {
-        // It has ended by itself, or is not to outlive us.
+        // Both fail if the process has ended already.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }

@@ -1,4 +1,4 @@
-//! The kubelet-sim program: a kubelet's device manager without a cluster, for people and scripts.
+//! The program `kubelet-sim`: a kubelet's device manager without a cluster, for the authors of device plugins.
 
 mod demo;
 mod print;
@@ -74,7 +74,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody is left to tell when stderr is closed.
+            // If stderr is closed, the error cannot be reported.
             let _ = writeln!(io::stderr(), "error: {error:#}");
             ExitCode::FAILURE
         }
@@ -82,7 +82,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: SimCommand) -> anyhow::Result<()> {
-    // A name that is not UTF-8 is none of ours.
+    // No variable that is read here has a name that is not UTF-8.
     let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
     let environment: Environment = std::env::vars_os().filter_map(utf8).collect();
     let _logging = logging::start(&Logs::from_variables(&environment)?, "warn,h2=error")?;
@@ -97,15 +97,15 @@ fn run(command: SimCommand) -> anyhow::Result<()> {
                 topology_policy,
                 ..KubeletSettings::new(dir)
             };
-            until_signal(|asked| repl::run(settings, asked.stop))
+            until_signal(|signals| repl::run(settings, signals.stop))
         }
-        SimCommand::Demo { hold, command } => until_signal(|asked| {
-            demo::run(environment, command, hold, screen::stdout(), asked.stop)
+        SimCommand::Demo { hold, command } => until_signal(|signals| {
+            demo::run(environment, command, hold, screen::stdout(), signals.stop)
         }),
     }
 }
 
-/// Whoever read our output has seen enough, as `head` does.
+/// Whether the error is that the reader of the output ended, as `head` does. It is no failure.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<io::Error>();
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

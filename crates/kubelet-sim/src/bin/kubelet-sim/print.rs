@@ -1,4 +1,4 @@
-//! How the node's resources and what pods hold of them are shown.
+//! Tables of the node's resources and of device assignments.
 
 use std::io::{self, Write};
 
@@ -10,43 +10,47 @@ use simple_device_plugin::cli::style::{DIM, ODD, PLAIN};
 use simple_device_plugin::model::allocation::Allocation;
 use simple_device_plugin::util::sanitize::sanitize;
 
-/// The node's extended resources.
-pub fn print_node(out: &mut impl Write, node: &NodeResources) -> io::Result<()> {
-    let rows = node.iter().map(|(resource, shown)| {
+/// Prints the table of the node's extended resources.
+pub(crate) fn print_node(out: &mut impl Write, node: &NodeResources) -> io::Result<()> {
+    let rows = node.iter().map(|(resource, quantities)| {
         let Quantities {
             capacity,
             allocatable,
-        } = shown;
+        } = quantities;
         let row = format!("{resource}\t{capacity}\t{allocatable}");
-        (style(*shown), row)
+        (style(*quantities), row)
     });
     table(out, "RESOURCE\tCAPACITY\tALLOCATABLE", rows)
 }
 
-fn style(shown: Quantities) -> Style {
-    match (shown.capacity, shown.allocatable) {
+fn style(quantities: Quantities) -> Style {
+    match (quantities.capacity, quantities.allocatable) {
         (0, _) => DIM,
         (capacity, allocatable) if allocatable < capacity => ODD,
         _ => PLAIN,
     }
 }
 
-/// What a pod's container gets, resource by resource.
-pub fn print_assignments(out: &mut impl Write, got: &[Assignment]) -> io::Result<()> {
+/// Prints the devices of a pod's container and what each plugin's response to Allocate adds to the container.
+pub(crate) fn print_assignments(
+    out: &mut impl Write,
+    assignments: &[Assignment],
+) -> io::Result<()> {
     let mut rows = Vec::new();
-    for assignment in got {
+    for assignment in assignments {
         rows.push(format!(
             "{}\t{}",
             assignment.resource,
             format_devices(assignment)
         ));
-        let given = allocation_rows(&assignment.response).into_iter();
-        rows.extend(given.map(|(what, value)| format!("  {what}\t{}", sanitize(&value))));
+        for (kind, value) in allocation_rows(&assignment.response) {
+            rows.push(format!("  {kind}\t{}", sanitize(&value)));
+        }
     }
     columns(out, rows)
 }
 
-/// All that an answer to Allocate has.
+/// The kind and the value of everything in a response to Allocate.
 fn allocation_rows(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'static str, String)> {
     let mut rows = outputs(&Allocation::from(response.clone()));
     if rows.is_empty() {
@@ -55,18 +59,19 @@ fn allocation_rows(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'stat
     rows
 }
 
-/// So many devices are named; more are counted.
+/// The number of device IDs that are printed for a NUMA node; the rest is counted.
 const DEVICES_SHOWN_MAX: usize = 4;
 
-/// The devices with their NUMA nodes.
-pub fn format_devices(assignment: &Assignment) -> String {
+/// The device IDs of an assignment by NUMA node.
+pub(crate) fn format_devices(assignment: &Assignment) -> String {
     let by_node = assignment.devices.iter().map(|(node, ids)| {
-        let named = ids.iter().take(DEVICES_SHOWN_MAX).map(|id| sanitize(id));
-        let mut text = named.collect::<Vec<_>>().join(", ");
+        let shown = ids.iter().take(DEVICES_SHOWN_MAX).map(|id| sanitize(id));
+        let mut text = shown.collect::<Vec<_>>().join(", ");
         if ids.len() > DEVICES_SHOWN_MAX {
             text = format!("{text} and {} more", ids.len() - DEVICES_SHOWN_MAX);
         }
         match node {
+            // The devices have no topology information.
             -1 => text,
             node => format!("NUMA node {node}: {text}"),
         }

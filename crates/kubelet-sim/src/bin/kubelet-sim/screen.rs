@@ -1,4 +1,4 @@
-//! Where the commands print: lines that stay, and on a terminal one that tells what is waited for.
+//! Standard output: lines that stay, and on a terminal one progress line that the next output replaces.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -8,21 +8,22 @@ use rustix::termios::tcgetwinsize;
 use simple_device_plugin::cli::style::DIM;
 use textwrap::{Options, WordSplitter, wrap};
 
-/// Back to the line's begin, and empty it.
+/// Moves the cursor to the start of the line and erases the line.
 const ERASE_LINE: &str = "\r\x1b[2K";
 
-/// An output, and whether a person looks at it.
+/// An output that wraps lines to the width of the terminal and can show a progress line.
 #[derive(Debug)]
-pub struct Screen<W: Write> {
+pub(crate) struct Screen<W: Write> {
     out: W,
+    /// Whether the output is a terminal that takes escape sequences. Only then is there a progress line.
     interactive: bool,
-    /// Of the terminal; `None` where there is none.
+    /// The width of the terminal; `None` if the output is not one.
     columns: Option<u16>,
     progress_shown: bool,
 }
 
-/// Standard output: with colour where it is a terminal, and `NO_COLOR` and the like do not forbid it.
-pub fn stdout() -> Screen<impl Write> {
+/// Standard output. It has colors if it is a terminal and no variable such as `NO_COLOR` forbids them.
+pub(crate) fn stdout() -> Screen<impl Write> {
     let choice = AutoStream::choice(&io::stdout());
     Screen {
         interactive: io::stdout().is_terminal() && choice != ColorChoice::Never,
@@ -32,31 +33,30 @@ pub fn stdout() -> Screen<impl Write> {
     }
 }
 
-/// Some terminals do not know, and say 0.
+/// The width of the terminal on standard output. A terminal that does not know its width reports 0.
 fn columns() -> Option<u16> {
-    let columns = tcgetwinsize(io::stdout()).ok()?.ws_col;
-    Some(columns).filter(|columns| *columns > 0)
+    match tcgetwinsize(io::stdout()).ok()?.ws_col {
+        0 => None,
+        columns => Some(columns),
+    }
 }
 
 impl<W: Write> Screen<W> {
-    /// Tells on a terminal what is waited for, until the next thing is printed; what is too long for a
-    /// line is cut, as only one line can be erased.
-    pub(super) fn show_progress(&mut self, what: impl Display) -> io::Result<()> {
+    /// Shows a progress line until the next output. It is cut at the width of the terminal, because only one line can
+    /// be erased. If the output is not a terminal, this does nothing.
+    pub(crate) fn show_progress(&mut self, text: impl Display) -> io::Result<()> {
         if !self.interactive {
             return Ok(());
         }
         let columns = self.columns.map_or(usize::MAX, usize::from);
-        let line: String = what.to_string().chars().take(columns).collect();
+        let line: String = text.to_string().chars().take(columns).collect();
         write!(self.out, "{ERASE_LINE}{DIM}{line}{DIM:#}")?;
         self.progress_shown = true;
         self.out.flush()
     }
 
-    /// Prints a text, in as many lines as the terminal needs, all but the first indented.
-    ///
-    /// # Errors
-    /// The output's.
-    pub fn write_wrapped(&mut self, text: &str, indent: usize) -> io::Result<()> {
+    /// Prints a text, wrapped to the width of the terminal. All lines but the first are indented by that many columns.
+    pub(crate) fn write_wrapped(&mut self, text: &str, indent: usize) -> io::Result<()> {
         let Some(columns) = self
             .columns
             .filter(|columns| usize::from(*columns) > indent)
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_waited_for_leaves_no_trace() {
+    fn the_progress_line_is_erased() {
         let shown = |interactive| {
             let mut screen = screen(interactive, None);
             screen.show_progress("1 of 2").unwrap();
@@ -124,14 +124,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_waited_for_fits_on_a_line() {
+    fn the_progress_line_is_cut_at_the_width() {
         let mut screen = screen(true, Some(4));
         screen.show_progress("1 of 2").unwrap();
         assert!(printed(screen).ends_with("1 of\x1b[0m"));
     }
 
     #[test]
-    fn only_a_terminal_needs_more_lines() {
+    fn only_a_terminal_wraps_lines() {
         let shown = |columns| {
             let mut screen = screen(false, columns);
             screen.write_wrapped("one two three", 2).unwrap();

@@ -1,4 +1,4 @@
-//! A pod's admission, while its plugins take their time.
+//! The command `pod`, and the commands that are executed while its plugins do not respond.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -14,11 +14,12 @@ use kubelet_sim::{Kubelet, Pod};
 use simple_device_plugin::cli::style::{BAD, GOOD, ODD};
 use simple_device_plugin::util::sanitize::sanitize;
 
-/// Lines wait so long for a pod's plugins, so that those of a script are done one after another.
+/// How long a pod's plugins may take before further lines are executed meanwhile. It makes the commands of a script run
+/// one after another.
 const INPUT_DELAY: Duration = Duration::from_secs(1);
 
-/// Admits the pod and starts its container, and shows what it gets.
-pub async fn admit<W: Write>(
+/// Admits a pod, prints the devices that it gets, and starts its container.
+pub(crate) async fn admit<W: Write>(
     kubelet: &Kubelet,
     pod: &Pod,
     session: &mut Session<'_, W>,
@@ -32,27 +33,27 @@ pub async fn admit<W: Write>(
     }
     let unregistered_resources = kubelet.unregistered_resources(pod);
     let admitted = wait_for_plugins(kubelet, pod, session, lines, kubelet.admit(pod)).await?;
-    let got = match admitted {
-        ControlFlow::Break(end) => return Ok(ControlFlow::Break(end)),
-        ControlFlow::Continue(Ok(got)) => got,
+    let assignments = match admitted {
+        ControlFlow::Break(exit) => return Ok(ControlFlow::Break(exit)),
+        ControlFlow::Continue(Ok(assignments)) => assignments,
         ControlFlow::Continue(Err(error)) => {
             let reason = error.reason();
-            let refused = format!("{BAD}pod {name}: {reason}{BAD:#}: {error}");
-            session.out.write_wrapped(&refused, 2)?;
+            let text = format!("{BAD}pod {name}: {reason}{BAD:#}: {error}");
+            session.out.write_wrapped(&text, 2)?;
             return Ok(ControlFlow::Continue(()));
         }
     };
     writeln!(session.out, "{GOOD}pod {name} is admitted{GOOD:#}")?;
-    print::print_assignments(session.out, &got)?;
+    print::print_assignments(session.out, &assignments)?;
     for resource in unregistered_resources {
         let resource = sanitize(&resource);
-        let runs = "a kubelet runs the pod without it, a scheduler would not have placed it";
-        let text = format!("{ODD}no plugin offers {resource}: {runs}{ODD:#}");
+        let effect = "a kubelet runs the pod without it, a scheduler would not have placed it";
+        let text = format!("{ODD}no plugin offers {resource}: {effect}{ODD:#}");
         session.out.write_wrapped(&text, 2)?;
     }
     let started = kubelet.start_container(&pod.name);
     match wait_for_plugins(kubelet, pod, session, lines, started).await? {
-        ControlFlow::Break(end) => Ok(ControlFlow::Break(end)),
+        ControlFlow::Break(exit) => Ok(ControlFlow::Break(exit)),
         ControlFlow::Continue(Ok(())) => Ok(ControlFlow::Continue(())),
         ControlFlow::Continue(Err(status)) => {
             let message = sanitize(status.message());
@@ -63,35 +64,35 @@ pub async fn admit<W: Write>(
     }
 }
 
-/// Waits for the plugins of a pod; where they take their time, does what lines say meanwhile.
+/// Waits for a call to the plugins of a pod. After [`INPUT_DELAY`], it executes the commands that arrive meanwhile.
 async fn wait_for_plugins<W: Write, T>(
     kubelet: &Kubelet,
     pod: &Pod,
     session: &mut Session<'_, W>,
     lines: &mut Lines,
-    plugins: impl Future<Output = T>,
+    call: impl Future<Output = T>,
 ) -> io::Result<ControlFlow<ReplExit, T>> {
     let waiting_for = format!("the plugins of pod {}", sanitize(&pod.name));
-    let late = Instant::now() + INPUT_DELAY;
-    tokio::pin!(plugins);
+    let read_input_at = Instant::now() + INPUT_DELAY;
+    tokio::pin!(call);
     loop {
-        let late_line = async {
-            sleep_until(late).await;
+        let line = async {
+            sleep_until(read_input_at).await;
             next_line(lines).await
         };
-        let step = session.until(Some(&waiting_for), async {
+        let step = session.run_until(Some(&waiting_for), async {
             tokio::select! {
                 biased;
-                answer = &mut plugins => ControlFlow::Break(answer),
-                line = late_line => ControlFlow::Continue(line),
+                response = &mut call => ControlFlow::Break(response),
+                line = line => ControlFlow::Continue(line),
             }
         });
         match step.await? {
             None => return Ok(ControlFlow::Break(ReplExit::Quit)),
-            Some(ControlFlow::Break(answer)) => return Ok(ControlFlow::Continue(answer)),
+            Some(ControlFlow::Break(response)) => return Ok(ControlFlow::Continue(response)),
             Some(ControlFlow::Continue(line)) => {
-                if let ControlFlow::Break(end) = execute(kubelet, line.parse(), session)? {
-                    return Ok(ControlFlow::Break(end));
+                if let ControlFlow::Break(exit) = execute(kubelet, line.parse(), session)? {
+                    return Ok(ControlFlow::Break(exit));
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! The lines that the kubelet takes.
+//! The commands of the prompt.
 
 use std::collections::BTreeMap;
 use std::str::FromStr;
@@ -8,18 +8,16 @@ use thiserror::Error;
 use kubelet_sim::Pod;
 use simple_device_plugin::util::sanitize::sanitize;
 
-/// What can be asked of the kubelet.
+/// A command, one line of standard input.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ReplCommand {
-    /// Nothing.
+pub(crate) enum ReplCommand {
     Blank,
-    /// Admit a pod.
     Pod(Pod),
-    /// Delete the pod of this name.
+    /// The pod name.
     Delete(String),
-    /// Wait until the resource has so many allocatable devices.
+    /// The resource name and the number of allocatable devices to wait for.
     Wait(String, usize),
-    /// Break the connection to this resource's plugin.
+    /// The resource name.
     Lose(String),
     Restart,
     Status,
@@ -27,8 +25,8 @@ pub enum ReplCommand {
     Quit,
 }
 
-/// Each line, and what it does.
-pub const HELP: [(&str, &str); 8] = [
+/// The syntax of each command, and what it does.
+pub(crate) const HELP: [(&str, &str); 8] = [
     (
         "pod NAME RESOURCE=COUNT...",
         "admit a pod; shows what its container gets",
@@ -45,19 +43,20 @@ pub const HELP: [(&str, &str); 8] = [
     ("quit", "end, as Ctrl-C does"),
 ];
 
-/// Why a line says nothing.
+/// Why a line is not a command.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum ReplCommandError {
+pub(crate) enum ReplCommandError {
     #[error("{0}: no such command; help shows what there is")]
     Unknown(String),
     #[error("expected {0}")]
+    /// The expected syntax.
     Expected(&'static str),
     #[error("{0} stands alone: expected no word after it")]
-    Alone(String),
+    UnexpectedArgument(String),
     #[error("{0}: expected RESOURCE=COUNT, as in example.com/gpu=2")]
-    Request(String),
+    InvalidRequest(String),
     #[error("{0} is asked for twice")]
-    Twice(String),
+    DuplicateResource(String),
 }
 
 impl FromStr for ReplCommand {
@@ -69,32 +68,34 @@ impl FromStr for ReplCommand {
         let words: Vec<&str> = words.collect();
         match (command, &*words) {
             ("", _) => Ok(Self::Blank),
-            ("pod", [name, requests @ ..]) => pod(name, requests).map(Self::Pod),
+            ("pod", [name, requests @ ..]) => parse_pod(name, requests).map(Self::Pod),
             ("pod", []) => Err(ReplCommandError::Expected(HELP[0].0)),
             ("delete", [name]) => Ok(Self::Delete((*name).to_owned())),
             ("delete", _) => Err(ReplCommandError::Expected(HELP[1].0)),
             ("lose", [resource]) => Ok(Self::Lose((*resource).to_owned())),
             ("lose", _) => Err(ReplCommandError::Expected(HELP[2].0)),
-            ("wait", [word]) => request(word).map(|(resource, count)| Self::Wait(resource, count)),
+            ("wait", [word]) => {
+                parse_request(word).map(|(resource, count)| Self::Wait(resource, count))
+            }
             ("wait", _) => Err(ReplCommandError::Expected(HELP[4].0)),
             ("restart", []) => Ok(Self::Restart),
             ("status", []) => Ok(Self::Status),
             ("help", []) => Ok(Self::Help),
             ("quit" | "exit", []) => Ok(Self::Quit),
             (word @ ("restart" | "status" | "help" | "quit" | "exit"), _) => {
-                Err(ReplCommandError::Alone(word.to_owned()))
+                Err(ReplCommandError::UnexpectedArgument(word.to_owned()))
             }
             (unknown, _) => Err(ReplCommandError::Unknown(sanitize(unknown))),
         }
     }
 }
 
-fn pod(name: &str, words: &[&str]) -> Result<Pod, ReplCommandError> {
+fn parse_pod(name: &str, words: &[&str]) -> Result<Pod, ReplCommandError> {
     let mut requests = BTreeMap::new();
     for word in words {
-        let (resource, count) = request(word)?;
+        let (resource, count) = parse_request(word)?;
         if requests.insert(resource.clone(), count).is_some() {
-            return Err(ReplCommandError::Twice(sanitize(&resource)));
+            return Err(ReplCommandError::DuplicateResource(sanitize(&resource)));
         }
     }
     if requests.is_empty() {
@@ -106,8 +107,8 @@ fn pod(name: &str, words: &[&str]) -> Result<Pod, ReplCommandError> {
     })
 }
 
-fn request(word: &str) -> Result<(String, usize), ReplCommandError> {
-    let invalid = || ReplCommandError::Request(sanitize(word));
+fn parse_request(word: &str) -> Result<(String, usize), ReplCommandError> {
+    let invalid = || ReplCommandError::InvalidRequest(sanitize(word));
     let (resource, count) = word.rsplit_once('=').ok_or_else(invalid)?;
     let count: usize = count.parse().map_err(|_| invalid())?;
     if resource.is_empty() {
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_asks_for_resources() {
+    fn a_pod_has_requests() {
         let Ok(ReplCommand::Pod(pod)) = "  pod p a.io/x=2  b.io/y=0".parse() else {
             panic!("no pod");
         };
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_what_they_say() {
+    fn commands_are_parsed() {
         assert_eq!(" ".parse(), Ok(ReplCommand::Blank));
         assert_eq!("delete p".parse(), Ok(ReplCommand::Delete("p".to_owned())));
         assert_eq!(
@@ -143,10 +144,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
-        let told = |line: &str| {
+    fn errors_name_the_expected_syntax() {
+        let error = |line: &str| {
             line.parse::<ReplCommand>()
-                .expect_err("no mistake")
+                .expect_err("no error")
                 .to_string()
         };
         for (line, expected) in [
@@ -169,7 +170,7 @@ mod tests {
             ("wait", "expected wait RESOURCE=COUNT"),
             ("stop", "stop: no such command; help shows what there is"),
         ] {
-            assert_eq!(told(line), expected, "{line}");
+            assert_eq!(error(line), expected, "{line}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What each line does that needs no plugin.
+//! The commands that need no response from a plugin, and `wait`.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -13,57 +13,58 @@ use kubelet_sim::Kubelet;
 use simple_device_plugin::cli::style::{BAD, DIM};
 use simple_device_plugin::util::sanitize::sanitize;
 
-/// For the `wait` of a script.
+/// How long `wait` waits, so that a script ends.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// What ends a kubelet's life.
-pub enum ReplExit {
+/// Why the prompt stops the kubelet.
+pub(crate) enum ReplExit {
     Restart,
     Quit,
 }
 
-/// Does what a line says that needs no plugin.
-pub fn execute<W: Write>(
+/// Executes a command, or prints why the line is none. `pod` and `wait` are refused: this is also called while a pod
+/// waits for its plugins.
+pub(crate) fn execute<W: Write>(
     kubelet: &Kubelet,
-    line: Result<ReplCommand, ReplCommandError>,
+    command: Result<ReplCommand, ReplCommandError>,
     session: &mut Session<'_, W>,
 ) -> io::Result<ControlFlow<ReplExit>> {
-    match line {
+    match command {
         Ok(ReplCommand::Quit) => return Ok(ControlFlow::Break(ReplExit::Quit)),
         Ok(ReplCommand::Restart) => return Ok(ControlFlow::Break(ReplExit::Restart)),
         Ok(ReplCommand::Blank) => {}
         Ok(ReplCommand::Help) => print_help(session.out)?,
-        Ok(ReplCommand::Status) => status(kubelet, session)?,
-        Ok(ReplCommand::Delete(pod)) => delete(kubelet, &pod, session.out)?,
-        Ok(ReplCommand::Lose(resource)) => lose(kubelet, &resource, session.out)?,
+        Ok(ReplCommand::Status) => print_status(kubelet, session)?,
+        Ok(ReplCommand::Delete(pod)) => delete_pod(kubelet, &pod, session.out)?,
+        Ok(ReplCommand::Lose(resource)) => disconnect_plugin(kubelet, &resource, session.out)?,
         Ok(ReplCommand::Pod(_) | ReplCommand::Wait(..)) => {
-            let way_out = "a pod waits for its plugins; lose, restart and quit end that";
-            session
-                .out
-                .write_wrapped(&format!("{BAD}not now{BAD:#}: {way_out}"), 2)?;
+            let reason = "a pod waits for its plugins; lose, restart and quit end that";
+            let text = format!("{BAD}not now{BAD:#}: {reason}");
+            session.out.write_wrapped(&text, 2)?;
         }
-        Err(error) => session
-            .out
-            .write_wrapped(&format!("{BAD}{error}{BAD:#}"), 2)?,
+        Err(error) => {
+            let text = format!("{BAD}{error}{BAD:#}");
+            session.out.write_wrapped(&text, 2)?;
+        }
     }
     Ok(ControlFlow::Continue(()))
 }
 
-fn status<W: Write>(kubelet: &Kubelet, session: &mut Session<'_, W>) -> io::Result<()> {
+fn print_status<W: Write>(kubelet: &Kubelet, session: &mut Session<'_, W>) -> io::Result<()> {
     if kubelet.node().borrow().is_empty() {
         return writeln!(session.out, "{DIM}no plugin has registered yet{DIM:#}");
     }
     session.print_node()?;
-    let held = kubelet.all_assignments();
-    if held.is_empty() {
+    let assignments = kubelet.all_assignments();
+    if assignments.is_empty() {
         return writeln!(session.out, "{DIM}no pod holds a device{DIM:#}");
     }
     writeln!(session.out)?;
-    view::print_pods(session.out, &held)
+    view::print_pods(session.out, &assignments)
 }
 
-/// Waits until so many devices can be had, but not for ever.
-pub async fn wait<W: Write>(
+/// Waits until the resource has at least `count` allocatable devices, for [`WAIT_MAX`] at most.
+pub(crate) async fn wait<W: Write>(
     kubelet: &Kubelet,
     resource: &str,
     count: usize,
@@ -72,7 +73,7 @@ pub async fn wait<W: Write>(
     let mut node = kubelet.node();
     let enough = node.wait_for(|node| node.get(resource).is_some_and(|n| n.allocatable >= count));
     let name = sanitize(resource);
-    let waited = session.until(Some(&name), timeout(WAIT_MAX, enough));
+    let waited = session.run_until(Some(&name), timeout(WAIT_MAX, enough));
     match waited.await? {
         None => return Ok(ControlFlow::Break(ReplExit::Quit)),
         Some(Ok(_)) => {}
@@ -85,7 +86,7 @@ pub async fn wait<W: Write>(
     Ok(ControlFlow::Continue(()))
 }
 
-fn delete(kubelet: &Kubelet, pod: &str, out: &mut impl Write) -> io::Result<()> {
+fn delete_pod(kubelet: &Kubelet, pod: &str, out: &mut impl Write) -> io::Result<()> {
     let name = sanitize(pod);
     if kubelet.assignments(pod).is_empty() {
         return writeln!(out, "{BAD}pod {name} holds no device{BAD:#}");
@@ -94,7 +95,7 @@ fn delete(kubelet: &Kubelet, pod: &str, out: &mut impl Write) -> io::Result<()> 
     writeln!(out, "pod {name} is deleted: its devices are free")
 }
 
-fn lose(kubelet: &Kubelet, resource: &str, out: &mut impl Write) -> io::Result<()> {
+fn disconnect_plugin(kubelet: &Kubelet, resource: &str, out: &mut impl Write) -> io::Result<()> {
     if kubelet.disconnect_plugin(resource) {
         return Ok(());
     }

@@ -4,22 +4,22 @@ use std::io::{self, BufRead, Read};
 
 use tokio::sync::mpsc;
 
-/// Lines that wait until those before them are done.
+/// The number of lines that are read ahead.
 const LINES_MAX: usize = 64;
-/// In bytes. What is beyond is dropped.
+/// In bytes. The rest of a longer line is dropped.
 const LINE_MAX: u64 = 64 * 1024;
 
-/// The lines as they come.
-pub type Lines = mpsc::Receiver<String>;
+/// The lines of standard input.
+pub(crate) type Lines = mpsc::Receiver<String>;
 
-/// Reads standard input until it ends. A thread does it, since nothing else can wait for a terminal, a
-/// pipe and a file alike; where it waits for a line, it goes with the process.
-pub fn lines() -> Lines {
-    let (send, lines) = mpsc::channel(LINES_MAX);
+/// Reads standard input until it ends, in a thread, because only a blocking read works for a terminal, a pipe and a file
+/// alike. The thread ends with the process if it waits for a line.
+pub(crate) fn lines() -> Lines {
+    let (sender, lines) = mpsc::channel(LINES_MAX);
     std::thread::spawn(move || {
-        let mut input = std::io::stdin().lock();
-        while let Ok(Some(line)) = line(&mut input) {
-            if send.blocking_send(line).is_err() {
+        let mut input = io::stdin().lock();
+        while let Ok(Some(line)) = read_line(&mut input) {
+            if sender.blocking_send(line).is_err() {
                 break;
             }
         }
@@ -27,16 +27,16 @@ pub fn lines() -> Lines {
     lines
 }
 
-/// The next line; none comes when standard input has ended, and the kubelet goes on.
-pub async fn next_line(lines: &mut Lines) -> String {
+/// Waits for the next line. At the end of standard input it waits for ever, because the kubelet continues to run.
+pub(crate) async fn next_line(lines: &mut Lines) -> String {
     match lines.recv().await {
         Some(line) => line,
         None => std::future::pending().await,
     }
 }
 
-/// The next line; `None` at the end.
-fn line(input: &mut impl BufRead) -> io::Result<Option<String>> {
+/// Reads the next line; `None` at the end.
+fn read_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     if input.take(LINE_MAX).read_until(b'\n', &mut line)? == 0 {
         return Ok(None);
@@ -52,11 +52,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_without_an_end_takes_no_more_memory_than_another() {
+    fn a_long_line_is_cut() {
         let mut input = vec![b'x'; 200_000];
         input.extend(b"\nstatus\n\xff");
         let mut input = &*input;
-        let mut next = || line(&mut input).unwrap();
+        let mut next = || read_line(&mut input).unwrap();
         assert_eq!(next().map(|line| line.len()), Some(64 * 1024));
         assert_eq!(next().as_deref(), Some("status"));
         assert_eq!(next().as_deref(), Some("\u{fffd}"));

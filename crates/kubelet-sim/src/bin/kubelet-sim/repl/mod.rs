@@ -1,4 +1,4 @@
-//! `run`: the simulated kubelet for plugins in any language.
+//! `run`: a simulated kubelet with a prompt, for plugins in any language.
 
 mod admission;
 mod command;
@@ -28,53 +28,55 @@ use execute::{ReplExit, execute, wait};
 use input::{Lines, next_line};
 use session::Session;
 
-/// How long the last words may take where nobody reads.
+/// How long the program waits at its end for the last output, which nobody may read.
 const OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Runs a kubelet until `quit` or `stop`, and does what the lines of standard input say. The kubelet lives here; whoever
-/// talks to the terminal does so on a thread of its own, which a reader who does not read holds up, but not the kubelet.
-pub async fn run(settings: KubeletSettings, stop: CancellationToken) -> anyhow::Result<()> {
-    let here = Handle::current();
-    let (end, mut ended) = oneshot::channel();
-    let talk = talk(settings, here, stop.clone());
+/// Runs a kubelet with a prompt until `quit`, or until `stop` is cancelled. The kubelet runs on the current runtime and
+/// the prompt on a thread of its own, so that a blocked output does not block the kubelet.
+pub(crate) async fn run(settings: KubeletSettings, stop: CancellationToken) -> anyhow::Result<()> {
+    let (sender, mut result) = oneshot::channel();
+    let prompt = run_prompt(settings, Handle::current(), stop.clone());
     std::thread::spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build();
-        let talked = runtime
-            .map_err(Into::into)
-            .and_then(|runtime| runtime.block_on(talk));
-        // Who waits no more has ended already.
-        let _ = end.send(talked);
+        let result = match runtime {
+            Ok(runtime) => runtime.block_on(prompt),
+            Err(error) => Err(error.into()),
+        };
+        // After the timeout below there is no receiver.
+        let _ = sender.send(result);
     });
     tokio::select! {
-        talked = &mut ended => talked.context("a bug: the talk ended without a word")?,
-        () = stop.cancelled() => match timeout(OUTPUT_TIMEOUT, ended).await {
-            Ok(talked) => talked.context("a bug: the talk ended without a word")?,
+        result = &mut result => result.context("a bug: the talk ended without a word")?,
+        () = stop.cancelled() => match timeout(OUTPUT_TIMEOUT, result).await {
+            Ok(result) => result.context("a bug: the talk ended without a word")?,
             Err(_) => Ok(()),
         },
     }
 }
 
-/// Starts the kubelet on the runtime `here`, and talks about it.
-async fn talk(
+/// Starts a kubelet on the given runtime, and executes commands until the program ends.
+async fn run_prompt(
     settings: KubeletSettings,
-    here: Handle,
+    kubelet_runtime: Handle,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut screen = stdout();
     let dir = settings.dir.display().to_string();
-    // Here it may be a real node's, and would be written over.
+    // The directory may be that of a real kubelet, whose checkpoint must not be overwritten.
     checkpoint::read(&settings.dir).with_context(|| {
-        let way_out = "if it is another kubelet's, take another directory";
-        format!("no kubelet in {dir}: cannot use the checkpoint there; {way_out}")
+        let remedy = "if it is another kubelet's, take another directory";
+        format!("no kubelet in {dir}: cannot use the checkpoint there; {remedy}")
     })?;
     let behavior = settings.behavior;
-    let started = here.spawn(async { Kubelet::start(settings) }).await?;
+    let started = kubelet_runtime
+        .spawn(async { Kubelet::start(settings) })
+        .await?;
     let mut kubelet = started.with_context(|| format!("no kubelet in {dir}"))?;
-    introduce(&mut screen, behavior, &dir, &kubelet)?;
+    print_introduction(&mut screen, behavior, &dir, &kubelet)?;
     let mut session = Session::new(&mut screen, &kubelet, stop);
     let mut lines = input::lines();
-    while let ReplExit::Restart = next(&kubelet, &mut session, &mut lines).await? {
-        let restarted = here.spawn(kubelet.restart()).await?;
+    while let ReplExit::Restart = execute_lines(&kubelet, &mut session, &mut lines).await? {
+        let restarted = kubelet_runtime.spawn(kubelet.restart()).await?;
         kubelet = restarted.context("the kubelet does not restart")?;
         session.set_kubelet(&kubelet);
         session.print_line("the kubelet restarted: plugins must register again")?;
@@ -87,7 +89,7 @@ async fn talk(
     Ok(())
 }
 
-fn introduce(
+fn print_introduction(
     out: &mut Screen<impl Write>,
     behavior: Behavior,
     dir: &str,
@@ -107,47 +109,50 @@ fn introduce(
         "Pod resources are served at {}",
         pod_resources.display()
     )?;
-    let held = kubelet.all_assignments();
-    if !held.is_empty() {
+    let assignments = kubelet.all_assignments();
+    if !assignments.is_empty() {
         writeln!(out, "Pods of an earlier run, from its checkpoint:\n")?;
-        view::print_pods(out, &held)?;
+        view::print_pods(out, &assignments)?;
         writeln!(out)?;
     }
     writeln!(out, "Type {STRONG}help{STRONG:#} for what it can do.\n")
 }
 
-/// Does what the lines say until one of them ends this kubelet's life.
-async fn next<W: Write>(
+/// Executes the lines of standard input until one of them stops the kubelet, or the program stops.
+async fn execute_lines<W: Write>(
     kubelet: &Kubelet,
     session: &mut Session<'_, W>,
     lines: &mut Lines,
 ) -> anyhow::Result<ReplExit> {
     loop {
-        let Some(line) = session.until(None, next_line(lines)).await? else {
+        let Some(line) = session.run_until(None, next_line(lines)).await? else {
             return Ok(ReplExit::Quit);
         };
-        let ended = match line.parse() {
+        let executed = match line.parse() {
             Ok(ReplCommand::Pod(pod)) => admission::admit(kubelet, &pod, session, lines).await?,
             Ok(ReplCommand::Wait(resource, count)) => {
                 wait(kubelet, &resource, count, session).await?
             }
-            line => execute(kubelet, line, session)?,
+            command => execute(kubelet, command, session)?,
         };
-        if let ControlFlow::Break(end) = ended {
-            return Ok(end);
+        if let ControlFlow::Break(exit) = executed {
+            return Ok(exit);
         }
     }
 }
 
 fn print_help(out: &mut impl Write) -> io::Result<()> {
     let rows = command::HELP.iter();
-    columns(out, rows.map(|(line, does)| format!("  {line}\t{does}")))
+    columns(
+        out,
+        rows.map(|(syntax, purpose)| format!("  {syntax}\t{purpose}")),
+    )
 }
 
-/// The lines that it takes.
-pub fn help() -> String {
+/// The list of commands for the help text of `run`.
+pub(crate) fn help() -> String {
     let mut text = b"Lines:\n".to_vec();
-    // To memory it cannot fail.
+    // Writing to memory cannot fail.
     let _ = print_help(&mut text);
     String::from_utf8_lossy(&text).into_owned()
 }

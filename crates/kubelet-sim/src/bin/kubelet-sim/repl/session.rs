@@ -1,4 +1,4 @@
-//! What a person sees of one kubelet after another: events as they come, the node when it has settled.
+//! The output of the prompt: the kubelet's events as they arrive, and the node's table when it has settled.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -14,23 +14,23 @@ use crate::print;
 use crate::screen::Screen;
 use kubelet_sim::{Crash, Event, Kubelet, NodeResources};
 
-/// The node's table is printed so long after a change, with whatever changed meanwhile.
+/// The delay between a change of the node and the print of its table, which then shows all changes of that time.
 const NODE_SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// A screen on which a kubelet is followed.
-pub struct Session<'a, W: Write> {
-    pub out: &'a mut Screen<W>,
+/// Shows a kubelet and its successors after a restart on one screen.
+pub(crate) struct Session<'a, W: Write> {
+    pub(crate) out: &'a mut Screen<W>,
     stop: CancellationToken,
     started: Instant,
     events: broadcast::Receiver<Event>,
     node: watch::Receiver<NodeResources>,
     crashed: watch::Receiver<Option<Crash>>,
-    /// The node changed after its table was printed, and is settled then.
-    settled: Option<Instant>,
+    /// When to print the node's table; `None` if the node has not changed since the last print.
+    print_node_at: Option<Instant>,
 }
 
 impl<'a, W: Write> Session<'a, W> {
-    pub fn new(out: &'a mut Screen<W>, kubelet: &Kubelet, stop: CancellationToken) -> Self {
+    pub(crate) fn new(out: &'a mut Screen<W>, kubelet: &Kubelet, stop: CancellationToken) -> Self {
         Self {
             out,
             stop,
@@ -38,65 +38,67 @@ impl<'a, W: Write> Session<'a, W> {
             events: kubelet.events(),
             node: kubelet.node(),
             crashed: kubelet.crashed(),
-            settled: None,
+            print_node_at: None,
         }
     }
 
-    /// From here on this kubelet, which has just started, is shown.
-    pub fn set_kubelet(&mut self, kubelet: &Kubelet) {
+    /// Shows this kubelet, which has just started, from now on.
+    pub(crate) fn set_kubelet(&mut self, kubelet: &Kubelet) {
         self.started = Instant::now();
         self.events = kubelet.events();
         self.node = kubelet.node();
         self.crashed = kubelet.crashed();
-        self.settled = Some(Instant::now() + NODE_SETTLE_TIME);
+        self.print_node_at = Some(Instant::now() + NODE_SETTLE_TIME);
     }
 
     /// Prints a line with the time since the kubelet's start.
-    pub fn print_line(&mut self, text: &str) -> io::Result<()> {
+    pub(crate) fn print_line(&mut self, text: &str) -> io::Result<()> {
         view::print_line(self.out, self.started.elapsed(), text)
     }
 
-    /// Shows what happens until the work is done; `None` where the stop or a crash came first. What is waited for
-    /// is told once a second, where there is a word for it.
-    pub async fn until<T>(
+    /// Runs a future and meanwhile shows what the kubelet does. Returns `None` if the program stops or the kubelet
+    /// crashes first. The progress line names `waiting_for` once a second.
+    pub(crate) async fn run_until<T>(
         &mut self,
         waiting_for: Option<&str>,
-        work: impl Future<Output = T>,
+        future: impl Future<Output = T>,
     ) -> io::Result<Option<T>> {
-        let began = Instant::now();
+        let start = Instant::now();
         let mut second = interval(Duration::from_secs(1));
         second.reset();
-        tokio::pin!(work);
+        tokio::pin!(future);
         loop {
             self.out.flush()?;
-            let settled = OptionFuture::from(self.settled.map(|at| sleep_until(at.into())));
+            let settled = OptionFuture::from(self.print_node_at.map(|at| sleep_until(at.into())));
             tokio::select! {
                 () = self.stop.cancelled() => return Ok(None),
-                () = crash(self.crashed.clone()) => return Ok(None),
-                done = &mut work => return Ok(Some(done)),
-                Some(event) = next(&mut self.events) => self.show(&event)?,
+                () = crashed(self.crashed.clone()) => return Ok(None),
+                output = &mut future => return Ok(Some(output)),
+                Some(event) = next_event(&mut self.events) => self.print_event(&event)?,
                 Ok(()) = self.node.changed() => {
-                    self.settled.get_or_insert_with(|| Instant::now() + NODE_SETTLE_TIME);
+                    if self.print_node_at.is_none() {
+                        self.print_node_at = Some(Instant::now() + NODE_SETTLE_TIME);
+                    }
                 }
-                Some(()) = settled => self.show_node()?,
+                Some(()) = settled => self.print_node_paragraph()?,
                 _ = second.tick(), if waiting_for.is_some() => {
-                    let (what, seconds) = (waiting_for.unwrap_or_default(), began.elapsed().as_secs());
+                    let (what, seconds) = (waiting_for.unwrap_or_default(), start.elapsed().as_secs());
                     self.out.show_progress(format_args!("waiting {seconds} s for {what}"))?;
                 }
             }
         }
     }
 
-    fn show(&mut self, event: &Result<Event, MissedEvents>) -> io::Result<()> {
+    fn print_event(&mut self, event: &Result<Event, MissedEvents>) -> io::Result<()> {
         match event {
             Ok(event) => view::print_event(self.out, self.started.elapsed(), event),
             Err(MissedEvents(count)) => self.print_line(&format!("{count} events more")),
         }
     }
 
-    /// Prints the node's table as a paragraph of its own.
-    fn show_node(&mut self) -> io::Result<()> {
-        self.settled = None;
+    /// Prints the node's table between blank lines.
+    fn print_node_paragraph(&mut self) -> io::Result<()> {
+        self.print_node_at = None;
         if self.node.borrow().is_empty() {
             return Ok(());
         }
@@ -105,26 +107,28 @@ impl<'a, W: Write> Session<'a, W> {
         writeln!(self.out)
     }
 
-    /// Prints the node's table, which needs no other until the node changes.
-    pub fn print_node(&mut self) -> io::Result<()> {
-        self.settled = None;
+    /// Prints the node's table now, so that it is not printed again until the node changes.
+    pub(crate) fn print_node(&mut self) -> io::Result<()> {
+        self.print_node_at = None;
         print::print_node(self.out, &self.node.borrow_and_update())
     }
 }
 
 /// Waits until the kubelet has crashed.
-async fn crash(mut crashed: watch::Receiver<Option<Crash>>) {
-    if crashed.wait_for(Option::is_some).await.is_err() {
-        // It ended otherwise.
+async fn crashed(mut crash: watch::Receiver<Option<Crash>>) {
+    if crash.wait_for(Option::is_some).await.is_err() {
+        // The kubelet was dropped without a crash.
         std::future::pending::<()>().await;
     }
 }
 
-/// So many events came faster than they could be shown.
+/// The number of events that were dropped because they arrived faster than they were shown.
 struct MissedEvents(u64);
 
-/// The next event; `None` when the kubelet is gone, and with it all that could be shown.
-async fn next(events: &mut broadcast::Receiver<Event>) -> Option<Result<Event, MissedEvents>> {
+/// Waits for the next event; `None` if the kubelet was dropped.
+async fn next_event(
+    events: &mut broadcast::Receiver<Event>,
+) -> Option<Result<Event, MissedEvents>> {
     match events.recv().await {
         Ok(event) => Some(Ok(event)),
         Err(RecvError::Lagged(missed)) => Some(Err(MissedEvents(missed))),

@@ -1,4 +1,4 @@
-//! How the kubelet's events and its state read.
+//! The texts for the kubelet's events and for device assignments.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -12,42 +12,47 @@ use simple_device_plugin::cli::print::table;
 use simple_device_plugin::cli::style::{BAD, DIM, GOOD, ODD, PLAIN};
 use simple_device_plugin::util::sanitize::sanitize;
 
-/// So many changes of a list are named; more are counted.
+/// The number of changed devices up to which an event names them; more are only counted.
 const CHANGES_SHOWN_MAX: usize = 3;
 
-/// The columns of the time.
+/// The width of the time at the start of a line, in columns.
 const TIME_WIDTH: usize = 11;
 
 /// Prints an event with the time since the kubelet's start.
-pub fn print_event(out: &mut Screen<impl Write>, since: Duration, event: &Event) -> io::Result<()> {
+pub(crate) fn print_event(
+    out: &mut Screen<impl Write>,
+    since: Duration,
+    event: &Event,
+) -> io::Result<()> {
     let (style, text) = describe(&event.kind);
-    print_line(
-        out,
-        since,
-        &format!("{} {style}{text}{style:#}", event.resource),
-    )
+    let resource = &event.resource;
+    print_line(out, since, &format!("{resource} {style}{text}{style:#}"))
 }
 
 /// Prints a line with the time since the kubelet's start.
-pub fn print_line(out: &mut Screen<impl Write>, since: Duration, text: &str) -> io::Result<()> {
+pub(crate) fn print_line(
+    out: &mut Screen<impl Write>,
+    since: Duration,
+    text: &str,
+) -> io::Result<()> {
     let seconds = since.as_secs_f64();
     out.write_wrapped(&format!("{DIM}{seconds:9.3}{DIM:#}  {text}"), TIME_WIDTH)
 }
 
-fn describe(what: &EventKind) -> (Style, String) {
-    match what {
+fn describe(kind: &EventKind) -> (Style, String) {
+    match kind {
         EventKind::Registered {
             endpoint,
             pre_start,
             preferred,
         } => {
-            let asks = match (preferred, pre_start) {
+            let options = match (preferred, pre_start) {
                 (false, false) => "",
                 (true, false) => ", with GetPreferredAllocation",
                 (false, true) => ", with PreStartContainer",
                 (true, true) => ", with GetPreferredAllocation and PreStartContainer",
             };
-            (GOOD, format!("registered at {endpoint}{asks}"))
+            (GOOD, format!("registered at {endpoint}{options}"))
         }
         EventKind::Ignored { endpoint } => {
             let text = format!("registered again at {endpoint}: ignored, while its stream is open");
@@ -68,9 +73,10 @@ fn describe(what: &EventKind) -> (Style, String) {
             (style, text)
         }
         EventKind::Disconnected { error } => {
-            let why = error
-                .as_ref()
-                .map_or_else(String::new, |error| format!(" with {error}"));
+            let why = match error {
+                Some(error) => format!(" with {error}"),
+                None => String::new(),
+            };
             let text = format!("lost: its stream ended{why}; its devices count as Unhealthy");
             (BAD, text)
         }
@@ -92,21 +98,20 @@ fn describe_changes(changes: &[DeviceChange]) -> String {
     match changes.len() {
         0 => String::new(),
         1..=CHANGES_SHOWN_MAX => {
-            let named: Vec<String> = changes.iter().map(name).collect();
-            format!(": {}", named.join(", "))
+            let names: Vec<String> = changes.iter().map(name).collect();
+            format!(": {}", names.join(", "))
         }
         more => format!(", {more} changed"),
     }
 }
 
-/// Prints which pod holds what.
-pub fn print_pods(out: &mut impl Write, assignments: &[Assignment]) -> io::Result<()> {
-    let rows = assignments.iter().map(|held| {
-        let devices = print::format_devices(held);
-        (
-            PLAIN,
-            format!("{}\t{}\t{devices}", sanitize(&held.pod), held.resource),
-        )
+/// Prints the table of the devices that pods hold.
+pub(crate) fn print_pods(out: &mut impl Write, assignments: &[Assignment]) -> io::Result<()> {
+    let rows = assignments.iter().map(|assignment| {
+        let pod = sanitize(&assignment.pod);
+        let resource = &assignment.resource;
+        let devices = print::format_devices(assignment);
+        (PLAIN, format!("{pod}\t{resource}\t{devices}"))
     });
     table(out, "POD\tRESOURCE\tDEVICES", rows)
 }
@@ -116,7 +121,7 @@ mod tests {
     use super::*;
     use kubelet_sim::DeviceState;
 
-    fn listed_text(healthy: usize, unhealthy: usize, changed: &[&str]) -> String {
+    fn list_text(healthy: usize, unhealthy: usize, changed: &[&str]) -> String {
         let change = |id: &&str| DeviceChange {
             id: (*id).to_owned(),
             state: DeviceState::Unhealthy,
@@ -131,22 +136,22 @@ mod tests {
     }
 
     #[test]
-    fn a_list_tells_what_changed_but_not_all_of_it() {
-        assert_eq!(listed_text(0, 0, &[]), "listed no devices");
-        assert_eq!(listed_text(4, 0, &[]), "listed 4 devices, all healthy");
-        assert_eq!(listed_text(0, 1, &[]), "listed 1 device, Unhealthy");
+    fn a_list_names_few_changed_devices_and_counts_many() {
+        assert_eq!(list_text(0, 0, &[]), "listed no devices");
+        assert_eq!(list_text(4, 0, &[]), "listed 4 devices, all healthy");
+        assert_eq!(list_text(0, 1, &[]), "listed 1 device, Unhealthy");
         assert_eq!(
-            listed_text(2, 1, &["a"]),
+            list_text(2, 1, &["a"]),
             "listed 3 devices, 2 healthy: a Unhealthy"
         );
         assert_eq!(
-            listed_text(0, 4, &["a", "b", "c", "d"]),
+            list_text(0, 4, &["a", "b", "c", "d"]),
             "listed 4 devices, 0 healthy, 4 changed"
         );
     }
 
     #[test]
-    fn why_a_device_counts_as_ill_is_told() {
+    fn an_unknown_health_is_shown() {
         let listed = EventKind::Listed {
             healthy: 1,
             unhealthy: 1,
@@ -158,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registration_tells_what_the_plugin_asks_for() {
+    fn a_registration_shows_the_plugins_options() {
         let registered = EventKind::Registered {
             endpoint: "x.sock".to_owned(),
             pre_start: true,
