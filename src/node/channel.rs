@@ -1,9 +1,9 @@
 //! A gRPC channel over one connection, and never another.
 
 use std::io;
-use std::sync::Mutex;
 
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Error};
 
@@ -16,7 +16,7 @@ use crate::api::AUTHORITY;
 pub async fn channel_over(stream: UnixStream) -> Result<Channel, Error> {
     let once = Mutex::new(Some(TokioIo::new(stream)));
     let connector = tower::service_fn(move |_| {
-        let stream = once.lock().ok().and_then(|mut stream| stream.take());
+        let stream = once.lock().take();
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the connection is closed");
         std::future::ready(stream.ok_or_else(gone))
     });

@@ -23,7 +23,6 @@ use crate::offer::removal::Wait;
 use crate::plugin::PluginHandle;
 use crate::plugin::record::Record;
 use crate::supervisor::{Present, Supervisor};
-use crate::util::lock::lock;
 
 /// Whoever asks is told without the checkpoint rather than late.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(1);
@@ -140,7 +139,7 @@ impl Observer {
 
 fn waits(plugin: &PluginHandle, offer: &Offer) -> BTreeMap<Box<str>, Wait> {
     let ids = offer.removing().map(|device| &*device.id);
-    let removal = lock(&plugin.removal);
+    let removal = plugin.removal.lock();
     let waits = removal.waits(ids, offer.resource().removal_grace, Instant::now());
     waits
         .into_iter()

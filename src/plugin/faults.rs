@@ -1,9 +1,10 @@
 //! What injected faults do to a plugin.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -11,7 +12,6 @@ use tracing::warn;
 
 use crate::fault::handle::FaultHandle;
 use crate::fault::{BOUNDS, Delays, Evaluated, FaultId, Flaps, Grant, Suspension, Target};
-use crate::util::lock::lock;
 
 use super::PluginHandle;
 use super::outcome::StreamEnd;
@@ -183,14 +183,14 @@ struct GrantedDelay {
 
 impl GrantedDelay {
     fn new(delays: Arc<Mutex<Delays>>, wanted: Duration) -> Self {
-        let grant = lock(&delays).grant(wanted, Instant::now());
+        let grant = delays.lock().grant(wanted, Instant::now());
         Self { delays, grant }
     }
 }
 
 impl Drop for GrantedDelay {
     fn drop(&mut self) {
-        lock(&self.delays).over(&self.grant, Instant::now());
+        self.delays.lock().over(&self.grant, Instant::now());
     }
 }
 

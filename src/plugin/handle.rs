@@ -1,9 +1,10 @@
 //! One plugin, as others see it and steer it while it runs.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::SystemTime;
 
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
 

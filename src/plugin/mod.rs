@@ -32,7 +32,6 @@ use crate::node::registration::{KubeletConnection, NoKubelet};
 use crate::node::watcher::KubeletSocket;
 use crate::offer::resource::Resource;
 use crate::plugin::record::{Cause, Record, Step};
-use crate::util::lock::lock;
 
 use memory::{Settle, Succession};
 use outcome::StreamEnd;
@@ -88,7 +87,7 @@ impl PluginInstance {
         };
         let settle = memory.settle(before);
         // Also where the run before panicked: what its stream reported was reported to another life of the kubelet.
-        lock(&self.handle.removal).stream_ended();
+        self.handle.removal.lock().stream_ended();
         let mut server = Server::start(socket, Arc::clone(&self.resource), self.handle.clone());
         memory.registers();
         let registered = tokio::select! {
@@ -104,7 +103,7 @@ impl PluginInstance {
         };
         let kubelets = registered.as_ref().ok().copied().flatten();
         server.stop(kubelets).await;
-        lock(&self.handle.removal).stream_ended();
+        self.handle.removal.lock().stream_ended();
         debug!(resource = %self.resource.name, "stopped");
         registered.map(|_| ended)
     }

@@ -1,10 +1,11 @@
 //! The five RPCs of `v1beta1.DevicePlugin`, each a view of the resource and its devices.
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
@@ -21,7 +22,6 @@ use crate::net::connections::{ConnectionId, Peers};
 use crate::offer::Offer;
 use crate::offer::removal::{CallId, Removal};
 use crate::offer::resource::Resource;
-use crate::util::lock::lock;
 use crate::util::sanitize::sanitize;
 
 use super::PluginHandle;
@@ -77,7 +77,7 @@ impl DevicePlugin for Service {
                 *repeats != offer.repeats() || !sent.is_told_alike(devices)
             });
             // Also where no new list is needed: a device may have been Unhealthy before its removal began.
-            lock(&removal).listed(devices, Instant::now());
+            removal.lock().listed(devices, Instant::now());
             let list = is_new.then(|| {
                 let count = devices.len();
                 trace!(%resource, count, "DevicePlugin.list_and_watch.send");
@@ -184,14 +184,14 @@ struct InFlight<'a> {
 
 impl<'a> InFlight<'a> {
     fn new<'b>(removal: &'a Mutex<Removal>, ids: impl Iterator<Item = &'b str>) -> Self {
-        let call = lock(removal).call_began(ids);
+        let call = removal.lock().call_began(ids);
         Self { removal, call }
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        lock(self.removal).call_ended(self.call, Instant::now());
+        self.removal.lock().call_ended(self.call, Instant::now());
     }
 }
 

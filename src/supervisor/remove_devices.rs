@@ -10,7 +10,6 @@ use tracing::{debug, info};
 use crate::node::holders::Holders;
 use crate::offer::resource::Resource;
 use crate::plugin::PluginHandle;
-use crate::util::lock::lock;
 
 /// The first probe comes this soon after devices are pending removal, the others at this part of the grace.
 const FIRST_PROBE: Duration = Duration::from_millis(50);
@@ -32,7 +31,7 @@ pub async fn run(handle: &PluginHandle, holders: &Holders) -> Infallible {
         while offers.borrow_and_update().removing().next().is_some() {
             sleep(pause).await;
             let resource = handle.offer.now().resource().clone();
-            if lock(&handle.removal).has_pending() {
+            if handle.removal.lock().has_pending() {
                 drop_free(handle, holders, &resource).await;
                 forget_deleted_pods(handle, holders, &resource).await;
             }
@@ -47,7 +46,7 @@ async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource
     let name = &resource.name;
     let began = Instant::now();
     let read = holders.checkpoint.read().await;
-    let mut removal = lock(&handle.removal);
+    let mut removal = handle.removal.lock();
     match read {
         Ok(written) => {
             let known = written.checkpoint.of(name.as_str());
@@ -77,7 +76,10 @@ async fn forget_deleted_pods(handle: &PluginHandle, holders: &Holders, resource:
     };
     let (name, grace) = (&resource.name, resource.removal_grace);
     let held =
-        lock(&handle.removal).held_by_checkpoint(grace, grace.max(ASK_AGAIN_MIN), Instant::now());
+        handle
+            .removal
+            .lock()
+            .held_by_checkpoint(grace, grace.max(ASK_AGAIN_MIN), Instant::now());
     if held.is_empty() {
         return;
     }

@@ -3,7 +3,6 @@
 pub(crate) mod backoff;
 pub(crate) mod dir_watch;
 pub mod file_id;
-pub mod lock;
 pub(crate) mod regular_file;
 pub(crate) mod retry;
 pub mod sanitize;

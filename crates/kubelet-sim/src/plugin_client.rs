@@ -1,9 +1,9 @@
 //! The kubelet's client of one plugin. It follows `pkg/kubelet/cm/devicemanager/plugin/v1beta1/client.go`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -13,7 +13,6 @@ use tonic::{Response, Status, Streaming};
 use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::api::{self, PreferenceQuestion, v1beta1};
 use simple_device_plugin::node::channel::channel_over;
-use simple_device_plugin::util::lock::lock;
 use simple_device_plugin::util::sanitize::sanitize;
 
 /// The pause before the next attempt to connect to a socket that no plugin serves yet.
@@ -65,7 +64,7 @@ impl PluginClient {
         loop {
             let error = match timeout_at(deadline, connect(&self.socket)).await {
                 Ok(Ok(channel)) => {
-                    *lock(&self.channel) = Some(channel);
+                    *self.channel.lock() = Some(channel);
                     return Ok(());
                 }
                 // The outermost error of tonic says only that it is a transport error.
@@ -83,7 +82,7 @@ impl PluginClient {
     /// Closes the connection. Calls in flight end with the code Cancelled.
     pub(crate) fn close(&self) {
         self.closed.cancel();
-        lock(&self.channel).take();
+        self.channel.lock().take();
     }
 
     pub(crate) async fn plugin_options(&self) -> Result<v1beta1::DevicePluginOptions, Status> {
@@ -146,7 +145,7 @@ impl PluginClient {
         &self,
         rpc: impl AsyncFnOnce(Plugin) -> Result<Response<T>, Status>,
     ) -> Result<T, Status> {
-        let channel = lock(&self.channel).clone();
+        let channel = self.channel.lock().clone();
         let plugin = DevicePluginClient::new(channel.ok_or_else(connection_closed)?);
         match self.closed.run_until_cancelled(rpc(plugin)).await {
             Some(response) => response.map(Response::into_inner),

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use futures_util::future::OptionFuture;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::{sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -14,7 +15,6 @@ use tokio_util::task::TaskTracker;
 use tonic::Status;
 use tracing::warn;
 
-use simple_device_plugin::util::lock::lock;
 use simple_device_plugin::util::sanitize::sanitize;
 
 use crate::checkpoint;
@@ -98,15 +98,15 @@ impl KubeletState {
     }
 
     pub(crate) fn manager(&self) -> MutexGuard<'_, DeviceManager<Arc<PluginClient>>> {
-        lock(&self.manager)
+        self.manager.lock()
     }
 
     pub(crate) fn clients(&self) -> MutexGuard<'_, BTreeMap<String, Arc<PluginClient>>> {
-        lock(&self.clients)
+        self.clients.lock()
     }
 
     pub(crate) fn pods(&self) -> MutexGuard<'_, BTreeSet<String>> {
-        lock(&self.pods)
+        self.pods.lock()
     }
 
     pub(crate) fn are_pods_known(&self) -> bool {
@@ -124,7 +124,7 @@ impl KubeletState {
 
     /// Keeps the client's connection open without using it, as a real kubelet does.
     pub(crate) fn leak(&self, client: Arc<PluginClient>) {
-        let mut leaked = lock(&self.leaked);
+        let mut leaked = self.leaked.lock();
         leaked.push_back(client);
         if leaked.len() > LEAKED_CLIENTS_MAX
             && let Some(oldest) = leaked.pop_front()
@@ -229,7 +229,7 @@ impl KubeletState {
     /// Admits the pods of this resource again, once in the kubelet's life: at its start, a real kubelet admits all
     /// running pods again.
     pub(crate) fn readmit_pods_once(&self, resource: &str) {
-        let is_first = lock(&self.readmitted).insert(resource.to_owned());
+        let is_first = self.readmitted.lock().insert(resource.to_owned());
         if is_first {
             // A crash has its own receiver.
             let _ = self.readmit_pods(resource);
@@ -252,7 +252,7 @@ impl KubeletState {
     pub(crate) fn shut_down(&self) {
         self.stop.cancel();
         let clients = std::mem::take(&mut *self.clients());
-        let leaked = std::mem::take(&mut *lock(&self.leaked));
+        let leaked = std::mem::take(&mut *self.leaked.lock());
         for client in clients.values().chain(&leaked) {
             client.close();
         }
