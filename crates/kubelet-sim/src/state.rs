@@ -213,8 +213,8 @@ impl KubeletState {
         }
     }
 
-    /// Admits the pods that hold devices of this resource again, as a topology manager does. Without one, nothing looks
-    /// at their devices.
+    /// Admits the pods that hold devices of this resource again, as a topology manager does. Without a topology
+    /// manager, nothing reads their devices.
     pub(crate) fn readmit_pods(&self, resource: &str) -> Result<(), Crash> {
         if self.settings.topology_policy == TopologyPolicy::None {
             return Ok(());
