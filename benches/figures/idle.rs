@@ -65,6 +65,6 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
         Figure::new("Idle, threads", threads, 2.0, ""),
         Figure::new("Idle, wake-ups a second", wake_ups, 1.0, "")
             .how(&compared(&format!("{without:.2}"))),
-        Figure::new("The program's file", size, 5.25, "MiB"),
+        Figure::new("The program's file", size, 4.6, "MiB"),
     ])
 }

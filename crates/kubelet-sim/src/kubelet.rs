@@ -73,7 +73,8 @@ impl Kubelet {
         Arc::clone(&state).spawn_endpoint_expiry();
         Arc::clone(&state).spawn_checkpoint_writer();
         let pod_resources_socket = state.settings.pod_resources_socket();
-        Arc::clone(&state).serve_pod_resources(&pod_resources_socket)?;
+        let served = Arc::clone(&state).serve_pod_resources(&pod_resources_socket);
+        served.inspect_err(|_| state.shut_down())?;
         Ok(Self {
             state,
             admission: tokio::sync::Mutex::new(()),
