@@ -1,24 +1,10 @@
-//! The faults of one resource while the program runs.
+//! One fault while the program runs: how often it was injected, and whether it is injected this time.
 
-use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
-
-use thiserror::Error;
-
-use super::{Effect, Fault, FaultSpec, Refusal, Target};
-
-/// For one resource, set at run time, and as many of its configuration; each is evaluated at every call.
-pub(crate) const FAULTS_MAX: usize = 64;
-
-/// So many of these can make devices flap; each goes through their list.
-pub(crate) const FLAPS_MAX: usize = 8;
+use super::{Effect, Fault};
 
 /// Which fault of a resource; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FaultId(u64);
-
-/// The faults that were evaluated for one stream, or one registration: each is evaluated once.
-pub(crate) type Evaluated = BTreeSet<FaultId>;
+pub struct FaultId(pub(super) u64);
 
 /// A fault that is set, and how often it was injected.
 #[derive(Clone, Debug)]
@@ -33,245 +19,20 @@ pub struct Armed {
     /// How often it did.
     pub injected: u64,
     /// Calls that it delays now.
-    delaying: usize,
-    asked: Fault,
+    pub(super) delaying: usize,
+    pub(super) asked: Fault,
     chance: fastrand::Rng,
 }
 
 impl Armed {
-    /// Whether it has been injected as often as it may be. Its effect may last.
-    pub(crate) fn is_exhausted(&self) -> bool {
-        self.injected >= self.fault.times()
-    }
-
-    /// Whether taking it away changes nothing.
-    fn is_over(&self) -> bool {
-        let goes_on = match self.fault.effect() {
-            Effect::DropStream | Effect::Refuse(_) => false,
-            Effect::Delay(_) => self.delaying > 0,
-            Effect::Withhold(_) | Effect::Flap(_) => true,
-        };
-        self.is_exhausted() && !goes_on
-    }
-
-    /// Whether it is injected this time. The same seed gives the same sequence.
-    fn injects(&mut self) -> bool {
-        let spec = self.fault.spec();
-        let drawn = self.chance.f64();
-        let is_likely = spec.probability.is_none_or(|p| drawn < p.get());
-        self.seen += 1;
-        let injects = self.seen > spec.after.unwrap_or(0) && !self.is_exhausted() && is_likely;
-        self.injected += u64::from(injects);
-        injects
-    }
-}
-
-/// What is injected into one call.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OfCall {
-    /// It waits for the sum of these.
-    pub delays: Vec<(FaultId, Duration)>,
-    /// Then it is told this, if anything.
-    pub refusal: Option<(FaultId, Refusal)>,
-}
-
-/// A fault that suspends the registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Suspension {
-    pub id: FaultId,
-    /// `None`: until the fault is cleared.
-    pub until: Option<Instant>,
-}
-
-/// There are too many faults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub enum TooMany {
-    #[error("{FAULTS_MAX} faults were already set at run time; `fault clear` removes them")]
-    Faults,
-    /// That make devices flap.
-    #[error(
-        "{FLAPS_MAX} faults of health were already set at run time; `fault clear` removes them"
-    )]
-    Flaps,
-}
-
-/// All faults of one resource.
-#[derive(Clone, Debug, Default)]
-pub struct Faults {
-    armed: Vec<Armed>,
-    next: u64,
-}
-
-impl Faults {
-    /// The faults that are set.
-    pub(crate) fn armed(&self) -> &[Armed] {
-        &self.armed
-    }
-
-    /// Whether this fault is still there.
-    pub fn has(&self, id: FaultId) -> bool {
-        self.armed.iter().any(|armed| armed.id == id)
-    }
-
-    /// Whether a fault is set on this target.
-    pub(crate) fn threaten(&self, target: Target) -> bool {
-        self.armed
-            .iter()
-            .any(|armed| armed.fault.spec().rpc == target)
-    }
-
-    /// Adds a fault at run time. Where there are too many, it replaces one that is over. Where it needs a seed and names none it gets this one. Returns it as it is armed.
-    ///
-    /// # Errors
-    /// When there are too many.
-    pub fn set(&mut self, fault: Fault, seed: u64) -> Result<&Armed, TooMany> {
-        let at_run_time = |armed: &&Armed| armed.set_at_run_time;
-        let flaps = |fault: &Fault| fault.spec().rpc == Target::Health;
-        let flapping = self.armed.iter().filter(at_run_time);
-        if flaps(&fault) && flapping.filter(|armed| flaps(&armed.fault)).count() >= FLAPS_MAX {
-            return Err(TooMany::Flaps);
-        }
-        if self.armed.iter().filter(at_run_time).count() >= FAULTS_MAX {
-            let mut over = self.armed.iter();
-            let over = over.position(|armed| armed.set_at_run_time && armed.is_over());
-            self.armed.remove(over.ok_or(TooMany::Faults)?);
-        }
-        let armed = self.arm(fault, true, seed);
-        self.armed.push(armed);
-        self.armed.last().ok_or(TooMany::Faults)
-    }
-
-    /// The faults of another configuration than the one before. Those that both have go on, or stay cleared; so do
-    /// those set at run time. Returns those that are new.
-    pub fn configure(
-        &mut self,
-        before: &[Fault],
-        configured: &[Fault],
-        mut seed: impl FnMut() -> u64,
-    ) -> Vec<FaultSpec> {
-        let all = std::mem::take(&mut self.armed);
-        let (set_at_run_time, mut known): (Vec<_>, Vec<_>) =
-            all.into_iter().partition(|armed| armed.set_at_run_time);
-        let mut before: Vec<&Fault> = before.iter().collect();
-        let mut new = Vec::new();
-        for fault in configured {
-            let was_configured = before.iter().position(|before| *before == fault);
-            let goes_on = known.iter().position(|armed| armed.asked == *fault);
-            if let Some(place) = was_configured {
-                before.swap_remove(place);
-            }
-            match (goes_on, was_configured) {
-                (Some(place), _) => self.armed.push(known.remove(place)),
-                // It was cleared.
-                (None, Some(_)) => {}
-                (None, None) => {
-                    let armed = self.arm(fault.clone(), false, seed());
-                    new.push(armed.fault.spec().clone());
-                    self.armed.push(armed);
-                }
-            }
-        }
-        self.armed.extend(set_at_run_time);
-        new
-    }
-
-    /// Takes all away; returns how many.
-    pub fn clear(&mut self) -> usize {
-        std::mem::take(&mut self.armed).len()
-    }
-
-    /// Evaluates a call of an RPC.
-    pub fn call(&mut self, target: Target) -> OfCall {
-        let mut of_call = OfCall::default();
-        for (id, effect) in self.inject(target, |_| true) {
-            match effect {
-                Effect::Delay(delay) => {
-                    self.begin_delay(id);
-                    of_call.delays.push((id, delay));
-                }
-                // One answer is all that it can get.
-                Effect::Refuse(_) if of_call.refusal.is_some() => self.take_back(&[id]),
-                Effect::Refuse(refusal) => of_call.refusal = Some((id, refusal)),
-                _ => {}
-            }
-        }
-        of_call
-    }
-
-    /// A call that these delayed waits no more.
-    pub fn delayed(&mut self, ids: &[FaultId]) {
-        for armed in &mut self.armed {
-            if ids.contains(&armed.id) {
-                armed.delaying = armed.delaying.saturating_sub(1);
-            }
-        }
-    }
-
-    /// They were injected into a call without effect: it does not count.
-    pub(crate) fn take_back(&mut self, ids: &[FaultId]) {
-        for armed in &mut self.armed {
-            if ids.contains(&armed.id) {
-                armed.injected = armed.injected.saturating_sub(1);
-            }
-        }
-    }
-
-    fn begin_delay(&mut self, id: FaultId) {
-        if let Some(armed) = self.armed.iter_mut().find(|armed| armed.id == id) {
-            armed.delaying += 1;
-        }
-    }
-
-    /// Evaluates a stream; returns by how many faults it is dropped.
-    pub fn stream(&mut self, evaluated: &mut Evaluated) -> usize {
-        self.inject(Target::Stream, |id| evaluated.insert(id)).len()
-    }
-
-    /// Evaluates a registration; returns what suspends it.
-    pub fn registration(&mut self, evaluated: &mut Evaluated, now: Instant) -> Vec<Suspension> {
-        let injected = self.inject(Target::Registration, |id| evaluated.insert(id));
-        let suspensions = injected
-            .into_iter()
-            .filter_map(|(id, effect)| match effect {
-                Effect::Withhold(length) => Some(Suspension {
-                    id,
-                    until: length.map(|length| now + length),
-                }),
-                _ => None,
-            });
-        suspensions.collect()
-    }
-
-    /// Evaluates whether the devices of this fault become Unhealthy.
-    pub(super) fn health(&mut self, id: FaultId) -> bool {
-        !self.inject(Target::Health, |meant| meant == id).is_empty()
-    }
-
-    fn inject(
-        &mut self,
-        target: Target,
-        mut is_meant: impl FnMut(FaultId) -> bool,
-    ) -> Vec<(FaultId, Effect)> {
-        let of_target = self
-            .armed
-            .iter_mut()
-            .filter(|armed| armed.fault.spec().rpc == target);
-        let injected = of_target.filter_map(|armed| {
-            let injected = is_meant(armed.id) && armed.injects();
-            injected.then(|| (armed.id, armed.fault.effect().clone()))
-        });
-        injected.collect()
-    }
-
-    fn arm(&mut self, asked: Fault, set_at_run_time: bool, seed: u64) -> Armed {
+    /// Where the fault needs a seed and names none, it gets this one.
+    pub(super) fn new(id: FaultId, asked: Fault, set_at_run_time: bool, seed: u64) -> Self {
         let mut fault = asked.clone();
         let seed = asked.spec.seed.unwrap_or(seed);
         // Where nothing is left to chance, a seed tells nothing.
         let needed = asked.spec.probability.map(|_| seed);
         fault.spec.seed = asked.spec.seed.or(needed);
-        let id = FaultId(self.next);
-        self.next += 1;
-        Armed {
+        Self {
             id,
             fault,
             set_at_run_time,
@@ -282,23 +43,44 @@ impl Faults {
             chance: fastrand::Rng::with_seed(seed),
         }
     }
+
+    /// Whether it has been injected as often as it may be. Its effect may last.
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.injected >= self.fault.times()
+    }
+
+    /// Whether taking it away changes nothing.
+    pub(super) fn is_over(&self) -> bool {
+        let goes_on = match self.fault.effect() {
+            Effect::DropStream | Effect::Refuse(_) => false,
+            Effect::Delay(_) => self.delaying > 0,
+            Effect::Withhold(_) | Effect::Flap(_) => true,
+        };
+        self.is_exhausted() && !goes_on
+    }
+
+    /// Whether it is injected this time. The same seed gives the same sequence.
+    pub(super) fn injects(&mut self) -> bool {
+        let spec = self.fault.spec();
+        let drawn = self.chance.f64();
+        let is_likely = spec.probability.is_none_or(|p| drawn < p.get());
+        self.seen += 1;
+        let injects = self.seen > spec.after.unwrap_or(0) && !self.is_exhausted() && is_likely;
+        self.injected += u64::from(injects);
+        injects
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn fault(json: &str) -> Fault {
-        let spec: super::super::FaultSpec = serde_json::from_str(json).expect("a spec");
-        spec.fault(None).expect("a fault")
-    }
+    use crate::fault::FaultSpec;
 
     /// At which of these times it is injected.
     fn injected(json: &str, times: usize) -> Vec<usize> {
-        let mut faults = Faults::default();
-        faults.set(fault(json), 1).expect("room");
-        let injects = |_: &usize| !faults.call(Target::Allocate).delays.is_empty();
-        (0..times).filter(injects).collect()
+        let spec: FaultSpec = serde_json::from_str(json).expect("a spec");
+        let mut armed = Armed::new(FaultId(0), spec.fault(None).expect("a fault"), true, 1);
+        (0..times).filter(|_| armed.injects()).collect()
     }
 
     #[test]
@@ -356,138 +138,7 @@ mod tests {
                 5,
             ),
         ] {
-            let mut faults = Faults::default();
-            let armed = fault(json);
-            let target = armed.spec().rpc;
-            faults.set(armed, 1).expect("room");
-            let injected = (0..5).filter(|_| !faults.inject(target, |_| true).is_empty());
-            assert_eq!(injected.count(), expected, "{json}");
+            assert_eq!(injected(json, 5).len(), expected, "{json}");
         }
-    }
-
-    #[test]
-    fn a_call_waits_for_all_of_its_delays_and_is_then_refused() {
-        let mut faults = Faults::default();
-        for json in [
-            r#"{"rpc": "allocate", "delay": "1s"}"#,
-            r#"{"rpc": "allocate", "error": "ABORTED"}"#,
-            r#"{"rpc": "allocate", "error": "INTERNAL"}"#,
-            r#"{"rpc": "allocate", "delay": "2s"}"#,
-            r#"{"rpc": "options", "delay": "4s"}"#,
-        ] {
-            faults.set(fault(json), 1).expect("room");
-        }
-        let of_call = faults.call(Target::Allocate);
-        let delays: Vec<u64> = of_call.delays.iter().map(|(_, d)| d.as_secs()).collect();
-        assert_eq!(delays, [1, 2]);
-        let written = of_call.refusal.map(|(_, refusal)| refusal.code.to_string());
-        assert_eq!(written.as_deref(), Some("ABORTED"));
-        let ids: Vec<FaultId> = of_call.delays.iter().map(|(id, _)| *id).collect();
-        faults.take_back(&ids);
-        let injected: Vec<u64> = faults.armed().iter().map(|armed| armed.injected).collect();
-        assert_eq!(injected, [0, 1, 0, 0, 0]);
-    }
-
-    #[test]
-    fn each_is_judged_once_for_each_registration() {
-        let (mut faults, now) = (Faults::default(), Instant::now());
-        for json in [
-            r#"{"rpc": "registration", "for": "2s"}"#,
-            r#"{"rpc": "registration"}"#,
-            r#"{"rpc": "registration", "for": "1s", "after": 1}"#,
-        ] {
-            faults.set(fault(json), 1).expect("room");
-        }
-        let mut evaluated = Evaluated::new();
-        let until = |faults: &mut Faults, evaluated: &mut Evaluated| -> Vec<Option<u64>> {
-            let suspensions = faults.registration(evaluated, now);
-            let seconds =
-                |suspension: &Suspension| suspension.until.map(|until| (until - now).as_secs());
-            suspensions.iter().map(seconds).collect()
-        };
-        assert_eq!(until(&mut faults, &mut evaluated), [Some(2), None]);
-        assert!(until(&mut faults, &mut evaluated).is_empty());
-        assert_eq!(until(&mut faults, &mut Evaluated::new()), [Some(1)]);
-    }
-
-    #[test]
-    fn a_configuration_arms_what_is_new_and_clear_takes_all() {
-        let mut faults = Faults::default();
-        let one = fault(r#"{"rpc": "stream", "probability": 1}"#);
-        let other = fault(r#"{"rpc": "registration"}"#);
-        let third = fault(r#"{"rpc": "allocate", "delay": "1s"}"#);
-        let first = [one.clone(), other.clone()];
-        assert_eq!(faults.configure(&[], &first, || 5).len(), 2);
-        let another = faults.set(other.clone(), 6).expect("room").id;
-        let seeds = faults.armed().iter().map(|armed| armed.fault.spec().seed);
-        assert_eq!(seeds.collect::<Vec<_>>(), [Some(5), None, None]);
-        // One that it has already goes on.
-        assert_eq!(faults.stream(&mut Evaluated::new()), 1);
-        let second = [other.clone(), one];
-        assert!(faults.configure(&first, &second, || 7).is_empty());
-        let injected: Vec<u64> = faults.armed().iter().map(|armed| armed.injected).collect();
-        assert_eq!(injected, [0, 1, 0]);
-        faults.configure(&second, &[], || 7);
-        assert_eq!(faults.armed().len(), 1);
-        assert!(faults.has(another) && faults.threaten(Target::Registration));
-        assert!(!faults.threaten(Target::Stream));
-        assert_eq!(faults.clear(), 1);
-        assert!(!faults.has(another));
-        // What was cleared stays so; a second one alike is new.
-        faults.configure(&[], &second, || 7);
-        faults.clear();
-        let more = [
-            second[0].clone(),
-            second[1].clone(),
-            third.clone(),
-            second[0].clone(),
-        ];
-        let new = faults.configure(&second, &more, || 7);
-        assert_eq!(new, [third.spec().clone(), other.spec().clone()]);
-        assert_eq!(faults.armed().len(), 2);
-        faults.clear();
-        faults.configure(&[], std::slice::from_ref(&other), || 7);
-        while faults.set(other.clone(), 1).is_ok() {}
-        assert_eq!(faults.armed().len(), FAULTS_MAX + 1);
-    }
-
-    #[test]
-    fn what_is_over_makes_room_and_what_lasts_does_not() {
-        let mut faults = Faults::default();
-        let stream = fault(r#"{"rpc": "stream"}"#);
-        let registration = fault(r#"{"rpc": "registration"}"#);
-        let delay = fault(r#"{"rpc": "allocate", "delay": "1s", "times": 1}"#);
-        for lasts in [registration, delay] {
-            faults.set(lasts, 1).expect("room");
-        }
-        faults.registration(&mut Evaluated::new(), Instant::now());
-        faults.call(Target::Allocate);
-        while faults.set(stream.clone(), 1).is_ok() {}
-        assert!(!faults.armed()[2].is_exhausted());
-        assert_eq!(faults.stream(&mut Evaluated::new()), FAULTS_MAX - 2);
-        assert!(faults.armed().iter().all(Armed::is_exhausted));
-        for _ in 2..FAULTS_MAX {
-            faults.set(stream.clone(), 1).expect("the place of another");
-        }
-        assert_eq!(faults.set(stream, 1).unwrap_err(), TooMany::Faults);
-        let lasting = faults.armed()[..2]
-            .iter()
-            .map(|armed| armed.fault.spec().rpc);
-        assert_eq!(
-            lasting.collect::<Vec<_>>(),
-            [Target::Registration, Target::Allocate]
-        );
-        // A delay that nobody waits for any more makes room.
-        let delay = faults.armed()[1].id;
-        faults.delayed(&[delay]);
-        let stream = fault(r#"{"rpc": "stream", "after": 1}"#);
-        faults.set(stream, 1).expect("the place of the delay");
-        assert!(!faults.has(delay));
-        let health = fault(r#"{"rpc": "health", "devices": "0", "up": "1s", "down": "1s"}"#);
-        faults.clear();
-        for _ in 0..FLAPS_MAX {
-            faults.set(health.clone(), 1).expect("room");
-        }
-        assert_eq!(faults.set(health, 1).unwrap_err(), TooMany::Flaps);
     }
 }

@@ -4,15 +4,15 @@ mod armed;
 mod delays;
 mod flap;
 pub mod handle;
+mod list;
 mod spec;
 mod words;
 
-pub use armed::Faults;
-pub(crate) use armed::{
-    Armed, Evaluated, FAULTS_MAX, FLAPS_MAX, FaultId, OfCall, Suspension, TooMany,
-};
+pub(crate) use armed::{Armed, FaultId};
 pub(crate) use delays::{BOUNDS, BOUNDS_FOR, DELAY_MAX_MS, Delays, Grant};
 pub(crate) use flap::Flaps;
+pub use list::Faults;
+pub(crate) use list::{Evaluated, FAULTS_MAX, FLAPS_MAX, OfCall, Suspension, TooMany};
 pub use spec::FaultSpec;
 pub(crate) use spec::SpecError;
 pub use words::Target;

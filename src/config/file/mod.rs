@@ -1,5 +1,6 @@
 //! The config file: YAML to resources, for one node. It says what the variables say, and more.
 
+mod devices;
 mod errors;
 mod keys;
 mod resources;

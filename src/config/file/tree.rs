@@ -87,55 +87,57 @@ impl Builder<'_, '_> {
             Event::Scalar(text, style, anchor, tag) => {
                 untagged(tag.is_some(), line)?;
                 let quoted = style != ScalarStyle::Plain;
-                if text.contains('\0') {
-                    return Err(Wrong(line, "a text without NUL".to_owned()));
-                }
-                let text = text.into_owned();
-                self.close(
-                    anchor,
-                    YamlNode {
-                        line,
-                        value: YamlValue::Scalar { text, quoted },
-                    },
-                    1,
-                )
+                self.scalar(line, anchor, text.into_owned(), quoted)
             }
             Event::SequenceStart(_, anchor, tag) => self.open(line, anchor, false, tag.is_some()),
             Event::MappingStart(_, anchor, tag) => self.open(line, anchor, true, tag.is_some()),
-            Event::SequenceEnd | Event::MappingEnd => {
-                let Some(open) = self.open.pop() else {
-                    return Ok(());
-                };
-                let value = if open.is_map {
-                    self.map(open.children)
-                } else {
-                    YamlValue::List(open.children)
-                };
-                self.close(
-                    open.anchor,
-                    YamlNode {
-                        line: open.line,
-                        value,
-                    },
-                    1,
-                )
-            }
-            Event::Alias(anchor) => {
-                let node = self.anchors.get(&anchor).cloned();
-                let node = node.ok_or_else(|| {
-                    Wrong(
-                        line,
-                        "an alias of something that ended before it".to_owned(),
-                    )
-                })?;
-                let size = node.size();
-                self.close(0, node, size)
-            }
+            Event::SequenceEnd | Event::MappingEnd => self.end(),
+            Event::Alias(anchor) => self.alias(line, anchor),
             Event::DocumentStart(..) if self.root.is_some() => {
                 Err(Wrong(line, "one document, not several".to_owned()))
             }
             _ => Ok(()),
         }
+    }
+
+    fn scalar(
+        &mut self,
+        line: usize,
+        anchor: usize,
+        text: String,
+        quoted: bool,
+    ) -> Result<(), Wrong> {
+        if text.contains('\0') {
+            return Err(Wrong(line, "a text without NUL".to_owned()));
+        }
+        let value = YamlValue::Scalar { text, quoted };
+        self.close(anchor, YamlNode { line, value }, 1)
+    }
+
+    /// Ends the innermost open list or map.
+    fn end(&mut self) -> Result<(), Wrong> {
+        let Some(open) = self.open.pop() else {
+            return Ok(());
+        };
+        let value = if open.is_map {
+            self.map(open.children)
+        } else {
+            YamlValue::List(open.children)
+        };
+        let line = open.line;
+        self.close(open.anchor, YamlNode { line, value }, 1)
+    }
+
+    fn alias(&mut self, line: usize, anchor: usize) -> Result<(), Wrong> {
+        let node = self.anchors.get(&anchor).cloned();
+        let node = node.ok_or_else(|| {
+            Wrong(
+                line,
+                "an alias of something that ended before it".to_owned(),
+            )
+        })?;
+        let size = node.size();
+        self.close(0, node, size)
     }
 
     fn open(

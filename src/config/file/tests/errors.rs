@@ -1,0 +1,69 @@
+//! Every error of a file, with its line.
+
+use super::{errors_of, refused};
+
+#[test]
+fn all_mistakes_of_form_are_told_with_their_lines() {
+    refused(
+        "removalGrace: soon\nresource: []\nresources:\n\
+         - {name: a/b, devices: many, count: 4}\n\
+         - name: a/c\n  preferredAllocation: best\n  numaNodes: [0, x]\n  env: {F: [1]}\n\
+         \x20 deviceFiles: [{containerPath: /x}]\n  devices: [{id: a, health: Sick}, {path: x}, text]\n\
+         \x20 preStart: yes\n  devices: 3\n- devices: 2\n- text\n",
+        &[
+            r#"c.yaml:1: removalGrace="soon": expected a time from 1s to 24h"#,
+            "c.yaml:2: resource: expected one of the keys removalGrace, resources, nodes",
+            r#"c.yaml:4: devices="many": expected a whole number, or a list of devices"#,
+            "c.yaml:4: count: expected one of the keys name, devices,",
+            r#"c.yaml:6: preferredAllocation="best": expected none, ordered, packed or spread"#,
+            r#"c.yaml:7: numaNodes="x": expected a NUMA node from 0 to 1023"#,
+            "c.yaml:8: F: expected a text",
+            "c.yaml:9: deviceFiles: expected the key hostPath",
+            r#"c.yaml:10: health="Sick": expected Healthy or Unhealthy"#,
+            "c.yaml:10: devices: expected the key id",
+            r#"c.yaml:10: devices="text": expected a device with the key id"#,
+            r#"c.yaml:11: preStart="yes": expected true or false"#,
+            "c.yaml:12: devices: expected each key once",
+            "c.yaml:13: resources: expected the key name",
+            r#"c.yaml:14: resources="text": expected a resource"#,
+        ],
+    );
+}
+
+#[test]
+fn all_mistakes_of_sense_are_told_with_their_lines() {
+    refused(
+        "resources:\n\
+         - {name: a/b, devices: 99999999999999999999999, numaNodes: [2000], pluginName: kubelet}\n\
+         - {name: a/b, devices: [{id: x}, {id: x}, {id: ''}], pluginName: p}\n\
+         - {name: b, devices: [{id: x, attributes: {id: y, 'a b': z}}], pluginName: p}\n\
+         nodes:\n\
+         - {match: 'gpu-[', resources: []}\n\
+         - {match: n, resources: [{name: c/d}, {name: c/d}]}\n",
+        &[
+            "c.yaml:2: pluginName=\"kubelet\": expected another name",
+            "c.yaml:2: numaNodes=\"2000\": expected a NUMA node from 0 to 1023",
+            "c.yaml:2: devices=\"18446744073709551615\": expected at most",
+            "c.yaml:3: name=\"a/b\": expected each resource once; line 2 has it already",
+            "c.yaml:3: id=\"x\": expected each ID once; line 3 has it already",
+            "c.yaml:3: id=\"\": expected an ID",
+            "c.yaml:4: name=\"b\": expected a name with one '/'",
+            "c.yaml:4: pluginName=\"p\": expected a name of its own; line 3 has the socket p.sock already",
+            "c.yaml:4: attributes=\"id\": expected another name",
+            "c.yaml:4: attributes=\"a b\": expected a name of letters",
+            "c.yaml:6: match=\"gpu-[\": expected a ']' for every '['",
+            "c.yaml:7: name=\"c/d\": expected each resource once; line 7 has it already",
+        ],
+    );
+}
+
+#[test]
+fn what_others_wrote_is_escaped() {
+    let errors = errors_of(
+        "resources: [{name: a/b, devices: [{id: \"x\\nINFO fake\", path: /x}, {id: y}], env: {A: '{paths}', 'B_{\\e}': x}}]",
+    );
+    assert!(
+        !errors.contains("\nINFO") && !errors.contains('\u{1b}'),
+        "{errors}"
+    );
+}

@@ -1,0 +1,248 @@
+//! Allocate: what a container gets with the devices that the kubelet chose for it.
+
+mod outputs;
+mod size;
+
+pub(crate) use outputs::Prefixes;
+pub use outputs::{DeviceFileRule, MountRule, Outputs};
+pub(crate) use size::{ENV_OVERHEAD, ENV_SIZE_MAX, ENVIRONMENT_SIZE_MAX, most_within};
+
+use serde::Serialize;
+use thiserror::Error;
+
+use self::size::ANSWER_SIZE_MAX;
+use crate::model::device::{Devices, Health};
+
+/// The answer for at most this many devices of a container is built before its size is checked.
+const FEW: usize = 64;
+
+/// A device file as the container runtime gets it (`v1beta1.DeviceSpec`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DeviceFile {
+    /// Absolute path in the container.
+    pub container_path: String,
+    /// Absolute path on the host.
+    pub host_path: String,
+    /// A subset of `rwm`.
+    pub permissions: String,
+}
+
+/// A file or directory of the host in the container (`v1beta1.Mount`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Mount {
+    /// Absolute path in the container.
+    pub container_path: String,
+    /// Absolute path on the host.
+    pub host_path: String,
+    /// Whether the container can only read it.
+    pub(crate) read_only: bool,
+}
+
+/// What one container gets, each list in the order of the resource's devices.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allocation {
+    pub envs: Vec<(String, String)>,
+    /// Annotations for the container runtime; the Pod never shows them.
+    pub annotations: Vec<(String, String)>,
+    pub device_files: Vec<DeviceFile>,
+    pub mounts: Vec<Mount>,
+    /// Names of CDI devices.
+    pub(crate) cdi_devices: Vec<String>,
+}
+
+/// Why a container gets nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AllocateError {
+    /// No device of this resource has the ID.
+    #[error("unknown device {0}")]
+    Unknown(String),
+    /// The device is unhealthy.
+    #[error("device {0} is Unhealthy")]
+    Unhealthy(String),
+    /// The device is being taken away.
+    #[error("device {0} is being removed")]
+    Going(String),
+    /// The kubelet could not receive the answer.
+    #[error(
+        "the answer for {asked} devices exceeds the 4 MiB that a kubelet can receive: ask for {fit} or fewer"
+    )]
+    TooLarge {
+        /// For how many devices it was asked.
+        asked: usize,
+        /// For how many of these, counted from the first of the list, an answer is small enough.
+        fit: usize,
+    },
+}
+
+/// Checks every ID, then tells what a container with these devices gets. An ID named twice counts once.
+///
+/// # Errors
+/// The first ID, as the kubelet ordered them, that can't be given; or that they are too many for one answer.
+pub fn allocate(
+    devices: &Devices,
+    outputs: &Outputs,
+    ids: &[String],
+) -> Result<Allocation, AllocateError> {
+    let mut given = Vec::with_capacity(ids.len());
+    for id in ids {
+        let device = devices
+            .get(id)
+            .ok_or_else(|| AllocateError::Unknown(id.clone()))?;
+        if device.removing {
+            return Err(AllocateError::Going(id.clone()));
+        }
+        if device.health == Health::Unhealthy {
+            return Err(AllocateError::Unhealthy(id.clone()));
+        }
+        given.push(device);
+    }
+    given.sort_by_key(|device| device.index);
+    given.dedup_by_key(|device| device.index);
+    let asked = given.len();
+    let too_large = |fit| AllocateError::TooLarge { asked, fit };
+    // The answer for many devices may take gigabytes: check that it fits before it is built.
+    if asked > FEW {
+        let fit = outputs.most_in_an_answer(&given);
+        if fit < asked {
+            return Err(too_large(fit));
+        }
+    }
+    let allocation = outputs.of(&given);
+    if allocation.size() > ANSWER_SIZE_MAX {
+        return Err(too_large(outputs.most_in_an_answer(&given)));
+    }
+    Ok(allocation)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::device::Counted;
+    use crate::model::numa::NumaNodes;
+    use crate::model::template::Template;
+
+    fn devices() -> Devices {
+        Counted::new("gpu", "w", NumaNodes::default()).devices(3)
+    }
+
+    fn outputs(host_path: Option<&str>) -> Outputs {
+        let file = Template::indexed("/dev/gpu-");
+        Outputs {
+            envs: vec![(Template::indexed("GPU_"), Template::indexed("/dev/"))],
+            annotations: vec![(Template::indexed("example.com/gpu-"), Template::id())],
+            device_files: vec![DeviceFileRule {
+                container_path: file.clone(),
+                host_path: host_path.map_or(file, Template::verbatim),
+                permissions: "rw".to_owned(),
+            }],
+            ..Outputs::default()
+        }
+    }
+
+    fn ids(indexes: &[usize]) -> Vec<String> {
+        indexes.iter().map(|i| format!("gpu-w-{i}")).collect()
+    }
+
+    fn pair(name: &str, value: &str) -> (String, String) {
+        (name.to_owned(), value.to_owned())
+    }
+
+    #[test]
+    fn a_container_gets_each_device_once_in_list_order() {
+        let got = allocate(&devices(), &outputs(Some("/dev/null")), &ids(&[2, 0, 2])).unwrap();
+        assert_eq!(got.envs, [pair("GPU_0", "/dev/0"), pair("GPU_2", "/dev/2")]);
+        assert_eq!(
+            got.annotations,
+            [
+                pair("example.com/gpu-0", "gpu-w-0"),
+                pair("example.com/gpu-2", "gpu-w-2")
+            ]
+        );
+        let files: Vec<_> = got
+            .device_files
+            .iter()
+            .map(|f| (&*f.host_path, &*f.container_path, &*f.permissions))
+            .collect();
+        assert_eq!(
+            files,
+            [
+                ("/dev/null", "/dev/gpu-0", "rw"),
+                ("/dev/null", "/dev/gpu-2", "rw")
+            ]
+        );
+    }
+
+    #[test]
+    fn the_host_path_is_the_container_path_unless_told() {
+        let got = allocate(&devices(), &outputs(None), &ids(&[1])).unwrap();
+        assert_eq!(got.device_files[0].host_path, "/dev/gpu-1");
+    }
+
+    #[test]
+    fn what_is_off_is_not_given() {
+        let got = allocate(&devices(), &Outputs::default(), &ids(&[0])).unwrap();
+        assert_eq!(got, Allocation::default());
+    }
+
+    #[test]
+    fn an_answer_that_the_kubelet_cannot_receive_is_refused_with_the_count_that_fits() {
+        let devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(50_000);
+        let ids: Vec<String> = devices
+            .as_slice()
+            .iter()
+            .map(|d| d.id.to_string())
+            .collect();
+        let asked = |count: usize| allocate(&devices, &outputs(None), &ids[..count]);
+        let Err(AllocateError::TooLarge { asked: 45_000, fit }) = asked(45_000) else {
+            panic!("no refusal");
+        };
+        assert!(asked(fit).is_ok_and(|given| given.size() <= ANSWER_SIZE_MAX));
+        assert!(
+            matches!(asked(fit + 100), Err(AllocateError::TooLarge { .. })),
+            "{fit}"
+        );
+    }
+
+    #[test]
+    fn what_would_be_far_too_large_is_not_made() {
+        let devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(50_000);
+        let ids: Vec<String> = devices
+            .as_slice()
+            .iter()
+            .map(|d| d.id.to_string())
+            .collect();
+        let constants = crate::model::template::Constants {
+            node: "n",
+            resource: "r",
+        };
+        let all = Template::parse("{ids}", constants).unwrap();
+        let outputs = Outputs {
+            envs: vec![(Template::indexed("GPU_"), all)],
+            ..Outputs::default()
+        };
+        // 50,000 times 50,000 IDs would be 40 GB.
+        let refused = allocate(&devices, &outputs, &ids);
+        let Err(AllocateError::TooLarge { fit, .. }) = refused else {
+            panic!("no refusal");
+        };
+        assert!((500..560).contains(&fit), "{fit}");
+        assert!(allocate(&devices, &outputs, &ids[..fit]).is_ok());
+    }
+
+    #[test]
+    fn one_bad_id_refuses_all() {
+        let mut devices = devices();
+        devices.set_health("gpu-w-1", Health::Unhealthy).unwrap();
+        let allocate = |ids: &[String]| allocate(&devices, &outputs(None), ids);
+        assert_eq!(
+            allocate(&ids(&[0, 7])),
+            Err(AllocateError::Unknown("gpu-w-7".into()))
+        );
+        assert_eq!(
+            allocate(&ids(&[0, 1])),
+            Err(AllocateError::Unhealthy("gpu-w-1".into()))
+        );
+    }
+}

@@ -1,0 +1,183 @@
+//! The rules that say what a container gets with its devices.
+
+use super::{Allocation, DeviceFile, Mount};
+use crate::model::device::Device;
+use crate::model::template::Template;
+
+/// What a container gets with a resource's devices. What speaks of a device is there for each of them,
+/// the rest once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outputs {
+    /// Environment variables: name and value.
+    pub envs: Vec<(Template, Template)>,
+    /// Annotations: key and value.
+    pub annotations: Vec<(Template, Template)>,
+    pub device_files: Vec<DeviceFileRule>,
+    pub mounts: Vec<MountRule>,
+    /// Names of CDI devices.
+    pub(crate) cdi_devices: Vec<Template>,
+}
+
+/// A device file before it is known for which device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceFileRule {
+    /// Its path in the container.
+    pub container_path: Template,
+    /// Its path on the host.
+    pub host_path: Template,
+    /// A subset of `rwm`.
+    pub permissions: String,
+}
+
+/// A mount before it is known for which device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MountRule {
+    /// Its path in the container.
+    pub container_path: Template,
+    /// Its path on the host.
+    pub host_path: Template,
+    /// Whether the container can only read it.
+    pub(crate) read_only: bool,
+}
+
+/// The variables' way to say what a container gets; `None` is off.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Prefixes {
+    /// Env `<prefix>_<index>` = `/dev/<index>`.
+    pub env: Option<String>,
+    /// Annotation `<prefix>-<index>` = the device's ID.
+    pub annotation: Option<String>,
+    /// Device file `/dev/<prefix>-<index>`.
+    pub(crate) device_file: Option<String>,
+    /// The host's file behind every device file; `None`: the same path as in the container.
+    pub(crate) device_file_host_path: Option<String>,
+}
+
+impl From<Prefixes> for Outputs {
+    fn from(prefixes: Prefixes) -> Self {
+        let env = |prefix| {
+            (
+                Template::indexed(&format!("{prefix}_")),
+                Template::indexed("/dev/"),
+            )
+        };
+        let annotation = |prefix| (Template::indexed(&format!("{prefix}-")), Template::id());
+        let host_path = prefixes
+            .device_file_host_path
+            .as_deref()
+            .map(Template::verbatim);
+        let device_file = |prefix| {
+            let container_path = Template::indexed(&format!("/dev/{prefix}-"));
+            DeviceFileRule {
+                host_path: host_path.unwrap_or_else(|| container_path.clone()),
+                container_path,
+                permissions: "rw".to_owned(),
+            }
+        };
+        Self {
+            envs: prefixes.env.map(env).into_iter().collect(),
+            annotations: prefixes.annotation.map(annotation).into_iter().collect(),
+            device_files: prefixes.device_file.map(device_file).into_iter().collect(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Outputs {
+    /// What a container with these devices gets.
+    pub fn of(&self, devices: &[&Device]) -> Allocation {
+        if self.templates().any(Template::is_of_all) {
+            return self.prepared(devices).made(devices);
+        }
+        self.made(devices)
+    }
+
+    fn templates(&self) -> impl Iterator<Item = &Template> {
+        let pairs = self.envs.iter().chain(&self.annotations);
+        let files = self.device_files.iter().flat_map(DeviceFileRule::paths);
+        let mounts = self.mounts.iter().flat_map(MountRule::paths);
+        let pairs = pairs.flat_map(|(name, value)| [name, value]);
+        pairs.chain(files).chain(mounts).chain(&self.cdi_devices)
+    }
+
+    /// With what they say of all these devices made once, and not for each of them.
+    fn prepared(&self, devices: &[&Device]) -> Self {
+        let mut prepared = self.clone();
+        let pairs = prepared.envs.iter_mut().chain(&mut prepared.annotations);
+        let pairs = pairs.flat_map(|(name, value)| [name, value]);
+        let files = prepared.device_files.iter_mut();
+        let files = files.flat_map(|file| [&mut file.container_path, &mut file.host_path]);
+        let mounts = prepared.mounts.iter_mut();
+        let mounts = mounts.flat_map(|mount| [&mut mount.container_path, &mut mount.host_path]);
+        let cdi_devices = prepared.cdi_devices.iter_mut();
+        for template in pairs.chain(files).chain(mounts).chain(cdi_devices) {
+            *template = template.prepared(devices);
+        }
+        prepared
+    }
+
+    fn made(&self, devices: &[&Device]) -> Allocation {
+        let pairs = |rules: &[(Template, Template)]| {
+            let pair = |(name, value): &(Template, Template), at| {
+                (name.of(devices, at), value.of(devices, at))
+            };
+            each(rules, devices, |(name, value)| [name, value], pair)
+        };
+        Allocation {
+            envs: pairs(&self.envs),
+            annotations: pairs(&self.annotations),
+            device_files: each(
+                &self.device_files,
+                devices,
+                DeviceFileRule::paths,
+                |rule, at| DeviceFile {
+                    container_path: rule.container_path.of(devices, at),
+                    host_path: rule.host_path.of(devices, at),
+                    permissions: rule.permissions.clone(),
+                },
+            ),
+            mounts: each(&self.mounts, devices, MountRule::paths, |rule, at| Mount {
+                container_path: rule.container_path.of(devices, at),
+                host_path: rule.host_path.of(devices, at),
+                read_only: rule.read_only,
+            }),
+            cdi_devices: each(
+                &self.cdi_devices,
+                devices,
+                |name| [name, name],
+                |name, at| name.of(devices, at),
+            ),
+        }
+    }
+}
+
+impl DeviceFileRule {
+    fn paths(&self) -> [&Template; 2] {
+        [&self.container_path, &self.host_path]
+    }
+}
+
+impl MountRule {
+    fn paths(&self) -> [&Template; 2] {
+        [&self.container_path, &self.host_path]
+    }
+}
+
+/// What the rules make: device by device what speaks of a device, and once what does not.
+fn each<R, T>(
+    rules: &[R],
+    devices: &[&Device],
+    texts: impl Fn(&R) -> [&Template; 2],
+    make: impl Fn(&R, usize) -> T,
+) -> Vec<T> {
+    let per_device = |rule: &&R| texts(rule).iter().any(|text| text.is_per_device());
+    let of_devices = (0..devices.len())
+        .flat_map(|at| rules.iter().filter(per_device).map(move |rule| (rule, at)));
+    let once = rules
+        .iter()
+        .filter(|rule| !per_device(rule) && !devices.is_empty());
+    of_devices
+        .chain(once.map(|rule| (rule, 0)))
+        .map(|(rule, at)| make(rule, at))
+        .collect()
+}
