@@ -30,13 +30,7 @@ pub async fn run(
     let _logging = logging::start(&config.logs, "warn,simple_device_plugin=info")?;
     raise_open_files();
     announce(&config);
-    let program = ProgramInfo {
-        namespace: config.namespace,
-        node: config.node,
-        plugin_dir: config.plugin_dir.clone(),
-        config_file: config_file(&environment),
-        started: SystemTime::now(),
-    };
+    let program = program_info(&config, &environment);
     let supervisor = Supervisor::new(config.resources, config.plugin_dir)
         .asking_for_pod_resources(config.pod_resources);
     let configured = supervisor.configured();
@@ -71,6 +65,16 @@ pub async fn run(
         error!("{replaced}");
     }
     Ok(ended?)
+}
+
+fn program_info(config: &Config, environment: &Environment) -> ProgramInfo {
+    ProgramInfo {
+        namespace: config.namespace.clone(),
+        node: config.node.clone(),
+        plugin_dir: config.plugin_dir.clone(),
+        config_file: config_file(environment),
+        started: SystemTime::now(),
+    }
 }
 
 /// The first lines of the log.
