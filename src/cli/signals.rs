@@ -17,7 +17,7 @@ use tracing::info;
 /// One each for the checkpoint and the config file, and those who make answers.
 const THREADS_ASIDE: usize = 8;
 
-/// What signals of this process request.
+/// What the signals to this process request.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessSignals {
     /// Is cancelled by the first signal to end.

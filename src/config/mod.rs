@@ -23,7 +23,7 @@ use std::path::PathBuf;
 
 use crate::offer::resource::Resource;
 
-/// All that the program is told.
+/// The whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The namespace it runs in, for the log.

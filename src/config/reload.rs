@@ -156,7 +156,7 @@ impl Reloads {
 }
 
 fn read(path: &Path) -> FileText {
-    // One more than it can have, so that it is told.
+    // One byte more than allowed, so that a larger file is noticed.
     let limit = FileText::SIZE_MAX as u64 + 1;
     let content = RegularFile::open(path).and_then(|file| file.read_at_most(limit));
     FileText {

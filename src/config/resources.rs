@@ -71,7 +71,7 @@ pub(crate) fn validate_control(
     }
 }
 
-/// Something is wrong, and the errors tell what.
+/// The value is wrong, and its error is reported already.
 pub(crate) struct Reported;
 
 /// Every one of them; an error in one must not hide those of the next.
@@ -96,7 +96,7 @@ impl VariablesReader<'_> {
         program: &Program,
         taken: &mut TakenByVariables,
     ) -> Result<Resource, Reported> {
-        // All of it is read before anything is given up, so that every error is told.
+        // All of it is read before anything is given up, so that every error is reported.
         let name = self.resource_name(taken);
         let socket = self.socket(name.as_ref().ok(), taken);
         let devices = self.devices(name.as_ref().ok(), &program.node);
@@ -167,7 +167,7 @@ impl VariablesReader<'_> {
             (None, _) => Ok(DEVICE_ID_PREFIX_DEFAULT.to_owned()),
         };
         let count = count?.unwrap_or(NUMBER_DEVICES_DEFAULT);
-        // What is not known for another error is taken for nothing: too many are too many still.
+        // If the prefix or NUMA list is invalid, size the list as if it were empty: a count that is too large even then is still an error.
         let known_prefix = prefix.as_deref().unwrap_or_default();
         let known_numa = numa.as_ref().ok().and_then(Option::as_ref).cloned();
         let counted = Counted::new(known_prefix, node, known_numa.unwrap_or_default());

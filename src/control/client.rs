@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 
 use super::{Reply, Request};
 
-/// Whoever says nothing for so long does not answer.
+/// A daemon that sends nothing for this long does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// In bytes: beyond the status of as many devices as there can be.

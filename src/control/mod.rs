@@ -24,7 +24,7 @@ pub enum Request {
         resource: String,
         /// IDs, indexes or ranges of indexes, comma-separated, as in 0,2-3; or all
         devices: String,
-        /// The health that the kubelet is told
+        /// The health that is reported to the kubelet
         #[arg(hide_possible_values = true, value_name = "healthy|unhealthy")]
         health: Health,
     },

@@ -108,7 +108,7 @@ mod tests {
             (20, 3, (2, 2, Some(25))),
             (24, 3, (0, 2, Some(25))),
             (25, 3, (0, 0, Some(35))),
-            // Nobody is there to fall unhealthy.
+            // No device is there to become unhealthy.
             (35, 1, (0, 0, Some(45))),
             // One is.
             (45, 2, (1, 1, Some(50))),

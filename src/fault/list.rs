@@ -21,7 +21,7 @@ pub(crate) type Evaluated = BTreeSet<FaultId>;
 pub struct OfCall {
     /// It waits for the sum of these.
     pub delays: Vec<(FaultId, Duration)>,
-    /// Then it is told this, if anything.
+    /// The refusal, and the fault that it comes from.
     pub refusal: Option<(FaultId, Refusal)>,
 }
 

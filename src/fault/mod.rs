@@ -34,7 +34,7 @@ pub(crate) enum Effect {
     Flap(Flap),
 }
 
-/// What the kubelet is told instead of an answer.
+/// The error that the kubelet gets instead of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub code: ErrorCode,

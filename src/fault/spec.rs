@@ -48,7 +48,7 @@ pub struct FaultSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub error: Option<ErrorCode>,
-    /// What a refused call is told
+    /// The message of the error
     #[arg(long)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,

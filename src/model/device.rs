@@ -48,11 +48,11 @@ pub struct Device {
     pub id: Box<str>,
     /// Its place in the resource's list, from 0.
     pub index: usize,
-    /// Told to the kubelet and evaluated by Allocate.
+    /// Reported to the kubelet and checked by Allocate.
     pub health: Health,
     /// The NUMA nodes it is near to; empty: no topology. Shared between the devices of a node.
     pub numa: Arc<[u16]>,
-    /// Whether it is being taken away: told to the kubelet as Unhealthy until no pod holds it.
+    /// Whether it is pending removal: reported as Unhealthy until no pod can have it.
     pub removing: bool,
     /// What else it has; none for most, of which there can be many.
     pub(crate) detail: Option<Arc<Detail>>,
@@ -71,7 +71,7 @@ impl Device {
         }
     }
 
-    /// The health that the kubelet is told.
+    /// The health that is reported to the kubelet.
     pub(crate) fn advertised_health(&self) -> Health {
         if self.removing {
             Health::Unhealthy
@@ -151,7 +151,7 @@ impl Devices {
         self.list.iter().map(Device::list_size).sum()
     }
 
-    /// Whether the kubelet is told the same of both.
+    /// Whether both are the same to the kubelet.
     pub(crate) fn is_told_alike(&self, other: &Self) -> bool {
         let alike = |(one, other): (&Device, &Device)| {
             one.id == other.id

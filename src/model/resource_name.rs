@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-/// Longest domain: the kubelet evaluates `requests.<name>` as a DNS subdomain of at most 253 bytes.
+/// Longest domain: the kubelet validates `requests.<name>` as a DNS subdomain of at most 253 bytes.
 const DOMAIN_MAX: usize = 253 - "requests.".len();
 const NAME_PART_MAX: usize = 63;
 

@@ -108,7 +108,7 @@ impl Peers {
         self.table.subscribe()
     }
 
-    /// Notes that the peer of a connection calls; those who follow are told of the first time only.
+    /// Notes that the peer of a connection calls; watchers are woken the first time only.
     pub(crate) fn note_call(&self, id: ConnectionId) {
         self.table.send_if_modified(|table| {
             let Some(peer) = table.open.get_mut(&id) else {

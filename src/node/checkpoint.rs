@@ -1,5 +1,5 @@
 //! What the kubelet's checkpoint says: which resources are registered, and which pods hold which devices, as of its
-//! last write. Its checksum is of Go's making and not evaluated.
+//! last write. Its checksum is a hash of a Go struct and not checked.
 
 use std::collections::BTreeMap;
 use std::fmt;

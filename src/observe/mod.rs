@@ -24,7 +24,7 @@ use crate::plugin::PluginHandle;
 use crate::plugin::record::Record;
 use crate::supervisor::{Present, Supervisor};
 
-/// Whoever asks is told without the checkpoint rather than late.
+/// A snapshot comes without the checkpoint rather than late.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(1);
 
 /// The kubelet writes its checkpoint at each list, so at once after it opened a stream: until then what it wrote

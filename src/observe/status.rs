@@ -146,7 +146,7 @@ pub struct FaultStatus {
 #[serde(rename_all = "camelCase")]
 pub struct DeviceStatus {
     pub id: String,
-    /// Its health as the kubelet is told.
+    /// Its health as reported to the kubelet.
     pub health: String,
     /// Its NUMA nodes; none: no topology.
     pub numa: Vec<u16>,

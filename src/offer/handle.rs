@@ -1,4 +1,4 @@
-//! A resource's offer while the program runs: change it here, and every open stream tells the kubelet.
+//! A resource's offer while the program runs: a change here is sent on every open stream.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

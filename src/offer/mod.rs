@@ -3,7 +3,7 @@
 //!
 //! A kubelet crashes when a device disappears from the list that a pod holds or an Allocate in flight may
 //! pick (`devicemanager/manager.go` looks it up without asking whether it is there). So a device that the
-//! configuration lacks is told as Unhealthy until it is known that nobody has it.
+//! configuration lacks is reported as Unhealthy until it is known that no pod has it.
 
 pub mod handle;
 mod list;
@@ -129,7 +129,7 @@ impl Offer {
         .made()
     }
 
-    /// What pods hold of this resource is told from the start, also where the configuration lacks it.
+    /// What pods hold of this resource is in the list from the start, also where the configuration lacks it.
     #[must_use]
     pub fn holding(&self, held: &[Device]) -> Self {
         let known: Vec<Device> = self.removing().chain(held).cloned().collect();
@@ -188,7 +188,7 @@ impl Offer {
         .made()
     }
 
-    /// Beside the devices that the kubelet was told of.
+    /// Rebuilds the list, beside the devices that the kubelet knows.
     fn made(self) -> Self {
         let known = Arc::clone(&self.devices);
         self.knowing(known.as_slice())

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::model::device::Devices;
 
-/// What the kubelet was told about one resource, and what it asked. The time is an argument.
+/// What was reported to the kubelet about one resource, and what it asked. The time is an argument.
 #[derive(Debug, Default)]
 pub struct Removal {
     /// The devices pending removal that the open stream has reported, by ID.

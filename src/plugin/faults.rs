@@ -152,7 +152,7 @@ impl PluginHandle {
         }
     }
 
-    /// Counted and told, each.
+    /// Counts and logs an injection.
     fn injected(&self, target: Target, how: std::fmt::Arguments) {
         self.note(|record, _| record.injected(target));
         warn!(resource = %self.name(), fault = target.as_str(), "fault injected: {how}");

@@ -21,7 +21,7 @@ pub(crate) enum RunError {
     Bind(#[from] BindError),
     #[error(transparent)]
     Register(#[from] RegisterError),
-    /// The kubelet's connection was refused, since nothing tells it from a stranger's.
+    /// The kubelet's connection was refused, since nothing distinguishes it from a stranger's.
     #[error("the kubelet is outside of this pod's user namespace: {REMEDY}")]
     UserNamespace,
     /// A kubelet newer than 1.36.2 answers so while it holds an older connection to the socket.

@@ -148,7 +148,7 @@ impl Service {
         Arc::clone(&self.offer.borrow())
     }
 
-    /// Counts a call of Allocate; nobody is told, as there can be many.
+    /// Counts a call of Allocate, without waking those who watch the record: there can be many.
     fn note_allocate(
         &self,
         answer: &Result<Vec<Allocation>, Status>,
@@ -195,7 +195,7 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// What the kubelet is told, fit to be repeated in its log and the pod's events.
+/// The error text, safe for the kubelet's log and the pod's events.
 fn refusal(error: &AllocateError) -> Status {
     match error {
         AllocateError::Unknown(id) => Status::not_found(format!(

@@ -12,7 +12,7 @@ use crate::model::device::LIST_SIZE_MAX;
 use crate::offer::resource::Resource;
 use crate::util::sanitize::sanitize;
 
-/// Prints every resource of the node; errors are the error.
+/// Prints every resource of the node, or returns the errors.
 pub fn run(
     mut environment: Environment,
     mut host: Host,

@@ -1,4 +1,4 @@
-//! `status`: how the program that runs here stands, as it tells on its control socket.
+//! `status`: shows the status of the running daemon, which it gets over the control socket.
 
 mod show;
 

@@ -1,4 +1,4 @@
-//! ConfigErrors in a file: each with its line.
+//! The errors in a file, each with its line.
 
 use std::fmt;
 

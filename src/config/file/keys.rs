@@ -55,9 +55,9 @@ pub(crate) struct NodeKeys {
 pub(crate) struct ResourceKeys {
     /// The extended resource's name, as in example.com/gpu.
     pub name: At<String>,
-    /// How many devices, 2 unless told, or a list of them.
+    /// How many devices, 2 by default, or a list of them.
     pub devices: Option<At<DevicesKeys>>,
-    /// IDs of counted devices are `<deviceIdPrefix>-<node>-<index>`; unless told what the name has after its /.
+    /// IDs of counted devices are `<deviceIdPrefix>-<node>-<index>`; by default the part of the name after /.
     pub(crate) device_id_prefix: Option<At<String>>,
     /// The plugin's socket is `<pluginName>.sock`.
     pub(crate) plugin_name: Option<At<String>>,
@@ -72,7 +72,7 @@ pub(crate) struct ResourceKeys {
     pub(crate) annotation_prefix: Option<At<String>>,
     /// A container's device file `/dev/<deviceFilePrefix>-<index>`.
     pub(crate) device_file_prefix: Option<At<String>>,
-    /// The host's file behind each of these; unless told the same path.
+    /// The host's file behind each of these; by default the same path.
     pub(crate) device_file_host_path: Option<At<String>>,
     /// Whether the kubelet calls PreStartContainer.
     pub pre_start: Option<bool>,
@@ -128,7 +128,7 @@ pub(crate) struct DeviceKeys {
     pub id: At<String>,
     /// Stands for `{path}`.
     pub path: Option<At<String>>,
-    /// Healthy unless told.
+    /// Healthy by default.
     pub health: Option<Health>,
     /// All the NUMA nodes that it is near to.
     #[cfg_attr(test, schemars(inner(range(max = 1023))))]
@@ -148,9 +148,9 @@ pub(crate) struct DeviceKeys {
 pub(crate) struct DeviceFileKeys {
     /// Its path on the host.
     pub host_path: At<String>,
-    /// Its path in the container; unless told the same.
+    /// Its path in the container; by default the same.
     pub container_path: Option<At<String>>,
-    /// Some of r, w and m; rw unless told.
+    /// Some of r, w and m; rw by default.
     #[cfg_attr(test, schemars(regex(pattern = "^[rwm]{1,3}$")))]
     pub permissions: Option<At<String>>,
 }
@@ -166,9 +166,9 @@ pub(crate) struct DeviceFileKeys {
 pub(crate) struct MountKeys {
     /// Its path on the host.
     pub host_path: At<String>,
-    /// Its path in the container; unless told the same.
+    /// Its path in the container; by default the same.
     pub container_path: Option<At<String>>,
-    /// Whether the container can only read it; true unless told.
+    /// Whether the container can only read it; true by default.
     pub(crate) read_only: Option<bool>,
 }
 

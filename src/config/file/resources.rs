@@ -80,11 +80,11 @@ impl FileReader<'_, '_> {
         keys: &ResourceKeys,
         taken: &mut TakenByFile,
     ) -> Result<Resource, Reported> {
-        // All of it is read before anything is given up, so that every error is told.
+        // All of it is read before anything is given up, so that every error is reported.
         let name = self.name(&keys.name, taken);
         let socket = self.socket(keys.plugin_name.as_ref(), name.as_ref().ok(), taken);
         let devices = self.devices(keys, name.as_ref().ok(), taken);
-        // What is not known for another error is taken for nothing.
+        // What is invalid has its own error and counts as empty here.
         let none = Devices::default();
         let known_devices = devices.as_ref().map_or(&none, |(devices, _)| devices);
         let outputs = self.outputs(keys, known_devices);

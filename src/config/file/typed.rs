@@ -16,7 +16,7 @@ use super::tree::{YamlNode, YamlValue};
 const MISTAKES_MAX: usize = 50;
 
 /// Reads the tree into types; `None` where nothing is left of it. serde stops at the first error: so
-/// that all of them are is_reported, what is wrong is taken out and the rest is read again.
+/// that all of them are reported, what is wrong is taken out and the rest is read again.
 pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut FileErrors) -> Option<T> {
     for _ in 0..MISTAKES_MAX {
         let error = match T::deserialize(&tree) {

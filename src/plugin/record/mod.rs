@@ -41,7 +41,7 @@ pub(crate) struct LastError {
     pub at: SystemTime,
 }
 
-/// One plugin's memory and present.
+/// What happened to one plugin, and where it stands.
 #[derive(Clone, Debug)]
 pub struct Record {
     step: Step,

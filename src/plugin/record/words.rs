@@ -24,7 +24,7 @@ pub enum Step {
 }
 
 impl Step {
-    /// As it is told.
+    /// As the status and the log have it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
