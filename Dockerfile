@@ -4,7 +4,7 @@ ARG BUILDER_IMAGE=docker.io/library/rust:1.95-bookworm
 FROM ${BUILDER_IMAGE} AS builder
 WORKDIR /src
 COPY . .
-RUN make build && cp target/*/release/simple-device-plugin /
+RUN make build BUILT=simple-device-plugin && cp target/*/release/simple-device-plugin /
 
 FROM scratch
 ARG VERSION=0.1.0

@@ -7,7 +7,6 @@ SHELL := /bin/bash
 # The program is one static file, which takes nothing of the machine it is built on along.
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 PROGRAM = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/simple-device-plugin
-KUBELET_SIM = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/kubelet-sim
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
@@ -38,9 +37,14 @@ help: ## show this list
 # Packed relocations are 220 KiB less of a file.
 STATIC := RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs'
 
-build: ## build the daemon and kubelet-sim, static; tells where they are
-	$(STATIC) cargo build --locked --release --target $(TARGET)
-	@ls -l $(PROGRAM) $(KUBELET_SIM)
+# The image needs the daemon alone. Built each by itself, neither has library features of the other.
+BUILT ?= simple-device-plugin kubelet-sim
+
+build: ## build the daemon and kubelet-sim, static; shows where they are
+	for package in $(BUILT); do
+		$(STATIC) cargo build --locked --release --target $(TARGET) --package $$package
+	done
+	@ls -l $(BUILT:%=$(dir $(PROGRAM))%)
 
 test: ## run every test; needs cargo alone
 	cargo test --locked
@@ -60,10 +64,15 @@ bench: build ## measure the figures of the README, some 5 minutes with the build
 	cp $(PROGRAM) $(PROGRAM)-measured
 	PROGRAM=$(PROGRAM)-measured $(STATIC) cargo bench --locked --target $(TARGET) --bench figures
 
+ONE_TEST := cargo test --locked --test it -- --nocapture --exact
+# A test that is not found is none, and cargo is content.
+SOAK_LOG = $(or $(CARGO_TARGET_DIR),target)/soak.log
+HAS_PASSED = tee $(SOAK_LOG) && grep -q '1 passed' $(SOAK_LOG)
+
 soak: build ## 1,000 kubelet restarts and other trouble, then 1,000 reloads, then 100,000 commands; SEED=... replays one
-	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) cargo test --locked --test it -- --nocapture --exact soak::whatever_is_broken_all_is_whole_in_the_end
-	RELOAD_SEED=$(SEED) RELOADS=$(or $(RESTARTS),1000) cargo test --locked --test it -- --nocapture --exact reload_soak::random_reloads_leave_nothing_behind
-	TESTED_PROGRAM=$(PROGRAM) STEER_SEED=$(SEED) COMMANDS=$(or $(COMMANDS),100000) cargo test --locked --test it -- --nocapture --exact steer_soak::ten_thousand_commands_leave_everything_as_configured
+	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) $(ONE_TEST) soak::whatever_is_broken_all_is_whole_in_the_end | $(HAS_PASSED)
+	RELOAD_SEED=$(SEED) RELOADS=$(or $(RESTARTS),1000) $(ONE_TEST) reload_soak::random_reloads_leave_nothing_behind | $(HAS_PASSED)
+	TESTED_PROGRAM=$(PROGRAM) STEER_SEED=$(SEED) COMMANDS=$(or $(COMMANDS),100000) $(ONE_TEST) steer_soak::ten_thousand_commands_leave_everything_as_configured | $(HAS_PASSED)
 
 # What libFuzzer needs of the compiler; cargo-fuzz sets the same, and a sanitizer that needs nightly.
 COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

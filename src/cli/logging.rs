@@ -22,16 +22,16 @@ fn most(levels: &Targets) -> LevelFilter {
     each.fold(default, std::cmp::max)
 }
 
-/// Starts to log, until the guard is dropped; `unless_told` are the levels by target where the variables
+/// Starts to log, until the guard is dropped; `default_levels` are the levels by target where the variables
 /// have none. A thread of its own writes: a stderr that nobody reads, or that is gone, holds up nothing.
 ///
 /// # Errors
-/// When `unless_told` can't be read, or something else logs already.
-pub fn start(logs: &Logs, unless_told: &str) -> anyhow::Result<WorkerGuard> {
+/// When `default_levels` can't be read, or something else logs already.
+pub fn start(logs: &Logs, default_levels: &str) -> anyhow::Result<WorkerGuard> {
     let levels = logs
         .levels
         .clone()
-        .map_or_else(|| unless_told.parse::<Targets>(), Ok)?;
+        .map_or_else(|| default_levels.parse::<Targets>(), Ok)?;
     let (stderr, guard) = NonBlockingBuilder::default()
         .buffered_lines_limit(LINES_MAX)
         .finish(io::stderr());

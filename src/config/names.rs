@@ -11,7 +11,7 @@ pub const DEVICE_FILE_HOST_PATH: &str = "DEVICE_FILE_HOST_PATH";
 pub const NUMA_NODES: &str = "NUMA_NODES";
 pub const PREFERRED_ALLOCATION: &str = "PREFERRED_ALLOCATION";
 
-/// The variables that each resource has. `RESOURCE_NAME` tells how many resources there are.
+/// The variables that each resource has. `RESOURCE_NAME` says how many resources there are.
 pub(crate) const RESOURCE_VARIABLES: [&str; 10] = [
     RESOURCE_NAME,
     NUMBER_DEVICES,

@@ -13,7 +13,7 @@ use crate::config::host_paths::AllowedHostPaths;
 /// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct Logs {
-    /// Which lines, where told.
+    /// Which lines to log; `None`: the default.
     pub(crate) levels: Option<Targets>,
     /// How log lines look.
     pub format: LogFormat,

@@ -42,7 +42,7 @@ pub fn read(
     resources.into_iter().collect::<Result<_, Reported>>().ok()
 }
 
-/// Tells where the longest of the sockets' paths, the kubelet's among them, is too long for a socket.
+/// Reports where the longest of the sockets' paths, the kubelet's among them, is too long for a socket.
 pub(crate) fn validate_paths(dir: &Path, resources: &[Resource], errors: &mut ConfigErrors) {
     let names = resources.iter().map(|resource| resource.socket.as_str());
     let longest = names.chain([KUBELET_SOCKET]).max_by_key(|name| name.len());
@@ -56,7 +56,7 @@ pub(crate) fn validate_paths(dir: &Path, resources: &[Resource], errors: &mut Co
     }
 }
 
-/// Tells where the control socket has the path of another one.
+/// Reports where the control socket has the path of another one.
 pub(crate) fn validate_control(
     control: Option<&Path>,
     dir: &Path,

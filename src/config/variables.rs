@@ -50,7 +50,7 @@ pub(crate) fn by_resource(
         .collect()
 }
 
-/// Tells of each variable of a resource that concerns this node: beside a config file there must be none.
+/// Reports each variable of a resource that concerns this node: beside a config file there must be none.
 pub(crate) fn none_beside_file(environment: &Environment, node: &str, errors: &mut ConfigErrors) {
     for (name, value) in environment {
         let concerns = |form: &Form| form.node.is_none_or(|of| of == node);
@@ -138,7 +138,7 @@ impl Settings {
         names
     }
 
-    /// Tells of indexes that no resource has, and of a list that fits no count. What the node's own
+    /// Reports indexes that no resource has, and of a list that fits no count. What the node's own
     /// variables replace is meant for other nodes, and not validated.
     fn validate(&self, names: &BTreeMap<usize, Found>, errors: &mut ConfigErrors) {
         let in_force = self.indexed.iter().filter(|_| self.node.is_none());
@@ -203,7 +203,7 @@ impl Setting {
     }
 
     /// The one value of an indexed form. Where it has a comma, its first part stands for it from here
-    /// on, so that nothing is told twice.
+    /// on, so that nothing is reported twice.
     fn single(&self, errors: &mut ConfigErrors) -> Found {
         if self.value.contains(',') {
             let expected = "one value without a comma, since the name has an index";

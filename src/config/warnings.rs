@@ -31,7 +31,7 @@ pub fn of(resources: &[Resource], online: Option<&NumaNodes>) -> Vec<String> {
         "a health update reaches the wrong pod",
         ids,
     ));
-    warnings.extend(resources.iter().flat_map(never_strike));
+    warnings.extend(resources.iter().flat_map(never_injected));
     warnings.extend(resources.iter().flat_map(container_limits::warnings));
     for (what, names) in OUTPUTS {
         let names = |resource| named(resource, names);
@@ -73,7 +73,7 @@ fn long_id(resource: &Resource) -> Option<String> {
     })
 }
 
-fn never_strike(resource: &Resource) -> impl Iterator<Item = String> {
+fn never_injected(resource: &Resource) -> impl Iterator<Item = String> {
     resource.faults.iter().filter_map(|fault| {
         let (name, spec) = (&resource.name, fault.spec());
         let why = resource.never_called(spec.rpc)?;

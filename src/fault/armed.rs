@@ -54,7 +54,7 @@ impl Armed {
         let goes_on = match self.fault.effect() {
             Effect::DropStream | Effect::Refuse(_) => false,
             Effect::Delay(_) => self.delaying > 0,
-            Effect::Withhold(_) | Effect::Flap(_) => true,
+            Effect::SuspendRegistration(_) | Effect::Flap(_) => true,
         };
         self.is_exhausted() && !goes_on
     }

@@ -183,7 +183,7 @@ impl Faults {
         let suspensions = injected
             .into_iter()
             .filter_map(|(id, effect)| match effect {
-                Effect::Withhold(length) => Some(Suspension {
+                Effect::SuspendRegistration(length) => Some(Suspension {
                     id,
                     until: length.map(|length| now + length),
                 }),

@@ -30,7 +30,7 @@ pub(crate) enum Effect {
     /// The stream of devices ends.
     DropStream,
     /// The resource is not registered for so long, or until the fault is cleared.
-    Withhold(Option<Duration>),
+    SuspendRegistration(Option<Duration>),
     Flap(Flap),
 }
 

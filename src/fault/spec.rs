@@ -134,7 +134,7 @@ impl FaultSpec {
             }
             Target::Registration => {
                 self.takes_only(&["for"])?;
-                Effect::Withhold(self.r#for.map(Span::get))
+                Effect::SuspendRegistration(self.r#for.map(Span::get))
             }
             Target::Health => Effect::Flap(self.flap(devices)?),
         };
@@ -157,8 +157,8 @@ impl FaultSpec {
     }
 
     fn message(&self) -> Result<String, SpecError> {
-        let unless_told = || "a fault on demand".to_owned();
-        let message = self.message.clone().unwrap_or_else(unless_told);
+        let default = || "a fault on demand".to_owned();
+        let message = self.message.clone().unwrap_or_else(default);
         plain(&message, "a message", MESSAGE_MAX)?;
         Ok(message)
     }

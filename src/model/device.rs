@@ -152,7 +152,7 @@ impl Devices {
     }
 
     /// Whether both are the same to the kubelet.
-    pub(crate) fn is_told_alike(&self, other: &Self) -> bool {
+    pub(crate) fn is_reported_alike(&self, other: &Self) -> bool {
         let alike = |(one, other): (&Device, &Device)| {
             one.id == other.id
                 && one.advertised_health() == other.advertised_health()

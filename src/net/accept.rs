@@ -34,7 +34,10 @@ impl Acceptor {
     ) -> C {
         loop {
             match poll_fn(&mut poll_accept).await {
-                Ok(connection) => return connection,
+                Ok(connection) => {
+                    self.failures.reset();
+                    return connection;
+                }
                 Err(error) => self.failures.log(&error, &self.failure),
             }
             sleep(PAUSE).await;

@@ -233,7 +233,7 @@ fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
     Some(Connection { stream, cut, open })
 }
 
-/// Whether the peer is root or our own user; a line tells of others.
+/// Whether the peer is root or our own user; others are logged.
 pub(crate) fn is_trusted(stream: &UnixStream) -> bool {
     let Ok(peer) = stream.peer_cred() else {
         return false;

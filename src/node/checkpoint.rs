@@ -20,7 +20,7 @@ pub struct Checkpoint {
 /// What the kubelet knows of one resource.
 #[derive(Debug, Default)]
 pub struct Known {
-    /// Whom it has as the resource's devices; `None` where it has no such resource.
+    /// The registered device IDs; `None` if the resource is not registered.
     pub registered: Option<Registered>,
     /// The devices that pods hold, by ID.
     pub held: BTreeMap<Box<str>, Held>,

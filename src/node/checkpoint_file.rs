@@ -28,8 +28,8 @@ const LATELY: Duration = Duration::from_millis(100);
 /// From a disk that hangs, it is not read at all.
 const READ_WITHIN: Duration = Duration::from_secs(5);
 
-/// The file in one plugin dir. It is read again only when it changed, and by one at a time: of a disk that hangs
-/// one thread is a prisoner, not one for each look. A clone shares what was read.
+/// The file in one plugin dir. It is read again only when it changed, and by one at a time: a hung disk
+/// blocks at most one thread, however many callers wait. A clone shares what was read.
 #[derive(Clone, Debug)]
 pub struct CheckpointFile {
     path: PathBuf,

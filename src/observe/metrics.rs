@@ -18,7 +18,7 @@ pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0
 
 const PREFIX: &str = "simple_device_plugin";
 
-/// Codes of Allocate that are told from the start: what it answers by itself.
+/// Codes that are reported from the start, even at 0: what Allocate answers without faults.
 const USUAL_CODES: [&str; 3] = ["OK", "NotFound", "FailedPrecondition"];
 
 pub fn text(snapshot: Snapshot) -> String {

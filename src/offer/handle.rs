@@ -36,7 +36,7 @@ impl OfferHandle {
         });
     }
 
-    /// Tells what pods hold, also where the configuration lacks it.
+    /// Adds the devices that pods hold to the list, also where the configuration lacks them.
     pub fn hold(&self, held: &[Device]) {
         let unknown = |offer: &Offer| {
             held.iter()

@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn who_expected_stays_so_whatever_else_is_said() {
+    fn a_fault_keeps_a_device_unhealthy_whatever_else_is_set() {
         let fault_unhealthy = BTreeSet::from(["d-n-1".into()]);
         let offer = Offer::new(resource(2)).with_fault_unhealthy(fault_unhealthy);
         let expected = ["d-n-0 Healthy", "d-n-1 Unhealthy"];

@@ -11,7 +11,7 @@ use crate::model::preference::Policy;
 use crate::model::resource_name::ResourceName;
 use crate::model::socket_name::SocketName;
 
-/// How long a device that goes stays Unhealthy at least.
+/// How long a device pending removal stays Unhealthy at least.
 pub(crate) const REMOVAL_GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
 /// What one plugin offers to the kubelet.
@@ -31,7 +31,7 @@ pub struct Resource {
     pub outputs: Outputs,
     /// Whether the kubelet calls PreStartContainer.
     pub pre_start: bool,
-    /// How long a device that goes stays Unhealthy at least before it is dropped.
+    /// How long a device pending removal stays Unhealthy at least before it is dropped.
     pub removal_grace: Duration,
     /// What goes wrong with it on purpose.
     pub faults: Vec<Fault>,

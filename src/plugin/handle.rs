@@ -35,7 +35,7 @@ pub struct PluginHandle {
 impl PluginHandle {
     pub fn new(resource: Resource, delays: Arc<Mutex<Delays>>) -> Self {
         let faults = FaultHandle::default();
-        tell_of(&resource, &faults.configure(&[], &resource.faults));
+        warn_of_faults(&resource, &faults.configure(&[], &resource.faults));
         Self {
             offer: OfferHandle::new(resource),
             faults,
@@ -57,7 +57,7 @@ impl PluginHandle {
         let before = Arc::clone(self.offer.now().resource());
         if before.faults != resource.faults {
             let new = self.faults.configure(&before.faults, &resource.faults);
-            tell_of(resource, &new);
+            warn_of_faults(resource, &new);
         }
         self.offer.reconfigure(resource);
     }
@@ -89,8 +89,8 @@ impl PluginHandle {
     }
 }
 
-/// Nobody should have to guess why something goes wrong.
-fn tell_of(resource: &Resource, faults: &[FaultSpec]) {
+/// Logs configured faults, so that failures can be explained.
+fn warn_of_faults(resource: &Resource, faults: &[FaultSpec]) {
     for fault in faults {
         warn!(resource = %resource.name, %fault, "a fault is configured");
     }

@@ -13,7 +13,7 @@ use crate::util::file_id::FileVersion;
 
 /// A kubelet takes its connections along when it dies, before its successor makes a socket. A stream
 /// that outlives a change of kubelet.sock by this much has the same kubelet: the file was relabelled.
-const SUCCESSION: Duration = Duration::from_secs(1);
+const SAME_KUBELET_AFTER: Duration = Duration::from_secs(1);
 
 /// What is remembered from one run to the next.
 #[derive(Debug, Default)]
@@ -72,7 +72,7 @@ impl RunMemory {
     }
 
     /// The stream ended, or we end it.
-    pub(crate) fn stream_ended(&mut self, under: &Succession, now: Instant) {
+    pub(crate) fn stream_ended(&mut self, under: &StreamKubelet, now: Instant) {
         self.late_disconnect = under
             .kubelet(now)
             .map_or(LateDisconnect::None, LateDisconnect::Us);
@@ -103,13 +103,13 @@ impl RunMemory {
 }
 
 /// Which kubelet.sock belongs to the kubelet that has a stream open.
-pub(crate) struct Succession {
+pub(crate) struct StreamKubelet {
     socket: KubeletSocket,
     since: Instant,
     first: bool,
 }
 
-impl Succession {
+impl StreamKubelet {
     /// The stream was opened by the kubelet of this kubelet.sock.
     pub fn new(socket: KubeletSocket, now: Instant) -> Self {
         Self {
@@ -132,7 +132,7 @@ impl Succession {
 
     /// The kubelet.sock of the kubelet whose stream ends now; `None` when a new kubelet made it.
     fn kubelet(&self, now: Instant) -> KubeletSocket {
-        let same = self.first || now.duration_since(self.since) > SUCCESSION;
+        let same = self.first || now.duration_since(self.since) > SAME_KUBELET_AFTER;
         self.socket.filter(|_| same)
     }
 }
@@ -159,14 +159,14 @@ mod tests {
     }
 
     #[test]
-    fn a_first_run_is_quiet_after_a_stale_socket_or_where_the_kubelet_lists_the_resource() {
+    fn a_first_run_settles_after_a_stale_socket_or_where_the_kubelet_lists_the_resource() {
         let [one, _] = socks();
         assert_eq!(memory(one).settle(Before::Nothing), Settle::IfListed);
         assert_eq!(memory(one).settle(Before::Stale), Settle::Yes);
     }
 
     #[test]
-    fn who_waited_for_another_is_quiet_under_any_kubelet() {
+    fn a_plugin_that_waited_for_another_settles_under_any_kubelet() {
         let [one, other] = socks();
         let mut memory = memory(one);
         memory.waits_for_another();
@@ -185,19 +185,19 @@ mod tests {
     }
 
     #[test]
-    fn a_new_kubelet_takes_no_leave_and_a_relabelled_socket_is_no_new_kubelet() {
+    fn a_new_kubelet_disconnects_nobody_late_and_a_relabelled_socket_is_no_new_kubelet() {
         let [one, other] = socks();
         let now = Instant::now();
-        let mut under = Succession::new(one, now);
+        let mut under = StreamKubelet::new(one, now);
         let mut memory = memory(one);
         memory.stream_ended(&under, now);
         assert_eq!(memory.settle(Before::Nothing), Settle::Yes);
 
         under.saw(other, now);
         memory.tried = other;
-        memory.stream_ended(&under, now + SUCCESSION / 2);
+        memory.stream_ended(&under, now + SAME_KUBELET_AFTER / 2);
         assert_eq!(memory.settle(Before::Nothing), Settle::No);
-        memory.stream_ended(&under, now + SUCCESSION * 2);
+        memory.stream_ended(&under, now + SAME_KUBELET_AFTER * 2);
         assert_eq!(memory.settle(Before::Nothing), Settle::Yes);
     }
 }

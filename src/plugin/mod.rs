@@ -33,7 +33,7 @@ use crate::node::watcher::KubeletSocket;
 use crate::offer::resource::Resource;
 use crate::plugin::record::{Cause, Record, Step};
 
-use memory::{Settle, Succession};
+use memory::{Settle, StreamKubelet};
 use outcome::StreamEnd;
 use server::Server;
 
@@ -65,7 +65,7 @@ pub(crate) struct PluginInstance {
 }
 
 impl PluginInstance {
-    /// Connect, bind, register, and stay until the stream ends or `stop`; then stop. Whatever
+    /// Connect, bind, register, and serve until the stream ends or `stop` is canceled; then shut down. Whatever
     /// happens, every connection is closed when this returns, and the socket's file is gone unless
     /// somebody keeps the directory locked.
     ///
@@ -249,7 +249,7 @@ impl PluginInstance {
         info!(%resource, %endpoint, devices, "registered");
         self.handle.note(Record::registered);
         let opened = Instant::now();
-        let mut under = Succession::new(memory.tried, opened);
+        let mut under = StreamKubelet::new(memory.tried, opened);
         let end = self
             .end_of(stream, server, &mut under, evaluated, stop)
             .await;
@@ -290,7 +290,7 @@ impl PluginInstance {
         &mut self,
         stream: ConnectionId,
         server: &mut Server,
-        under: &mut Succession,
+        under: &mut StreamKubelet,
         evaluated: &mut Evaluated,
         stop: &CancellationToken,
     ) -> StreamEnd {

@@ -74,7 +74,7 @@ impl DevicePlugin for Service {
             let _until_dropped = &open;
             let devices = offer.devices();
             let is_new = sent.as_ref().is_none_or(|(sent, repeats)| {
-                *repeats != offer.repeats() || !sent.is_told_alike(devices)
+                *repeats != offer.repeats() || !sent.is_reported_alike(devices)
             });
             // Also where no new list is needed: a device may have been Unhealthy before its removal began.
             removal.lock().listed(devices, Instant::now());
@@ -117,7 +117,7 @@ impl DevicePlugin for Service {
         let began = Instant::now();
         self.peers.note_call(connection(&request)?);
         let refused = self.handle.before(Target::Allocate, &self.ending).await;
-        // Taken and evaluated without a pause: what goes in the next moment is evaluated by the next call.
+        // Read and evaluated without a pause: a removal that begins later affects the next call.
         let offer = self.now();
         let containers: Vec<Vec<String>> = api::allocations(request.into_inner()).collect();
         let devices = containers.iter().map(Vec::len).sum();
@@ -206,7 +206,7 @@ fn refusal(error: &AllocateError) -> Status {
             Status::failed_precondition(format!("device {} is Unhealthy", sanitize(id)))
         }
         AllocateError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
-        AllocateError::Going(id) => {
+        AllocateError::Removing(id) => {
             Status::failed_precondition(format!("device {} is being removed", sanitize(id)))
         }
     }

@@ -72,10 +72,10 @@ fn the_socket_answers_what_it_is_not_made_for() {
         node.ask(b"{\"status\":\"none\"}\n")
             .starts_with("{\"status\":{")
     );
-    for gone in [&silent[0], &silent[19]] {
+    for mut gone in [&silent[0], &silent[19]] {
         // The last one is closed when its request times out.
         let mut rest = Vec::new();
-        let ended = { gone }.read_to_end(&mut rest);
+        let ended = gone.read_to_end(&mut rest);
         let reset = |error: std::io::Error| error.kind() == ErrorKind::ConnectionReset;
         assert!(rest.is_empty() && ended.map_err(reset).map_or_else(|reset| reset, |_| true));
     }

@@ -7,12 +7,10 @@ const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
 
 /// The modules in the order of the table.
 fn modules() -> Vec<&'static str> {
-    let rows = ARCHITECTURE
-        .lines()
-        .filter_map(|line| line.strip_prefix("| `"));
-    rows.filter_map(|row| row.split_once("/`"))
-        .map(|(name, _)| name)
-        .collect()
+    let lines = ARCHITECTURE.lines();
+    let rows = lines.filter_map(|line| line.strip_prefix("| `"));
+    let names = rows.filter_map(|row| row.split_once("/`"));
+    names.map(|(name, _)| name).collect()
 }
 
 fn sources(dir: &Path) -> Vec<PathBuf> {
@@ -29,44 +27,61 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The names of the modules that a source file imports outside of its tests.
-fn imports(source: &str) -> impl Iterator<Item = &str> {
-    let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+/// The modules that a source file imports, but for its tests. The path is relative to `src`.
+fn imports(path: &Path, source: &str) -> Vec<String> {
+    let code = source.split("#[cfg(test)]\nmod tests {").next();
+    let is_mod = path.file_name().is_some_and(|name| name == "mod.rs");
+    let depth = path.components().count() - usize::from(is_mod);
+    let code = code
+        .unwrap_or_default()
+        .replace(&"super::".repeat(depth), "crate::");
     let paths = code.split("crate::").skip(1);
-    paths.map(|path| {
-        path.split(|c: char| !c.is_alphanumeric() && c != '_')
-            .next()
-            .unwrap_or_default()
-    })
+    let is_name = |c: char| c.is_alphanumeric() || c == '_';
+    paths
+        .map(|path| path.chars().take_while(|c| is_name(*c)).collect())
+        .collect()
 }
 
 #[test]
 fn a_module_imports_only_from_modules_above_it() {
     let modules = modules();
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    let dirs = fs::read_dir(&src)
-        .expect("src")
-        .map(|entry| entry.expect("an entry").path());
-    let mut folders: Vec<_> = dirs.filter(|path| path.is_dir()).collect();
-    folders.sort();
-    assert_eq!(
-        folders.len(),
-        modules.len(),
-        "ARCHITECTURE.md has a row for each module: {modules:?}"
-    );
-    for folder in folders {
-        let name = folder
-            .file_name()
-            .and_then(|name| name.to_str())
-            .expect("a name");
-        let own = modules.iter().position(|module| *module == name);
-        let own = own.unwrap_or_else(|| panic!("ARCHITECTURE.md has no row for {name}"));
-        for path in sources(&folder) {
-            let source = fs::read_to_string(&path).expect("a source");
-            for import in imports(&source) {
-                let above = modules[..=own].contains(&import);
-                assert!(above, "{} imports crate::{import}", path.display());
-            }
+    let files = sources(&src);
+    for path in &files {
+        let path = path.strip_prefix(&src).expect("a path below src");
+        let folder = path.parent().and_then(|path| path.iter().next());
+        // main.rs and lib.rs have no folder.
+        let Some(folder) = folder.and_then(|name| name.to_str()) else {
+            continue;
+        };
+        let own = modules.iter().position(|module| *module == folder);
+        let own = own.unwrap_or_else(|| panic!("ARCHITECTURE.md has no row for {folder}"));
+        let source = fs::read_to_string(src.join(path)).expect("a source");
+        for import in imports(path, &source) {
+            let is_above = modules[..=own].contains(&&*import);
+            assert!(is_above, "{} imports crate::{import}", path.display());
         }
     }
+    for module in modules {
+        assert!(src.join(module).is_dir(), "there is no src/{module}");
+    }
+}
+
+#[test]
+fn every_way_to_write_an_import_is_seen() {
+    let source = "use crate::model::device::Device;\n#[cfg(test)]\nmod tests;\nuse super::super::node;\n\
+                  #[cfg(test)]\nmod tests {\n    use crate::cli;\n}\n";
+    assert_eq!(
+        imports(Path::new("config/values.rs"), source),
+        ["model", "node"]
+    );
+    assert_eq!(
+        imports(Path::new("config/file/mod.rs"), source),
+        ["model", "node"]
+    );
+    assert_eq!(imports(Path::new("config/file/keys.rs"), source), ["model"]);
+    assert_eq!(
+        imports(Path::new("config/mod.rs"), "use super::cli;"),
+        ["cli"]
+    );
 }

@@ -151,7 +151,11 @@ async fn without_inotify_it_looks_every_2_s() {
         .env("NODE_NAME", "n")
         .env("DEVICE_PLUGIN_PATH", dir.path());
     let running = Running::start(&mut command);
-    running.says("polling it every 2 s instead");
+    let watched = format!(
+        "cannot watch {}: polling it every 2 s instead",
+        dir.path().display()
+    );
+    running.says(&watched);
     shows(&kubelet, RESOURCE, 2, 2).await;
     let kubelet = kubelet.restart().await.expect("a new life");
     shows(&kubelet, RESOURCE, 2, 2).await;

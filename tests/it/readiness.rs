@@ -58,7 +58,7 @@ async fn is_ready_when_every_resource_is_registered_and_streams() {
 }
 
 #[tokio::test]
-async fn says_who_has_its_socket_and_when_it_is_quiet() {
+async fn says_who_has_its_socket_and_when_it_settles() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let neighbour = StdListener::bind(dir.path().join("simple-device-plugin.sock"));

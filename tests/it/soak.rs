@@ -24,7 +24,7 @@ const PODS_MAX: usize = 6;
 /// Restarts of the kubelet in the short form.
 const RESTARTS: usize = 12;
 /// The long form tells how far it is once in so many restarts.
-const TOLD_EVERY: usize = 100;
+const PROGRESS_EVERY: usize = 100;
 /// An allocator does not return memory at once, so only more growth than this is a leak.
 const GROWTH_MAX_KIB: u64 = 1024;
 
@@ -181,7 +181,7 @@ impl SoakedNode {
         self.broken.clear();
         self.spoilt.clear();
         self.restarts += 1;
-        if self.restarts.is_multiple_of(TOLD_EVERY) {
+        if self.restarts.is_multiple_of(PROGRESS_EVERY) {
             println!("{} restarts", self.restarts);
         }
         "restart"

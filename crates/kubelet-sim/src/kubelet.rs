@@ -74,7 +74,10 @@ impl Kubelet {
         Arc::clone(&state).spawn_checkpoint_writer();
         let pod_resources_socket = state.settings.pod_resources_socket();
         let served = Arc::clone(&state).serve_pod_resources(&pod_resources_socket);
-        served.inspect_err(|_| state.shut_down())?;
+        if let Err(error) = served {
+            state.shut_down();
+            return Err(error);
+        }
         Ok(Self {
             state,
             admission: tokio::sync::Mutex::new(()),
@@ -82,7 +85,7 @@ impl Kubelet {
     }
 
     /// Stops like a process that ends: closes every connection and leaves the socket file on disk.
-    pub async fn stop(self) {
+    pub async fn stop(&self) {
         self.state.shut_down();
         self.state.tasks.close();
         let ended = timeout(SHUTDOWN_TIMEOUT, self.state.tasks.wait()).await;
@@ -96,7 +99,7 @@ impl Kubelet {
     ///
     /// # Errors
     /// As [`Kubelet::start`].
-    pub async fn restart(self) -> io::Result<Self> {
+    pub async fn restart(&self) -> io::Result<Self> {
         let settings = self.state.settings.clone();
         let pods = self.state.pods().clone();
         self.stop().await;

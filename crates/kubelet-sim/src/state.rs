@@ -35,10 +35,12 @@ const EVENTS_MAX: usize = 4096;
 /// descriptors.
 const LEAKED_CLIENTS_MAX: usize = 1024;
 
-/// The state that the kubelet's tasks share. A task that needs both locks `pods` before `manager`.
+/// The state that the kubelet's tasks share. A task locks `saving` before `pods`, and that before `manager`.
 #[derive(Debug)]
 pub(crate) struct KubeletState {
     pub(crate) settings: KubeletSettings,
+    /// Held while the checkpoint is written: the last writer must have the latest state.
+    saving: Mutex<()>,
     manager: Mutex<DeviceManager<Arc<PluginClient>>>,
     /// The names of the pods that are admitted and not deleted. The device manager may also have assignments of deleted
     /// pods: see [`Self::free_devices_of_deleted_pods`].
@@ -77,6 +79,7 @@ impl KubeletState {
     ) -> Self {
         let node = manager.node_resources(Instant::now());
         Self {
+            saving: Mutex::default(),
             manager: Mutex::new(manager),
             pods: Mutex::new(pods),
             pods_known: AtomicBool::new(settings.pods_known),
@@ -157,6 +160,7 @@ impl KubeletState {
 
     /// Writes the checkpoint; an error is logged only, as in a real kubelet.
     pub(crate) fn save(&self) {
+        let _saving = self.saving.lock();
         self.checkpoint_outdated.store(false, Ordering::Relaxed);
         let (registered, assignments) = {
             let manager = self.manager();

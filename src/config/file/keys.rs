@@ -19,7 +19,7 @@ use crate::model::device::Health;
     expecting = "the keys resources, nodes and removalGrace"
 )]
 pub struct File {
-    /// How long a device that goes stays Unhealthy at least before it is dropped, as in 30s, the default.
+    /// How long a device pending removal stays Unhealthy at least before it is dropped, as in 30s, the default.
     pub removal_grace: Option<At<String>>,
     /// The extended resources of every node.
     pub resources: Vec<ResourceKeys>,

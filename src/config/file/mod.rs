@@ -116,7 +116,7 @@ fn of_node(file: File, node: &str, errors: &mut FileErrors) -> Vec<ResourceKeys>
             .iter()
             .position(|resource| resource.name.value == keys.name.value);
         match place {
-            // Each once: a second override of one is a second resource of that name, and told as such.
+            // Each once: a second override of one is a second resource of that name, and reported as such.
             Some(place) if replaced.get(place) == Some(&false) => {
                 replaced[place] = true;
                 resources[place] = keys.over(resources[place].clone());

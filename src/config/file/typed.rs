@@ -13,12 +13,12 @@ use super::errors::FileErrors;
 use super::tree::{YamlNode, YamlValue};
 
 /// A file with more errors than this has another problem.
-const MISTAKES_MAX: usize = 50;
+const ERRORS_MAX: usize = 50;
 
 /// Reads the tree into types; `None` where nothing is left of it. serde stops at the first error: so
 /// that all of them are reported, what is wrong is taken out and the rest is read again.
 pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut FileErrors) -> Option<T> {
-    for _ in 0..MISTAKES_MAX {
+    for _ in 0..ERRORS_MAX {
         let error = match T::deserialize(&tree) {
             Ok(read) => return Some(read),
             Err(error) => error,

@@ -63,7 +63,7 @@ pub enum AllocateError {
     Unhealthy(String),
     /// The device is being taken away.
     #[error("device {0} is being removed")]
-    Going(String),
+    Removing(String),
     /// The kubelet could not receive the answer.
     #[error(
         "the answer for {asked} devices exceeds the 4 MiB that a kubelet can receive: ask for {fit} or fewer"
@@ -91,7 +91,7 @@ pub fn allocate(
             .get(id)
             .ok_or_else(|| AllocateError::Unknown(id.clone()))?;
         if device.removing {
-            return Err(AllocateError::Going(id.clone()));
+            return Err(AllocateError::Removing(id.clone()));
         }
         if device.health == Health::Unhealthy {
             return Err(AllocateError::Unhealthy(id.clone()));
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn the_host_path_is_the_container_path_unless_told() {
+    fn the_host_path_is_the_container_path_by_default() {
         let got = allocate(&devices(), &outputs(None), &ids(&[1])).unwrap();
         assert_eq!(got.device_files[0].host_path, "/dev/gpu-1");
     }

@@ -65,7 +65,7 @@ pub struct Record {
     pub(crate) allocated_devices: u64,
     /// Injected faults by their target.
     pub faults: EnumMap<Target, u64>,
-    /// Looks in a row at a checkpoint that lacked it.
+    /// Consecutive reads of the checkpoint that lacked it.
     missed: u32,
     /// It started over for that, and no checkpoint had it since.
     started_over: bool,

@@ -41,9 +41,17 @@ pub fn is_alone(test: &str) -> bool {
     let mut command = Command::new(this);
     command
         .args([test, "--exact", "--nocapture"])
-        .env(ALONE, "1");
-    let status = command.status().expect("the test");
-    assert!(status.success(), "{test} in a process of its own: {status}");
+        .env(ALONE, "1")
+        .stderr(Stdio::inherit());
+    let output = command.output().expect("the test");
+    let text = String::from_utf8_lossy(&output.stdout);
+    // A test that no longer exists is none, and passes.
+    let passed = output.status.success() && text.contains("1 passed");
+    assert!(
+        passed,
+        "{test} in a process of its own: {}\n{text}",
+        output.status
+    );
     false
 }
 
@@ -149,9 +157,9 @@ pub fn heard(lines: &mpsc::Receiver<String>, words: &str) -> String {
 pub fn lines(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
     let (said, heard) = mpsc::channel();
     std::thread::spawn(move || {
-        let lines = BufReader::new(output).lines().map_while(Result::ok);
+        let mut lines = BufReader::new(output).lines().map_while(Result::ok);
         // A receiver that is gone ends this thread, which closes the pipe.
-        let _ = { lines }.try_for_each(|line| said.send(line));
+        let _ = lines.try_for_each(|line| said.send(line));
     });
     heard
 }

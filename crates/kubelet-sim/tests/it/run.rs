@@ -3,11 +3,13 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::{ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
-use crate::support::plugin_dir;
 use crate::support::process::{Running, binary, heard, lines, output};
+use crate::support::{DEADLINE, plugin_dir};
+use rustix::io::ioctl_fionread;
 
 /// `kubelet-sim run`, in an empty environment.
 fn sim() -> Command {
@@ -92,7 +94,7 @@ fn it_shows_our_own_manager_come_and_go() {
 #[test]
 fn it_tells_what_a_line_should_have_been() {
     let dir = plugin_dir();
-    let mut kubelet = Kubelet::start(dir.path(), &["--behaviour", "newer"]);
+    let mut kubelet = Kubelet::start(dir.path(), &["--behavior", "newer"]);
     kubelet.prints("newer than 1.36.2");
     for (line, answer) in [
         ("pod", "expected pod NAME RESOURCE=COUNT..."),
@@ -139,14 +141,27 @@ fn an_output_that_nobody_reads_holds_up_nothing() {
     let mut command = sim();
     command.arg("--dir").arg(dir.path());
     let mut running = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
-    let _unread = running.child.stdout.take();
+    let unread = running.child.stdout.take().expect("a pipe");
     let mut stdin = running.child.stdin.take().expect("a pipe");
+    let first = Running::manager(dir.path(), &[]);
+    first.says("registered");
     // What they print is far more than the pipe takes, and they are less than the way in takes.
     for _ in 0..2_000 {
-        writeln!(stdin, "help").expect("a reader");
+        writeln!(stdin, "status").expect("a reader");
     }
-    let manager = Running::manager(dir.path(), &[]);
-    manager.says("registered");
+    let full = 65_536 - 4096;
+    let began = Instant::now();
+    while ioctl_fionread(&unread).expect("a pipe") < full {
+        assert!(began.elapsed() < DEADLINE, "the pipe does not fill");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(first);
+    let others = [
+        ("RESOURCE_NAME", "example.com/other"),
+        ("PLUGIN_NAME", "other"),
+    ];
+    let second = Running::manager(dir.path(), &others);
+    second.says("registered");
     running.signal(rustix::process::Signal::TERM);
     assert_eq!(running.ends().code(), Some(0));
 }
@@ -212,7 +227,7 @@ fn a_directory_that_cannot_be_had_is_named() {
     let (code, _, stderr) = output(command.arg("--dir").arg(&file));
     assert_eq!(code, Some(1));
     assert!(stderr.contains("error: no kubelet in "), "{stderr}");
-    let (code, _, stderr) = output(sim().args(["--dir", "d", "--behaviour", "1"]));
+    let (code, _, stderr) = output(sim().args(["--dir", "d", "--behavior", "1"]));
     assert_eq!(code, Some(2));
     assert!(
         stderr.contains("[possible values: 1.36, newer]"),

@@ -145,7 +145,8 @@ async fn run_steps(
         out,
         "\nThe kubelet restarted; {GOOD}all resources back{GOOD:#} after {took}\n"
     )?;
-    print::print_node(out, &kubelet.node().borrow())?;
+    let node = kubelet.node().borrow().clone();
+    print::print_node(out, &node)?;
     print_kept_devices(out, &before, &kubelet.assignments(POD))?;
     if hold {
         let dir = dir.path().display();

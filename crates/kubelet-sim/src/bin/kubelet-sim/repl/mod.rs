@@ -9,11 +9,12 @@ mod view;
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -35,7 +36,9 @@ const OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 /// the prompt on a thread of its own, so that a blocked output does not block the kubelet.
 pub(crate) async fn run(settings: KubeletSettings, stop: CancellationToken) -> anyhow::Result<()> {
     let (sender, mut result) = oneshot::channel();
-    let prompt = run_prompt(settings, Handle::current(), stop.clone());
+    let running = watch::Sender::new(None);
+    let kubelet = running.subscribe();
+    let prompt = run_prompt(settings, Handle::current(), stop.clone(), running);
     std::thread::spawn(move || {
         let runtime = Builder::new_current_thread().enable_all().build();
         let result = match runtime {
@@ -45,20 +48,29 @@ pub(crate) async fn run(settings: KubeletSettings, stop: CancellationToken) -> a
         // After the timeout below there is no receiver.
         let _ = sender.send(result);
     });
-    tokio::select! {
-        result = &mut result => result.context("a bug: the talk ended without a word")?,
+    let ended = "a bug: the prompt's thread ended without a result";
+    let result = tokio::select! {
+        result = &mut result => result.context(ended)?,
         () = stop.cancelled() => match timeout(OUTPUT_TIMEOUT, result).await {
-            Ok(result) => result.context("a bug: the talk ended without a word")?,
+            Ok(result) => result.context(ended)?,
             Err(_) => Ok(()),
         },
+    };
+    let kubelet: Option<Arc<Kubelet>> = kubelet.borrow().clone();
+    // One that crashed writes no checkpoint.
+    if let Some(kubelet) = kubelet.filter(|kubelet| kubelet.crashed().borrow().is_none()) {
+        kubelet.stop().await;
     }
+    result
 }
 
-/// Starts a kubelet on the given runtime, and executes commands until the program ends.
+/// Starts a kubelet on the given runtime, and executes commands until the program ends. The kubelet that runs is sent
+/// to `running`; the caller stops it.
 async fn run_prompt(
     settings: KubeletSettings,
     kubelet_runtime: Handle,
     stop: CancellationToken,
+    running: watch::Sender<Option<Arc<Kubelet>>>,
 ) -> anyhow::Result<()> {
     let mut screen = stdout();
     let dir = settings.dir.display().to_string();
@@ -71,13 +83,17 @@ async fn run_prompt(
     let started = kubelet_runtime
         .spawn(async { Kubelet::start(settings) })
         .await?;
-    let mut kubelet = started.with_context(|| format!("no kubelet in {dir}"))?;
+    let mut kubelet = Arc::new(started.with_context(|| format!("no kubelet in {dir}"))?);
+    running.send_replace(Some(Arc::clone(&kubelet)));
     print_introduction(&mut screen, behavior, &dir, &kubelet)?;
     let mut session = Session::new(&mut screen, &kubelet, stop);
     let mut lines = input::lines();
     while let ReplExit::Restart = execute_lines(&kubelet, &mut session, &mut lines).await? {
-        let restarted = kubelet_runtime.spawn(kubelet.restart()).await?;
-        kubelet = restarted.context("the kubelet does not restart")?;
+        let restarted = kubelet_runtime
+            .spawn(async move { kubelet.restart().await })
+            .await?;
+        kubelet = Arc::new(restarted.context("the kubelet does not restart")?);
+        running.send_replace(Some(Arc::clone(&kubelet)));
         session.set_kubelet(&kubelet);
         session.print_line("the kubelet restarted: plugins must register again")?;
     }
@@ -85,7 +101,6 @@ async fn run_prompt(
         screen.flush()?;
         return Err(crash).context("a real kubelet would have crashed");
     }
-    kubelet.stop().await;
     Ok(())
 }
 

@@ -110,7 +110,9 @@ impl<'a, W: Write> Session<'a, W> {
     /// Prints the node's table now, so that it is not printed again until the node changes.
     pub(crate) fn print_node(&mut self) -> io::Result<()> {
         self.print_node_at = None;
-        print::print_node(self.out, &self.node.borrow_and_update())
+        // Cloned, since a blocked output must not keep the lock: the kubelet waits for it.
+        let node = self.node.borrow_and_update().clone();
+        print::print_node(self.out, &node)
     }
 }
 
