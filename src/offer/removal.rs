@@ -70,7 +70,7 @@ impl fmt::Display for Wait {
                 let seconds = rest.as_millis().div_ceil(1000);
                 write!(f, "the removal grace, {seconds} s more")
             }
-            Self::Holders => f.write_str("the kubelet's checkpoint, which cannot be read"),
+            Self::Holders => f.write_str("the kubelet's checkpoint, which is to be read again"),
         }
     }
 }

@@ -87,3 +87,15 @@ fn it_holds_until_ctrl_c() {
     running.says("SIGINT: stopping");
     assert_eq!(running.ends().code(), Some(0));
 }
+
+/// A shell or a build tool may stand between the demo and the plugin.
+#[test]
+fn a_plugin_behind_a_shell_ends_with_it() {
+    let daemon = binary("simple-device-plugin");
+    let mut command = demo(&[("PATH", "/usr/bin:/bin"), ("RESOURCE_NAME", "a.io/x")]);
+    command.args(["--", "sh", "-c", "\"$0\"; true"]).arg(daemon);
+    // The plugin has the output open: it has ended when this returns.
+    let (code, stdout, stderr) = output(&mut command);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert!(stdout.contains("all resources back after"), "{stdout}");
+}

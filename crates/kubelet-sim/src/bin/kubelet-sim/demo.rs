@@ -4,13 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use kubelet_sim::{Assignment, Kubelet, KubeletSettings, NodeResources, Pod};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 use simple_device_plugin::cli::style::{GOOD, STRONG};
 use simple_device_plugin::config::{Environment, any_set, config_file};
 use tokio::time::{sleep, timeout_at};
@@ -82,8 +83,9 @@ pub(crate) async fn run(
         result = stop.run_until_cancelled(steps) => result.unwrap_or(Ok(())),
         ended = plugin.wait() => Err(anyhow::anyhow!("the plugin ended by itself, with {}", ended?)),
     };
-    plugin.stop().await?;
-    result
+    let stopped = plugin.stop().await;
+    // Why the demo failed says more than why its plugin does not end.
+    result.and(stopped)
 }
 
 /// The plugin's command line, with the kubelet's directory in place of `{dir}` and in the environment.
@@ -275,12 +277,13 @@ fn milliseconds(duration: Duration) -> String {
     format!("{} ms", duration.as_millis())
 }
 
-/// The plugin's process. It is killed when this is dropped.
+/// The plugin's process, and those that it started: signals go to the whole process group, since a shell or a build tool
+/// may stand between. They are killed when this is dropped.
 struct PluginProcess(Child);
 
 impl PluginProcess {
     fn start(mut command: Command) -> anyhow::Result<Self> {
-        let child = command.spawn();
+        let child = command.process_group(0).spawn();
         let name = Path::new(command.get_program()).display();
         Ok(Self(child.with_context(|| format!("cannot start {name}"))?))
     }
@@ -297,21 +300,26 @@ impl PluginProcess {
     /// Sends SIGTERM and waits until the process has ended.
     async fn stop(&mut self) -> anyhow::Result<()> {
         if self.0.try_wait()?.is_none() {
-            kill_process(Pid::from_child(&self.0), Signal::TERM)?;
+            self.signal(Signal::TERM)?;
             let ended = timeout_at((Instant::now() + STOP_TIMEOUT).into(), self.wait()).await;
-            let seconds = STOP_TIMEOUT.as_secs();
-            ended.with_context(|| {
-                format!("the plugin does not end within {seconds} s after SIGTERM")
-            })??;
+            let Ok(status) = ended else {
+                let seconds = STOP_TIMEOUT.as_secs();
+                bail!("the plugin does not end within {seconds} s after SIGTERM");
+            };
+            status?;
         }
         Ok(())
+    }
+
+    fn signal(&self, signal: Signal) -> rustix::io::Result<()> {
+        kill_process_group(Pid::from_child(&self.0), signal)
     }
 }
 
 impl Drop for PluginProcess {
     fn drop(&mut self) {
-        // Both fail if the process has ended already.
-        let _ = self.0.kill();
+        // Both fail if the processes have ended already.
+        let _ = self.signal(Signal::KILL);
         let _ = self.0.wait();
     }
 }
