@@ -1,6 +1,6 @@
 //! Which variable gives a resource's value: precedence, lists and indexes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::environment::{Environment, utf8};
 use super::error::ConfigErrors;
@@ -22,7 +22,8 @@ pub(crate) struct Found {
 /// All that the variables say of one resource; what is missing was not set.
 pub(crate) type ResourceVariables = BTreeMap<&'static str, Found>;
 
-/// What the variables say of each resource of this node, in index order.
+/// What the variables say of each resource of this node, in index order. Each variable is read once, so that the time
+/// grows with the number of resources and not with its square.
 pub(crate) fn by_resource(
     environment: &Environment,
     node: &str,
@@ -33,21 +34,17 @@ pub(crate) fn by_resource(
         .remove(RESOURCE_NAME)
         .unwrap_or_default()
         .names(errors);
-    for variable in settings.values() {
-        variable.validate(&names, errors);
+    let indexes: BTreeSet<usize> = names.keys().copied().collect();
+    let name = |name| ResourceVariables::from([(RESOURCE_NAME, name)]);
+    let mut resources: Vec<ResourceVariables> = names.into_values().map(name).collect();
+    for (variable, set) in settings {
+        set.refuse_unknown(&indexes, errors);
+        let values = set.values(&indexes, errors);
+        for (resource, value) in std::iter::zip(&mut resources, values) {
+            resource.extend(value.map(|value| (variable, value)));
+        }
     }
-    let count = names.len();
-    names
-        .into_iter()
-        .map(|(index, name)| {
-            let rest = settings.iter().filter_map(|(variable, set)| {
-                Some((*variable, set.serving(index, count, errors)?))
-            });
-            let mut found: ResourceVariables = rest.collect();
-            found.insert(RESOURCE_NAME, name);
-            found
-        })
-        .collect()
+    resources
 }
 
 /// Reports each variable of a resource that concerns this node: beside a config file there must be none.
@@ -118,8 +115,7 @@ impl Settings {
         let list = self.node.as_ref().or(self.plain.as_ref());
         let elements = list.map(Setting::elements).unwrap_or_default();
         let mut names: BTreeMap<usize, Found> = elements.into_iter().enumerate().collect();
-        let shared_indexes = self.indexed.iter().filter(|_| self.node.is_none());
-        for (index, setting) in shared_indexes.chain(&self.node_indexed) {
+        for (index, setting) in self.by_index() {
             names.insert(*index, setting.single(errors));
         }
         if names.is_empty() {
@@ -138,43 +134,43 @@ impl Settings {
         names
     }
 
-    /// Reports indexes that no resource has, and of a list that fits no count. What the node's own
-    /// variables replace is meant for other nodes, and not validated.
-    fn validate(&self, names: &BTreeMap<usize, Found>, errors: &mut ConfigErrors) {
-        let in_force = self.indexed.iter().filter(|_| self.node.is_none());
-        for (index, setting) in in_force.chain(&self.node_indexed) {
-            if !names.contains_key(index) {
-                let expected = match names.len() {
-                    1 => "index 0, there is one resource".to_owned(),
-                    count => format!("an index below {count}, there are {count} resources"),
-                };
-                errors.add(&setting.variable, &setting.value, expected);
-            }
-        }
-        let all_nodes_own = names
-            .keys()
-            .all(|index| self.node_indexed.contains_key(index));
-        if let Some(list) = self
-            .plain
-            .as_ref()
-            .filter(|_| self.node.is_none() && !all_nodes_own)
+    /// What is set for one resource by its index. What the node's own list replaces is meant for other nodes.
+    fn by_index(&self) -> impl Iterator<Item = (&usize, &Setting)> {
+        let shared = self.indexed.iter().filter(|_| self.node.is_none());
+        shared.chain(&self.node_indexed)
+    }
+
+    /// Reports indexes that no resource has.
+    fn refuse_unknown(&self, indexes: &BTreeSet<usize>, errors: &mut ConfigErrors) {
+        for (_, setting) in self
+            .by_index()
+            .filter(|(index, _)| !indexes.contains(index))
         {
-            list.element(0, names.len(), errors);
+            let expected = match indexes.len() {
+                1 => "index 0, there is one resource".to_owned(),
+                count => format!("an index below {count}, there are {count} resources"),
+            };
+            errors.add(&setting.variable, &setting.value, expected);
         }
     }
 
-    /// The value for the resource with this index; the first form that is set wins.
-    fn serving(&self, index: usize, count: usize, errors: &mut ConfigErrors) -> Option<Found> {
-        if let Some(setting) = self.node_indexed.get(&index) {
-            return Some(setting.single(errors));
-        }
-        if let Some(setting) = &self.node {
-            return setting.element(index, count, errors);
-        }
-        if let Some(setting) = self.indexed.get(&index) {
-            return Some(setting.single(errors));
-        }
-        self.plain.as_ref()?.element(index, count, errors)
+    /// The value for each of these resources; the first form that is set wins. Where every resource has a value of this
+    /// node's own, the list is meant for other nodes and not validated.
+    fn values(&self, indexes: &BTreeSet<usize>, errors: &mut ConfigErrors) -> Vec<Option<Found>> {
+        let list = self.node.as_ref().or(self.plain.as_ref());
+        let all_own = indexes
+            .iter()
+            .all(|index| self.node_indexed.contains_key(index));
+        let elements = list
+            .filter(|_| !all_own)
+            .map_or(Vec::new(), |list| list.elements_for(indexes.len(), errors));
+        let by_index: BTreeMap<&usize, &Setting> = self.by_index().collect();
+        let value = |index: &usize| match (by_index.get(index), &*elements) {
+            (Some(setting), _) => Some(setting.single(errors)),
+            (None, [shared]) => Some(shared.clone()),
+            (None, elements) => elements.get(*index).cloned(),
+        };
+        indexes.iter().map(value).collect()
     }
 }
 
@@ -185,21 +181,20 @@ impl Setting {
         self.value.split(',').map(found).collect()
     }
 
-    /// The element of a list that serves this resource: the only one, or its own.
-    fn element(&self, index: usize, count: usize, errors: &mut ConfigErrors) -> Option<Found> {
-        let mut elements = self.elements();
-        match elements.len() {
-            1 => elements.pop(),
-            length if length == count => elements.into_iter().nth(index),
-            length => {
-                let expected = match count {
-                    1 => format!("one element for the one resource, not {length}"),
-                    _ => format!("1 or {count} elements for the {count} resources, not {length}"),
-                };
-                errors.add(&self.variable, &self.value, expected);
-                None
-            }
+    /// The elements of a list that serves this many resources: one for all of them, or one for each; none, if their number
+    /// is wrong.
+    fn elements_for(&self, count: usize, errors: &mut ConfigErrors) -> Vec<Found> {
+        let elements = self.elements();
+        let length = elements.len();
+        if length == 1 || length == count {
+            return elements;
         }
+        let expected = match count {
+            1 => format!("one element for the one resource, not {length}"),
+            _ => format!("1 or {count} elements for the {count} resources, not {length}"),
+        };
+        errors.add(&self.variable, &self.value, expected);
+        Vec::new()
     }
 
     /// The one value of an indexed form. Where it has a comma, its first part stands for it from here
