@@ -5,6 +5,7 @@ mod environment;
 mod error;
 mod file;
 mod host_paths;
+mod limits;
 mod names;
 mod program;
 pub mod reload;
@@ -169,6 +170,33 @@ mod tests {
             sockets(&[two, ("PLUGIN_NAME", ",v")]),
             ["simple-device-plugin-a_x.sock", "v.sock"]
         );
+    }
+
+    /// As those of a file, see [`limits`].
+    #[test]
+    fn variables_have_limits() {
+        let names = |count| {
+            let names: Vec<String> = (0..count).map(|i| format!("a/r{i}")).collect();
+            names.join(",")
+        };
+        assert_eq!(
+            config(&[("RESOURCE_NAME", &names(1000))])
+                .unwrap()
+                .resources
+                .len(),
+            1000
+        );
+        refused(
+            &[("RESOURCE_NAME", &names(1001)), ("ENV_PREFIX", "X")],
+            "RESOURCE_NAME=\"a/r1000\": expected at most 1000 resources",
+        );
+        refused(
+            &[("RESOURCE_NAME", &names(31)), ("NUMBER_DEVICES", "10000")],
+            "NUMBER_DEVICES=\"10000\": expected at most 300000 devices, of all resources together",
+        );
+        let long = "x".repeat(4097);
+        let errors = config(&[("ANNOTATION_PREFIX", &long)]).expect_err("no error");
+        assert_eq!(errors.as_slice()[0].expected, "at most 4096 bytes");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::fmt::Display;
 use std::path::Path;
 
 use super::error::ConfigErrors;
+use super::limits::{DeviceCount, TEXT_MAX, text_expected};
 use super::names;
 use super::program::Program;
 use super::values;
@@ -99,7 +100,7 @@ impl VariablesReader<'_> {
         // All of it is read before anything is given up, so that every error is reported.
         let name = self.resource_name(taken);
         let socket = self.socket(name.as_ref().ok(), taken);
-        let devices = self.devices(name.as_ref().ok(), &program.node);
+        let devices = self.devices(name.as_ref().ok(), &program.node, taken);
         let preference = self.value(names::PREFERRED_ALLOCATION, str::parse::<Policy>);
         let outputs = self.outputs();
         let (name, socket, (devices, counted)) = (name?, socket?, devices?);
@@ -156,6 +157,7 @@ impl VariablesReader<'_> {
         &mut self,
         resource: Option<&ResourceName>,
         node: &str,
+        taken: &mut TakenByVariables,
     ) -> Result<(Devices, Counted), Reported> {
         let count = self.value(names::NUMBER_DEVICES, values::count);
         let numa = self.value(names::NUMA_NODES, str::parse::<NumaNodes>);
@@ -171,11 +173,15 @@ impl VariablesReader<'_> {
         let known_prefix = prefix.as_deref().unwrap_or_default();
         let known_numa = numa.as_ref().ok().and_then(Option::as_ref).cloned();
         let counted = Counted::new(known_prefix, node, known_numa.unwrap_or_default());
-        counted.list_size(count).map_err(|expected| {
+        let mut refused = |expected: &dyn Display| {
             let found = self.variables.get(names::NUMBER_DEVICES);
             let value = found.map_or_else(|| count.to_string(), |found| found.value.clone());
             self.error(names::NUMBER_DEVICES, &value, expected)
-        })?;
+        };
+        let size = counted.list_size(count);
+        size.map_err(|expected| refused(&expected))?;
+        let all = taken.devices.add(count);
+        all.map_err(|expected| refused(&expected))?;
         prefix.and(numa)?;
         Ok((counted.devices(count), counted))
     }
@@ -207,6 +213,9 @@ impl VariablesReader<'_> {
         let Some(found) = found.filter(|found| !found.value.is_empty()) else {
             return Ok(None);
         };
+        if found.value.len() > TEXT_MAX {
+            return Err(self.error(variable, &found.value, text_expected()));
+        }
         match parse(&found.value) {
             Ok(parsed) => Ok(Some(parsed)),
             Err(expected) => Err(self.error(variable, &found.value, expected)),
@@ -231,4 +240,5 @@ impl VariablesReader<'_> {
 struct TakenByVariables {
     names: BTreeMap<ResourceName, String>,
     sockets: BTreeSet<SocketName>,
+    devices: DeviceCount,
 }

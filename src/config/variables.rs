@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::environment::{Environment, utf8};
 use super::error::ConfigErrors;
+use super::limits::{RESOURCES_MAX, resources_expected};
 use super::names::{Form, RESOURCE_NAME};
 
 const RESOURCE_NAME_DEFAULT: &str = "example.com/simple-device";
@@ -34,6 +35,10 @@ pub(crate) fn by_resource(
         .remove(RESOURCE_NAME)
         .unwrap_or_default()
         .names(errors);
+    if let Some(beyond) = names.values().nth(RESOURCES_MAX) {
+        errors.add(&beyond.variable, &beyond.value, resources_expected());
+        return Vec::new();
+    }
     let indexes: BTreeSet<usize> = names.keys().copied().collect();
     let name = |name| ResourceVariables::from([(RESOURCE_NAME, name)]);
     let mut resources: Vec<ResourceVariables> = names.into_values().map(name).collect();

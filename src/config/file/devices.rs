@@ -6,17 +6,12 @@ use std::sync::Arc;
 use super::keys::{DeviceKeys, DevicesKeys, Pairs, ResourceKeys};
 use super::resources::{FileReader, TakenByFile, filled};
 use super::typed::At;
+use crate::config::limits::{TEXT_MAX, text_expected};
 use crate::config::resources::{NUMBER_DEVICES_DEFAULT, Reported, all};
 use crate::model::device::{Counted, Detail, Device, Devices, Health, LIST_SIZE_MAX};
 use crate::model::numa::{NUMA_NODE_MAX, NumaNodes};
 use crate::model::resource_name::ResourceName;
 use crate::model::template::{PLACEHOLDERS, is_attribute};
-
-/// In bytes, for an ID, a path or an attribute: as long as a path can be.
-const TEXT_MAX: usize = 4096;
-
-/// Of all resources together; a hundred of a thousand each are many.
-const DEVICES_MAX: usize = 300_000;
 
 impl FileReader<'_, '_> {
     pub(super) fn devices(
@@ -32,7 +27,8 @@ impl FileReader<'_, '_> {
                 value: DevicesKeys::List(list),
                 ..
             }) => {
-                taken.devices += list.len();
+                let counted = taken.devices.add(list.len());
+                counted.map_err(|expected| self.report(self.line, "devices", None, expected))?;
                 let listed = self.list(list, known_numa)?;
                 return numa.map(|_| (listed, None));
             }
@@ -52,11 +48,8 @@ impl FileReader<'_, '_> {
         counted
             .list_size(count)
             .map_err(|expected| self.report(line, "devices", Some(&count.to_string()), expected))?;
-        taken.devices += count;
-        if taken.devices > DEVICES_MAX {
-            let expected = format!("at most {DEVICES_MAX} devices, of all resources together");
-            return Err(self.report(line, "devices", Some(&count.to_string()), expected));
-        }
+        let all = taken.devices.add(count);
+        all.map_err(|expected| self.report(line, "devices", Some(&count.to_string()), expected))?;
         numa.map(|_| (counted.devices(count), Some(counted)))
     }
 
@@ -98,7 +91,7 @@ impl FileReader<'_, '_> {
         dealt: &[u16],
     ) -> Result<Device, Reported> {
         if let Some(text) = keys.texts().find(|text| text.value.len() > TEXT_MAX) {
-            let expected = format!("at most {TEXT_MAX} bytes");
+            let expected = text_expected();
             return Err(self.report(text.line, "devices", None, expected));
         }
         let attributes = keys

@@ -9,6 +9,7 @@ use super::keys::{DevicesKeys, PolicyKey, ResourceKeys};
 use super::rules::Rules;
 use super::typed::At;
 use crate::config::host_paths::AllowedHostPaths;
+use crate::config::limits::{DeviceCount, OUTPUTS_MAX, RESOURCES_MAX, resources_expected};
 use crate::config::resources::{Reported, all};
 use crate::config::values;
 use crate::fault::{FAULTS_MAX, FLAPS_MAX, Fault, FaultSpec, SpecError, Target};
@@ -20,12 +21,6 @@ use crate::model::selection::SelectionError;
 use crate::model::socket_name::{PluginName, SocketName};
 use crate::model::template::Constants;
 use crate::offer::resource::Resource;
-
-/// Each is a plugin of its own.
-const RESOURCES_MAX: usize = 1000;
-
-/// Devices times outputs, for one resource: each is evaluated.
-const GIVEN_MAX: usize = 2_000_000;
 
 /// What all resources of a node have in common.
 pub(crate) struct Common<'a> {
@@ -41,7 +36,7 @@ pub fn read(
     errors: &mut FileErrors,
 ) -> Option<Vec<Resource>> {
     if let Some(beyond) = resources.get(RESOURCES_MAX) {
-        let expected = format!("at most {RESOURCES_MAX} resources");
+        let expected = resources_expected();
         errors.add(beyond.name.line, "name", Some(&beyond.name.value), expected);
         return None;
     }
@@ -63,7 +58,7 @@ pub fn read(
 pub(super) struct TakenByFile {
     names: BTreeMap<ResourceName, usize>,
     sockets: BTreeMap<SocketName, usize>,
-    pub(super) devices: usize,
+    pub(super) devices: DeviceCount,
 }
 
 /// Reads one resource; what is wrong goes to the errors.
@@ -154,9 +149,10 @@ impl FileReader<'_, '_> {
     }
 
     fn outputs(&mut self, keys: &ResourceKeys, devices: &Devices) -> Result<Outputs, Reported> {
-        if keys.rules() * devices.len() > GIVEN_MAX {
-            let expected =
-                format!("fewer devices or fewer outputs: together they make more than {GIVEN_MAX}");
+        if keys.rules() * devices.len() > OUTPUTS_MAX {
+            let expected = format!(
+                "fewer devices or fewer outputs: together they make more than {OUTPUTS_MAX}"
+            );
             return Err(self.report(self.line, "name", None, expected));
         }
         let prefixed = self.prefixed(keys);
