@@ -62,7 +62,7 @@ enum Command {
     #[command(flatten)]
     Ask(Request),
     /// Let something go wrong on purpose with a resource of the program that runs here, until `fault clear`,
-    /// `config` or a restart
+    /// `reset` or a restart
     Fault(fault::Arguments),
 }
 

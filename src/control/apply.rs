@@ -1,4 +1,4 @@
-//! Applies what a client requests: overrides and faults, which last until `config` or a restart.
+//! Applies what a client requests: overrides and faults, which last until `reset` or a restart.
 
 use tracing::info;
 
@@ -30,7 +30,7 @@ pub fn health(plugin: &PluginHandle, devices: &str, health: Health) -> Result<St
 }
 
 /// Sets the number of devices.
-pub fn devices(plugin: &PluginHandle, count: usize) -> Result<String, String> {
+pub fn scale(plugin: &PluginHandle, count: usize) -> Result<String, String> {
     let set = plugin.offer.set(|offer| offer.with_count(count));
     set.map_err(|error| error.to_string())?;
     let resource = name(plugin);
@@ -45,7 +45,7 @@ pub fn devices(plugin: &PluginHandle, count: usize) -> Result<String, String> {
 }
 
 /// Removes what was set at run time.
-pub fn config(plugin: &PluginHandle) -> String {
+pub fn reset(plugin: &PluginHandle) -> String {
     plugin.as_configured();
     let resource = name(plugin);
     info!(%resource, "as configured: overrides and faults set at run time are removed");

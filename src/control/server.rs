@@ -173,10 +173,10 @@ impl RequestHandler {
                 devices,
                 health,
             } => self.set(&resource, |plugin| apply::health(plugin, &devices, health)),
-            Request::Devices { resource, count } => {
-                self.set(&resource, |plugin| apply::devices(plugin, count))
+            Request::Scale { resource, count } => {
+                self.set(&resource, |plugin| apply::scale(plugin, count))
             }
-            Request::Config { resource } => self.set(&resource, |plugin| Ok(apply::config(plugin))),
+            Request::Reset { resource } => self.set(&resource, |plugin| Ok(apply::reset(plugin))),
             Request::Fault { resource, fault } => {
                 self.set(&resource, |plugin| apply::fault(plugin, *fault))
             }

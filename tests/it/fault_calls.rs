@@ -82,7 +82,7 @@ async fn a_delayed_allocate_sees_the_devices_as_they_are_when_it_is_answered() {
             node.status()["faultsInjected"]["allocate"] == 1
         })
         .await;
-        node.does(&["devices", GPU, "0"]);
+        node.does(&["scale", GPU, "0"]);
         // The device stays in the list, Unhealthy, while a call may use it.
         node.shows(1, 0).await;
         node.clears_all_faults();

@@ -62,7 +62,7 @@ async fn the_configuration_has_faults_and_config_brings_them_back() {
 
     node.clears_all_faults();
     node.does(&["fault", GPU, "allocate", "--error", "ABORTED"]);
-    node.sets(&["config", GPU], "example.com/gpu: as configured\n");
+    node.sets(&["reset", GPU], "example.com/gpu: as configured\n");
     let faults = node.status()["faults"].clone();
     assert_eq!(
         faults[0]["fault"],

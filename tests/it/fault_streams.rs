@@ -120,9 +120,9 @@ async fn devices_flap() {
         "example.com/gpu: set gpu-n-3 to Healthy; a fault keeps it Unhealthy\n",
     );
     // When the device count gets smaller, the remaining devices still flap.
-    node.does(&["config", GPU]);
+    node.does(&["reset", GPU]);
     node.does(&["fault", GPU, "health", "1-3", "--up", "1s", "--down", "1h"]);
-    node.does(&["devices", GPU, "3"]);
+    node.does(&["scale", GPU, "3"]);
     node.shows(3, 1).await;
     node.clears_all_faults();
     node.shows(3, 3).await;

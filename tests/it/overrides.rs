@@ -1,4 +1,4 @@
-//! Commands that set health and device counts: they override the configuration until `config` resets them.
+//! Commands that set health and device counts: they override the configuration until `reset` removes them.
 
 use std::fs;
 
@@ -40,7 +40,7 @@ async fn health_is_set_and_taken_back() {
         status.contains("gpu-n-0  Healthy                p/main"),
         "{status}"
     );
-    node.sets(&["config", GPU], "example.com/gpu: as configured\n");
+    node.sets(&["reset", GPU], "example.com/gpu: as configured\n");
     node.shows(4, 4).await;
     assert!(!node.does(&["status", GPU]).1.contains("overrid"));
     assert_eq!(registrations(&node.kubelet, GPU), 1);
@@ -55,7 +55,7 @@ async fn a_count_is_set_by_the_rules_of_retiring() {
         .await
         .expect("admitted");
     node.sets(
-        &["devices", GPU, "1"],
+        &["scale", GPU, "1"],
         "example.com/gpu: scaled to 1 device, 3 pending removal\n",
     );
     node.shows(4, 1).await;
@@ -64,7 +64,7 @@ async fn a_count_is_set_by_the_rules_of_retiring() {
     node.kubelet.delete("p");
     node.shows(1, 1).await;
     node.sets(
-        &["devices", GPU, "6"],
+        &["scale", GPU, "6"],
         "example.com/gpu: scaled to 6 devices\n",
     );
     node.shows(6, 6).await;
@@ -73,7 +73,7 @@ async fn a_count_is_set_by_the_rules_of_retiring() {
             .1
             .contains("has overrides: 6 devices\n")
     );
-    node.sets(&["config", GPU], "example.com/gpu: as configured\n");
+    node.sets(&["reset", GPU], "example.com/gpu: as configured\n");
     node.shows(4, 4).await;
 }
 
@@ -84,7 +84,7 @@ async fn a_device_that_is_ill_goes_like_another() {
     node.shows(4, 4).await;
     node.does(&["health", GPU, "3", "unhealthy"]);
     node.shows(4, 3).await;
-    node.does(&["devices", GPU, "3"]);
+    node.does(&["scale", GPU, "3"]);
     node.shows(3, 3).await;
 }
 
@@ -93,7 +93,7 @@ async fn it_outlives_reloads_and_kubelets_but_no_restart() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     node.sets(
-        &["devices", GPU, "3"],
+        &["scale", GPU, "3"],
         "example.com/gpu: scaled to 3 devices, 1 pending removal\n",
     );
     node.does(&["health", GPU, "0", "unhealthy"]);
@@ -101,7 +101,7 @@ async fn it_outlives_reloads_and_kubelets_but_no_restart() {
     node.reloads(&FOUR.replace('4', "5"));
     let node = node.with_another_kubelet().await;
     node.shows(3, 2).await;
-    node.sets(&["config", GPU], "example.com/gpu: as configured\n");
+    node.sets(&["reset", GPU], "example.com/gpu: as configured\n");
     node.shows(5, 5).await;
 }
 
@@ -111,7 +111,7 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     let node = Node::with(list);
     node.shows(2, 2).await;
     node.refuses(
-        &["devices", GPU, "3"],
+        &["scale", GPU, "3"],
         "error: example.com/gpu: the devices of this resource are a list, of which there is no other number\n",
     );
     node.refuses(
@@ -123,11 +123,11 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
         "error: example.com/gpu: no device with the index 2: there are 2, counted from 0\n",
     );
     node.refuses(
-        &["config", "example.com/fpga"],
+        &["reset", "example.com/fpga"],
         "error: no resource example.com/fpga; there are: example.com/gpu\n",
     );
     node.reloads("{resources: [{name: example.com/gpu, devices: 2}]}");
-    let (code, _, stderr) = node.does(&["devices", GPU, "99999999"]);
+    let (code, _, stderr) = node.does(&["scale", GPU, "99999999"]);
     assert_eq!(code, Some(1));
     assert!(stderr.contains("expected at most "), "{stderr}");
     assert_eq!(node.does(&["health", GPU, "all", "sick"]).0, Some(2));
@@ -144,7 +144,7 @@ async fn two_hands_and_a_reload_at_once_end_as_the_last_says() {
             scope.spawn(move || {
                 for round in 0..10 {
                     let count = (round + hand) % 6;
-                    does(dir, &["devices", GPU, &count.to_string()]);
+                    does(dir, &["scale", GPU, &count.to_string()]);
                     does(dir, &["health", GPU, "all", "unhealthy"]);
                 }
             });
@@ -155,7 +155,7 @@ async fn two_hands_and_a_reload_at_once_end_as_the_last_says() {
             std::thread::yield_now();
         }
     });
-    node.sets(&["config", GPU], "example.com/gpu: as configured\n");
+    node.sets(&["reset", GPU], "example.com/gpu: as configured\n");
     until("the last reload", || {
         node.does(&["status"]).1.contains("4 of 4")
     })

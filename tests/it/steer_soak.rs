@@ -112,7 +112,7 @@ fn injected(control: &Path) -> BTreeSet<String> {
 fn rest_until_devices_flap(control: &Path) {
     let resource = FLAPPING.to_owned();
     give(control, &Request::Clear { resource: None });
-    give(control, &Request::Config { resource });
+    give(control, &Request::Reset { resource });
     let before = flaps(control);
     let fault = r#"{"rpc": "health", "devices": "all", "up": "1s", "down": "1s"}"#;
     let flap = Request::Fault {
@@ -169,11 +169,11 @@ fn random(rng: &mut Rng) -> Request {
                 .choice(&[Health::Healthy, Health::Unhealthy])
                 .expect("a health"),
         },
-        6..=9 => Request::Devices {
+        6..=9 => Request::Scale {
             resource,
             count: rng.usize(..12),
         },
-        10..=11 => Request::Config { resource },
+        10..=11 => Request::Reset { resource },
         12..=16 => Request::Fault {
             resource,
             fault: serde_json::from_str(fault(rng)).expect("a fault"),
@@ -309,7 +309,7 @@ impl Story {
     async fn inject_the_rest(mut self) -> Self {
         // The one whose plugin is asked for everything.
         let resource = "example.com/gpu".to_owned();
-        give(&self.control, &Request::Config { resource });
+        give(&self.control, &Request::Reset { resource });
         for target in Target::value_variants() {
             let target = target.as_str();
             let with = match target {
@@ -344,7 +344,7 @@ impl Story {
         } = self.node;
         for (resource, _) in RESOURCES {
             let resource = resource.to_owned();
-            give(control, &Request::Config { resource });
+            give(control, &Request::Reset { resource });
         }
         for pod in self.pods.keys() {
             kubelet.delete(pod);
