@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use kubelet_sim::{Kubelet, Node, KubeletSettings};
+use kubelet_sim::{Kubelet, KubeletSettings, NodeResources};
 use libfuzzer_sys::fuzz_target;
 use simple_device_plugin::config::{Config, Environment, Host};
 use simple_device_plugin::supervisor::Supervisor;
