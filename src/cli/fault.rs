@@ -1,4 +1,4 @@
-//! `fault`: sets faults of the program that runs here, shows them and takes them away.
+//! `fault`: sets, shows and clears faults of the running daemon.
 
 use std::io::Write;
 use std::path::Path;

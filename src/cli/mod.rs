@@ -35,38 +35,37 @@ pub struct Cli {
 }
 
 const VARIABLES: &str = "\
-Its variables are RESOURCE_NAME, NUMBER_DEVICES, DEVICE_ID_PREFIX, ENV_PREFIX, ANNOTATION_PREFIX,
-DEVICE_FILE_PREFIX, NUMA_NODES and more, as lists, by index and by node, or CONFIG_FILE names a
-file that says more: see the README, and try
+The resources are configured by the variables RESOURCE_NAME, NUMBER_DEVICES,
+DEVICE_ID_PREFIX, ENV_PREFIX, ANNOTATION_PREFIX, DEVICE_FILE_PREFIX, NUMA_NODES
+and more, or by the file that CONFIG_FILE names: see the README, and try
   RESOURCE_NAME=example.com/gpu NUMBER_DEVICES=4 simple-device-plugin check";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show what the variables or the config file make, or every error in them; changes nothing
+    /// Check the configuration: show its resources, or every error in it
     Check {
-        /// The view of this node instead of NODE_NAME's
+        /// Check for this node instead of NODE_NAME
         #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
         node: Option<String>,
-        /// For programs and diffs
+        /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Show how the program that runs here stands: its resources, or the devices of one and who holds them
+    /// Show the status of the running daemon
     Status {
-        /// This resource alone, with its devices
+        /// Show this resource alone, with its devices and who holds them
         resource: Option<String>,
-        /// For programs: everything, as JSON
+        /// Print everything as JSON
         #[arg(long)]
         json: bool,
     },
     #[command(flatten)]
     Ask(Request),
-    /// Let something go wrong on purpose with a resource of the program that runs here, until `fault clear`,
-    /// `reset` or a restart
+    /// Inject faults into a resource of the running daemon
     Fault(fault::Arguments),
 }
 
-/// Where the program that runs here is asked.
+/// The control socket of the running daemon.
 fn control(environment: &Environment) -> anyhow::Result<PathBuf> {
     let socket = control_socket(environment)?;
     socket.context("CONTROL_SOCKET is empty: the program has no control socket")

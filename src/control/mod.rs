@@ -18,7 +18,7 @@ pub enum Request {
     /// How it stands.
     #[command(skip)]
     Status(WithDevices),
-    /// Set the health of devices of the running daemon, until `reset` or a restart
+    /// Set the health of devices, until `reset` or a restart
     Health {
         /// The resource's name
         resource: String,
@@ -28,14 +28,14 @@ pub enum Request {
         #[arg(hide_possible_values = true, value_name = "healthy|unhealthy")]
         health: Health,
     },
-    /// Set the number of devices of a resource of the running daemon, until `reset` or a restart
+    /// Set the number of devices of a resource, until `reset` or a restart
     Scale {
         /// The resource's name
         resource: String,
-        /// How many; those that are too many go once no pod holds them
+        /// The number of devices; surplus ones are removed once no pod holds them
         count: usize,
     },
-    /// Return a resource of the running daemon to its configuration, without overrides and faults set at run time
+    /// Remove the overrides of a resource, and faults set at run time
     Reset {
         /// The resource's name
         resource: String,
