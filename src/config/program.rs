@@ -202,8 +202,7 @@ fn texts(environment: &Environment, errors: &mut ConfigErrors) -> Texts {
             }
         }
     }
-    // Cannot fail: every field is an optional text.
-    envy::from_iter(set).unwrap_or_default()
+    envy::from_iter(set).expect("every field is an optional text")
 }
 
 fn parsed<T, E: std::fmt::Display>(

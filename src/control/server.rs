@@ -151,8 +151,7 @@ struct ReplyLine {
 
 impl From<Reply> for ReplyLine {
     fn from(reply: Reply) -> Self {
-        // Cannot fail: there are no keys but texts.
-        let mut text = serde_json::to_vec(&reply).unwrap_or_default();
+        let mut text = serde_json::to_vec(&reply).expect("every key of a reply is a text");
         text.push(b'\n');
         Self { text, _slot: None }
     }
