@@ -13,7 +13,7 @@ use tonic::transport::{Channel, Endpoint};
 use crate::Result;
 use crate::floor;
 use crate::processor::OneProcessor;
-use crate::program::{DEADLINE, Load, Outputs, Running, Views};
+use crate::program::{DEADLINE, Load, MeasuredProgram, Outputs, Views};
 use crate::table::Figure;
 
 /// Calls in turn, so that what else the machine does hits all alike.
@@ -63,13 +63,13 @@ impl Called {
 }
 
 /// A manager of one resource, registered with a kubelet of its own, and the way to call it.
-struct Manager {
+struct MeasuredManager {
     called: Called,
     _kubelet: Kubelet,
-    _running: Running,
+    _running: MeasuredProgram,
 }
 
-impl Manager {
+impl MeasuredManager {
     async fn start(program: &Path, dir: &Path, load: Load) -> Result<Self> {
         let (kubelet, running) = load.running(program, dir).await?;
         let device = format!("gpu-worker-{}", load.devices * 2 / 3);
@@ -94,13 +94,13 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
         views,
     };
     let two = load(2, Outputs::None, Views::On(0));
-    let mut few = Manager::start(program, &of("few"), two).await?;
+    let mut few = MeasuredManager::start(program, &of("few"), two).await?;
     let two_unseen = load(2, Outputs::None, Views::Off);
-    let mut unseen = Manager::start(program, &of("unseen"), two_unseen).await?;
+    let mut unseen = MeasuredManager::start(program, &of("unseen"), two_unseen).await?;
     let fifty_thousand = load(50_000, Outputs::None, Views::On(0));
-    let mut many = Manager::start(program, &of("many"), fifty_thousand).await?;
+    let mut many = MeasuredManager::start(program, &of("many"), fifty_thousand).await?;
     let two_with_all = load(2, Outputs::All, Views::On(0));
-    let mut all = Manager::start(program, &of("all"), two_with_all).await?;
+    let mut all = MeasuredManager::start(program, &of("all"), two_with_all).await?;
     let socket = of("floor.sock");
     let _floor = floor::start(&socket)?;
     let mut floor = Called::dial(&socket, "gpu-worker-1").await?;

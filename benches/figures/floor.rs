@@ -17,15 +17,15 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
 use crate::Result;
-use crate::program::Running;
+use crate::program::MeasuredProgram;
 
 /// With this argument the benchmark is the floor.
 pub const COMMAND: &str = "floor";
 
 /// Starts the floor on this socket.
-pub fn start(socket: &Path) -> Result<Running> {
+pub fn start(socket: &Path) -> Result<MeasuredProgram> {
     let mut command = Command::new(std::env::current_exe()?);
-    Running::start(command.arg(COMMAND).arg(socket))
+    MeasuredProgram::start(command.arg(COMMAND).arg(socket))
 }
 
 /// Is the floor.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use kubelet_sim::Kubelet;
 
 use crate::Result;
-use crate::program::{Load, Outputs, Running, Views};
+use crate::program::{Load, MeasuredProgram, Outputs, Views};
 use crate::table::Figure;
 
 /// The kubelet's checkpoint is looked at once in it.
@@ -15,7 +15,7 @@ const WATCHED: Duration = Duration::from_secs(60);
 /// An idle manager.
 struct Idle {
     before: u64,
-    running: Running,
+    running: MeasuredProgram,
     _kubelet: Kubelet,
 }
 

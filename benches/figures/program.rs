@@ -13,9 +13,9 @@ use crate::Result;
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A process, killed with its owner.
-pub struct Running(Child);
+pub struct MeasuredProgram(Child);
 
-impl Running {
+impl MeasuredProgram {
     pub fn start(command: &mut Command) -> Result<Self> {
         Ok(Self(command.stdin(Stdio::null()).spawn()?))
     }
@@ -60,7 +60,7 @@ impl Running {
     }
 }
 
-impl Drop for Running {
+impl Drop for MeasuredProgram {
     fn drop(&mut self) {
         // It may have ended by itself.
         let _ = self.0.kill();
@@ -97,7 +97,7 @@ pub enum Outputs {
 
 impl Load {
     /// A kubelet in this directory, and the manager with all of this load registered with it.
-    pub async fn running(self, program: &Path, dir: &Path) -> Result<(Kubelet, Running)> {
+    pub async fn running(self, program: &Path, dir: &Path) -> Result<(Kubelet, MeasuredProgram)> {
         let kubelet = Kubelet::start(KubeletSettings::new(dir))?;
         let running = self.start(program, dir)?;
         self.whole(&kubelet).await?;
@@ -105,7 +105,7 @@ impl Load {
     }
 
     /// The manager with this load in this directory.
-    pub fn start(self, program: &Path, dir: &Path) -> Result<Running> {
+    pub fn start(self, program: &Path, dir: &Path) -> Result<MeasuredProgram> {
         let names: Vec<String> = (0..self.resources).map(name).collect();
         let mut command = Command::new(program);
         command
@@ -129,7 +129,7 @@ impl Load {
                 .env("ANNOTATION_PREFIX", "example.com/gpu")
                 .env("DEVICE_FILE_PREFIX", "gpu");
         }
-        Running::start(&mut command)
+        MeasuredProgram::start(&mut command)
     }
 
     /// Waits until the node shows all of it.

@@ -102,14 +102,14 @@ fn pods(name: &str) -> Vec<ExamplePod> {
 }
 
 /// A node with an example on it.
-struct Node {
+struct ExampleNode {
     name: &'static str,
     kubelet: Kubelet,
     manager: Manager,
     dir: tempfile::TempDir,
 }
 
-impl Node {
+impl ExampleNode {
     async fn with(example: &str, name: &'static str, policy: TopologyPolicy) -> Self {
         Self::of(config(example, name), name, policy).await
     }
@@ -186,7 +186,7 @@ async fn two_resources_align_on_the_control_plane_and_nowhere_else() {
     let [both] = &pods(name)[..] else {
         panic!("one pod")
     };
-    let node = Node::with(name, "kind-control-plane", TopologyPolicy::SingleNumaNode).await;
+    let node = ExampleNode::with(name, "kind-control-plane", TopologyPolicy::SingleNumaNode).await;
     assert_eq!(
         node.shown(),
         [
@@ -200,7 +200,7 @@ async fn two_resources_align_on_the_control_plane_and_nowhere_else() {
     assert_eq!(files[0].container_path, "/dev/deviceA0");
     node.end().await;
 
-    let node = Node::with(name, "kind-worker", TopologyPolicy::SingleNumaNode).await;
+    let node = ExampleNode::with(name, "kind-worker", TopologyPolicy::SingleNumaNode).await;
     let refused = node.logs(both).await.expect_err("nothing is on one node");
     assert_eq!(refused.reason(), "TopologyAffinityError");
     node.end().await;
@@ -212,18 +212,18 @@ async fn three_resources_over_two_workers() {
     let [one, two, three] = &pods(name)[..] else {
         panic!("three pods")
     };
-    let counts = |node: &Node| {
+    let counts = |node: &ExampleNode| {
         node.shown()
             .into_iter()
             .map(|(_, count)| count)
             .collect::<Vec<_>>()
     };
-    let worker = Node::with(name, "kind-worker", TopologyPolicy::None).await;
+    let worker = ExampleNode::with(name, "kind-worker", TopologyPolicy::None).await;
     assert_eq!(counts(&worker), [1, 0, 0]);
     worker.compare(one, &worker.logs(one).await.expect("admitted"));
     worker.end().await;
 
-    let worker = Node::with(name, "kind-worker2", TopologyPolicy::None).await;
+    let worker = ExampleNode::with(name, "kind-worker2", TopologyPolicy::None).await;
     assert_eq!(counts(&worker), [0, 1, 3]);
     worker.compare(two, &worker.logs(two).await.expect("admitted"));
     // It waits for both of its kinds until the second pod is gone.
@@ -239,7 +239,7 @@ async fn one_resource_as_variables_and_as_a_file() {
     let [fpga] = &pods(name)[..] else {
         panic!("one pod")
     };
-    let node = Node::with(name, "worker", TopologyPolicy::None).await;
+    let node = ExampleNode::with(name, "worker", TopologyPolicy::None).await;
     node.compare(fpga, &node.logs(fpga).await.expect("admitted"));
     let response = &node.kubelet.assignments("fpga")[0].response;
     assert_eq!(response.annotations["example.com/fpga-fpga-worker-0"], "");
@@ -257,7 +257,7 @@ async fn one_resource_as_variables_and_as_a_file() {
         .collect();
     let config = config_of_variables(&variables, "worker");
     assert_eq!(config.namespace, "fpga");
-    let node = Node::of(config, "worker", TopologyPolicy::None).await;
+    let node = ExampleNode::of(config, "worker", TopologyPolicy::None).await;
     let logs = node.logs(fpga).await.expect("admitted");
     assert_eq!(logs, "FPGA_0=/dev/0\nFPGA_1=/dev/1\n");
     assert_eq!(
@@ -278,7 +278,7 @@ async fn a_list_of_widgets() {
     let [ghost] = &pods(name)[..] else {
         panic!("one pod")
     };
-    let node = Node::with(name, "worker", TopologyPolicy::None).await;
+    let node = ExampleNode::with(name, "worker", TopologyPolicy::None).await;
     assert_eq!(node.shown(), [("ska-sdp.org/widget".to_owned(), 3)]);
     node.compare(ghost, &node.logs(ghost).await.expect("admitted"));
     let all = ExamplePod {
@@ -307,7 +307,7 @@ async fn four_devices_and_a_pod_that_wants_five() {
     let [two, five] = &pods(name)[..] else {
         panic!("two pods")
     };
-    let node = Node::with(name, "worker", TopologyPolicy::None).await;
+    let node = ExampleNode::with(name, "worker", TopologyPolicy::None).await;
     node.logs(five).await.expect_err("there are four");
     node.compare(two, &node.logs(two).await.expect("admitted"));
     node.end().await;
@@ -319,7 +319,7 @@ async fn eight_gpus_and_two_nics() {
     let [training, serving] = &pods(name)[..] else {
         panic!("two pods")
     };
-    let node = Node::with(name, "worker", TopologyPolicy::SingleNumaNode).await;
+    let node = ExampleNode::with(name, "worker", TopologyPolicy::SingleNumaNode).await;
     node.compare(training, &node.logs(training).await.expect("admitted"));
     node.compare(serving, &node.logs(serving).await.expect("admitted"));
     node.end().await;

@@ -29,7 +29,7 @@ async fn random_reloads_leave_nothing_behind() {
     }
     let seed = seed("RELOAD_SEED");
     eprintln!("RELOAD_SEED={seed}");
-    let mut story = Story::begin(seed).await;
+    let mut story = ReloadStory::begin(seed).await;
     let (tasks_before, descriptors_before) = (alive_tasks(), descriptors());
     let reloads = count("RELOADS", RELOADS);
     while story.reloads < reloads {
@@ -57,7 +57,7 @@ async fn random_reloads_leave_nothing_behind() {
     story.manager.stop().await;
 }
 
-struct Story {
+struct ReloadStory {
     rng: Rng,
     kubelet: Kubelet,
     manager: Manager,
@@ -71,7 +71,7 @@ struct Story {
     _dir: tempfile::TempDir,
 }
 
-impl Story {
+impl ReloadStory {
     async fn begin(seed: u64) -> Self {
         let dir = plugin_dir();
         let kubelet = strict_kubelet(dir.path());

@@ -75,7 +75,7 @@ async fn ten_thousand_commands_leave_everything_as_configured() {
         })
     };
     let hands = [hand(1), hand(2)];
-    let mut story = Story {
+    let mut story = SteerStory {
         rng: Rng::with_seed(seed),
         node,
         control,
@@ -213,7 +213,7 @@ fn fault(rng: &mut Rng) -> &'static str {
     rng.choice(faults).copied().expect("a fault")
 }
 
-struct Story {
+struct SteerStory {
     rng: Rng,
     node: Node,
     control: PathBuf,
@@ -224,7 +224,7 @@ struct Story {
     reloads: u32,
 }
 
-impl Story {
+impl SteerStory {
     async fn step(mut self) -> Self {
         match self.rng.u8(..200) {
             0 => {
