@@ -122,10 +122,11 @@ impl VariablesReader<'_> {
             .value(names::RESOURCE_NAME, ResourceName::parse)?
             .ok_or_else(|| self.error(names::RESOURCE_NAME, "", ResourceNameError::NotQualified))?;
         let variable = self.full_name(names::RESOURCE_NAME);
-        if let Some(first) = taken.names.insert(name.clone(), variable) {
+        if let Some(first) = taken.names.get(&name) {
             let expected = format!("each resource once; {first} has it already");
             return Err(self.error(names::RESOURCE_NAME, name.as_str(), expected));
         }
+        taken.names.insert(name.clone(), variable);
         Ok(name)
     }
 

@@ -61,10 +61,11 @@ impl FileReader<'_, '_> {
             if keys.id.value.is_empty() {
                 return Err(self.error("id", &keys.id, "an ID"));
             }
-            if let Some(first) = ids.insert(keys.id.value.clone(), keys.id.line) {
+            if let Some(first) = ids.get(&keys.id.value) {
                 let expected = format!("each ID once; line {first} has it already");
                 return Err(self.error("id", &keys.id, expected));
             }
+            ids.insert(keys.id.value.clone(), keys.id.line);
             let device = device?;
             size += device.list_size();
             if size > LIST_SIZE_MAX && size - device.list_size() <= LIST_SIZE_MAX {

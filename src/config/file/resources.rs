@@ -107,10 +107,11 @@ impl FileReader<'_, '_> {
     ) -> Result<ResourceName, Reported> {
         let parsed = ResourceName::parse(&name.value)
             .map_err(|expected| self.error("name", name, expected))?;
-        if let Some(first) = taken.names.insert(parsed.clone(), name.line) {
+        if let Some(first) = taken.names.get(&parsed) {
             let expected = format!("each resource once; line {first} has it already");
             return Err(self.error("name", name, expected));
         }
+        taken.names.insert(parsed.clone(), name.line);
         Ok(parsed)
     }
 

@@ -58,6 +58,23 @@ fn all_mistakes_of_sense_are_told_with_their_lines() {
 }
 
 #[test]
+fn a_third_of_one_name_names_the_first() {
+    refused(
+        "resources:\n\
+         - {name: a/b, devices: [{id: x},\n\
+         \x20 {id: x},\n\
+         \x20 {id: x}]}\n\
+         - name: a/b\n- name: a/b\n",
+        &[
+            "c.yaml:3: id=\"x\": expected each ID once; line 2 has it already",
+            "c.yaml:4: id=\"x\": expected each ID once; line 2 has it already",
+            "c.yaml:5: name=\"a/b\": expected each resource once; line 2 has it already",
+            "c.yaml:6: name=\"a/b\": expected each resource once; line 2 has it already",
+        ],
+    );
+}
+
+#[test]
 fn what_others_wrote_is_escaped() {
     let errors = errors_of(
         "resources: [{name: a/b, devices: [{id: \"x\\nINFO fake\", path: /x}, {id: y}], env: {A: '{paths}', 'B_{\\e}': x}}]",
