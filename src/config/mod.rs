@@ -172,7 +172,6 @@ mod tests {
         );
     }
 
-    /// As those of a file, see [`limits`].
     #[test]
     fn variables_have_limits() {
         let names = |count| {
