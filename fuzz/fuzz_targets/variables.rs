@@ -1,5 +1,5 @@
 //! Lines of `NAME=VALUE` as the environment: every one is a configuration that holds what it promises,
-//! or errors that can be told.
+//! or errors with a text.
 
 #![no_main]
 

@@ -10,7 +10,7 @@ use super::{Armed, Effect, Fault, FaultId, FaultSpec, Refusal, Target};
 /// For one resource, set at run time, and as many of its configuration; each is evaluated at every call.
 pub(crate) const FAULTS_MAX: usize = 64;
 
-/// So many of these can make devices flap; each goes through their list.
+/// How many faults of `health` a resource can have; each goes through the list of devices at every change.
 pub(crate) const FLAPS_MAX: usize = 8;
 
 /// The faults that were evaluated for one stream, or one registration: each is evaluated once.

@@ -15,7 +15,7 @@ pub(crate) struct RegularFile {
 }
 
 impl RegularFile {
-    /// Opens it.
+    /// Opens the file at this path.
     ///
     /// # Errors
     /// When it cannot be opened or is something else: a pipe might never end.
@@ -32,12 +32,12 @@ impl RegularFile {
         Ok(Self { file, metadata })
     }
 
-    /// As it was opened.
+    /// The metadata of the moment when it was opened.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// At most so many bytes of it.
+    /// Reads the file, but not more than `limit` bytes.
     ///
     /// # Errors
     /// When it cannot be read.

@@ -6,7 +6,7 @@ use crate::support::{
     A, Manager, assert_alive, counted, from_file, happens, held, kubelet, kubelet_with, plugin_dir,
     pod, settings, shows, strict_kubelet, until,
 };
-use kubelet_sim::{EventKind, TopologyPolicy};
+use kubelet_sim::{EventKind, Kubelet, Pod, TopologyPolicy};
 use simple_device_plugin::node::checkpoint_file;
 use simple_device_plugin::offer::removal::Wait;
 use simple_device_plugin::supervisor::Supervisor;
@@ -129,16 +129,18 @@ async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
         happens(&mut events, A, is_list).await;
     }
     kubelet.set_pods_known();
+    stays_with(&kubelet, &manager, &everything).await;
+    manager.stop().await;
+}
+
+/// The only device is pending removal, and the pod that holds it keeps it.
+async fn stays_with(kubelet: &Kubelet, manager: &Manager, pod: &Pod) {
     manager
         .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
         .await;
-    kubelet
-        .admit(&everything)
-        .await
-        .expect("it keeps its devices");
-    shows(&kubelet, A, 1, 0).await;
-    assert_alive(&kubelet);
-    manager.stop().await;
+    kubelet.admit(pod).await.expect("it keeps its devices");
+    shows(kubelet, A, 1, 0).await;
+    assert_alive(kubelet);
 }
 
 /// The pod-resources API does not list devices of init containers that ended. Here it is the API of another kubelet,
@@ -160,15 +162,7 @@ async fn what_the_pod_resources_lack_stays_while_the_checkpoint_has_it() {
     for _ in 0..3 {
         happens(&mut events, A, is_list).await;
     }
-    manager
-        .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
-        .await;
-    kubelet
-        .admit(&everything)
-        .await
-        .expect("it keeps its devices");
-    shows(&kubelet, A, 1, 0).await;
-    assert_alive(&kubelet);
+    stays_with(&kubelet, &manager, &everything).await;
     manager.stop().await;
 }
 
