@@ -13,8 +13,8 @@ use tracing::warn;
 use crate::fault::handle::FaultHandle;
 use crate::fault::{BOUNDS, Delays, Evaluated, FaultId, Flaps, Grant, Suspension, Target};
 
-use super::PluginHandle;
-use super::outcome::StreamEnd;
+use super::handle::PluginHandle;
+use super::stream::StreamEnd;
 
 /// Each list makes the kubelet write its checkpoint: devices that flap make no more than two a second.
 const LISTS_APART: Duration = Duration::from_millis(500);
@@ -76,7 +76,7 @@ impl PluginHandle {
     }
 
     /// What suspends the next registration.
-    pub(super) fn suspend(&self, evaluated: &mut Evaluated) -> Vec<Suspension> {
+    pub(crate) fn suspend(&self, evaluated: &mut Evaluated) -> Vec<Suspension> {
         let suspensions = self.faults.registration(evaluated);
         for each in &suspensions {
             let how_long = each
@@ -90,12 +90,12 @@ impl PluginHandle {
     }
 
     /// Whether this still suspends a registration.
-    pub(super) fn is_suspended_by(&self, by: &Suspension) -> bool {
+    pub(crate) fn is_suspended_by(&self, by: &Suspension) -> bool {
         by.until.is_none_or(|until| until > Instant::now()) && self.faults.has(by.id)
     }
 
     /// Waits until this suspends a registration no more.
-    pub(super) async fn suspension_ended(&self, suspension: &Suspension) {
+    pub(crate) async fn suspension_ended(&self, suspension: &Suspension) {
         let ids = [suspension.id];
         tokio::select! {
             () = until(suspension.until) => {}

@@ -82,7 +82,6 @@ impl PluginHandle {
             forgotten
         });
         if forgotten {
-            warn!(%resource, "the kubelet's checkpoint lacks the resource though its stream is open: starting over, once");
             // It is heard: a plugin that is registered listens.
             self.forgotten.notify_waiters();
         }

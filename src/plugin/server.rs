@@ -17,7 +17,7 @@ use crate::net::connections::{ConnectionId, Peers, Table, incoming};
 use crate::net::own_socket::OwnSocket;
 use crate::offer::resource::Resource;
 
-use super::PluginHandle;
+use super::handle::PluginHandle;
 use super::service::Service;
 
 /// The kubelet needs one; the rest is for people who look.

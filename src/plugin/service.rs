@@ -24,7 +24,7 @@ use crate::offer::removal::{CallId, Removal};
 use crate::offer::resource::Resource;
 use crate::util::sanitize::sanitize;
 
-use super::PluginHandle;
+use super::handle::PluginHandle;
 
 /// One resource's answers to the kubelet.
 pub(crate) struct Service {

@@ -4,6 +4,7 @@
 mod checkpoint_probe;
 mod remove_devices;
 mod restart_loop;
+mod run_memory;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -28,7 +29,9 @@ use crate::node::plugin_dir::PluginDir;
 use crate::node::pod_resources::PodResources;
 use crate::node::watcher::{DirReplaced, KubeletSocket, KubeletWatcher};
 use crate::offer::resource::Resource;
-use crate::plugin::{PluginHandle, PluginInstance, RunMemory};
+use crate::plugin::{PluginHandle, PluginInstance};
+
+use run_memory::RunMemory;
 
 /// How many instances connect and register at a time.
 const TURNS: usize = 4;
@@ -241,7 +244,6 @@ impl Plugins {
             .filter(|plugin| plugin.socket == resource.socket);
         let before: Vec<CancellationToken> = before.map(|plugin| plugin.stopped.clone()).collect();
         let plugin = PluginInstance {
-            resource: Arc::clone(handle.offer.now().resource()),
             handle: handle.clone(),
             dir: self.dir.clone(),
             holders: self.holders.clone(),

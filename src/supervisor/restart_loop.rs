@@ -1,116 +1,146 @@
-//! One plugin, run again and again, and the pauses between.
+//! One plugin, run again and again, and the pauses between. The loop alone remembers, counts restarts, and logs how runs end.
 
 use std::any::Any;
-use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::fault::Evaluated;
 use crate::net::own_socket::BindError;
+use crate::node::registration::NoKubelet;
 use crate::node::watcher::KubeletSocket;
 use crate::offer::Offer;
 use crate::offer::resource::Resource;
-use crate::plugin::record::Cause;
-use crate::plugin::{Ended, PluginHandle, PluginInstance, RunError, RunMemory};
-use crate::util::backoff::Backoff;
+use crate::plugin::record::{Cause, Step};
+use crate::plugin::{Connected, PluginHandle, PluginInstance, RunEnd, RunStart};
+use crate::supervisor::run_memory::RunMemory;
 use crate::util::sanitize::sanitize;
 
-/// A stream that lived this long makes the next trouble the first one.
-const LONG_LIFE: Duration = Duration::from_secs(60);
-
-/// While another plugin has the socket.
-const TAKEN_PAUSE: Duration = Duration::from_secs(2);
-
 /// Runs one plugin over and over until `stop`.
-pub async fn run(mut plugin: PluginInstance, mut memory: RunMemory, stop: CancellationToken) {
-    let mut kubelet = plugin.kubelet.clone();
+pub(super) async fn run(plugin: PluginInstance, memory: RunMemory, stop: CancellationToken) {
     let handle = plugin.handle.clone();
-    let mut offer = handle.offer.subscribe();
-    let mut tries = Tries::default();
-    while !stop.is_cancelled() {
-        plugin.resource = Arc::clone(offer.borrow().resource());
-        let resource = Arc::clone(&plugin.resource);
-        let tried_before = memory.tried;
-        kubelet.mark_unchanged();
-        let over = stop.child_token();
-        let outcome = tokio::select! {
-            outcome = caught(plugin.run(&mut memory, &over)) => outcome,
-            never = end_when_outdated(&mut offer, &handle, &resource, &over) => match never {},
-        };
+    let mut offers = handle.offer.subscribe();
+    let mut attempts = Attempts {
+        kubelet: plugin.kubelet.clone(),
+        plugin,
+        memory,
+    };
+    loop {
+        let resource = Arc::clone(offers.borrow().resource());
+        let (end, outdated) = attempts
+            .run_until_outdated(&resource, &mut offers, &stop)
+            .await;
         if stop.is_cancelled() {
-            break;
+            return;
         }
-        if over.is_cancelled() {
-            tries = Tries::default();
-            continue;
-        }
-        if memory.tried.is_some() && memory.tried != tried_before {
-            tries.start_over();
-        }
-        let pause = tries.after(&outcome);
-        note(&handle, &outcome);
-        tries.log(&resource, &outcome, pause);
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-            () = another(&mut kubelet, memory.tried) => tries.start_over(),
-            () = reconfigured(&mut offer, &handle, &resource) => tries = Tries::default(),
+        attempts.memory.ended(&end);
+        let cause = match outdated {
+            Some(cause) => cause,
+            None => {
+                note(&handle, &end);
+                let pause = attempts.memory.pause(&end, fastrand::f64());
+                log(&resource, &end, &mut attempts.memory, pause);
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = sleep(pause) => continue,
+                    () = another(&mut attempts.kubelet, attempts.memory.tried()) => continue,
+                    () = reconfigured(&mut offers, &resource) => Cause::Configuration,
+                }
+            }
+        };
+        attempts.memory.forget_failures();
+        log_outdated(&resource, cause);
+        handle.note(|record, _| record.restarted(cause));
+    }
+}
+
+/// A plugin, and what is remembered of its runs.
+struct Attempts {
+    plugin: PluginInstance,
+    memory: RunMemory,
+    /// What stands at kubelet.sock.
+    kubelet: watch::Receiver<KubeletSocket>,
+}
+
+impl Attempts {
+    /// One attempt, which ends early once the plugin must register something else, or the kubelet's checkpoint lacks it.
+    /// Returns how it ended, and why it was ended.
+    async fn run_until_outdated(
+        &mut self,
+        resource: &Arc<Resource>,
+        offers: &mut watch::Receiver<Arc<Offer>>,
+        stop: &CancellationToken,
+    ) -> (RunEnd, Option<Cause>) {
+        let handle = self.plugin.handle.clone();
+        let ending = stop.child_token();
+        let attempt = caught(self.attempt(resource, &ending));
+        tokio::pin!(attempt);
+        let outdated = tokio::select! {
+            end = &mut attempt => return (end, None),
+            () = reconfigured(offers, resource) => Cause::Configuration,
+            () = handle.forgotten.notified() => Cause::Checkpoint,
+        };
+        ending.cancel();
+        (attempt.await, Some(outdated))
+    }
+
+    async fn attempt(&mut self, resource: &Arc<Resource>, stop: &CancellationToken) -> RunEnd {
+        let mut evaluated = Evaluated::new();
+        let connected = tokio::select! {
+            connected = self.connect(&mut evaluated) => connected,
+            () = stop.cancelled() => return RunEnd::Stopped(None),
+        };
+        let connected = match connected {
+            Ok(connected) => connected,
+            Err(error) => return RunEnd::NoKubelet(error),
+        };
+        let start = RunStart {
+            resource: Arc::clone(resource),
+            connected,
+            settle: self.memory.settle(),
+            evaluated,
+        };
+        self.plugin.run(start, stop).await
+    }
+
+    /// Connects to a kubelet that the plugin may register with: no fault suspends that. Each fault is evaluated once.
+    async fn connect(&mut self, evaluated: &mut Evaluated) -> Result<Connected, NoKubelet> {
+        let handle = self.plugin.handle.clone();
+        loop {
+            let suspensions = self.memory.suspensions();
+            if suspensions.iter().any(|by| handle.is_suspended_by(by)) {
+                handle.note(|record, now| record.entered(Step::Suspended, now));
+                for by in suspensions {
+                    handle.suspension_ended(by).await;
+                }
+            }
+            self.memory.tries(*self.kubelet.borrow_and_update());
+            let connected = self.plugin.connect().await?;
+            if let Some(cause) = self.memory.connected(connected.kubelet.identity()) {
+                handle.note(|record, _| record.restarted(cause));
+            }
+            // It is the registration that was suspended.
+            evaluated.extend(self.memory.suspensions().iter().map(|by| by.id));
+            self.memory.suspended(handle.suspend(evaluated));
+            if self.memory.suspensions().is_empty() {
+                return Ok(connected);
+            }
         }
     }
 }
 
 /// Waits until the configuration changes what only a registration can report.
-async fn reconfigured(
-    offer: &mut watch::Receiver<Arc<Offer>>,
-    handle: &PluginHandle,
-    resource: &Resource,
-) {
+async fn reconfigured(offers: &mut watch::Receiver<Arc<Offer>>, resource: &Resource) {
     // Never closed: the handle is ours.
-    let _ = offer
+    let _ = offers
         .wait_for(|offer| !offer.resource().registers_like(resource))
         .await;
-    info!(resource = %resource.name, "other options or another socket: starting over");
-    handle.note(|record, _| record.restarted(Cause::Configuration));
-}
-
-/// Ends the run once it must register something else, or the kubelet's checkpoint lacks it.
-async fn end_when_outdated(
-    offer: &mut watch::Receiver<Arc<Offer>>,
-    handle: &PluginHandle,
-    resource: &Resource,
-    over: &CancellationToken,
-) -> Infallible {
-    tokio::select! {
-        () = reconfigured(offer, handle, resource) => {}
-        () = handle.forgotten.notified() => {
-            handle.note(|record, _| record.restarted(Cause::Checkpoint));
-        }
-    }
-    over.cancel();
-    std::future::pending().await
-}
-
-/// Notes a run that failed.
-fn note(handle: &PluginHandle, outcome: &Outcome) {
-    handle.note(|record, now| match outcome {
-        Ok(Ok(_)) => {}
-        Ok(Err(error)) => {
-            let way_out = match error {
-                RunError::Bind(BindError::Taken) => "; set a different PLUGIN_NAME",
-                _ => "",
-            };
-            record.failed(format!("{error}{way_out}"), error.registration(), now);
-        }
-        Err(panic) => {
-            record.failed(format!("a bug: {panic}"), None, now);
-            record.restarted(Cause::Panic);
-        }
-    });
 }
 
 /// Waits for another kubelet.sock than the one tried. What the watch found before the try does not count: the try may
@@ -126,81 +156,70 @@ async fn another(kubelet: &mut watch::Receiver<KubeletSocket>, tried: KubeletSoc
     std::future::pending::<()>().await;
 }
 
-/// How a run ended, why it had no stream, or with which panic.
-type Outcome = Result<Result<Ended, RunError>, String>;
-
-/// The tries of one plugin since it last had a long life or a new kubelet.
-#[derive(Default)]
-struct Tries {
-    failed: u32,
-    backoff: Backoff,
-    /// What the log last said that the plugin waits for.
-    waiting_for: Option<&'static str>,
+/// Notes how a run ended.
+fn note(handle: &PluginHandle, end: &RunEnd) {
+    handle.note(|record, now| {
+        let cause = end.cause();
+        match end {
+            RunEnd::Stopped(_) => {}
+            RunEnd::StreamEnded(_) | RunEnd::Fault(..) => record.stream_ended(end.to_string(), now),
+            _ => record.failed(end.to_string(), end.registration(), now),
+        }
+        if let Some(cause) = cause {
+            record.restarted(cause);
+        }
+    });
 }
 
-impl Tries {
-    /// There is a new kubelet: what was with the old one counts no more.
-    fn start_over(&mut self) {
-        *self = Self {
-            waiting_for: self.waiting_for,
-            ..Self::default()
-        };
-    }
-
-    /// Counts a run; returns the pause before the next.
-    fn after(&mut self, outcome: &Outcome) -> Duration {
-        match outcome {
-            Ok(Ok(Ended::ByFault)) => *self = Self::default(),
-            Ok(Ok(Ended::After(lived))) if *lived >= LONG_LIFE => *self = Self::default(),
-            Ok(Ok(_)) => self.waiting_for = None,
-            Ok(Err(_)) | Err(_) => self.failed += 1,
+/// One line for each end. While the plugin waits for the same thing, later failures are logged at level debug.
+fn log(resource: &Resource, end: &RunEnd, memory: &mut RunMemory, pause: Duration) {
+    let (resource, endpoint) = (&resource.name, &resource.socket);
+    let attempt = memory.failures();
+    let again_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+    match end {
+        RunEnd::Stopped(_) => {}
+        RunEnd::StreamEnded(stream) | RunEnd::Fault(stream, _) => {
+            warn!(%resource, seconds = stream.lived.as_secs(), "{end}: starting over");
         }
-        match outcome {
-            Ok(Err(RunError::Bind(BindError::Taken))) => TAKEN_PAUSE,
-            _ => self.backoff.pause(fastrand::f64()),
-        }
-    }
-
-    /// One line for each failure. While it waits for the same thing, later failures are logged at level debug.
-    fn log(&mut self, resource: &Resource, outcome: &Outcome, pause: Duration) {
-        let (resource, endpoint) = (&resource.name, &resource.socket);
-        let attempt = self.failed;
-        let again_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-        match outcome {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => match waiting_for(error) {
-                Some(what) if self.waiting_for == Some(what) => {
-                    debug!(%resource, %endpoint, %error, attempt, again_ms, "still {what}");
-                }
-                Some(what) => {
-                    warn!(%resource, %endpoint, %error, "{what}");
-                    self.waiting_for = Some(what);
-                }
-                None => {
-                    warn!(%resource, %endpoint, %error, attempt, again_ms, "not registered");
-                    self.waiting_for = None;
-                }
-            },
-            Err(error) => error!(%resource, error, attempt, again_ms, "a plugin panicked"),
-        }
+        RunEnd::Panicked(error) => error!(%resource, error, attempt, again_ms, "a plugin panicked"),
+        error => match waiting_for(error) {
+            Some(what) if !memory.is_news(Some(what)) => {
+                debug!(%resource, %endpoint, %error, attempt, again_ms, "still {what}");
+            }
+            Some(what) => warn!(%resource, %endpoint, %error, "{what}"),
+            None => {
+                memory.is_news(None);
+                warn!(%resource, %endpoint, %error, attempt, again_ms, "not registered");
+            }
+        },
     }
 }
 
 /// What the plugin waits for, where that can take as long as it likes.
-fn waiting_for(error: &RunError) -> Option<&'static str> {
-    match error {
-        RunError::NoKubelet(_) => Some("waiting for the kubelet"),
-        RunError::Bind(BindError::Taken) => {
-            Some("waiting for the socket; set a different PLUGIN_NAME")
-        }
+fn waiting_for(end: &RunEnd) -> Option<&'static str> {
+    match end {
+        RunEnd::NoKubelet(_) => Some("waiting for the kubelet"),
+        RunEnd::NotBound(BindError::Taken) => Some("waiting for the socket"),
         _ => None,
     }
 }
 
-/// The output, or what a panic said: a bug in one run must not end the loop.
-async fn caught<F: Future>(run: F) -> Result<F::Output, String> {
+/// One line for a run that was ended here.
+fn log_outdated(resource: &Resource, cause: Cause) {
+    let resource = &resource.name;
+    match cause {
+        Cause::Checkpoint => warn!(
+            %resource,
+            "the kubelet's checkpoint lacks the resource though its stream is open: starting over, once"
+        ),
+        _ => info!(%resource, "other options or another socket: starting over"),
+    }
+}
+
+/// How it ended, or what a panic said: a bug in one run must not end the loop.
+async fn caught(run: impl Future<Output = RunEnd>) -> RunEnd {
     let run = AssertUnwindSafe(run).catch_unwind().await;
-    run.map_err(|panic| said(&*panic))
+    run.unwrap_or_else(|panic| RunEnd::Panicked(said(&*panic)))
 }
 
 fn said(panic: &(dyn Any + Send)) -> String {
@@ -212,8 +231,6 @@ fn said(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Environment, Host};
-    use crate::node::registration::NoKubelet;
     use crate::util::file_id::FileVersion;
 
     /// A watch that lags behind shows what stood before the try: that is no new kubelet.
@@ -237,59 +254,13 @@ mod tests {
         assert!(another(&mut kubelet, tried).now_or_never().is_some());
     }
 
-    #[test]
-    fn what_it_waits_for_is_told_again_when_it_changes() {
-        let config = Config::from_variables(
-            &Environment::default(),
-            &Host {
-                hostname: Some("n".to_owned()),
-                numa: None,
-                ..Host::default()
-            },
-        );
-        let resource = config.unwrap().resources.remove(0);
-        let mut tries = Tries::default();
-        let mut logged = |error: RunError| {
-            let outcome = Ok(Err(error));
-            let pause = tries.after(&outcome);
-            tries.log(&resource, &outcome, pause);
-            tries.waiting_for.map(|what| &what[..22])
-        };
-        assert_eq!(logged(RunError::NotCalledBack), None);
-        assert_eq!(
-            logged(BindError::Taken.into()),
-            Some("waiting for the socket")
-        );
-        assert_eq!(
-            logged(NoKubelet::Missing.into()),
-            Some("waiting for the kubele")
-        );
-    }
-
     #[tokio::test]
-    async fn a_panic_is_an_outcome_like_others() {
+    async fn a_panic_ends_a_run_and_not_the_loop() {
         let index = 3;
-        let panicked = caught(async move { ["a"][index] }).await;
-        let said = panicked.expect_err("no panic");
-        assert!(said.contains("out of bounds"), "{said}");
-        assert_eq!(caught(async { "fine" }).await, Ok("fine"));
-    }
-
-    #[test]
-    fn trouble_is_tried_again_later_and_a_long_life_starts_anew() {
-        let mut tries = Tries::default();
-        let panicked: Outcome = Err("a bug".to_owned());
-        let pauses: Vec<Duration> = (0..4).map(|_| tries.after(&panicked)).collect();
-        assert!(pauses.is_sorted(), "{pauses:?}");
-        assert_eq!(tries.failed, 4);
-        let after_long_life = tries.after(&Ok(Ok(Ended::After(LONG_LIFE))));
-        assert!(after_long_life < pauses[3], "{after_long_life:?}");
-        assert_eq!(tries.failed, 0);
-        for _ in 0..9 {
-            let after_a_fault = tries.after(&Ok(Ok(Ended::ByFault)));
-            assert!(after_a_fault < pauses[1], "{after_a_fault:?}");
-        }
-        let taken: Outcome = Ok(Err(RunError::Bind(BindError::Taken)));
-        assert_eq!(tries.after(&taken), TAKEN_PAUSE);
+        let panicked = caught(async move {
+            RunEnd::Panicked(["a"][index].to_owned())
+        });
+        let end = panicked.await.to_string();
+        assert!(end.contains("out of bounds"), "{end}");
     }
 }

@@ -122,9 +122,9 @@ impl Record {
     }
 
     /// The stream ended: what comes is a new start.
-    pub(crate) fn stream_ended(&mut self, how: &str, now: SystemTime) {
+    pub(crate) fn stream_ended(&mut self, how: String, now: SystemTime) {
         self.step = Step::Starting;
-        self.failed(how.to_owned(), None, now);
+        self.failed(how, None, now);
     }
 
     /// Whether it is at this step, and the last try that failed did not come as far.
@@ -252,7 +252,7 @@ mod tests {
         record.registered(at(1));
         assert_eq!(stands(&record), ("registered", 1));
         assert_eq!(record.waits_for(), None);
-        record.stream_ended("the stream ended", at(9));
+        record.stream_ended("the stream ended".to_owned(), at(9));
         assert_eq!(stands(&record), ("waiting", 9));
         assert_eq!(record.waits_for().unwrap(), "starts over: the stream ended");
         record.entered(Step::Connecting, at(10));
@@ -276,7 +276,7 @@ mod tests {
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, true]);
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, false]);
         // Seen while it is not registered: by a checkpoint from before.
-        record.stream_ended("the stream ended", at(2));
+        record.stream_ended("the stream ended".to_owned(), at(2));
         assert_eq!(read(&mut record, &[Listed]), [false]);
         record.registered(at(3));
         assert_eq!(
