@@ -14,7 +14,6 @@ use crate::cli::signals::ProcessSignals;
 use crate::config::reload;
 use crate::config::{Config, Environment, Host, HttpAddress, config_file};
 use crate::control;
-use crate::node::watcher::KubeletSocket;
 use crate::observe::http;
 use crate::observe::{Observer, ProgramInfo};
 use crate::supervisor::Supervisor;
@@ -42,13 +41,7 @@ pub async fn run(
         signals.stop.clone(),
     );
     let over = CancellationToken::new();
-    let clients = serve_clients(
-        config.http,
-        config.control,
-        observer,
-        supervisor.kubelet_socket(),
-        &over,
-    );
+    let clients = serve_clients(config.http, config.control, observer, &supervisor, &over);
     let supervised = supervisor.run(signals.stop);
     // HTTP and the control socket answer until every plugin has stopped.
     let supervising = async {
@@ -93,17 +86,28 @@ fn announce(config: &Config) {
 }
 
 /// Serves HTTP and the control socket, where they are configured, until `over`.
-async fn serve_clients(
+fn serve_clients(
     http: Option<HttpAddress>,
     control: Option<PathBuf>,
     observer: Observer,
-    kubelet_socket: watch::Receiver<KubeletSocket>,
+    supervisor: &Supervisor,
     over: &CancellationToken,
-) {
-    let control = control
-        .map(|path| control::server::run(path, observer.clone(), kubelet_socket, over.clone()));
+) -> impl Future<Output = ()> + use<> {
+    let control = control.map(|path| {
+        let kubelet_socket = supervisor.kubelet_socket();
+        let plugins = supervisor.registry();
+        control::server::run(
+            path,
+            observer.clone(),
+            plugins,
+            kubelet_socket,
+            over.clone(),
+        )
+    });
     let http = http.map(|address| http::run(address, observer, over.clone()));
-    tokio::join!(OptionFuture::from(http), OptionFuture::from(control));
+    async move {
+        tokio::join!(OptionFuture::from(http), OptionFuture::from(control));
+    }
 }
 
 /// A resource takes a handful of descriptors, and the usual limit is for a resource or two hundred.

@@ -9,7 +9,7 @@ use crate::util::sanitize::sanitize;
 
 /// Sets the health of these devices; says what is now, or what is wrong.
 pub fn health(plugin: &PluginHandle, devices: &str, health: Health) -> Result<String, String> {
-    let ids = plugin.offer.set_health(devices, health);
+    let ids = plugin.set_health(devices, health);
     let ids = ids.map_err(|error| sanitize(&error.to_string()))?;
     let (resource, health) = (name(plugin), health.as_str());
     info!(%resource, devices = ids.len(), "health set at run time: {health}");
@@ -17,7 +17,7 @@ pub fn health(plugin: &PluginHandle, devices: &str, health: Health) -> Result<St
         [only] => only.to_string(),
         many => format!("{} devices", many.len()),
     };
-    let offer = plugin.offer.now();
+    let offer = plugin.offer();
     let by_fault = ids
         .iter()
         .filter(|id| offer.fault_unhealthy().contains(*id));
@@ -31,11 +31,10 @@ pub fn health(plugin: &PluginHandle, devices: &str, health: Health) -> Result<St
 
 /// Sets the number of devices.
 pub fn scale(plugin: &PluginHandle, count: usize) -> Result<String, String> {
-    let set = plugin.offer.set(|offer| offer.with_count(count));
-    set.map_err(|error| error.to_string())?;
+    plugin.scale(count).map_err(|error| error.to_string())?;
     let resource = name(plugin);
     info!(%resource, count, "number of devices set at run time");
-    let removing = plugin.offer.now().removing().count();
+    let removing = plugin.offer().removing().count();
     let removing = match removing {
         0 => String::new(),
         removing => format!(", {removing} pending removal"),
@@ -46,7 +45,7 @@ pub fn scale(plugin: &PluginHandle, count: usize) -> Result<String, String> {
 
 /// Removes what was set at run time.
 pub fn reset(plugin: &PluginHandle) -> String {
-    plugin.as_configured();
+    plugin.reset();
     let resource = name(plugin);
     info!(%resource, "as configured: overrides and faults set at run time are removed");
     format!("{resource}: as configured")
@@ -54,15 +53,12 @@ pub fn reset(plugin: &PluginHandle) -> String {
 
 /// Sets one more fault.
 pub fn fault(plugin: &PluginHandle, spec: FaultSpec) -> Result<String, String> {
-    let offer = plugin.offer.now();
+    let offer = plugin.offer();
     let fault = spec.fault(Some(offer.devices()));
     let fault = fault.map_err(|error| format!("expected {}", sanitize(&error.to_string())))?;
     let target = fault.spec().rpc;
     let is_delay = matches!(fault.effect(), Effect::Delay(_));
-    let fault = plugin
-        .faults
-        .set(fault)
-        .map_err(|error| error.to_string())?;
+    let fault = plugin.set_fault(fault).map_err(|error| error.to_string())?;
     let resource = name(plugin);
     info!(%resource, %fault, "fault set at run time");
     let never = offer
@@ -79,7 +75,7 @@ pub fn fault(plugin: &PluginHandle, spec: FaultSpec) -> Result<String, String> {
 
 /// Takes all faults away, those of the configuration too.
 pub fn clear(plugin: &PluginHandle) -> String {
-    let count = plugin.faults.clear();
+    let count = plugin.clear_faults();
     let resource = name(plugin);
     info!(%resource, count, "faults are cleared");
     match count {
@@ -90,5 +86,5 @@ pub fn clear(plugin: &PluginHandle) -> String {
 }
 
 fn name(plugin: &PluginHandle) -> String {
-    plugin.offer.now().resource().name.to_string()
+    plugin.offer().resource().name.to_string()
 }

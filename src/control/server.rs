@@ -22,6 +22,7 @@ use crate::node::watcher::KubeletSocket;
 use crate::observe::status::{Status, WithDevices};
 use crate::observe::{Observer, Snapshot};
 use crate::plugin::PluginHandle;
+use crate::supervisor::PluginRegistry;
 use crate::util::retry::until_ok;
 use crate::util::sanitize::sanitize;
 
@@ -46,16 +47,22 @@ const REQUEST_SIZE_MAX: u64 = 64 * 1024;
 pub async fn run(
     path: PathBuf,
     observer: Observer,
+    plugins: PluginRegistry,
     mut kubelet_socket: watch::Receiver<KubeletSocket>,
     over: CancellationToken,
 ) {
     let serving = async {
+        let handler = RequestHandler {
+            observer,
+            plugins,
+            slots: Arc::new(Semaphore::new(MADE_AT_A_TIME)),
+        };
         loop {
             let socket = make(&path).await;
             info!(path = %path.display(), "listening for commands");
             tokio::select! {
                 () = over.cancelled() => return socket,
-                never = serve(&socket, observer.clone()) => match never {},
+                never = serve(&socket, handler.clone()) => match never {},
                 () = removed(&socket, &mut kubelet_socket) => {
                     warn!(path = %path.display(), "the control socket was removed: making it anew");
                 }
@@ -104,13 +111,9 @@ fn make_dir_of(path: &Path) -> Result<(), BindError> {
     }
 }
 
-async fn serve(socket: &OwnSocket, observer: Observer) -> Infallible {
+async fn serve(socket: &OwnSocket, handler: RequestHandler) -> Infallible {
     let listener = Arc::clone(socket.listener());
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
-    let handler = RequestHandler {
-        observer,
-        slots: Arc::new(Semaphore::new(MADE_AT_A_TIME)),
-    };
     clients::serve(
         "the control socket",
         CONNECTIONS_MAX,
@@ -160,6 +163,7 @@ impl From<Reply> for ReplyLine {
 #[derive(Clone)]
 struct RequestHandler {
     observer: Observer,
+    plugins: PluginRegistry,
     slots: Arc<Semaphore>,
 }
 
@@ -183,8 +187,7 @@ impl RequestHandler {
                 resource: Some(resource),
             } => self.set(&resource, |plugin| Ok(apply::clear(plugin))),
             Request::Clear { resource: None } => {
-                let present = Arc::clone(&self.observer.present.borrow());
-                let cleared: Vec<String> = present.iter().map(apply::clear).collect();
+                let cleared: Vec<String> = self.plugins.all().iter().map(apply::clear).collect();
                 match &*cleared {
                     [] => Reply::Done("no resources".to_owned()),
                     each => Reply::Done(each.join("\n")),
@@ -200,17 +203,15 @@ impl RequestHandler {
         resource: &str,
         set: impl FnOnce(&PluginHandle) -> Result<String, String>,
     ) -> Reply {
-        let present = Arc::clone(&self.observer.present.borrow());
-        let is_meant =
-            |plugin: &&PluginHandle| plugin.offer.now().resource().name.as_str() == resource;
-        let Some(plugin) = present.iter().find(is_meant) else {
-            let offers = present.iter().map(|plugin| plugin.offer.now());
+        let Some(plugin) = self.plugins.find(resource) else {
+            let plugins = self.plugins.all();
+            let offers = plugins.iter().map(PluginHandle::offer);
             return no_resource(
                 resource,
                 offers.map(|offer| offer.resource().name.to_string()),
             );
         };
-        match set(plugin) {
+        match set(&plugin) {
             Ok(done) => Reply::Done(done),
             Err(error) => Reply::Error(format!("{resource}: {error}")),
         }

@@ -3,7 +3,6 @@
 mod armed;
 mod delays;
 mod flap;
-pub mod handle;
 mod list;
 mod spec;
 mod words;

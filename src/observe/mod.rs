@@ -5,24 +5,19 @@ mod metrics;
 mod readiness;
 pub mod status;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::reload::Reloads;
-use crate::fault::Faults;
 use crate::node::checkpoint::{Known, Standing};
 use crate::node::checkpoint_file::{CheckpointFile, Written};
-use crate::offer::Offer;
-use crate::offer::removal::Wait;
-use crate::plugin::PluginHandle;
-use crate::plugin::record::Record;
-use crate::supervisor::{Present, Supervisor};
+use crate::plugin::PluginSnapshot;
+use crate::supervisor::{SnapshotSource, Supervisor};
 
 /// A snapshot comes without the checkpoint rather than late.
 const CHECKPOINT_WITHIN: Duration = Duration::from_secs(1);
@@ -47,13 +42,13 @@ pub struct ProgramInfo {
 /// What a snapshot is taken of. A clone observes the same.
 #[derive(Clone, Debug)]
 pub struct Observer {
-    pub program: Arc<ProgramInfo>,
-    pub present: Present,
-    pub checkpoint: CheckpointFile,
+    program: Arc<ProgramInfo>,
+    plugins: SnapshotSource,
+    checkpoint: CheckpointFile,
     /// How reading the config file again went.
-    pub reloads: watch::Receiver<Reloads>,
-    /// Is cancelled when it stops.
-    pub stop: CancellationToken,
+    reloads: watch::Receiver<Reloads>,
+    /// Is canceled when it stops.
+    stop: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -70,17 +65,6 @@ pub struct Snapshot {
     pub stopping: bool,
 }
 
-#[derive(Debug)]
-pub struct PluginSnapshot {
-    pub offer: Arc<Offer>,
-    /// What goes wrong with it on purpose.
-    pub faults: Faults,
-    /// What each device that is pending removal waits for, where that was asked for.
-    pub waits: BTreeMap<Box<str>, Wait>,
-    /// What became of it.
-    pub record: Record,
-}
-
 impl Observer {
     /// Observes the plugins of this supervisor.
     pub fn new(
@@ -91,7 +75,7 @@ impl Observer {
     ) -> Self {
         Self {
             program: Arc::new(program),
-            present: supervisor.present(),
+            plugins: supervisor.snapshots(),
             checkpoint: supervisor.checkpoint(),
             reloads,
             stop,
@@ -100,51 +84,28 @@ impl Observer {
 
     /// Takes a snapshot without what single devices wait for.
     pub(crate) async fn snapshot(&self) -> Snapshot {
-        self.take(|_, _| BTreeMap::new()).await
+        self.take(SnapshotSource::take).await
     }
 
     /// Takes a snapshot with what single devices wait for. There may be very many devices.
     pub async fn snapshot_with_waits(&self) -> Snapshot {
-        self.take(waits).await
+        self.take(SnapshotSource::take_with_waits).await
     }
 
-    async fn take(
-        &self,
-        waits: impl Fn(&PluginHandle, &Offer) -> BTreeMap<Box<str>, Wait>,
-    ) -> Snapshot {
+    async fn take(&self, plugins: impl FnOnce(&SnapshotSource) -> Vec<PluginSnapshot>) -> Snapshot {
         let checkpoint = match timeout(CHECKPOINT_WITHIN, self.checkpoint.read()).await {
             Ok(read) => read.map_err(|error| error.to_string()),
             Err(_) => Err("the kubelet's checkpoint cannot be read: it takes too long".to_owned()),
         };
-        let present = Arc::clone(&self.present.borrow());
-        let plugins = present.iter().map(|plugin| {
-            let offer = plugin.offer.now();
-            PluginSnapshot {
-                waits: waits(plugin, &offer),
-                offer,
-                faults: plugin.faults.now(),
-                record: plugin.record.borrow().clone(),
-            }
-        });
         Snapshot {
             at: SystemTime::now(),
-            plugins: plugins.collect(),
+            plugins: plugins(&self.plugins),
             program: Arc::clone(&self.program),
             checkpoint,
             reloads: self.reloads.borrow().clone(),
             stopping: self.stop.is_cancelled(),
         }
     }
-}
-
-fn waits(plugin: &PluginHandle, offer: &Offer) -> BTreeMap<Box<str>, Wait> {
-    let ids = offer.removing().map(|device| &*device.id);
-    let removal = plugin.removal.lock();
-    let waits = removal.waits(ids, offer.resource().removal_grace, Instant::now());
-    waits
-        .into_iter()
-        .map(|(id, wait)| (id.into(), wait))
-        .collect()
 }
 
 impl Snapshot {
@@ -193,21 +154,5 @@ impl Snapshot {
     /// Whether all are ready, and it does not stop.
     pub(crate) fn is_ready(&self) -> bool {
         !self.stopping && self.plugins.iter().all(|plugin| self.has_ready(plugin))
-    }
-}
-
-impl PluginSnapshot {
-    pub fn name(&self) -> &str {
-        self.offer.resource().name.as_str()
-    }
-
-    /// How many of its devices pods can have, and how many they cannot.
-    pub(crate) fn healthy_and_not(&self) -> (usize, usize) {
-        let devices = self.offer.devices().as_slice();
-        let healthy = devices
-            .iter()
-            .filter(|device| device.can_be_given())
-            .count();
-        (healthy, devices.len() - healthy)
     }
 }

@@ -5,7 +5,7 @@
 //! pick (`devicemanager/manager.go` looks it up without asking whether it is there). So a device that the
 //! configuration lacks is reported as Unhealthy until it is known that no pod has it.
 
-pub mod handle;
+mod changes;
 mod list;
 pub mod removal;
 pub mod resource;

@@ -1,13 +1,14 @@
 //! One device plugin: a run from the connection to the kubelet to the removal of its socket.
 
-mod faults;
 mod handle;
+mod injector;
 pub mod record;
 mod register;
 mod run;
 mod run_end;
 mod server;
 mod service;
+mod snapshot;
 mod stream;
 
 pub use handle::PluginHandle;
@@ -16,5 +17,6 @@ pub(crate) use run::{Connected, PluginInstance, RunStart};
 #[cfg(test)]
 pub(crate) use run_end::NotRegistered;
 pub(crate) use run_end::RunEnd;
+pub use snapshot::PluginSnapshot;
 #[cfg(test)]
 pub(crate) use stream::{EndedStream, StreamKubelet};

@@ -110,7 +110,7 @@ impl PluginInstance {
     /// must have them: the kubelet crashes over one that a pod holds and the list lacks.
     async fn hold_what_pods_hold(&self, resource: &Resource) {
         let held = self.holders.held(&resource.name).await;
-        self.handle.offer.hold(&held);
+        self.handle.hold(&held);
     }
 }
 

@@ -95,7 +95,7 @@ impl PluginInstance {
             Before::Stale | Before::Binder => Settle::Yes,
         };
         // Also where the run before panicked: what its stream reported was reported to another life of the kubelet.
-        self.handle.removal.lock().stream_ended();
+        self.handle.removal().stream_ended();
         let mut server = Server::start(socket, Arc::clone(&resource), self.handle.clone());
         let registered = tokio::select! {
             registered = self.register(&resource, start.connected, &server, settle) => {
@@ -120,7 +120,7 @@ impl PluginInstance {
             Err(end) => end,
         };
         server.stop(connection).await;
-        self.handle.removal.lock().stream_ended();
+        self.handle.removal().stream_ended();
         debug!(resource = %resource.name, "stopped");
         end
     }
@@ -144,7 +144,7 @@ impl PluginInstance {
         mut stream: KubeletStream,
         stop: &CancellationToken,
     ) -> RunEnd {
-        let devices = self.handle.offer.now().devices().len();
+        let devices = self.handle.offer().devices().len();
         info!(resource = %resource.name, endpoint = %resource.socket, devices, "registered");
         self.handle.note(Record::registered);
         let end = tokio::select! {
@@ -170,7 +170,7 @@ impl PluginInstance {
         server: &mut Server,
     ) -> StreamEnd {
         let handle = self.handle.clone();
-        let fault = handle.end_stream(&mut stream.evaluated);
+        let fault = handle.injector().end_stream(&mut stream.evaluated);
         tokio::pin!(fault);
         let mut peers = server.peers();
         let is_closed = |table: &Table| {

@@ -57,7 +57,7 @@ impl Server {
         let listeners = watch::Sender::new(Arc::clone(socket.listener()));
         let service = Service {
             registered: resource,
-            offer: handle.offer.subscribe(),
+            offer: handle.offers(),
             handle,
             peers: peers.clone(),
             ending: ending.clone(),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
-use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +19,7 @@ use crate::model::device::Devices;
 use crate::model::preference::prefer;
 use crate::net::connections::{ConnectionId, Peers};
 use crate::offer::Offer;
-use crate::offer::removal::{CallId, Removal};
+use crate::offer::removal::CallId;
 use crate::offer::resource::Resource;
 use crate::util::sanitize::sanitize;
 
@@ -53,7 +52,10 @@ impl DevicePlugin for Service {
         self.peers
             .note(connection, |peer| peer.asked_options = true);
         let was_ending = self.ending.is_cancelled();
-        self.handle.before(Target::Options, &self.ending).await?;
+        self.handle
+            .injector()
+            .before_call(Target::Options, &self.ending)
+            .await?;
         // Cut short: with an answer the kubelet would open a stream that ends at once.
         if self.ending.is_cancelled() && !was_ending {
             return Err(Status::unavailable("the plugin is stopping"));
@@ -68,7 +70,7 @@ impl DevicePlugin for Service {
         let resource = self.registered.name.clone();
         trace!(%resource, "DevicePlugin.list_and_watch");
         let open = OpenStream::new(self.peers.clone(), connection(&request)?);
-        let removal = Arc::clone(&self.handle.removal);
+        let handle = self.handle.clone();
         let mut sent: Option<(Arc<Devices>, u64)> = None;
         let lists = WatchStream::new(self.offer.clone()).filter_map(move |offer| {
             let _until_dropped = &open;
@@ -77,7 +79,7 @@ impl DevicePlugin for Service {
                 *repeats != offer.repeats() || !sent.is_reported_alike(devices)
             });
             // Also where no new list is needed: a device may have been Unhealthy before its removal began.
-            removal.lock().listed(devices, Instant::now());
+            handle.removal().listed(devices, Instant::now());
             let list = is_new.then(|| {
                 let count = devices.len();
                 trace!(%resource, count, "DevicePlugin.list_and_watch.send");
@@ -95,11 +97,14 @@ impl DevicePlugin for Service {
         request: Request<v1beta1::PreferredAllocationRequest>,
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
         let asked = api::named_in_question(request.get_ref());
-        let _in_flight = InFlight::new(&self.handle.removal, asked);
+        let _in_flight = InFlight::new(&self.handle, asked);
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.get_preferred_allocation");
         self.peers.note_call(connection(&request)?);
-        self.handle.before(Target::Preferred, &self.ending).await?;
+        self.handle
+            .injector()
+            .before_call(Target::Preferred, &self.ending)
+            .await?;
         let offer = self.now();
         let resource = offer.resource();
         let (devices, policy) = (offer.devices(), resource.preference);
@@ -113,10 +118,14 @@ impl DevicePlugin for Service {
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
         let asked = api::named_in_allocation(request.get_ref());
-        let _in_flight = InFlight::new(&self.handle.removal, asked);
+        let _in_flight = InFlight::new(&self.handle, asked);
         let began = Instant::now();
         self.peers.note_call(connection(&request)?);
-        let refused = self.handle.before(Target::Allocate, &self.ending).await;
+        let refused = self
+            .handle
+            .injector()
+            .before_call(Target::Allocate, &self.ending)
+            .await;
         // Read and evaluated without a pause: a removal that begins later affects the next call.
         let offer = self.now();
         let containers: Vec<Vec<String>> = api::allocations(request.into_inner()).collect();
@@ -138,7 +147,10 @@ impl DevicePlugin for Service {
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.pre_start_container");
         self.peers.note_call(connection(&request)?);
-        self.handle.before(Target::PreStart, &self.ending).await?;
+        self.handle
+            .injector()
+            .before_call(Target::PreStart, &self.ending)
+            .await?;
         Ok(Response::new(v1beta1::PreStartContainerResponse {}))
     }
 }
@@ -159,10 +171,8 @@ impl Service {
             Ok(_) => (0, devices),
             Err(status) => (i32::from(status.code()).unsigned_abs() as usize, 0),
         };
-        self.handle.record.send_if_modified(|record| {
-            record.allocated(code, devices, took);
-            false
-        });
+        self.handle
+            .count(|record| record.allocated(code, devices, took));
     }
 }
 
@@ -178,20 +188,20 @@ fn allocate_container(offer: &Offer, ids: &[String]) -> Result<Allocation, Statu
 
 /// A call that may pick the devices that it names, until it is answered or given up.
 struct InFlight<'a> {
-    removal: &'a Mutex<Removal>,
+    handle: &'a PluginHandle,
     call: CallId,
 }
 
 impl<'a> InFlight<'a> {
-    fn new<'b>(removal: &'a Mutex<Removal>, ids: impl Iterator<Item = &'b str>) -> Self {
-        let call = removal.lock().call_began(ids);
-        Self { removal, call }
+    fn new<'b>(handle: &'a PluginHandle, ids: impl Iterator<Item = &'b str>) -> Self {
+        let call = handle.removal().call_began(ids);
+        Self { handle, call }
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.removal.lock().call_ended(self.call, Instant::now());
+        self.handle.removal().call_ended(self.call, Instant::now());
     }
 }
 

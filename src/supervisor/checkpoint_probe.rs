@@ -6,15 +6,19 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::node::checkpoint_file::CheckpointFile;
-use crate::supervisor::Present;
+use crate::supervisor::PluginRegistry;
 
 /// Reads the checkpoint at each `interval` and has every plugin look for itself in it. A checkpoint that cannot be read
 /// proves nothing.
-pub async fn run(plugins: Present, checkpoint: CheckpointFile, interval: Duration) -> Infallible {
+pub async fn run(
+    plugins: PluginRegistry,
+    checkpoint: CheckpointFile,
+    interval: Duration,
+) -> Infallible {
     loop {
         sleep(interval).await;
         if let Ok(written) = checkpoint.read().await {
-            for plugin in plugins.borrow().iter() {
+            for plugin in plugins.all().iter() {
                 plugin.compare_with(&written.checkpoint);
             }
         }

@@ -2,11 +2,14 @@
 //! there are can change meanwhile.
 
 mod checkpoint_probe;
+mod registry;
 mod remove_devices;
 mod restart_loop;
 mod run_memory;
 
-use std::collections::BTreeMap;
+pub use registry::{PluginRegistry, SnapshotSource};
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,9 +48,6 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 /// A plugin stops within 4 s; one that does not is aborted.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
-/// The plugins that there are, in the order of their resources.
-pub(crate) type Present = watch::Receiver<Arc<[PluginHandle]>>;
-
 /// All plugins of the process.
 pub struct Supervisor {
     watcher: KubeletWatcher,
@@ -62,8 +62,6 @@ impl Supervisor {
         let dir = PluginDir::new(plugin_dir);
         let watcher = KubeletWatcher::new(dir.clone());
         let mut plugins = Plugins {
-            handles: BTreeMap::new(),
-            present: watch::Sender::default(),
             holders: Holders {
                 pod_resources: None,
                 checkpoint: CheckpointFile::new(dir.path()),
@@ -74,13 +72,12 @@ impl Supervisor {
             turn_length: TURN_LENGTH,
             delays: Arc::default(),
             stop: CancellationToken::new(),
-            running: BTreeMap::new(),
+            all: BTreeMap::new(),
+            handles: watch::Sender::default(),
             stopping: Vec::new(),
             tasks: JoinSet::new(),
-            started: false,
         };
-        let present: Vec<PluginHandle> = resources.iter().map(|r| plugins.handle(r)).collect();
-        plugins.present.send_replace(present.into());
+        plugins.configure(&resources);
         Self {
             watcher,
             configured: Configured::new(resources.into()),
@@ -117,9 +114,14 @@ impl Supervisor {
         self.configured.clone()
     }
 
-    /// Follows which plugins there are.
-    pub fn present(&self) -> Present {
-        self.plugins.present.subscribe()
+    /// The plugins, for those who change them.
+    pub fn registry(&self) -> PluginRegistry {
+        PluginRegistry::new(self.plugins.handles.subscribe())
+    }
+
+    /// The plugins, for those who only look.
+    pub(crate) fn snapshots(&self) -> SnapshotSource {
+        SnapshotSource::new(self.registry())
     }
 
     /// Follows the kubelet's socket. A value is sent at each event and poll of the plugin dir, also the same one again.
@@ -138,19 +140,26 @@ impl Supervisor {
     /// When the plugin dir was replaced, so that nothing can be registered from here any more.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), DirReplaced> {
         let mut configured = self.configured.subscribe();
-        let probing = checkpoint_probe::run(self.present(), self.checkpoint(), self.probe_interval);
+        let probing =
+            checkpoint_probe::run(self.registry(), self.checkpoint(), self.probe_interval);
         // By itself: it may wait in line for the checkpoint while nobody here has time for it.
         let _probing = AbortOnDropHandle::new(tokio::spawn(probing));
         let watching = self.watcher.run();
         tokio::pin!(watching);
+        self.plugins.configure(&configured.borrow_and_update());
+        self.plugins.start_all(RunMemory::default);
         let ended = loop {
-            let resources = Arc::clone(&configured.borrow_and_update());
-            self.plugins.reconcile(&resources);
             tokio::select! {
                 () = stop.cancelled() => break Ok(()),
                 replaced = &mut watching => break Err(replaced),
                 // Never closed: we have a sender ourselves.
-                Ok(()) = configured.changed() => {}
+                Ok(()) = configured.changed() => {
+                    let resources = Arc::clone(&configured.borrow_and_update());
+                    self.plugins.reap();
+                    self.plugins.configure(&resources);
+                    // One that comes by a reload may have been here a moment ago.
+                    self.plugins.start_all(RunMemory::of_a_successor);
+                }
             }
         };
         self.plugins.stop().await;
@@ -158,7 +167,7 @@ impl Supervisor {
     }
 }
 
-/// The plugins that run, and what each of them needs.
+/// All plugins, and what each of them needs.
 struct Plugins {
     dir: PluginDir,
     holders: Holders,
@@ -167,14 +176,18 @@ struct Plugins {
     turn_length: Duration,
     delays: Arc<Mutex<Delays>>,
     stop: CancellationToken,
-    handles: BTreeMap<ResourceName, PluginHandle>,
-    present: watch::Sender<Arc<[PluginHandle]>>,
-    running: BTreeMap<ResourceName, Running>,
-    /// Those that are stopping.
+    all: BTreeMap<ResourceName, SupervisedPlugin>,
+    /// Those of `all`, in the order of their resources.
+    handles: watch::Sender<Arc<[PluginHandle]>>,
+    /// Those whose resource is no longer configured.
     stopping: Vec<Running>,
     tasks: JoinSet<()>,
-    /// Whether those of the start are started.
-    started: bool,
+}
+
+struct SupervisedPlugin {
+    handle: PluginHandle,
+    /// `None`: it has not been started yet.
+    running: Option<Running>,
 }
 
 /// A plugin that runs.
@@ -188,9 +201,72 @@ struct Running {
 }
 
 impl Plugins {
-    /// Starts, changes and stops plugins until there is one for each of these resources. A plugin whose resource did not
+    /// Makes, changes and stops plugins until there is one for each of these resources. A plugin whose resource did not
     /// change is not touched.
-    fn reconcile(&mut self, resources: &[Resource]) {
+    fn configure(&mut self, resources: &[Resource]) {
+        self.stop_all_but(resources);
+        let handles = resources.iter().map(|resource| {
+            let new = || SupervisedPlugin {
+                handle: PluginHandle::new(resource.clone(), Arc::clone(&self.delays)),
+                running: None,
+            };
+            let plugin = self.all.entry(resource.name.clone()).or_insert_with(new);
+            plugin.handle.reconfigure(resource);
+            plugin.handle.clone()
+        });
+        let handles: Vec<PluginHandle> = handles.collect();
+        self.handles.send_replace(handles.into());
+    }
+
+    /// Stops the plugins of other resources.
+    fn stop_all_but(&mut self, resources: &[Resource]) {
+        let stays: BTreeSet<&ResourceName> = resources.iter().map(|r| &r.name).collect();
+        self.all.retain(|name, plugin| {
+            if stays.contains(name) {
+                return true;
+            }
+            info!(resource = %name, "no longer configured: stopping");
+            let running = plugin.running.take();
+            self.stopping
+                .extend(running.inspect(|running| running.stop.cancel()));
+            false
+        });
+    }
+
+    /// Starts the plugins that do not run yet, each with such a memory.
+    fn start_all(&mut self, memory: fn() -> RunMemory) {
+        if self.all.is_empty() {
+            info!("no resources: nothing to register");
+        }
+        for plugin in self.all.values_mut().filter(|p| p.running.is_none()) {
+            let running = Running {
+                socket: plugin.handle.offer().resource().socket.clone(),
+                stop: self.stop.child_token(),
+                stopped: CancellationToken::new(),
+            };
+            let has_socket = |stopping: &&Running| stopping.socket == running.socket;
+            let before = self.stopping.iter().filter(has_socket);
+            let before = before.map(|stopping| stopping.stopped.clone()).collect();
+            let instance = PluginInstance {
+                handle: plugin.handle.clone(),
+                dir: self.dir.clone(),
+                holders: self.holders.clone(),
+                kubelet: self.kubelet.clone(),
+                turns: Arc::clone(&self.turns),
+                turn_length: self.turn_length,
+            };
+            let stopped = running.stopped.clone().drop_guard();
+            let run = run_plugin(instance, memory(), before, running.stop.clone());
+            self.tasks.spawn(async move {
+                let _stopped = stopped;
+                run.await;
+            });
+            plugin.running = Some(running);
+        }
+    }
+
+    /// Forgets what has stopped.
+    fn reap(&mut self) {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Err(error) = ended {
                 error!(%error, "a plugin's task failed");
@@ -198,85 +274,6 @@ impl Plugins {
         }
         self.stopping
             .retain(|plugin| !plugin.stopped.is_cancelled());
-        if resources.is_empty() {
-            info!("no resources: nothing to register");
-        }
-        self.end_all_but(resources);
-        let present: Vec<PluginHandle> = resources.iter().map(|r| self.handle(r)).collect();
-        for (resource, handle) in std::iter::zip(resources, &present) {
-            handle.reconfigure(resource);
-            if !self.running.contains_key(&resource.name) {
-                self.start(resource, handle.clone());
-            }
-        }
-        self.present.send_replace(present.into());
-        self.started = true;
-    }
-
-    /// The handle that there is for this resource, or a new one.
-    fn handle(&mut self, resource: &Resource) -> PluginHandle {
-        let known = self.handles.entry(resource.name.clone());
-        known
-            .or_insert_with(|| PluginHandle::new(resource.clone(), Arc::clone(&self.delays)))
-            .clone()
-    }
-
-    /// Stops the plugins of other resources.
-    fn end_all_but(&mut self, resources: &[Resource]) {
-        let stays = |name: &ResourceName| resources.iter().any(|resource| resource.name == *name);
-        self.handles.retain(|name, _| stays(name));
-        for (name, plugin) in std::mem::take(&mut self.running) {
-            if stays(&name) {
-                self.running.insert(name, plugin);
-            } else {
-                info!(resource = %name, "no longer configured: stopping");
-                plugin.stop.cancel();
-                self.stopping.push(plugin);
-            }
-        }
-    }
-
-    /// Starts a plugin, once those that still have its socket have stopped.
-    fn start(&mut self, resource: &Resource, handle: PluginHandle) {
-        let before = self
-            .stopping
-            .iter()
-            .filter(|plugin| plugin.socket == resource.socket);
-        let before: Vec<CancellationToken> = before.map(|plugin| plugin.stopped.clone()).collect();
-        let plugin = PluginInstance {
-            handle: handle.clone(),
-            dir: self.dir.clone(),
-            holders: self.holders.clone(),
-            kubelet: self.kubelet.clone(),
-            turns: Arc::clone(&self.turns),
-            turn_length: self.turn_length,
-        };
-        let running = Running {
-            socket: resource.socket.clone(),
-            stop: self.stop.child_token(),
-            stopped: CancellationToken::new(),
-        };
-        let stop = running.stop.clone();
-        let stopped = running.stopped.clone().drop_guard();
-        // One that comes by a reload may have been here a moment ago.
-        let memory = if self.started {
-            RunMemory::of_a_successor()
-        } else {
-            RunMemory::default()
-        };
-        let holders = self.holders.clone();
-        self.tasks.spawn(async move {
-            let _stopped = stopped;
-            for stopped in before {
-                stopped.cancelled().await;
-            }
-            tokio::select! {
-                () = restart_loop::run(plugin, memory, stop) => {}
-                never = remove_devices::run(&handle, &holders) => match never {},
-                never = handle.flap() => match never {},
-            }
-        });
-        self.running.insert(resource.name.clone(), running);
     }
 
     async fn stop(&mut self) {
@@ -286,5 +283,23 @@ impl Plugins {
             error!("some plugins did not stop in time: aborting them");
             self.tasks.shutdown().await;
         }
+    }
+}
+
+/// Runs one plugin until `stop`, once those that still have its socket have stopped.
+async fn run_plugin(
+    plugin: PluginInstance,
+    memory: RunMemory,
+    before: Vec<CancellationToken>,
+    stop: CancellationToken,
+) {
+    for stopped in before {
+        stopped.cancelled().await;
+    }
+    let (handle, holders) = (plugin.handle.clone(), plugin.holders.clone());
+    tokio::select! {
+        () = restart_loop::run(plugin, memory, stop) => {}
+        never = remove_devices::run(&handle, &holders) => match never {},
+        never = handle.flap() => match never {},
     }
 }

@@ -21,7 +21,7 @@ const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
 
 /// Drops devices of one resource for as long as it is polled.
 pub async fn run(handle: &PluginHandle, holders: &Holders) -> Infallible {
-    let mut offers = handle.offer.subscribe();
+    let mut offers = handle.offers();
     loop {
         // Never closed: the handle is ours.
         let _ = offers
@@ -30,8 +30,8 @@ pub async fn run(handle: &PluginHandle, holders: &Holders) -> Infallible {
         let mut pause = FIRST_PROBE;
         while offers.borrow_and_update().removing().next().is_some() {
             sleep(pause).await;
-            let resource = handle.offer.now().resource().clone();
-            if handle.removal.lock().has_pending() {
+            let resource = handle.offer().resource().clone();
+            if handle.removal().has_pending() {
                 drop_free(handle, holders, &resource).await;
                 forget_deleted_pods(handle, holders, &resource).await;
             }
@@ -46,7 +46,7 @@ async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource
     let name = &resource.name;
     let began = Instant::now();
     let read = holders.checkpoint.read().await;
-    let mut removal = handle.removal.lock();
+    let mut removal = handle.removal();
     match read {
         Ok(written) => {
             let known = written.checkpoint.of(name.as_str());
@@ -63,7 +63,7 @@ async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource
     let free: BTreeSet<&str> = free.collect();
     if !free.is_empty() {
         info!(resource = %name, devices = free.len(), "dropped devices that nobody holds");
-        handle.offer.drop_removing(&free);
+        handle.drop_removing(&free);
     }
 }
 
@@ -75,17 +75,15 @@ async fn forget_deleted_pods(handle: &PluginHandle, holders: &Holders, resource:
         return;
     };
     let (name, grace) = (&resource.name, resource.removal_grace);
-    let held =
-        handle
-            .removal
-            .lock()
-            .held_by_checkpoint(grace, grace.max(ASK_AGAIN_MIN), Instant::now());
+    let held = handle
+        .removal()
+        .held_by_checkpoint(grace, grace.max(ASK_AGAIN_MIN), Instant::now());
     if held.is_empty() {
         return;
     }
     match pod_resources.list().await {
         Ok(devices) if held.iter().all(|id| devices.holds(name.as_str(), id)) => {}
-        Ok(_) => handle.offer.repeat(),
+        Ok(_) => handle.repeat_list(),
         Err(error) => debug!(resource = %name, %error, "devices of deleted pods stay"),
     }
 }

@@ -25,13 +25,13 @@ use crate::util::sanitize::sanitize;
 /// Runs one plugin over and over until `stop`.
 pub(super) async fn run(plugin: PluginInstance, memory: RunMemory, stop: CancellationToken) {
     let handle = plugin.handle.clone();
-    let mut offers = handle.offer.subscribe();
+    let mut offers = handle.offers();
     let mut attempts = Attempts {
         kubelet: plugin.kubelet.clone(),
         plugin,
         memory,
     };
-    loop {
+    while !stop.is_cancelled() {
         let resource = Arc::clone(offers.borrow().resource());
         let (end, outdated) = attempts
             .run_until_outdated(&resource, &mut offers, &stop)
@@ -40,23 +40,15 @@ pub(super) async fn run(plugin: PluginInstance, memory: RunMemory, stop: Cancell
             return;
         }
         attempts.memory.ended(&end);
-        let cause = match outdated {
-            Some(cause) => cause,
-            None => {
-                note(&handle, &end);
-                let pause = attempts.memory.pause(&end, fastrand::f64());
-                log(&resource, &end, &mut attempts.memory, pause);
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = sleep(pause) => continue,
-                    () = another(&mut attempts.kubelet, attempts.memory.tried()) => continue,
-                    () = reconfigured(&mut offers, &resource) => Cause::Configuration,
-                }
-            }
+        let outdated = match outdated {
+            Some(cause) => Some(cause),
+            None => attempts.pause(&end, &resource, &mut offers, &stop).await,
         };
-        attempts.memory.forget_failures();
-        log_outdated(&resource, cause);
-        handle.note(|record, _| record.restarted(cause));
+        if let Some(cause) = outdated {
+            attempts.memory.forget_failures();
+            log_outdated(&resource, cause);
+            handle.note(|record, _| record.restarted(cause));
+        }
     }
 }
 
@@ -84,10 +76,30 @@ impl Attempts {
         let outdated = tokio::select! {
             end = &mut attempt => return (end, None),
             () = reconfigured(offers, resource) => Cause::Configuration,
-            () = handle.forgotten.notified() => Cause::Checkpoint,
+            () = handle.forgotten() => Cause::Checkpoint,
         };
         ending.cancel();
         (attempt.await, Some(outdated))
+    }
+
+    /// Notes and logs how a run ended, then waits until the next. Returns why the wait was cut short, if it was for the
+    /// configuration.
+    async fn pause(
+        &mut self,
+        end: &RunEnd,
+        resource: &Resource,
+        offers: &mut watch::Receiver<Arc<Offer>>,
+        stop: &CancellationToken,
+    ) -> Option<Cause> {
+        note(&self.plugin.handle, end);
+        let pause = self.memory.pause(end, fastrand::f64());
+        log(resource, end, &mut self.memory, pause);
+        tokio::select! {
+            () = stop.cancelled() => None,
+            () = sleep(pause) => None,
+            () = another(&mut self.kubelet, self.memory.tried()) => None,
+            () = reconfigured(offers, resource) => Some(Cause::Configuration),
+        }
     }
 
     async fn attempt(&mut self, resource: &Arc<Resource>, stop: &CancellationToken) -> RunEnd {
@@ -114,10 +126,13 @@ impl Attempts {
         let handle = self.plugin.handle.clone();
         loop {
             let suspensions = self.memory.suspensions();
-            if suspensions.iter().any(|by| handle.is_suspended_by(by)) {
+            if suspensions
+                .iter()
+                .any(|by| handle.injector().is_suspended_by(by))
+            {
                 handle.note(|record, now| record.entered(Step::Suspended, now));
                 for by in suspensions {
-                    handle.suspension_ended(by).await;
+                    handle.injector().suspension_ended(by).await;
                 }
             }
             self.memory.tries(*self.kubelet.borrow_and_update());
@@ -127,7 +142,7 @@ impl Attempts {
             }
             // It is the registration that was suspended.
             evaluated.extend(self.memory.suspensions().iter().map(|by| by.id));
-            self.memory.suspended(handle.suspend(evaluated));
+            self.memory.suspended(handle.injector().suspend(evaluated));
             if self.memory.suspensions().is_empty() {
                 return Ok(connected);
             }
@@ -207,12 +222,10 @@ fn waiting_for(end: &RunEnd) -> Option<&'static str> {
 /// One line for a run that was ended here.
 fn log_outdated(resource: &Resource, cause: Cause) {
     let resource = &resource.name;
-    match cause {
-        Cause::Checkpoint => warn!(
-            %resource,
-            "the kubelet's checkpoint lacks the resource though its stream is open: starting over, once"
-        ),
-        _ => info!(%resource, "other options or another socket: starting over"),
+    if cause == Cause::Checkpoint {
+        warn!(%resource, "the kubelet's checkpoint lacks the resource though its stream is open: starting over, once");
+    } else {
+        info!(%resource, "other options or another socket: starting over");
     }
 }
 
@@ -257,9 +270,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_ends_a_run_and_not_the_loop() {
         let index = 3;
-        let panicked = caught(async move {
-            RunEnd::Panicked(["a"][index].to_owned())
-        });
+        let panicked = caught(async move { RunEnd::Panicked(["a"][index].to_owned()) });
         let end = panicked.await.to_string();
         assert!(end.contains("out of bounds"), "{end}");
     }

@@ -6,3 +6,4 @@ pub mod file_id;
 pub(crate) mod regular_file;
 pub(crate) mod retry;
 pub mod sanitize;
+pub(crate) mod watch_cell;

@@ -167,8 +167,8 @@ async fn what_struck_is_counted_for_prometheus() {
         serde_json::from_str(r#"{"rpc": "allocate", "error": "ABORTED", "times": 2}"#)
             .expect("a spec");
     manager
-        .faults(GPU)
-        .set(spec.fault(None).expect("a fault"))
+        .plugin(GPU)
+        .set_fault(spec.fault(None).expect("a fault"))
         .expect("room");
     let label = |count| {
         format!(

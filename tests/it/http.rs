@@ -21,7 +21,7 @@ async fn the_status_tells_of_every_device_and_who_holds_it() {
     http.readiness(200, "ready").await;
     kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
     manager
-        .devices(A)
+        .plugin(A)
         .set_health("simple-device-n-1", Health::Unhealthy)
         .expect("a device");
     http.readiness(200, "ready").await;

@@ -17,7 +17,7 @@ async fn metrics_say_what_happened() {
     http.readiness(200, "ready").await;
     kubelet.admit(&pod("p", &[(A, 2)])).await.expect("admitted");
     manager
-        .devices(B)
+        .plugin(B)
         .set_health("b-n-0", Health::Unhealthy)
         .expect("a device");
     assert!(kubelet.disconnect_plugin(B));

@@ -147,7 +147,7 @@ async fn t13_an_ill_device_leaves_allocatable_and_comes_back() {
         .await
         .expect("admitted");
     for (health, allocatable) in [(Health::Unhealthy, 1), (Health::Healthy, 2)] {
-        let devices = manager.devices(RESOURCE);
+        let devices = manager.plugin(RESOURCE);
         devices
             .set_health("simple-device-n-1", health)
             .expect("this device");

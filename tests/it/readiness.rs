@@ -119,7 +119,7 @@ async fn the_checkpoint_has_its_word_where_there_is_one() {
     }
     for device in ["a-n-0", "a-n-1"] {
         manager
-            .devices(A)
+            .plugin(A)
             .set_health(device, Health::Unhealthy)
             .expect("a device");
     }

@@ -7,10 +7,8 @@ use std::time::SystemTime;
 
 use kubelet_sim::KubeletSettings;
 use simple_device_plugin::config::reload::{Configured, Reloads};
-use simple_device_plugin::fault::handle::FaultHandle;
 use simple_device_plugin::node::watcher::DirReplaced;
 use simple_device_plugin::observe::{Observer, ProgramInfo};
-use simple_device_plugin::offer::handle::OfferHandle;
 use simple_device_plugin::offer::removal::Wait;
 use simple_device_plugin::offer::resource::Resource;
 use simple_device_plugin::plugin::PluginHandle;
@@ -42,10 +40,9 @@ impl Manager {
     }
 
     pub fn run(supervisor: Supervisor) -> Self {
-        let name = |handle: &PluginHandle| handle.offer.now().resource().name.to_string();
-        let present = supervisor.present();
-        let handles = present
-            .borrow()
+        let name = |handle: &PluginHandle| handle.offer().resource().name.to_string();
+        let plugins = supervisor.registry().all();
+        let handles = plugins
             .iter()
             .map(|handle| (name(handle), handle.clone()))
             .collect();
@@ -73,14 +70,9 @@ impl Manager {
         self.configured.send_replace(resources.into());
     }
 
-    /// The devices of a resource.
-    pub fn devices(&self, resource: &str) -> &OfferHandle {
-        &self.handles[resource].offer
-    }
-
-    /// The faults of a resource.
-    pub fn faults(&self, resource: &str) -> &FaultHandle {
-        &self.handles[resource].faults
+    /// The plugin of a resource.
+    pub fn plugin(&self, resource: &str) -> &PluginHandle {
+        &self.handles[resource]
     }
 
     /// Waits until a device that is pending removal waits for such an event.
@@ -122,7 +114,7 @@ impl Manager {
         what: &str,
         like: impl FnMut(&Record) -> bool,
     ) -> impl Future<Output = Record> {
-        let mut record = self.handles[resource].record.subscribe();
+        let mut record = self.handles[resource].records();
         within(what, async move {
             let record = record.wait_for(like).await.expect("a handle");
             record.clone()

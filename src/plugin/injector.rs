@@ -10,33 +10,107 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::warn;
 
-use crate::fault::handle::FaultHandle;
-use crate::fault::{BOUNDS, Delays, Evaluated, FaultId, Flaps, Grant, Suspension, Target};
+use crate::fault::{
+    BOUNDS, Delays, Evaluated, Fault, FaultId, FaultSpec, Faults, Flaps, Grant, OfCall, Suspension,
+    Target, TooMany,
+};
+use crate::model::resource_name::ResourceName;
+use crate::offer::Offer;
+use crate::plugin::record::Record;
+use crate::util::watch_cell::WatchCell;
 
-use super::handle::PluginHandle;
 use super::stream::StreamEnd;
 
 /// Each list makes the kubelet write its checkpoint: devices that flap make no more than two a second.
 const LISTS_APART: Duration = Duration::from_millis(500);
 
-impl PluginHandle {
+/// Seeds that are made up are short, to be given again.
+const SEEDS: u64 = 1_000_000;
+
+/// Injects the faults of one plugin, counts and logs them. A clone injects the same ones.
+#[derive(Clone, Debug)]
+pub(crate) struct FaultInjector {
+    resource: ResourceName,
+    faults: WatchCell<Faults>,
+    /// How long calls may be delayed, of all plugins together.
+    delays: Arc<Mutex<Delays>>,
+    record: WatchCell<Record>,
+}
+
+impl FaultInjector {
+    /// Without faults.
+    pub fn new(
+        resource: ResourceName,
+        delays: Arc<Mutex<Delays>>,
+        record: WatchCell<Record>,
+    ) -> Self {
+        Self {
+            resource,
+            faults: WatchCell::default(),
+            delays,
+            record,
+        }
+    }
+
+    /// The faults as they are now.
+    pub fn faults(&self) -> Faults {
+        self.faults.borrow().clone()
+    }
+
+    /// Adds a fault at run time; returns it with its seed.
+    ///
+    /// # Errors
+    /// When there are too many.
+    pub fn set(&self, fault: Fault) -> Result<FaultSpec, TooMany> {
+        let set = |faults: &mut Faults| {
+            faults
+                .set(fault, seed())
+                .map(|armed| armed.fault.spec().clone())
+        };
+        self.faults.update(set)
+    }
+
+    /// Replaces the configured faults by others: see [`Faults::configure`].
+    pub fn configure(&self, before: &[Fault], configured: &[Fault]) {
+        let new = self
+            .faults
+            .update(|faults| faults.configure(before, configured, seed));
+        for fault in new {
+            // So that failures can be explained.
+            warn!(resource = %self.resource, %fault, "a fault is configured");
+        }
+    }
+
+    /// Back to the configured faults, from their beginning.
+    pub fn reset(&self, configured: &[Fault]) {
+        self.faults.update(|faults| {
+            faults.clear();
+            faults.configure(&[], configured, seed);
+        });
+    }
+
+    /// Removes all faults, the configured ones too; returns how many.
+    pub fn clear(&self) -> usize {
+        self.faults.update(Faults::clear)
+    }
+
     /// What comes before a call is evaluated: a delay, or instead of an answer a refusal. Nobody waits on once it is
     /// `ending`, or all that delays the call are cleared.
     ///
     /// # Errors
     /// The refusal.
-    pub(super) async fn before(
+    pub async fn before_call(
         &self,
         target: Target,
         ending: &CancellationToken,
     ) -> Result<(), Status> {
-        let injected = self.faults.call(target);
+        let injected = self.call(target);
         if !injected.delays.is_empty() {
             self.delay(target, &injected.delays, ending).await;
         }
         match injected.refusal {
             // It may have been cleared meanwhile.
-            Some((id, refusal)) if self.faults.has(id) => {
+            Some((id, refusal)) if self.has(id) => {
                 self.injected(target, format_args!("refused with {}", refusal.code));
                 Err(Status::new(refusal.code.number().into(), refusal.message))
             }
@@ -59,11 +133,11 @@ impl PluginHandle {
         let granted = GrantedDelay::new(Arc::clone(&self.delays), wanted);
         let length = granted.grant.length;
         if length < wanted {
-            let (resource, fault) = (self.name(), target.as_str());
+            let (resource, fault) = (&self.resource, target.as_str());
             warn!(%resource, fault, ?wanted, granted = ?length, "a delay is cut: {BOUNDS}");
         }
         if length.is_zero() {
-            return self.faults.take_back(&ids);
+            return self.faults.update_silently(|faults| faults.take_back(&ids));
         }
         for _ in &ids {
             self.injected(target, format_args!("delayed, in all by {length:?}"));
@@ -71,13 +145,15 @@ impl PluginHandle {
         tokio::select! {
             () = sleep(length) => {}
             () = ending.cancelled() => {}
-            () = self.faults.gone(&ids) => {}
+            () = self.gone(&ids) => {}
         }
     }
 
     /// What suspends the next registration.
     pub(crate) fn suspend(&self, evaluated: &mut Evaluated) -> Vec<Suspension> {
-        let suspensions = self.faults.registration(evaluated);
+        let suspensions = self
+            .faults
+            .update_silently(|faults| faults.registration(evaluated, Instant::now()));
         for each in &suspensions {
             let how_long = each
                 .until
@@ -91,7 +167,7 @@ impl PluginHandle {
 
     /// Whether this still suspends a registration.
     pub(crate) fn is_suspended_by(&self, by: &Suspension) -> bool {
-        by.until.is_none_or(|until| until > Instant::now()) && self.faults.has(by.id)
+        by.until.is_none_or(|until| until > Instant::now()) && self.has(by.id)
     }
 
     /// Waits until this suspends a registration no more.
@@ -99,7 +175,7 @@ impl PluginHandle {
         let ids = [suspension.id];
         tokio::select! {
             () = until(suspension.until) => {}
-            () = self.faults.gone(&ids) => {}
+            () = self.gone(&ids) => {}
         }
     }
 
@@ -108,12 +184,14 @@ impl PluginHandle {
         let mut changes = self.faults.subscribe();
         loop {
             changes.mark_unchanged();
-            evaluated.retain(|id| self.faults.has(*id));
+            evaluated.retain(|id| self.has(*id));
             let suspensions = self.suspend(evaluated);
             if !suspensions.is_empty() {
                 return StreamEnd::Suspended(suspensions);
             }
-            let dropped = self.faults.stream(evaluated);
+            let dropped = self
+                .faults
+                .update_silently(|faults| faults.stream(evaluated));
             for _ in 0..dropped {
                 self.injected(Target::Stream, format_args!("dropped"));
             }
@@ -125,14 +203,17 @@ impl PluginHandle {
         }
     }
 
-    /// Lets devices flap for as long as it is polled.
-    pub async fn flap(&self) -> Infallible {
+    /// Lets devices of this offer flap for as long as it is polled.
+    pub async fn flap(&self, offer: &WatchCell<Arc<Offer>>) -> Infallible {
         let mut flaps = Flaps::default();
         let mut changes = self.faults.subscribe();
         loop {
             changes.mark_unchanged();
-            let offer = self.offer.now();
-            for count in self.faults.flap(&mut flaps, offer.devices()) {
+            let devices = Arc::clone(offer.borrow().devices());
+            let injected = self
+                .faults
+                .update_silently(|faults| flaps.follow(faults, Instant::now(), &devices));
+            for count in injected {
                 let devices = if count == 1 {
                     "device becomes"
                 } else {
@@ -140,7 +221,7 @@ impl PluginHandle {
                 };
                 self.injected(Target::Health, format_args!("{count} {devices} Unhealthy"));
             }
-            self.offer.set_fault_unhealthy(flaps.unhealthy());
+            offer.set_fault_unhealthy(flaps.unhealthy());
             if flaps.next().is_some() {
                 sleep(LISTS_APART).await;
             }
@@ -152,26 +233,44 @@ impl PluginHandle {
         }
     }
 
-    /// Counts and logs an injection.
-    fn injected(&self, target: Target, how: std::fmt::Arguments) {
-        self.note(|record, _| record.injected(target));
-        warn!(resource = %self.name(), fault = target.as_str(), "fault injected: {how}");
+    /// Evaluates a call of an RPC.
+    fn call(&self, target: Target) -> OfCall {
+        if !self.faults.borrow().threaten(target) {
+            return OfCall::default();
+        }
+        self.faults.update_silently(|faults| faults.call(target))
     }
 
-    fn name(&self) -> String {
-        self.offer.now().resource().name.to_string()
+    /// Whether this fault is still there.
+    fn has(&self, id: FaultId) -> bool {
+        self.faults.borrow().has(id)
+    }
+
+    /// Waits until none of these faults is there any more.
+    async fn gone(&self, ids: &[FaultId]) {
+        let mut faults = self.faults.subscribe();
+        let gone = faults.wait_for(|faults| !ids.iter().any(|id| faults.has(*id)));
+        // Never closed: the handle is ours.
+        drop(gone.await);
+    }
+
+    /// Counts and logs an injection.
+    fn injected(&self, target: Target, how: std::fmt::Arguments) {
+        self.record.update(|record| record.injected(target));
+        warn!(resource = %self.resource, fault = target.as_str(), "fault injected: {how}");
     }
 }
 
 /// A call that waits, until it is answered or given up.
 struct Delayed<'a> {
-    faults: &'a FaultHandle,
+    faults: &'a WatchCell<Faults>,
     ids: &'a [FaultId],
 }
 
 impl Drop for Delayed<'_> {
     fn drop(&mut self) {
-        self.faults.delayed(self.ids);
+        self.faults
+            .update_silently(|faults| faults.delayed(self.ids));
     }
 }
 
@@ -200,4 +299,8 @@ async fn until(moment: Option<Instant>) {
         Some(moment) => sleep_until(moment.into()).await,
         None => std::future::pending().await,
     }
+}
+
+fn seed() -> u64 {
+    fastrand::u64(..SEEDS)
 }

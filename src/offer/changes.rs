@@ -1,34 +1,15 @@
-//! A resource's offer while the program runs: a change here is sent on every open stream.
+//! How a resource's offer changes while the program runs. Each change is sent on every open stream.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-use tokio::sync::watch;
 
 use crate::model::device::{Device, Health};
 use crate::model::selection::{SelectionError, select};
 use crate::offer::Offer;
 use crate::offer::resource::Resource;
+use crate::util::watch_cell::WatchCell;
 
-/// The one place where a resource's offer changes. A clone is another handle to the same offer.
-#[derive(Clone, Debug)]
-pub struct OfferHandle(watch::Sender<Arc<Offer>>);
-
-impl OfferHandle {
-    /// Starts with the resource as configured.
-    pub fn new(resource: Resource) -> Self {
-        Self(watch::Sender::new(Arc::new(Offer::new(resource))))
-    }
-
-    pub fn subscribe(&self) -> watch::Receiver<Arc<Offer>> {
-        self.0.subscribe()
-    }
-
-    /// The offer as it is now.
-    pub fn now(&self) -> Arc<Offer> {
-        Arc::clone(&self.0.borrow())
-    }
-
+impl WatchCell<Arc<Offer>> {
     /// Another configuration of the same resource; nothing happens where it is the same.
     pub fn reconfigure(&self, resource: &Resource) {
         self.change(|offer| {
@@ -100,13 +81,7 @@ impl OfferHandle {
     }
 
     fn change(&self, change: impl FnOnce(&Offer) -> Option<Offer>) {
-        self.0.send_if_modified(|offer| match change(offer) {
-            Some(changed) => {
-                *offer = Arc::new(changed);
-                true
-            }
-            None => false,
-        });
+        self.replace(|offer| change(offer).map(Arc::new));
     }
 }
 
@@ -122,7 +97,8 @@ mod tests {
             ..Host::default()
         };
         let config = Config::from_variables(&Environment::default(), &host).unwrap();
-        let handle = OfferHandle::new(config.resources[0].clone());
+        let offer = Offer::new(config.resources[0].clone());
+        let handle = WatchCell::new(Arc::new(offer));
         let mut offer = handle.subscribe();
         let known = offer.borrow().devices().as_slice().to_vec();
         assert!(handle.set_health("other", Health::Unhealthy).is_err());
