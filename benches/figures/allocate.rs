@@ -21,14 +21,14 @@ const ROUNDS: usize = 200;
 const CALLS: usize = 50;
 
 /// One that is called.
-struct Called {
-    client: DevicePluginClient<Channel>,
-    device: String,
+pub struct Called {
+    pub client: DevicePluginClient<Channel>,
+    pub device: String,
     took: Vec<Duration>,
 }
 
 impl Called {
-    async fn dial(socket: &Path, device: &str) -> Result<Self> {
+    pub async fn dial(socket: &Path, device: &str) -> Result<Self> {
         let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))?;
         let connected = async {
             loop {
@@ -63,14 +63,14 @@ impl Called {
 }
 
 /// A manager of one resource, registered with a kubelet of its own, and the way to call it.
-struct MeasuredManager {
-    called: Called,
+pub struct MeasuredManager {
+    pub called: Called,
     _kubelet: Kubelet,
     _running: MeasuredProgram,
 }
 
 impl MeasuredManager {
-    async fn start(program: &Path, dir: &Path, load: Load) -> Result<Self> {
+    pub async fn start(program: &Path, dir: &Path, load: Load) -> Result<Self> {
         let (kubelet, running) = load.running(program, dir).await?;
         let device = format!("gpu-worker-{}", load.devices * 2 / 3);
         let called = Called::dial(&dir.join("simple-device-plugin.sock"), &device).await?;

@@ -9,6 +9,7 @@ mod program;
 mod scrape;
 mod start;
 mod table;
+mod throughput;
 
 use std::path::Path;
 
@@ -34,7 +35,7 @@ fn main() -> Result<()> {
     table::print(&figures)
 }
 
-const GROUPS: [&str; 5] = ["allocate", "start", "back", "scrape", "idle"];
+const GROUPS: [&str; 6] = ["allocate", "throughput", "start", "back", "scrape", "idle"];
 
 /// Measures the groups that are wanted; all of them where none is named.
 async fn measure(program: &Path, wanted: &[String]) -> Result<Vec<Figure>> {
@@ -45,6 +46,9 @@ async fn measure(program: &Path, wanted: &[String]) -> Result<Vec<Figure>> {
     let mut figures = Vec::new();
     if is_wanted("allocate") {
         figures.extend(allocate::measure(program).await?);
+    }
+    if is_wanted("throughput") {
+        figures.extend(throughput::measure(program).await?);
     }
     if is_wanted("start") {
         figures.extend(start::measure(program).await?);

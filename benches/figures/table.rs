@@ -10,29 +10,42 @@ use crate::Result;
 /// A figure is the median of so many.
 pub const TIMES: usize = 7;
 
-/// Something measured, with the most it may be.
+/// Something measured, with its goal.
 pub struct Figure {
     what: String,
     measured: f64,
-    target: Option<f64>,
+    goal: Option<Goal>,
     unit: &'static str,
     how: String,
 }
 
+#[derive(Clone, Copy)]
+enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
 impl Figure {
-    pub fn new(what: &str, measured: f64, target: f64, unit: &'static str) -> Self {
+    pub fn new(what: &str, measured: f64, most: f64, unit: &'static str) -> Self {
         Self {
-            target: Some(target),
+            goal: Some(Goal::AtMost(most)),
             ..Self::shown(what, measured, unit)
         }
     }
 
-    /// One without a target.
+    pub fn at_least(what: &str, measured: f64, least: f64, unit: &'static str) -> Self {
+        Self {
+            goal: Some(Goal::AtLeast(least)),
+            ..Self::shown(what, measured, unit)
+        }
+    }
+
+    /// One without a goal.
     pub fn shown(what: &str, measured: f64, unit: &'static str) -> Self {
         Self {
             what: what.to_owned(),
             measured,
-            target: None,
+            goal: None,
             unit,
             how: String::new(),
         }
@@ -45,23 +58,31 @@ impl Figure {
     }
 }
 
-/// Prints them; an error where one is over its target.
+/// Prints them; an error where one misses its goal.
 pub fn print(figures: &[Figure]) -> Result<()> {
     let mut missed_count = 0;
     let mut table = TabWriter::new(std::io::stdout()).padding(2);
-    writeln!(table, "FIGURE\tMEASURED\tAT MOST\t")?;
+    writeln!(table, "FIGURE\tMEASURED\tGOAL\t")?;
     for figure in figures {
         let Figure {
             what,
             measured,
-            target,
+            goal,
             unit,
             how,
         } = figure;
-        let missed = target.is_some_and(|target| *measured > target);
+        let missed = match *goal {
+            Some(Goal::AtMost(most)) => *measured > most,
+            Some(Goal::AtLeast(least)) => *measured < least,
+            None => false,
+        };
         missed_count += usize::from(missed);
         let verdict = if missed { "MISSED" } else { "" };
-        let target = target.map_or_else(String::new, |target| format!("{target} {unit}"));
+        let goal = match *goal {
+            Some(Goal::AtMost(most)) => format!("≤ {most} {unit}"),
+            Some(Goal::AtLeast(least)) => format!("≥ {least} {unit}"),
+            None => String::new(),
+        };
         let measured = if *measured < 10.0 {
             format!("{measured:.2}")
         } else {
@@ -70,13 +91,13 @@ pub fn print(figures: &[Figure]) -> Result<()> {
         let notes = [verdict, how].join(" ");
         writeln!(
             table,
-            "{what}\t{measured} {unit}\t{target}\t{}",
+            "{what}\t{measured} {unit}\t{goal}\t{}",
             notes.trim()
         )?;
     }
     table.flush()?;
     if missed_count > 0 {
-        return Err(format!("{missed_count} over the target").into());
+        return Err(format!("{missed_count} miss the goal").into());
     }
     Ok(())
 }
