@@ -5,8 +5,8 @@
 
 use std::time::{Duration, Instant};
 
-/// One call is delayed by this at most, in milliseconds.
-pub(crate) const DELAY_MAX_MS: u64 = 60_000;
+/// One call is delayed by this at most.
+pub(super) const DELAY_MAX: Duration = Duration::from_secs(60);
 
 /// All calls together are delayed by this at most, within any [`WINDOW`].
 const DELAYS_MAX: Duration = Duration::from_secs(120);
@@ -51,8 +51,7 @@ impl Delays {
         // Whatever window the new delay falls into, those that ended before cannot be in it.
         self.granted.retain(|granted| granted.ended + WINDOW > now);
         let used: Duration = self.granted.iter().map(|g| g.ended - g.began).sum();
-        let most = Duration::from_millis(DELAY_MAX_MS);
-        let length = wanted.min(most).min(DELAYS_MAX.saturating_sub(used));
+        let length = wanted.min(DELAY_MAX).min(DELAYS_MAX.saturating_sub(used));
         // Many that were over at once take no time, but room.
         let has_room = self.granted.len() < GRANTED_MAX;
         let length = if has_room { length } else { Duration::ZERO };

@@ -5,7 +5,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use crate::fault::{
-    Evaluated, Fault, FaultId, FaultSpec, Faults, Flaps, OfCall, Suspension, Target, TooMany,
+    Evaluated, Fault, FaultId, Faults, Flaps, InjectionPoint, OfCall, Suspension, TooMany,
 };
 use crate::model::device::Devices;
 
@@ -31,18 +31,18 @@ impl FaultHandle {
     ///
     /// # Errors
     /// When there are too many.
-    pub fn set(&self, fault: Fault) -> Result<FaultSpec, TooMany> {
+    pub fn set(&self, fault: Fault) -> Result<Fault, TooMany> {
         let mut outcome = Err(TooMany::Faults);
         self.0.send_if_modified(|faults| {
             let armed = faults.set(fault, seed());
-            outcome = armed.map(|armed| armed.fault.spec().clone());
+            outcome = armed.map(|armed| armed.fault.clone());
             outcome.is_ok()
         });
         outcome
     }
 
     /// Those of another configuration than the one before: see [`Faults::configure`].
-    pub fn configure(&self, before: &[Fault], configured: &[Fault]) -> Vec<FaultSpec> {
+    pub fn configure(&self, before: &[Fault], configured: &[Fault]) -> Vec<Fault> {
         let mut new = Vec::new();
         self.0
             .send_modify(|faults| new = faults.configure(before, configured, seed));
@@ -65,11 +65,11 @@ impl FaultHandle {
     }
 
     /// Evaluates a call of an RPC.
-    pub fn call(&self, target: Target) -> OfCall {
-        if !self.0.borrow().threaten(target) {
+    pub fn call(&self, point: InjectionPoint) -> OfCall {
+        if !self.0.borrow().threaten(point) {
             return OfCall::default();
         }
-        self.evaluate(|faults| faults.call(target))
+        self.evaluate(|faults| faults.call(point))
     }
 
     /// A call that these delayed waits no more.

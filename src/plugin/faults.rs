@@ -11,7 +11,7 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::fault::handle::FaultHandle;
-use crate::fault::{BOUNDS, Delays, Evaluated, FaultId, Flaps, Grant, Suspension, Target};
+use crate::fault::{BOUNDS, Delays, Evaluated, FaultId, Flaps, Grant, InjectionPoint, Suspension};
 
 use super::PluginHandle;
 use super::outcome::StreamEnd;
@@ -27,17 +27,17 @@ impl PluginHandle {
     /// The refusal.
     pub(super) async fn before(
         &self,
-        target: Target,
+        point: InjectionPoint,
         ending: &CancellationToken,
     ) -> Result<(), Status> {
-        let injected = self.faults.call(target);
+        let injected = self.faults.call(point);
         if !injected.delays.is_empty() {
-            self.delay(target, &injected.delays, ending).await;
+            self.delay(point, &injected.delays, ending).await;
         }
         match injected.refusal {
             // It may have been cleared meanwhile.
             Some((id, refusal)) if self.faults.has(id) => {
-                self.injected(target, format_args!("refused with {}", refusal.code));
+                self.injected(point, format_args!("refused with {}", refusal.code));
                 Err(Status::new(refusal.code.number().into(), refusal.message))
             }
             _ => Ok(()),
@@ -46,7 +46,7 @@ impl PluginHandle {
 
     async fn delay(
         &self,
-        target: Target,
+        point: InjectionPoint,
         delays: &[(FaultId, Duration)],
         ending: &CancellationToken,
     ) {
@@ -59,14 +59,14 @@ impl PluginHandle {
         let granted = GrantedDelay::new(Arc::clone(&self.delays), wanted);
         let length = granted.grant.length;
         if length < wanted {
-            let (resource, fault) = (self.name(), target.as_str());
+            let (resource, fault) = (self.name(), point.as_str());
             warn!(%resource, fault, ?wanted, granted = ?length, "a delay is cut: {BOUNDS}");
         }
         if length.is_zero() {
             return self.faults.take_back(&ids);
         }
         for _ in &ids {
-            self.injected(target, format_args!("delayed, in all by {length:?}"));
+            self.injected(point, format_args!("delayed, in all by {length:?}"));
         }
         tokio::select! {
             () = sleep(length) => {}
@@ -84,7 +84,10 @@ impl PluginHandle {
                 .map_or("until it is cleared".to_owned(), |until| {
                     format!("for {:.0?}", until.duration_since(Instant::now()))
                 });
-            self.injected(Target::Registration, format_args!("suspended {how_long}"));
+            self.injected(
+                InjectionPoint::Registration,
+                format_args!("suspended {how_long}"),
+            );
         }
         suspensions
     }
@@ -115,7 +118,7 @@ impl PluginHandle {
             }
             let dropped = self.faults.stream(evaluated);
             for _ in 0..dropped {
-                self.injected(Target::Stream, format_args!("dropped"));
+                self.injected(InjectionPoint::Stream, format_args!("dropped"));
             }
             if dropped > 0 {
                 return StreamEnd::Dropped;
@@ -138,7 +141,10 @@ impl PluginHandle {
                 } else {
                     "devices become"
                 };
-                self.injected(Target::Health, format_args!("{count} {devices} Unhealthy"));
+                self.injected(
+                    InjectionPoint::Health,
+                    format_args!("{count} {devices} Unhealthy"),
+                );
             }
             self.offer.set_fault_unhealthy(flaps.unhealthy());
             if flaps.next().is_some() {
@@ -153,9 +159,9 @@ impl PluginHandle {
     }
 
     /// Counts and logs an injection.
-    fn injected(&self, target: Target, how: std::fmt::Arguments) {
-        self.note(|record, _| record.injected(target));
-        warn!(resource = %self.name(), fault = target.as_str(), "fault injected: {how}");
+    fn injected(&self, point: InjectionPoint, how: std::fmt::Arguments) {
+        self.note(|record, _| record.injected(point));
+        warn!(resource = %self.name(), fault = point.as_str(), "fault injected: {how}");
     }
 
     fn name(&self) -> String {

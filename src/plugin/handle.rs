@@ -9,7 +9,7 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 
 use crate::fault::handle::FaultHandle;
-use crate::fault::{Delays, FaultSpec};
+use crate::fault::{Delays, Fault};
 use crate::node::checkpoint::Checkpoint;
 use crate::offer::handle::OfferHandle;
 use crate::offer::removal::Removal;
@@ -90,7 +90,7 @@ impl PluginHandle {
 }
 
 /// Logs configured faults, so that failures can be explained.
-fn warn_of_faults(resource: &Resource, faults: &[FaultSpec]) {
+fn warn_of_faults(resource: &Resource, faults: &[Fault]) {
     for fault in faults {
         warn!(resource = %resource.name, %fault, "a fault is configured");
     }

@@ -14,7 +14,7 @@ use tracing::{trace, warn};
 
 use crate::api::v1beta1::device_plugin_server::DevicePlugin;
 use crate::api::{self, v1beta1};
-use crate::fault::Target;
+use crate::fault::InjectionPoint;
 use crate::model::allocation::{AllocateError, Allocation, allocate};
 use crate::model::device::Devices;
 use crate::model::preference::prefer;
@@ -53,7 +53,9 @@ impl DevicePlugin for Service {
         self.peers
             .note(connection, |peer| peer.asked_options = true);
         let was_ending = self.ending.is_cancelled();
-        self.handle.before(Target::Options, &self.ending).await?;
+        self.handle
+            .before(InjectionPoint::Options, &self.ending)
+            .await?;
         // Cut short: with an answer the kubelet would open a stream that ends at once.
         if self.ending.is_cancelled() && !was_ending {
             return Err(Status::unavailable("the plugin is stopping"));
@@ -99,7 +101,9 @@ impl DevicePlugin for Service {
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.get_preferred_allocation");
         self.peers.note_call(connection(&request)?);
-        self.handle.before(Target::Preferred, &self.ending).await?;
+        self.handle
+            .before(InjectionPoint::Preferred, &self.ending)
+            .await?;
         let offer = self.now();
         let resource = offer.resource();
         let (devices, policy) = (offer.devices(), resource.preference);
@@ -116,7 +120,10 @@ impl DevicePlugin for Service {
         let _in_flight = InFlight::new(&self.handle.removal, asked);
         let began = Instant::now();
         self.peers.note_call(connection(&request)?);
-        let refused = self.handle.before(Target::Allocate, &self.ending).await;
+        let refused = self
+            .handle
+            .before(InjectionPoint::Allocate, &self.ending)
+            .await;
         // Read and evaluated without a pause: a removal that begins later affects the next call.
         let offer = self.now();
         let containers: Vec<Vec<String>> = api::allocations(request.into_inner()).collect();
@@ -138,7 +145,9 @@ impl DevicePlugin for Service {
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.pre_start_container");
         self.peers.note_call(connection(&request)?);
-        self.handle.before(Target::PreStart, &self.ending).await?;
+        self.handle
+            .before(InjectionPoint::PreStart, &self.ending)
+            .await?;
         Ok(Response::new(v1beta1::PreStartContainerResponse {}))
     }
 }
