@@ -89,11 +89,7 @@ pub fn print(figures: &[Figure]) -> Result<()> {
             format!("{measured:.0}")
         };
         let notes = [verdict, how].join(" ");
-        writeln!(
-            table,
-            "{what}\t{measured} {unit}\t{goal}\t{}",
-            notes.trim()
-        )?;
+        writeln!(table, "{what}\t{measured} {unit}\t{goal}\t{}", notes.trim())?;
     }
     table.flush()?;
     if missed_count > 0 {

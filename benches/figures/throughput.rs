@@ -85,7 +85,12 @@ pub async fn measure(program: &std::path::Path) -> Result<Vec<Figure>> {
     }
     let (rate, floor_rate) = (ours.per_second(), empty.per_second());
     let how = format!("{rate:.0}, an empty service {floor_rate:.0}");
-    let rate = Figure::at_least("Allocate per second, 32 in flight", rate / floor_rate, 0.95, "×");
+    let rate = Figure::at_least(
+        "Allocate per second, 32 in flight",
+        rate / floor_rate,
+        0.95,
+        "×",
+    );
     let (slow, floor_slow) = (ours.percentile_99(), empty.percentile_99());
     let slow_how = format!(
         "{} µs, an empty service {} µs",

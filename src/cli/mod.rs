@@ -62,7 +62,8 @@ enum Command {
     #[command(flatten)]
     Ask(Request),
     /// Inject faults into a resource of the running daemon
-    Fault(fault::Arguments),
+    #[command(subcommand)]
+    Fault(fault::FaultCommand),
 }
 
 /// The control socket of the running daemon.
@@ -95,7 +96,7 @@ impl Cli {
                 status::run(&control(&environment)?, &wanted, out)
             }
             Some(Command::Ask(request)) => request::run(&control(&environment)?, &request, out),
-            Some(Command::Fault(arguments)) => fault::run(&control(&environment)?, arguments, out),
+            Some(Command::Fault(command)) => fault::run(&control(&environment)?, command, out),
         }
     }
 }

@@ -75,9 +75,11 @@ fn long_id(resource: &Resource) -> Option<String> {
 
 fn never_injected(resource: &Resource) -> impl Iterator<Item = String> {
     resource.faults.iter().filter_map(|fault| {
-        let (name, spec) = (&resource.name, fault.spec());
-        let why = resource.never_called(spec.rpc)?;
-        Some(format!("{name}: the fault {spec} is never injected: {why}"))
+        let why = fault.never_injected(resource.options())?;
+        let name = &resource.name;
+        Some(format!(
+            "{name}: the fault {fault} is never injected: {why}"
+        ))
     })
 }
 

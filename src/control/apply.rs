@@ -2,7 +2,7 @@
 
 use tracing::info;
 
-use crate::fault::{BOUNDS, BOUNDS_FOR, Effect, FaultSpec};
+use crate::fault::{BOUNDS, BOUNDS_FOR, CallFault, Fault};
 use crate::model::device::Health;
 use crate::plugin::PluginHandle;
 use crate::util::sanitize::sanitize;
@@ -52,19 +52,18 @@ pub fn reset(plugin: &PluginHandle) -> String {
 }
 
 /// Sets one more fault.
-pub fn fault(plugin: &PluginHandle, spec: FaultSpec) -> Result<String, String> {
+pub fn fault(plugin: &PluginHandle, fault: Fault) -> Result<String, String> {
     let offer = plugin.offer();
-    let fault = spec.fault(Some(offer.devices()));
-    let fault = fault.map_err(|error| format!("expected {}", sanitize(&error.to_string())))?;
-    let target = fault.spec().rpc;
-    let is_delay = matches!(fault.effect(), Effect::Delay(_));
+    fault
+        .check_devices(offer.devices())
+        .map_err(|error| sanitize(&error.to_string()))?;
     let fault = plugin.set_fault(fault).map_err(|error| error.to_string())?;
     let resource = name(plugin);
     info!(%resource, %fault, "fault set at run time");
-    let never = offer
-        .resource()
-        .never_called(target)
+    let never = fault
+        .never_injected(offer.resource().options())
         .map(|why| format!("it is never injected: {why}"));
+    let is_delay = matches!(fault.on.call(), Some(CallFault::Delay(_)));
     let bounds = is_delay.then(|| format!("{BOUNDS}:\n{BOUNDS_FOR}"));
     let lines = [format!("{resource}: {fault}")]
         .into_iter()

@@ -7,7 +7,7 @@ pub mod server;
 use clap::Subcommand;
 use serde::{Deserialize, Serialize};
 
-use crate::fault::FaultSpec;
+use crate::fault::Fault;
 use crate::model::device::Health;
 use crate::observe::status::{Status, WithDevices};
 
@@ -46,7 +46,7 @@ pub enum Request {
         /// Of this resource.
         resource: String,
         /// This one.
-        fault: Box<FaultSpec>,
+        fault: Box<Fault>,
     },
     /// No faults.
     #[command(skip)]

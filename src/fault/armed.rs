@@ -1,6 +1,6 @@
 //! One fault while the program runs: how often it was injected, and whether it is injected this time.
 
-use super::{Effect, Fault};
+use super::{Fault, FaultKind};
 
 /// Which fault of a resource; never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,10 +28,11 @@ impl Armed {
     /// Where the fault needs a seed and names none, it gets this one.
     pub(super) fn new(id: FaultId, asked: Fault, set_at_run_time: bool, seed: u64) -> Self {
         let mut fault = asked.clone();
-        let seed = asked.spec.seed.unwrap_or(seed);
-        // Where nothing is left to chance, a seed tells nothing.
-        let needed = asked.spec.probability.map(|_| seed);
-        fault.spec.seed = asked.spec.seed.or(needed);
+        let schedule = &mut fault.schedule;
+        let seed = schedule.seed.unwrap_or(seed);
+        // Without a probability, no seed is shown: it would change nothing.
+        let needed = schedule.probability.map(|_| seed);
+        schedule.seed = schedule.seed.or(needed);
         Self {
             id,
             fault,
@@ -46,26 +47,26 @@ impl Armed {
 
     /// Whether it has been injected as often as it may be. Its effect may last.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.injected >= self.fault.times()
+        self.fault.times().are_reached_by(self.injected)
     }
 
     /// Whether taking it away changes nothing.
     pub(super) fn is_over(&self) -> bool {
-        let goes_on = match self.fault.effect() {
-            Effect::DropStream | Effect::Refuse(_) => false,
-            Effect::Delay(_) => self.delaying > 0,
-            Effect::SuspendRegistration(_) | Effect::Flap(_) => true,
+        let goes_on = match &self.fault.on {
+            FaultKind::Stream => false,
+            FaultKind::Registration { .. } | FaultKind::Health(_) => true,
+            _ => self.delaying > 0,
         };
         self.is_exhausted() && !goes_on
     }
 
     /// Whether it is injected this time. The same seed gives the same sequence.
     pub(super) fn injects(&mut self) -> bool {
-        let spec = self.fault.spec();
+        let schedule = &self.fault.schedule;
         let drawn = self.chance.f64();
-        let is_likely = spec.probability.is_none_or(|p| drawn < p.get());
+        let is_likely = schedule.probability.is_none_or(|p| drawn < p.get());
         self.seen += 1;
-        let injects = self.seen > spec.after.unwrap_or(0) && !self.is_exhausted() && is_likely;
+        let injects = self.seen > schedule.after && !self.is_exhausted() && is_likely;
         self.injected += u64::from(injects);
         injects
     }
@@ -74,43 +75,42 @@ impl Armed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::FaultSpec;
 
     /// At which of these times it is injected.
     fn injected(json: &str, times: usize) -> Vec<usize> {
-        let spec: FaultSpec = serde_json::from_str(json).expect("a spec");
-        let mut armed = Armed::new(FaultId(0), spec.fault(None).expect("a fault"), true, 1);
+        let fault = serde_json::from_str(json).expect("a fault");
+        let mut armed = Armed::new(FaultId(0), fault, true, 1);
         (0..times).filter(|_| armed.injects()).collect()
     }
 
     #[test]
-    fn it_strikes_after_so_many_so_many_times() {
-        let always = r#"{"rpc": "allocate", "delay": "1s", "times": "unlimited"}"#;
+    fn it_is_injected_after_the_skipped_calls_until_its_times_are_reached() {
+        let always = r#"{"on": "allocate", "delay": "1s", "times": "unlimited"}"#;
         assert_eq!(injected(always, 3), [0, 1, 2]);
-        let some = r#"{"rpc": "allocate", "delay": "1s", "after": 3, "times": 2}"#;
+        let some = r#"{"on": "allocate", "delay": "1s", "after": 3, "times": 2}"#;
         assert_eq!(injected(some, 9), [3, 4]);
     }
 
     #[test]
-    fn a_seed_repeats_a_run_and_another_does_not() {
+    fn the_same_seed_gives_the_same_injections_and_another_gives_others() {
         let seeded = |seed: u64| {
-            let json = r#"{"rpc": "allocate", "delay": "1s", "probability": 0.5, "seed": SEED, "times": "unlimited"}"#;
+            let json = r#"{"on": "allocate", "delay": "1s", "probability": 0.5, "seed": SEED, "times": "unlimited"}"#;
             injected(&json.replace("SEED", &seed.to_string()), 200)
         };
         assert_eq!(seeded(7), seeded(7));
         assert_ne!(seeded(7), seeded(8));
         assert!((70..130).contains(&seeded(7).len()), "{}", seeded(7).len());
         // What goes by is drawn too, so that `after` shifts nothing.
-        let after = r#"{"rpc": "allocate", "delay": "1s", "probability": 0.5, "seed": 7, "after": 50, "times": "unlimited"}"#;
+        let after = r#"{"on": "allocate", "delay": "1s", "probability": 0.5, "seed": 7, "after": 50, "times": "unlimited"}"#;
         let of_the_rest: Vec<usize> = seeded(7).into_iter().filter(|n| *n >= 50).collect();
         assert_eq!(injected(after, 200), of_the_rest);
     }
 
     #[test]
-    fn never_and_always_are_certain() {
+    fn probabilities_of_0_and_1_are_certain() {
         let with = |p: &str| {
             injected(
-                &r#"{"rpc": "allocate", "delay": "1s", "probability": P, "times": "unlimited"}"#
+                &r#"{"on": "allocate", "delay": "1s", "probability": P, "times": "unlimited"}"#
                     .replace('P', p),
                 100,
             )
@@ -120,21 +120,21 @@ mod tests {
     }
 
     #[test]
-    fn it_strikes_once_unless_more_is_asked_for() {
+    fn it_is_injected_once_by_default_and_flaps_without_end() {
         for (json, expected) in [
-            (r#"{"rpc": "stream"}"#, 1),
-            (r#"{"rpc": "stream", "times": "unlimited"}"#, 5),
-            (r#"{"rpc": "allocate", "delay": "1s"}"#, 1),
+            (r#"{"on": "stream"}"#, 1),
+            (r#"{"on": "stream", "times": "unlimited"}"#, 5),
+            (r#"{"on": "allocate", "delay": "1s"}"#, 1),
             (
-                r#"{"rpc": "pre-start", "error": "INTERNAL", "times": "unlimited"}"#,
+                r#"{"on": "pre-start", "error": "INTERNAL", "times": "unlimited"}"#,
                 5,
             ),
-            (r#"{"rpc": "stream", "times": 3}"#, 3),
-            (r#"{"rpc": "registration"}"#, 1),
-            (r#"{"rpc": "options", "error": "INTERNAL"}"#, 1),
-            (r#"{"rpc": "preferred", "error": "INTERNAL"}"#, 1),
+            (r#"{"on": "stream", "times": 3}"#, 3),
+            (r#"{"on": "registration"}"#, 1),
+            (r#"{"on": "options", "error": "INTERNAL"}"#, 1),
+            (r#"{"on": "preferred", "error": "INTERNAL"}"#, 1),
             (
-                r#"{"rpc": "health", "devices": "0", "up": "1s", "down": "1s"}"#,
+                r#"{"on": "health", "devices": "0", "up": "1s", "down": "1s"}"#,
                 5,
             ),
         ] {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use crate::model::device::{Device, Devices};
 use crate::model::selection::select_present;
 
-use super::{Effect, FaultId, Faults};
+use super::{FaultId, FaultKind, Faults};
 
 /// Where the flapping faults of one resource stand. The time is an argument.
 #[derive(Debug, Default)]
@@ -25,8 +25,8 @@ impl Flaps {
     pub fn follow(&mut self, faults: &mut Faults, now: Instant, devices: &Devices) -> Vec<usize> {
         self.0.retain(|id, _| faults.has(*id));
         let flapping = faults.armed().iter();
-        let flapping = flapping.filter_map(|armed| match armed.fault.effect() {
-            Effect::Flap(flap) => Some((armed.id, flap.clone())),
+        let flapping = flapping.filter_map(|armed| match &armed.fault.on {
+            FaultKind::Health(flap) => Some((armed.id, flap.clone())),
             _ => None,
         });
         let mut unhealthy_now = Vec::new();
@@ -70,13 +70,11 @@ impl Flaps {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fault::FaultSpec;
     use crate::model::device::Health;
     use std::time::Duration;
 
     fn set(faults: &mut Faults, json: &str) {
-        let spec: FaultSpec = serde_json::from_str(json).expect("a spec");
-        let fault = spec.fault(None).expect("a fault");
+        let fault = serde_json::from_str(json).expect("a fault");
         faults.set(fault, 1).expect("room");
     }
 
@@ -86,8 +84,8 @@ mod tests {
     }
 
     #[test]
-    fn devices_fall_ill_and_get_well_in_turn() {
-        let json = r#"{"rpc": "health", "devices": "1-2", "up": "10s", "down": "5s", "after": 1, "times": 2}"#;
+    fn devices_become_unhealthy_and_healthy_in_turn() {
+        let json = r#"{"on": "health", "devices": "1-2", "up": "10s", "down": "5s", "after": 1, "times": 2}"#;
         let (mut faults, mut flaps, start) = (Faults::default(), Flaps::default(), Instant::now());
         set(&mut faults, json);
         let mut at = |second: u64, faults: &mut Faults, count: usize| {
@@ -124,11 +122,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_ill_already_does_not_get_well_meanwhile() {
+    fn a_device_that_was_unhealthy_before_stays_so_meanwhile() {
         let (mut faults, mut flaps, start) = (Faults::default(), Flaps::default(), Instant::now());
         set(
             &mut faults,
-            r#"{"rpc": "health", "devices": "0-1", "up": "1s", "down": "1h"}"#,
+            r#"{"on": "health", "devices": "0-1", "up": "1s", "down": "1h"}"#,
         );
         let mut devices = devices(3);
         devices.set_health("d0", Health::Unhealthy).expect("there");
@@ -138,11 +136,11 @@ mod tests {
     }
 
     #[test]
-    fn who_is_cleared_while_ill_is_well() {
+    fn clearing_the_fault_makes_its_devices_healthy() {
         let (mut faults, mut flaps, start) = (Faults::default(), Flaps::default(), Instant::now());
         set(
             &mut faults,
-            r#"{"rpc": "health", "devices": "all", "up": "1s", "down": "1h"}"#,
+            r#"{"on": "health", "devices": "all", "up": "1s", "down": "1h"}"#,
         );
         for (second, unhealthy) in [(0, 0), (1, 2)] {
             flaps.follow(

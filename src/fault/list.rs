@@ -5,13 +5,17 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
-use super::{Armed, Effect, Fault, FaultId, FaultSpec, Refusal, Target};
+use super::values::ErrorCode;
+use super::{Armed, CallFault, Fault, FaultId, FaultKind, InjectionPoint};
 
 /// For one resource, set at run time, and as many of its configuration; each is evaluated at every call.
 pub(crate) const FAULTS_MAX: usize = 64;
 
 /// How many faults of `health` a resource can have; each goes through the list of devices at every change.
 pub(crate) const FLAPS_MAX: usize = 8;
+
+/// The message of an error that has none of its own.
+const MESSAGE_DEFAULT: &str = "a fault on demand";
 
 /// The faults that were evaluated for one stream, or one registration: each is evaluated once.
 pub(crate) type Evaluated = BTreeSet<FaultId>;
@@ -23,6 +27,13 @@ pub struct OfCall {
     pub delays: Vec<(FaultId, Duration)>,
     /// The refusal, and the fault that it comes from.
     pub refusal: Option<(FaultId, Refusal)>,
+}
+
+/// The error that the kubelet gets instead of an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    pub code: ErrorCode,
+    pub message: String,
 }
 
 /// A fault that suspends the registration.
@@ -63,11 +74,9 @@ impl Faults {
         self.armed.iter().any(|armed| armed.id == id)
     }
 
-    /// Whether a fault is set on this target.
-    pub(crate) fn threaten(&self, target: Target) -> bool {
-        self.armed
-            .iter()
-            .any(|armed| armed.fault.spec().rpc == target)
+    /// Whether a fault is set on this point.
+    pub(crate) fn threaten(&self, point: InjectionPoint) -> bool {
+        self.armed.iter().any(|armed| armed.fault.point() == point)
     }
 
     /// Adds a fault at run time. Where there are too many, it replaces one that is over. Where it needs a seed and names none it gets this one. Returns it as it is armed.
@@ -76,7 +85,7 @@ impl Faults {
     /// When there are too many.
     pub fn set(&mut self, fault: Fault, seed: u64) -> Result<&Armed, TooMany> {
         let at_run_time = |armed: &&Armed| armed.set_at_run_time;
-        let flaps = |fault: &Fault| fault.spec().rpc == Target::Health;
+        let flaps = |fault: &Fault| fault.point() == InjectionPoint::Health;
         let flapping = self.armed.iter().filter(at_run_time);
         if flaps(&fault) && flapping.filter(|armed| flaps(&armed.fault)).count() >= FLAPS_MAX {
             return Err(TooMany::Flaps);
@@ -98,7 +107,7 @@ impl Faults {
         before: &[Fault],
         configured: &[Fault],
         mut seed: impl FnMut() -> u64,
-    ) -> Vec<FaultSpec> {
+    ) -> Vec<Fault> {
         let all = std::mem::take(&mut self.armed);
         let (set_at_run_time, mut known): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|armed| armed.set_at_run_time);
@@ -116,7 +125,7 @@ impl Faults {
                 (None, Some(_)) => {}
                 (None, None) => {
                     let armed = self.arm(fault.clone(), false, seed());
-                    new.push(armed.fault.spec().clone());
+                    new.push(armed.fault.clone());
                     self.armed.push(armed);
                 }
             }
@@ -131,18 +140,22 @@ impl Faults {
     }
 
     /// Evaluates a call of an RPC.
-    pub fn call(&mut self, target: Target) -> OfCall {
+    pub fn call(&mut self, point: InjectionPoint) -> OfCall {
         let mut of_call = OfCall::default();
-        for (id, effect) in self.inject(target, |_| true) {
-            match effect {
-                Effect::Delay(delay) => {
-                    self.begin_delay(id);
-                    of_call.delays.push((id, delay));
+        for armed in self.inject(point, |_| true) {
+            match armed.fault.on.call() {
+                Some(CallFault::Delay(delay)) => {
+                    armed.delaying += 1;
+                    of_call.delays.push((armed.id, *delay));
                 }
                 // One answer is all that it can get.
-                Effect::Refuse(_) if of_call.refusal.is_some() => self.take_back(&[id]),
-                Effect::Refuse(refusal) => of_call.refusal = Some((id, refusal)),
-                _ => {}
+                Some(CallFault::Error { .. }) if of_call.refusal.is_some() => armed.injected -= 1,
+                Some(CallFault::Error { code, message }) => {
+                    let message = message.as_deref().unwrap_or(MESSAGE_DEFAULT).to_owned();
+                    let code = *code;
+                    of_call.refusal = Some((armed.id, Refusal { code, message }));
+                }
+                None => {}
             }
         }
         of_call
@@ -166,26 +179,21 @@ impl Faults {
         }
     }
 
-    fn begin_delay(&mut self, id: FaultId) {
-        if let Some(armed) = self.armed.iter_mut().find(|armed| armed.id == id) {
-            armed.delaying += 1;
-        }
-    }
-
     /// Evaluates a stream; returns by how many faults it is dropped.
     pub fn stream(&mut self, evaluated: &mut Evaluated) -> usize {
-        self.inject(Target::Stream, |id| evaluated.insert(id)).len()
+        self.inject(InjectionPoint::Stream, |id| evaluated.insert(id))
+            .len()
     }
 
     /// Evaluates a registration; returns what suspends it.
     pub fn registration(&mut self, evaluated: &mut Evaluated, now: Instant) -> Vec<Suspension> {
-        let injected = self.inject(Target::Registration, |id| evaluated.insert(id));
+        let injected = self.inject(InjectionPoint::Registration, |id| evaluated.insert(id));
         let suspensions = injected
             .into_iter()
-            .filter_map(|(id, effect)| match effect {
-                Effect::SuspendRegistration(length) => Some(Suspension {
-                    id,
-                    until: length.map(|length| now + length),
+            .filter_map(|armed| match armed.fault.on {
+                FaultKind::Registration { duration } => Some(Suspension {
+                    id: armed.id,
+                    until: duration.map(|duration| now + duration),
                 }),
                 _ => None,
             });
@@ -194,23 +202,23 @@ impl Faults {
 
     /// Evaluates whether the devices of this fault become Unhealthy.
     pub(super) fn health(&mut self, id: FaultId) -> bool {
-        !self.inject(Target::Health, |meant| meant == id).is_empty()
+        !self
+            .inject(InjectionPoint::Health, |meant| meant == id)
+            .is_empty()
     }
 
     fn inject(
         &mut self,
-        target: Target,
+        point: InjectionPoint,
         mut is_meant: impl FnMut(FaultId) -> bool,
-    ) -> Vec<(FaultId, Effect)> {
-        let of_target = self
+    ) -> Vec<&mut Armed> {
+        let of_point = self
             .armed
             .iter_mut()
-            .filter(|armed| armed.fault.spec().rpc == target);
-        let injected = of_target.filter_map(|armed| {
-            let injected = is_meant(armed.id) && armed.injects();
-            injected.then(|| (armed.id, armed.fault.effect().clone()))
-        });
-        injected.collect()
+            .filter(|armed| armed.fault.point() == point);
+        of_point
+            .filter_map(|armed| (is_meant(armed.id) && armed.injects()).then_some(armed))
+            .collect()
     }
 
     fn arm(&mut self, asked: Fault, set_at_run_time: bool, seed: u64) -> Armed {
@@ -225,23 +233,22 @@ mod tests {
     use super::*;
 
     fn fault(json: &str) -> Fault {
-        let spec: FaultSpec = serde_json::from_str(json).expect("a spec");
-        spec.fault(None).expect("a fault")
+        serde_json::from_str(json).expect("a fault")
     }
 
     #[test]
     fn a_call_waits_for_all_of_its_delays_and_is_then_refused() {
         let mut faults = Faults::default();
         for json in [
-            r#"{"rpc": "allocate", "delay": "1s"}"#,
-            r#"{"rpc": "allocate", "error": "ABORTED"}"#,
-            r#"{"rpc": "allocate", "error": "INTERNAL"}"#,
-            r#"{"rpc": "allocate", "delay": "2s"}"#,
-            r#"{"rpc": "options", "delay": "4s"}"#,
+            r#"{"on": "allocate", "delay": "1s"}"#,
+            r#"{"on": "allocate", "error": "ABORTED"}"#,
+            r#"{"on": "allocate", "error": "INTERNAL"}"#,
+            r#"{"on": "allocate", "delay": "2s"}"#,
+            r#"{"on": "options", "delay": "4s"}"#,
         ] {
             faults.set(fault(json), 1).expect("room");
         }
-        let of_call = faults.call(Target::Allocate);
+        let of_call = faults.call(InjectionPoint::Allocate);
         let delays: Vec<u64> = of_call.delays.iter().map(|(_, d)| d.as_secs()).collect();
         assert_eq!(delays, [1, 2]);
         let written = of_call.refusal.map(|(_, refusal)| refusal.code.to_string());
@@ -253,12 +260,12 @@ mod tests {
     }
 
     #[test]
-    fn each_is_judged_once_for_each_registration() {
+    fn each_is_evaluated_once_for_each_registration() {
         let (mut faults, now) = (Faults::default(), Instant::now());
         for json in [
-            r#"{"rpc": "registration", "for": "2s"}"#,
-            r#"{"rpc": "registration"}"#,
-            r#"{"rpc": "registration", "for": "1s", "after": 1}"#,
+            r#"{"on": "registration", "for": "2s"}"#,
+            r#"{"on": "registration"}"#,
+            r#"{"on": "registration", "for": "1s", "after": 1}"#,
         ] {
             faults.set(fault(json), 1).expect("room");
         }
@@ -277,13 +284,13 @@ mod tests {
     #[test]
     fn a_configuration_arms_what_is_new_and_clear_takes_all() {
         let mut faults = Faults::default();
-        let one = fault(r#"{"rpc": "stream", "probability": 1}"#);
-        let other = fault(r#"{"rpc": "registration"}"#);
-        let third = fault(r#"{"rpc": "allocate", "delay": "1s"}"#);
+        let one = fault(r#"{"on": "stream", "probability": 1}"#);
+        let other = fault(r#"{"on": "registration"}"#);
+        let third = fault(r#"{"on": "allocate", "delay": "1s"}"#);
         let first = [one.clone(), other.clone()];
         assert_eq!(faults.configure(&[], &first, || 5).len(), 2);
         let another = faults.set(other.clone(), 6).expect("room").id;
-        let seeds = faults.armed().iter().map(|armed| armed.fault.spec().seed);
+        let seeds = faults.armed().iter().map(|armed| armed.fault.schedule.seed);
         assert_eq!(seeds.collect::<Vec<_>>(), [Some(5), None, None]);
         // One that it has already goes on.
         assert_eq!(faults.stream(&mut Evaluated::new()), 1);
@@ -293,8 +300,8 @@ mod tests {
         assert_eq!(injected, [0, 1, 0]);
         faults.configure(&second, &[], || 7);
         assert_eq!(faults.armed().len(), 1);
-        assert!(faults.has(another) && faults.threaten(Target::Registration));
-        assert!(!faults.threaten(Target::Stream));
+        assert!(faults.has(another) && faults.threaten(InjectionPoint::Registration));
+        assert!(!faults.threaten(InjectionPoint::Stream));
         assert_eq!(faults.clear(), 1);
         assert!(!faults.has(another));
         // What was cleared stays so; a second one alike is new.
@@ -307,7 +314,7 @@ mod tests {
             second[0].clone(),
         ];
         let new = faults.configure(&second, &more, || 7);
-        assert_eq!(new, [third.spec().clone(), other.spec().clone()]);
+        assert_eq!(new, [third, other.clone()]);
         assert_eq!(faults.armed().len(), 2);
         faults.clear();
         faults.configure(&[], std::slice::from_ref(&other), || 7);
@@ -318,14 +325,14 @@ mod tests {
     #[test]
     fn what_is_over_makes_room_and_what_lasts_does_not() {
         let mut faults = Faults::default();
-        let stream = fault(r#"{"rpc": "stream"}"#);
-        let registration = fault(r#"{"rpc": "registration"}"#);
-        let delay = fault(r#"{"rpc": "allocate", "delay": "1s", "times": 1}"#);
+        let stream = fault(r#"{"on": "stream"}"#);
+        let registration = fault(r#"{"on": "registration"}"#);
+        let delay = fault(r#"{"on": "allocate", "delay": "1s", "times": 1}"#);
         for lasts in [registration, delay] {
             faults.set(lasts, 1).expect("room");
         }
         faults.registration(&mut Evaluated::new(), Instant::now());
-        faults.call(Target::Allocate);
+        faults.call(InjectionPoint::Allocate);
         while faults.set(stream.clone(), 1).is_ok() {}
         assert!(!faults.armed()[2].is_exhausted());
         assert_eq!(faults.stream(&mut Evaluated::new()), FAULTS_MAX - 2);
@@ -334,20 +341,18 @@ mod tests {
             faults.set(stream.clone(), 1).expect("the place of another");
         }
         assert_eq!(faults.set(stream, 1).unwrap_err(), TooMany::Faults);
-        let lasting = faults.armed()[..2]
-            .iter()
-            .map(|armed| armed.fault.spec().rpc);
+        let lasting = faults.armed()[..2].iter().map(|armed| armed.fault.point());
         assert_eq!(
             lasting.collect::<Vec<_>>(),
-            [Target::Registration, Target::Allocate]
+            [InjectionPoint::Registration, InjectionPoint::Allocate]
         );
         // A delay that nobody waits for any more makes room.
         let delay = faults.armed()[1].id;
         faults.delayed(&[delay]);
-        let stream = fault(r#"{"rpc": "stream", "after": 1}"#);
+        let stream = fault(r#"{"on": "stream", "after": 1}"#);
         faults.set(stream, 1).expect("the place of the delay");
         assert!(!faults.has(delay));
-        let health = fault(r#"{"rpc": "health", "devices": "0", "up": "1s", "down": "1s"}"#);
+        let health = fault(r#"{"on": "health", "devices": "0", "up": "1s", "down": "1s"}"#);
         faults.clear();
         for _ in 0..FLAPS_MAX {
             faults.set(health.clone(), 1).expect("room");

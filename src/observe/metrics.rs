@@ -139,12 +139,12 @@ fn of_allocate(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(
 
 /// Faults that were injected, and those that can be.
 fn of_faults(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let help = "Faults that were injected, by their target";
+    let help = "Faults that were injected, by kind";
     let mut injected = metric(encoder, "faults_injected", help, MetricType::Counter)?;
     for plugin in &snapshot.plugins {
-        for (target, count) in plugin.record.faults {
-            if count > 0 || plugin.faults.threaten(target) {
-                let labels = [("resource", plugin.name()), ("fault", target.as_str())];
+        for (point, count) in plugin.record.faults {
+            if count > 0 || plugin.faults.threaten(point) {
+                let labels = [("resource", plugin.name()), ("fault", point.as_str())];
                 counter(&mut injected, &labels, count)?;
             }
         }

@@ -8,7 +8,7 @@ use enum_map::{EnumArray, EnumMap};
 use humantime::format_rfc3339_seconds;
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{Armed, FaultSpec, Target};
+use crate::fault::{Armed, Fault, InjectionPoint};
 use crate::model::device::Device;
 use crate::node::checkpoint::{Holder, Known};
 use crate::observe::{PluginSnapshot, Snapshot};
@@ -99,7 +99,7 @@ pub struct ResourceStatus {
     /// What goes wrong with it on purpose.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<FaultStatus>,
-    /// How often that happened, by target; also of faults that were cleared.
+    /// How often that happened, by kind; also of faults that were cleared.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub faults_injected: BTreeMap<String, u64>,
     /// Devices that pods can have.
@@ -131,7 +131,7 @@ pub struct OverridesStatus {
 #[serde(rename_all = "camelCase")]
 pub struct FaultStatus {
     /// As it was asked for, with its seed.
-    pub fault: FaultSpec,
+    pub fault: Fault,
     /// Whether it was set at run time, not by the configuration.
     pub(crate) set_at_run_time: bool,
     /// Whether it has been injected as often as it may be.
@@ -245,7 +245,7 @@ fn resource(snapshot: &Snapshot, plugin: &PluginSnapshot, with_devices: bool) ->
         }),
         overrides: overrides(offer.overrides()),
         faults: plugin.faults.armed().iter().map(fault).collect(),
-        faults_injected: counts(record.faults, Target::as_str),
+        faults_injected: counts(record.faults, InjectionPoint::as_str),
         healthy,
         unhealthy,
         pending_removal: offer.removing().count(),
@@ -264,7 +264,7 @@ fn overrides(overrides: &Overrides) -> Option<OverridesStatus> {
 
 fn fault(armed: &Armed) -> FaultStatus {
     FaultStatus {
-        fault: armed.fault.spec().clone(),
+        fault: armed.fault.clone(),
         set_at_run_time: armed.set_at_run_time,
         exhausted: armed.is_exhausted(),
         seen: armed.seen,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::{VERSION, v1beta1};
-use crate::fault::{Fault, Target};
+use crate::fault::Fault;
 use crate::model::allocation::Outputs;
 use crate::model::device::{Counted, Devices};
 use crate::model::preference::Policy;
@@ -60,18 +60,5 @@ impl Resource {
     /// only at a registration.
     pub fn registers_like(&self, other: &Self) -> bool {
         self.registration() == other.registration()
-    }
-
-    /// Why the kubelet never makes this call, where it does not.
-    pub(crate) fn never_called(&self, target: Target) -> Option<&'static str> {
-        match target {
-            Target::Preferred if self.preference == Policy::None => {
-                Some("preferredAllocation is none, so the kubelet does not ask for it")
-            }
-            Target::PreStart if !self.pre_start => {
-                Some("preStart is false, so the kubelet does not call it")
-            }
-            _ => None,
-        }
     }
 }

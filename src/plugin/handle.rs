@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
-use crate::fault::{Delays, Fault, FaultSpec, TooMany};
+use crate::fault::{Delays, Fault, TooMany};
 use crate::model::device::{Device, Health};
 use crate::model::selection::SelectionError;
 use crate::node::checkpoint::Checkpoint;
@@ -142,7 +142,7 @@ impl PluginHandle {
     ///
     /// # Errors
     /// When there are too many.
-    pub fn set_fault(&self, fault: Fault) -> Result<FaultSpec, TooMany> {
+    pub fn set_fault(&self, fault: Fault) -> Result<Fault, TooMany> {
         self.injector.set(fault)
     }
 

@@ -11,8 +11,8 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::fault::{
-    BOUNDS, Delays, Evaluated, Fault, FaultId, FaultSpec, Faults, Flaps, Grant, OfCall, Suspension,
-    Target, TooMany,
+    BOUNDS, Delays, Evaluated, Fault, FaultId, Faults, Flaps, Grant, InjectionPoint, OfCall,
+    Suspension, TooMany,
 };
 use crate::model::resource_name::ResourceName;
 use crate::offer::Offer;
@@ -61,12 +61,8 @@ impl FaultInjector {
     ///
     /// # Errors
     /// When there are too many.
-    pub fn set(&self, fault: Fault) -> Result<FaultSpec, TooMany> {
-        let set = |faults: &mut Faults| {
-            faults
-                .set(fault, seed())
-                .map(|armed| armed.fault.spec().clone())
-        };
+    pub fn set(&self, fault: Fault) -> Result<Fault, TooMany> {
+        let set = |faults: &mut Faults| faults.set(fault, seed()).map(|armed| armed.fault.clone());
         self.faults.update(set)
     }
 
@@ -101,17 +97,17 @@ impl FaultInjector {
     /// The refusal.
     pub async fn before_call(
         &self,
-        target: Target,
+        point: InjectionPoint,
         ending: &CancellationToken,
     ) -> Result<(), Status> {
-        let injected = self.call(target);
+        let injected = self.call(point);
         if !injected.delays.is_empty() {
-            self.delay(target, &injected.delays, ending).await;
+            self.delay(point, &injected.delays, ending).await;
         }
         match injected.refusal {
             // It may have been cleared meanwhile.
             Some((id, refusal)) if self.has(id) => {
-                self.injected(target, format_args!("refused with {}", refusal.code));
+                self.injected(point, format_args!("refused with {}", refusal.code));
                 Err(Status::new(refusal.code.number().into(), refusal.message))
             }
             _ => Ok(()),
@@ -120,7 +116,7 @@ impl FaultInjector {
 
     async fn delay(
         &self,
-        target: Target,
+        point: InjectionPoint,
         delays: &[(FaultId, Duration)],
         ending: &CancellationToken,
     ) {
@@ -133,14 +129,14 @@ impl FaultInjector {
         let granted = GrantedDelay::new(Arc::clone(&self.delays), wanted);
         let length = granted.grant.length;
         if length < wanted {
-            let (resource, fault) = (&self.resource, target.as_str());
+            let (resource, fault) = (&self.resource, point.as_str());
             warn!(%resource, fault, ?wanted, granted = ?length, "a delay is cut: {BOUNDS}");
         }
         if length.is_zero() {
             return self.faults.update_silently(|faults| faults.take_back(&ids));
         }
         for _ in &ids {
-            self.injected(target, format_args!("delayed, in all by {length:?}"));
+            self.injected(point, format_args!("delayed, in all by {length:?}"));
         }
         tokio::select! {
             () = sleep(length) => {}
@@ -160,7 +156,10 @@ impl FaultInjector {
                 .map_or("until it is cleared".to_owned(), |until| {
                     format!("for {:.0?}", until.duration_since(Instant::now()))
                 });
-            self.injected(Target::Registration, format_args!("suspended {how_long}"));
+            self.injected(
+                InjectionPoint::Registration,
+                format_args!("suspended {how_long}"),
+            );
         }
         suspensions
     }
@@ -193,7 +192,7 @@ impl FaultInjector {
                 .faults
                 .update_silently(|faults| faults.stream(evaluated));
             for _ in 0..dropped {
-                self.injected(Target::Stream, format_args!("dropped"));
+                self.injected(InjectionPoint::Stream, format_args!("dropped"));
             }
             if dropped > 0 {
                 return StreamEnd::Dropped;
@@ -219,7 +218,10 @@ impl FaultInjector {
                 } else {
                     "devices become"
                 };
-                self.injected(Target::Health, format_args!("{count} {devices} Unhealthy"));
+                self.injected(
+                    InjectionPoint::Health,
+                    format_args!("{count} {devices} Unhealthy"),
+                );
             }
             offer.set_fault_unhealthy(flaps.unhealthy());
             if flaps.next().is_some() {
@@ -234,11 +236,11 @@ impl FaultInjector {
     }
 
     /// Evaluates a call of an RPC.
-    fn call(&self, target: Target) -> OfCall {
-        if !self.faults.borrow().threaten(target) {
+    fn call(&self, point: InjectionPoint) -> OfCall {
+        if !self.faults.borrow().threaten(point) {
             return OfCall::default();
         }
-        self.faults.update_silently(|faults| faults.call(target))
+        self.faults.update_silently(|faults| faults.call(point))
     }
 
     /// Whether this fault is still there.
@@ -255,9 +257,9 @@ impl FaultInjector {
     }
 
     /// Counts and logs an injection.
-    fn injected(&self, target: Target, how: std::fmt::Arguments) {
-        self.record.update(|record| record.injected(target));
-        warn!(resource = %self.resource, fault = target.as_str(), "fault injected: {how}");
+    fn injected(&self, point: InjectionPoint, how: std::fmt::Arguments) {
+        self.record.update(|record| record.injected(point));
+        warn!(resource = %self.resource, fault = point.as_str(), "fault injected: {how}");
     }
 }
 

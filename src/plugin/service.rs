@@ -13,7 +13,7 @@ use tracing::{trace, warn};
 
 use crate::api::v1beta1::device_plugin_server::DevicePlugin;
 use crate::api::{self, v1beta1};
-use crate::fault::Target;
+use crate::fault::InjectionPoint;
 use crate::model::allocation::{AllocateError, Allocation, allocate};
 use crate::model::device::Devices;
 use crate::model::preference::prefer;
@@ -54,7 +54,7 @@ impl DevicePlugin for Service {
         let was_ending = self.ending.is_cancelled();
         self.handle
             .injector()
-            .before_call(Target::Options, &self.ending)
+            .before_call(InjectionPoint::Options, &self.ending)
             .await?;
         // Cut short: with an answer the kubelet would open a stream that ends at once.
         if self.ending.is_cancelled() && !was_ending {
@@ -103,7 +103,7 @@ impl DevicePlugin for Service {
         self.peers.note_call(connection(&request)?);
         self.handle
             .injector()
-            .before_call(Target::Preferred, &self.ending)
+            .before_call(InjectionPoint::Preferred, &self.ending)
             .await?;
         let offer = self.now();
         let resource = offer.resource();
@@ -124,7 +124,7 @@ impl DevicePlugin for Service {
         let refused = self
             .handle
             .injector()
-            .before_call(Target::Allocate, &self.ending)
+            .before_call(InjectionPoint::Allocate, &self.ending)
             .await;
         // Read and evaluated without a pause: a removal that begins later affects the next call.
         let offer = self.now();
@@ -149,7 +149,7 @@ impl DevicePlugin for Service {
         self.peers.note_call(connection(&request)?);
         self.handle
             .injector()
-            .before_call(Target::PreStart, &self.ending)
+            .before_call(InjectionPoint::PreStart, &self.ending)
             .await?;
         Ok(Response::new(v1beta1::PreStartContainerResponse {}))
     }

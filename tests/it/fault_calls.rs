@@ -1,4 +1,4 @@
-//! Faults of the calls of the kubelet: delays and errors of Allocate and the others, and how often they strike.
+//! Faults of the kubelet's calls: delays and errors of Allocate and the others, and how often they are injected.
 
 use std::time::{Duration, Instant};
 
@@ -9,10 +9,10 @@ use rustix::process::Signal;
 use simple_device_plugin::api;
 
 #[tokio::test]
-async fn a_slow_allocate_holds_up_its_pod_and_nothing_else() {
+async fn a_delayed_allocate_delays_its_pod_and_nothing_else() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
-    let set = node.does(&["fault", GPU, "allocate", "--delay", "60s", "--after", "1"]);
+    let set = node.does(&["fault", "allocate", GPU, "--delay", "60s", "--after", "1"]);
     assert!(
         set.1
             .contains("all of the program together by 120s within 5 minutes"),
@@ -21,7 +21,7 @@ async fn a_slow_allocate_holds_up_its_pod_and_nothing_else() {
     );
     // This one would refuse the call that the first one delays, but the test clears both before the delay ends.
     node.does(&[
-        "fault", GPU, "allocate", "--error", "ABORTED", "--after", "1",
+        "fault", "allocate", GPU, "--error", "ABORTED", "--after", "1",
     ]);
     node.admits("before").await.expect("admitted");
     let began = Instant::now();
@@ -30,7 +30,7 @@ async fn a_slow_allocate_holds_up_its_pod_and_nothing_else() {
         began.elapsed()
     };
     let meanwhile = async {
-        until("the strike", || {
+        until("the injection", || {
             node.does(&["fault", "list"]).1.contains("1 of 2")
         })
         .await;
@@ -49,17 +49,17 @@ async fn a_slow_allocate_holds_up_its_pod_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_answers_a_delayed_call_at_once() {
+async fn a_stopping_plugin_answers_a_delayed_call_at_once() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
-    node.does(&["fault", GPU, "allocate", "--delay", "60s"]);
+    node.does(&["fault", "allocate", GPU, "--delay", "60s"]);
     let delayed = async {
         let began = Instant::now();
         node.admits("p").await.expect("admitted");
         began.elapsed()
     };
     let stopping = async {
-        until("the strike", || {
+        until("the injection", || {
             node.status()["faultsInjected"]["allocate"] == 1
         })
         .await;
@@ -75,10 +75,10 @@ async fn whoever_leaves_answers_a_delayed_call_at_once() {
 async fn a_delayed_allocate_sees_the_devices_as_they_are_when_it_is_answered() {
     let node = Node::with(&FOUR.replace("devices: 4", "devices: 1"));
     node.shows(1, 1).await;
-    node.does(&["fault", GPU, "allocate", "--delay", "60s"]);
+    node.does(&["fault", "allocate", GPU, "--delay", "60s"]);
     let delayed = node.refused("p");
     let meanwhile = async {
-        until("the strike", || {
+        until("the injection", || {
             node.status()["faultsInjected"]["allocate"] == 1
         })
         .await;
@@ -87,8 +87,8 @@ async fn a_delayed_allocate_sees_the_devices_as_they_are_when_it_is_answered() {
         node.shows(1, 0).await;
         node.clears_all_faults();
     };
-    let (told, ()) = tokio::join!(delayed, meanwhile);
-    assert!(told.contains("device gpu-n-0 is being removed"), "{told}");
+    let (error, ()) = tokio::join!(delayed, meanwhile);
+    assert!(error.contains("device gpu-n-0 is being removed"), "{error}");
     node.shows(0, 0).await;
     assert_alive(&node.kubelet);
 }
@@ -109,10 +109,10 @@ async fn all_delays_together_are_bounded() {
     let node = Node::with(&format!("{{resources: [{}]}}", each.join(", ")));
     for name in NAMES {
         shows(&node.kubelet, name, 4, 4).await;
-        node.does(&["fault", name, "allocate", "--delay", "60s"]);
+        node.does(&["fault", "allocate", name, "--delay", "60s"]);
     }
     // Two delays of 60 s for one call are one delay of 60 s.
-    node.does(&["fault", GPU, "allocate", "--delay", "60s"]);
+    node.does(&["fault", "allocate", GPU, "--delay", "60s"]);
     // Calls go to the plugins directly: the kubelet would make one after the other.
     let delayed = async { tokio::join!(asks(&node, "gpu"), asks(&node, "nic")) };
     let third = async {
@@ -132,7 +132,7 @@ async fn all_delays_together_are_bounded() {
     };
     tokio::join!(delayed, third);
     // The clear gave the unused delay back.
-    node.does(&["fault", GPU, "allocate", "--delay", "50ms", "--times", "1"]);
+    node.does(&["fault", "allocate", GPU, "--delay", "50ms", "--times", "1"]);
     node.admits("later").await.expect("admitted");
     assert_eq!(node.status()["faults"][0]["injected"], 1);
 }
@@ -151,15 +151,15 @@ async fn a_refused_call_has_its_code_and_message() {
     for (what, expected) in refusals {
         let refusal = ["--error", "UNAVAILABLE", "--message", "no luck"];
         let set = format!("{GPU}: {what} --error UNAVAILABLE --message 'no luck'\n");
-        node.sets(&[&["fault", GPU, what], &refusal[..]].concat(), &set);
-        let told = node.refused("p").await;
-        assert!(told.contains(expected), "{told}");
+        node.sets(&[&["fault", what, GPU], &refusal[..]].concat(), &set);
+        let error = node.refused("p").await;
+        assert!(error.contains(expected), "{error}");
         node.admits(what).await.expect("once is enough");
     }
     node.does(&[
         "fault",
-        GPU,
         "pre-start",
+        GPU,
         "--error",
         "internal",
         "--times",
@@ -183,11 +183,11 @@ async fn a_refused_call_has_its_code_and_message() {
 }
 
 #[tokio::test]
-async fn refused_options_cost_the_registration_and_it_is_tried_again() {
+async fn refused_options_fail_the_registration_and_it_is_tried_again() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     node.does(&[
-        "fault", GPU, "options", "--error", "INTERNAL", "--times", "2",
+        "fault", "options", GPU, "--error", "INTERNAL", "--times", "2",
     ]);
     let node = node.with_another_kubelet().await;
     node.shows(4, 4).await;
@@ -200,8 +200,8 @@ async fn refused_options_cost_the_registration_and_it_is_tried_again() {
 async fn refused(node: &Node, seed: &str) -> Vec<usize> {
     node.does(&[
         "fault",
-        GPU,
         "allocate",
+        GPU,
         "--error",
         "ABORTED",
         "--probability",
@@ -223,16 +223,16 @@ async fn refused(node: &Node, seed: &str) -> Vec<usize> {
 }
 
 #[tokio::test]
-async fn a_seed_repeats_a_run() {
+async fn the_same_seed_injects_into_the_same_calls() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     let first = refused(&node, "7").await;
     assert_eq!(refused(&node, "7").await, first);
     assert_ne!(refused(&node, "8").await, first);
     // The program prints a seed that it chose itself.
-    let (_, told, _) = node.does(&["fault", GPU, "stream", "--probability", "0"]);
+    let (_, shown, _) = node.does(&["fault", "stream", GPU, "--probability", "0"]);
     assert!(
-        told.starts_with("example.com/gpu: stream --probability 0 --seed "),
-        "{told}"
+        shown.starts_with("example.com/gpu: stream --probability 0 --seed "),
+        "{shown}"
     );
 }

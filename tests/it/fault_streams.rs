@@ -9,7 +9,7 @@ async fn a_dropped_stream_comes_back() {
     node.shows(4, 4).await;
     node.admits("p").await.expect("admitted");
     let mut shown = node.kubelet.node();
-    node.sets(&["fault", GPU, "stream"], "example.com/gpu: stream\n");
+    node.sets(&["fault", "stream", GPU], "example.com/gpu: stream\n");
     let lost = shown.wait_for(|node| node[GPU].allocatable == 0);
     within("the loss", lost).await.expect("a kubelet");
     node.shows(4, 4).await;
@@ -19,9 +19,9 @@ async fn a_dropped_stream_comes_back() {
     assert_eq!(status["restarts"], serde_json::json!({"fault": 1}));
     assert_eq!(status["lastError"]["what"], "a fault dropped the stream");
     assert_eq!(status["faults"][0]["injected"], 1);
-    // Several faults of the stream strike as often as each of them says.
-    node.does(&["fault", GPU, "stream", "--times", "2", "--after", "1"]);
-    node.does(&["fault", GPU, "stream"]);
+    // Several faults of the stream are injected as often as each of them says.
+    node.does(&["fault", "stream", GPU, "--times", "2", "--after", "1"]);
+    node.does(&["fault", "stream", GPU]);
     until("all three", || {
         node.status()["faultsInjected"]["stream"] == 4
     })
@@ -30,11 +30,11 @@ async fn a_dropped_stream_comes_back() {
 }
 
 #[tokio::test]
-async fn a_registration_is_withheld_until_it_is_cleared() {
+async fn a_registration_is_suspended_until_the_fault_is_cleared() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     node.sets(
-        &["fault", GPU, "registration"],
+        &["fault", "registration", GPU],
         "example.com/gpu: registration\n",
     );
     node.shows(4, 0).await;
@@ -58,22 +58,29 @@ async fn a_registration_is_withheld_until_it_is_cleared() {
 /// A fault counts a registration once, not once for each of its steps. The registration that follows a suspended one is
 /// the same registration.
 #[tokio::test]
-async fn a_registration_is_judged_once() {
-    let after = "{resources: [{name: example.com/gpu, devices: 4, faults: [{rpc: registration, after: 1, times: 9}]}]}";
+async fn a_registration_is_evaluated_once() {
+    let after = "{resources: [{name: example.com/gpu, devices: 4, faults: [{on: registration, after: 1, times: 9}]}]}";
     let node = Node::with(after);
     node.shows(4, 4).await;
-    let judged = |node: &Node| node.status()["faults"][0]["seen"].clone();
-    assert_eq!(judged(&node), 1);
+    let seen = |node: &Node| node.status()["faults"][0]["seen"].clone();
+    assert_eq!(seen(&node), 1);
     let node = node.with_another_kubelet().await;
     until("its state", || node.status()["state"] == "suspended").await;
-    assert_eq!(judged(&node), 2);
+    assert_eq!(seen(&node), 2);
     node.clears_all_faults();
     node.shows(4, 4).await;
-    let again = ["registration", "--for", "100ms", "--times", "9"];
-    node.does(&[&["fault", GPU], &again[..]].concat());
+    node.does(&[
+        "fault",
+        "registration",
+        GPU,
+        "--for",
+        "100ms",
+        "--times",
+        "9",
+    ]);
     node.shows(4, 0).await;
     node.shows(4, 4).await;
-    assert_eq!(judged(&node), 1);
+    assert_eq!(seen(&node), 1);
     let status = node.status();
     assert_eq!(status["faultsInjected"]["registration"], 2);
     assert_eq!(
@@ -82,7 +89,7 @@ async fn a_registration_is_judged_once() {
     );
     assert_eq!(status["restarts"]["fault"], 1);
     // A clear ends a fault before its time is over.
-    node.does(&["fault", GPU, "registration", "--for", "24h"]);
+    node.does(&["fault", "registration", GPU, "--for", "24h"]);
     node.shows(4, 0).await;
     node.clears_all_faults();
     node.shows(4, 4).await;
@@ -94,7 +101,7 @@ async fn devices_flap() {
     node.shows(4, 4).await;
     node.does(&["health", GPU, "0", "unhealthy"]);
     node.does(&[
-        "fault", GPU, "health", "1-2", "--up", "1s", "--down", "1s", "--times", "2",
+        "fault", "health", GPU, "1-2", "--up", "1s", "--down", "1s", "--times", "2",
     ]);
     let mut shown = node.kubelet.node();
     for allocatable in [1, 3, 1, 3] {
@@ -103,7 +110,7 @@ async fn devices_flap() {
     }
     assert_eq!(node.status()["faultsInjected"]["health"], 2);
     node.does(&[
-        "fault", GPU, "health", "gpu-n-3", "--up", "1s", "--down", "1h",
+        "fault", "health", GPU, "gpu-n-3", "--up", "1s", "--down", "1h",
     ]);
     node.shows(4, 2).await;
     let (_, status, _) = node.does(&["status", GPU]);
@@ -121,7 +128,7 @@ async fn devices_flap() {
     );
     // When the device count gets smaller, the remaining devices still flap.
     node.does(&["reset", GPU]);
-    node.does(&["fault", GPU, "health", "1-3", "--up", "1s", "--down", "1h"]);
+    node.does(&["fault", "health", GPU, "1-3", "--up", "1s", "--down", "1h"]);
     node.does(&["scale", GPU, "3"]);
     node.shows(3, 1).await;
     node.clears_all_faults();

@@ -10,12 +10,12 @@ use crate::support::control::control;
 use crate::support::soak::{count, seed};
 use crate::support::steered::Node;
 use crate::support::{DEADLINE, assert_alive, held, pod, shows, strict_kubelet};
-use clap::ValueEnum;
+use enum_map::Enum;
 use fastrand::Rng;
 use kubelet_sim::Kubelet;
 use rustix::process::Signal;
 use simple_device_plugin::control::{Reply, Request, client};
-use simple_device_plugin::fault::Target;
+use simple_device_plugin::fault::InjectionPoint;
 use simple_device_plugin::model::device::Health;
 use simple_device_plugin::observe::status::WithDevices;
 use tokio::task::JoinHandle;
@@ -42,7 +42,7 @@ removalGrace: 1s
 resources:
   - {name: example.com/gpu, devices: 8, numaNodes: [0, 1], preferredAllocation: packed, preStart: true}
   - {name: example.com/nic, devices: [{id: a}, {id: b}, {id: c, numa: [0]}, {id: '0-1', numa: [0, 1]}]}
-  - {name: example.com/fpga, devices: 4, faults: [{rpc: allocate, delay: 10ms, probability: 0.5, times: unlimited, seed: 7}]}
+  - {name: example.com/fpga, devices: 4, faults: [{on: allocate, delay: 10ms, probability: 0.5, times: unlimited, seed: 7}]}
 ";
 
 #[tokio::test]
@@ -114,7 +114,7 @@ fn rest_until_devices_flap(control: &Path) {
     give(control, &Request::Clear { resource: None });
     give(control, &Request::Reset { resource });
     let before = flaps(control);
-    let fault = r#"{"rpc": "health", "devices": "all", "up": "1s", "down": "1s"}"#;
+    let fault = r#"{"on": "health", "devices": "all", "up": "1s", "down": "1s"}"#;
     let flap = Request::Fault {
         resource: FLAPPING.to_owned(),
         fault: serde_json::from_str(fault).expect("a fault"),
@@ -137,7 +137,10 @@ fn flaps(control: &Path) -> u64 {
         panic!("no status");
     };
     let injected = &status.resources[0].faults_injected;
-    injected.get(Target::Health.as_str()).copied().unwrap_or(0)
+    injected
+        .get(InjectionPoint::Health.as_str())
+        .copied()
+        .unwrap_or(0)
 }
 
 /// Gives a command. The program may refuse it, but it must answer.
@@ -189,21 +192,21 @@ fn random(rng: &mut Rng) -> Request {
 fn fault(rng: &mut Rng) -> &'static str {
     // After these a resource needs a moment to come back: were they as frequent, no pod would ever come.
     let streams = [
-        r#"{"rpc": "stream"}"#,
-        r#"{"rpc": "stream", "times": 2, "after": 1}"#,
-        r#"{"rpc": "registration"}"#,
-        r#"{"rpc": "registration", "for": "50ms", "times": 3}"#,
-        r#"{"rpc": "options", "error": "INTERNAL", "times": 1}"#,
+        r#"{"on": "stream"}"#,
+        r#"{"on": "stream", "times": 2, "after": 1}"#,
+        r#"{"on": "registration"}"#,
+        r#"{"on": "registration", "for": "50ms", "times": 3}"#,
+        r#"{"on": "options", "error": "INTERNAL", "times": 1}"#,
     ];
     let calls = [
-        r#"{"rpc": "allocate", "delay": "10ms", "probability": 0.5, "times": "unlimited"}"#,
-        r#"{"rpc": "allocate", "error": "UNAVAILABLE", "probability": 0.3, "times": "unlimited"}"#,
-        r#"{"rpc": "preferred", "delay": "10ms", "after": 1, "times": "unlimited"}"#,
-        r#"{"rpc": "preferred", "error": "INTERNAL", "times": 1}"#,
-        r#"{"rpc": "pre-start", "error": "ABORTED", "times": 2}"#,
-        r#"{"rpc": "options", "delay": "10ms"}"#,
-        r#"{"rpc": "health", "devices": "all", "up": "1s", "down": "1s"}"#,
-        r#"{"rpc": "health", "devices": "0-1", "up": "1s", "down": "2s", "probability": 0.5}"#,
+        r#"{"on": "allocate", "delay": "10ms", "probability": 0.5, "times": "unlimited"}"#,
+        r#"{"on": "allocate", "error": "UNAVAILABLE", "probability": 0.3, "times": "unlimited"}"#,
+        r#"{"on": "preferred", "delay": "10ms", "after": 1, "times": "unlimited"}"#,
+        r#"{"on": "preferred", "error": "INTERNAL", "times": 1}"#,
+        r#"{"on": "pre-start", "error": "ABORTED", "times": 2}"#,
+        r#"{"on": "options", "delay": "10ms"}"#,
+        r#"{"on": "health", "devices": "all", "up": "1s", "down": "1s"}"#,
+        r#"{"on": "health", "devices": "0-1", "up": "1s", "down": "2s", "probability": 0.5}"#,
     ];
     let faults = if rng.u8(..50) == 0 {
         &streams[..]
@@ -310,17 +313,17 @@ impl SteerStory {
         // The one whose plugin is asked for everything.
         let resource = "example.com/gpu".to_owned();
         give(&self.control, &Request::Reset { resource });
-        for target in Target::value_variants() {
-            let target = target.as_str();
-            let with = match target {
+        for point in (0..InjectionPoint::LENGTH).map(InjectionPoint::from_usize) {
+            let point = point.as_str();
+            let with = match point {
                 "stream" | "registration" => "",
                 "health" => r#", "devices": "all", "up": "1s", "down": "1s""#,
                 _ => r#", "delay": "10ms", "times": "unlimited""#,
             };
             let began = Instant::now();
-            while !injected(&self.control).contains(target) {
-                assert!(began.elapsed() < DEADLINE, "{target} is not injected");
-                let fault = format!(r#"{{"rpc": "{target}"{with}}}"#);
+            while !injected(&self.control).contains(point) {
+                assert!(began.elapsed() < DEADLINE, "{point} is not injected");
+                let fault = format!(r#"{{"on": "{point}"{with}}}"#);
                 let fault = Request::Fault {
                     resource: "example.com/gpu".to_owned(),
                     fault: serde_json::from_str(&fault).expect("a fault"),

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::fault::{Fault, FaultSpec};
+use crate::fault::Fault;
 use crate::model::allocation::{Allocation, DeviceFile, Mount};
 use crate::model::device::Device;
 use crate::offer::resource::Resource;
@@ -32,8 +32,8 @@ struct CheckedResource<'a> {
     removal_grace: f64,
     /// In bytes, of 4 MiB at most.
     list_size: usize,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    faults: Vec<&'a FaultSpec>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    faults: &'a [Fault],
     #[serde(skip_serializing_if = "Option::is_none")]
     one_device_gives: Option<Given>,
 }
@@ -81,7 +81,7 @@ fn resource(resource: &Resource) -> CheckedResource<'_> {
         pre_start: resource.pre_start,
         removal_grace: resource.removal_grace.as_secs_f64(),
         list_size: resource.devices.list_size(),
-        faults: resource.faults.iter().map(Fault::spec).collect(),
+        faults: &resource.faults,
         one_device_gives: devices
             .first()
             .map(|first| resource.outputs.of(&[first]).into()),

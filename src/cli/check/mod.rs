@@ -71,7 +71,7 @@ fn rows(resource: &Resource) -> Vec<(&'static str, String)> {
     }
     let mut label = "faults";
     for fault in &resource.faults {
-        rows.push((label, fault.spec().to_string()));
+        rows.push((label, fault.to_string()));
         label = "";
     }
     let Some(first) = devices.as_slice().first() else {

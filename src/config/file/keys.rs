@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::typed::At;
-use crate::fault::FaultSpec;
+use crate::fault::Fault;
 use crate::model::device::Health;
 
 /// The config file of simple-device-plugin.
@@ -87,7 +87,7 @@ pub(crate) struct ResourceKeys {
     /// Names of CDI devices whose specification is on the node.
     pub(crate) cdi_devices: Option<Vec<At<String>>>,
     /// What goes wrong on purpose.
-    pub faults: Option<Vec<At<FaultSpec>>>,
+    pub faults: Option<Vec<At<Fault>>>,
 }
 
 /// Which free devices a pod gets.

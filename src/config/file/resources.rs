@@ -12,7 +12,7 @@ use crate::config::host_paths::AllowedHostPaths;
 use crate::config::limits::{DeviceCount, OUTPUTS_MAX, RESOURCES_MAX, resources_expected};
 use crate::config::resources::{Reported, all};
 use crate::config::values;
-use crate::fault::{FAULTS_MAX, FLAPS_MAX, Fault, FaultSpec, SpecError, Target};
+use crate::fault::{FAULTS_MAX, FLAPS_MAX, Fault, InjectionPoint};
 use crate::model::allocation::{Outputs, Prefixes};
 use crate::model::device::{Device, Devices};
 use crate::model::preference::Policy;
@@ -208,7 +208,7 @@ impl FileReader<'_, '_> {
             let expected = format!("at most {FAULTS_MAX} faults");
             return Err(self.report(beyond.line, "faults", None, expected));
         }
-        let flaps = |at: &&At<FaultSpec>| at.value.rpc == Target::Health;
+        let flaps = |at: &&At<Fault>| at.value.point() == InjectionPoint::Health;
         if let Some(beyond) = keys.faults.iter().flatten().filter(flaps).nth(FLAPS_MAX) {
             let expected = format!("at most {FLAPS_MAX} faults of health");
             return Err(self.report(beyond.line, "faults", None, expected));
@@ -217,14 +217,16 @@ impl FileReader<'_, '_> {
     }
 
     /// Its devices are evaluated where those of the resource are known.
-    fn fault(&mut self, at: &At<FaultSpec>, devices: Option<&Devices>) -> Result<Fault, Reported> {
-        let words = at.value.to_string();
-        let fault = match at.value.clone().fault(devices) {
-            // Another node may have more of them: those that are there flap.
-            Err(SpecError::Devices(SelectionError::NoIndex { .. })) => at.value.clone().fault(None),
-            evaluated => evaluated,
-        };
-        fault.map_err(|error| self.report(at.line, "faults", Some(&words), error))
+    fn fault(&mut self, at: &At<Fault>, devices: Option<&Devices>) -> Result<Fault, Reported> {
+        let fault = &at.value;
+        match devices.map_or(Ok(()), |devices| fault.check_devices(devices)) {
+            // Another node may have more devices: those that are there flap.
+            Ok(()) | Err(SelectionError::NoIndex { .. }) => Ok(fault.clone()),
+            Err(error) => {
+                let expected = format!("existing devices: {error}");
+                Err(self.report(at.line, "faults", Some(&fault.to_string()), expected))
+            }
+        }
     }
 
     /// What the prefixes say, by the rules of the variables.

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use enum_map::EnumMap;
 
 use crate::api::grpc_code::CODES;
-use crate::fault::Target;
+use crate::fault::InjectionPoint;
 use crate::node::checkpoint::Standing;
 use crate::util::file_id::FileVersion;
 
@@ -63,8 +63,8 @@ pub struct Record {
     pub(crate) allocate_seconds: Durations,
     /// Devices in answers to Allocate.
     pub(crate) allocated_devices: u64,
-    /// Injected faults by their target.
-    pub faults: EnumMap<Target, u64>,
+    /// Injected faults by kind.
+    pub faults: EnumMap<InjectionPoint, u64>,
     /// Consecutive reads of the checkpoint that lacked it.
     missed: u32,
     /// It started over for that, and no checkpoint had it since.
@@ -156,8 +156,8 @@ impl Record {
     }
 
     /// A fault was injected.
-    pub fn injected(&mut self, target: Target) {
-        self.faults[target] += 1;
+    pub fn injected(&mut self, point: InjectionPoint) {
+        self.faults[point] += 1;
     }
 
     /// An Allocate was answered with this code of gRPC, and so many devices.

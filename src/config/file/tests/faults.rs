@@ -5,18 +5,16 @@ use super::{errors_of, read_on, resources};
 const ONE: &str = "resources: [{name: example.com/gpu, faults: FAULTS}]";
 
 #[test]
-fn faults_are_said_as_on_the_command_line() {
+fn a_fault_has_the_words_of_the_command_line() {
     let text = ONE.replace(
         "FAULTS",
-        "[{rpc: allocate, delay: 10s, probability: 0.5, after: 3, times: 2, seed: 7},
-          {rpc: pre-start, error: UNAVAILABLE, message: no luck, times: unlimited}, {rpc: stream},
-          {rpc: registration, for: 90s}, {rpc: health, devices: 0-1, up: 10s, down: 5s, probability: 1}]",
+        "[{on: allocate, delay: 10s, probability: 0.5, after: 3, times: 2, seed: 7},
+          {on: pre-start, error: UNAVAILABLE, message: no luck, times: unlimited}, {on: stream},
+          {on: registration, for: 90s}, {on: health, devices: 0-1, up: 10s, down: 5s, probability: 1},
+          {on: health, devices: 0, up: 1s, down: 1s}, {on: options, error: INTERNAL, message: 010}]",
     );
     let faults = &resources(&text)[0].faults;
-    let words: Vec<String> = faults
-        .iter()
-        .map(|fault| fault.spec().to_string())
-        .collect();
+    let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
     assert_eq!(
         words,
         [
@@ -25,64 +23,74 @@ fn faults_are_said_as_on_the_command_line() {
             "stream",
             "registration --for 1m30s",
             "health 0-1 --up 10s --down 5s --probability 1",
+            "health 0 --up 1s --down 1s",
+            "options --error INTERNAL --message 010",
         ]
     );
 }
 
 #[test]
-fn wrong_faults_are_told_with_their_lines() {
+fn errors_in_faults_name_the_key() {
     for (faults, expected) in [
         (
-            "[{rpc: allocate, delay: 61s}]",
+            "[{on: allocate, delay: 61s}]",
             "delay=\"61s\": expected a time from 10ms to 1m, as in 10s",
         ),
         (
-            "[{rpc: allocate, delay: 10}]",
+            "[{on: allocate, delay: 10}]",
             "delay=\"10\": expected a time from 10ms to 1m, as in 10s",
         ),
         (
-            "[{rpc: allocate}]",
-            "faults=\"allocate\": expected either a delay or an error for allocate",
+            "[{on: allocate}]",
+            "faults: expected a valid fault: on: allocate needs either delay or error; message goes with error",
         ),
         (
-            "[{rpc: alocate}]",
-            "rpc=\"alocate\": expected allocate, preferred, pre-start, options, stream, registration or health",
-        ),
-        ("[{delay: 1s}]", "faults: expected the key rpc"),
-        (
-            "[{rpc: stream, when: now}]",
-            "when: expected one of the keys rpc, devices, delay, error, message, for, up, down, probability, after, times, seed",
+            "[{on: stream, up: 1s}]",
+            "faults: expected a valid fault: \"up\" cannot be used with on: stream",
         ),
         (
-            "[{rpc: stream, probability: 1.5}]",
+            "[{on: alocate}]",
+            "on=\"alocate\": expected allocate, preferred, pre-start, options, stream, registration or health",
+        ),
+        ("[{delay: 1s}]", "faults: expected the key on"),
+        (
+            "[{rpc: stream}]",
+            "rpc: expected one of the keys on, devices, delay, error, message, for, up, down, probability, after, times, seed",
+        ),
+        (
+            "[{on: stream, when: now}]",
+            "when: expected one of the keys on, devices, delay, error, message, for, up, down, probability, after, times, seed",
+        ),
+        (
+            "[{on: stream, probability: 1.5}]",
             "probability=\"1.5\": expected a number from 0 to 1, as in 0.5",
         ),
         (
-            "[{rpc: stream, probability: 2}]",
+            "[{on: stream, probability: 2}]",
             "probability=\"2\": expected a number from 0 to 1, as in 0.5",
         ),
         (
-            "[{rpc: stream, times: 0}]",
+            "[{on: stream, times: 0}]",
             "times=\"0\": expected a whole number from 1, or unlimited",
         ),
         (
-            "[{rpc: stream, after: x}]",
+            "[{on: stream, after: x}]",
             "after=\"x\": expected a whole number",
         ),
         (
-            "[{rpc: options, error: OK}]",
-            "error=\"OK\": expected a code of gRPC but OK, as in UNAVAILABLE",
+            "[{on: options, error: OK}]",
+            "error=\"OK\": expected a gRPC status code other than OK, as in UNAVAILABLE",
         ),
         (
-            "[{rpc: health, devices: gpu, up: 1s, down: 1s}]",
-            "faults=\"health gpu --up 1s --down 1s\": expected devices that there are: no device \"gpu\": expected IDs, indexes as in 0, ranges as in 0-3, comma-separated, or all",
+            "[{on: health, devices: gpu, up: 1s, down: 1s}]",
+            "faults=\"health gpu --up 1s --down 1s\": expected existing devices: no device \"gpu\": expected IDs, indexes as in 0, ranges as in 0-3, comma-separated, or all",
         ),
     ] {
         let errors = errors_of(&format!("\n{}", ONE.replace("FAULTS", faults)));
         let first = errors.lines().next().unwrap_or_default();
         assert_eq!(first, format!("c.yaml:2: {expected}"), "{faults}");
     }
-    let many = ONE.replace("FAULTS", &format!("[{}]", "{rpc: stream}, ".repeat(65)));
+    let many = ONE.replace("FAULTS", &format!("[{}]", "{on: stream}, ".repeat(65)));
     assert!(
         errors_of(&many).contains("at most 64 faults"),
         "{}",
@@ -91,11 +99,30 @@ fn wrong_faults_are_told_with_their_lines() {
 }
 
 #[test]
+fn errors_in_faults_have_the_line_of_the_value_or_of_the_fault() {
+    let text = "
+resources:
+  - name: example.com/gpu
+    faults:
+      - on: stream
+        times: 0
+      - on: stream
+        up: 1s
+      - \"on\": stream
+";
+    assert_eq!(
+        errors_of(text),
+        "c.yaml:6: times=\"0\": expected a whole number from 1, or unlimited\n\
+         c.yaml:7: faults: expected a valid fault: \"up\" cannot be used with on: stream"
+    );
+}
+
+#[test]
 fn faults_of_a_node_replace_those_of_all() {
     let text = "
 resources:
-  - {name: example.com/gpu, devices: 4, faults: [{rpc: stream}, {rpc: health, devices: 0-3, up: 1s, down: 1s}]}
-  - {name: example.com/nic, faults: [{rpc: stream}]}
+  - {name: example.com/gpu, devices: 4, faults: [{on: stream}, {on: health, devices: 0-3, up: 1s, down: 1s}]}
+  - {name: example.com/nic, faults: [{on: stream}]}
 nodes:
   - {match: n, resources: [{name: example.com/gpu, devices: 0}, {name: example.com/nic, faults: []}]}
 ";
@@ -113,7 +140,7 @@ nodes:
         "FAULTS",
         &format!(
             "[{}]",
-            "{rpc: health, devices: all, up: 1s, down: 1s}, ".repeat(9)
+            "{on: health, devices: all, up: 1s, down: 1s}, ".repeat(9)
         ),
     );
     assert!(
@@ -124,10 +151,10 @@ nodes:
 }
 
 #[test]
-fn faults_that_never_strike_are_warned_of() {
+fn faults_that_are_never_injected_give_a_warning() {
     let text = ONE.replace(
         "FAULTS",
-        "[{rpc: pre-start, delay: 1s}, {rpc: preferred, delay: 1s}, {rpc: allocate, delay: 1s}]",
+        "[{on: pre-start, delay: 1s}, {on: preferred, delay: 1s}, {on: allocate, delay: 1s}]",
     );
     let warnings = crate::config::warnings::of(&resources(&text), None);
     assert_eq!(

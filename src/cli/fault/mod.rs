@@ -1,0 +1,266 @@
+//! `fault`: sets, lists and clears faults of the running daemon.
+
+#[cfg(test)]
+mod tests;
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{ArgGroup, Args, Subcommand};
+
+use crate::cli::status::{ask, injected};
+use crate::cli::style::{ODD, PLAIN};
+use crate::cli::{print, request};
+use crate::control::Request;
+use crate::fault::values::{self, ErrorCode, Probability, Times};
+use crate::fault::{CallFault, Fault, FaultKind, Flap, Schedule};
+use crate::observe::status::WithDevices;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum FaultCommand {
+    #[command(flatten)]
+    Inject(InjectCommand),
+    /// List all faults, and how often each was injected
+    #[command(after_help = "Example:\n  simple-device-plugin fault list")]
+    List,
+    /// Clear all faults, those of the configuration too
+    #[command(after_help = "Example:\n  simple-device-plugin fault clear example.com/gpu")]
+    Clear {
+        /// The resource's name [default: every resource]
+        resource: Option<String>,
+    },
+}
+
+/// One subcommand for each kind of fault.
+#[derive(Debug, Subcommand)]
+pub(crate) enum InjectCommand {
+    /// Delay or refuse calls of Allocate
+    #[command(override_usage = usage_of_call("allocate"), after_help = help_of_call(
+        "allocate example.com/gpu --delay 10s",
+        "While a call is delayed, the kubelet admits no other pod on the node.",
+    ))]
+    Allocate(FaultArguments<CallFlags>),
+    /// Delay or refuse calls of GetPreferredAllocation
+    #[command(override_usage = usage_of_call("preferred"), after_help = help_of_call(
+        "preferred example.com/gpu --error INTERNAL",
+        "The kubelet makes them for resources with a preferredAllocation.",
+    ))]
+    Preferred(FaultArguments<CallFlags>),
+    /// Delay or refuse calls of PreStartContainer
+    #[command(override_usage = usage_of_call("pre-start"), after_help = help_of_call(
+        "pre-start example.com/gpu --error INTERNAL",
+        "The kubelet makes them for resources with preStart, and waits 30s.",
+    ))]
+    PreStart(FaultArguments<CallFlags>),
+    /// Delay or refuse calls of GetDevicePluginOptions
+    #[command(override_usage = usage_of_call("options"), after_help = help_of_call(
+        "options example.com/gpu --delay 20s",
+        "The kubelet makes one at each registration, which fails after 15s.",
+    ))]
+    Options(FaultArguments<CallFlags>),
+    /// Drop the ListAndWatch stream
+    #[command(
+        after_help = "Example:\n  simple-device-plugin fault stream example.com/gpu --times 3"
+    )]
+    Stream(FaultArguments<()>),
+    /// Suspend the registration
+    #[command(
+        after_help = "Example:\n  simple-device-plugin fault registration example.com/gpu --for 5m"
+    )]
+    Registration(FaultArguments<RegistrationFlags>),
+    /// Make devices Unhealthy and Healthy again, until cleared
+    #[command(
+        override_usage = "simple-device-plugin fault health RESOURCE DEVICES --up TIME --down TIME
+       [OPTIONS]",
+        after_help = "Example:
+  simple-device-plugin fault health example.com/gpu 0-1 --up 30s --down 15s
+
+They flap until the fault is cleared, or as often as --times says."
+    )]
+    Health(FaultArguments<FlapFlags>),
+}
+
+/// clap's own usage is longer than 80 columns.
+fn usage_of_call(kind: &str) -> String {
+    format!(
+        "simple-device-plugin fault {kind} RESOURCE --delay TIME [OPTIONS]
+       simple-device-plugin fault {kind} RESOURCE --error CODE [OPTIONS]"
+    )
+}
+
+fn help_of_call(example: &str, note: &str) -> String {
+    format!(
+        "Example:
+  simple-device-plugin fault {example}
+
+{note}
+All delays of the daemon together are cut to 120s in any 5 minutes."
+    )
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FaultArguments<K: Args> {
+    /// The resource's name
+    resource: String,
+    #[command(flatten)]
+    kind: K,
+    #[command(flatten)]
+    schedule: ScheduleFlags,
+}
+
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("what").args(["delay", "error"]).required(true))]
+pub(crate) struct CallFlags {
+    /// Answer this much later: 10ms to 60s
+    #[arg(long, value_name = "TIME", value_parser = expecting(values::delay))]
+    delay: Option<Duration>,
+    /// Answer with this gRPC status code, as in UNAVAILABLE
+    #[arg(long, value_name = "CODE", value_parser = expecting(ErrorCode::parse))]
+    error: Option<ErrorCode>,
+    /// Set the error's message [default: a fault on demand]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        conflicts_with = "delay",
+        allow_hyphen_values = true
+    )]
+    #[arg(value_parser = expecting(values::message))]
+    message: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RegistrationFlags {
+    /// Suspend it this long: 1ms to 24h [default: until cleared]
+    #[arg(long = "for", value_name = "TIME", value_parser = expecting(values::suspension))]
+    duration: Option<Duration>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FlapFlags {
+    /// IDs, indexes or ranges of indexes, as in 0,2-3; or all
+    #[arg(value_parser = expecting(values::devices))]
+    devices: String,
+    /// Keep the devices Healthy for this long first: 1s to 24h
+    #[arg(long, value_name = "TIME", value_parser = expecting(values::phase))]
+    up: Duration,
+    /// Keep them Unhealthy for this long then: 1s to 24h
+    #[arg(long, value_name = "TIME", value_parser = expecting(values::phase))]
+    down: Duration,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Schedule")]
+struct ScheduleFlags {
+    /// Skip the first N
+    #[arg(long, value_name = "N", default_value_t)]
+    after: u64,
+    /// Inject with probability P, 0 to 1 [default: 1]
+    #[arg(long, value_name = "P", value_parser = expecting(Probability::parse))]
+    probability: Option<Probability>,
+    /// Stop after N [default: 1; health: unlimited]
+    #[arg(long, value_name = "N|unlimited", value_parser = expecting(Times::parse))]
+    times: Option<Times>,
+    /// Seed the probability [default: random]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+/// clap shows what a parser returns after the value that is wrong.
+fn expecting<T>(
+    parse: fn(&str) -> Result<T, String>,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| parse(text).map_err(|expected| format!("expected {expected}"))
+}
+
+/// Sends the request of the command, and prints the reply.
+pub fn run(socket: &Path, command: FaultCommand, out: &mut impl Write) -> anyhow::Result<()> {
+    let request = match command {
+        FaultCommand::Inject(command) => command.request()?,
+        FaultCommand::List => return list(socket, out),
+        FaultCommand::Clear { resource } => Request::Clear { resource },
+    };
+    request::run(socket, &request, out)
+}
+
+impl InjectCommand {
+    fn request(self) -> anyhow::Result<Request> {
+        match self {
+            Self::Allocate(arguments) => arguments.call(FaultKind::Allocate),
+            Self::Preferred(arguments) => arguments.call(FaultKind::Preferred),
+            Self::PreStart(arguments) => arguments.call(FaultKind::PreStart),
+            Self::Options(arguments) => arguments.call(FaultKind::Options),
+            Self::Stream(arguments) => arguments.request(|()| Ok(FaultKind::Stream)),
+            Self::Registration(arguments) => arguments
+                .request(|RegistrationFlags { duration }| Ok(FaultKind::Registration { duration })),
+            Self::Health(arguments) => arguments.request(|FlapFlags { devices, up, down }| {
+                Ok(FaultKind::Health(Flap { devices, up, down }))
+            }),
+        }
+    }
+}
+
+impl<K: Args> FaultArguments<K> {
+    fn request(self, kind: impl FnOnce(K) -> anyhow::Result<FaultKind>) -> anyhow::Result<Request> {
+        let fault = Fault {
+            on: kind(self.kind)?,
+            schedule: Schedule {
+                probability: self.schedule.probability,
+                after: self.schedule.after,
+                times: self.schedule.times,
+                seed: self.schedule.seed,
+            },
+        };
+        Ok(Request::Fault {
+            resource: self.resource,
+            fault: Box::new(fault),
+        })
+    }
+}
+
+impl FaultArguments<CallFlags> {
+    fn call(self, kind: impl FnOnce(CallFault) -> FaultKind) -> anyhow::Result<Request> {
+        self.request(
+            |CallFlags {
+                 delay,
+                 error,
+                 message,
+             }| {
+                let fault = CallFault::new(delay, error, message);
+                fault
+                    .map(kind)
+                    .context("expected either --delay or --error")
+            },
+        )
+    }
+}
+
+fn list(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+    let status = ask(socket, WithDevices::None)?;
+    let rows = status.resources.iter().flat_map(|resource| {
+        resource.faults.iter().map(|fault| {
+            let by = if fault.set_at_run_time {
+                "command"
+            } else {
+                "configuration"
+            };
+            let row = format!(
+                "{}\t{}\t{by}\t{}",
+                resource.name,
+                injected(fault),
+                fault.fault
+            );
+            (if fault.injected > 0 { ODD } else { PLAIN }, row)
+        })
+    });
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() {
+        return Ok(writeln!(out, "no faults")?);
+    }
+    Ok(print::table(
+        out,
+        "RESOURCE\tINJECTED\tSET BY\tFAULT",
+        rows,
+    )?)
+}

@@ -1,0 +1,278 @@
+//! The values of a fault, parsed from text. What a parser returns as its error is what it expected.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::api::grpc_code::CODES;
+use crate::model::selection;
+
+use super::delays::DELAY_MAX;
+
+/// Beside the work of a call itself, a shorter delay shows nothing.
+const DELAY_MIN: Duration = Duration::from_millis(10);
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// In bytes: a message stands in a pod's events.
+const MESSAGE_MAX: usize = 256;
+
+/// How much later a call is answered.
+pub(crate) fn delay(text: &str) -> Result<Duration, String> {
+    time(text, DELAY_MIN..=DELAY_MAX)
+}
+
+/// How long a registration is suspended.
+pub(crate) fn suspension(text: &str) -> Result<Duration, String> {
+    time(text, Duration::from_millis(1)..=DAY)
+}
+
+/// How long devices are Healthy, or Unhealthy.
+pub(crate) fn phase(text: &str) -> Result<Duration, String> {
+    time(text, Duration::from_secs(1)..=DAY)
+}
+
+fn time(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
+    let parsed = humantime::parse_duration(text).ok();
+    parsed.filter(|time| bounds.contains(time)).ok_or_else(|| {
+        let [min, max] = [bounds.start(), bounds.end()].map(|bound| one_word(*bound));
+        format!("a time from {min} to {max}, as in 10s")
+    })
+}
+
+/// A time that can be parsed again, without blanks.
+pub(super) fn one_word(time: Duration) -> String {
+    humantime::format_duration(time)
+        .to_string()
+        .replace(' ', "")
+}
+
+/// The message of an error.
+pub(crate) fn message(text: &str) -> Result<String, String> {
+    printable(text, MESSAGE_MAX)
+}
+
+/// The devices that flap: see [`selection`].
+pub(crate) fn devices(text: &str) -> Result<String, String> {
+    printable(text, selection::TEXT_MAX)
+}
+
+fn printable(text: &str, most: usize) -> Result<String, String> {
+    let fits = (1..=most).contains(&text.len()) && !text.chars().any(char::is_control);
+    let expected = || format!("1 to {most} bytes without control characters");
+    fits.then(|| text.to_owned()).ok_or_else(expected)
+}
+
+/// How likely an injection is, from 0 to 1.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Probability(f64);
+
+/// It is never NaN.
+impl Eq for Probability {}
+
+impl Probability {
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok();
+        let number = number.filter(|number| (0.0..=1.0).contains(number));
+        // The sum has no negative zero.
+        number
+            .map(|number: f64| Self(number + 0.0))
+            .ok_or_else(|| "a number from 0 to 1, as in 0.5".to_owned())
+    }
+
+    pub(super) fn get(self) -> f64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Probability {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// How often a fault is injected at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Times {
+    Unlimited,
+    #[serde(untagged)]
+    AtMost(NonZeroU64),
+}
+
+impl Times {
+    pub(super) const ONCE: Self = Self::AtMost(NonZeroU64::MIN);
+
+    pub fn parse(text: &str) -> Result<Self, String> {
+        if text == "unlimited" {
+            return Ok(Self::Unlimited);
+        }
+        let count = text.parse().map(Self::AtMost);
+        count.map_err(|_| "a whole number from 1, or unlimited".to_owned())
+    }
+
+    /// Whether this count is all of them.
+    pub(super) fn are_reached_by(self, count: u64) -> bool {
+        match self {
+            Self::Unlimited => false,
+            Self::AtMost(most) => count >= most.get(),
+        }
+    }
+}
+
+impl fmt::Display for Times {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Unlimited => f.write_str("unlimited"),
+            Self::AtMost(count) => count.fmt(f),
+        }
+    }
+}
+
+/// The number of a gRPC status code other than OK.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorCode(u8);
+
+impl ErrorCode {
+    /// Accepts `FAILED_PRECONDITION` and `FailedPrecondition` alike.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        let bare = text.replace('_', "");
+        // gRPC itself has two spellings.
+        let bare = if bare.eq_ignore_ascii_case("cancelled") {
+            "Canceled"
+        } else {
+            &*bare
+        };
+        let mut numbered = (0..).zip(CODES).skip(1);
+        let found = numbered.find(|(_, name)| name.eq_ignore_ascii_case(bare));
+        found
+            .map(|(number, _)| Self(number))
+            .ok_or_else(|| "a gRPC status code other than OK, as in UNAVAILABLE".to_owned())
+    }
+
+    pub(crate) fn number(self) -> i32 {
+        self.0.into()
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let name = CODES[usize::from(self.0)];
+        for (place, letter) in name.char_indices() {
+            if place > 0 && letter.is_uppercase() {
+                f.write_str("_")?;
+            }
+            write!(f, "{}", letter.to_ascii_uppercase())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_outside_its_bounds_is_an_error() {
+        type Parser = fn(&str) -> Result<Duration, String>;
+        let parsers: [(Parser, &[&str], &[&str], &str); 3] = [
+            (
+                delay,
+                &["10ms", "1500ms", "60s", "1m"],
+                &["9ms", "60001ms"],
+                "a time from 10ms to 1m, as in 10s",
+            ),
+            (
+                suspension,
+                &["1ms", "24h"],
+                &["999us", "24h1ms"],
+                "a time from 1ms to 1day, as in 10s",
+            ),
+            (
+                phase,
+                &["1s", "24h"],
+                &["999ms", "25h"],
+                "a time from 1s to 1day, as in 10s",
+            ),
+        ];
+        for (parse, right, wrong, expected) in parsers {
+            for text in right {
+                let time = parse(text).unwrap();
+                assert_eq!(parse(&one_word(time)), Ok(time), "{text}");
+            }
+            for text in wrong.iter().chain(&["", "10", "-1s", "ten"]) {
+                assert_eq!(parse(text).unwrap_err(), expected, "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_is_written_as_one_word() {
+        for (text, expected) in [("60s", "1m"), ("1500ms", "1s500ms"), ("100ms", "100ms")] {
+            assert_eq!(delay(text).map(one_word).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn a_text_has_a_length_and_no_control_characters() {
+        let longest = "x".repeat(256);
+        for text in ["no luck", "é", &longest] {
+            assert_eq!(message(text).unwrap(), text);
+        }
+        let longer = "x".repeat(257);
+        for text in ["", "a\u{1b}[2J", "a\nb", &longer] {
+            let expected = "1 to 256 bytes without control characters";
+            assert_eq!(message(text).unwrap_err(), expected, "{text:?}");
+        }
+        assert_eq!(devices(&longer).unwrap(), longer);
+        assert!(devices(&"x".repeat(4097)).is_err());
+    }
+
+    #[test]
+    fn codes_are_read_in_both_spellings() {
+        for (text, number, name) in [
+            ("UNAVAILABLE", 14, "UNAVAILABLE"),
+            ("Unavailable", 14, "UNAVAILABLE"),
+            ("failed_precondition", 9, "FAILED_PRECONDITION"),
+            ("CANCELLED", 1, "CANCELED"),
+        ] {
+            let code = ErrorCode::parse(text).unwrap();
+            assert_eq!((code.number(), &*code.to_string()), (number, name));
+        }
+        for wrong in ["", "OK", "14", "SICK"] {
+            assert_eq!(
+                ErrorCode::parse(wrong).unwrap_err(),
+                "a gRPC status code other than OK, as in UNAVAILABLE"
+            );
+        }
+    }
+
+    #[test]
+    fn a_probability_is_from_0_to_1() {
+        for (text, number) in [
+            ("0", "0"),
+            ("-0", "0"),
+            ("1", "1"),
+            ("1.0", "1"),
+            ("0.25", "0.25"),
+        ] {
+            assert_eq!(Probability::parse(text).unwrap().to_string(), number);
+        }
+        for wrong in ["", "1.1", "-0.1", "NaN", "inf", "half"] {
+            assert!(Probability::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn times_are_a_number_from_1_or_unlimited() {
+        for text in ["1", "3", "18446744073709551615", "unlimited"] {
+            assert_eq!(Times::parse(text).unwrap().to_string(), text);
+        }
+        for wrong in ["", "0", "-1", "1.5", "Unlimited"] {
+            assert!(Times::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+}
