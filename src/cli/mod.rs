@@ -4,6 +4,7 @@ mod check;
 mod fault;
 mod host;
 pub mod logging;
+mod overrides;
 pub mod print;
 mod request;
 mod serve;
@@ -22,7 +23,6 @@ use clap::{Parser, Subcommand};
 use crate::cli::host::this_machine;
 use crate::cli::signals::until_signal;
 use crate::config::{Environment, control_socket};
-use crate::control::Request;
 
 /// A device plugin manager for Kubernetes: turns environment variables into extended resources.
 ///
@@ -60,7 +60,7 @@ enum Command {
         json: bool,
     },
     #[command(flatten)]
-    Ask(Request),
+    Override(overrides::OverrideCommand),
     /// Inject faults into a resource of the running daemon
     #[command(subcommand)]
     Fault(fault::FaultCommand),
@@ -95,7 +95,9 @@ impl Cli {
                 let wanted = status::StatusOptions { resource, json };
                 status::run(&control(&environment)?, &wanted, out)
             }
-            Some(Command::Ask(request)) => request::run(&control(&environment)?, &request, out),
+            Some(Command::Override(command)) => {
+                overrides::run(&control(&environment)?, command, out)
+            }
             Some(Command::Fault(command)) => fault::run(&control(&environment)?, command, out),
         }
     }

@@ -9,7 +9,7 @@ use anyhow::{anyhow, bail};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
-use super::{Reply, Request};
+use super::protocol::{Message, MessageVersion, Reply, Request, VERSION};
 
 /// A daemon that sends nothing for this long does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -17,10 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// In bytes: beyond the status of as many devices as there can be.
 const ANSWER_SIZE_MAX: u64 = 256 << 20;
 
-/// Asks once.
+/// Asks once. A refusal is a reply, too.
 ///
 /// # Errors
-/// When nobody answers, or not with what can be understood, or with a refusal.
+/// When nobody replies, or not with what can be understood.
 pub fn ask(socket: &Path, request: &Request) -> anyhow::Result<Reply> {
     let path = socket.display();
     let answer = connect(socket).and_then(|stream| exchange(stream, request));
@@ -39,13 +39,18 @@ pub fn ask(socket: &Path, request: &Request) -> anyhow::Result<Reply> {
     let Some(answer) = answer.strip_suffix(b"\n") else {
         bail!("the answer at {path} broke off: the program ended, or too many ask");
     };
-    match serde_json::from_slice(answer) {
-        Ok(Reply::Error(error)) => bail!("{error}"),
-        Ok(reply) => Ok(reply),
-        Err(error) => {
-            bail!("cannot read the answer at {path}, perhaps of another version: {error}")
-        }
+    parse(answer).map_err(|error| anyhow!("cannot read the answer at {path}: {error:#}"))
+}
+
+fn parse(line: &[u8]) -> anyhow::Result<Reply> {
+    let MessageVersion { version } = serde_json::from_slice(line)?;
+    if version != VERSION {
+        bail!(
+            "it has version {version} of the control protocol, and this program has {VERSION}: use the daemon's own program"
+        );
     }
+    let reply: Message<Reply> = serde_json::from_slice(line)?;
+    Ok(reply.body)
 }
 
 /// Does not wait longer for a place in the queue of who listens.
@@ -63,7 +68,10 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
 
 fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<Vec<u8>> {
     stream.set_read_timeout(Some(PATIENCE))?;
-    let mut line = serde_json::to_vec(request)?;
+    let mut line = serde_json::to_vec(&Message {
+        version: VERSION,
+        body: request,
+    })?;
     line.push(b'\n');
     stream.write_all(&line)?;
     let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-//! Answers on the control socket. Only root and our own user may ask.
+//! Replies on the control socket. Only root and our own user may ask.
 
 use std::convert::Infallible;
 use std::io;
@@ -26,7 +26,8 @@ use crate::supervisor::PluginRegistry;
 use crate::util::retry::until_ok;
 use crate::util::sanitize::sanitize;
 
-use super::{Reply, Request, apply};
+use super::apply;
+use super::protocol::{Message, MessageVersion, Refusal, Reply, Request, VERSION};
 
 const CONNECTIONS_MAX: usize = 8;
 
@@ -130,20 +131,28 @@ async fn converse(mut stream: UnixStream, seen: RequestSeen, handler: RequestHan
     let (read, mut write) = stream.split();
     let mut line = Vec::new();
     let mut read = BufReader::new(read.take(REQUEST_SIZE_MAX));
-    let request = match timeout(REQUEST_WITHIN, read.read_until(b'\n', &mut line)).await {
-        Ok(Ok(_)) => serde_json::from_slice::<Request>(&line),
+    match timeout(REQUEST_WITHIN, read.read_until(b'\n', &mut line)).await {
+        Ok(Ok(_)) => {}
         Ok(Err(_)) | Err(_) => return,
-    };
-    seen.note();
-    let answer = match request {
-        Ok(request) => handler.respond(request).await,
-        Err(error) => {
-            Reply::Error(format!("not a request: {}", sanitize(&error.to_string()))).into()
-        }
-    };
-    if let Err(error) = write.write_all(&answer.text).await {
-        debug!(%error, "nobody waits for the answer on the control socket");
     }
+    seen.note();
+    let reply = match parse(&line) {
+        Ok(request) => handler.respond(request).await,
+        Err(refusal) => Reply::Refused(refusal).into(),
+    };
+    if let Err(error) = write.write_all(&reply.text).await {
+        debug!(%error, "nobody waits for the reply on the control socket");
+    }
+}
+
+fn parse(line: &[u8]) -> Result<Request, Refusal> {
+    let malformed = |error: serde_json::Error| Refusal::Malformed(sanitize(&error.to_string()));
+    let MessageVersion { version } = serde_json::from_slice(line).map_err(malformed)?;
+    if version != VERSION {
+        return Err(Refusal::Version { supported: VERSION });
+    }
+    let request: Message<Request> = serde_json::from_slice(line).map_err(malformed)?;
+    Ok(request.body)
 }
 
 /// A line of JSON. A large one keeps its slot until it is sent, or given up.
@@ -154,7 +163,11 @@ struct ReplyLine {
 
 impl From<Reply> for ReplyLine {
     fn from(reply: Reply) -> Self {
-        let mut text = serde_json::to_vec(&reply).expect("every key of a reply is a text");
+        let message = Message {
+            version: VERSION,
+            body: reply,
+        };
+        let mut text = serde_json::to_vec(&message).expect("every key of a reply is a text");
         text.push(b'\n');
         Self { text, _slot: None }
     }
@@ -169,52 +182,55 @@ struct RequestHandler {
 
 impl RequestHandler {
     async fn respond(&self, request: Request) -> ReplyLine {
-        match request {
-            Request::Status(wanted) => return self.status(wanted).await,
+        let done = match request {
+            Request::Status { devices } => return self.status(devices).await,
             Request::Health {
                 resource,
                 devices,
                 health,
-            } => self.set(&resource, |plugin| apply::health(plugin, &devices, health)),
-            Request::Scale { resource, count } => {
-                self.set(&resource, |plugin| apply::scale(plugin, count))
+            } => self.with(&resource, |plugin| {
+                apply::health(plugin, &devices, health).map(Reply::Health)
+            }),
+            Request::Scale { resource, count } => self.with(&resource, |plugin| {
+                apply::scale(plugin, count).map(Reply::Scale)
+            }),
+            Request::Reset { resource } => {
+                self.with(&resource, |plugin| Ok(Reply::Reset(apply::reset(plugin))))
             }
-            Request::Reset { resource } => self.set(&resource, |plugin| Ok(apply::reset(plugin))),
-            Request::Fault { resource, fault } => {
-                self.set(&resource, |plugin| apply::fault(plugin, *fault))
-            }
-            Request::Clear {
-                resource: Some(resource),
-            } => self.set(&resource, |plugin| Ok(apply::clear(plugin))),
-            Request::Clear { resource: None } => {
-                let cleared: Vec<String> = self.plugins.all().iter().map(apply::clear).collect();
-                match &*cleared {
-                    [] => Reply::Done("no resources".to_owned()),
-                    each => Reply::Done(each.join("\n")),
-                }
-            }
-        }
-        .into()
+            Request::Fault { resource, fault } => self.with(&resource, |plugin| {
+                let set = apply::fault(plugin, *fault)?;
+                Ok(Reply::Fault(set.into()))
+            }),
+            Request::Clear { resource } => self.clear(resource.as_deref()),
+        };
+        done.unwrap_or_else(Reply::Refused).into()
     }
 
-    /// Sets something of one resource.
-    fn set(
+    /// Does something with one resource's plugin.
+    fn with(
         &self,
         resource: &str,
-        set: impl FnOnce(&PluginHandle) -> Result<String, String>,
-    ) -> Reply {
+        apply: impl FnOnce(&PluginHandle) -> Result<Reply, Refusal>,
+    ) -> Result<Reply, Refusal> {
         let Some(plugin) = self.plugins.find(resource) else {
             let plugins = self.plugins.all();
             let offers = plugins.iter().map(PluginHandle::offer);
-            return no_resource(
+            return Err(no_resource(
                 resource,
                 offers.map(|offer| offer.resource().name.to_string()),
-            );
+            ));
         };
-        match set(&plugin) {
-            Ok(done) => Reply::Done(done),
-            Err(error) => Reply::Error(format!("{resource}: {error}")),
+        apply(&plugin)
+    }
+
+    fn clear(&self, resource: Option<&str>) -> Result<Reply, Refusal> {
+        if let Some(resource) = resource {
+            return self.with(resource, |plugin| {
+                Ok(Reply::Clear(vec![apply::clear(plugin)]))
+            });
         }
+        let plugins = self.plugins.all();
+        Ok(Reply::Clear(plugins.iter().map(apply::clear).collect()))
     }
 
     /// Made on a thread of its own.
@@ -231,36 +247,28 @@ impl RequestHandler {
             ..status(&snapshot, &wanted).into()
         });
         let made = making.await;
-        made.unwrap_or_else(|_| Reply::Error("a bug: see the log of the program".to_owned()).into())
+        made.unwrap_or_else(|_| Reply::Refused(Refusal::Internal).into())
     }
 }
 
 fn status(snapshot: &Snapshot, wanted: &WithDevices) -> Reply {
     let status = Status::of(snapshot, wanted);
     match wanted {
-        WithDevices::Of(name) if status.resources.is_empty() => no_resource(
-            name,
-            snapshot
-                .plugins
-                .iter()
-                .map(|plugin| plugin.name().to_owned()),
-        ),
+        WithDevices::Of(name) if status.resources.is_empty() => {
+            let plugins = snapshot.plugins.iter();
+            let names = plugins.map(|plugin| plugin.name().to_owned());
+            Reply::Refused(no_resource(name, names))
+        }
         _ => Reply::Status(Box::new(status)),
     }
 }
 
-fn no_resource(name: &str, names: impl Iterator<Item = String>) -> Reply {
-    let names: Vec<String> = names.collect();
-    let there_are = match &*names {
-        [] => "none".to_owned(),
-        few if few.len() <= NAMES_MAX => few.join(", "),
-        many => {
-            let (named, more) = many.split_at(NAMES_MAX);
-            format!("{} and {} more", named.join(", "), more.len())
-        }
-    };
-    Reply::Error(format!(
-        "no resource {}; there are: {there_are}",
-        sanitize(name)
-    ))
+fn no_resource(resource: &str, names: impl Iterator<Item = String>) -> Refusal {
+    let mut known: Vec<String> = names.collect();
+    let more = known.split_off(known.len().min(NAMES_MAX)).len();
+    Refusal::NoSuchResource {
+        resource: resource.to_owned(),
+        known,
+        more,
+    }
 }

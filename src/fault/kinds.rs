@@ -88,6 +88,23 @@ pub enum InjectionPoint {
     Health,
 }
 
+/// A call that the kubelet never makes, by the options of the plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UncalledRpc {
+    Preferred,
+    PreStart,
+}
+
+impl fmt::Display for UncalledRpc {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Preferred => "preferredAllocation is none, so the kubelet does not ask for it",
+            Self::PreStart => "preStart is false, so the kubelet does not call it",
+        })
+    }
+}
+
 impl InjectionPoint {
     /// As the command line, the config file and the metric's label have it.
     pub const fn as_str(self) -> &'static str {
@@ -141,16 +158,19 @@ impl Fault {
     pub(crate) fn never_injected(
         &self,
         options: v1beta1::DevicePluginOptions,
-    ) -> Option<&'static str> {
+    ) -> Option<UncalledRpc> {
         match self.on {
             FaultKind::Preferred(_) if !options.get_preferred_allocation_available => {
-                Some("preferredAllocation is none, so the kubelet does not ask for it")
+                Some(UncalledRpc::Preferred)
             }
-            FaultKind::PreStart(_) if !options.pre_start_required => {
-                Some("preStart is false, so the kubelet does not call it")
-            }
+            FaultKind::PreStart(_) if !options.pre_start_required => Some(UncalledRpc::PreStart),
             _ => None,
         }
+    }
+
+    /// Whether it delays calls.
+    pub(crate) fn is_delay(&self) -> bool {
+        matches!(self.on.call(), Some(CallFault::Delay(_)))
     }
 }
 

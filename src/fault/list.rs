@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::values::ErrorCode;
@@ -45,7 +46,8 @@ pub struct Suspension {
 }
 
 /// There are too many faults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[serde(rename_all = "camelCase")]
 pub enum TooMany {
     #[error("{FAULTS_MAX} faults were already set at run time; `fault clear` removes them")]
     Faults,

@@ -190,7 +190,7 @@ pub struct Counted {
 }
 
 /// A counted list that the kubelet could not receive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[error("at most {fit} devices with such IDs, or the list passes the kubelet's 4 MiB")]
 pub struct ListTooLarge {
     /// How many devices would fit.

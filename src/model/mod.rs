@@ -5,6 +5,6 @@ pub mod device;
 pub mod numa;
 pub mod preference;
 pub mod resource_name;
-pub(crate) mod selection;
+pub mod selection;
 pub mod socket_name;
 pub mod template;

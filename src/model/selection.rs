@@ -1,5 +1,6 @@
 //! Which devices of a resource are meant: IDs, indexes, ranges of indexes, or all of them.
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::model::device::{Device, Devices};
@@ -11,7 +12,8 @@ pub(crate) const TEXT_MAX: usize = 4096;
 const ALL: &str = "all";
 
 /// Why nothing can be selected.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[serde(rename_all = "camelCase")]
 pub enum SelectionError {
     /// Neither an ID that is there nor an index.
     #[error(

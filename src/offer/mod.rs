@@ -13,6 +13,7 @@ pub mod resource;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::model::device::{Device, Devices, Health, ListTooLarge};
@@ -39,8 +40,9 @@ pub struct Overrides {
 }
 
 /// Why the number of devices cannot be set at run time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-pub(crate) enum CountError {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[serde(rename_all = "camelCase")]
+pub enum CountError {
     /// The configuration names each device.
     #[error("the devices of this resource are a list, of which there is no other number")]
     Listed,

@@ -11,6 +11,18 @@ use crate::support::control::ControlledNode;
 use crate::support::plugin_dir;
 use crate::support::process::{Running, program};
 use rustix::process::Signal;
+use simple_device_plugin::control::{Message, Refusal, Reply};
+
+/// A request for the status, as the client sends it.
+const STATUS: &[u8] = br#"{"version":1,"body":{"status":{"devices":"none"}}}"#;
+
+fn refusal(answer: &str) -> Refusal {
+    let message: Message<Reply> = serde_json::from_str(answer).expect("a reply");
+    match message.body {
+        Reply::Refused(refusal) => refusal,
+        reply => panic!("no refusal: {reply:?}"),
+    }
+}
 
 #[test]
 fn the_socket_is_private_and_goes_with_the_program() {
@@ -27,8 +39,8 @@ fn the_socket_is_private_and_goes_with_the_program() {
     other.signal(Signal::TERM);
     assert!(other.ends().success());
     assert!(
-        node.ask(b"{\"status\":\"none\"}\n")
-            .starts_with("{\"status\":{")
+        node.ask(STATUS)
+            .starts_with(r#"{"version":1,"body":{"status":{"#)
     );
     fs::remove_file(&node.control).expect("the socket");
     // A change in the plugin directory makes the program look for its control socket.
@@ -36,8 +48,8 @@ fn the_socket_is_private_and_goes_with_the_program() {
     manager.says("the control socket was removed: making it anew");
     manager.says("listening for commands");
     assert!(
-        node.ask(b"{\"status\":\"none\"}\n")
-            .starts_with("{\"status\":{")
+        node.ask(STATUS)
+            .starts_with(r#"{"version":1,"body":{"status":{"#)
     );
     manager.signal(Signal::TERM);
     assert!(manager.ends().success());
@@ -54,23 +66,32 @@ fn the_socket_answers_what_it_is_not_made_for() {
         &b""[..],
         b"\n",
         b"GET / HTTP/1.1\r\n\r\n",
-        b"{\"status\":{\"of\":7}}\n",
-        b"{\"explode\":{}}\n",
+        br#"{"version":1}"#,
+        br#"{"version":1,"body":{"status":{"devices":{"of":7}}}}"#,
+        br#"{"version":1,"body":{"explode":{}}}"#,
+        br#"{"version":"one","body":{}}"#,
         b"\xff\xfe\n",
         &huge,
     ] {
         let answer = node.ask(request);
         let short = &request[..request.len().min(40)];
         assert!(
-            answer.starts_with("{\"error\":\"not a request: "),
+            matches!(refusal(&answer), Refusal::Malformed(_)),
             "{short:?} {answer}"
         );
+    }
+    for request in [
+        &br#"{"status":"none"}"#[..],
+        br#"{"version":2,"body":{"explode":{}}}"#,
+    ] {
+        let answer = node.ask(request);
+        assert_eq!(refusal(&answer), Refusal::Version { supported: 1 });
     }
     // More than the limit: the program closes the oldest connection and serves the newest.
     let silent: Vec<UnixStream> = (0..20).map(|_| node.connect()).collect();
     assert!(
-        node.ask(b"{\"status\":\"none\"}\n")
-            .starts_with("{\"status\":{")
+        node.ask(STATUS)
+            .starts_with(r#"{"version":1,"body":{"status":{"#)
     );
     for mut gone in [&silent[0], &silent[19]] {
         // The last one is closed when its request times out.
@@ -85,7 +106,7 @@ fn the_socket_answers_what_it_is_not_made_for() {
     let mut answer = String::new();
     // Closing a connection with unread data resets it.
     let _ = endless.read_to_string(&mut answer);
-    assert!(answer.starts_with("{\"error\""), "{answer}");
+    assert!(matches!(refusal(&answer), Refusal::Malformed(_)));
 }
 
 #[test]
@@ -117,7 +138,7 @@ fn a_socket_that_was_left_behind_is_taken() {
     let manager = Running::manager(node.path(), &node.variables());
     manager.says("listening for commands");
     assert!(
-        node.ask(b"{\"status\":\"none\"}\n")
-            .starts_with("{\"status\":{")
+        node.ask(STATUS)
+            .starts_with(r#"{"version":1,"body":{"status":{"#)
     );
 }

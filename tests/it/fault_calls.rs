@@ -7,6 +7,7 @@ use crate::support::steered::{CALLED, FOUR, Node};
 use crate::support::{GPU, assert_alive, held, shows, until, within};
 use rustix::process::Signal;
 use simple_device_plugin::api;
+use simple_device_plugin::control::FaultReply;
 
 #[tokio::test]
 async fn a_delayed_allocate_delays_its_pod_and_nothing_else() {
@@ -150,8 +151,9 @@ async fn a_refused_call_has_its_code_and_message() {
     ];
     for (what, expected) in refusals {
         let refusal = ["--error", "UNAVAILABLE", "--message", "no luck"];
-        let set = format!("{GPU}: {what} --error UNAVAILABLE --message 'no luck'\n");
-        node.sets(&[&["fault", what, GPU], &refusal[..]].concat(), &set);
+        let set: FaultReply = node.done(&[&["fault", what, GPU], &refusal[..]].concat());
+        let words = format!("{what} --error UNAVAILABLE --message 'no luck'");
+        assert_eq!(set.fault.to_string(), words);
         let error = node.refused("p").await;
         assert!(error.contains(expected), "{error}");
         node.admits(what).await.expect("once is enough");

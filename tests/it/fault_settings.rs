@@ -8,6 +8,9 @@ use crate::support::process::{output, program};
 use crate::support::steered::{FOUR, Node};
 use crate::support::{GPU, Manager, plugin_dir, pod, resources, shows, text, until};
 use serde_json::Value;
+use simple_device_plugin::control::{ClearReply, FaultReply, Refusal};
+use simple_device_plugin::fault::{TooMany, UncalledRpc};
+use simple_device_plugin::model::selection::SelectionError;
 
 const LATE: &str = "{resources: [{name: example.com/gpu, devices: 4, faults: [{on: registration, for: 1s}, {on: allocate, error: INTERNAL, times: 1}]}]}";
 
@@ -25,10 +28,8 @@ async fn one_resource_is_cleared_alone() {
         status.contains("example.com/gpu has a fault; fault list shows it\n"),
         "{status}"
     );
-    node.sets(
-        &["fault", "clear", GPU],
-        "example.com/gpu: 1 fault is cleared\n",
-    );
+    let cleared: Vec<ClearReply> = node.done(&["fault", "clear", GPU]);
+    assert_eq!((&*cleared[0].resource, cleared[0].faults), (GPU, 1));
     let list = node.does(&["fault", "list"]).1;
     assert!(
         list.contains("example.com/nic  0 of 0    command  allocate --delay 1s\n"),
@@ -40,8 +41,9 @@ async fn one_resource_is_cleared_alone() {
         status.contains("  faults         allocate --delay 1s, injected 0 of 0\n"),
         "{status}"
     );
-    let cleared = "example.com/gpu: no faults\nexample.com/nic: 1 fault is cleared\n";
-    node.sets(&["fault", "clear"], cleared);
+    let cleared: Vec<ClearReply> = node.done(&["fault", "clear"]);
+    let faults: Vec<usize> = cleared.iter().map(|cleared| cleared.faults).collect();
+    assert_eq!(faults, [0, 1]);
 }
 
 #[tokio::test]
@@ -62,7 +64,7 @@ async fn reset_brings_back_the_faults_of_the_configuration() {
 
     node.clears_all_faults();
     node.does(&["fault", "allocate", GPU, "--error", "ABORTED"]);
-    node.sets(&["reset", GPU], "example.com/gpu: as configured\n");
+    node.resets();
     let faults = node.status()["faults"].clone();
     assert_eq!(
         faults[0]["fault"],
@@ -108,18 +110,16 @@ async fn reset_brings_back_the_faults_of_the_configuration() {
 async fn an_invalid_fault_is_refused_and_changes_nothing() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
-    node.refuses(
-        &["fault", "health", GPU, "4", "--up", "1s", "--down", "1s"],
-        "error: example.com/gpu: no device with the index 4: there are 4, counted from 0\n",
-    );
-    node.refuses(
-        &["fault", "stream", "example.com/fpga"],
-        "error: no resource example.com/fpga; there are: example.com/gpu\n",
-    );
-    node.refuses(
-        &["fault", "clear", "example.com/fpga"],
-        "error: no resource example.com/fpga; there are: example.com/gpu\n",
-    );
+    let missing = node.refusal(&["fault", "health", GPU, "4", "--up", "1s", "--down", "1s"]);
+    let reason = SelectionError::NoIndex { index: 4, count: 4 };
+    assert!(matches!(missing, Refusal::Devices { reason: found, .. } if found == reason));
+    for action in ["stream", "clear"] {
+        let unknown = node.refusal(&["fault", action, "example.com/fpga"]);
+        assert!(
+            matches!(unknown, Refusal::NoSuchResource { .. }),
+            "{unknown}"
+        );
+    }
     for wrong in [
         &["allocate", GPU, "--delay", "61s"][..],
         &["stream", GPU, "--for", "1s"],
@@ -132,18 +132,20 @@ async fn an_invalid_fault_is_refused_and_changes_nothing() {
         assert_eq!(code, Some(2), "{wrong:?}");
     }
     assert_eq!(node.does(&["fault", "list"]).1, "no faults\n");
-    let never = "example.com/gpu: pre-start --delay 1s\nit is never injected: preStart is false, so the kubelet does not call it\n";
-    let (_, shown, _) = node.does(&["fault", "pre-start", GPU, "--delay", "1s"]);
-    assert!(shown.starts_with(never), "{shown}");
+    let set: FaultReply = node.done(&["fault", "pre-start", GPU, "--delay", "1s"]);
+    assert_eq!(set.never_injected, Some(UncalledRpc::PreStart));
     for _ in 0..63 {
         assert_eq!(
             node.does(&["fault", "stream", GPU, "--probability", "0"]).0,
             Some(0)
         );
     }
-    node.refuses(
-        &["fault", "stream", GPU],
-        "error: example.com/gpu: 64 faults were already set at run time; `fault clear` removes them\n",
+    assert_eq!(
+        node.refusal(&["fault", "stream", GPU]),
+        Refusal::TooManyFaults {
+            resource: GPU.to_owned(),
+            reason: TooMany::Faults
+        }
     );
 }
 

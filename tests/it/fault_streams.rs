@@ -2,6 +2,7 @@
 
 use crate::support::steered::{CALLED, FOUR, Node};
 use crate::support::{GPU, held, registrations, until, within};
+use simple_device_plugin::control::{FaultReply, HealthReply};
 
 #[tokio::test]
 async fn a_dropped_stream_comes_back() {
@@ -9,7 +10,8 @@ async fn a_dropped_stream_comes_back() {
     node.shows(4, 4).await;
     node.admits("p").await.expect("admitted");
     let mut shown = node.kubelet.node();
-    node.sets(&["fault", "stream", GPU], "example.com/gpu: stream\n");
+    let set: FaultReply = node.done(&["fault", "stream", GPU]);
+    assert_eq!((&*set.resource, &*set.fault.to_string()), (GPU, "stream"));
     let lost = shown.wait_for(|node| node[GPU].allocatable == 0);
     within("the loss", lost).await.expect("a kubelet");
     node.shows(4, 4).await;
@@ -33,10 +35,7 @@ async fn a_dropped_stream_comes_back() {
 async fn a_registration_is_suspended_until_the_fault_is_cleared() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
-    node.sets(
-        &["fault", "registration", GPU],
-        "example.com/gpu: registration\n",
-    );
+    node.done::<FaultReply>(&["fault", "registration", GPU]);
     node.shows(4, 0).await;
     until("its state", || node.status()["state"] == "suspended").await;
     assert_eq!(
@@ -122,10 +121,8 @@ async fn devices_flap() {
         status.contains("gpu-n-0  Unhealthy, overridden\n"),
         "{status}"
     );
-    node.sets(
-        &["health", GPU, "3", "healthy"],
-        "example.com/gpu: set gpu-n-3 to Healthy; a fault keeps it Unhealthy\n",
-    );
+    let kept: HealthReply = node.done(&["health", GPU, "3", "healthy"]);
+    assert_eq!(kept.fault_unhealthy, 1);
     // When the device count gets smaller, the remaining devices still flap.
     node.does(&["reset", GPU]);
     node.does(&["fault", "health", GPU, "1-3", "--up", "1s", "--down", "1h"]);

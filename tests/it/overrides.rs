@@ -5,16 +5,34 @@ use std::fs;
 use crate::support::control::does;
 use crate::support::steered::{FOUR, Node};
 use crate::support::{GPU, assert_alive, held, pod, registrations, until};
+use simple_device_plugin::control::{HealthReply, Refusal, ScaleReply};
+use simple_device_plugin::model::device::Health;
+use simple_device_plugin::model::selection::SelectionError;
+use simple_device_plugin::offer::CountError;
+
+fn scaled(devices: usize, pending_removal: usize) -> ScaleReply {
+    ScaleReply {
+        resource: GPU.to_owned(),
+        devices,
+        pending_removal,
+    }
+}
 
 #[tokio::test]
 async fn health_is_set_and_taken_back() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
-    let id = "example.com/gpu: set gpu-n-1 to Unhealthy\n";
-    node.sets(&["health", GPU, "gpu-n-1", "unhealthy"], id);
+    let one: HealthReply = node.done(&["health", GPU, "gpu-n-1", "unhealthy"]);
+    let expected = HealthReply {
+        resource: GPU.to_owned(),
+        health: Health::Unhealthy,
+        devices: vec!["gpu-n-1".to_owned()],
+        fault_unhealthy: 0,
+    };
+    assert_eq!(one, expected);
     node.shows(4, 3).await;
-    let range = "example.com/gpu: set 2 devices to Unhealthy\n";
-    node.sets(&["health", GPU, "2-3", "unhealthy"], range);
+    let range: HealthReply = node.done(&["health", GPU, "2-3", "unhealthy"]);
+    assert_eq!(range.devices, ["gpu-n-2", "gpu-n-3"]);
     node.shows(4, 1).await;
     // The kubelet gives the only device that is still healthy.
     node.kubelet
@@ -22,10 +40,8 @@ async fn health_is_set_and_taken_back() {
         .await
         .expect("admitted");
     assert_eq!(held(&node.kubelet, "p"), ["gpu-n-0"]);
-    node.sets(
-        &["health", GPU, "3", "healthy"],
-        "example.com/gpu: set gpu-n-3 to Healthy\n",
-    );
+    let healthy: HealthReply = node.done(&["health", GPU, "3", "healthy"]);
+    assert_eq!(healthy.health, Health::Healthy);
     node.shows(4, 2).await;
     let (_, status, _) = node.does(&["status"]);
     let note = "example.com/gpu has overrides: health of 3 devices\n";
@@ -40,7 +56,7 @@ async fn health_is_set_and_taken_back() {
         status.contains("gpu-n-0  Healthy                p/main"),
         "{status}"
     );
-    node.sets(&["reset", GPU], "example.com/gpu: as configured\n");
+    node.resets();
     node.shows(4, 4).await;
     assert!(!node.does(&["status", GPU]).1.contains("overrid"));
     assert_eq!(registrations(&node.kubelet, GPU), 1);
@@ -54,26 +70,20 @@ async fn a_count_is_set_by_the_rules_of_retiring() {
         .admit(&pod("p", &[(GPU, 2)]))
         .await
         .expect("admitted");
-    node.sets(
-        &["scale", GPU, "1"],
-        "example.com/gpu: scaled to 1 device, 3 pending removal\n",
-    );
+    assert_eq!(node.done::<ScaleReply>(&["scale", GPU, "1"]), scaled(1, 3));
     node.shows(4, 1).await;
     // The second device of the pod stays until the pod is deleted.
     node.shows(2, 1).await;
     node.kubelet.delete("p");
     node.shows(1, 1).await;
-    node.sets(
-        &["scale", GPU, "6"],
-        "example.com/gpu: scaled to 6 devices\n",
-    );
+    assert_eq!(node.done::<ScaleReply>(&["scale", GPU, "6"]), scaled(6, 0));
     node.shows(6, 6).await;
     assert!(
         node.does(&["status"])
             .1
             .contains("has overrides: 6 devices\n")
     );
-    node.sets(&["reset", GPU], "example.com/gpu: as configured\n");
+    node.resets();
     node.shows(4, 4).await;
 }
 
@@ -92,16 +102,13 @@ async fn a_device_that_is_ill_goes_like_another() {
 async fn it_outlives_reloads_and_kubelets_but_no_restart() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
-    node.sets(
-        &["scale", GPU, "3"],
-        "example.com/gpu: scaled to 3 devices, 1 pending removal\n",
-    );
+    assert_eq!(node.done::<ScaleReply>(&["scale", GPU, "3"]), scaled(3, 1));
     node.does(&["health", GPU, "0", "unhealthy"]);
     node.shows(3, 2).await;
     node.reloads(&FOUR.replace('4', "5"));
     let node = node.with_another_kubelet().await;
     node.shows(3, 2).await;
-    node.sets(&["reset", GPU], "example.com/gpu: as configured\n");
+    node.resets();
     node.shows(5, 5).await;
 }
 
@@ -110,26 +117,44 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     let list = "{resources: [{name: example.com/gpu, devices: [{id: a}, {id: b}]}]}";
     let node = Node::with(list);
     node.shows(2, 2).await;
-    node.refuses(
-        &["scale", GPU, "3"],
-        "error: example.com/gpu: the devices of this resource are a list, of which there is no other number\n",
+    let resource = || GPU.to_owned();
+    let reason = CountError::Listed;
+    assert_eq!(
+        node.refusal(&["scale", GPU, "3"]),
+        Refusal::Count {
+            resource: resource(),
+            reason
+        }
     );
-    node.refuses(
-        &["health", GPU, "c", "unhealthy"],
-        "error: example.com/gpu: no device \"c\": expected IDs, indexes as in 0, ranges as in 0-3, comma-separated, or all\n",
-    );
-    node.refuses(
-        &["health", GPU, "a,2", "unhealthy"],
-        "error: example.com/gpu: no device with the index 2: there are 2, counted from 0\n",
-    );
-    node.refuses(
-        &["reset", "example.com/fpga"],
-        "error: no resource example.com/fpga; there are: example.com/gpu\n",
+    for (devices, reason) in [
+        ("c", SelectionError::Unknown("c".to_owned())),
+        ("a,2", SelectionError::NoIndex { index: 2, count: 2 }),
+    ] {
+        assert_eq!(
+            node.refusal(&["health", GPU, devices, "unhealthy"]),
+            Refusal::Devices {
+                resource: resource(),
+                reason
+            }
+        );
+    }
+    assert_eq!(
+        node.refusal(&["reset", "example.com/fpga"]),
+        Refusal::NoSuchResource {
+            resource: "example.com/fpga".to_owned(),
+            known: vec![resource()],
+            more: 0,
+        }
     );
     node.reloads("{resources: [{name: example.com/gpu, devices: 2}]}");
-    let (code, _, stderr) = node.does(&["scale", GPU, "99999999"]);
-    assert_eq!(code, Some(1));
-    assert!(stderr.contains("expected at most "), "{stderr}");
+    let too_many = node.refusal(&["scale", GPU, "99999999"]);
+    assert!(matches!(
+        too_many,
+        Refusal::Count {
+            reason: CountError::TooMany(_),
+            ..
+        }
+    ));
     assert_eq!(node.does(&["health", GPU, "all", "sick"]).0, Some(2));
     assert!(!node.does(&["status"]).1.contains("overrid"));
 }
@@ -155,7 +180,7 @@ async fn two_hands_and_a_reload_at_once_end_as_the_last_says() {
             std::thread::yield_now();
         }
     });
-    node.sets(&["reset", GPU], "example.com/gpu: as configured\n");
+    node.resets();
     until("the last reload", || {
         node.does(&["status"]).1.contains("4 of 4")
     })

@@ -7,8 +7,10 @@ use std::io::Write;
 use std::path::Path;
 use std::time::Duration;
 
+use anstyle::Style;
 use anyhow::Context;
 use clap::{ArgGroup, Args, Subcommand};
+use serde::Serialize;
 
 use crate::cli::status::{ask, injected};
 use crate::cli::style::{ODD, PLAIN};
@@ -16,7 +18,7 @@ use crate::cli::{print, request};
 use crate::control::Request;
 use crate::fault::values::{self, ErrorCode, Probability, Times};
 use crate::fault::{CallFault, Fault, FaultKind, Flap, Schedule};
-use crate::observe::status::WithDevices;
+use crate::observe::status::{FaultStatus, Status, WithDevices};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FaultCommand {
@@ -24,12 +26,19 @@ pub(crate) enum FaultCommand {
     Inject(InjectCommand),
     /// List all faults, and how often each was injected
     #[command(after_help = "Example:\n  simple-device-plugin fault list")]
-    List,
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Clear all faults, those of the configuration too
     #[command(after_help = "Example:\n  simple-device-plugin fault clear example.com/gpu")]
     Clear {
         /// The resource's name [default: every resource]
         resource: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -106,6 +115,9 @@ pub(crate) struct FaultArguments<K: Args> {
     resource: String,
     #[command(flatten)]
     kind: K,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     schedule: ScheduleFlags,
 }
@@ -176,16 +188,17 @@ fn expecting<T>(
 
 /// Sends the request of the command, and prints the reply.
 pub fn run(socket: &Path, command: FaultCommand, out: &mut impl Write) -> anyhow::Result<()> {
-    let request = match command {
+    let (request, json) = match command {
         FaultCommand::Inject(command) => command.request()?,
-        FaultCommand::List => return list(socket, out),
-        FaultCommand::Clear { resource } => Request::Clear { resource },
+        FaultCommand::List { json } => return list(socket, json, out),
+        FaultCommand::Clear { resource, json } => (Request::Clear { resource }, json),
     };
-    request::run(socket, &request, out)
+    request::run(socket, &request, json, out)
 }
 
 impl InjectCommand {
-    fn request(self) -> anyhow::Result<Request> {
+    /// The request, and whether its reply is printed as JSON.
+    fn request(self) -> anyhow::Result<(Request, bool)> {
         match self {
             Self::Allocate(arguments) => arguments.call(FaultKind::Allocate),
             Self::Preferred(arguments) => arguments.call(FaultKind::Preferred),
@@ -202,7 +215,10 @@ impl InjectCommand {
 }
 
 impl<K: Args> FaultArguments<K> {
-    fn request(self, kind: impl FnOnce(K) -> anyhow::Result<FaultKind>) -> anyhow::Result<Request> {
+    fn request(
+        self,
+        kind: impl FnOnce(K) -> anyhow::Result<FaultKind>,
+    ) -> anyhow::Result<(Request, bool)> {
         let fault = Fault {
             on: kind(self.kind)?,
             schedule: Schedule {
@@ -212,15 +228,16 @@ impl<K: Args> FaultArguments<K> {
                 seed: self.schedule.seed,
             },
         };
-        Ok(Request::Fault {
+        let request = Request::Fault {
             resource: self.resource,
             fault: Box::new(fault),
-        })
+        };
+        Ok((request, self.json))
     }
 }
 
 impl FaultArguments<CallFlags> {
-    fn call(self, kind: impl FnOnce(CallFault) -> FaultKind) -> anyhow::Result<Request> {
+    fn call(self, kind: impl FnOnce(CallFault) -> FaultKind) -> anyhow::Result<(Request, bool)> {
         self.request(
             |CallFlags {
                  delay,
@@ -236,25 +253,13 @@ impl FaultArguments<CallFlags> {
     }
 }
 
-fn list(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
+fn list(socket: &Path, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
     let status = ask(socket, WithDevices::None)?;
-    let rows = status.resources.iter().flat_map(|resource| {
-        resource.faults.iter().map(|fault| {
-            let by = if fault.set_at_run_time {
-                "command"
-            } else {
-                "configuration"
-            };
-            let row = format!(
-                "{}\t{}\t{by}\t{}",
-                resource.name,
-                injected(fault),
-                fault.fault
-            );
-            (if fault.injected > 0 { ODD } else { PLAIN }, row)
-        })
-    });
-    let rows: Vec<_> = rows.collect();
+    if json {
+        let faults: Vec<ListedFault> = listed(&status).collect();
+        return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&faults)?)?);
+    }
+    let rows: Vec<(Style, String)> = listed(&status).map(|listed| listed.row()).collect();
     if rows.is_empty() {
         return Ok(writeln!(out, "no faults")?);
     }
@@ -263,4 +268,35 @@ fn list(socket: &Path, out: &mut impl Write) -> anyhow::Result<()> {
         "RESOURCE\tINJECTED\tSET BY\tFAULT",
         rows,
     )?)
+}
+
+fn listed(status: &Status) -> impl Iterator<Item = ListedFault<'_>> {
+    status.resources.iter().flat_map(|resource| {
+        let resource_name = &*resource.name;
+        resource.faults.iter().map(move |status| ListedFault {
+            resource: resource_name,
+            status,
+        })
+    })
+}
+
+#[derive(Serialize)]
+struct ListedFault<'a> {
+    resource: &'a str,
+    #[serde(flatten)]
+    status: &'a FaultStatus,
+}
+
+impl ListedFault<'_> {
+    fn row(&self) -> (Style, String) {
+        let (resource, fault) = (self.resource, &self.status.fault);
+        let set_by = if self.status.set_at_run_time {
+            "command"
+        } else {
+            "configuration"
+        };
+        let injected = injected(self.status);
+        let row = format!("{resource}\t{injected}\t{set_by}\t{fault}");
+        (if self.status.injected > 0 { ODD } else { PLAIN }, row)
+    }
 }

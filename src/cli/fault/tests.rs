@@ -24,7 +24,7 @@ fn fault(text: &str) -> Result<Fault, String> {
         panic!("{text} sets no fault");
     };
     match command.request() {
-        Ok(Request::Fault { resource, fault }) if resource == GPU => Ok(*fault),
+        Ok((Request::Fault { resource, fault }, false)) if resource == GPU => Ok(*fault),
         other => panic!("{text}: {other:?}"),
     }
 }

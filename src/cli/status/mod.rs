@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 
+use crate::cli::request::UNEXPECTED;
 use crate::control::{Reply, Request, client};
 use crate::observe::status::{self, Status};
 
@@ -38,9 +39,10 @@ impl StatusOptions {
 }
 
 pub fn ask(socket: &Path, devices: status::WithDevices) -> anyhow::Result<Status> {
-    match client::ask(socket, &Request::Status(devices))? {
+    match client::ask(socket, &Request::Status { devices })? {
         Reply::Status(status) => Ok(*status),
-        Reply::Done(_) | Reply::Error(_) => bail!("not the answer to what was asked"),
+        Reply::Refused(refusal) => bail!(refusal),
+        _ => bail!(UNEXPECTED),
     }
 }
 

@@ -4,7 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use kubelet_sim::{AdmissionError, Kubelet};
+use serde::de::DeserializeOwned;
 use serde_json::Value;
+use simple_device_plugin::control::{Refusal, ResetReply};
 use tempfile::TempDir;
 
 use super::control::{control, does};
@@ -55,18 +57,30 @@ impl Node {
         does(self.dir.path(), arguments)
     }
 
-    /// Runs a command that succeeds and prints this.
+    /// Runs a command that succeeds, and returns its reply.
     #[track_caller]
-    pub fn sets(&self, arguments: &[&str], expected: &str) {
-        let (code, stdout, stderr) = self.does(arguments);
-        assert_eq!((code, &*stdout, &*stderr), (Some(0), expected, ""));
+    pub fn done<T: DeserializeOwned>(&self, arguments: &[&str]) -> T {
+        let (code, stdout, stderr) = self.does(&[arguments, &["--json"]].concat());
+        assert_eq!((code, &*stderr), (Some(0), ""));
+        serde_json::from_str(&stdout).expect("a reply")
     }
 
-    /// Runs a command that the program refuses with this error.
+    /// Runs a command that the program refuses, and returns why.
     #[track_caller]
-    pub fn refuses(&self, arguments: &[&str], expected: &str) {
-        let (code, stdout, stderr) = self.does(arguments);
-        assert_eq!((code, &*stdout, &*stderr), (Some(1), "", expected));
+    pub fn refusal(&self, arguments: &[&str]) -> Refusal {
+        let (code, stdout, stderr) = self.does(&[arguments, &["--json"]].concat());
+        assert_eq!(code, Some(1));
+        let reply: Value = serde_json::from_str(&stdout).expect("JSON");
+        let message = reply["message"].as_str().expect("a message");
+        assert_eq!(stderr, format!("error: {message}\n"));
+        serde_json::from_value(reply["refused"].clone()).expect("a refusal")
+    }
+
+    /// Removes the overrides and the faults that were set at run time.
+    #[track_caller]
+    pub fn resets(&self) {
+        let ResetReply { resource } = self.done(&["reset", GPU]);
+        assert_eq!(resource, GPU);
     }
 
     /// Waits until the node shows this many GPUs.

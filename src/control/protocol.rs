@@ -1,0 +1,158 @@
+//! What client and daemon say to each other: one request and one reply, each a line of JSON with the version of the
+//! protocol. All text for people is made by the client.
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::fault::{Fault, TooMany, UncalledRpc};
+use crate::model::device::Health;
+use crate::model::selection::SelectionError;
+use crate::observe::status::{Status, WithDevices};
+use crate::offer::CountError;
+use crate::util::sanitize::sanitize;
+
+/// Another version means that requests or replies have changed their meaning.
+pub const VERSION: u32 = 1;
+
+/// A request or a reply on the wire.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Message<T> {
+    pub version: u32,
+    pub body: T,
+}
+
+/// The part of a message that every version has.
+#[derive(Debug, Deserialize)]
+pub(super) struct MessageVersion {
+    /// 0: a program that knows of no versions.
+    #[serde(default)]
+    pub version: u32,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Request {
+    Status {
+        devices: WithDevices,
+    },
+    Health {
+        resource: String,
+        /// IDs, indexes or ranges of indexes: see [`crate::model::selection`].
+        devices: String,
+        health: Health,
+    },
+    Scale {
+        resource: String,
+        count: usize,
+    },
+    /// Removes the overrides of a resource, and faults set at run time.
+    Reset {
+        resource: String,
+    },
+    Fault {
+        resource: String,
+        fault: Box<Fault>,
+    },
+    /// Removes all faults, the configured ones too.
+    Clear {
+        /// `None`: of every resource.
+        resource: Option<String>,
+    },
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Reply {
+    Status(Box<Status>),
+    Health(HealthReply),
+    Scale(ScaleReply),
+    Reset(ResetReply),
+    Fault(Box<FaultReply>),
+    Clear(Vec<ClearReply>),
+    Refused(Refusal),
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HealthReply {
+    pub resource: String,
+    pub health: Health,
+    /// The IDs of the devices.
+    pub devices: Vec<String>,
+    /// How many of them a fault keeps Unhealthy.
+    pub fault_unhealthy: usize,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ScaleReply {
+    pub resource: String,
+    pub devices: usize,
+    pub pending_removal: usize,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetReply {
+    pub resource: String,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FaultReply {
+    pub resource: String,
+    /// With its seed, also where that is made up.
+    pub fault: Fault,
+    /// Why it is never injected, where the kubelet does not make the call.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub never_injected: Option<UncalledRpc>,
+}
+
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClearReply {
+    pub resource: String,
+    /// How many faults were removed.
+    pub faults: usize,
+}
+
+/// Why nothing was done.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[serde(rename_all = "camelCase")]
+pub enum Refusal {
+    #[error(
+        "the daemon speaks version {supported} of the control protocol, not {VERSION}: use a client of its version"
+    )]
+    Version { supported: u32 },
+    /// The parser's words.
+    #[error("not a request: {0}")]
+    Malformed(String),
+    #[error("no resource {}; there are: {}", sanitize(.resource), listed(.known, *.more))]
+    NoSuchResource {
+        resource: String,
+        /// Some of those that there are.
+        known: Vec<String>,
+        /// How many more there are.
+        more: usize,
+    },
+    #[error("{resource}: {}", sanitize(&.reason.to_string()))]
+    Devices {
+        resource: String,
+        reason: SelectionError,
+    },
+    #[error("{resource}: {reason}")]
+    Count {
+        resource: String,
+        reason: CountError,
+    },
+    #[error("{resource}: {reason}")]
+    TooManyFaults { resource: String, reason: TooMany },
+    #[error("internal error: see the daemon's log")]
+    Internal,
+}
+
+fn listed(known: &[String], more: usize) -> String {
+    match (known, more) {
+        ([], _) => "none".to_owned(),
+        (few, 0) => few.join(", "),
+        (some, more) => format!("{} and {more} more", some.join(", ")),
+    }
+}
