@@ -12,6 +12,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     // In an order of its own: what a container gets is the same bytes every time.
     tonic_prost_build::configure()
         .btree_map(".")
+        .codec_path("crate::api::codec::SmallBufferCodec")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -15,25 +15,24 @@ const AWAY: Duration = Duration::from_secs(2);
 
 pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     Ok(vec![
-        restarts(program, 1, 50.0).await?,
-        restarts(program, 100, 300.0).await?,
+        restarts(program, of(1, 100), 50.0).await?,
+        restarts(program, of(100, 2), 50.0).await?,
+        restarts(program, of(100, 100), 300.0).await?,
         lost_stream(program).await?,
     ])
 }
 
-/// So many resources of a hundred devices each.
-const fn of_hundred(resources: usize) -> Load {
+const fn of(resources: usize, devices: usize) -> Load {
     Load {
         resources,
-        devices: 100,
+        devices,
         outputs: Outputs::All,
         views: Views::On(0),
     }
 }
 
 /// From just before the new kubelet.sock to every resource whole.
-async fn restarts(program: &Path, resources: usize, target: f64) -> Result<Figure> {
-    let load = of_hundred(resources);
+async fn restarts(program: &Path, load: Load, target: f64) -> Result<Figure> {
     let dir = tempfile::tempdir()?;
     let (mut kubelet, _running) = load.running(program, dir.path()).await?;
     let mut took = Vec::new();
@@ -46,13 +45,14 @@ async fn restarts(program: &Path, resources: usize, target: f64) -> Result<Figur
         load.whole(&kubelet).await?;
         took.push(ms(since.elapsed()));
     }
-    let what = format!("Back after a kubelet restart, {resources} × 100 devices");
+    let (resources, devices) = (load.resources, load.devices);
+    let what = format!("Back after a kubelet restart, {resources} × {devices} devices");
     Ok(Figure::new(&what, median(took), target, "ms"))
 }
 
 /// From the break of the connection to the resource whole again.
 async fn lost_stream(program: &Path) -> Result<Figure> {
-    let load = of_hundred(1);
+    let load = of(1, 100);
     let dir = tempfile::tempdir()?;
     let (mut kubelet, _running) = load.running(program, dir.path()).await?;
     let mut took = Vec::new();

@@ -1,5 +1,6 @@
 //! The device plugin API on the wire: the one file that spells the generated field names that are odd.
 
+mod codec;
 pub(crate) mod grpc_code;
 
 /// The generated API, as `proto/deviceplugin/v1beta1/api.proto` has it.

@@ -102,7 +102,8 @@ impl FaultInjector {
     ) -> Result<(), Status> {
         let injected = self.call(point);
         if !injected.delays.is_empty() {
-            self.delay(point, &injected.delays, ending).await;
+            // Boxed: every call would carry its size, and hardly any is delayed.
+            Box::pin(self.delay(point, &injected.delays, ending)).await;
         }
         match injected.refusal {
             // It may have been cleared meanwhile.

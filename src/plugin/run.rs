@@ -98,7 +98,8 @@ impl PluginInstance {
         self.handle.removal().stream_ended();
         let mut server = Server::start(socket, Arc::clone(&resource), self.handle.clone());
         let registered = tokio::select! {
-            registered = self.register(&resource, start.connected, &server, settle) => {
+            // Boxed, since its memory is needed for a moment only.
+            registered = Box::pin(self.register(&resource, start.connected, &server, settle)) => {
                 registered.map_err(RunEnd::NotRegistered)
             }
             // The kubelet may know the plugin already.
@@ -119,7 +120,7 @@ impl PluginInstance {
             }
             Err(end) => end,
         };
-        server.stop(connection).await;
+        Box::pin(server.stop(connection)).await;
         self.handle.removal().stream_ended();
         debug!(resource = %resource.name, "stopped");
         end

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info};
 
@@ -255,12 +255,13 @@ impl Plugins {
                 turns: Arc::clone(&self.turns),
                 turn_length: self.turn_length,
             };
-            let stopped = running.stopped.clone().drop_guard();
-            let run = run_plugin(instance, memory(), before, running.stop.clone());
-            self.tasks.spawn(async move {
-                let _stopped = stopped;
-                run.await;
-            });
+            self.tasks.spawn(run_plugin(
+                instance,
+                memory(),
+                before,
+                running.stop.clone(),
+                running.stopped.clone().drop_guard(),
+            ));
             plugin.running = Some(running);
         }
     }
@@ -292,6 +293,7 @@ async fn run_plugin(
     memory: RunMemory,
     before: Vec<CancellationToken>,
     stop: CancellationToken,
+    _stopped: DropGuard,
 ) {
     for stopped in before {
         stopped.cancelled().await;

@@ -136,7 +136,8 @@ impl Attempts {
                 }
             }
             self.memory.tries(*self.kubelet.borrow_and_update());
-            let connected = self.plugin.connect().await?;
+            // Boxed, since its memory is needed for a moment only.
+            let connected = Box::pin(self.plugin.connect()).await?;
             if let Some(cause) = self.memory.connected(connected.kubelet.identity()) {
                 handle.note(|record, _| record.restarted(cause));
             }
@@ -230,9 +231,9 @@ fn log_outdated(resource: &Resource, cause: Cause) {
 }
 
 /// How it ended, or what a panic said: a bug in one run must not end the loop.
-async fn caught(run: impl Future<Output = RunEnd>) -> RunEnd {
-    let run = AssertUnwindSafe(run).catch_unwind().await;
-    run.unwrap_or_else(|panic| RunEnd::Panicked(said(&*panic)))
+fn caught(run: impl Future<Output = RunEnd>) -> impl Future<Output = RunEnd> {
+    let run = AssertUnwindSafe(run).catch_unwind();
+    run.map(|ended| ended.unwrap_or_else(|panic| RunEnd::Panicked(said(&*panic))))
 }
 
 fn said(panic: &(dyn Any + Send)) -> String {
