@@ -10,6 +10,7 @@ mod names;
 mod program;
 pub mod reload;
 mod resources;
+mod settings;
 mod values;
 mod variables;
 mod warnings;

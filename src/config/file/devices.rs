@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::keys::{DeviceKeys, DevicesKeys, Pairs, ResourceKeys};
 use super::resources::{FileReader, TakenByFile, filled};
 use super::typed::At;
 use crate::config::limits::{TEXT_MAX, text_expected};
 use crate::config::resources::{NUMBER_DEVICES_DEFAULT, Reported, all};
+use crate::config::settings::{DeviceSettings, DevicesSetting, Pairs, ResourceSettings};
 use crate::model::device::{Counted, Detail, Device, Devices, Health, LIST_SIZE_MAX};
 use crate::model::numa::{NUMA_NODE_MAX, NumaNodes};
 use crate::model::resource_name::ResourceName;
@@ -16,7 +16,7 @@ use crate::model::template::{PLACEHOLDERS, is_attribute};
 impl FileReader<'_, '_> {
     pub(super) fn devices(
         &mut self,
-        keys: &ResourceKeys,
+        keys: &ResourceSettings,
         name: Option<&ResourceName>,
         taken: &mut TakenByFile,
     ) -> Result<(Devices, Option<Counted>), Reported> {
@@ -24,7 +24,7 @@ impl FileReader<'_, '_> {
         let known_numa = numa.as_deref().ok().unwrap_or_default();
         let (line, count) = match &keys.devices {
             Some(At {
-                value: DevicesKeys::List(list),
+                value: DevicesSetting::List(list),
                 ..
             }) => {
                 let counted = taken.devices.add(list.len());
@@ -33,7 +33,7 @@ impl FileReader<'_, '_> {
                 return numa.map(|_| (listed, None));
             }
             Some(At {
-                value: DevicesKeys::Count(count),
+                value: DevicesSetting::Count(count),
                 line,
             }) => (*line, *count),
             None => (self.line, NUMBER_DEVICES_DEFAULT),
@@ -53,10 +53,10 @@ impl FileReader<'_, '_> {
         numa.map(|_| (counted.devices(count), Some(counted)))
     }
 
-    fn list(&mut self, list: &[DeviceKeys], numa: &[u16]) -> Result<Devices, Reported> {
+    fn list(&mut self, list: &[DeviceSettings], numa: &[u16]) -> Result<Devices, Reported> {
         let mut ids = BTreeMap::new();
         let mut size = 0;
-        let mut read = |(index, keys): (usize, &DeviceKeys)| {
+        let mut read = |(index, keys): (usize, &DeviceSettings)| {
             let device = self.device(index, keys, numa);
             if keys.id.value.is_empty() {
                 return Err(self.error("id", &keys.id, "an ID"));
@@ -88,7 +88,7 @@ impl FileReader<'_, '_> {
     fn device(
         &mut self,
         index: usize,
-        keys: &DeviceKeys,
+        keys: &DeviceSettings,
         dealt: &[u16],
     ) -> Result<Device, Reported> {
         if let Some(text) = keys.texts().find(|text| text.value.len() > TEXT_MAX) {

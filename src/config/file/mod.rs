@@ -2,23 +2,22 @@
 
 mod devices;
 mod errors;
-mod keys;
 mod resources;
 mod rules;
 #[cfg(test)]
 mod tests;
 mod tree;
-mod typed;
+pub(super) mod typed;
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use self::errors::FileErrors;
-use self::keys::{File, ResourceKeys};
 use self::resources::Common;
 use self::typed::At;
 use super::error::ConfigErrors;
 use crate::config::host_paths::AllowedHostPaths;
+use crate::config::settings::{File, ResourceSettings};
 use crate::offer::resource::{REMOVAL_GRACE_DEFAULT, Resource};
 
 /// Shorter, and the kubelet may still be booking what it picked; longer, and nobody waits for it.
@@ -93,7 +92,7 @@ fn removal_grace(given: Option<&At<String>>, errors: &mut FileErrors) -> Duratio
 }
 
 /// The file's resources with what its first matching entry of `nodes` puts over them.
-fn of_node(file: File, node: &str, errors: &mut FileErrors) -> Vec<ResourceKeys> {
+fn of_node(file: File, node: &str, errors: &mut FileErrors) -> Vec<ResourceSettings> {
     for entry in &file.nodes {
         if let Some(expected) = wrong_glob(&entry.matches.value) {
             errors.add(

@@ -5,12 +5,12 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use super::errors::FileErrors;
-use super::keys::{DevicesKeys, PolicyKey, ResourceKeys};
 use super::rules::Rules;
 use super::typed::At;
 use crate::config::host_paths::AllowedHostPaths;
 use crate::config::limits::{DeviceCount, OUTPUTS_MAX, RESOURCES_MAX, resources_expected};
 use crate::config::resources::{Reported, all};
+use crate::config::settings::{DevicesSetting, PolicyKey, ResourceSettings};
 use crate::config::values;
 use crate::fault::{FAULTS_MAX, FLAPS_MAX, Fault, FaultSpec, SpecError, Target};
 use crate::model::allocation::{Outputs, Prefixes};
@@ -31,7 +31,7 @@ pub(crate) struct Common<'a> {
 
 /// Every resource; `None` where there is an error.
 pub fn read(
-    resources: &[ResourceKeys],
+    resources: &[ResourceSettings],
     common: &Common,
     errors: &mut FileErrors,
 ) -> Option<Vec<Resource>> {
@@ -41,7 +41,7 @@ pub fn read(
         return None;
     }
     let mut taken = TakenByFile::default();
-    let read = |keys: &ResourceKeys| {
+    let read = |keys: &ResourceSettings| {
         let line = keys.name.line;
         FileReader {
             common,
@@ -72,7 +72,7 @@ pub(super) struct FileReader<'a, 'm> {
 impl FileReader<'_, '_> {
     fn resource(
         &mut self,
-        keys: &ResourceKeys,
+        keys: &ResourceSettings,
         taken: &mut TakenByFile,
     ) -> Result<Resource, Reported> {
         // All of it is read before anything is given up, so that every error is reported.
@@ -149,7 +149,7 @@ impl FileReader<'_, '_> {
         Ok(socket)
     }
 
-    fn outputs(&mut self, keys: &ResourceKeys, devices: &Devices) -> Result<Outputs, Reported> {
+    fn outputs(&mut self, keys: &ResourceSettings, devices: &Devices) -> Result<Outputs, Reported> {
         if keys.rules() * devices.len() > OUTPUTS_MAX {
             let expected = format!(
                 "fewer devices or fewer outputs: together they make more than {OUTPUTS_MAX}"
@@ -197,7 +197,7 @@ impl FileReader<'_, '_> {
 
     fn faults(
         &mut self,
-        keys: &ResourceKeys,
+        keys: &ResourceSettings,
         devices: Option<&Devices>,
     ) -> Result<Vec<Fault>, Reported> {
         if let Some(beyond) = keys
@@ -228,7 +228,7 @@ impl FileReader<'_, '_> {
     }
 
     /// What the prefixes say, by the rules of the variables.
-    fn prefixed(&mut self, keys: &ResourceKeys) -> Result<Outputs, Reported> {
+    fn prefixed(&mut self, keys: &ResourceSettings) -> Result<Outputs, Reported> {
         let env = self.value("envPrefix", keys.env_prefix.as_ref(), values::env_prefix);
         let device_file = self.value(
             "deviceFilePrefix",
@@ -281,10 +281,10 @@ impl FileReader<'_, '_> {
 }
 
 /// Counted devices are all alike: without any, one that there could be is evaluated.
-fn stand_in(keys: &ResourceKeys) -> Vec<Device> {
+fn stand_in(keys: &ResourceSettings) -> Vec<Device> {
     match &keys.devices {
         Some(At {
-            value: DevicesKeys::List(_),
+            value: DevicesSetting::List(_),
             ..
         }) => Vec::new(),
         _ => vec![Device::new("device-0", 0, [].into())],

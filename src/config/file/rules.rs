@@ -3,10 +3,10 @@
 use std::fmt::Display;
 
 use super::errors::FileErrors;
-use super::keys::{DeviceFileKeys, MountKeys, Pairs};
 use super::typed::At;
 use crate::config::host_paths::AllowedHostPaths;
 use crate::config::resources::{Reported, all};
+use crate::config::settings::{DeviceFileSettings, MountSettings, Pairs};
 use crate::model::allocation::{DeviceFileRule, MountRule};
 use crate::model::device::Device;
 use crate::model::template::{Constants, Template};
@@ -45,7 +45,7 @@ impl Rules<'_, '_> {
 
     pub(crate) fn device_file(
         &mut self,
-        keys: &DeviceFileKeys,
+        keys: &DeviceFileSettings,
     ) -> Result<DeviceFileRule, Reported> {
         let paths = self.paths(&keys.host_path, keys.container_path.as_ref());
         let permissions = keys.permissions.as_ref();
@@ -60,7 +60,7 @@ impl Rules<'_, '_> {
         })
     }
 
-    pub fn mount(&mut self, keys: &MountKeys) -> Result<MountRule, Reported> {
+    pub fn mount(&mut self, keys: &MountSettings) -> Result<MountRule, Reported> {
         let (container_path, host_path) =
             self.paths(&keys.host_path, keys.container_path.as_ref())?;
         Ok(MountRule {

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::typed::At;
+use super::file::typed::At;
 use crate::fault::FaultSpec;
 use crate::model::device::Health;
 
@@ -22,10 +22,10 @@ pub struct File {
     /// How long a device pending removal stays Unhealthy at least before it is dropped, as in 30s, the default.
     pub removal_grace: Option<At<String>>,
     /// The extended resources of every node.
-    pub resources: Vec<ResourceKeys>,
+    pub resources: Vec<ResourceSettings>,
     /// What is different on some nodes; the first entry that matches a node counts.
     #[serde(default)]
-    pub nodes: Vec<NodeKeys>,
+    pub nodes: Vec<NodeSettings>,
 }
 
 /// What is different on the nodes that match.
@@ -36,12 +36,12 @@ pub struct File {
     deny_unknown_fields,
     expecting = "an entry with the keys match and resources"
 )]
-pub(crate) struct NodeKeys {
+pub(crate) struct NodeSettings {
     /// A node's name, or a glob: `gpu-*`, `worker[0-4]`.
     #[serde(rename = "match")]
     pub matches: At<String>,
     /// The keys that each names replace those of the resource with its name; a new name adds a resource.
-    pub resources: Vec<ResourceKeys>,
+    pub resources: Vec<ResourceSettings>,
 }
 
 /// One extended resource. The variable of a key is its name in capitals.
@@ -52,11 +52,11 @@ pub(crate) struct NodeKeys {
     deny_unknown_fields,
     expecting = "a resource with the key name and more"
 )]
-pub(crate) struct ResourceKeys {
+pub(crate) struct ResourceSettings {
     /// The extended resource's name, as in example.com/gpu.
     pub name: At<String>,
     /// How many devices, 2 by default, or a list of them.
-    pub devices: Option<At<DevicesKeys>>,
+    pub devices: Option<At<DevicesSetting>>,
     /// IDs of counted devices are `<deviceIdPrefix>-<node>-<index>`; by default the part of the name after /.
     pub(crate) device_id_prefix: Option<At<String>>,
     /// The plugin's socket is `<pluginName>.sock`.
@@ -81,9 +81,9 @@ pub(crate) struct ResourceKeys {
     /// A container's annotations, for the container runtime.
     pub annotations: Option<Pairs>,
     /// A container's device files.
-    pub device_files: Option<Vec<DeviceFileKeys>>,
+    pub device_files: Option<Vec<DeviceFileSettings>>,
     /// Files and directories of the host in a container.
-    pub mounts: Option<Vec<MountKeys>>,
+    pub mounts: Option<Vec<MountSettings>>,
     /// Names of CDI devices whose specification is on the node.
     pub(crate) cdi_devices: Option<Vec<At<String>>>,
     /// What goes wrong on purpose.
@@ -108,11 +108,11 @@ pub(crate) enum PolicyKey {
 /// How many devices, or a list of them.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(untagged))]
-pub(crate) enum DevicesKeys {
+pub(crate) enum DevicesSetting {
     /// So many, with IDs of their own making.
     Count(usize),
     /// These.
-    List(Vec<DeviceKeys>),
+    List(Vec<DeviceSettings>),
 }
 
 /// One device of a list.
@@ -123,7 +123,7 @@ pub(crate) enum DevicesKeys {
     deny_unknown_fields,
     expecting = "a device with the key id and more"
 )]
-pub(crate) struct DeviceKeys {
+pub(crate) struct DeviceSettings {
     /// Unique in its resource; it must stay the same, or running pods lose their devices.
     pub id: At<String>,
     /// Stands for `{path}`.
@@ -145,7 +145,7 @@ pub(crate) struct DeviceKeys {
     deny_unknown_fields,
     expecting = "a device file with the key hostPath and more"
 )]
-pub(crate) struct DeviceFileKeys {
+pub(crate) struct DeviceFileSettings {
     /// Its path on the host.
     pub host_path: At<String>,
     /// Its path in the container; by default the same.
@@ -163,7 +163,7 @@ pub(crate) struct DeviceFileKeys {
     deny_unknown_fields,
     expecting = "a mount with the key hostPath and more"
 )]
-pub(crate) struct MountKeys {
+pub(crate) struct MountSettings {
     /// Its path on the host.
     pub host_path: At<String>,
     /// Its path in the container; by default the same.
@@ -176,7 +176,7 @@ pub(crate) struct MountKeys {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pairs(pub Vec<(At<String>, At<String>)>);
 
-impl DeviceKeys {
+impl DeviceSettings {
     /// All that it says in words of its own.
     pub fn texts(&self) -> impl Iterator<Item = &At<String>> {
         let attributes = self.attributes.iter().flat_map(|pairs| &pairs.0);
@@ -187,7 +187,7 @@ impl DeviceKeys {
     }
 }
 
-impl ResourceKeys {
+impl ResourceSettings {
     /// How many rules there are for what a container gets.
     pub(crate) fn rules(&self) -> usize {
         let pairs = |pairs: &Option<Pairs>| pairs.as_ref().map_or(0, |pairs| pairs.0.len());
@@ -223,28 +223,28 @@ impl ResourceKeys {
     }
 }
 
-impl<'de> Deserialize<'de> for DevicesKeys {
+impl<'de> Deserialize<'de> for DevicesSetting {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct CountOrList;
         impl<'de> Visitor<'de> for CountOrList {
-            type Value = DevicesKeys;
+            type Value = DevicesSetting;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a whole number, or a list of devices")
             }
 
-            fn visit_u64<E: de::Error>(self, count: u64) -> Result<DevicesKeys, E> {
-                Ok(DevicesKeys::Count(
+            fn visit_u64<E: de::Error>(self, count: u64) -> Result<DevicesSetting, E> {
+                Ok(DevicesSetting::Count(
                     usize::try_from(count).unwrap_or(usize::MAX),
                 ))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<DevicesKeys, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<DevicesSetting, A::Error> {
                 let mut devices = Vec::new();
                 while let Some(device) = list.next_element()? {
                     devices.push(device);
                 }
-                Ok(DevicesKeys::List(devices))
+                Ok(DevicesSetting::List(devices))
             }
         }
         deserializer.deserialize_any(CountOrList)
