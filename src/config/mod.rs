@@ -6,20 +6,21 @@ mod error;
 mod file;
 mod host_paths;
 mod limits;
-mod names;
 mod program;
 pub mod reload;
-mod resources;
+mod resolve;
 mod settings;
+mod socket_paths;
 mod values;
 mod variables;
 mod warnings;
 
-pub use environment::{Environment, Host, any_set};
+pub use environment::{Environment, Host};
 pub use error::{ConfigErrors, Place};
 pub use file::FileText;
 pub use program::{Logs, config_file, control_socket};
 pub(crate) use values::{HttpAddress, LogFormat};
+pub use variables::any_set;
 
 use std::path::PathBuf;
 
@@ -68,17 +69,20 @@ impl Config {
     ) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let program = program::read(environment, host, &mut errors);
-        let resources = if let Some(file) = file {
-            variables::none_beside_file(environment, &program.node, &mut errors);
-            file::read(file, &program.node, &program.allowed, &mut errors)
+        let (node, allowed) = (&program.node, &program.allowed);
+        let settings = if let Some(file) = file {
+            variables::none_beside_file(environment, node, &mut errors);
+            file::read(file, node, &mut errors)
         } else {
-            let all = variables::by_resource(environment, &program.node, &mut errors);
-            resources::read(&all, &program, &mut errors)
+            Some(variables::read(environment, node, &mut errors))
         };
+        let resources =
+            settings.and_then(|settings| resolve::resolve(&settings, node, allowed, &mut errors));
+        errors.sort_by_line();
         let known = resources.as_deref().unwrap_or_default();
         let (dir, control) = (&program.plugin_dir, program.control.as_deref());
-        resources::validate_paths(dir, known, &mut errors);
-        resources::validate_control(control, dir, known, &mut errors);
+        socket_paths::validate(dir, known, &mut errors);
+        socket_paths::validate_control(control, dir, known, &mut errors);
         let resources = errors.unless_any(resources)?;
         let mut warnings = warnings::of(&resources, host.numa.as_ref());
         warnings.extend(warnings::of_control(control, dir));
@@ -194,6 +198,23 @@ mod tests {
             &[("RESOURCE_NAME", &names(31)), ("NUMBER_DEVICES", "10000")],
             "NUMBER_DEVICES=\"10000\": expected at most 300000 devices, of all resources together",
         );
+        // Were each list read once for each resource, these would take many seconds.
+        let lists = |count| {
+            let list = |value: &str| vec![value; count].join(",");
+            let (of_all, off) = (list("1"), list(""));
+            let names = names(count);
+            config(&[
+                ("RESOURCE_NAME", &names),
+                ("NUMBER_DEVICES", &of_all),
+                ("NUMA_NODES", &of_all),
+                ("DEVICE_ID_PREFIX", &of_all),
+                ("ENV_PREFIX", &off),
+                ("PREFERRED_ALLOCATION", &off),
+            ])
+        };
+        assert_eq!(lists(1000).unwrap().resources.len(), 1000);
+        let errors = lists(4000).expect_err("no error").to_string();
+        assert!(errors.contains("at most 1000 resources"), "{errors}");
         let long = "x".repeat(4097);
         let errors = config(&[("ANNOTATION_PREFIX", &long)]).expect_err("no error");
         assert_eq!(errors.as_slice()[0].expected, "at most 4096 bytes");
@@ -231,19 +252,19 @@ mod tests {
                 "RUST_LOG=loud",
                 "LOG_FORMAT=xml",
                 "ALLOWED_HOST_PATHS= opt",
-                "RESOURCE_NAME=gpu",
-                "PLUGIN_NAME=kubelet",
                 "NUMBER_DEVICES=two",
                 "NUMA_NODES=0-",
                 "PREFERRED_ALLOCATION=best",
+                "NUMA_NODES=1024",
+                "NUMA_NODES=1-0",
+                "RESOURCE_NAME=gpu",
+                "PLUGIN_NAME=kubelet",
                 "ENV_PREFIX=A=B",
                 "DEVICE_FILE_PREFIX=../x",
                 "DEVICE_FILE_HOST_PATH=dev/null",
-                "NUMA_NODES=1024",
                 "DEVICE_FILE_PREFIX=/y",
                 "RESOURCE_NAME=a/y",
                 "PLUGIN_NAME=v",
-                "NUMA_NODES=1-0",
                 "NUMBER_DEVICES=300000",
             ]
         );
@@ -257,7 +278,7 @@ mod tests {
         );
         refused(
             &[("RESOURCE_NAME", "a/x,a/y"), ("PLUGIN_NAME", "v,v")],
-            "PLUGIN_NAME=\"v\": expected a name of its own; another resource has v.sock",
+            "PLUGIN_NAME=\"v\": expected a name of its own; PLUGIN_NAME has the socket v.sock already",
         );
         refused(
             &[("RESOURCE_NAME", "a/x,")],
@@ -267,15 +288,17 @@ mod tests {
 
     #[test]
     fn a_list_that_the_kubelet_cannot_take_is_a_mistake() {
-        let Err(errors) = config(&[("NUMBER_DEVICES", "99999999999999999999")]) else {
-            panic!("no error");
-        };
-        let expected = &errors.as_slice()[0].expected;
-        assert!(expected.starts_with("at most 1"), "{expected}");
-        assert_eq!(
-            errors.as_slice()[0].value.as_deref(),
-            Some("99999999999999999999")
-        );
+        for (count, start) in [
+            ("200000", "at most 1"),
+            ("99999999999999999999", "at most 300000 devices"),
+        ] {
+            let errors = config(&[("NUMBER_DEVICES", count)]).expect_err("no error");
+            let [error] = errors.as_slice() else {
+                panic!("{errors}")
+            };
+            assert!(error.expected.starts_with(start), "{error}");
+            assert_eq!(error.value.as_deref(), Some(count));
+        }
     }
 
     #[test]
@@ -362,7 +385,7 @@ mod tests {
     }
 
     fn any_name() -> impl Strategy<Value = String> {
-        let base = prop::sample::select(names::RESOURCE_VARIABLES.to_vec());
+        let base = prop::sample::select(variables::names::RESOURCE_VARIABLES.to_vec());
         (base, "(_[0-9]{1,2})?", "(\\.n|\\.m)?").prop_map(|(b, i, n)| format!("{b}{i}{n}"))
     }
 

@@ -1,47 +1,50 @@
-//! What the config file can say. The JSON schema is generated from these types, their comments are its
-//! descriptions.
+//! What can be configured of a resource, wherever it is said: each value with its origin. The keys of the config file and its
+//! JSON schema are generated from these types, their comments are the schema's descriptions.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::file::typed::At;
+use super::limits::devices_expected;
 use crate::fault::FaultSpec;
 use crate::model::device::Health;
+use crate::model::numa::{NUMA_NODE_MAX, NumaNodes};
+use crate::model::preference::Policy;
 
-/// The config file of simple-device-plugin.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(
-    rename_all = "camelCase",
-    deny_unknown_fields,
-    expecting = "the keys resources, nodes and removalGrace"
-)]
-pub struct File {
-    /// How long a device pending removal stays Unhealthy at least before it is dropped, as in 30s, the default.
-    pub removal_grace: Option<At<String>>,
-    /// The extended resources of every node.
+/// What is configured for one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub removal_grace: Duration,
     pub resources: Vec<ResourceSettings>,
-    /// What is different on some nodes; the first entry that matches a node counts.
-    #[serde(default)]
-    pub nodes: Vec<NodeSettings>,
 }
 
-/// What is different on the nodes that match.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(
-    rename_all = "camelCase",
-    deny_unknown_fields,
-    expecting = "an entry with the keys match and resources"
-)]
-pub(crate) struct NodeSettings {
-    /// A node's name, or a glob: `gpu-*`, `worker[0-4]`.
-    #[serde(rename = "match")]
-    pub matches: At<String>,
-    /// The keys that each names replace those of the resource with its name; a new name adds a resource.
-    pub resources: Vec<ResourceSettings>,
+/// Where a value stands. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A variable's full name, as in `NUMBER_DEVICES_1.worker2`.
+    Variable(Arc<str>),
+    /// A line of the config file, counted from 1.
+    Line(usize),
+}
+
+/// A value with its origin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct At<T> {
+    pub origin: Origin,
+    pub value: T,
+}
+
+/// In an error about another value.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Variable(name) => f.write_str(name),
+            Self::Line(line) => write!(f, "line {line}"),
+        }
+    }
 }
 
 /// One extended resource. The variable of a key is its name in capitals.
@@ -62,10 +65,11 @@ pub(crate) struct ResourceSettings {
     /// The plugin's socket is `<pluginName>.sock`.
     pub(crate) plugin_name: Option<At<String>>,
     /// NUMA nodes over which the devices that have none of their own are dealt in turn.
-    #[cfg_attr(test, schemars(inner(range(max = 1023))))]
-    pub numa_nodes: Option<Vec<At<u16>>>,
+    #[serde(default, deserialize_with = "numa_nodes")]
+    #[cfg_attr(test, schemars(with = "Option<Vec<u16>>", inner(range(max = 1023))))]
+    pub numa_nodes: Option<NumaNodes>,
     /// Which free devices a pod gets.
-    pub preferred_allocation: Option<PolicyKey>,
+    pub preferred_allocation: Option<Policy>,
     /// A container's env `<envPrefix>_<index>=/dev/<index>`.
     pub(crate) env_prefix: Option<At<String>>,
     /// A container's annotation `<annotationPrefix>-<index>=<device ID>`.
@@ -88,21 +92,6 @@ pub(crate) struct ResourceSettings {
     pub(crate) cdi_devices: Option<Vec<At<String>>>,
     /// What goes wrong on purpose.
     pub faults: Option<Vec<At<FaultSpec>>>,
-}
-
-/// Which free devices a pod gets.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum PolicyKey {
-    /// The kubelet picks at random.
-    None,
-    /// The lowest indexes.
-    Ordered,
-    /// The fewest NUMA nodes, then the lowest indexes.
-    Packed,
-    /// One from each NUMA node in turn, the least used first.
-    Spread,
 }
 
 /// How many devices, or a list of them.
@@ -131,8 +120,9 @@ pub(crate) struct DeviceSettings {
     /// Healthy by default.
     pub health: Option<Health>,
     /// All the NUMA nodes that it is near to.
-    #[cfg_attr(test, schemars(inner(range(max = 1023))))]
-    pub numa: Option<Vec<At<u16>>>,
+    #[serde(default, deserialize_with = "numa_nodes")]
+    #[cfg_attr(test, schemars(with = "Option<Vec<u16>>", inner(range(max = 1023))))]
+    pub numa: Option<NumaNodes>,
     /// Each stands for `{<its name>}`.
     pub attributes: Option<Pairs>,
 }
@@ -234,9 +224,12 @@ impl<'de> Deserialize<'de> for DevicesSetting {
             }
 
             fn visit_u64<E: de::Error>(self, count: u64) -> Result<DevicesSetting, E> {
-                Ok(DevicesSetting::Count(
-                    usize::try_from(count).unwrap_or(usize::MAX),
-                ))
+                self.visit_u128(count.into())
+            }
+
+            fn visit_u128<E: de::Error>(self, count: u128) -> Result<DevicesSetting, E> {
+                let count = usize::try_from(count).map_err(|_| E::custom(devices_expected()));
+                count.map(DevicesSetting::Count)
             }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<DevicesSetting, A::Error> {
@@ -249,6 +242,28 @@ impl<'de> Deserialize<'de> for DevicesSetting {
         }
         deserializer.deserialize_any(CountOrList)
     }
+}
+
+/// One of the NUMA nodes that Linux can have.
+#[derive(Deserialize)]
+#[serde(try_from = "u16")]
+struct NumaNode(u16);
+
+impl TryFrom<u16> for NumaNode {
+    type Error = String;
+
+    fn try_from(node: u16) -> Result<Self, String> {
+        if node > NUMA_NODE_MAX {
+            return Err(format!("a NUMA node from 0 to {NUMA_NODE_MAX}"));
+        }
+        Ok(Self(node))
+    }
+}
+
+fn numa_nodes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NumaNodes>, D::Error> {
+    let nodes: Option<Vec<NumaNode>> = Option::deserialize(deserializer)?;
+    let nodes = nodes.map(|nodes| nodes.into_iter().map(|node| node.0).collect());
+    Ok(nodes.map(NumaNodes::dealing))
 }
 
 impl<'de> Deserialize<'de> for Pairs {
@@ -279,7 +294,8 @@ mod schema {
 
     use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-    use super::{At, File, Pairs};
+    use super::{At, Pairs};
+    use crate::config::file::File;
 
     impl<T: JsonSchema> JsonSchema for At<T> {
         fn schema_name() -> Cow<'static, str> {

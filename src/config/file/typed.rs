@@ -9,22 +9,26 @@ use serde::de::{
 };
 use serde::forward_to_deserialize_any;
 
-use super::errors::FileErrors;
 use super::tree::{YamlNode, YamlValue};
+use crate::config::error::ConfigErrors;
+use crate::config::settings::{At, Origin};
 
 /// A file with more errors than this has another problem.
 const ERRORS_MAX: usize = 50;
 
 /// Reads the tree into types; `None` where nothing is left of it. serde stops at the first error: so
 /// that all of them are reported, what is wrong is taken out and the rest is read again.
-pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut FileErrors) -> Option<T> {
+pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut ConfigErrors) -> Option<T> {
     for _ in 0..ERRORS_MAX {
         let error = match T::deserialize(&tree) {
             Ok(read) => return Some(read),
             Err(error) => error,
         };
+        let origin = Origin::Line(error.line);
         let key = error.key.as_deref().unwrap_or_default();
-        errors.add(error.line, key, error.value.as_deref(), error.expected);
+        // A value without a key is the whole file.
+        let value = error.value.as_deref().filter(|_| !key.is_empty());
+        errors.add_at(&origin, key, value, error.expected);
         if error.path.is_empty() {
             return None;
         }
@@ -32,13 +36,6 @@ pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut FileErrors) ->
         tree.remove(&path);
     }
     None
-}
-
-/// A value with its line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct At<T> {
-    pub line: usize,
-    pub value: T,
 }
 
 /// Asks the tree's deserializer for the line too.
@@ -57,7 +54,7 @@ impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
             fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<At<T>, A::Error> {
                 let missing = || de::Error::custom("a value");
                 Ok(At {
-                    line: pair.next_element()?.ok_or_else(missing)?,
+                    origin: Origin::Line(pair.next_element()?.ok_or_else(missing)?),
                     value: pair.next_element()?.ok_or_else(missing)?,
                 })
             }
@@ -255,10 +252,11 @@ fn plain<'de, V: Visitor<'de>>(text: &str, visitor: V) -> Result<V::Value, Error
         _ if is_null(text) => visitor.visit_unit(),
         "true" | "True" | "TRUE" => visitor.visit_bool(true),
         "false" | "False" | "FALSE" => visitor.visit_bool(false),
-        // One beyond all bounds is taken for the highest, as in the variables.
-        _ if text.bytes().all(|c| c.is_ascii_digit()) => {
-            visitor.visit_u64(text.parse().unwrap_or(u64::MAX))
-        }
+        // Nothing asks for more than 64 bits, so that it does not matter which larger number it is.
+        _ if text.bytes().all(|c| c.is_ascii_digit()) => match text.parse() {
+            Ok(number) => visitor.visit_u64(number),
+            Err(_) => visitor.visit_u128(u128::MAX),
+        },
         _ => visitor.visit_str(text),
     }
 }
