@@ -330,6 +330,9 @@ mod tests {
             errors.to_string(),
             "ENV_PREFIX=\"a\u{fffd}\": expected text in UTF-8"
         );
+        environment.insert("LOG_FORMAT".to_owned(), broken());
+        let errors = Config::from_variables(&environment, &host).expect_err("no error");
+        assert_eq!(errors.as_slice().len(), 2, "{errors}");
     }
 
     #[test]
