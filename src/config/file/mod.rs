@@ -136,15 +136,14 @@ fn of_node(file: File, node: &str, errors: &mut ConfigErrors) -> Vec<ResourceSet
     resources
 }
 
-/// Why a glob can match nothing.
-fn wrong_glob(glob: &str) -> Option<&'static str> {
-    let count = |c| glob.matches(c).count();
+/// What is expected instead of a glob that can match nothing, or more than it seems to.
+fn wrong_glob(glob: &str) -> Option<String> {
     if glob.is_empty() {
-        return Some("a node's name or a glob, as in gpu-*");
+        return Some("a node's name or a glob, as in gpu-*".to_owned());
     }
     if glob.starts_with('!') {
-        return Some("a name or a glob that does not start with '!'");
+        return Some("a name or a glob that does not start with '!'".to_owned());
     }
-    let closed = count('[') == count(']') && count('{') == count('}');
-    (!closed).then_some("a ']' for every '[' and a '}' for every '{'")
+    let error = fast_glob::validate(glob).err()?;
+    Some(format!("a valid glob: {error}"))
 }

@@ -51,7 +51,7 @@ fn all_mistakes_of_sense_are_told_with_their_lines() {
             "c.yaml:4: pluginName=\"p\": expected a name of its own; line 3 has the socket p.sock already",
             "c.yaml:4: attributes=\"id\": expected another name",
             "c.yaml:4: attributes=\"a b\": expected a name of letters",
-            "c.yaml:6: match=\"gpu-[\": expected a ']' for every '['",
+            "c.yaml:6: match=\"gpu-[\": expected a valid glob: unclosed character class at byte 4; missing ']'",
             "c.yaml:7: name=\"c/d\": expected each resource once; line 7 has it already",
         ],
     );
