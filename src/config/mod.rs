@@ -1,5 +1,6 @@
 //! The configuration: parsed once from variables or a config file, into types that cannot be wrong.
 
+mod by_node;
 mod container_limits;
 mod environment;
 mod error;
@@ -15,10 +16,12 @@ mod values;
 mod variables;
 mod warnings;
 
+pub(crate) use by_node::{ByNode, NodeResources, by_node};
 pub use environment::{Environment, Host};
 pub use error::{ConfigErrors, Place};
 pub use file::FileText;
 pub use program::{Logs, config_file, control_socket};
+pub(crate) use settings::{At, DevicesSetting, ResourceSettings};
 pub(crate) use values::{HttpAddress, LogFormat};
 pub use variables::any_set;
 

@@ -201,7 +201,7 @@ fn logs(set: &ProgramVariables, errors: &mut ConfigErrors) -> Logs {
 /// would be others, so inside a pod only `NODE_NAME` counts.
 fn node(set: &ProgramVariables, host: &Host, errors: &mut ConfigErrors) -> String {
     if let Some(name) = set.node_name.text() {
-        if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        if !is_node_name(name) {
             errors.add("NODE_NAME", name, "a node's name, without blanks");
         }
         return name.to_owned();
@@ -215,6 +215,10 @@ fn node(set: &ProgramVariables, host: &Host, errors: &mut ConfigErrors) -> Strin
         errors.add("NODE_NAME", "", "the node's name, since this host has none");
     }
     hostname.to_lowercase()
+}
+
+pub(crate) fn is_node_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control())
 }
 
 #[cfg(test)]

@@ -1,32 +1,51 @@
 //! `check`: what the variables or the config file make, without doing it.
 
 mod json;
+mod yaml;
 
 use std::io::Write;
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::print;
 use super::style::{ODD, STRONG};
 use crate::config::reload::configuration;
-use crate::config::{Environment, Host};
+use crate::config::{Environment, Host, by_node};
 use crate::model::device::LIST_SIZE_MAX;
 use crate::offer::resource::Resource;
 use crate::util::sanitize::sanitize;
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArguments {
+    /// Check for this node instead of NODE_NAME
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    node: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print the config file that equals the variables, for every node
+    #[arg(long, conflicts_with = "json")]
+    yaml: bool,
+}
 
 /// Prints every resource of the node, or returns the errors.
 pub fn run(
     mut environment: Environment,
     mut host: Host,
-    node: Option<String>,
-    as_json: bool,
+    arguments: CheckArguments,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    if let Some(node) = node {
+    if let Some(node) = arguments.node {
         environment.insert("NODE_NAME".to_owned(), node.into());
         // Another machine: this one's NUMA nodes tell nothing of it.
         host.numa = None;
     }
+    if arguments.yaml {
+        return Ok(yaml::print(&by_node(&environment, &host)?, &host, out)?);
+    }
     let config = configuration(&environment, &host)?;
-    if as_json {
+    if arguments.json {
         return Ok(json::print(&config, out)?);
     }
     let count = match config.resources.len() {

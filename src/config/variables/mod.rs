@@ -3,6 +3,7 @@
 pub(crate) mod names;
 mod precedence;
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::sync::Arc;
 
@@ -25,6 +26,12 @@ const DEVICE_ID_PREFIX_DEFAULT: &str = "simple-device";
 /// Whether any variable of a resource is set, in a form that concerns some node.
 pub fn any_set(environment: &Environment) -> bool {
     environment.keys().any(|name| Form::of(name).is_some())
+}
+
+/// The nodes that some variable of a resource names.
+pub(super) fn nodes(environment: &Environment) -> BTreeSet<&str> {
+    let names = environment.keys();
+    names.filter_map(|name| Form::of(name)?.node).collect()
 }
 
 /// Reports each variable of a resource that concerns this node: beside a config file there must be none.
