@@ -30,11 +30,19 @@ pub(crate) enum Origin {
     Line(usize),
 }
 
-/// A value with its origin.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A value with its origin. The config file's deserializer gives a tuple of line and value.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "(usize, T)")]
 pub(crate) struct At<T> {
     pub origin: Origin,
     pub value: T,
+}
+
+impl<T> From<(usize, T)> for At<T> {
+    fn from((line, value): (usize, T)) -> Self {
+        let origin = Origin::Line(line);
+        Self { origin, value }
+    }
 }
 
 /// In an error about another value.
