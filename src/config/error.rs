@@ -4,7 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
-use super::settings::Origin;
+use super::settings::{At, Origin};
 use crate::util::sanitize::sanitize;
 
 /// One thing that is wrong: where, what stands there, and what was expected.
@@ -114,6 +114,16 @@ impl ConfigErrors {
     ) -> Reported {
         let place = Place::Variable(variable.to_owned());
         self.push(place, Some(value), expected)
+    }
+
+    /// `key` is what the text stands under in a file.
+    pub(super) fn add_text(
+        &mut self,
+        key: &str,
+        text: &At<String>,
+        expected: impl fmt::Display,
+    ) -> Reported {
+        self.add_at(&text.origin, key, Some(&text.value), expected)
     }
 
     /// `key` is what the value stands under in a file, `value` what stands there, where it is a text.

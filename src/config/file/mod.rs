@@ -100,7 +100,7 @@ fn removal_grace(given: Option<&At<String>>, errors: &mut ConfigErrors) -> Durat
     let grace = parsed.filter(|grace| REMOVAL_GRACE.contains(grace));
     if grace.is_none() {
         let expected = "a time from 1s to 24h, as in 30s or 5m";
-        errors.add_at(&given.origin, "removalGrace", Some(&given.value), expected);
+        errors.add_text("removalGrace", given, expected);
     }
     grace.unwrap_or_default()
 }
@@ -109,8 +109,7 @@ fn removal_grace(given: Option<&At<String>>, errors: &mut ConfigErrors) -> Durat
 fn of_node(file: File, node: &str, errors: &mut ConfigErrors) -> Vec<ResourceSettings> {
     for entry in &file.nodes {
         if let Some(expected) = wrong_glob(&entry.matches.value) {
-            let At { origin, value } = &entry.matches;
-            errors.add_at(origin, "match", Some(value), expected);
+            errors.add_text("match", &entry.matches, expected);
         }
     }
     let mut resources = file.resources;

@@ -26,9 +26,8 @@ pub(super) fn resolve(
     errors: &mut ConfigErrors,
 ) -> Option<Vec<Resource>> {
     if let Some(beyond) = settings.resources.get(RESOURCES_MAX) {
-        let At { origin, value } = &beyond.name;
         let expected = format!("at most {RESOURCES_MAX} resources");
-        errors.add_at(origin, "name", Some(value), expected);
+        errors.add_text("name", &beyond.name, expected);
         return None;
     }
     let mut resolver = Resolver {
@@ -133,7 +132,6 @@ impl Resolver<'_> {
     }
 
     fn error(&mut self, key: &str, at: &At<String>, expected: impl Display) -> Reported {
-        let At { origin, value } = at;
-        self.errors.add_at(origin, key, Some(value), expected)
+        self.errors.add_text(key, at, expected)
     }
 }

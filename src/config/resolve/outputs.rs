@@ -303,8 +303,7 @@ impl Rules<'_> {
     }
 
     fn error(&mut self, key: &str, at: &At<String>, expected: impl Display) -> Reported {
-        let At { origin, value } = at;
-        self.errors.add_at(origin, key, Some(value), expected)
+        self.errors.add_text(key, at, expected)
     }
 }
 

@@ -5,7 +5,6 @@ mod precedence;
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::sync::Arc;
 
 use self::names::Form;
 use self::precedence::{Found, ResourceVariables, by_resource};
@@ -69,7 +68,7 @@ struct VariablesReader<'a> {
 
 impl VariablesReader<'_> {
     fn settings(&self, errors: &mut ConfigErrors) -> ResourceSettings {
-        let name = self.variables.name.at();
+        let name = self.variables.name.at.clone();
         // An invalid name is reported when it is resolved.
         let resource = ResourceName::parse(&name.value).ok();
         let count = self.parsed(names::NUMBER_DEVICES, values::count, errors);
@@ -114,14 +113,14 @@ impl VariablesReader<'_> {
     fn plugin_name(&self, resource: Option<&ResourceName>) -> Option<At<String>> {
         let given = self.found(names::PLUGIN_NAME);
         if let Some(own) = given.filter(|found| found.own || !self.several) {
-            return Some(own.at());
+            return Some(own.at.clone());
         }
         let plugin = given.map_or(Ok(PluginName::default()), |found| {
-            PluginName::parse(&found.value)
+            PluginName::parse(&found.at.value)
         });
         let Ok(plugin) = plugin else {
             // An invalid name is reported when it is resolved.
-            return given.map(Found::at);
+            return given.map(|found| found.at.clone());
         };
         let name = if self.several {
             plugin.shared_by(resource?)
@@ -138,31 +137,29 @@ impl VariablesReader<'_> {
         parse: impl FnOnce(&str) -> Result<T, E>,
         errors: &mut ConfigErrors,
     ) -> Option<T> {
-        let found = self.found(variable)?;
-        let parsed = limits::check_text(&found.value)
-            .and_then(|()| parse(&found.value).map_err(|expected| expected.to_string()));
+        let at = &self.found(variable)?.at;
+        let parsed = limits::check_text(&at.value)
+            .and_then(|()| parse(&at.value).map_err(|expected| expected.to_string()));
         parsed
-            .map_err(|expected| errors.add(&found.variable, &found.value, expected))
+            .map_err(|expected| errors.add_text(variable, at, expected))
             .ok()
     }
 
     fn text(&self, variable: &str) -> Option<At<String>> {
-        self.found(variable).map(Found::at)
+        self.found(variable).map(|found| found.at.clone())
     }
 
     /// What the variable says or, where it says nothing, its default.
     fn spelled_out<T>(&self, variable: &str, value: T) -> At<T> {
         let set = self.variables.others.get(variable);
-        let name = set.map_or_else(|| variable.into(), |found| Arc::clone(&found.variable));
-        At {
-            origin: Origin::Variable(name),
-            value,
-        }
+        let default = || Origin::Variable(variable.into());
+        let origin = set.map_or_else(default, |found| found.at.origin.clone());
+        At { origin, value }
     }
 
     /// Set, and not to an empty text, which is the default or off.
     fn found(&self, variable: &str) -> Option<&Found> {
         let found = self.variables.others.get(variable);
-        found.filter(|found| !found.value.is_empty())
+        found.filter(|found| !found.at.value.is_empty())
     }
 }

@@ -1,7 +1,6 @@
 //! Which variable gives a resource's value: precedence, lists and indexes.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use super::names::{Form, RESOURCE_NAME};
 use crate::config::environment::{Environment, utf8};
@@ -10,24 +9,12 @@ use crate::config::settings::{At, Origin};
 
 const RESOURCE_NAME_DEFAULT: &str = "example.com/simple-device";
 
-/// A resource's value of one variable, and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    /// The full name of the variable that gave it.
-    pub variable: Arc<str>,
-    /// The value, trimmed; empty where it was set empty.
-    pub value: String,
+/// A resource's value of one variable, trimmed; empty where it was set empty.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) at: At<String>,
     /// Whether it is meant for this resource alone: given by index or as one of several elements.
-    pub own: bool,
-}
-
-impl Found {
-    pub(super) fn at(&self) -> At<String> {
-        At {
-            origin: Origin::Variable(Arc::clone(&self.variable)),
-            value: self.value.clone(),
-        }
-    }
+    pub(super) own: bool,
 }
 
 /// All that the variables say of one resource.
@@ -40,7 +27,7 @@ pub(super) struct ResourceVariables {
 
 /// What the variables say of each resource of this node, in index order. Each variable is read once, so that the time
 /// grows with the number of resources and not with its square.
-pub(crate) fn by_resource(
+pub(super) fn by_resource(
     environment: &Environment,
     node: &str,
     errors: &mut ConfigErrors,
@@ -68,20 +55,13 @@ pub(crate) fn by_resource(
 #[derive(Debug, Default)]
 struct Forms {
     /// 1. `NAME_<i>.<node>`
-    node_indexed: BTreeMap<usize, Assignment>,
+    node_indexed: BTreeMap<usize, At<String>>,
     /// 2. `NAME.<node>`
-    node: Option<Assignment>,
+    node: Option<At<String>>,
     /// 3. `NAME_<i>`
-    indexed: BTreeMap<usize, Assignment>,
+    indexed: BTreeMap<usize, At<String>>,
     /// 4. `NAME`
-    plain: Option<Assignment>,
-}
-
-/// A variable as set: full name and value.
-#[derive(Clone, Debug)]
-struct Assignment {
-    variable: Arc<str>,
-    value: String,
+    plain: Option<At<String>>,
 }
 
 impl Forms {
@@ -96,8 +76,8 @@ impl Forms {
             if form.node.is_some_and(|of| of != node) {
                 continue;
             }
-            let set = Assignment {
-                variable: name.as_str().into(),
+            let set = At {
+                origin: Origin::Variable(name.as_str().into()),
                 value: utf8(name, value, errors),
             };
             let variable = all.entry(form.variable).or_default();
@@ -115,29 +95,29 @@ impl Forms {
     /// `NAME` with `NAME_<i>` over it; `NAME_<i>.<node>` replaces or appends in any case.
     fn names(&self, errors: &mut ConfigErrors) -> BTreeMap<usize, Found> {
         let list = self.node.as_ref().or(self.plain.as_ref());
-        let elements = list.map(Assignment::elements).unwrap_or_default();
+        let elements = list.map(elements).unwrap_or_default();
         let mut names: BTreeMap<usize, Found> = elements.into_iter().enumerate().collect();
         for (index, set) in self.by_index() {
-            names.insert(*index, set.single(errors));
+            names.insert(*index, single(set, errors));
         }
         if names.is_empty() {
-            let default = Assignment {
-                variable: RESOURCE_NAME.into(),
+            let at = At {
+                origin: Origin::Variable(RESOURCE_NAME.into()),
                 value: RESOURCE_NAME_DEFAULT.to_owned(),
             };
-            names.insert(0, default.single(errors));
+            names.insert(0, Found { at, own: true });
         }
         if let Some(gap) = (0..names.len()).find(|index| !names.contains_key(index)) {
             for found in names.range(gap..).map(|(_, found)| found) {
                 let expected = format!("no gap: there is no resource {gap}");
-                errors.add(&found.variable, &found.value, expected);
+                errors.add_text("", &found.at, expected);
             }
         }
         names
     }
 
     /// What is set for one resource by its index. What the node's own list replaces is meant for other nodes.
-    fn by_index(&self) -> impl Iterator<Item = (&usize, &Assignment)> {
+    fn by_index(&self) -> impl Iterator<Item = (&usize, &At<String>)> {
         let shared = self.indexed.iter().filter(|_| self.node.is_none());
         shared.chain(&self.node_indexed)
     }
@@ -152,7 +132,7 @@ impl Forms {
                 1 => "index 0, there is one resource".to_owned(),
                 count => format!("an index below {count}, there are {count} resources"),
             };
-            errors.add(&set.variable, &set.value, expected);
+            errors.add_text("", set, expected);
         }
     }
 
@@ -165,10 +145,10 @@ impl Forms {
             .all(|index| self.node_indexed.contains_key(index));
         let elements = list
             .filter(|_| !all_own)
-            .map_or(Vec::new(), |list| list.elements_for(indexes.len(), errors));
-        let by_index: BTreeMap<&usize, &Assignment> = self.by_index().collect();
+            .map_or(Vec::new(), |list| elements_for(indexes.len(), list, errors));
+        let by_index: BTreeMap<&usize, &At<String>> = self.by_index().collect();
         let value = |index: &usize| match (by_index.get(index), &*elements) {
-            (Some(set), _) => Some(set.single(errors)),
+            (Some(set), _) => Some(single(set, errors)),
             (None, [shared]) => Some(shared.clone()),
             (None, elements) => elements.get(*index).cloned(),
         };
@@ -176,47 +156,47 @@ impl Forms {
     }
 }
 
-impl Assignment {
-    fn elements(&self) -> Vec<Found> {
-        let own = self.value.contains(',');
-        let found = |element| self.found(element, own);
-        self.value.split(',').map(found).collect()
-    }
+fn elements(set: &At<String>) -> Vec<Found> {
+    let own = set.value.contains(',');
+    set.value
+        .split(',')
+        .map(|value| found(set, value, own))
+        .collect()
+}
 
-    /// The elements of a list that serves this many resources: one for all of them, or one for each; none, if their number
-    /// is wrong.
-    fn elements_for(&self, count: usize, errors: &mut ConfigErrors) -> Vec<Found> {
-        let elements = self.elements();
-        let length = elements.len();
-        if length == 1 || length == count {
-            return elements;
-        }
-        let expected = match count {
-            1 => format!("one element for the one resource, not {length}"),
-            _ => format!("1 or {count} elements for the {count} resources, not {length}"),
-        };
-        errors.add(&self.variable, &self.value, expected);
-        Vec::new()
+/// The elements of a list that serves this many resources: one for all of them, or one for each; none, if their number
+/// is wrong.
+fn elements_for(count: usize, set: &At<String>, errors: &mut ConfigErrors) -> Vec<Found> {
+    let elements = elements(set);
+    let length = elements.len();
+    if length == 1 || length == count {
+        return elements;
     }
+    let expected = match count {
+        1 => format!("one element for the one resource, not {length}"),
+        _ => format!("1 or {count} elements for the {count} resources, not {length}"),
+    };
+    errors.add_text("", set, expected);
+    Vec::new()
+}
 
-    /// The one value of an indexed form. Where it has a comma, its first part stands for it from here
-    /// on, so that nothing is reported twice.
-    fn single(&self, errors: &mut ConfigErrors) -> Found {
-        if self.value.contains(',') {
-            let expected = "one value without a comma, since the name has an index";
-            errors.add(&self.variable, &self.value, expected);
-        }
-        let first = self.value.split(',').next().unwrap_or_default();
-        self.found(first, true)
+/// The one value of an indexed form. Where it has a comma, its first part stands for it from here
+/// on, so that nothing is reported twice.
+fn single(set: &At<String>, errors: &mut ConfigErrors) -> Found {
+    if set.value.contains(',') {
+        let expected = "one value without a comma, since the name has an index";
+        errors.add_text("", set, expected);
     }
+    let first = set.value.split(',').next().unwrap_or_default();
+    found(set, first, true)
+}
 
-    fn found(&self, value: &str, own: bool) -> Found {
-        Found {
-            variable: self.variable.clone(),
-            value: value.trim().to_owned(),
-            own,
-        }
-    }
+fn found(set: &At<String>, value: &str, own: bool) -> Found {
+    let at = At {
+        origin: set.origin.clone(),
+        value: value.trim().to_owned(),
+    };
+    Found { at, own }
 }
 
 #[cfg(test)]
@@ -240,7 +220,7 @@ mod tests {
         let value = |resource: &ResourceVariables| {
             let name = Some(&resource.name).filter(|_| variable == RESOURCE_NAME);
             let found = name.or(resource.others.get(variable));
-            found.map_or("-".into(), |found| found.value.clone())
+            found.map_or("-".into(), |found| found.at.value.clone())
         };
         Ok(resources.iter().map(value).collect())
     }
