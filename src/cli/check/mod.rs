@@ -3,7 +3,7 @@
 mod json;
 mod yaml;
 
-use std::io::Write;
+use std::io::{self, Write};
 
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
@@ -11,7 +11,7 @@ use clap::builder::NonEmptyStringValueParser;
 use super::print;
 use super::style::{ODD, STRONG};
 use crate::config::reload::configuration;
-use crate::config::{Environment, Host, by_node};
+use crate::config::{Config, Environment, Host, by_node};
 use crate::model::device::LIST_SIZE_MAX;
 use crate::offer::resource::Resource;
 use crate::util::sanitize::sanitize;
@@ -45,20 +45,22 @@ pub fn run(
         return Ok(yaml::print(&by_node(&environment, &host)?, &host, out)?);
     }
     let config = configuration(&environment, &host)?;
-    if arguments.json {
-        return Ok(json::print(&config, out)?);
-    }
+    let printed = if arguments.json {
+        json::print(&config, out)
+    } else {
+        print_tables(&config, out)
+    };
+    Ok(printed?)
+}
+
+fn print_tables(config: &Config, out: &mut impl Write) -> io::Result<()> {
     let count = match config.resources.len() {
         1 => "1 resource".to_owned(),
         count => format!("{count} resources"),
     };
-    let dir = config.plugin_dir.display().to_string();
-    writeln!(
-        out,
-        "{count} on node {} in {}",
-        sanitize(&config.node),
-        sanitize(&dir)
-    )?;
+    let node = sanitize(&config.node);
+    let dir = sanitize(&config.plugin_dir.display().to_string());
+    writeln!(out, "{count} on node {node} in {dir}")?;
     for resource in &config.resources {
         writeln!(out, "\n{STRONG}{}{STRONG:#}", resource.name)?;
         let rows = rows(resource).into_iter();

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::Resolver;
 use crate::config::error::{Reported, all};
-use crate::config::settings::{At, DeviceSettings, DevicesSetting, Pairs, ResourceSettings};
+use crate::config::settings::{
+    At, DeviceSettings, DevicesSetting, Origin, Pairs, ResourceSettings,
+};
 use crate::model::device::{Counted, Detail, Device, Devices, Health, LIST_SIZE_MAX};
 use crate::model::numa::NumaNodes;
 use crate::model::resource_name::ResourceName;
@@ -21,33 +23,41 @@ impl Resolver<'_> {
         settings: &ResourceSettings,
         name: Option<&ResourceName>,
     ) -> Result<(Devices, Option<Counted>), Reported> {
-        let (origin, count) = match &settings.devices {
-            None => (&settings.name.origin, COUNT_DEFAULT),
+        match &settings.devices {
+            None => self.counted(settings, name, &settings.name.origin, COUNT_DEFAULT),
             Some(At { origin, value }) => match value {
-                DevicesSetting::Count(count) => (origin, *count),
+                DevicesSetting::Count(count) => self.counted(settings, name, origin, *count),
                 DevicesSetting::List(list) => {
                     let added = self.devices.add(list.len());
                     added.map_err(|expected| {
                         self.errors.add_at(origin, "devices", None, expected)
                     })?;
-                    let numa = settings.numa_nodes.as_ref();
-                    return Ok((self.list(list, numa)?, None));
+                    let listed = self.list(list, settings.numa_nodes.as_ref())?;
+                    Ok((listed, None))
                 }
             },
-        };
+        }
+    }
+
+    fn counted(
+        &mut self,
+        settings: &ResourceSettings,
+        name: Option<&ResourceName>,
+        origin: &Origin,
+        count: usize,
+    ) -> Result<(Devices, Option<Counted>), Reported> {
         let prefix = self.id_prefix(settings, name);
         // If the prefix is invalid, size the list as if it were empty: a count that is too large even then is still an error.
         let known_prefix = prefix.as_deref().unwrap_or_default();
         let numa = settings.numa_nodes.clone().unwrap_or_default();
         let counted = Counted::new(known_prefix, self.node, numa);
         let listed = counted.list_size(count).map_err(|error| error.to_string());
-        listed
-            .and_then(|_| self.devices.add(count))
-            .map_err(|expected| {
-                let value = count.to_string();
-                self.errors
-                    .add_at(origin, "devices", Some(&value), expected)
-            })?;
+        let added = listed.and_then(|_| self.devices.add(count));
+        added.map_err(|expected| {
+            let value = count.to_string();
+            self.errors
+                .add_at(origin, "devices", Some(&value), expected)
+        })?;
         prefix?;
         Ok((counted.devices(count), Some(counted)))
     }
