@@ -17,23 +17,18 @@ use crate::offer::resource::Resource;
 /// The node that stands for all that no variable names: the name of a variable has no `=`.
 const OTHERS: &str = "=";
 
-/// More host paths than this are allowed by their directories.
-const PATHS_LISTED: usize = 32;
+/// More files than this are allowed by their directories.
+const FILES_LISTED: usize = 32;
 
 /// What the variables say for every node.
 #[derive(Debug)]
 pub(crate) struct ByNode {
     /// For the nodes that some variable names.
-    pub named: BTreeMap<String, NodeResources>,
+    pub named: BTreeMap<String, Vec<ResourceSettings>>,
     /// For all others.
-    pub others: NodeResources,
-}
-
-/// What a node has by the variables.
-#[derive(Debug)]
-pub(crate) struct NodeResources {
-    pub settings: Vec<ResourceSettings>,
-    resources: Vec<Resource>,
+    pub others: Vec<ResourceSettings>,
+    /// What `ALLOWED_HOST_PATHS` must have for a config file that says the same.
+    pub host_paths: Vec<String>,
 }
 
 /// Reads the variables for every node.
@@ -48,38 +43,39 @@ pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, 
         return Err(errors);
     }
     let program = program::read(environment, host, &mut errors);
+    let mut paths = BTreeSet::new();
     let mut read = |node: &str| {
         let settings = variables::read(environment, node, &mut errors);
         let resources = resolve(&settings, node, &program.allowed, &mut errors);
         let resources = resources.unwrap_or_default();
         socket_paths::validate(&program.plugin_dir, &resources, &mut errors);
-        NodeResources {
-            settings: settings.resources,
-            resources,
-        }
+        paths.extend(resources.iter().flat_map(host_paths));
+        settings.resources
     };
     let others = read(OTHERS);
     let named = variables::nodes(environment).into_iter();
     let named = named.filter(|node| program::is_node_name(node));
     let named = named.map(|node| (node.to_owned(), read(node))).collect();
-    errors.unless_any(Some(ByNode { named, others }))
+    let allowed = AllowedHostPaths::new([], host.resolve);
+    paths.retain(|path| !allowed.allow(path));
+    errors.unless_any(Some(ByNode {
+        named,
+        others,
+        host_paths: files_or_dirs(paths),
+    }))
 }
 
-impl ByNode {
-    /// What `ALLOWED_HOST_PATHS` must have for a config file that says the same: files of the host, or the directories of
-    /// many.
-    pub fn host_paths_to_allow(&self, host: &Host) -> Vec<String> {
-        let allowed = AllowedHostPaths::new([], host.resolve);
-        let nodes = self.named.values().chain([&self.others]);
-        let resources = nodes.flat_map(|node| &node.resources);
-        let mut paths: BTreeSet<String> = resources.flat_map(host_paths).collect();
-        paths.retain(|path| !allowed.allow(path));
-        if paths.len() > PATHS_LISTED {
-            let dir = |path: &String| Some(Path::new(path).parent()?.display().to_string());
-            paths = paths.iter().filter_map(dir).collect();
-        }
-        paths.into_iter().collect()
+/// The files or, where there are many, their directories.
+fn files_or_dirs(files: BTreeSet<String>) -> Vec<String> {
+    if files.len() <= FILES_LISTED {
+        return files.into_iter().collect();
     }
+    let dir = |file: &String| {
+        let file = Path::new(file);
+        file.parent().unwrap_or(file).display().to_string()
+    };
+    let dirs: BTreeSet<String> = files.iter().map(dir).collect();
+    dirs.into_iter().collect()
 }
 
 /// The files behind the devices, or behind the first that there could be.

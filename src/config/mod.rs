@@ -18,7 +18,7 @@ mod values;
 mod variables;
 mod warnings;
 
-pub(crate) use by_node::{ByNode, NodeResources, by_node};
+pub(crate) use by_node::{ByNode, by_node};
 pub use environment::{Environment, Host};
 pub use error::{ConfigErrors, Place};
 pub use file::FileText;

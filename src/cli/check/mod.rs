@@ -42,7 +42,7 @@ pub fn run(
         host.numa = None;
     }
     if arguments.yaml {
-        return Ok(yaml::print(&by_node(&environment, &host)?, &host, out)?);
+        return Ok(yaml::print(&by_node(&environment, &host)?, out)?);
     }
     let config = configuration(&environment, &host)?;
     let printed = if arguments.json {

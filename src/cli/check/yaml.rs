@@ -3,23 +3,23 @@
 use std::io::{self, Write};
 use std::iter;
 
-use crate::config::{At, ByNode, DevicesSetting, Host, NodeResources, ResourceSettings};
+use crate::config::{At, ByNode, DevicesSetting, ResourceSettings};
 
 /// What some reader of YAML 1.1 or 1.2 takes for something else than a text.
 const WORDS: [&str; 9] = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"];
 
 /// Prints what all nodes have, then for each node that variables name what is different. The file cannot take a resource
 /// from a node: where nodes differ in their resources, all is said for each of them.
-pub fn print(nodes: &ByNode, host: &Host, out: &mut impl Write) -> io::Result<()> {
-    print_host_paths(&nodes.host_paths_to_allow(host), out)?;
-    let others = &*nodes.others.settings;
-    let are_alike = |node: &NodeResources| names(&node.settings).eq(names(others));
-    let have_same_names = nodes.named.values().all(are_alike);
+pub fn print(nodes: &ByNode, out: &mut impl Write) -> io::Result<()> {
+    print_host_paths(&nodes.host_paths, out)?;
+    let others = &*nodes.others;
+    let mut named = nodes.named.values();
+    let have_same_names = named.all(|resources| names(resources).eq(names(others)));
     let base = if have_same_names { others } else { &[] };
     print_resources(base, &[], "", out)?;
 
     let named = nodes.named.iter();
-    let named = named.map(|(node, resources)| (glob_of(node), &*resources.settings));
+    let named = named.map(|(node, resources)| (glob_of(node), &**resources));
     let rest = (!have_same_names).then(|| ("*".to_owned(), others));
     let mut entries: Vec<_> = named.chain(rest).collect();
     entries.retain(|(_, resources)| !differences(resources, base).is_empty());
