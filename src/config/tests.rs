@@ -174,6 +174,11 @@ fn resources_are_judged_together() {
         &[("RESOURCE_NAME", "a/x,a/x"), ("PLUGIN_NAME", "v,w")],
         "RESOURCE_NAME=\"a/x\": expected each resource once; RESOURCE_NAME has it already",
     );
+    // What is made of the name is no further error.
+    refused(
+        &[("RESOURCE_NAME", "a/x,a/x")],
+        "RESOURCE_NAME=\"a/x\": expected each resource once; RESOURCE_NAME has it already",
+    );
     refused(
         &[("RESOURCE_NAME", "a/x,a/y"), ("PLUGIN_NAME", "v,v")],
         "PLUGIN_NAME=\"v\": expected a name of its own; PLUGIN_NAME has the socket v.sock already",

@@ -53,7 +53,17 @@ pub(super) fn none_beside_file(environment: &Environment, node: &str, errors: &m
 pub(super) fn read(environment: &Environment, node: &str, errors: &mut ConfigErrors) -> Settings {
     let resources = by_resource(environment, node, errors);
     let several = resources.len() > 1;
-    let settings = |variables| VariablesReader { variables, several }.settings(errors);
+    let mut known = BTreeSet::new();
+    let settings = |variables: &ResourceVariables| {
+        let name = ResourceName::parse(&variables.name.at.value).ok();
+        let name = name.filter(|name| known.insert(name.clone()));
+        let reader = VariablesReader {
+            variables,
+            several,
+            name,
+        };
+        reader.settings(errors)
+    };
     Settings {
         removal_grace: REMOVAL_GRACE_DEFAULT,
         resources: resources.iter().map(settings).collect(),
@@ -64,20 +74,19 @@ pub(super) fn read(environment: &Environment, node: &str, errors: &mut ConfigErr
 struct VariablesReader<'a> {
     variables: &'a ResourceVariables,
     several: bool,
+    /// `None` where it is invalid or another resource has it already, which is reported when it is resolved.
+    name: Option<ResourceName>,
 }
 
 impl VariablesReader<'_> {
     fn settings(&self, errors: &mut ConfigErrors) -> ResourceSettings {
-        let name = self.variables.name.at.clone();
-        // An invalid name is reported when it is resolved.
-        let resource = ResourceName::parse(&name.value).ok();
         let count = self.parsed(names::NUMBER_DEVICES, values::count, errors);
         let count = DevicesSetting::Count(count.unwrap_or(COUNT_DEFAULT));
         ResourceSettings {
-            name,
+            name: self.variables.name.at.clone(),
             devices: Some(self.spelled_out(names::NUMBER_DEVICES, count)),
-            device_id_prefix: self.id_prefix(resource.as_ref()),
-            plugin_name: self.plugin_name(resource.as_ref()),
+            device_id_prefix: self.id_prefix(),
+            plugin_name: self.plugin_name(),
             numa_nodes: self.parsed(names::NUMA_NODES, str::parse::<NumaNodes>, errors),
             preferred_allocation: self.parsed(
                 names::PREFERRED_ALLOCATION,
@@ -98,10 +107,10 @@ impl VariablesReader<'_> {
         }
     }
 
-    fn id_prefix(&self, resource: Option<&ResourceName>) -> Option<At<String>> {
+    fn id_prefix(&self) -> Option<At<String>> {
         self.text(names::DEVICE_ID_PREFIX).or_else(|| {
             let default = if self.several {
-                resource?.name_part()
+                self.name.as_ref()?.name_part()
             } else {
                 DEVICE_ID_PREFIX_DEFAULT
             };
@@ -110,7 +119,7 @@ impl VariablesReader<'_> {
     }
 
     /// A name that serves several resources is made one of each resource's own.
-    fn plugin_name(&self, resource: Option<&ResourceName>) -> Option<At<String>> {
+    fn plugin_name(&self) -> Option<At<String>> {
         let given = self.found(names::PLUGIN_NAME);
         if let Some(own) = given.filter(|found| found.own || !self.several) {
             return Some(own.at.clone());
@@ -123,7 +132,7 @@ impl VariablesReader<'_> {
             return given.map(|found| found.at.clone());
         };
         let name = if self.several {
-            plugin.shared_by(resource?)
+            plugin.shared_by(self.name.as_ref()?)
         } else {
             plugin
         };
