@@ -17,7 +17,6 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
-use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, Subcommand};
 
 use crate::cli::host::this_machine;
@@ -43,14 +42,7 @@ and more, or by the file that CONFIG_FILE names: see the README, and try
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Check the configuration: show its resources, or every error in it
-    Check {
-        /// Check for this node instead of NODE_NAME
-        #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
-        node: Option<String>,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Check(check::CheckArguments),
     /// Show the status of the running daemon
     Status {
         /// Show this resource alone, with its devices and who holds them
@@ -88,8 +80,8 @@ impl Cli {
         let environment: Environment = variables.into_iter().filter_map(utf8).collect();
         match self.command {
             None => until_signal(|signals| serve::run(environment, this_machine(), signals)),
-            Some(Command::Check { node, json }) => {
-                check::run(environment, this_machine(), node, json, out)
+            Some(Command::Check(arguments)) => {
+                check::run(environment, this_machine(), arguments, out)
             }
             Some(Command::Status { resource, json }) => {
                 let wanted = status::StatusOptions { resource, json };

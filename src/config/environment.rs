@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 
 use super::error::ConfigErrors;
-use super::names::Form;
 use crate::config::host_paths::Resolve;
 use crate::model::numa::NumaNodes;
 
@@ -20,11 +19,6 @@ pub struct Host {
     pub numa: Option<NumaNodes>,
     /// Resolves symlinks; `None`: there are none.
     pub resolve: Option<Resolve>,
-}
-
-/// Whether any variable of a resource is set, in a form that concerns some node.
-pub fn any_set(environment: &Environment) -> bool {
-    environment.keys().any(|name| Form::of(name).is_some())
 }
 
 /// The value as text; what is not UTF-8 is an error and shown as well as it can be.

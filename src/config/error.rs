@@ -4,6 +4,7 @@ use std::fmt;
 
 use thiserror::Error;
 
+use super::settings::{At, Origin};
 use crate::util::sanitize::sanitize;
 
 /// One thing that is wrong: where, what stands there, and what was expected.
@@ -59,6 +60,19 @@ impl fmt::Display for ConfigError {
 pub struct ConfigErrors {
     errors: Vec<ConfigError>,
     more: usize,
+    /// The config file as it was named: what lines are lines of.
+    file: String,
+}
+
+/// The value is wrong, and its error is reported already.
+pub(crate) struct Reported;
+
+/// The results, or that one of them was wrong; all are made first, as an error in one must not hide those of the next.
+pub(super) fn all<T>(
+    results: impl IntoIterator<Item = Result<T, Reported>>,
+) -> Result<Vec<T>, Reported> {
+    let results: Vec<_> = results.into_iter().collect();
+    results.into_iter().collect()
 }
 
 /// Nobody reads more at a time.
@@ -87,30 +101,66 @@ impl ConfigErrors {
         }
     }
 
-    pub(super) fn add(&mut self, variable: &str, value: &str, expected: impl fmt::Display) {
-        self.add_at(Place::Variable(variable.to_owned()), Some(value), expected);
+    /// From here on lines are those of this file.
+    pub(super) fn in_file(&mut self, name: &str) {
+        name.clone_into(&mut self.file);
     }
 
+    pub(super) fn add(
+        &mut self,
+        variable: &str,
+        value: &str,
+        expected: impl fmt::Display,
+    ) -> Reported {
+        let place = Place::Variable(variable.to_owned());
+        self.push(place, Some(value), expected)
+    }
+
+    /// `key` is what the text stands under in a file.
+    pub(super) fn add_text(
+        &mut self,
+        key: &str,
+        text: &At<String>,
+        expected: impl fmt::Display,
+    ) -> Reported {
+        self.add_at(&text.origin, key, Some(&text.value), expected)
+    }
+
+    /// `key` is what the value stands under in a file, `value` what stands there, where it is a text.
     pub(super) fn add_at(
         &mut self,
-        place: Place,
+        origin: &Origin,
+        key: &str,
         value: Option<&str>,
         expected: impl fmt::Display,
-    ) {
+    ) -> Reported {
+        let place = match origin {
+            Origin::Variable(name) => Place::Variable(name.to_string()),
+            Origin::Line(line) => Place::File {
+                file: self.file.clone(),
+                line: *line,
+                key: key.to_owned(),
+            },
+        };
+        self.push(place, value, expected)
+    }
+
+    fn push(&mut self, place: Place, value: Option<&str>, expected: impl fmt::Display) -> Reported {
         let error = ConfigError {
             place,
             value: value.map(str::to_owned),
             expected: expected.to_string(),
         };
-        // A list that serves several resources is read once for each of them.
+        // A variable that serves several resources is validated for each of them.
         if self.errors.contains(&error) {
-            return;
+            return Reported;
         }
         if self.errors.len() < ERRORS_MAX {
             self.errors.push(error);
         } else {
             self.more += 1;
         }
+        Reported
     }
 
     /// As the file has them; those in the variables first.

@@ -6,22 +6,26 @@ pub(super) const RESOURCES_MAX: usize = 1000;
 
 /// The devices of all resources together. A list of one resource has another limit, the kubelet's: see
 /// [`LIST_SIZE_MAX`](crate::model::device::LIST_SIZE_MAX).
-pub(super) const DEVICES_MAX: usize = 300_000;
+const DEVICES_MAX: usize = 300_000;
 
 /// In bytes, for an ID, a path, a prefix or an attribute: as long as a path can be on Linux (`PATH_MAX`).
-pub(super) const TEXT_MAX: usize = 4096;
+const TEXT_MAX: usize = 4096;
 
 /// Devices times outputs, for one resource: each is made once to be checked.
 pub(super) const OUTPUTS_MAX: usize = 2_000_000;
 
-/// What is expected of a text that is longer than [`TEXT_MAX`].
-pub(super) fn text_expected() -> String {
-    format!("at most {TEXT_MAX} bytes")
+/// What is expected where there are more than [`DEVICES_MAX`] devices.
+pub(super) fn devices_expected() -> String {
+    format!("at most {DEVICES_MAX} devices, of all resources together")
 }
 
-/// What is expected where there are more than [`RESOURCES_MAX`] resources.
-pub(super) fn resources_expected() -> String {
-    format!("at most {RESOURCES_MAX} resources")
+/// # Errors
+/// What was expected, where the text is longer than [`TEXT_MAX`].
+pub(super) fn check_text(text: &str) -> Result<(), String> {
+    if text.len() <= TEXT_MAX {
+        return Ok(());
+    }
+    Err(format!("at most {TEXT_MAX} bytes"))
 }
 
 /// The devices of the resources that were read so far.
@@ -38,8 +42,6 @@ impl DeviceCount {
         if self.0 <= DEVICES_MAX {
             return Ok(());
         }
-        Err(format!(
-            "at most {DEVICES_MAX} devices, of all resources together"
-        ))
+        Err(devices_expected())
     }
 }

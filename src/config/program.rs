@@ -1,5 +1,7 @@
 //! The variables that the program has once, whatever its resources.
 
+use std::ffi::OsString;
+use std::fmt::Display;
 use std::path::PathBuf;
 
 use serde::Deserialize;
@@ -26,39 +28,82 @@ impl Logs {
     /// Every error in them.
     pub fn from_variables(environment: &Environment) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
-        let texts = texts(environment, &mut errors);
-        let logs = logs(&texts, &mut errors);
+        let set = ProgramVariables::read(environment, &mut errors);
+        let logs = logs(&set, &mut errors);
         errors.unless_any(Some(logs))
     }
 }
 
-/// As the variables have them.
-#[derive(Debug, Default, Deserialize)]
-struct Texts {
-    namespace: Option<String>,
-    node_name: Option<String>,
-    device_plugin_path: Option<String>,
-    allowed_host_paths: Option<String>,
-    rust_log: Option<String>,
-    log_format: Option<String>,
-    http_address: Option<String>,
-    control_socket: Option<String>,
-    pod_resources_socket: Option<String>,
-    kubernetes_service_host: Option<String>,
+/// A variable: not set, set but empty, or a text.
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(transparent)]
+struct OptionalText(Option<String>);
+
+impl OptionalText {
+    /// What turns some things off.
+    fn is_set_but_empty(&self) -> bool {
+        self.0.as_deref() == Some("")
+    }
+
+    fn text(&self) -> Option<&str> {
+        self.0.as_deref().filter(|text| !text.is_empty())
+    }
+
+    fn parsed<T, E: Display>(
+        &self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+        errors: &mut ConfigErrors,
+    ) -> Option<T> {
+        let text = self.text()?;
+        parse(text)
+            .map_err(|expected| errors.add(name, text, expected))
+            .ok()
+    }
 }
 
-const VARIABLES: [&str; 10] = [
-    "NAMESPACE",
-    "NODE_NAME",
-    "DEVICE_PLUGIN_PATH",
-    "ALLOWED_HOST_PATHS",
-    "RUST_LOG",
-    "LOG_FORMAT",
-    "HTTP_ADDRESS",
-    "CONTROL_SOCKET",
-    "POD_RESOURCES_SOCKET",
-    "KUBERNETES_SERVICE_HOST",
-];
+/// The variables as they are set, trimmed; envy reads each into the field of its name in lower case.
+#[derive(Debug, Default, Deserialize, PartialEq)]
+#[serde(default)]
+struct ProgramVariables {
+    namespace: OptionalText,
+    node_name: OptionalText,
+    device_plugin_path: OptionalText,
+    allowed_host_paths: OptionalText,
+    rust_log: OptionalText,
+    log_format: OptionalText,
+    http_address: OptionalText,
+    control_socket: OptionalText,
+    pod_resources_socket: OptionalText,
+    kubernetes_service_host: OptionalText,
+}
+
+impl ProgramVariables {
+    /// One that is not UTF-8 is an error, unless it is another program's.
+    fn read(environment: &Environment, errors: &mut ConfigErrors) -> Self {
+        let text = |(name, value): (&String, &OsString)| {
+            let text = value.to_str().map(|text| text.trim().to_owned());
+            if text.is_none() && Self::has(name) {
+                utf8(name, value, errors);
+            }
+            Some((name.clone(), text?))
+        };
+        Self::of(environment.iter().filter_map(text))
+    }
+
+    fn has(name: &str) -> bool {
+        Self::of([(name.to_owned(), String::new())]) != Self::default()
+    }
+
+    fn of(variables: impl IntoIterator<Item = (String, String)>) -> Self {
+        // envy takes names in any case, and each once.
+        let is_upper = |c: char| c.is_ascii_uppercase() || c == '_';
+        let upper = variables
+            .into_iter()
+            .filter(|(name, _)| name.chars().all(is_upper));
+        envy::from_iter(upper).expect("every field is an optional text")
+    }
+}
 
 const PLUGIN_DIR_DEFAULT: &str = "/var/lib/kubelet/device-plugins";
 const POD_RESOURCES_SOCKET_DEFAULT: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
@@ -77,37 +122,29 @@ pub(crate) struct Program {
 
 /// The config file that the variables name.
 pub fn config_file(environment: &Environment) -> Option<PathBuf> {
-    const NAME: &str = "CONFIG_FILE";
-    let path = environment.get(NAME)?;
-    (!is_blank(environment, NAME)).then(|| path.into())
+    let path = environment.get("CONFIG_FILE")?;
+    (!path.to_string_lossy().trim().is_empty()).then(|| path.into())
 }
 
-/// Reads the program's variables; what is set but empty counts as not set.
+/// Reads the program's variables. What is set but empty is off where that makes sense, else it counts as not set.
 pub fn read(environment: &Environment, host: &Host, errors: &mut ConfigErrors) -> Program {
-    let texts = texts(environment, errors);
+    let set = ProgramVariables::read(environment, errors);
+    let or = |text: &OptionalText, default: &str| text.text().unwrap_or(default).to_owned();
     Program {
-        logs: logs(&texts, errors),
-        node: node(&texts, host, errors),
-        allowed: allowed(&texts, host, errors),
-        http: http(environment, &texts, errors),
-        control: control(environment, &texts, errors),
-        pod_resources: pod_resources(environment, &texts, errors),
-        namespace: texts
-            .namespace
-            .unwrap_or_else(|| "simple-device-plugin".to_owned()),
-        plugin_dir: texts
-            .device_plugin_path
-            .unwrap_or_else(|| PLUGIN_DIR_DEFAULT.to_owned())
-            .into(),
+        logs: logs(&set, errors),
+        node: node(&set, host, errors),
+        allowed: allowed(&set, host, errors),
+        http: http(&set, errors),
+        control: control(&set, errors),
+        pod_resources: pod_resources(&set, errors),
+        namespace: or(&set.namespace, "simple-device-plugin"),
+        plugin_dir: or(&set.device_plugin_path, PLUGIN_DIR_DEFAULT).into(),
     }
 }
 
-fn allowed(texts: &Texts, host: &Host, errors: &mut ConfigErrors) -> AllowedHostPaths {
-    let paths = texts
-        .allowed_host_paths
-        .iter()
-        .flat_map(|list| list.split(','));
-    let paths = paths.filter_map(|path| {
+fn allowed(set: &ProgramVariables, host: &Host, errors: &mut ConfigErrors) -> AllowedHostPaths {
+    let paths = set.allowed_host_paths.text().into_iter();
+    let paths = paths.flat_map(|list| list.split(',')).filter_map(|path| {
         let parsed = values::host_path(path.trim());
         parsed
             .map_err(|expected| errors.add("ALLOWED_HOST_PATHS", path, expected))
@@ -116,24 +153,9 @@ fn allowed(texts: &Texts, host: &Host, errors: &mut ConfigErrors) -> AllowedHost
     AllowedHostPaths::new(paths.map(PathBuf::from), host.resolve)
 }
 
-/// Set but empty is off.
-fn http(
-    environment: &Environment,
-    texts: &Texts,
-    errors: &mut ConfigErrors,
-) -> Option<HttpAddress> {
-    const NAME: &str = "HTTP_ADDRESS";
-    if is_blank(environment, NAME) {
-        return None;
-    }
-    let address = parsed(NAME, texts.http_address.as_deref(), str::parse, errors);
-    Some(address.unwrap_or_default())
-}
-
-/// Whether it is set, and to nothing.
-fn is_blank(environment: &Environment, name: &str) -> bool {
-    let value = environment.get(name);
-    value.is_some_and(|value| value.to_string_lossy().trim().is_empty())
+fn http(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<HttpAddress> {
+    let address = set.http_address.parsed("HTTP_ADDRESS", str::parse, errors);
+    (!set.http_address.is_set_but_empty()).then(|| address.unwrap_or_default())
 }
 
 /// Where a client finds the program, and the program listens for it; set but empty: nowhere.
@@ -142,92 +164,50 @@ fn is_blank(environment: &Environment, name: &str) -> bool {
 /// What is wrong with it.
 pub fn control_socket(environment: &Environment) -> Result<Option<PathBuf>, ConfigErrors> {
     let mut errors = ConfigErrors::default();
-    let texts = texts(environment, &mut errors);
-    let socket = control(environment, &texts, &mut errors);
+    let set = ProgramVariables::read(environment, &mut errors);
+    let socket = control(&set, &mut errors);
     errors.unless_any(Some(socket))
 }
 
-fn control(environment: &Environment, texts: &Texts, errors: &mut ConfigErrors) -> Option<PathBuf> {
-    const NAME: &str = "CONTROL_SOCKET";
-    let set = texts.control_socket.as_deref();
-    let path = parsed(NAME, set, values::socket_path, errors);
-    let path = path.unwrap_or_else(|| "/run/simple-device-plugin/control.sock".into());
-    (!is_blank(environment, NAME)).then_some(path)
+fn control(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<PathBuf> {
+    let given = &set.control_socket;
+    let path = given.parsed("CONTROL_SOCKET", values::socket_path, errors);
+    let default = || "/run/simple-device-plugin/control.sock".into();
+    (!given.is_set_but_empty()).then(|| path.unwrap_or_else(default))
 }
 
-fn pod_resources(
-    environment: &Environment,
-    texts: &Texts,
-    errors: &mut ConfigErrors,
-) -> Option<PathBuf> {
-    const NAME: &str = "POD_RESOURCES_SOCKET";
-    let set = texts.pod_resources_socket.as_deref();
-    let path = parsed(NAME, set, values::socket_path, errors);
+fn pod_resources(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<PathBuf> {
+    let given = &set.pod_resources_socket;
+    let path = given.parsed("POD_RESOURCES_SOCKET", values::socket_path, errors);
     // In another directory there is another kubelet, of whose pods the node's own kubelet knows nothing.
-    let is_default_dir = texts
+    let is_default_dir = set
         .device_plugin_path
-        .as_deref()
+        .text()
         .is_none_or(|dir| dir.trim_end_matches('/') == PLUGIN_DIR_DEFAULT);
-    let default = || is_default_dir.then(|| POD_RESOURCES_SOCKET_DEFAULT.into());
-    path.or_else(default)
-        .filter(|_| !is_blank(environment, NAME))
+    let has_default = is_default_dir && !given.is_set_but_empty();
+    path.or_else(|| has_default.then(|| POD_RESOURCES_SOCKET_DEFAULT.into()))
 }
 
-fn logs(texts: &Texts, errors: &mut ConfigErrors) -> Logs {
-    let levels = parsed(
-        "RUST_LOG",
-        texts.rust_log.as_deref(),
-        values::log_levels,
-        errors,
-    );
-    let format = parsed(
-        "LOG_FORMAT",
-        texts.log_format.as_deref(),
-        str::parse,
-        errors,
-    );
+fn logs(set: &ProgramVariables, errors: &mut ConfigErrors) -> Logs {
+    let levels = set.rust_log.parsed("RUST_LOG", values::log_levels, errors);
+    let format = set.log_format.parsed("LOG_FORMAT", str::parse, errors);
     Logs {
         levels,
         format: format.unwrap_or_default(),
     }
 }
 
-fn texts(environment: &Environment, errors: &mut ConfigErrors) -> Texts {
-    let mut set = Vec::new();
-    for name in VARIABLES {
-        if let Some(value) = environment.get(name) {
-            let text = utf8(name, value, errors).trim().to_owned();
-            if !text.is_empty() && value.to_str().is_some() {
-                set.push((name.to_owned(), text));
-            }
-        }
-    }
-    envy::from_iter(set).expect("every field is an optional text")
-}
-
-fn parsed<T, E: std::fmt::Display>(
-    name: &str,
-    text: Option<&str>,
-    parse: impl FnOnce(&str) -> Result<T, E>,
-    errors: &mut ConfigErrors,
-) -> Option<T> {
-    let text = text?;
-    parse(text)
-        .map_err(|expected| errors.add(name, text, expected))
-        .ok()
-}
-
 /// The node's name. A pod's hostname is another after every rollout, and with it the devices' IDs
 /// would be others, so inside a pod only `NODE_NAME` counts.
-fn node(texts: &Texts, host: &Host, errors: &mut ConfigErrors) -> String {
-    if let Some(name) = &texts.node_name {
-        if name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+fn node(set: &ProgramVariables, host: &Host, errors: &mut ConfigErrors) -> String {
+    if let Some(name) = set.node_name.text() {
+        if !is_node_name(name) {
             errors.add("NODE_NAME", name, "a node's name, without blanks");
         }
-        return name.clone();
+        return name.to_owned();
     }
     let hostname = host.hostname.as_deref().unwrap_or_default().trim();
-    if texts.kubernetes_service_host.is_some() {
+    if set.kubernetes_service_host.text().is_some() {
         let expected =
             "the node's name: set it from the field spec.nodeName, since a pod's hostname changes";
         errors.add("NODE_NAME", "", expected);
@@ -235,6 +215,10 @@ fn node(texts: &Texts, host: &Host, errors: &mut ConfigErrors) -> String {
         errors.add("NODE_NAME", "", "the node's name, since this host has none");
     }
     hostname.to_lowercase()
+}
+
+pub(crate) fn is_node_name(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control())
 }
 
 #[cfg(test)]
@@ -286,6 +270,28 @@ mod tests {
         assert_eq!(
             socket(&[other_dir, named]),
             Some("/tmp/pods.sock".to_owned())
+        );
+    }
+
+    #[test]
+    fn names_in_another_case_or_script_are_other_variables() {
+        let names = [
+            "node_name",
+            "Node_Name",
+            "KUBERNETES_SERVICE_HOST",
+            "\u{212a}UBERNETES_SERVICE_HOST",
+        ];
+        let pairs = names.map(|name| (name, "x"));
+        assert_eq!(
+            node_of(
+                &[("NODE_NAME", "n1"), pairs[0], pairs[1], pairs[2], pairs[3]],
+                None
+            ),
+            Ok("n1".into())
+        );
+        assert_eq!(
+            node_of(&[pairs[0], pairs[1], pairs[3]], Some("n2")),
+            Ok("n2".into())
         );
     }
 

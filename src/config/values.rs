@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use tracing_subscriber::filter::{LevelFilter, Targets};
 
+use super::limits::devices_expected;
 use crate::model::socket_name::SOCKET_PATH_MAX;
 
 /// The target of our own log lines.
@@ -34,12 +35,12 @@ impl FromStr for LogFormat {
     }
 }
 
-/// A count of devices. One beyond all bounds is taken as the highest, which no list can hold.
-pub fn count(text: &str) -> Result<usize, &'static str> {
+/// A count of devices.
+pub fn count(text: &str) -> Result<usize, String> {
     if text.bytes().all(|c| c.is_ascii_digit()) {
-        Ok(text.parse().unwrap_or(usize::MAX))
+        text.parse().map_err(|_| devices_expected())
     } else {
-        Err("a whole number, 0 or more")
+        Err("a whole number, 0 or more".to_owned())
     }
 }
 
@@ -137,16 +138,10 @@ mod tests {
 
     #[test]
     fn counts() {
-        for (text, expected) in [
-            ("0", Ok(0)),
-            ("007", Ok(7)),
-            ("99999999999999999999999", Ok(usize::MAX)),
-            ("-1", Err("a whole number, 0 or more")),
-            ("+1", Err("a whole number, 0 or more")),
-            ("1.5", Err("a whole number, 0 or more")),
-            ("two", Err("a whole number, 0 or more")),
-        ] {
-            assert_eq!(count(text), expected, "{text}");
+        assert_eq!((count("0"), count("007")), (Ok(0), Ok(7)));
+        assert_eq!(count("99999999999999999999999"), Err(devices_expected()));
+        for text in ["-1", "+1", "1.5", "two"] {
+            assert_eq!(count(text), Err("a whole number, 0 or more".to_owned()));
         }
     }
 

@@ -3,14 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
+use serde::Deserialize;
+
 use crate::model::device::{Device, Devices};
 
-/// The policy behind the hint.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which free devices a pod gets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// No hint: the kubelet picks at random.
+    /// The kubelet picks at random.
     #[default]
     None,
+    /// The lowest indexes.
     Ordered,
     /// The fewest NUMA nodes, then the lowest indexes.
     Packed,

@@ -78,9 +78,14 @@ impl PluginName {
         Ok(SocketName(format!("{}{SUFFIX}", self.0)))
     }
 
-    /// The socket of one of the resources that share this name: `<PLUGIN_NAME>-<resource>.sock` with
-    /// `/` written `_`. What would be too long ends in a hash of the whole instead, the same in every version.
+    /// The socket of one of the resources that share this name: `<PLUGIN_NAME>-<resource>.sock`.
     pub(crate) fn shared_socket(&self, resource: &ResourceName) -> SocketName {
+        SocketName(self.shared_by(resource).0 + SUFFIX)
+    }
+
+    /// The name of one of the resources that share this name: `<PLUGIN_NAME>-<resource>` with `/` written `_`. What
+    /// would be too long ends in a hash of the whole instead, the same in every version.
+    pub(crate) fn shared_by(&self, resource: &ResourceName) -> Self {
         let mut stem = format!("{}-{}", self.0, resource.as_str().replace('/', "_"));
         if stem.len() > STEM_MAX {
             let mut hasher = fnv::FnvHasher::default();
@@ -88,7 +93,7 @@ impl PluginName {
             stem.truncate(STEM_MAX - HASH_DIGITS - 1);
             stem = format!("{stem}-{:0HASH_DIGITS$x}", hasher.finish());
         }
-        SocketName(stem + SUFFIX)
+        Self(stem)
     }
 }
 

@@ -3,6 +3,7 @@
 mod support;
 
 mod addresses;
+mod check_yaml;
 mod config_file;
 mod connections;
 mod control_socket;

@@ -31,10 +31,10 @@ fn every_mistake_is_told_and_nothing_is_touched() {
             "error: RUST_LOG=\"loud\": expected a level",
             "error: LOG_FORMAT=\"xml\": expected text or json",
             "error: NUMBER_DEVICES_7=\"1\": expected an index below 2",
-            "error: RESOURCE_NAME=\"gpu\": expected a name with one '/'",
-            "error: PLUGIN_NAME=\"../up\": expected a file name",
             "error: NUMBER_DEVICES=\"two\": expected a whole number",
             "error: NUMA_NODES=\"0-\": expected NUMA nodes",
+            "error: RESOURCE_NAME=\"gpu\": expected a name with one '/'",
+            "error: PLUGIN_NAME=\"../up\": expected a file name",
             "error: NUMBER_DEVICES=\"3000000\": expected at most",
             "8 errors in the variables; nothing was started",
         ];

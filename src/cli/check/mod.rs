@@ -1,45 +1,66 @@
 //! `check`: what the variables or the config file make, without doing it.
 
 mod json;
+mod yaml;
 
-use std::io::Write;
+use std::io::{self, Write};
+
+use clap::Args;
+use clap::builder::NonEmptyStringValueParser;
 
 use super::print;
 use super::style::{ODD, STRONG};
 use crate::config::reload::configuration;
-use crate::config::{Environment, Host};
+use crate::config::{Config, Environment, Host, by_node};
 use crate::model::device::LIST_SIZE_MAX;
 use crate::offer::resource::Resource;
 use crate::util::sanitize::sanitize;
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArguments {
+    /// Check for this node instead of NODE_NAME
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
+    node: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print the config file that equals the variables, for every node
+    #[arg(long, conflicts_with = "json")]
+    yaml: bool,
+}
 
 /// Prints every resource of the node, or returns the errors.
 pub fn run(
     mut environment: Environment,
     mut host: Host,
-    node: Option<String>,
-    as_json: bool,
+    arguments: CheckArguments,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    if let Some(node) = node {
+    if let Some(node) = arguments.node {
         environment.insert("NODE_NAME".to_owned(), node.into());
         // Another machine: this one's NUMA nodes tell nothing of it.
         host.numa = None;
     }
-    let config = configuration(&environment, &host)?;
-    if as_json {
-        return Ok(json::print(&config, out)?);
+    if arguments.yaml {
+        return Ok(yaml::print(&by_node(&environment, &host)?, out)?);
     }
+    let config = configuration(&environment, &host)?;
+    let printed = if arguments.json {
+        json::print(&config, out)
+    } else {
+        print_tables(&config, out)
+    };
+    Ok(printed?)
+}
+
+fn print_tables(config: &Config, out: &mut impl Write) -> io::Result<()> {
     let count = match config.resources.len() {
         1 => "1 resource".to_owned(),
         count => format!("{count} resources"),
     };
-    let dir = config.plugin_dir.display().to_string();
-    writeln!(
-        out,
-        "{count} on node {} in {}",
-        sanitize(&config.node),
-        sanitize(&dir)
-    )?;
+    let node = sanitize(&config.node);
+    let dir = sanitize(&config.plugin_dir.display().to_string());
+    writeln!(out, "{count} on node {node} in {dir}")?;
     for resource in &config.resources {
         writeln!(out, "\n{STRONG}{}{STRONG:#}", resource.name)?;
         let rows = rows(resource).into_iter();

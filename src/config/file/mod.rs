@@ -1,10 +1,5 @@
-//! The config file: YAML to resources, for one node. It says what the variables say, and more.
+//! The config file: YAML to the settings of one node.
 
-mod devices;
-mod errors;
-mod keys;
-mod resources;
-mod rules;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -13,17 +8,49 @@ mod typed;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use self::errors::FileErrors;
-use self::keys::{File, ResourceKeys};
-use self::resources::Common;
-use self::typed::At;
+use serde::Deserialize;
+
 use super::error::ConfigErrors;
-use crate::config::host_paths::AllowedHostPaths;
-use crate::offer::resource::{REMOVAL_GRACE_DEFAULT, Resource};
+use super::settings::{At, ResourceSettings, Settings};
+use crate::offer::resource::REMOVAL_GRACE_DEFAULT;
 
 /// Shorter, and the kubelet may still be booking what it picked; longer, and nobody waits for it.
 const REMOVAL_GRACE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
+
+/// The config file of simple-device-plugin.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    expecting = "the keys resources, nodes and removalGrace"
+)]
+pub struct File {
+    /// How long a device pending removal stays Unhealthy at least before it is dropped, as in 30s, the default.
+    pub removal_grace: Option<At<String>>,
+    /// The extended resources of every node.
+    pub resources: Vec<ResourceSettings>,
+    /// What is different on some nodes; the first entry that matches a node counts.
+    #[serde(default)]
+    pub nodes: Vec<NodeSettings>,
+}
+
+/// What is different on the nodes that match.
+#[derive(Clone, Debug, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(
+    rename_all = "camelCase",
+    deny_unknown_fields,
+    expecting = "an entry with the keys match and resources"
+)]
+pub(crate) struct NodeSettings {
+    /// A node's name, or a glob: `gpu-*`, `worker[0-4]`.
+    #[serde(rename = "match")]
+    pub matches: At<String>,
+    /// The keys that each names replace those of the resource with its name; a new name adds a resource.
+    pub resources: Vec<ResourceSettings>,
+}
 
 /// A config file as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,29 +66,15 @@ impl FileText {
     pub const SIZE_MAX: usize = 1 << 20;
 }
 
-/// The resources of this node; `None` where there is an error.
-pub fn read(
-    file: &FileText,
-    node: &str,
-    allowed: &AllowedHostPaths,
-    errors: &mut ConfigErrors,
-) -> Option<Vec<Resource>> {
-    let text = text(file, errors)?;
-    let mut errors = FileErrors {
-        file: &file.name,
-        errors,
-    };
-    let tree = tree::parse(text, &mut errors)?;
-    let file: File = typed::read(tree, &mut errors)?;
-    let common = Common {
-        node,
-        allowed,
-        removal_grace: removal_grace(file.removal_grace.as_ref(), &mut errors),
-    };
-    let resources = of_node(file, node, &mut errors);
-    let read = resources::read(&resources, &common, &mut errors);
-    errors.errors.sort_by_line();
-    read
+/// What the file says for this node; `None` where nothing is left of it.
+pub fn read(file: &FileText, node: &str, errors: &mut ConfigErrors) -> Option<Settings> {
+    errors.in_file(&file.name);
+    let tree = tree::parse(text(file, errors)?, errors)?;
+    let file: File = typed::read(tree, errors)?;
+    Some(Settings {
+        removal_grace: removal_grace(file.removal_grace.as_ref(), errors),
+        resources: of_node(file, node, errors),
+    })
 }
 
 fn text<'a>(file: &'a FileText, errors: &mut ConfigErrors) -> Option<&'a str> {
@@ -79,7 +92,7 @@ fn text<'a>(file: &'a FileText, errors: &mut ConfigErrors) -> Option<&'a str> {
     None
 }
 
-fn removal_grace(given: Option<&At<String>>, errors: &mut FileErrors) -> Duration {
+fn removal_grace(given: Option<&At<String>>, errors: &mut ConfigErrors) -> Duration {
     let Some(given) = given else {
         return REMOVAL_GRACE_DEFAULT;
     };
@@ -87,21 +100,16 @@ fn removal_grace(given: Option<&At<String>>, errors: &mut FileErrors) -> Duratio
     let grace = parsed.filter(|grace| REMOVAL_GRACE.contains(grace));
     if grace.is_none() {
         let expected = "a time from 1s to 24h, as in 30s or 5m";
-        errors.add(given.line, "removalGrace", Some(&given.value), expected);
+        errors.add_text("removalGrace", given, expected);
     }
     grace.unwrap_or_default()
 }
 
 /// The file's resources with what its first matching entry of `nodes` puts over them.
-fn of_node(file: File, node: &str, errors: &mut FileErrors) -> Vec<ResourceKeys> {
+fn of_node(file: File, node: &str, errors: &mut ConfigErrors) -> Vec<ResourceSettings> {
     for entry in &file.nodes {
         if let Some(expected) = wrong_glob(&entry.matches.value) {
-            errors.add(
-                entry.matches.line,
-                "match",
-                Some(&entry.matches.value),
-                expected,
-            );
+            errors.add_text("match", &entry.matches, expected);
         }
     }
     let mut resources = file.resources;
@@ -127,15 +135,14 @@ fn of_node(file: File, node: &str, errors: &mut FileErrors) -> Vec<ResourceKeys>
     resources
 }
 
-/// Why a glob can match nothing.
-fn wrong_glob(glob: &str) -> Option<&'static str> {
-    let count = |c| glob.matches(c).count();
+/// What is expected instead of a glob that can match nothing, or more than it seems to.
+fn wrong_glob(glob: &str) -> Option<String> {
     if glob.is_empty() {
-        return Some("a node's name or a glob, as in gpu-*");
+        return Some("a node's name or a glob, as in gpu-*".to_owned());
     }
     if glob.starts_with('!') {
-        return Some("a name or a glob that does not start with '!'");
+        return Some("a name or a glob that does not start with '!'".to_owned());
     }
-    let closed = count('[') == count(']') && count('{') == count('}');
-    (!closed).then_some("a ']' for every '[' and a '}' for every '{'")
+    let error = fast_glob::validate(glob).err()?;
+    Some(format!("a valid glob: {error}"))
 }

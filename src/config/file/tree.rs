@@ -1,10 +1,15 @@
 //! YAML as a tree whose every node knows its line.
+//!
+//! serde-saphyr 2.1 would read it into types, but stops at the first error, after which nothing is left to check further.
+//! Its errors have a line and no key or value (`invalid u16 at line 2, column 23`), and read into a tree first, as here,
+//! `010` and `1.10` become 10 and 1.1.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use granit_parser::{Event, Parser, ScalarStyle, Span};
 
-use super::errors::FileErrors;
+use crate::config::error::ConfigErrors;
+use crate::config::settings::Origin;
 
 /// In bytes. Anchors and aliases count again each time, so that a few lines cannot stand for more than
 /// memory holds.
@@ -30,7 +35,7 @@ pub(crate) enum YamlValue {
 }
 
 /// The whole file; `None` where it cannot be read. Keys that are there twice are errors too.
-pub fn parse(text: &str, errors: &mut FileErrors) -> Option<YamlNode> {
+pub fn parse(text: &str, errors: &mut ConfigErrors) -> Option<YamlNode> {
     let mut builder = Builder {
         errors,
         open: Vec::new(),
@@ -47,7 +52,8 @@ pub fn parse(text: &str, errors: &mut FileErrors) -> Option<YamlNode> {
             )),
         };
         if let Err(Wrong(line, expected)) = taken {
-            builder.errors.add(line, "", None, expected);
+            let line = Origin::Line(line);
+            builder.errors.add_at(&line, "", None, expected);
             return None;
         }
     }
@@ -64,8 +70,8 @@ pub fn parse(text: &str, errors: &mut FileErrors) -> Option<YamlNode> {
 /// What cannot be passed over: the line, and what was expected.
 struct Wrong(usize, String);
 
-struct Builder<'a, 'm> {
-    errors: &'a mut FileErrors<'m>,
+struct Builder<'a> {
+    errors: &'a mut ConfigErrors,
     open: Vec<OpenCollection>,
     anchors: BTreeMap<usize, YamlNode>,
     size: usize,
@@ -80,7 +86,7 @@ struct OpenCollection {
     children: Vec<YamlNode>,
 }
 
-impl Builder<'_, '_> {
+impl Builder<'_> {
     fn take(&mut self, event: Event, span: Span) -> Result<(), Wrong> {
         let line = span.start.line();
         match event {
@@ -187,10 +193,14 @@ impl Builder<'_, '_> {
         while let (Some(key), Some(value)) = (children.next(), children.next()) {
             match &key.value {
                 YamlValue::Scalar { text, .. } if !known.insert(text.clone()) => {
-                    self.errors.add(key.line, text, None, "each key once");
+                    let line = Origin::Line(key.line);
+                    self.errors.add_at(&line, text, None, "each key once");
                 }
                 YamlValue::Scalar { .. } => entries.push((key, value)),
-                _ => self.errors.add(key.line, "", None, "a text as key"),
+                _ => {
+                    let line = Origin::Line(key.line);
+                    self.errors.add_at(&line, "", None, "a text as key");
+                }
             }
         }
         YamlValue::Map(entries)

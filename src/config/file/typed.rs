@@ -4,27 +4,31 @@ use std::fmt;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, Expected, IntoDeserializer,
-    MapAccess, SeqAccess, Unexpected, Visitor,
+    self, DeserializeOwned, DeserializeSeed, Deserializer, Expected, IntoDeserializer, MapAccess,
+    SeqAccess, Unexpected, Visitor,
 };
 use serde::forward_to_deserialize_any;
 
-use super::errors::FileErrors;
 use super::tree::{YamlNode, YamlValue};
+use crate::config::error::ConfigErrors;
+use crate::config::settings::Origin;
 
 /// A file with more errors than this has another problem.
 const ERRORS_MAX: usize = 50;
 
 /// Reads the tree into types; `None` where nothing is left of it. serde stops at the first error: so
 /// that all of them are reported, what is wrong is taken out and the rest is read again.
-pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut FileErrors) -> Option<T> {
+pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut ConfigErrors) -> Option<T> {
     for _ in 0..ERRORS_MAX {
         let error = match T::deserialize(&tree) {
             Ok(read) => return Some(read),
             Err(error) => error,
         };
+        let origin = Origin::Line(error.line);
         let key = error.key.as_deref().unwrap_or_default();
-        errors.add(error.line, key, error.value.as_deref(), error.expected);
+        // A value without a key is the whole file.
+        let value = error.value.as_deref().filter(|_| !key.is_empty());
+        errors.add_at(&origin, key, value, error.expected);
         if error.path.is_empty() {
             return None;
         }
@@ -32,38 +36,6 @@ pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut FileErrors) ->
         tree.remove(&path);
     }
     None
-}
-
-/// A value with its line.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct At<T> {
-    pub line: usize,
-    pub value: T,
-}
-
-/// Asks the tree's deserializer for the line too.
-const AT: &str = "the value with its line";
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for At<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Pair<T>(std::marker::PhantomData<T>);
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Pair<T> {
-            type Value = At<T>;
-
-            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a value")
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut pair: A) -> Result<At<T>, A::Error> {
-                let missing = || de::Error::custom("a value");
-                Ok(At {
-                    line: pair.next_element()?.ok_or_else(missing)?,
-                    value: pair.next_element()?.ok_or_else(missing)?,
-                })
-            }
-        }
-        deserializer.deserialize_newtype_struct(AT, Pair(std::marker::PhantomData))
-    }
 }
 
 /// What is wrong, and where.
@@ -216,16 +188,22 @@ impl<'de> Deserializer<'de> for &'de YamlNode {
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
         self,
-        name: &'static str,
+        _name: &'static str,
         visitor: V,
     ) -> Result<V::Value, Error> {
-        if name == AT {
-            return visitor.visit_seq(LineThenValue {
-                node: self,
-                is_reported: false,
-            });
-        }
         visitor.visit_newtype_struct(self)
+    }
+
+    /// The file has no tuples: only [`At`](crate::config::settings::At) asks for one, of line and value.
+    fn deserialize_tuple<V: Visitor<'de>>(
+        self,
+        _len: usize,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_seq(LineThenValue {
+            node: self,
+            is_line_read: false,
+        })
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -244,7 +222,7 @@ impl<'de> Deserializer<'de> for &'de YamlNode {
     }
 
     forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct seq tuple
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char bytes byte_buf unit unit_struct seq
         tuple_struct map ignored_any
     }
 }
@@ -255,10 +233,11 @@ fn plain<'de, V: Visitor<'de>>(text: &str, visitor: V) -> Result<V::Value, Error
         _ if is_null(text) => visitor.visit_unit(),
         "true" | "True" | "TRUE" => visitor.visit_bool(true),
         "false" | "False" | "FALSE" => visitor.visit_bool(false),
-        // One beyond all bounds is taken for the highest, as in the variables.
-        _ if text.bytes().all(|c| c.is_ascii_digit()) => {
-            visitor.visit_u64(text.parse().unwrap_or(u64::MAX))
-        }
+        // Nothing asks for more than 64 bits, so that it does not matter which larger number it is.
+        _ if text.bytes().all(|c| c.is_ascii_digit()) => match text.parse() {
+            Ok(number) => visitor.visit_u64(number),
+            Err(_) => visitor.visit_u128(u128::MAX),
+        },
         _ => visitor.visit_str(text),
     }
 }
@@ -317,10 +296,9 @@ impl<'de> MapAccess<'de> for Entries<'de> {
     }
 }
 
-/// What [`At`] asks for.
 struct LineThenValue<'de> {
     node: &'de YamlNode,
-    is_reported: bool,
+    is_line_read: bool,
 }
 
 impl<'de> SeqAccess<'de> for LineThenValue<'de> {
@@ -330,10 +308,11 @@ impl<'de> SeqAccess<'de> for LineThenValue<'de> {
         &mut self,
         seed: T,
     ) -> Result<Option<T::Value>, Error> {
-        if std::mem::replace(&mut self.is_reported, true) {
-            return seed.deserialize(self.node).map(Some);
-        }
-        seed.deserialize(self.node.line.into_deserializer())
-            .map(Some)
+        let value = if std::mem::replace(&mut self.is_line_read, true) {
+            seed.deserialize(self.node)
+        } else {
+            seed.deserialize(self.node.line.into_deserializer())
+        };
+        value.map(Some)
     }
 }

@@ -41,9 +41,9 @@ fn all_mistakes_of_sense_are_told_with_their_lines() {
          - {match: 'gpu-[', resources: []}\n\
          - {match: n, resources: [{name: c/d}, {name: c/d}]}\n",
         &[
-            "c.yaml:2: pluginName=\"kubelet\": expected another name",
+            "c.yaml:2: devices=\"99999999999999999999999\": expected at most 300000 devices",
             "c.yaml:2: numaNodes=\"2000\": expected a NUMA node from 0 to 1023",
-            "c.yaml:2: devices=\"18446744073709551615\": expected at most",
+            "c.yaml:2: pluginName=\"kubelet\": expected another name",
             "c.yaml:3: name=\"a/b\": expected each resource once; line 2 has it already",
             "c.yaml:3: id=\"x\": expected each ID once; line 3 has it already",
             "c.yaml:3: id=\"\": expected an ID",
@@ -51,7 +51,7 @@ fn all_mistakes_of_sense_are_told_with_their_lines() {
             "c.yaml:4: pluginName=\"p\": expected a name of its own; line 3 has the socket p.sock already",
             "c.yaml:4: attributes=\"id\": expected another name",
             "c.yaml:4: attributes=\"a b\": expected a name of letters",
-            "c.yaml:6: match=\"gpu-[\": expected a ']' for every '['",
+            "c.yaml:6: match=\"gpu-[\": expected a valid glob: unclosed character class at byte 4; missing ']'",
             "c.yaml:7: name=\"c/d\": expected each resource once; line 7 has it already",
         ],
     );

@@ -9,8 +9,11 @@ mod outputs;
 mod syntax;
 mod warnings;
 
-use super::{AllowedHostPaths, ConfigErrors, FileText, Resource, read};
+use super::{ConfigErrors, FileText, read};
+use crate::config::host_paths::AllowedHostPaths;
+use crate::config::resolve::resolve;
 use crate::model::allocation::{Allocation, allocate};
+use crate::offer::resource::Resource;
 
 #[track_caller]
 fn errors_of(text: &str) -> String {
@@ -24,7 +27,9 @@ fn read_on(node: &str, text: impl Into<Vec<u8>>) -> Result<Vec<Resource>, Config
     };
     let mut errors = ConfigErrors::default();
     let allowed = AllowedHostPaths::new(["/opt".into()], None);
-    let resources = read(&file, node, &allowed, &mut errors);
+    let settings = read(&file, node, &mut errors);
+    let resources = settings.and_then(|settings| resolve(&settings, node, &allowed, &mut errors));
+    errors.sort_by_line();
     errors.unless_any(resources)
 }
 

@@ -1,33 +1,164 @@
-//! What a container gets, as a config file says it: templates, evaluated with the devices they are for.
+//! What a container gets: templates, evaluated with the devices they are for.
 
 use std::fmt::Display;
 
-use super::errors::FileErrors;
-use super::keys::{DeviceFileKeys, MountKeys, Pairs};
-use super::typed::At;
+use super::Resolver;
+use crate::config::error::{ConfigErrors, Reported, all};
 use crate::config::host_paths::AllowedHostPaths;
-use crate::config::resources::{Reported, all};
-use crate::model::allocation::{DeviceFileRule, MountRule};
-use crate::model::device::Device;
+use crate::config::limits::OUTPUTS_MAX;
+use crate::config::settings::{
+    At, DeviceFileSettings, DevicesSetting, MountSettings, Origin, Pairs, ResourceSettings,
+};
+use crate::config::values;
+use crate::model::allocation::{DeviceFileRule, MountRule, Outputs, Prefixes};
+use crate::model::device::{Device, Devices};
 use crate::model::template::{Constants, Template};
 use crate::util::sanitize::sanitize;
 
-/// Reads the rules of one resource.
-pub(crate) struct Rules<'a, 'm> {
-    pub(crate) constants: Constants<'a>,
-    pub devices: &'a [Device],
-    pub allowed: &'a AllowedHostPaths,
-    pub errors: &'a mut FileErrors<'m>,
+impl Resolver<'_> {
+    pub(super) fn outputs(
+        &mut self,
+        settings: &ResourceSettings,
+        devices: &Devices,
+    ) -> Result<Outputs, Reported> {
+        if settings.rules() * devices.len() > OUTPUTS_MAX {
+            let expected = format!(
+                "fewer devices or fewer outputs: together they make more than {OUTPUTS_MAX}"
+            );
+            let origin = &settings.name.origin;
+            return Err(self.errors.add_at(origin, "name", None, expected));
+        }
+        let prefixed = self.prefixed(settings);
+        let stand_in = stand_in(settings);
+        let devices = if devices.is_empty() {
+            &stand_in
+        } else {
+            devices.as_slice()
+        };
+        let mut rules = Rules {
+            constants: Constants {
+                node: self.node,
+                resource: &settings.name.value,
+            },
+            devices,
+            allowed: self.allowed,
+            errors: self.errors,
+        };
+        let configured = rules.outputs(settings);
+        let mut outputs = prefixed?;
+        rules.prefixed_host_path(settings, &outputs)?;
+        let configured = configured?;
+        outputs.envs.extend(configured.envs);
+        outputs.annotations.extend(configured.annotations);
+        outputs.device_files.extend(configured.device_files);
+        outputs.mounts.extend(configured.mounts);
+        outputs.cdi_devices.extend(configured.cdi_devices);
+        Ok(outputs)
+    }
+
+    /// What the prefixes say.
+    fn prefixed(&mut self, settings: &ResourceSettings) -> Result<Outputs, Reported> {
+        let env = self.value(
+            "envPrefix",
+            settings.env_prefix.as_ref(),
+            values::env_prefix,
+        );
+        let annotation = self.text("annotationPrefix", settings.annotation_prefix.as_ref());
+        let device_file = self.value(
+            "deviceFilePrefix",
+            settings.device_file_prefix.as_ref(),
+            values::device_file_prefix,
+        );
+        let host_path = self.value(
+            "deviceFileHostPath",
+            settings.device_file_host_path.as_ref(),
+            values::host_path,
+        );
+        Ok(Outputs::from(Prefixes {
+            env: env?,
+            annotation: annotation?.map(|prefix| prefix.value.clone()),
+            device_file: device_file?,
+            device_file_host_path: host_path?,
+        }))
+    }
+
+    /// The parsed value; `None` where it is not there or empty, which is off.
+    fn value<T, E: Display>(
+        &mut self,
+        key: &str,
+        given: Option<&At<String>>,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Result<Option<T>, Reported> {
+        let Some(given) = self.text(key, given)? else {
+            return Ok(None);
+        };
+        let parsed = parse(&given.value).map_err(|expected| self.error(key, given, expected));
+        parsed.map(Some)
+    }
 }
 
-impl Rules<'_, '_> {
+/// Counted devices are all alike: without any, one that there could be is evaluated.
+fn stand_in(settings: &ResourceSettings) -> Vec<Device> {
+    match settings.devices.as_ref().map(|at| &at.value) {
+        Some(DevicesSetting::List(_)) => Vec::new(),
+        _ => vec![Device::new("device-0", 0, [].into())],
+    }
+}
+
+/// Evaluates the rules of one resource.
+struct Rules<'a> {
+    constants: Constants<'a>,
+    devices: &'a [Device],
+    allowed: &'a AllowedHostPaths,
+    errors: &'a mut ConfigErrors,
+}
+
+impl Rules<'_> {
+    fn outputs(&mut self, settings: &ResourceSettings) -> Result<Outputs, Reported> {
+        let envs = self.pairs("env", settings.env.as_ref());
+        let annotations = self.pairs("annotations", settings.annotations.as_ref());
+        let files = settings.device_files.iter().flatten();
+        let device_files = all(files.map(|file| self.device_file(file)));
+        let mounts = settings.mounts.iter().flatten();
+        let mounts = all(mounts.map(|mount| self.mount(mount)));
+        let cdi_devices = settings.cdi_devices.iter().flatten();
+        let cdi_devices = all(cdi_devices.map(|name| self.cdi_device(name)));
+        Ok(Outputs {
+            envs: envs?,
+            annotations: annotations?,
+            device_files: device_files?,
+            mounts: mounts?,
+            cdi_devices: cdi_devices?,
+        })
+    }
+
+    /// Evaluates the host's file behind the prefix. Whoever sets variables can set `ALLOWED_HOST_PATHS` too, so only a file
+    /// needs it.
+    fn prefixed_host_path(
+        &mut self,
+        settings: &ResourceSettings,
+        outputs: &Outputs,
+    ) -> Result<(), Reported> {
+        let filled = |at: &&At<String>| !at.value.is_empty();
+        let path = settings.device_file_host_path.as_ref().filter(filled);
+        let path = path.map(|at| ("deviceFileHostPath", at));
+        let prefix = settings.device_file_prefix.as_ref();
+        let given = path.or(prefix.map(|at| ("deviceFilePrefix", at)));
+        let given = given.filter(|(_, at)| matches!(at.origin, Origin::Line(_)));
+        for (rule, (key, at)) in std::iter::zip(&outputs.device_files, given) {
+            self.host_path(key, at, &rule.host_path)?;
+        }
+        Ok(())
+    }
+
     /// Names and values; a value that speaks of a device needs a name that does.
-    pub(crate) fn pairs(
+    fn pairs(
         &mut self,
         key: &str,
         pairs: Option<&Pairs>,
     ) -> Result<Vec<(Template, Template)>, Reported> {
-        all(pairs.map(|pairs| &*pairs.0), |(name, value)| {
+        let pairs = pairs.iter().flat_map(|pairs| &pairs.0);
+        all(pairs.map(|(name, value)| {
             let templates = (self.template(key, name), self.template(key, value));
             let (name_template, value_template) = (templates.0?, templates.1?);
             if value_template.is_per_device() && !name_template.is_per_device() {
@@ -40,15 +171,12 @@ impl Rules<'_, '_> {
                 !value.contains('\0')
             })?;
             Ok((name_template, value_template))
-        })
+        }))
     }
 
-    pub(crate) fn device_file(
-        &mut self,
-        keys: &DeviceFileKeys,
-    ) -> Result<DeviceFileRule, Reported> {
-        let paths = self.paths(&keys.host_path, keys.container_path.as_ref());
-        let permissions = keys.permissions.as_ref();
+    fn device_file(&mut self, settings: &DeviceFileSettings) -> Result<DeviceFileRule, Reported> {
+        let paths = self.paths(&settings.host_path, settings.container_path.as_ref());
+        let permissions = settings.permissions.as_ref();
         if let Some(given) = permissions.filter(|given| !are_permissions(&given.value)) {
             return Err(self.error("permissions", given, "some of r, w and m"));
         }
@@ -60,18 +188,18 @@ impl Rules<'_, '_> {
         })
     }
 
-    pub fn mount(&mut self, keys: &MountKeys) -> Result<MountRule, Reported> {
+    fn mount(&mut self, settings: &MountSettings) -> Result<MountRule, Reported> {
         let (container_path, host_path) =
-            self.paths(&keys.host_path, keys.container_path.as_ref())?;
+            self.paths(&settings.host_path, settings.container_path.as_ref())?;
         Ok(MountRule {
             container_path,
             host_path,
-            read_only: keys.read_only.unwrap_or(true),
+            read_only: settings.read_only.unwrap_or(true),
         })
     }
 
     /// `vendor/class=name`, by the Container Device Interface's specification.
-    pub(crate) fn cdi_device(&mut self, name: &At<String>) -> Result<Template, Reported> {
+    fn cdi_device(&mut self, name: &At<String>) -> Result<Template, Reported> {
         let key = "cdiDevices";
         let template = self.template(key, name)?;
         let expected = "a CDI device's name, as in vendor.example/class=name";
@@ -109,7 +237,7 @@ impl Rules<'_, '_> {
     }
 
     /// Evaluates what the host gives away.
-    pub fn host_path(
+    fn host_path(
         &mut self,
         key: &str,
         at: &At<String>,
@@ -175,8 +303,7 @@ impl Rules<'_, '_> {
     }
 
     fn error(&mut self, key: &str, at: &At<String>, expected: impl Display) -> Reported {
-        self.errors.add(at.line, key, Some(&at.value), expected);
-        Reported
+        self.errors.add_text(key, at, expected)
     }
 }
 

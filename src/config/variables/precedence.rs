@@ -2,92 +2,69 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::environment::{Environment, utf8};
-use super::error::ConfigErrors;
-use super::limits::{RESOURCES_MAX, resources_expected};
 use super::names::{Form, RESOURCE_NAME};
+use crate::config::environment::{Environment, utf8};
+use crate::config::error::ConfigErrors;
+use crate::config::settings::{At, Origin};
 
 const RESOURCE_NAME_DEFAULT: &str = "example.com/simple-device";
 
-/// A resource's value of one variable, and where it stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
-    /// The full name of the variable that gave it.
-    pub variable: String,
-    /// The value, trimmed; empty where it was set empty.
-    pub value: String,
+/// A resource's value of one variable, trimmed; empty where it was set empty.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) at: At<String>,
     /// Whether it is meant for this resource alone: given by index or as one of several elements.
-    pub own: bool,
+    pub(super) own: bool,
 }
 
-/// All that the variables say of one resource; what is missing was not set.
-pub(crate) type ResourceVariables = BTreeMap<&'static str, Found>;
+/// All that the variables say of one resource.
+#[derive(Debug)]
+pub(super) struct ResourceVariables {
+    pub(super) name: Found,
+    /// By the variable's name; what is missing was not set.
+    pub(super) others: BTreeMap<&'static str, Found>,
+}
 
 /// What the variables say of each resource of this node, in index order. Each variable is read once, so that the time
 /// grows with the number of resources and not with its square.
-pub(crate) fn by_resource(
+pub(super) fn by_resource(
     environment: &Environment,
     node: &str,
     errors: &mut ConfigErrors,
 ) -> Vec<ResourceVariables> {
-    let mut settings = Settings::gather(environment, node, errors);
-    let names = settings
-        .remove(RESOURCE_NAME)
-        .unwrap_or_default()
-        .names(errors);
-    if let Some(beyond) = names.values().nth(RESOURCES_MAX) {
-        errors.add(&beyond.variable, &beyond.value, resources_expected());
-        return Vec::new();
-    }
+    let mut all = Forms::gather(environment, node, errors);
+    let names = all.remove(RESOURCE_NAME).unwrap_or_default();
+    let names = names.names(errors);
     let indexes: BTreeSet<usize> = names.keys().copied().collect();
-    let name = |name| ResourceVariables::from([(RESOURCE_NAME, name)]);
-    let mut resources: Vec<ResourceVariables> = names.into_values().map(name).collect();
-    for (variable, set) in settings {
-        set.refuse_unknown(&indexes, errors);
-        let values = set.values(&indexes, errors);
+    let named = |name| ResourceVariables {
+        name,
+        others: BTreeMap::new(),
+    };
+    let mut resources: Vec<ResourceVariables> = names.into_values().map(named).collect();
+    for (variable, forms) in all {
+        forms.refuse_unknown(&indexes, errors);
+        let values = forms.values(&indexes, errors);
         for (resource, value) in std::iter::zip(&mut resources, values) {
-            resource.extend(value.map(|value| (variable, value)));
+            resource.others.extend(value.map(|value| (variable, value)));
         }
     }
     resources
 }
 
-/// Reports each variable of a resource that concerns this node: beside a config file there must be none.
-pub(crate) fn none_beside_file(environment: &Environment, node: &str, errors: &mut ConfigErrors) {
-    for (name, value) in environment {
-        let concerns = |form: &Form| form.node.is_none_or(|of| of == node);
-        if Form::of(name).as_ref().is_some_and(concerns) {
-            let value = utf8(name, value, errors);
-            errors.add(
-                name,
-                &value,
-                "to be unset: CONFIG_FILE says what the resources are",
-            );
-        }
-    }
-}
-
 /// One variable's forms that concern this node.
 #[derive(Debug, Default)]
-struct Settings {
+struct Forms {
     /// 1. `NAME_<i>.<node>`
-    node_indexed: BTreeMap<usize, Setting>,
+    node_indexed: BTreeMap<usize, At<String>>,
     /// 2. `NAME.<node>`
-    node: Option<Setting>,
+    node: Option<At<String>>,
     /// 3. `NAME_<i>`
-    indexed: BTreeMap<usize, Setting>,
+    indexed: BTreeMap<usize, At<String>>,
     /// 4. `NAME`
-    plain: Option<Setting>,
+    plain: Option<At<String>>,
 }
 
-/// A variable as set: full name and value.
-#[derive(Clone, Debug)]
-struct Setting {
-    variable: String,
-    value: String,
-}
-
-impl Settings {
+impl Forms {
     fn gather(
         environment: &Environment,
         node: &str,
@@ -99,16 +76,16 @@ impl Settings {
             if form.node.is_some_and(|of| of != node) {
                 continue;
             }
-            let setting = Setting {
-                variable: name.clone(),
+            let set = At {
+                origin: Origin::Variable(name.as_str().into()),
                 value: utf8(name, value, errors),
             };
             let variable = all.entry(form.variable).or_default();
             match (form.index, form.node) {
-                (Some(index), Some(_)) => drop(variable.node_indexed.insert(index, setting)),
-                (None, Some(_)) => variable.node = Some(setting),
-                (Some(index), None) => drop(variable.indexed.insert(index, setting)),
-                (None, None) => variable.plain = Some(setting),
+                (Some(index), Some(_)) => drop(variable.node_indexed.insert(index, set)),
+                (None, Some(_)) => variable.node = Some(set),
+                (Some(index), None) => drop(variable.indexed.insert(index, set)),
+                (None, None) => variable.plain = Some(set),
             }
         }
         all
@@ -118,36 +95,36 @@ impl Settings {
     /// `NAME` with `NAME_<i>` over it; `NAME_<i>.<node>` replaces or appends in any case.
     fn names(&self, errors: &mut ConfigErrors) -> BTreeMap<usize, Found> {
         let list = self.node.as_ref().or(self.plain.as_ref());
-        let elements = list.map(Setting::elements).unwrap_or_default();
+        let elements = list.map(elements).unwrap_or_default();
         let mut names: BTreeMap<usize, Found> = elements.into_iter().enumerate().collect();
-        for (index, setting) in self.by_index() {
-            names.insert(*index, setting.single(errors));
+        for (index, set) in self.by_index() {
+            names.insert(*index, single(set, errors));
         }
         if names.is_empty() {
-            let default = Setting {
-                variable: RESOURCE_NAME.to_owned(),
+            let at = At {
+                origin: Origin::Variable(RESOURCE_NAME.into()),
                 value: RESOURCE_NAME_DEFAULT.to_owned(),
             };
-            names.insert(0, default.single(errors));
+            names.insert(0, Found { at, own: true });
         }
         if let Some(gap) = (0..names.len()).find(|index| !names.contains_key(index)) {
             for found in names.range(gap..).map(|(_, found)| found) {
                 let expected = format!("no gap: there is no resource {gap}");
-                errors.add(&found.variable, &found.value, expected);
+                errors.add_text("", &found.at, expected);
             }
         }
         names
     }
 
     /// What is set for one resource by its index. What the node's own list replaces is meant for other nodes.
-    fn by_index(&self) -> impl Iterator<Item = (&usize, &Setting)> {
+    fn by_index(&self) -> impl Iterator<Item = (&usize, &At<String>)> {
         let shared = self.indexed.iter().filter(|_| self.node.is_none());
         shared.chain(&self.node_indexed)
     }
 
     /// Reports indexes that no resource has.
     fn refuse_unknown(&self, indexes: &BTreeSet<usize>, errors: &mut ConfigErrors) {
-        for (_, setting) in self
+        for (_, set) in self
             .by_index()
             .filter(|(index, _)| !indexes.contains(index))
         {
@@ -155,7 +132,7 @@ impl Settings {
                 1 => "index 0, there is one resource".to_owned(),
                 count => format!("an index below {count}, there are {count} resources"),
             };
-            errors.add(&setting.variable, &setting.value, expected);
+            errors.add_text("", set, expected);
         }
     }
 
@@ -168,10 +145,10 @@ impl Settings {
             .all(|index| self.node_indexed.contains_key(index));
         let elements = list
             .filter(|_| !all_own)
-            .map_or(Vec::new(), |list| list.elements_for(indexes.len(), errors));
-        let by_index: BTreeMap<&usize, &Setting> = self.by_index().collect();
+            .map_or(Vec::new(), |list| elements_for(indexes.len(), list, errors));
+        let by_index: BTreeMap<&usize, &At<String>> = self.by_index().collect();
         let value = |index: &usize| match (by_index.get(index), &*elements) {
-            (Some(setting), _) => Some(setting.single(errors)),
+            (Some(set), _) => Some(single(set, errors)),
             (None, [shared]) => Some(shared.clone()),
             (None, elements) => elements.get(*index).cloned(),
         };
@@ -179,47 +156,47 @@ impl Settings {
     }
 }
 
-impl Setting {
-    fn elements(&self) -> Vec<Found> {
-        let own = self.value.contains(',');
-        let found = |element| self.found(element, own);
-        self.value.split(',').map(found).collect()
-    }
+fn elements(set: &At<String>) -> Vec<Found> {
+    let own = set.value.contains(',');
+    set.value
+        .split(',')
+        .map(|value| found(set, value, own))
+        .collect()
+}
 
-    /// The elements of a list that serves this many resources: one for all of them, or one for each; none, if their number
-    /// is wrong.
-    fn elements_for(&self, count: usize, errors: &mut ConfigErrors) -> Vec<Found> {
-        let elements = self.elements();
-        let length = elements.len();
-        if length == 1 || length == count {
-            return elements;
-        }
-        let expected = match count {
-            1 => format!("one element for the one resource, not {length}"),
-            _ => format!("1 or {count} elements for the {count} resources, not {length}"),
-        };
-        errors.add(&self.variable, &self.value, expected);
-        Vec::new()
+/// The elements of a list that serves this many resources: one for all of them, or one for each; none, if their number
+/// is wrong.
+fn elements_for(count: usize, set: &At<String>, errors: &mut ConfigErrors) -> Vec<Found> {
+    let elements = elements(set);
+    let length = elements.len();
+    if length == 1 || length == count {
+        return elements;
     }
+    let expected = match count {
+        1 => format!("one element for the one resource, not {length}"),
+        _ => format!("1 or {count} elements for the {count} resources, not {length}"),
+    };
+    errors.add_text("", set, expected);
+    Vec::new()
+}
 
-    /// The one value of an indexed form. Where it has a comma, its first part stands for it from here
-    /// on, so that nothing is reported twice.
-    fn single(&self, errors: &mut ConfigErrors) -> Found {
-        if self.value.contains(',') {
-            let expected = "one value without a comma, since the name has an index";
-            errors.add(&self.variable, &self.value, expected);
-        }
-        let first = self.value.split(',').next().unwrap_or_default();
-        self.found(first, true)
+/// The one value of an indexed form. Where it has a comma, its first part stands for it from here
+/// on, so that nothing is reported twice.
+fn single(set: &At<String>, errors: &mut ConfigErrors) -> Found {
+    if set.value.contains(',') {
+        let expected = "one value without a comma, since the name has an index";
+        errors.add_text("", set, expected);
     }
+    let first = set.value.split(',').next().unwrap_or_default();
+    found(set, first, true)
+}
 
-    fn found(&self, value: &str, own: bool) -> Found {
-        Found {
-            variable: self.variable.clone(),
-            value: value.trim().to_owned(),
-            own,
-        }
-    }
+fn found(set: &At<String>, value: &str, own: bool) -> Found {
+    let at = At {
+        origin: set.origin.clone(),
+        value: value.trim().to_owned(),
+    };
+    Found { at, own }
 }
 
 #[cfg(test)]
@@ -240,7 +217,11 @@ mod tests {
         if !errors.as_slice().is_empty() {
             return Err(errors.as_slice().iter().map(ToString::to_string).collect());
         }
-        let value = |r: &ResourceVariables| r.get(variable).map_or("-".into(), |f| f.value.clone());
+        let value = |resource: &ResourceVariables| {
+            let name = Some(&resource.name).filter(|_| variable == RESOURCE_NAME);
+            let found = name.or(resource.others.get(variable));
+            found.map_or("-".into(), |found| found.at.value.clone())
+        };
         Ok(resources.iter().map(value).collect())
     }
 

@@ -1,47 +1,58 @@
-//! What the config file can say. The JSON schema is generated from these types, their comments are its
-//! descriptions.
+//! What can be configured of a resource, wherever it is said: each value with its origin. The keys of the config file and its
+//! JSON schema are generated from these types, their comments are the schema's descriptions.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde::de::{self, Deserializer, MapAccess, SeqAccess, Visitor};
 
-use super::typed::At;
+use super::limits::devices_expected;
 use crate::fault::Fault;
 use crate::model::device::Health;
+use crate::model::numa::{NUMA_NODE_MAX, NumaNodes};
+use crate::model::preference::Policy;
 
-/// The config file of simple-device-plugin.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(
-    rename_all = "camelCase",
-    deny_unknown_fields,
-    expecting = "the keys resources, nodes and removalGrace"
-)]
-pub struct File {
-    /// How long a device pending removal stays Unhealthy at least before it is dropped, as in 30s, the default.
-    pub removal_grace: Option<At<String>>,
-    /// The extended resources of every node.
-    pub resources: Vec<ResourceKeys>,
-    /// What is different on some nodes; the first entry that matches a node counts.
-    #[serde(default)]
-    pub nodes: Vec<NodeKeys>,
+/// What is configured for one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub removal_grace: Duration,
+    pub resources: Vec<ResourceSettings>,
 }
 
-/// What is different on the nodes that match.
-#[derive(Clone, Debug, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(
-    rename_all = "camelCase",
-    deny_unknown_fields,
-    expecting = "an entry with the keys match and resources"
-)]
-pub(crate) struct NodeKeys {
-    /// A node's name, or a glob: `gpu-*`, `worker[0-4]`.
-    #[serde(rename = "match")]
-    pub matches: At<String>,
-    /// The keys that each names replace those of the resource with its name; a new name adds a resource.
-    pub resources: Vec<ResourceKeys>,
+/// Where a value stands. Cheap to clone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A variable's full name, as in `NUMBER_DEVICES_1.worker2`.
+    Variable(Arc<str>),
+    /// A line of the config file, counted from 1.
+    Line(usize),
+}
+
+/// A value with its origin. The config file's deserializer gives a tuple of line and value.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(from = "(usize, T)")]
+pub(crate) struct At<T> {
+    pub origin: Origin,
+    pub value: T,
+}
+
+impl<T> From<(usize, T)> for At<T> {
+    fn from((line, value): (usize, T)) -> Self {
+        let origin = Origin::Line(line);
+        Self { origin, value }
+    }
+}
+
+/// In an error about another value.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Self::Variable(name) => f.write_str(name),
+            Self::Line(line) => write!(f, "line {line}"),
+        }
+    }
 }
 
 /// One extended resource. The variable of a key is its name in capitals.
@@ -52,20 +63,21 @@ pub(crate) struct NodeKeys {
     deny_unknown_fields,
     expecting = "a resource with the key name and more"
 )]
-pub(crate) struct ResourceKeys {
+pub(crate) struct ResourceSettings {
     /// The extended resource's name, as in example.com/gpu.
     pub name: At<String>,
     /// How many devices, 2 by default, or a list of them.
-    pub devices: Option<At<DevicesKeys>>,
+    pub devices: Option<At<DevicesSetting>>,
     /// IDs of counted devices are `<deviceIdPrefix>-<node>-<index>`; by default the part of the name after /.
     pub(crate) device_id_prefix: Option<At<String>>,
     /// The plugin's socket is `<pluginName>.sock`.
     pub(crate) plugin_name: Option<At<String>>,
     /// NUMA nodes over which the devices that have none of their own are dealt in turn.
-    #[cfg_attr(test, schemars(inner(range(max = 1023))))]
-    pub numa_nodes: Option<Vec<At<u16>>>,
+    #[serde(default, deserialize_with = "numa_nodes")]
+    #[cfg_attr(test, schemars(with = "Option<Vec<u16>>", inner(range(max = 1023))))]
+    pub numa_nodes: Option<NumaNodes>,
     /// Which free devices a pod gets.
-    pub preferred_allocation: Option<PolicyKey>,
+    pub preferred_allocation: Option<Policy>,
     /// A container's env `<envPrefix>_<index>=/dev/<index>`.
     pub(crate) env_prefix: Option<At<String>>,
     /// A container's annotation `<annotationPrefix>-<index>=<device ID>`.
@@ -81,38 +93,23 @@ pub(crate) struct ResourceKeys {
     /// A container's annotations, for the container runtime.
     pub annotations: Option<Pairs>,
     /// A container's device files.
-    pub device_files: Option<Vec<DeviceFileKeys>>,
+    pub device_files: Option<Vec<DeviceFileSettings>>,
     /// Files and directories of the host in a container.
-    pub mounts: Option<Vec<MountKeys>>,
+    pub mounts: Option<Vec<MountSettings>>,
     /// Names of CDI devices whose specification is on the node.
     pub(crate) cdi_devices: Option<Vec<At<String>>>,
     /// What goes wrong on purpose.
     pub faults: Option<Vec<At<Fault>>>,
 }
 
-/// Which free devices a pod gets.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum PolicyKey {
-    /// The kubelet picks at random.
-    None,
-    /// The lowest indexes.
-    Ordered,
-    /// The fewest NUMA nodes, then the lowest indexes.
-    Packed,
-    /// One from each NUMA node in turn, the least used first.
-    Spread,
-}
-
 /// How many devices, or a list of them.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(untagged))]
-pub(crate) enum DevicesKeys {
+pub(crate) enum DevicesSetting {
     /// So many, with IDs of their own making.
     Count(usize),
     /// These.
-    List(Vec<DeviceKeys>),
+    List(Vec<DeviceSettings>),
 }
 
 /// One device of a list.
@@ -123,7 +120,7 @@ pub(crate) enum DevicesKeys {
     deny_unknown_fields,
     expecting = "a device with the key id and more"
 )]
-pub(crate) struct DeviceKeys {
+pub(crate) struct DeviceSettings {
     /// Unique in its resource; it must stay the same, or running pods lose their devices.
     pub id: At<String>,
     /// Stands for `{path}`.
@@ -131,8 +128,9 @@ pub(crate) struct DeviceKeys {
     /// Healthy by default.
     pub health: Option<Health>,
     /// All the NUMA nodes that it is near to.
-    #[cfg_attr(test, schemars(inner(range(max = 1023))))]
-    pub numa: Option<Vec<At<u16>>>,
+    #[serde(default, deserialize_with = "numa_nodes")]
+    #[cfg_attr(test, schemars(with = "Option<Vec<u16>>", inner(range(max = 1023))))]
+    pub numa: Option<NumaNodes>,
     /// Each stands for `{<its name>}`.
     pub attributes: Option<Pairs>,
 }
@@ -145,7 +143,7 @@ pub(crate) struct DeviceKeys {
     deny_unknown_fields,
     expecting = "a device file with the key hostPath and more"
 )]
-pub(crate) struct DeviceFileKeys {
+pub(crate) struct DeviceFileSettings {
     /// Its path on the host.
     pub host_path: At<String>,
     /// Its path in the container; by default the same.
@@ -163,7 +161,7 @@ pub(crate) struct DeviceFileKeys {
     deny_unknown_fields,
     expecting = "a mount with the key hostPath and more"
 )]
-pub(crate) struct MountKeys {
+pub(crate) struct MountSettings {
     /// Its path on the host.
     pub host_path: At<String>,
     /// Its path in the container; by default the same.
@@ -176,7 +174,7 @@ pub(crate) struct MountKeys {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pairs(pub Vec<(At<String>, At<String>)>);
 
-impl DeviceKeys {
+impl DeviceSettings {
     /// All that it says in words of its own.
     pub fn texts(&self) -> impl Iterator<Item = &At<String>> {
         let attributes = self.attributes.iter().flat_map(|pairs| &pairs.0);
@@ -187,7 +185,7 @@ impl DeviceKeys {
     }
 }
 
-impl ResourceKeys {
+impl ResourceSettings {
     /// How many rules there are for what a container gets.
     pub(crate) fn rules(&self) -> usize {
         let pairs = |pairs: &Option<Pairs>| pairs.as_ref().map_or(0, |pairs| pairs.0.len());
@@ -223,32 +221,57 @@ impl ResourceKeys {
     }
 }
 
-impl<'de> Deserialize<'de> for DevicesKeys {
+impl<'de> Deserialize<'de> for DevicesSetting {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct CountOrList;
         impl<'de> Visitor<'de> for CountOrList {
-            type Value = DevicesKeys;
+            type Value = DevicesSetting;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("a whole number, or a list of devices")
             }
 
-            fn visit_u64<E: de::Error>(self, count: u64) -> Result<DevicesKeys, E> {
-                Ok(DevicesKeys::Count(
-                    usize::try_from(count).unwrap_or(usize::MAX),
-                ))
+            fn visit_u64<E: de::Error>(self, count: u64) -> Result<DevicesSetting, E> {
+                self.visit_u128(count.into())
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<DevicesKeys, A::Error> {
+            fn visit_u128<E: de::Error>(self, count: u128) -> Result<DevicesSetting, E> {
+                let count = usize::try_from(count).map_err(|_| E::custom(devices_expected()));
+                count.map(DevicesSetting::Count)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<DevicesSetting, A::Error> {
                 let mut devices = Vec::new();
                 while let Some(device) = list.next_element()? {
                     devices.push(device);
                 }
-                Ok(DevicesKeys::List(devices))
+                Ok(DevicesSetting::List(devices))
             }
         }
         deserializer.deserialize_any(CountOrList)
     }
+}
+
+/// One of the NUMA nodes that Linux can have.
+#[derive(Deserialize)]
+#[serde(try_from = "u16")]
+struct NumaNode(u16);
+
+impl TryFrom<u16> for NumaNode {
+    type Error = String;
+
+    fn try_from(node: u16) -> Result<Self, String> {
+        if node > NUMA_NODE_MAX {
+            return Err(format!("a NUMA node from 0 to {NUMA_NODE_MAX}"));
+        }
+        Ok(Self(node))
+    }
+}
+
+fn numa_nodes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NumaNodes>, D::Error> {
+    let nodes: Option<Vec<NumaNode>> = Option::deserialize(deserializer)?;
+    let nodes = nodes.map(|nodes| nodes.into_iter().map(|node| node.0).collect());
+    Ok(nodes.map(NumaNodes::dealing))
 }
 
 impl<'de> Deserialize<'de> for Pairs {
@@ -279,7 +302,8 @@ mod schema {
 
     use schemars::{JsonSchema, Schema, SchemaGenerator};
 
-    use super::{At, File, Pairs};
+    use super::{At, Pairs};
+    use crate::config::file::File;
 
     impl<T: JsonSchema> JsonSchema for At<T> {
         fn schema_name() -> Cow<'static, str> {

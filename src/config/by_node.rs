@@ -1,0 +1,93 @@
+//! What the variables say for every node, for a config file that says the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use super::environment::{Environment, Host};
+use super::error::ConfigErrors;
+use super::host_paths::AllowedHostPaths;
+use super::program::{self, config_file};
+use super::resolve::resolve;
+use super::settings::ResourceSettings;
+use super::socket_paths;
+use super::variables;
+use crate::model::device::Device;
+use crate::offer::resource::Resource;
+
+/// The node that stands for all that no variable names: the name of a variable has no `=`.
+const OTHERS: &str = "=";
+
+/// More files than this are allowed by their directories.
+const FILES_LISTED: usize = 32;
+
+/// What the variables say for every node.
+#[derive(Debug)]
+pub(crate) struct ByNode {
+    /// For the nodes that some variable names.
+    pub named: BTreeMap<String, Vec<ResourceSettings>>,
+    /// For all others.
+    pub others: Vec<ResourceSettings>,
+    /// What `ALLOWED_HOST_PATHS` must have for a config file that says the same.
+    pub host_paths: Vec<String>,
+}
+
+/// Reads the variables for every node.
+///
+/// # Errors
+/// Every error there is, for any node.
+pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, ConfigErrors> {
+    let mut errors = ConfigErrors::default();
+    if let Some(file) = config_file(environment) {
+        let expected = "to be unset: check --yaml prints the variables as a config file";
+        errors.add("CONFIG_FILE", &file.to_string_lossy(), expected);
+        return Err(errors);
+    }
+    let program = program::read(environment, host, &mut errors);
+    let mut paths = BTreeSet::new();
+    let mut read = |node: &str| {
+        let settings = variables::read(environment, node, &mut errors);
+        let resources = resolve(&settings, node, &program.allowed, &mut errors);
+        let resources = resources.unwrap_or_default();
+        socket_paths::validate(&program.plugin_dir, &resources, &mut errors);
+        paths.extend(resources.iter().flat_map(host_paths));
+        settings.resources
+    };
+    let others = read(OTHERS);
+    let named = variables::nodes(environment).into_iter();
+    let named = named.filter(|node| program::is_node_name(node));
+    let named = named.map(|node| (node.to_owned(), read(node))).collect();
+    let allowed = AllowedHostPaths::new([], host.resolve);
+    paths.retain(|path| !allowed.allow(path));
+    errors.unless_any(Some(ByNode {
+        named,
+        others,
+        host_paths: files_or_dirs(paths),
+    }))
+}
+
+/// The files or, where there are many, their directories.
+fn files_or_dirs(files: BTreeSet<String>) -> Vec<String> {
+    if files.len() <= FILES_LISTED {
+        return files.into_iter().collect();
+    }
+    let dir = |file: &String| {
+        let file = Path::new(file);
+        file.parent().unwrap_or(file).display().to_string()
+    };
+    let dirs: BTreeSet<String> = files.iter().map(dir).collect();
+    dirs.into_iter().collect()
+}
+
+/// The files behind the devices, or behind the first that there could be.
+fn host_paths(resource: &Resource) -> Vec<String> {
+    let first = [Device::new("", 0, [].into())];
+    let devices = match resource.devices.as_slice() {
+        [] => &first,
+        devices => devices,
+    };
+    let paths = |device| {
+        let files = resource.outputs.of(&[device]).device_files.into_iter();
+        files.map(|file| file.host_path)
+    };
+    devices.iter().flat_map(paths).collect()
+}

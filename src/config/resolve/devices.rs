@@ -1,0 +1,150 @@
+//! The devices of a resource: counted ones, or a list.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Resolver;
+use crate::config::error::{Reported, all};
+use crate::config::settings::{
+    At, DeviceSettings, DevicesSetting, Origin, Pairs, ResourceSettings,
+};
+use crate::model::device::{Counted, Detail, Device, Devices, Health, LIST_SIZE_MAX};
+use crate::model::numa::NumaNodes;
+use crate::model::resource_name::ResourceName;
+use crate::model::template::{PLACEHOLDERS, is_attribute};
+
+/// How many devices a resource has by default.
+pub(crate) const COUNT_DEFAULT: usize = 2;
+
+impl Resolver<'_> {
+    /// The devices, and how they come about unless they are a list.
+    pub(super) fn devices(
+        &mut self,
+        settings: &ResourceSettings,
+        name: Option<&ResourceName>,
+    ) -> Result<(Devices, Option<Counted>), Reported> {
+        match &settings.devices {
+            None => self.counted(settings, name, &settings.name.origin, COUNT_DEFAULT),
+            Some(At { origin, value }) => match value {
+                DevicesSetting::Count(count) => self.counted(settings, name, origin, *count),
+                DevicesSetting::List(list) => {
+                    let added = self.devices.add(list.len());
+                    added.map_err(|expected| {
+                        self.errors.add_at(origin, "devices", None, expected)
+                    })?;
+                    let listed = self.list(list, settings.numa_nodes.as_ref())?;
+                    Ok((listed, None))
+                }
+            },
+        }
+    }
+
+    fn counted(
+        &mut self,
+        settings: &ResourceSettings,
+        name: Option<&ResourceName>,
+        origin: &Origin,
+        count: usize,
+    ) -> Result<(Devices, Option<Counted>), Reported> {
+        let prefix = self.id_prefix(settings, name);
+        // If the prefix is invalid, size the list as if it were empty: a count that is too large even then is still an error.
+        let known_prefix = prefix.as_deref().unwrap_or_default();
+        let numa = settings.numa_nodes.clone().unwrap_or_default();
+        let counted = Counted::new(known_prefix, self.node, numa);
+        let listed = counted.list_size(count).map_err(|error| error.to_string());
+        let added = listed.and_then(|_| self.devices.add(count));
+        added.map_err(|expected| {
+            let value = count.to_string();
+            self.errors
+                .add_at(origin, "devices", Some(&value), expected)
+        })?;
+        prefix?;
+        Ok((counted.devices(count), Some(counted)))
+    }
+
+    /// By default the resource's own, so that another resource that comes changes no IDs.
+    fn id_prefix(
+        &mut self,
+        settings: &ResourceSettings,
+        name: Option<&ResourceName>,
+    ) -> Result<String, Reported> {
+        let given = self.text("deviceIdPrefix", settings.device_id_prefix.as_ref())?;
+        let given = given.map(|given| &*given.value);
+        let prefix = given.or(name.map(ResourceName::name_part));
+        prefix.map(str::to_owned).ok_or(Reported)
+    }
+
+    fn list(
+        &mut self,
+        list: &[DeviceSettings],
+        numa: Option<&NumaNodes>,
+    ) -> Result<Devices, Reported> {
+        let mut ids = BTreeMap::new();
+        let mut size = 0;
+        let read = |(index, settings): (usize, &DeviceSettings)| {
+            let device = self.device(index, settings, numa);
+            let id = &settings.id;
+            if id.value.is_empty() {
+                return Err(self.error("id", id, "an ID"));
+            }
+            if let Some(first) = ids.get(&id.value) {
+                let expected = format!("each ID once; {first} has it already");
+                return Err(self.error("id", id, expected));
+            }
+            ids.insert(id.value.clone(), id.origin.clone());
+            let device = device?;
+            let before = size;
+            size += device.list_size();
+            if size > LIST_SIZE_MAX && before <= LIST_SIZE_MAX {
+                let expected = format!(
+                    "at most {index} devices with such IDs, or the list passes the kubelet's 4 MiB"
+                );
+                return Err(self.error("id", id, expected));
+            }
+            Ok(device)
+        };
+        all(list.iter().enumerate().map(read)).map(Devices::from_list)
+    }
+
+    fn device(
+        &mut self,
+        index: usize,
+        settings: &DeviceSettings,
+        dealt: Option<&NumaNodes>,
+    ) -> Result<Device, Reported> {
+        let mut texts = settings.texts();
+        texts.try_for_each(|text| self.check_length("devices", text))?;
+        let attributes = settings.attributes.as_ref();
+        let attributes = attributes.map(|pairs| self.attributes(pairs)).transpose()?;
+        let numa: Arc<[u16]> = match &settings.numa {
+            Some(nodes) => nodes.as_slice().into(),
+            None => dealt
+                .and_then(|nodes| nodes.deal(index))
+                .into_iter()
+                .collect(),
+        };
+        let detail = Detail {
+            path: settings.path.as_ref().map(|path| path.value.clone()),
+            attributes: attributes.unwrap_or_default(),
+        };
+        Ok(Device {
+            health: settings.health.unwrap_or(Health::Healthy),
+            detail: (detail != Detail::default()).then(|| detail.into()),
+            ..Device::new(&*settings.id.value, index, numa)
+        })
+    }
+
+    fn attributes(&mut self, pairs: &Pairs) -> Result<BTreeMap<String, String>, Reported> {
+        let read = all(pairs.0.iter().map(|(name, value)| {
+            let expected = if PLACEHOLDERS.contains(&&*name.value) {
+                "another name: this one is a placeholder's"
+            } else if is_attribute(&name.value) {
+                return Ok((name.value.clone(), value.value.clone()));
+            } else {
+                "a name of letters, digits, '.', '_', '-' and '/'"
+            };
+            Err(self.error("attributes", name, expected))
+        }));
+        Ok(read?.into_iter().collect())
+    }
+}

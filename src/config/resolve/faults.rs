@@ -1,0 +1,44 @@
+//! The faults of a resource.
+
+use super::Resolver;
+use crate::config::error::{Reported, all};
+use crate::config::settings::{At, ResourceSettings};
+use crate::fault::{FAULTS_MAX, FLAPS_MAX, Fault, InjectionPoint};
+use crate::model::device::Devices;
+use crate::model::selection::SelectionError;
+
+const KEY: &str = "faults";
+
+impl Resolver<'_> {
+    pub(super) fn faults(
+        &mut self,
+        settings: &ResourceSettings,
+        devices: Option<&Devices>,
+    ) -> Result<Vec<Fault>, Reported> {
+        let faults = settings.faults.as_deref().unwrap_or_default();
+        if let Some(beyond) = faults.get(FAULTS_MAX) {
+            let expected = format!("at most {FAULTS_MAX} faults");
+            return Err(self.errors.add_at(&beyond.origin, KEY, None, expected));
+        }
+        let flaps = |at: &&At<Fault>| at.value.point() == InjectionPoint::Health;
+        if let Some(beyond) = faults.iter().filter(flaps).nth(FLAPS_MAX) {
+            let expected = format!("at most {FLAPS_MAX} faults of health");
+            return Err(self.errors.add_at(&beyond.origin, KEY, None, expected));
+        }
+        all(faults.iter().map(|at| self.fault(at, devices)))
+    }
+
+    /// Its devices are checked where those of the resource are known.
+    fn fault(&mut self, at: &At<Fault>, devices: Option<&Devices>) -> Result<Fault, Reported> {
+        let fault = &at.value;
+        match devices.map_or(Ok(()), |devices| fault.check_devices(devices)) {
+            // Another node may have more devices: those that are there flap.
+            Ok(()) | Err(SelectionError::NoIndex { .. }) => Ok(fault.clone()),
+            Err(error) => {
+                let expected = format!("existing devices: {error}");
+                let words = fault.to_string();
+                Err(self.errors.add_at(&at.origin, KEY, Some(&words), expected))
+            }
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! Variables, read into a configuration or every error.
+
+use super::*;
+use proptest::prelude::*;
+
+fn environment(pairs: &[(&str, &str)]) -> Environment {
+    let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), value.into());
+    pairs.iter().map(owned).collect()
+}
+
+fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+    let host = Host {
+        hostname: Some("n".to_owned()),
+        numa: "0".parse().ok(),
+        ..Host::default()
+    };
+    Config::from_variables(&environment(pairs), &host)
+}
+
+fn sockets(pairs: &[(&str, &str)]) -> Vec<String> {
+    let config = config(pairs).expect("a good configuration");
+    let socket = |resource: &Resource| resource.socket.to_string();
+    config.resources.iter().map(socket).collect()
+}
+
+#[track_caller]
+fn refused(pairs: &[(&str, &str)], expected: &str) {
+    let errors = config(pairs).expect_err("no error").to_string();
+    assert_eq!(errors, expected);
+}
+
+#[test]
+fn nothing_set_is_the_default() {
+    let config = config(&[]).unwrap();
+    let resource = &config.resources[0];
+    assert_eq!(resource.name.as_str(), "example.com/simple-device");
+    assert_eq!(resource.socket.as_str(), "simple-device-plugin.sock");
+    let ids: Vec<&str> = resource.devices.as_slice().iter().map(|d| &*d.id).collect();
+    assert_eq!(ids, ["simple-device-n-0", "simple-device-n-1"]);
+    assert_eq!(
+        config.plugin_dir.to_str(),
+        Some("/var/lib/kubelet/device-plugins")
+    );
+    assert_eq!(config.namespace, "simple-device-plugin");
+    assert!(config.warnings.is_empty());
+}
+
+#[test]
+fn ids_carry_the_resource_where_there_are_several() {
+    let config = config(&[("RESOURCE_NAME", "a/x,a/y"), ("DEVICE_ID_PREFIX", "p,")]).unwrap();
+    let first = |resource: &Resource| resource.devices.as_slice()[0].id.to_string();
+    let firsts: Vec<String> = config.resources.iter().map(first).collect();
+    assert_eq!(firsts, ["p-n-0", "y-n-0"]);
+}
+
+#[test]
+fn sockets_are_the_resources_own_or_carry_its_name() {
+    let two = ("RESOURCE_NAME", "a/x,a/y");
+    assert_eq!(sockets(&[("PLUGIN_NAME", "w")]), ["w.sock"]);
+    assert_eq!(
+        sockets(&[two, ("PLUGIN_NAME", "w")]),
+        ["w-a_x.sock", "w-a_y.sock"]
+    );
+    assert_eq!(
+        sockets(&[two, ("PLUGIN_NAME", "w,v")]),
+        ["w.sock", "v.sock"]
+    );
+    assert_eq!(
+        sockets(&[two, ("PLUGIN_NAME_0", "w")]),
+        ["w.sock", "simple-device-plugin-a_y.sock"]
+    );
+    assert_eq!(
+        sockets(&[two, ("PLUGIN_NAME", ",v")]),
+        ["simple-device-plugin-a_x.sock", "v.sock"]
+    );
+}
+
+#[test]
+fn variables_have_limits() {
+    let names = |count| {
+        let names: Vec<String> = (0..count).map(|i| format!("a/r{i}")).collect();
+        names.join(",")
+    };
+    assert_eq!(
+        config(&[("RESOURCE_NAME", &names(1000))])
+            .unwrap()
+            .resources
+            .len(),
+        1000
+    );
+    refused(
+        &[("RESOURCE_NAME", &names(1001)), ("ENV_PREFIX", "X")],
+        "RESOURCE_NAME=\"a/r1000\": expected at most 1000 resources",
+    );
+    refused(
+        &[("RESOURCE_NAME", &names(31)), ("NUMBER_DEVICES", "10000")],
+        "NUMBER_DEVICES=\"10000\": expected at most 300000 devices, of all resources together",
+    );
+    // Were each list read once for each resource, these would take many seconds.
+    let lists = |count| {
+        let list = |value: &str| vec![value; count].join(",");
+        let (of_all, off) = (list("1"), list(""));
+        let names = names(count);
+        config(&[
+            ("RESOURCE_NAME", &names),
+            ("NUMBER_DEVICES", &of_all),
+            ("NUMA_NODES", &of_all),
+            ("DEVICE_ID_PREFIX", &of_all),
+            ("ENV_PREFIX", &off),
+            ("PREFERRED_ALLOCATION", &off),
+        ])
+    };
+    assert_eq!(lists(1000).unwrap().resources.len(), 1000);
+    let errors = lists(4000).expect_err("no error").to_string();
+    assert!(errors.contains("at most 1000 resources"), "{errors}");
+    let long = "x".repeat(4097);
+    let errors = config(&[("ANNOTATION_PREFIX", &long)]).expect_err("no error");
+    assert_eq!(errors.as_slice()[0].expected, "at most 4096 bytes");
+}
+
+#[test]
+fn every_mistake_is_told_at_once() {
+    let pairs = [
+        ("RESOURCE_NAME", "gpu,a/y,a/y"),
+        ("NUMBER_DEVICES", "two,1,300000"),
+        ("PLUGIN_NAME", "kubelet,v,v"),
+        ("ENV_PREFIX", "A=B"),
+        ("DEVICE_FILE_PREFIX", "../x,/y,"),
+        ("DEVICE_FILE_HOST_PATH", "dev/null"),
+        ("NUMA_NODES", "0-,1024,1-0"),
+        ("PREFERRED_ALLOCATION", "best"),
+        ("LOG_FORMAT", "xml"),
+        ("RUST_LOG", "loud"),
+        ("ALLOWED_HOST_PATHS", "/opt, opt"),
+    ];
+    let errors: Vec<String> = config(&pairs)
+        .expect_err("no error")
+        .as_slice()
+        .iter()
+        .map(|error| match &error.place {
+            Place::Variable(name) => {
+                format!("{name}={}", error.value.as_deref().unwrap_or_default())
+            }
+            Place::File { .. } => panic!("{error}"),
+        })
+        .collect();
+    assert_eq!(
+        errors,
+        [
+            "RUST_LOG=loud",
+            "LOG_FORMAT=xml",
+            "ALLOWED_HOST_PATHS= opt",
+            "NUMBER_DEVICES=two",
+            "NUMA_NODES=0-",
+            "PREFERRED_ALLOCATION=best",
+            "NUMA_NODES=1024",
+            "NUMA_NODES=1-0",
+            "RESOURCE_NAME=gpu",
+            "PLUGIN_NAME=kubelet",
+            "ENV_PREFIX=A=B",
+            "DEVICE_FILE_PREFIX=../x",
+            "DEVICE_FILE_HOST_PATH=dev/null",
+            "DEVICE_FILE_PREFIX=/y",
+            "RESOURCE_NAME=a/y",
+            "PLUGIN_NAME=v",
+            "NUMBER_DEVICES=300000",
+        ]
+    );
+}
+
+#[test]
+fn resources_are_judged_together() {
+    refused(
+        &[("RESOURCE_NAME", "a/x,a/x"), ("PLUGIN_NAME", "v,w")],
+        "RESOURCE_NAME=\"a/x\": expected each resource once; RESOURCE_NAME has it already",
+    );
+    // What is made of the name is no further error.
+    refused(
+        &[("RESOURCE_NAME", "a/x,a/x")],
+        "RESOURCE_NAME=\"a/x\": expected each resource once; RESOURCE_NAME has it already",
+    );
+    refused(
+        &[("RESOURCE_NAME", "a/x,a/y"), ("PLUGIN_NAME", "v,v")],
+        "PLUGIN_NAME=\"v\": expected a name of its own; PLUGIN_NAME has the socket v.sock already",
+    );
+    refused(
+        &[("RESOURCE_NAME", "a/x,")],
+        "RESOURCE_NAME=\"\": expected a name with one '/', as in example.com/gpu",
+    );
+}
+
+#[test]
+fn a_list_that_the_kubelet_cannot_take_is_a_mistake() {
+    for (count, start) in [
+        ("200000", "at most 1"),
+        ("99999999999999999999", "at most 300000 devices"),
+    ] {
+        let errors = config(&[("NUMBER_DEVICES", count)]).expect_err("no error");
+        let [error] = errors.as_slice() else {
+            panic!("{errors}")
+        };
+        assert!(error.expected.starts_with(start), "{error}");
+        assert_eq!(error.value.as_deref(), Some(count));
+    }
+}
+
+#[test]
+fn a_path_that_no_socket_can_have_is_a_mistake() {
+    let long = format!("/{}", "d".repeat(90));
+    let errors = config(&[("DEVICE_PLUGIN_PATH", &long)]).expect_err("no error");
+    assert!(
+        errors.to_string().contains("at most 107 bytes, not 117"),
+        "{errors}"
+    );
+}
+
+#[test]
+fn what_is_not_utf8_is_a_mistake_unless_it_is_anothers() {
+    use std::os::unix::ffi::OsStringExt;
+    let broken = || std::ffi::OsString::from_vec(vec![b'a', 0xff]);
+    let mut environment = environment(&[]);
+    environment.insert("HOME".to_owned(), broken());
+    environment.insert("ENV_PREFIX.other".to_owned(), broken());
+    let host = Host {
+        hostname: Some("n".to_owned()),
+        numa: None,
+        ..Host::default()
+    };
+    assert!(Config::from_variables(&environment, &host).is_ok());
+    environment.insert("ENV_PREFIX".to_owned(), broken());
+    let errors = Config::from_variables(&environment, &host).expect_err("no error");
+    assert_eq!(
+        errors.to_string(),
+        "ENV_PREFIX=\"a\u{fffd}\": expected text in UTF-8"
+    );
+    environment.insert("LOG_FORMAT".to_owned(), broken());
+    let errors = Config::from_variables(&environment, &host).expect_err("no error");
+    assert_eq!(errors.as_slice().len(), 2, "{errors}");
+}
+
+#[test]
+fn warns_of_what_will_not_work_as_meant() {
+    let pairs = [
+        ("RESOURCE_NAME", "a/x,b/x"),
+        ("DEVICE_ID_PREFIX", &"p".repeat(60)),
+        ("ENV_PREFIX", "E"),
+        ("ANNOTATION_PREFIX", "n"),
+        ("DEVICE_FILE_PREFIX", "f"),
+        ("NUMA_NODES", "0-1,"),
+    ];
+    let warnings = config(&pairs).unwrap().warnings;
+    let starts = [
+        "a/x: device ID ppp",
+        "b/x: device ID ppp",
+        "a/x and b/x have the device ID ppp",
+        "a/x and b/x have the env E_0 in common: one wins",
+        "a/x and b/x have the annotation n-0 in common",
+        "a/x and b/x have the path in the container /dev/f-0 in common",
+        "a/x: this host has no NUMA node 1;",
+    ];
+    assert_eq!(warnings.len(), starts.len(), "{warnings:#?}");
+    for (warning, start) in warnings.iter().zip(starts) {
+        assert!(warning.starts_with(start), "{warning}");
+    }
+}
+
+/// The kubelet cannot receive a larger answer; measured, 45,000 of these devices are too many.
+#[test]
+fn warns_of_more_devices_than_one_answer_can_have() {
+    let with_outputs = |count: &str| {
+        let pairs = [
+            ("NUMBER_DEVICES", count),
+            ("ENV_PREFIX", "GPU"),
+            ("ANNOTATION_PREFIX", "example.com/gpu"),
+            ("DEVICE_FILE_PREFIX", "gpu"),
+        ];
+        config(&pairs).unwrap().warnings
+    };
+    let [warning] = &*with_outputs("50000") else {
+        panic!("no warning, or several");
+    };
+    let (_, after) = warning.split_once("for more than ").expect("a count");
+    let (fit, _) = after
+        .split_once(" of its 50000 devices: ")
+        .expect("a count");
+    assert!(
+        (25_000..45_000).contains(&fit.parse::<usize>().unwrap()),
+        "{fit}"
+    );
+    assert!(with_outputs(fit).is_empty());
+}
+
+fn any_name() -> impl Strategy<Value = String> {
+    let base = prop::sample::select(variables::names::RESOURCE_VARIABLES.to_vec());
+    (base, "(_[0-9]{1,2})?", "(\\.n|\\.m)?").prop_map(|(b, i, n)| format!("{b}{i}{n}"))
+}
+
+proptest! {
+    /// Whatever stands in the variables, they are read without a panic, and what is accepted
+    /// holds what the types promise.
+    #[test]
+    fn anything_is_read_or_refused(
+        pairs in prop::collection::btree_map(any_name(), "[ -~]{0,12}|[a-c]/[x-z](,[a-c]/[x-z]){0,2}|[0-9](,[0-9]){0,2}", 0..12),
+    ) {
+        let pairs: Vec<(&str, &str)> = pairs.iter().map(|(n, v)| (&**n, &**v)).collect();
+        match config(&pairs) {
+            Err(errors) => prop_assert!(!errors.as_slice().is_empty()),
+            Ok(config) => {
+                let names: std::collections::BTreeSet<_> = config.resources.iter().map(|r| &r.name).collect();
+                let sockets: std::collections::BTreeSet<_> = config.resources.iter().map(|r| &r.socket).collect();
+                prop_assert!(!config.resources.is_empty());
+                prop_assert_eq!(names.len(), config.resources.len());
+                prop_assert_eq!(sockets.len(), config.resources.len());
+            }
+        }
+    }
+
+    /// IDs are unique, found again, and never another device's.
+    #[test]
+    fn device_ids_are_deterministic(prefix in "[!-+--~]{1,20}", count in 0_usize..300) {
+        let pairs = [("DEVICE_ID_PREFIX", &*prefix), ("NUMBER_DEVICES", &count.to_string())];
+        let devices = config(&pairs).unwrap().resources.remove(0).devices;
+        prop_assert_eq!(devices.len(), count);
+        for (index, device) in devices.as_slice().iter().enumerate() {
+            prop_assert_eq!(&*device.id, format!("{prefix}-n-{index}"));
+            prop_assert_eq!(devices.get(&device.id), Some(device));
+        }
+    }
+}
