@@ -14,8 +14,9 @@ use crate::model::device::Devices;
 pub struct Removal {
     /// The devices pending removal that the open stream has reported, by ID.
     pending: BTreeMap<Box<str>, Pending>,
-    /// Allocate and GetPreferredAllocation calls that are not answered yet, with the pending devices that they name.
-    in_flight: BTreeMap<CallId, Vec<Box<str>>>,
+    /// Allocate and GetPreferredAllocation calls that are not answered yet, in the order of their arrival, with the pending
+    /// devices that they name. There are few at a time: the kubelet makes one call after the other.
+    in_flight: Vec<(CallId, Vec<Box<str>>)>,
     next_call: CallId,
     /// When the kubelet was last asked whether pods of the checkpoint are deleted.
     asked_pods: Option<Instant>,
@@ -109,13 +110,16 @@ impl Removal {
         };
         let call = self.next_call;
         self.next_call += 1;
-        self.in_flight.insert(call, named);
+        self.in_flight.push((call, named));
         call
     }
 
     /// It was answered, or given up.
     pub(crate) fn call_ended(&mut self, call: CallId, now: Instant) {
-        let named = self.in_flight.remove(&call).unwrap_or_default();
+        let place = self
+            .in_flight
+            .binary_search_by_key(&call, |(call, _)| *call);
+        let named = place.map_or_else(|_| Vec::new(), |place| self.in_flight.remove(place).1);
         for id in &named {
             if let Some(pending) = self.pending.get_mut(id) {
                 pending.answered = Some(now);
@@ -206,7 +210,7 @@ impl Removal {
     }
 
     fn named_in_flight(&self) -> BTreeSet<&str> {
-        let named = self.in_flight.values().flatten();
+        let named = self.in_flight.iter().flat_map(|(_, named)| named);
         named.map(|id| &**id).collect()
     }
 
@@ -218,8 +222,9 @@ impl Removal {
         grace: Duration,
         now: Instant,
     ) -> Option<Wait> {
-        let first_in_flight = self.in_flight.keys().next();
-        let began_before = first_in_flight.is_some_and(|call| *call < pending.first_call_after);
+        let first_in_flight = self.in_flight.first();
+        let began_before =
+            first_in_flight.is_some_and(|(call, _)| *call < pending.first_call_after);
         if began_before || named.contains(id) {
             return Some(Wait::Call);
         }

@@ -128,12 +128,10 @@ impl DevicePlugin for Service {
             .await;
         // Read and evaluated without a pause: a removal that begins later affects the next call.
         let offer = self.now();
-        let containers: Vec<Vec<String>> = api::allocations(request.into_inner()).collect();
-        let devices = containers.iter().map(Vec::len).sum();
+        let devices = api::named_in_allocation(request.get_ref()).count();
         let answers: Result<Vec<Allocation>, Status> = refused.and_then(|()| {
-            let containers = containers.iter();
-            containers
-                .map(|ids| allocate_container(&offer, ids))
+            api::allocations(request.into_inner())
+                .map(|ids| allocate_container(&offer, &ids))
                 .collect()
         });
         self.note_allocate(&answers, devices, began.elapsed());

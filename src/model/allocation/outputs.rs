@@ -170,6 +170,9 @@ fn each<R, T>(
     texts: impl Fn(&R) -> [&Template; 2],
     make: impl Fn(&R, usize) -> T,
 ) -> Vec<T> {
+    if rules.is_empty() {
+        return Vec::new();
+    }
     let per_device = |rule: &&R| texts(rule).iter().any(|text| text.is_per_device());
     let of_devices = (0..devices.len())
         .flat_map(|at| rules.iter().filter(per_device).map(move |rule| (rule, at)));
