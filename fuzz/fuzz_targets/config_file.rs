@@ -25,7 +25,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         content: Ok(bytes.to_vec()),
     };
     match Config::read(&Environment::default(), Some(&file), &host) {
-        Ok(config) => config.resources.iter().for_each(|resource| {
+        Ok(config) => config.plugins.resources.iter().for_each(|resource| {
             assert!(resource.devices.list_size() <= LIST_SIZE_MAX);
             let devices: Vec<&Device> = resource.devices.as_slice().iter().take(3).collect();
             let given = resource.outputs.of(&devices);

@@ -84,7 +84,7 @@ fn start() -> Plugin {
             let policy = ("PREFERRED_ALLOCATION".to_owned(), "packed".into());
             let environment: Environment = [policy].into_iter().collect();
             let config = Config::from_variables(&environment, &host).expect("a configuration");
-            let supervisor = Supervisor::new(config.resources, &in_dir);
+            let supervisor = Supervisor::new(config.plugins.resources, &in_dir);
             let mut node = kubelet.node();
             let whole = async {
                 let whole = node.wait_for(|node| node.values().any(|shown| shown.allocatable == 2));

@@ -46,8 +46,8 @@ fn environment(bytes: &[u8]) -> Environment {
 }
 
 fn holds(config: &Config) {
-    assert!(!config.resources.is_empty());
-    for resource in &config.resources {
+    assert!(!config.plugins.resources.is_empty());
+    for resource in &config.plugins.resources {
         assert!(resource.devices.list_size() <= LIST_SIZE_MAX);
         for device in resource.devices.as_slice().iter().take(3) {
             let ids = [device.id.to_string()];
@@ -56,6 +56,6 @@ fn holds(config: &Config) {
         let same = |other: &&simple_device_plugin::offer::resource::Resource| {
             other.socket == resource.socket
         };
-        assert_eq!(config.resources.iter().filter(same).count(), 1);
+        assert_eq!(config.plugins.resources.iter().filter(same).count(), 1);
     }
 }

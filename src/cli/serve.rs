@@ -30,7 +30,7 @@ pub async fn run(
     raise_open_files();
     announce(&config);
     let program = program_info(&config, &environment);
-    let supervisor = Supervisor::new(config.resources, config.plugin_dir)
+    let supervisor = Supervisor::new(config.plugins, config.plugin_dir)
         .asking_for_pod_resources(config.pod_resources);
     let configured = supervisor.configured();
     let reloads = watch::Sender::default();
@@ -77,7 +77,7 @@ fn announce(config: &Config) {
         namespace = config.namespace,
         node = config.node,
         plugin_dir = %config.plugin_dir.display(),
-        resources = config.resources.len(),
+        resources = config.plugins.resources.len(),
         "simple-device-plugin"
     );
     for warning in &config.warnings {

@@ -47,7 +47,7 @@ pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, 
     let mut read = |node: &str| {
         let settings = variables::read(environment, node, &mut errors);
         let resources = resolve(&settings, node, &program.allowed, &mut errors);
-        let resources = resources.unwrap_or_default();
+        let resources = resources.unwrap_or_default().resources;
         socket_paths::validate(&program.plugin_dir, &resources, &mut errors);
         paths.extend(resources.iter().flat_map(host_paths));
         settings.resources

@@ -27,9 +27,38 @@ pub(crate) use settings::{At, DevicesSetting, ResourceSettings};
 pub(crate) use values::{HttpAddress, LogFormat};
 pub use variables::any_set;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use crate::fault::Fault;
+use crate::model::resource_name::ResourceName;
 use crate::offer::resource::Resource;
+
+/// What goes wrong on purpose, by resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfiguredFaults(BTreeMap<ResourceName, Vec<Fault>>);
+
+impl ConfiguredFaults {
+    /// The faults of this resource.
+    pub(crate) fn of(&self, resource: &ResourceName) -> &[Fault] {
+        self.0.get(resource).map_or(&[], Vec::as_slice)
+    }
+}
+
+/// What the plugins should be like. The supervisor follows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DesiredPlugins {
+    /// In index order.
+    pub resources: Vec<Resource>,
+    pub faults: ConfiguredFaults,
+}
+
+impl From<Vec<Resource>> for DesiredPlugins {
+    fn from(resources: Vec<Resource>) -> Self {
+        let faults = ConfiguredFaults::default();
+        Self { resources, faults }
+    }
+}
 
 /// The whole configuration.
 #[derive(Clone, Debug)]
@@ -48,8 +77,8 @@ pub struct Config {
     pub control: Option<PathBuf>,
     /// The kubelet's pod-resources API; `None`: it is not asked.
     pub pod_resources: Option<PathBuf>,
-    /// What to offer, in index order.
-    pub resources: Vec<Resource>,
+    /// What to offer.
+    pub plugins: DesiredPlugins,
     /// What works, but probably not as meant.
     pub(crate) warnings: Vec<String>,
 }
@@ -81,19 +110,21 @@ impl Config {
         } else {
             Some(variables::read(environment, node, &mut errors))
         };
-        let resources =
+        let plugins =
             settings.and_then(|settings| resolve::resolve(&settings, node, allowed, &mut errors));
         errors.sort_by_line();
-        let known = resources.as_deref().unwrap_or_default();
+        let known = plugins
+            .as_ref()
+            .map_or(&[][..], |plugins| &plugins.resources);
         let (dir, control) = (&program.plugin_dir, program.control.as_deref());
         socket_paths::validate(dir, known, &mut errors);
         socket_paths::validate_control(control, dir, known, &mut errors);
-        let resources = errors.unless_any(resources)?;
-        let mut warnings = warnings::of(&resources, host.numa.as_ref());
+        let plugins = errors.unless_any(plugins)?;
+        let mut warnings = warnings::of(&plugins, host.numa.as_ref());
         warnings.extend(warnings::of_control(control, dir));
         Ok(Self {
             warnings,
-            resources,
+            plugins,
             namespace: program.namespace,
             node: program.node,
             plugin_dir: program.plugin_dir,

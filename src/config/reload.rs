@@ -11,8 +11,9 @@ use tokio::task::JoinError;
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, ConfigErrors, Environment, FileText, Host, config_file};
-use crate::offer::resource::Resource;
+use crate::config::{
+    Config, ConfigErrors, DesiredPlugins, Environment, FileText, Host, config_file,
+};
 use crate::util::dir_watch::DirWatch;
 use crate::util::file_id::FileVersion;
 use crate::util::regular_file::RegularFile;
@@ -20,8 +21,8 @@ use crate::util::regular_file::RegularFile;
 /// Whoever writes a file in several steps is done by then.
 const SETTLES_WITHIN: Duration = Duration::from_millis(50);
 
-/// The resources as they should be; send others here and the supervisor follows.
-pub type Configured = watch::Sender<Arc<[Resource]>>;
+/// The plugins as they should be; send others here and the supervisor follows.
+pub type Configured = watch::Sender<Arc<DesiredPlugins>>;
 
 /// How reading the config file again went.
 #[derive(Clone, Debug, Default)]
@@ -124,18 +125,18 @@ fn apply(
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    let resources = config.resources;
+    let plugins = config.plugins;
     let changed = configured.send_if_modified(|before| {
-        let changed = **before != *resources;
+        let changed = **before != plugins;
         if changed {
-            *before = resources.into();
+            *before = plugins.into();
         }
         changed
     });
     let what = if changed { "" } else { ", which says the same" };
     info!(
         file,
-        resources = configured.borrow().len(),
+        resources = configured.borrow().resources.len(),
         "read the config file again{what}"
     );
     Ok(changed)

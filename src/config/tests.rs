@@ -20,7 +20,7 @@ fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
 fn sockets(pairs: &[(&str, &str)]) -> Vec<String> {
     let config = config(pairs).expect("a good configuration");
     let socket = |resource: &Resource| resource.socket.to_string();
-    config.resources.iter().map(socket).collect()
+    config.plugins.resources.iter().map(socket).collect()
 }
 
 #[track_caller]
@@ -32,7 +32,7 @@ fn refused(pairs: &[(&str, &str)], expected: &str) {
 #[test]
 fn nothing_set_is_the_default() {
     let config = config(&[]).unwrap();
-    let resource = &config.resources[0];
+    let resource = &config.plugins.resources[0];
     assert_eq!(resource.name.as_str(), "example.com/simple-device");
     assert_eq!(resource.socket.as_str(), "simple-device-plugin.sock");
     let ids: Vec<&str> = resource.devices.as_slice().iter().map(|d| &*d.id).collect();
@@ -49,7 +49,7 @@ fn nothing_set_is_the_default() {
 fn ids_carry_the_resource_where_there_are_several() {
     let config = config(&[("RESOURCE_NAME", "a/x,a/y"), ("DEVICE_ID_PREFIX", "p,")]).unwrap();
     let first = |resource: &Resource| resource.devices.as_slice()[0].id.to_string();
-    let firsts: Vec<String> = config.resources.iter().map(first).collect();
+    let firsts: Vec<String> = config.plugins.resources.iter().map(first).collect();
     assert_eq!(firsts, ["p-n-0", "y-n-0"]);
 }
 
@@ -84,6 +84,7 @@ fn variables_have_limits() {
     assert_eq!(
         config(&[("RESOURCE_NAME", &names(1000))])
             .unwrap()
+            .plugins
             .resources
             .len(),
         1000
@@ -110,7 +111,7 @@ fn variables_have_limits() {
             ("PREFERRED_ALLOCATION", &off),
         ])
     };
-    assert_eq!(lists(1000).unwrap().resources.len(), 1000);
+    assert_eq!(lists(1000).unwrap().plugins.resources.len(), 1000);
     let errors = lists(4000).expect_err("no error").to_string();
     assert!(errors.contains("at most 1000 resources"), "{errors}");
     let long = "x".repeat(4097);
@@ -306,11 +307,11 @@ proptest! {
         match config(&pairs) {
             Err(errors) => prop_assert!(!errors.as_slice().is_empty()),
             Ok(config) => {
-                let names: std::collections::BTreeSet<_> = config.resources.iter().map(|r| &r.name).collect();
-                let sockets: std::collections::BTreeSet<_> = config.resources.iter().map(|r| &r.socket).collect();
-                prop_assert!(!config.resources.is_empty());
-                prop_assert_eq!(names.len(), config.resources.len());
-                prop_assert_eq!(sockets.len(), config.resources.len());
+                let names: std::collections::BTreeSet<_> = config.plugins.resources.iter().map(|r| &r.name).collect();
+                let sockets: std::collections::BTreeSet<_> = config.plugins.resources.iter().map(|r| &r.socket).collect();
+                prop_assert!(!config.plugins.resources.is_empty());
+                prop_assert_eq!(names.len(), config.plugins.resources.len());
+                prop_assert_eq!(sockets.len(), config.plugins.resources.len());
             }
         }
     }
@@ -319,7 +320,7 @@ proptest! {
     #[test]
     fn device_ids_are_deterministic(prefix in "[!-+--~]{1,20}", count in 0_usize..300) {
         let pairs = [("DEVICE_ID_PREFIX", &*prefix), ("NUMBER_DEVICES", &count.to_string())];
-        let devices = config(&pairs).unwrap().resources.remove(0).devices;
+        let devices = config(&pairs).unwrap().plugins.resources.remove(0).devices;
         prop_assert_eq!(devices.len(), count);
         for (index, device) in devices.as_slice().iter().enumerate() {
             prop_assert_eq!(&*device.id, format!("{prefix}-n-{index}"));

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
-use super::container_limits;
+use super::{ConfiguredFaults, DesiredPlugins, container_limits};
 use crate::model::allocation::Outputs;
 use crate::model::device::Device;
 use crate::model::numa::NumaNodes;
@@ -22,8 +22,9 @@ const DEVICES_COMPARED: usize = 1000;
 /// So many NUMA nodes are named in a warning.
 const NODES_SHOWN: usize = 8;
 
-/// The warnings about these resources; `online` are the host's NUMA nodes, where known.
-pub fn of(resources: &[Resource], online: Option<&NumaNodes>) -> Vec<String> {
+/// The warnings about these plugins; `online` are the host's NUMA nodes, where known.
+pub fn of(plugins: &DesiredPlugins, online: Option<&NumaNodes>) -> Vec<String> {
+    let DesiredPlugins { resources, faults } = plugins;
     let mut warnings: Vec<String> = resources.iter().filter_map(long_id).collect();
     warnings.extend(shared(
         resources,
@@ -31,7 +32,7 @@ pub fn of(resources: &[Resource], online: Option<&NumaNodes>) -> Vec<String> {
         "a health update reaches the wrong pod",
         ids,
     ));
-    warnings.extend(resources.iter().flat_map(never_injected));
+    warnings.extend(resources.iter().flat_map(|r| never_injected(r, faults)));
     warnings.extend(resources.iter().flat_map(container_limits::warnings));
     for (what, names) in OUTPUTS {
         let names = |resource| named(resource, names);
@@ -73,8 +74,9 @@ fn long_id(resource: &Resource) -> Option<String> {
     })
 }
 
-fn never_injected(resource: &Resource) -> impl Iterator<Item = String> {
-    resource.faults.iter().filter_map(|fault| {
+fn never_injected(resource: &Resource, faults: &ConfiguredFaults) -> impl Iterator<Item = String> {
+    let faults = faults.of(&resource.name).iter();
+    faults.filter_map(|fault| {
         let why = fault.never_injected(resource.options())?;
         let name = &resource.name;
         Some(format!(

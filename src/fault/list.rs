@@ -63,6 +63,8 @@ pub enum TooMany {
 pub struct Faults {
     armed: Vec<Armed>,
     next: u64,
+    /// As the configuration has them, whatever became of them.
+    configured: Vec<Fault>,
 }
 
 impl Faults {
@@ -102,14 +104,10 @@ impl Faults {
         self.armed.last().ok_or(TooMany::Faults)
     }
 
-    /// The faults of another configuration than the one before. Those that both have go on, or stay cleared; so do
+    /// Replaces the configured faults by others. Those that both configurations have go on, or stay cleared; so do
     /// those set at run time. Returns those that are new.
-    pub fn configure(
-        &mut self,
-        before: &[Fault],
-        configured: &[Fault],
-        mut seed: impl FnMut() -> u64,
-    ) -> Vec<Fault> {
+    pub fn configure(&mut self, configured: &[Fault], mut seed: impl FnMut() -> u64) -> Vec<Fault> {
+        let before = std::mem::replace(&mut self.configured, configured.to_vec());
         let all = std::mem::take(&mut self.armed);
         let (set_at_run_time, mut known): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|armed| armed.set_at_run_time);
@@ -134,6 +132,13 @@ impl Faults {
         }
         self.armed.extend(set_at_run_time);
         new
+    }
+
+    /// Back to the configured faults, from their beginning.
+    pub fn reset(&mut self, seed: impl FnMut() -> u64) {
+        self.clear();
+        let configured = std::mem::take(&mut self.configured);
+        self.configure(&configured, seed);
     }
 
     /// Takes all away; returns how many.
@@ -290,24 +295,24 @@ mod tests {
         let other = fault(r#"{"on": "registration"}"#);
         let third = fault(r#"{"on": "allocate", "delay": "1s"}"#);
         let first = [one.clone(), other.clone()];
-        assert_eq!(faults.configure(&[], &first, || 5).len(), 2);
+        assert_eq!(faults.configure(&first, || 5).len(), 2);
         let another = faults.set(other.clone(), 6).expect("room").id;
         let seeds = faults.armed().iter().map(|armed| armed.fault.schedule.seed);
         assert_eq!(seeds.collect::<Vec<_>>(), [Some(5), None, None]);
         // One that it has already goes on.
         assert_eq!(faults.stream(&mut Evaluated::new()), 1);
         let second = [other.clone(), one];
-        assert!(faults.configure(&first, &second, || 7).is_empty());
+        assert!(faults.configure(&second, || 7).is_empty());
         let injected: Vec<u64> = faults.armed().iter().map(|armed| armed.injected).collect();
         assert_eq!(injected, [0, 1, 0]);
-        faults.configure(&second, &[], || 7);
+        faults.configure(&[], || 7);
         assert_eq!(faults.armed().len(), 1);
         assert!(faults.has(another) && faults.threaten(InjectionPoint::Registration));
         assert!(!faults.threaten(InjectionPoint::Stream));
         assert_eq!(faults.clear(), 1);
         assert!(!faults.has(another));
         // What was cleared stays so; a second one alike is new.
-        faults.configure(&[], &second, || 7);
+        faults.configure(&second, || 7);
         faults.clear();
         let more = [
             second[0].clone(),
@@ -315,11 +320,12 @@ mod tests {
             third.clone(),
             second[0].clone(),
         ];
-        let new = faults.configure(&second, &more, || 7);
+        let new = faults.configure(&more, || 7);
         assert_eq!(new, [third, other.clone()]);
         assert_eq!(faults.armed().len(), 2);
         faults.clear();
-        faults.configure(&[], std::slice::from_ref(&other), || 7);
+        faults.configure(&[], || 7);
+        faults.configure(std::slice::from_ref(&other), || 7);
         while faults.set(other.clone(), 1).is_ok() {}
         assert_eq!(faults.armed().len(), FAULTS_MAX + 1);
     }

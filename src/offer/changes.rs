@@ -97,12 +97,12 @@ mod tests {
             ..Host::default()
         };
         let config = Config::from_variables(&Environment::default(), &host).unwrap();
-        let offer = Offer::new(config.resources[0].clone());
+        let offer = Offer::new(config.plugins.resources[0].clone());
         let handle = WatchCell::new(Arc::new(offer));
         let mut offer = handle.subscribe();
         let known = offer.borrow().devices().as_slice().to_vec();
         assert!(handle.set_health("other", Health::Unhealthy).is_err());
-        handle.reconfigure(&config.resources[0]);
+        handle.reconfigure(&config.plugins.resources[0]);
         handle.hold(&known);
         handle.drop_removing(&BTreeSet::from(["simple-device-n-0"]));
         assert!(!offer.has_changed().unwrap());

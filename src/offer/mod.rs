@@ -237,7 +237,7 @@ mod tests {
             ..Host::default()
         };
         let config = Config::from_variables(&Environment::default(), &host);
-        let mut resource = config.unwrap().resources.remove(0);
+        let mut resource = config.unwrap().plugins.resources.remove(0);
         resource.devices = Counted::new("d", "n", NumaNodes::default())
             .devices(count)
             .into();

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::api::{VERSION, v1beta1};
-use crate::fault::Fault;
 use crate::model::allocation::Outputs;
 use crate::model::device::{Counted, Devices};
 use crate::model::preference::Policy;
@@ -33,8 +32,6 @@ pub struct Resource {
     pub pre_start: bool,
     /// How long a device pending removal stays Unhealthy at least before it is dropped.
     pub removal_grace: Duration,
-    /// What goes wrong with it on purpose.
-    pub faults: Vec<Fault>,
 }
 
 impl Resource {

@@ -34,14 +34,12 @@ pub struct PluginHandle {
 }
 
 impl PluginHandle {
-    /// A plugin for this resource. `delays` are those of all plugins together.
+    /// A plugin for this resource, without faults. `delays` are those of all plugins together.
     pub(crate) fn new(resource: Resource, delays: Arc<Mutex<Delays>>) -> Self {
         let record = WatchCell::new(Record::new(SystemTime::now()));
-        let injector = FaultInjector::new(resource.name.clone(), delays, record.clone());
-        injector.configure(&[], &resource.faults);
         Self {
+            injector: FaultInjector::new(resource.name.clone(), delays, record.clone()),
             offer: WatchCell::new(Arc::new(Offer::new(resource))),
-            injector,
             removal: Arc::default(),
             record,
             forgotten: Arc::default(),
@@ -82,11 +80,8 @@ impl PluginHandle {
     }
 
     /// Replaces the configuration by another one of the same resource. Faults that both have go on.
-    pub(crate) fn reconfigure(&self, resource: &Resource) {
-        let before = Arc::clone(self.offer().resource());
-        if before.faults != resource.faults {
-            self.injector.configure(&before.faults, &resource.faults);
-        }
+    pub(crate) fn configure(&self, resource: &Resource, faults: &[Fault]) {
+        self.injector.configure(faults);
         self.offer.reconfigure(resource);
     }
 
@@ -135,7 +130,7 @@ impl PluginHandle {
         let Ok(()) = self
             .offer
             .set(|offer| Ok::<_, Infallible>(offer.as_configured()));
-        self.injector.reset(&self.offer().resource().faults);
+        self.injector.reset();
     }
 
     /// Adds a fault; returns it with its seed.

@@ -67,10 +67,10 @@ impl FaultInjector {
     }
 
     /// Replaces the configured faults by others: see [`Faults::configure`].
-    pub fn configure(&self, before: &[Fault], configured: &[Fault]) {
+    pub fn configure(&self, configured: &[Fault]) {
         let new = self
             .faults
-            .update(|faults| faults.configure(before, configured, seed));
+            .update(|faults| faults.configure(configured, seed));
         for fault in new {
             // So that failures can be explained.
             warn!(resource = %self.resource, %fault, "a fault is configured");
@@ -78,11 +78,8 @@ impl FaultInjector {
     }
 
     /// Back to the configured faults, from their beginning.
-    pub fn reset(&self, configured: &[Fault]) {
-        self.faults.update(|faults| {
-            faults.clear();
-            faults.configure(&[], configured, seed);
-        });
+    pub fn reset(&self) {
+        self.faults.update(|faults| faults.reset(seed));
     }
 
     /// Removes all faults, the configured ones too; returns how many.

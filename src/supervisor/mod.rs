@@ -22,6 +22,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info};
 
+use crate::config::DesiredPlugins;
 use crate::config::reload::Configured;
 use crate::fault::Delays;
 use crate::model::resource_name::ResourceName;
@@ -58,7 +59,8 @@ pub struct Supervisor {
 
 impl Supervisor {
     /// One plugin for each resource, in this plugin dir. Nothing is touched yet.
-    pub fn new(resources: Vec<Resource>, plugin_dir: impl Into<PathBuf>) -> Self {
+    pub fn new(desired: impl Into<DesiredPlugins>, plugin_dir: impl Into<PathBuf>) -> Self {
+        let desired = desired.into();
         let dir = PluginDir::new(plugin_dir);
         let watcher = KubeletWatcher::new(dir.clone());
         let mut plugins = Plugins {
@@ -77,10 +79,10 @@ impl Supervisor {
             stopping: Vec::new(),
             tasks: JoinSet::new(),
         };
-        plugins.configure(&resources);
+        plugins.configure(&desired);
         Self {
             watcher,
-            configured: Configured::new(resources.into()),
+            configured: Configured::new(desired.into()),
             plugins,
             probe_interval: PROBE_INTERVAL,
         }
@@ -109,7 +111,7 @@ impl Supervisor {
         self
     }
 
-    /// Where other resources are sent to.
+    /// Where other plugins are asked for.
     pub fn configured(&self) -> Configured {
         self.configured.clone()
     }
@@ -154,9 +156,9 @@ impl Supervisor {
                 replaced = &mut watching => break Err(replaced),
                 // Never closed: we have a sender ourselves.
                 Ok(()) = configured.changed() => {
-                    let resources = Arc::clone(&configured.borrow_and_update());
+                    let desired = Arc::clone(&configured.borrow_and_update());
                     self.plugins.reap();
-                    self.plugins.configure(&resources);
+                    self.plugins.configure(&desired);
                     // One that comes by a reload may have been here a moment ago.
                     self.plugins.start_all(RunMemory::of_a_successor);
                 }
@@ -203,15 +205,16 @@ struct Running {
 impl Plugins {
     /// Makes, changes and stops plugins until there is one for each of these resources. A plugin whose resource did not
     /// change is not touched.
-    fn configure(&mut self, resources: &[Resource]) {
-        self.stop_all_but(resources);
-        let handles = resources.iter().map(|resource| {
+    fn configure(&mut self, desired: &DesiredPlugins) {
+        self.stop_all_but(&desired.resources);
+        let handles = desired.resources.iter().map(|resource| {
             let new = || SupervisedPlugin {
                 handle: PluginHandle::new(resource.clone(), Arc::clone(&self.delays)),
                 running: None,
             };
             let plugin = self.all.entry(resource.name.clone()).or_insert_with(new);
-            plugin.handle.reconfigure(resource);
+            let faults = desired.faults.of(&resource.name);
+            plugin.handle.configure(resource, faults);
             plugin.handle.clone()
         });
         let handles: Vec<PluginHandle> = handles.collect();

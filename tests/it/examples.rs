@@ -117,8 +117,8 @@ impl ExampleNode {
     async fn of(config: Config, name: &'static str, policy: TopologyPolicy) -> Self {
         let dir = plugin_dir();
         let kubelet = kubelet_with(dir.path(), |settings| settings.topology_policy = policy);
-        let manager = Manager::of(dir.path(), config.resources.clone());
-        for resource in &config.resources {
+        let manager = Manager::of(dir.path(), config.plugins.resources.clone());
+        for resource in &config.plugins.resources {
             let healthy = resource
                 .devices
                 .as_slice()

@@ -62,16 +62,19 @@ struct Given {
 
 /// Prints the whole configuration.
 pub fn print(config: &Config, out: &mut impl Write) -> io::Result<()> {
+    let resources = config.plugins.resources.iter();
     let checked = Checked {
         node: &config.node,
         plugin_dir: config.plugin_dir.display().to_string(),
-        resources: config.resources.iter().map(resource).collect(),
+        resources: resources
+            .map(|resource| checked(resource, config.plugins.faults.of(&resource.name)))
+            .collect(),
         warnings: &config.warnings,
     };
     writeln!(out, "{}", serde_json::to_string_pretty(&checked)?)
 }
 
-fn resource(resource: &Resource) -> CheckedResource<'_> {
+fn checked<'a>(resource: &'a Resource, faults: &'a [Fault]) -> CheckedResource<'a> {
     let devices = resource.devices.as_slice();
     CheckedResource {
         name: resource.name.as_str(),
@@ -81,7 +84,7 @@ fn resource(resource: &Resource) -> CheckedResource<'_> {
         pre_start: resource.pre_start,
         removal_grace: resource.removal_grace.as_secs_f64(),
         list_size: resource.devices.list_size(),
-        faults: &resource.faults,
+        faults,
         one_device_gives: devices
             .first()
             .map(|first| resource.outputs.of(&[first]).into()),

@@ -12,6 +12,7 @@ use super::print;
 use super::style::{ODD, STRONG};
 use crate::config::reload::configuration;
 use crate::config::{Config, Environment, Host, by_node};
+use crate::fault::Fault;
 use crate::model::device::LIST_SIZE_MAX;
 use crate::offer::resource::Resource;
 use crate::util::sanitize::sanitize;
@@ -54,16 +55,16 @@ pub fn run(
 }
 
 fn print_tables(config: &Config, out: &mut impl Write) -> io::Result<()> {
-    let count = match config.resources.len() {
+    let count = match config.plugins.resources.len() {
         1 => "1 resource".to_owned(),
         count => format!("{count} resources"),
     };
     let node = sanitize(&config.node);
     let dir = sanitize(&config.plugin_dir.display().to_string());
     writeln!(out, "{count} on node {node} in {dir}")?;
-    for resource in &config.resources {
+    for resource in &config.plugins.resources {
         writeln!(out, "\n{STRONG}{}{STRONG:#}", resource.name)?;
-        let rows = rows(resource).into_iter();
+        let rows = rows(resource, config.plugins.faults.of(&resource.name)).into_iter();
         print::columns(
             out,
             rows.map(|(what, value)| format!("  {what}\t{}", sanitize(&value))),
@@ -75,7 +76,7 @@ fn print_tables(config: &Config, out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
-fn rows(resource: &Resource) -> Vec<(&'static str, String)> {
+fn rows(resource: &Resource, faults: &[Fault]) -> Vec<(&'static str, String)> {
     let devices = &resource.devices;
     let mut rows = vec![
         ("socket", resource.socket.to_string()),
@@ -91,7 +92,7 @@ fn rows(resource: &Resource) -> Vec<(&'static str, String)> {
         rows.push(("pre-start", "yes".to_owned()));
     }
     let mut label = "faults";
-    for fault in &resource.faults {
+    for fault in faults {
         rows.push((label, fault.to_string()));
         label = "";
     }

@@ -13,6 +13,7 @@ use super::error::{ConfigErrors, Reported, all};
 use super::host_paths::AllowedHostPaths;
 use super::limits::{DeviceCount, RESOURCES_MAX, check_text};
 use super::settings::{At, Origin, ResourceSettings, Settings};
+use super::{ConfiguredFaults, DesiredPlugins};
 use crate::model::device::Devices;
 use crate::model::resource_name::ResourceName;
 use crate::model::socket_name::{PluginName, SocketName};
@@ -24,7 +25,7 @@ pub(super) fn resolve(
     node: &str,
     allowed: &AllowedHostPaths,
     errors: &mut ConfigErrors,
-) -> Option<Vec<Resource>> {
+) -> Option<DesiredPlugins> {
     if let Some(beyond) = settings.resources.get(RESOURCES_MAX) {
         let expected = format!("at most {RESOURCES_MAX} resources");
         errors.add_text("name", &beyond.name, expected);
@@ -38,9 +39,13 @@ pub(super) fn resolve(
         names: BTreeMap::new(),
         sockets: BTreeMap::new(),
         devices: DeviceCount::default(),
+        faults: ConfiguredFaults::default(),
     };
     let resources = settings.resources.iter();
-    all(resources.map(|resource| resolver.resource(resource))).ok()
+    let resources = all(resources.map(|resource| resolver.resource(resource)));
+    let faults = resolver.faults;
+    let resources = resources.ok()?;
+    Some(DesiredPlugins { resources, faults })
 }
 
 /// Resolves one resource after the other; what is wrong goes to the errors.
@@ -54,6 +59,8 @@ struct Resolver<'a> {
     /// Their sockets.
     sockets: BTreeMap<SocketName, Origin>,
     devices: DeviceCount,
+    /// Their faults.
+    faults: ConfiguredFaults,
 }
 
 impl Resolver<'_> {
@@ -67,9 +74,10 @@ impl Resolver<'_> {
         let known_devices = devices.as_ref().map_or(&none, |(devices, _)| devices);
         let outputs = self.outputs(settings, known_devices);
         let faults = self.faults(settings, devices.as_ref().ok().map(|(devices, _)| devices));
-        let (devices, counted) = devices?;
+        let (name, faults, (devices, counted)) = (name?, faults?, devices?);
+        self.faults.0.insert(name.clone(), faults);
         Ok(Resource {
-            name: name?,
+            name,
             socket: socket?,
             devices: devices.into(),
             counted,
@@ -77,7 +85,6 @@ impl Resolver<'_> {
             outputs: outputs?,
             pre_start: settings.pre_start.unwrap_or_default(),
             removal_grace: self.settings.removal_grace,
-            faults: faults?,
         })
     }
 

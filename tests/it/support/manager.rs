@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use kubelet_sim::KubeletSettings;
+use simple_device_plugin::config::DesiredPlugins;
 use simple_device_plugin::config::reload::{Configured, Reloads};
 use simple_device_plugin::node::watcher::DirReplaced;
 use simple_device_plugin::observe::{Observer, ProgramInfo};
@@ -67,7 +68,8 @@ impl Manager {
 
     /// Changes the configuration.
     pub fn reconfigure(&self, resources: Vec<Resource>) {
-        self.configured.send_replace(resources.into());
+        let plugins = DesiredPlugins::from(resources);
+        self.configured.send_replace(plugins.into());
     }
 
     /// The plugin of a resource.

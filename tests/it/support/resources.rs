@@ -47,12 +47,12 @@ fn read(environment: &Environment, file: Option<&FileText>, node: &str) -> Confi
 
 /// The resources of these variables.
 pub fn resources(variables: &[(&str, &str)]) -> Vec<Resource> {
-    config_of_variables(variables, "n").resources
+    config_of_variables(variables, "n").plugins.resources
 }
 
 /// The resources of a config file, with a short grace before a device is removed, so that no test waits for a real one.
 pub fn from_file(text: &str) -> Vec<Resource> {
-    let mut resources = config_of_file(text, "n").resources;
+    let mut resources = config_of_file(text, "n").plugins.resources;
     for resource in &mut resources {
         resource.removal_grace = Duration::from_millis(50);
     }

@@ -40,7 +40,7 @@ fn resources(variables: &Environment, file: Option<&str>, node: &str) -> Vec<Res
     let config = Config::read(&environment, text.as_ref(), &Host::default());
     let file = file.unwrap_or_default();
     let config = config.unwrap_or_else(|errors| panic!("{errors}\n{variables:?}\n{file}"));
-    config.resources
+    config.plugins.resources
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The faults of a resource.
 
-use super::{errors_of, read_on, resources};
+use super::{errors_of, plugins, read_on};
 
 const ONE: &str = "resources: [{name: example.com/gpu, faults: FAULTS}]";
 
@@ -13,7 +13,8 @@ fn a_fault_has_the_words_of_the_command_line() {
           {on: registration, for: 90s}, {on: health, devices: 0-1, up: 10s, down: 5s, probability: 1},
           {on: health, devices: 0, up: 1s, down: 1s}, {on: options, error: INTERNAL, message: 010}]",
     );
-    let faults = &resources(&text)[0].faults;
+    let plugins = plugins(&text);
+    let faults = plugins.faults.of(&plugins.resources[0].name);
     let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
     assert_eq!(
         words,
@@ -127,10 +128,10 @@ nodes:
   - {match: n, resources: [{name: example.com/gpu, devices: 0}, {name: example.com/nic, faults: []}]}
 ";
     let faults = |node: &str| -> Vec<usize> {
-        let resources = read_on(node, text).unwrap_or_else(|errors| panic!("{errors}"));
+        let plugins = read_on(node, text).unwrap_or_else(|errors| panic!("{errors}"));
+        let resources = plugins.resources.iter();
         resources
-            .iter()
-            .map(|resource| resource.faults.len())
+            .map(|resource| plugins.faults.of(&resource.name).len())
             .collect()
     };
     // Devices that another node lacks are no error there.
@@ -156,7 +157,7 @@ fn faults_that_are_never_injected_give_a_warning() {
         "FAULTS",
         "[{on: pre-start, delay: 1s}, {on: preferred, delay: 1s}, {on: allocate, delay: 1s}]",
     );
-    let warnings = crate::config::warnings::of(&resources(&text), None);
+    let warnings = crate::config::warnings::of(&plugins(&text), None);
     assert_eq!(
         warnings,
         [

@@ -10,6 +10,7 @@ mod syntax;
 mod warnings;
 
 use super::{ConfigErrors, FileText, read};
+use crate::config::DesiredPlugins;
 use crate::config::host_paths::AllowedHostPaths;
 use crate::config::resolve::resolve;
 use crate::model::allocation::{Allocation, allocate};
@@ -20,7 +21,7 @@ fn errors_of(text: &str) -> String {
     read_on("n", text).expect_err(text).to_string()
 }
 
-fn read_on(node: &str, text: impl Into<Vec<u8>>) -> Result<Vec<Resource>, ConfigErrors> {
+fn read_on(node: &str, text: impl Into<Vec<u8>>) -> Result<DesiredPlugins, ConfigErrors> {
     let file = FileText {
         name: "c.yaml".to_owned(),
         content: Ok(text.into()),
@@ -28,14 +29,19 @@ fn read_on(node: &str, text: impl Into<Vec<u8>>) -> Result<Vec<Resource>, Config
     let mut errors = ConfigErrors::default();
     let allowed = AllowedHostPaths::new(["/opt".into()], None);
     let settings = read(&file, node, &mut errors);
-    let resources = settings.and_then(|settings| resolve(&settings, node, &allowed, &mut errors));
+    let plugins = settings.and_then(|settings| resolve(&settings, node, &allowed, &mut errors));
     errors.sort_by_line();
-    errors.unless_any(resources)
+    errors.unless_any(plugins)
+}
+
+#[track_caller]
+fn plugins(text: &str) -> DesiredPlugins {
+    read_on("n", text).unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 #[track_caller]
 fn resources(text: &str) -> Vec<Resource> {
-    read_on("n", text).unwrap_or_else(|errors| panic!("{errors}"))
+    plugins(text).resources
 }
 
 #[track_caller]

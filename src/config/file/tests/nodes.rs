@@ -4,7 +4,7 @@ use super::{EXAMPLE, read_on};
 
 #[test]
 fn the_first_matching_node_replaces_keys_and_adds_resources() {
-    let on_gpu = read_on("gpu-3.example", EXAMPLE).unwrap();
+    let on_gpu = read_on("gpu-3.example", EXAMPLE).unwrap().resources;
     let names: Vec<&str> = on_gpu.iter().map(|r| r.name.as_str()).collect();
     assert_eq!(
         names,
@@ -12,5 +12,5 @@ fn the_first_matching_node_replaces_keys_and_adds_resources() {
     );
     assert!(on_gpu[0].devices.is_empty() && on_gpu[0].outputs.envs.is_empty());
     assert!(on_gpu[0].pre_start, "what is not named stays");
-    assert_eq!(read_on("gpu-7", EXAMPLE).unwrap().len(), 2);
+    assert_eq!(read_on("gpu-7", EXAMPLE).unwrap().resources.len(), 2);
 }

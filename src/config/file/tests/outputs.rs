@@ -1,6 +1,6 @@
 //! What a container gets.
 
-use super::{EXAMPLE, all_given, errors_of, pairs, refused, resources};
+use super::{EXAMPLE, all_given, errors_of, pairs, plugins, refused, resources};
 use crate::model::device::Health;
 
 #[test]
@@ -98,8 +98,9 @@ fn without_devices_what_a_container_gets_is_judged_all_the_same() {
 #[test]
 fn what_is_said_of_all_devices_is_made_once() {
     let text = "resources: [{name: a/b, devices: 20000, annotations: {'a-{id}': '{ids|uuid}'}}]";
-    let resource = resources(text).remove(0);
-    assert!(crate::config::warnings::of(std::slice::from_ref(&resource), None).is_empty());
+    let plugins = plugins(text);
+    assert!(crate::config::warnings::of(&plugins, None).is_empty());
+    let resource = &plugins.resources[0];
     let devices: Vec<_> = resource.devices.as_slice().iter().collect();
     let given = resource.outputs.of(&devices[..2]);
     let [first, second] = &*given.annotations else {

@@ -1,13 +1,12 @@
 //! Warnings about what a container gets.
 
-use super::resources;
+use super::plugins;
 
 #[test]
 fn one_name_for_several_devices_is_warned_of() {
-    let resources = resources(
-        "resources: [{name: a/b, devices: [{id: a-1}, {id: a1}], env: {'{id|alnum}': x}}]",
-    );
-    let warnings = crate::config::warnings::of(&resources, None);
+    let plugins =
+        plugins("resources: [{name: a/b, devices: [{id: a-1}, {id: a1}], env: {'{id|alnum}': x}}]");
+    let warnings = crate::config::warnings::of(&plugins, None);
     assert!(
         warnings[0].starts_with("a/b has the env a1 for several devices: one wins"),
         "{warnings:?}"
@@ -21,7 +20,7 @@ fn a_variable_that_keeps_a_container_from_starting_is_warned_of() {
         let text = format!(
             "resources: [{{name: a/b, deviceIdPrefix: eleven-char, devices: {count}, env: {{GPUS: '{{ids}}'}}}}]"
         );
-        crate::config::warnings::of(&resources(&text), None)
+        crate::config::warnings::of(&plugins(&text), None)
     };
     assert!(with(6_800).is_empty(), "{:?}", with(6_800));
     let [warning] = &*with(7_500) else {
@@ -48,7 +47,7 @@ fn an_environment_that_keeps_a_container_from_starting_is_warned_of() {
         let text = format!(
             "resources: [{{name: a/b, deviceIdPrefix: {prefix}, devices: {count}, env: {{'ONE_{{index}}': '{{id}}'}}}}]"
         );
-        let warnings = crate::config::warnings::of(&resources(&text), None).into_iter();
+        let warnings = crate::config::warnings::of(&plugins(&text), None).into_iter();
         warnings
             .filter(|warning| warning.contains("environment"))
             .collect::<Vec<_>>()
