@@ -16,7 +16,7 @@ const AWAY: Duration = Duration::from_secs(2);
 pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     Ok(vec![
         restarts(program, of(1, 100), 50.0).await?,
-        restarts(program, of(100, 2), 50.0).await?,
+        restarts(program, of(100, 2), 200.0).await?,
         restarts(program, of(100, 100), 300.0).await?,
         lost_stream(program).await?,
     ])

@@ -2,6 +2,7 @@
 
 mod allocate;
 mod back;
+mod check;
 mod floor;
 mod idle;
 mod processor;
@@ -35,7 +36,15 @@ fn main() -> Result<()> {
     table::print(&figures)
 }
 
-const GROUPS: [&str; 6] = ["allocate", "throughput", "start", "back", "scrape", "idle"];
+const GROUPS: [&str; 7] = [
+    "check",
+    "allocate",
+    "throughput",
+    "start",
+    "back",
+    "scrape",
+    "idle",
+];
 
 /// Measures the groups that are wanted; all of them where none is named.
 async fn measure(program: &Path, wanted: &[String]) -> Result<Vec<Figure>> {
@@ -44,6 +53,9 @@ async fn measure(program: &Path, wanted: &[String]) -> Result<Vec<Figure>> {
     }
     let is_wanted = |group: &str| wanted.is_empty() || wanted.iter().any(|name| name == group);
     let mut figures = Vec::new();
+    if is_wanted("check") {
+        figures.extend(check::measure(program)?);
+    }
     if is_wanted("allocate") {
         figures.extend(allocate::measure(program).await?);
     }
