@@ -68,6 +68,9 @@ impl FaultInjector {
 
     /// Replaces the configured faults by others: see [`Faults::configure`].
     pub fn configure(&self, configured: &[Fault]) {
+        if self.faults.borrow().are_configured(configured) {
+            return;
+        }
         let new = self
             .faults
             .update(|faults| faults.configure(configured, seed));

@@ -71,9 +71,11 @@ impl PluginInstance {
     ///
     /// # Errors
     /// When no kubelet answers.
-    pub async fn connect(&self) -> Result<Connected, NoKubelet> {
+    pub async fn connect(&mut self) -> Result<Connected, NoKubelet> {
         self.entered(Step::Connecting);
         let turn = self.turn().await;
+        // What the watch found before says nothing of the stream to come: it may lag behind.
+        self.kubelet.mark_unchanged();
         let kubelet = KubeletConnection::open(&self.dir.kubelet_socket()).await?;
         Ok(Connected { kubelet, turn })
     }
@@ -150,16 +152,16 @@ impl PluginInstance {
         self.handle.note(Record::registered);
         let end = tokio::select! {
             biased;
-            () = stop.cancelled() => StreamEnd::Stop,
-            end = self.end_of(&mut stream, resource, server) => end,
+            () = stop.cancelled() => None,
+            end = self.end_of(&mut stream, resource, server) => Some(end),
         };
         self.entered(Step::Stopping);
         let ended = stream.kubelet.ended(Instant::now());
         match end {
-            StreamEnd::Stop => RunEnd::Stopped(Some(ended)),
-            StreamEnd::Closed => RunEnd::StreamEnded(ended),
-            StreamEnd::Dropped => RunEnd::Fault(ended, Vec::new()),
-            StreamEnd::Suspended(suspensions) => RunEnd::Fault(ended, suspensions),
+            None => RunEnd::Stopped(Some(ended)),
+            Some(StreamEnd::Closed) => RunEnd::StreamEnded(ended),
+            Some(StreamEnd::Dropped) => RunEnd::StreamDropped(ended),
+            Some(StreamEnd::Suspended(suspensions)) => RunEnd::Suspended(ended, suspensions),
         }
     }
 

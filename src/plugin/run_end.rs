@@ -26,9 +26,12 @@ pub(crate) enum RunEnd {
     /// Nobody here ended the stream.
     #[error("the stream ended")]
     StreamEnded(EndedStream),
-    /// Faults were injected: they suspend the registration, or, where there are none of these, dropped the stream.
-    #[error("{}", by_fault(.1))]
-    Fault(EndedStream, Vec<Suspension>),
+    /// By a fault.
+    #[error("a fault dropped the stream")]
+    StreamDropped(EndedStream),
+    /// By faults, which suspend the next registration.
+    #[error("a fault suspends the registration")]
+    Suspended(EndedStream, Vec<Suspension>),
     #[error("a bug: {0}")]
     Panicked(String),
 }
@@ -37,14 +40,6 @@ fn remedy(error: &BindError) -> &'static str {
     match error {
         BindError::Taken => "; set a different PLUGIN_NAME",
         BindError::NotASocket | BindError::Io(_) => "",
-    }
-}
-
-fn by_fault(suspensions: &[Suspension]) -> &'static str {
-    if suspensions.is_empty() {
-        "a fault dropped the stream"
-    } else {
-        "a fault suspends the registration"
     }
 }
 
@@ -91,7 +86,7 @@ impl RunEnd {
     /// tells whether the kubelet is another one.
     pub fn cause(&self) -> Option<Cause> {
         match self {
-            Self::Fault(..) => Some(Cause::Fault),
+            Self::StreamDropped(_) | Self::Suspended(..) => Some(Cause::Fault),
             Self::Panicked(_) => Some(Cause::Panic),
             _ => None,
         }

@@ -20,9 +20,8 @@ pub(crate) struct EndedStream {
     pub kubelet: KubeletSocket,
 }
 
-/// What ended a stream.
+/// What ended a stream, other than a stop.
 pub(super) enum StreamEnd {
-    Stop,
     /// It ended by itself.
     Closed,
     /// A fault dropped it.

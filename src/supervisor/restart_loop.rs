@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
@@ -17,8 +17,8 @@ use crate::node::registration::NoKubelet;
 use crate::node::watcher::KubeletSocket;
 use crate::offer::Offer;
 use crate::offer::resource::Resource;
-use crate::plugin::record::{Cause, Step};
-use crate::plugin::{Connected, PluginHandle, PluginInstance, RunEnd, RunStart};
+use crate::plugin::record::{Cause, Record, Step};
+use crate::plugin::{Connected, PluginInstance, RunEnd, RunStart};
 use crate::supervisor::run_memory::RunMemory;
 use crate::util::sanitize::sanitize;
 
@@ -39,15 +39,18 @@ pub(super) async fn run(plugin: PluginInstance, memory: RunMemory, stop: Cancell
         if stop.is_cancelled() {
             return;
         }
-        attempts.memory.ended(&end);
+        let pause = attempts.ended(&end, &resource);
         let outdated = match outdated {
             Some(cause) => Some(cause),
-            None => attempts.pause(&end, &resource, &mut offers, &stop).await,
+            None => attempts.pause(pause, &resource, &mut offers, &stop).await,
         };
         if let Some(cause) = outdated {
-            attempts.memory.forget_failures();
+            attempts.memory.starts_over();
             log_outdated(&resource, cause);
-            handle.note(|record, _| record.restarted(cause));
+            // A restart counts once, by its first cause.
+            if end.cause().is_none() {
+                handle.note(|record, _| record.restarted(cause));
+            }
         }
     }
 }
@@ -82,18 +85,25 @@ impl Attempts {
         (attempt.await, Some(outdated))
     }
 
-    /// Notes and logs how a run ended, then waits until the next. Returns why the wait was cut short, if it was for the
-    /// configuration.
+    /// Remembers, notes and logs how a run ended. Returns the pause before the next.
+    fn ended(&mut self, end: &RunEnd, resource: &Resource) -> Duration {
+        self.memory.ended(end);
+        let pause = self.memory.pause(end, fastrand::f64());
+        self.plugin
+            .handle
+            .note(|record, now| note(record, end, now));
+        log(resource, end, &mut self.memory, pause);
+        pause
+    }
+
+    /// Waits until the next run. Returns why the wait was cut short, if it was for the configuration.
     async fn pause(
         &mut self,
-        end: &RunEnd,
+        pause: Duration,
         resource: &Resource,
         offers: &mut watch::Receiver<Arc<Offer>>,
         stop: &CancellationToken,
     ) -> Option<Cause> {
-        note(&self.plugin.handle, end);
-        let pause = self.memory.pause(end, fastrand::f64());
-        log(resource, end, &mut self.memory, pause);
         tokio::select! {
             () = stop.cancelled() => None,
             () = sleep(pause) => None,
@@ -173,18 +183,17 @@ async fn another(kubelet: &mut watch::Receiver<KubeletSocket>, tried: KubeletSoc
 }
 
 /// Notes how a run ended.
-fn note(handle: &PluginHandle, end: &RunEnd) {
-    handle.note(|record, now| {
-        let cause = end.cause();
-        match end {
-            RunEnd::Stopped(_) => {}
-            RunEnd::StreamEnded(_) | RunEnd::Fault(..) => record.stream_ended(end.to_string(), now),
-            _ => record.failed(end.to_string(), end.registration(), now),
+fn note(record: &mut Record, end: &RunEnd, now: SystemTime) {
+    if let Some(cause) = end.cause() {
+        record.restarted(cause);
+    }
+    match end {
+        RunEnd::Stopped(_) => {}
+        RunEnd::StreamEnded(_) | RunEnd::StreamDropped(_) | RunEnd::Suspended(..) => {
+            record.stream_ended(end.to_string(), now);
         }
-        if let Some(cause) = cause {
-            record.restarted(cause);
-        }
-    });
+        _ => record.failed(end.to_string(), end.registration(), now),
+    }
 }
 
 /// One line for each end. While the plugin waits for the same thing, later failures are logged at level debug.
@@ -194,20 +203,26 @@ fn log(resource: &Resource, end: &RunEnd, memory: &mut RunMemory, pause: Duratio
     let again_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
     match end {
         RunEnd::Stopped(_) => {}
-        RunEnd::StreamEnded(stream) | RunEnd::Fault(stream, _) => {
+        RunEnd::StreamEnded(stream)
+        | RunEnd::StreamDropped(stream)
+        | RunEnd::Suspended(stream, _) => {
             warn!(%resource, seconds = stream.lived.as_secs(), "{end}: starting over");
         }
-        RunEnd::Panicked(error) => error!(%resource, error, attempt, again_ms, "a plugin panicked"),
-        error => match waiting_for(error) {
-            Some(what) if !memory.is_news(Some(what)) => {
-                debug!(%resource, %endpoint, %error, attempt, again_ms, "still {what}");
+        RunEnd::Panicked(error) => {
+            error!(%resource, error, attempt, again_ms, "a plugin panicked");
+        }
+        error => {
+            let what = waiting_for(error);
+            match (what, memory.is_news(what)) {
+                (Some(what), true) => warn!(%resource, %endpoint, %error, "{what}"),
+                (Some(what), false) => {
+                    debug!(%resource, %endpoint, %error, attempt, again_ms, "still {what}");
+                }
+                (None, _) => {
+                    warn!(%resource, %endpoint, %error, attempt, again_ms, "not registered");
+                }
             }
-            Some(what) => warn!(%resource, %endpoint, %error, "{what}"),
-            None => {
-                memory.is_news(None);
-                warn!(%resource, %endpoint, %error, attempt, again_ms, "not registered");
-            }
-        },
+        }
     }
 }
 
@@ -245,6 +260,7 @@ fn said(panic: &(dyn Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::EndedStream;
     use crate::util::file_id::FileVersion;
 
     /// A watch that lags behind shows what stood before the try: that is no new kubelet.
@@ -269,10 +285,50 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_ends_a_run_and_not_the_loop() {
+    async fn a_panic_is_an_end_like_others() {
         let index = 3;
         let panicked = caught(async move { RunEnd::Panicked(["a"][index].to_owned()) });
         let end = panicked.await.to_string();
         assert!(end.contains("out of bounds"), "{end}");
+    }
+
+    /// The state, what the plugin waits for, and the restarts by faults and panics, after a run that ended so.
+    fn noted(end: &RunEnd) -> (&'static str, Option<String>, [u64; 2]) {
+        let mut record = Record::new(SystemTime::UNIX_EPOCH);
+        record.registered(SystemTime::UNIX_EPOCH);
+        note(&mut record, end, SystemTime::UNIX_EPOCH);
+        let restarts = [Cause::Fault, Cause::Panic].map(|cause| record.restarts[cause]);
+        (record.state(), record.waits_for(), restarts)
+    }
+
+    #[test]
+    fn the_status_says_how_a_run_ended() {
+        let stream = EndedStream {
+            lived: Duration::ZERO,
+            kubelet: None,
+        };
+        for (end, waits_for, restarts) in [
+            (RunEnd::StreamEnded(stream), "the stream ended", [0, 0]),
+            (
+                RunEnd::StreamDropped(stream),
+                "a fault dropped the stream",
+                [1, 0],
+            ),
+            (
+                RunEnd::Suspended(stream, Vec::new()),
+                "a fault suspends the registration",
+                [1, 0],
+            ),
+        ] {
+            let expected = Some(format!("starts over: {waits_for}"));
+            assert_eq!(noted(&end), ("waiting", expected, restarts));
+        }
+        let (state, waits_for, restarts) = noted(&RunEnd::Panicked("index".to_owned()));
+        assert_eq!((state, restarts), ("waiting", [0, 1]));
+        assert!(waits_for.is_some_and(|what| what.ends_with("a bug: index")));
+        assert_eq!(
+            noted(&RunEnd::Stopped(Some(stream))),
+            ("registered", None, [0, 0])
+        );
     }
 }

@@ -105,7 +105,8 @@ impl RunMemory {
         self.late_disconnect = match end {
             RunEnd::Stopped(Some(stream))
             | RunEnd::StreamEnded(stream)
-            | RunEnd::Fault(stream, _) => us(stream.kubelet),
+            | RunEnd::StreamDropped(stream)
+            | RunEnd::Suspended(stream, _) => us(stream.kubelet),
             // Whatever became of the registration, the kubelet may know us.
             RunEnd::NotRegistered(_) => us(self.tried),
             RunEnd::NotBound(BindError::Taken) | RunEnd::Panicked(_) => LateDisconnect::Another,
@@ -115,7 +116,7 @@ impl RunMemory {
         };
         match end {
             RunEnd::StreamEnded(_) => self.lost_stream = true,
-            RunEnd::Fault(_, suspensions) => self.suspended(suspensions.clone()),
+            RunEnd::Suspended(_, suspensions) => self.suspended(suspensions.clone()),
             _ => {}
         }
     }
@@ -125,7 +126,7 @@ impl RunMemory {
         match end {
             RunEnd::Stopped(_) => {}
             RunEnd::StreamEnded(stream) if stream.lived < LONG_LIFE => self.waiting_for = None,
-            RunEnd::StreamEnded(_) | RunEnd::Fault(..) => {
+            RunEnd::StreamEnded(_) | RunEnd::StreamDropped(_) | RunEnd::Suspended(..) => {
                 self.forget_failures();
                 self.waiting_for = None;
             }
@@ -137,8 +138,16 @@ impl RunMemory {
         }
     }
 
-    /// What happened with an earlier kubelet or configuration counts no more.
-    pub fn forget_failures(&mut self) {
+    /// The plugin starts over with something else to register: what failed before counts no more, and a lost stream is
+    /// part of this restart.
+    pub fn starts_over(&mut self) {
+        self.forget_failures();
+        self.waiting_for = None;
+        self.lost_stream = false;
+    }
+
+    /// What happened with an earlier kubelet counts no more.
+    fn forget_failures(&mut self) {
         (self.failures, self.backoff) = (0, Backoff::default());
     }
 
@@ -274,10 +283,7 @@ mod tests {
             kubelet: Some(one),
         };
         for _ in 0..9 {
-            assert_eq!(
-                memory.pause(&RunEnd::Fault(stream, Vec::new()), 0.5),
-                pauses[0]
-            );
+            assert_eq!(memory.pause(&RunEnd::StreamDropped(stream), 0.5), pauses[0]);
         }
         assert_eq!(memory.pause(&panicked, 0.5), pauses[1]);
         memory.connected(other);
@@ -295,5 +301,36 @@ mod tests {
         memory.is_news(Some("kubelet"));
         memory.pause(&stream_ended(Duration::ZERO, None), 0.5);
         assert!(memory.is_news(Some("kubelet")));
+    }
+
+    #[test]
+    fn with_something_else_to_register_everything_is_news_and_no_stream_is_lost() {
+        let [one, _] = socks();
+        let mut memory = after(one, &stream_ended(LONG_LIFE, Some(one)));
+        memory.is_news(Some("socket"));
+        memory.pause(&taken(), 0.5);
+        memory.starts_over();
+        assert_eq!(memory.failures(), 0);
+        assert!(memory.is_news(Some("socket")));
+        assert_eq!(memory.connected(one), None);
+        assert_eq!(memory.settle(), Settle::Yes);
+    }
+
+    #[test]
+    fn a_stop_leaves_what_is_known_of_the_kubelet() {
+        let [one, other] = socks();
+        let stream = EndedStream {
+            lived: Duration::ZERO,
+            kubelet: Some(one),
+        };
+        for end in [
+            RunEnd::Stopped(Some(stream)),
+            RunEnd::Suspended(stream, Vec::new()),
+        ] {
+            assert_eq!(settles_with(after(one, &end), one), Settle::Yes);
+            assert_eq!(settles_with(after(one, &end), other), Settle::No);
+        }
+        let unstarted = after(one, &RunEnd::Stopped(None));
+        assert_eq!(settles_with(unstarted, one), Settle::IfListed);
     }
 }
