@@ -1,6 +1,7 @@
 //! The faults of one resource while the program runs.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -64,7 +65,7 @@ pub struct Faults {
     armed: Vec<Armed>,
     next: u64,
     /// As the configuration has them, whatever became of them.
-    configured: Vec<Fault>,
+    configured: Arc<[Fault]>,
 }
 
 impl Faults {
@@ -104,10 +105,15 @@ impl Faults {
         self.armed.last().ok_or(TooMany::Faults)
     }
 
+    /// Whether these are the configured faults.
+    pub(crate) fn are_configured(&self, configured: &[Fault]) -> bool {
+        *self.configured == *configured
+    }
+
     /// Replaces the configured faults by others. Those that both configurations have go on, or stay cleared; so do
     /// those set at run time. Returns those that are new.
     pub fn configure(&mut self, configured: &[Fault], mut seed: impl FnMut() -> u64) -> Vec<Fault> {
-        let before = std::mem::replace(&mut self.configured, configured.to_vec());
+        let before = std::mem::replace(&mut self.configured, configured.into());
         let all = std::mem::take(&mut self.armed);
         let (set_at_run_time, mut known): (Vec<_>, Vec<_>) =
             all.into_iter().partition(|armed| armed.set_at_run_time);
