@@ -4,54 +4,53 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::bail;
-use serde::Serialize;
 
-use crate::control::{
-    ClearReply, FaultReply, HealthReply, Refusal, Reply, Request, ScaleReply, client,
-};
+use crate::control::{ClearReply, FaultReply, HealthReply, Reply, Request, ScaleReply, client};
 use crate::fault::{BOUNDS, BOUNDS_FOR};
 
 /// A daemon of this version never replies so.
 pub const UNEXPECTED: &str = "the daemon's reply does not fit the command";
 
-/// Asks for it, and prints what was done, for people or as JSON. A refusal is printed as JSON, too, and is an error in
-/// any case.
+/// Asks for it, and prints what was done, for people or as JSON.
 pub fn run(
     socket: &Path,
     request: &Request,
     json: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
+    let reply = ask(socket, request, json, out)?;
+    let shown = if json { as_json(&reply)? } else { text(&reply) };
+    Ok(writeln!(out, "{shown}")?)
+}
+
+/// Asks, and returns what is no refusal. A refusal is printed as JSON, if that is wanted, and is an error in any case.
+pub fn ask(
+    socket: &Path,
+    request: &Request,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<Reply> {
     let reply = client::ask(socket, request)?;
-    if json {
-        writeln!(out, "{}", as_json(&reply)?)?;
+    if let Reply::Refused(refusal) = reply {
+        if json {
+            let message = refusal.to_string();
+            let refused = serde_json::json!({ "refused": refusal, "message": message });
+            writeln!(out, "{refused:#}")?;
+        }
+        bail!(refusal);
     }
-    match reply {
-        Reply::Refused(refusal) => bail!(refusal),
-        _ if json => Ok(()),
-        done => Ok(writeln!(out, "{}", text(&done))?),
-    }
+    Ok(reply)
 }
 
 /// The reply without the name of its kind: the command says that.
 fn as_json(reply: &Reply) -> serde_json::Result<String> {
-    /// For programs, with the words that people get.
-    #[derive(Serialize)]
-    struct Refused<'a> {
-        refused: &'a Refusal,
-        message: String,
-    }
     match reply {
-        Reply::Status(status) => serde_json::to_string_pretty(status),
         Reply::Health(done) => serde_json::to_string_pretty(done),
         Reply::Scale(done) => serde_json::to_string_pretty(done),
         Reply::Reset(done) => serde_json::to_string_pretty(done),
         Reply::Fault(done) => serde_json::to_string_pretty(done),
         Reply::Clear(done) => serde_json::to_string_pretty(done),
-        Reply::Refused(refused) => serde_json::to_string_pretty(&Refused {
-            refused,
-            message: refused.to_string(),
-        }),
+        Reply::Status(_) | Reply::Refused(_) => serde_json::to_string_pretty(reply),
     }
 }
 
@@ -69,11 +68,9 @@ fn text(reply: &Reply) -> String {
 
 fn health(done: &HealthReply) -> String {
     let (resource, health) = (&done.resource, done.health.as_str());
-    let what = match &*done.devices {
-        [only] => only.clone(),
-        many => format!("{} devices", many.len()),
-    };
-    let by_fault = match (done.fault_unhealthy, done.devices.len()) {
+    let many = || format!("{} devices", done.devices);
+    let what = done.device.clone().unwrap_or_else(many);
+    let by_fault = match (done.fault_unhealthy, done.devices) {
         (0, _) => String::new(),
         (1, 1) => "; a fault keeps it Unhealthy".to_owned(),
         (count, _) => format!("; a fault keeps {count} of them Unhealthy"),
@@ -116,6 +113,7 @@ fn clear(done: &ClearReply) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::control::Refusal;
     use crate::fault::UncalledRpc;
     use crate::model::device::Health;
 
@@ -132,7 +130,8 @@ mod tests {
             Reply::Health(HealthReply {
                 resource: GPU.to_owned(),
                 health: Health::Healthy,
-                devices: devices.iter().map(ToString::to_string).collect(),
+                devices: devices.len(),
+                device: (devices.len() == 1).then(|| devices[0].to_owned()),
                 fault_unhealthy,
             })
         };

@@ -28,7 +28,11 @@ pub fn health(
         resource,
         health,
         fault_unhealthy: by_fault.count(),
-        devices: ids.into_iter().map(String::from).collect(),
+        devices: ids.len(),
+        device: match &*ids {
+            [only] => Some(only.to_string()),
+            _ => None,
+        },
     })
 }
 

@@ -9,7 +9,7 @@ use anyhow::{anyhow, bail};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
-use super::protocol::{Message, MessageVersion, Reply, Request, VERSION};
+use super::protocol::{Message, MessageVersion, Refusal, Reply, Request, VERSION};
 
 /// A daemon that sends nothing for this long does not answer.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,9 +45,7 @@ pub fn ask(socket: &Path, request: &Request) -> anyhow::Result<Reply> {
 fn parse(line: &[u8]) -> anyhow::Result<Reply> {
     let MessageVersion { version } = serde_json::from_slice(line)?;
     if version != VERSION {
-        bail!(
-            "it has version {version} of the control protocol, and this program has {VERSION}: use the daemon's own program"
-        );
+        return Ok(Reply::Refused(Refusal::Version { supported: version }));
     }
     let reply: Message<Reply> = serde_json::from_slice(line)?;
     Ok(reply.body)

@@ -30,7 +30,7 @@ pub(super) struct MessageVersion {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub enum Request {
     Status {
         devices: WithDevices,
@@ -53,11 +53,12 @@ pub enum Request {
         resource: String,
         fault: Box<Fault>,
     },
-    /// Removes all faults, the configured ones too.
+    /// Removes all faults of a resource, the configured ones too.
     Clear {
-        /// `None`: of every resource.
-        resource: Option<String>,
+        resource: String,
     },
+    /// Removes all faults of every resource.
+    ClearAll {},
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -77,8 +78,11 @@ pub enum Reply {
 pub struct HealthReply {
     pub resource: String,
     pub health: Health,
-    /// The IDs of the devices.
-    pub devices: Vec<String>,
+    /// How many devices were selected.
+    pub devices: usize,
+    /// The ID of the device, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub device: Option<String>,
     /// How many of them a fault keeps Unhealthy.
     pub fault_unhealthy: usize,
 }

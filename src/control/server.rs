@@ -201,7 +201,13 @@ impl RequestHandler {
                 let set = apply::fault(plugin, *fault)?;
                 Ok(Reply::Fault(set.into()))
             }),
-            Request::Clear { resource } => self.clear(resource.as_deref()),
+            Request::Clear { resource } => self.with(&resource, |plugin| {
+                Ok(Reply::Clear(vec![apply::clear(plugin)]))
+            }),
+            Request::ClearAll {} => {
+                let plugins = self.plugins.all();
+                Ok(Reply::Clear(plugins.iter().map(apply::clear).collect()))
+            }
         };
         done.unwrap_or_else(Reply::Refused).into()
     }
@@ -221,16 +227,6 @@ impl RequestHandler {
             ));
         };
         apply(&plugin)
-    }
-
-    fn clear(&self, resource: Option<&str>) -> Result<Reply, Refusal> {
-        if let Some(resource) = resource {
-            return self.with(resource, |plugin| {
-                Ok(Reply::Clear(vec![apply::clear(plugin)]))
-            });
-        }
-        let plugins = self.plugins.all();
-        Ok(Reply::Clear(plugins.iter().map(apply::clear).collect()))
     }
 
     /// Made on a thread of its own.

@@ -26,13 +26,14 @@ async fn health_is_set_and_taken_back() {
     let expected = HealthReply {
         resource: GPU.to_owned(),
         health: Health::Unhealthy,
-        devices: vec!["gpu-n-1".to_owned()],
+        devices: 1,
+        device: Some("gpu-n-1".to_owned()),
         fault_unhealthy: 0,
     };
     assert_eq!(one, expected);
     node.shows(4, 3).await;
     let range: HealthReply = node.done(&["health", GPU, "2-3", "unhealthy"]);
-    assert_eq!(range.devices, ["gpu-n-2", "gpu-n-3"]);
+    assert_eq!((range.devices, range.device), (2, None));
     node.shows(4, 1).await;
     // The kubelet gives the only device that is still healthy.
     node.kubelet
@@ -146,6 +147,8 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
             more: 0,
         }
     );
+    let status = node.refusal(&["status", "example.com/fpga"]);
+    assert!(matches!(status, Refusal::NoSuchResource { .. }), "{status}");
     node.reloads("{resources: [{name: example.com/gpu, devices: 2}]}");
     let too_many = node.refusal(&["scale", GPU, "99999999"]);
     assert!(matches!(

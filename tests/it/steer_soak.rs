@@ -71,7 +71,7 @@ async fn ten_thousand_commands_leave_everything_as_configured() {
                 }
             }
             // A pod may be waiting for a delay that nobody clears any more.
-            give(&control, &Request::Clear { resource: None });
+            give(&control, &Request::ClearAll {});
         })
     };
     let hands = [hand(1), hand(2)];
@@ -116,7 +116,7 @@ fn injected(control: &Path) -> BTreeSet<String> {
 
 fn rest_until_devices_flap(control: &Path) {
     let resource = FLAPPING.to_owned();
-    give(control, &Request::Clear { resource: None });
+    give(control, &Request::ClearAll {});
     give(control, &Request::Reset { resource });
     let before = flaps(control);
     let fault = r#"{"on": "health", "devices": "all", "up": "1s", "down": "1s"}"#;
@@ -184,10 +184,8 @@ fn random(rng: &mut Rng) -> Request {
             resource,
             fault: serde_json::from_str(fault(rng)).expect("a fault"),
         },
-        17 => Request::Clear {
-            resource: Some(resource),
-        },
-        18 => Request::Clear { resource: None },
+        17 => Request::Clear { resource },
+        18 => Request::ClearAll {},
         _ => Request::Status {
             devices: WithDevices::Of(resource),
         },
@@ -340,7 +338,7 @@ impl SteerStory {
                 give(&self.control, &fault);
                 self = self.step().await;
             }
-            give(&self.control, &Request::Clear { resource: None });
+            give(&self.control, &Request::ClearAll {});
         }
         self
     }

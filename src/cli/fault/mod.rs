@@ -191,7 +191,10 @@ pub fn run(socket: &Path, command: FaultCommand, out: &mut impl Write) -> anyhow
     let (request, json) = match command {
         FaultCommand::Inject(command) => command.request()?,
         FaultCommand::List { json } => return list(socket, json, out),
-        FaultCommand::Clear { resource, json } => (Request::Clear { resource }, json),
+        FaultCommand::Clear { resource, json } => {
+            let clear = |resource| Request::Clear { resource };
+            (resource.map_or(Request::ClearAll {}, clear), json)
+        }
     };
     request::run(socket, &request, json, out)
 }
@@ -254,7 +257,7 @@ impl FaultArguments<CallFlags> {
 }
 
 fn list(socket: &Path, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-    let status = ask(socket, WithDevices::None)?;
+    let status = ask(socket, WithDevices::None, json, out)?;
     if json {
         let faults: Vec<ListedFault> = listed(&status).collect();
         return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&faults)?)?);

@@ -10,8 +10,8 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 
-use crate::cli::request::UNEXPECTED;
-use crate::control::{Reply, Request, client};
+use crate::cli::request::{self, UNEXPECTED};
+use crate::control::{Reply, Request};
 use crate::observe::status::{self, Status};
 
 #[derive(Debug)]
@@ -23,25 +23,24 @@ pub(crate) struct StatusOptions {
 }
 
 pub fn run(socket: &Path, wanted: &StatusOptions, out: &mut impl Write) -> anyhow::Result<()> {
-    let status = wanted.ask(socket)?;
+    let devices = match &wanted.resource {
+        Some(resource) => status::WithDevices::Of(resource.clone()),
+        None if wanted.json => status::WithDevices::All,
+        None => status::WithDevices::None,
+    };
+    let status = ask(socket, devices, wanted.json, out)?;
     Ok(print(&status, wanted, out)?)
 }
 
-impl StatusOptions {
-    fn ask(&self, socket: &Path) -> anyhow::Result<Status> {
-        let devices = match &self.resource {
-            Some(resource) => status::WithDevices::Of(resource.clone()),
-            None if self.json => status::WithDevices::All,
-            None => status::WithDevices::None,
-        };
-        ask(socket, devices)
-    }
-}
-
-pub fn ask(socket: &Path, devices: status::WithDevices) -> anyhow::Result<Status> {
-    match client::ask(socket, &Request::Status { devices })? {
+/// Asks for the status. A refusal is printed as JSON, if that is wanted, and is an error in any case.
+pub fn ask(
+    socket: &Path,
+    devices: status::WithDevices,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<Status> {
+    match request::ask(socket, &Request::Status { devices }, json, out)? {
         Reply::Status(status) => Ok(*status),
-        Reply::Refused(refusal) => bail!(refusal),
         _ => bail!(UNEXPECTED),
     }
 }
