@@ -1,7 +1,6 @@
 //! What the variables say for every node, for a config file that says the same.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use super::environment::{Environment, Host};
 use super::error::ConfigErrors;
@@ -17,9 +16,6 @@ use crate::offer::resource::Resource;
 /// The node that stands for all that no variable names: the name of a variable has no `=`.
 const OTHERS: &str = "=";
 
-/// More files than this are allowed by their directories.
-const FILES_LISTED: usize = 32;
-
 /// What the variables say for every node.
 #[derive(Debug)]
 pub(crate) struct ByNode {
@@ -27,8 +23,8 @@ pub(crate) struct ByNode {
     pub named: BTreeMap<String, Vec<ResourceSettings>>,
     /// For all others.
     pub others: Vec<ResourceSettings>,
-    /// What `ALLOWED_HOST_PATHS` must have for a config file that says the same.
-    pub host_paths: Vec<String>,
+    /// The files of the host that `ALLOWED_HOST_PATHS` must allow for a config file that says the same.
+    pub host_paths: BTreeSet<String>,
 }
 
 /// Reads the variables for every node.
@@ -44,38 +40,32 @@ pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, 
     }
     let program = program::read(environment, host, &mut errors);
     let mut paths = BTreeSet::new();
-    let mut read = |node: &str| {
-        let settings = variables::read(environment, node, &mut errors);
-        let resources = resolve(&settings, node, &program.allowed, &mut errors);
+    let mut read = |node: &str, place: Option<&str>| {
+        let mut of_node = ConfigErrors::default();
+        let settings = variables::read(environment, node, &mut of_node);
+        let resources = resolve(&settings, node, &program.allowed, &mut of_node);
         let resources = resources.unwrap_or_default().resources;
-        socket_paths::validate(&program.plugin_dir, &resources, &mut errors);
+        socket_paths::validate(&program.plugin_dir, &resources, &mut of_node);
         paths.extend(resources.iter().flat_map(host_paths));
+        errors.add_of_node(of_node, place);
         settings.resources
     };
-    let others = read(OTHERS);
-    let named = variables::nodes(environment).into_iter();
-    let named = named.filter(|node| program::is_node_name(node));
-    let named = named.map(|node| (node.to_owned(), read(node))).collect();
+    let nodes = variables::nodes(environment).into_iter();
+    let nodes: Vec<&str> = nodes.filter(|node| program::is_node_name(node)).collect();
+    let place = (!nodes.is_empty()).then_some("on nodes that no variable names");
+    let others = read(OTHERS, place);
+    let named = nodes.into_iter().map(|node| {
+        let resources = read(node, Some(&format!("on node {node}")));
+        (node.to_owned(), resources)
+    });
+    let named = named.collect();
     let allowed = AllowedHostPaths::new([], host.resolve);
     paths.retain(|path| !allowed.allow(path));
     errors.unless_any(Some(ByNode {
         named,
         others,
-        host_paths: files_or_dirs(paths),
+        host_paths: paths,
     }))
-}
-
-/// The files or, where there are many, their directories.
-fn files_or_dirs(files: BTreeSet<String>) -> Vec<String> {
-    if files.len() <= FILES_LISTED {
-        return files.into_iter().collect();
-    }
-    let dir = |file: &String| {
-        let file = Path::new(file);
-        file.parent().unwrap_or(file).display().to_string()
-    };
-    let dirs: BTreeSet<String> = files.iter().map(dir).collect();
-    dirs.into_iter().collect()
 }
 
 /// The files behind the devices, or behind the first that there could be.

@@ -163,6 +163,22 @@ impl ConfigErrors {
         Reported
     }
 
+    /// Adds the errors of one node, each with the node's `place`, but for those that another node has already.
+    pub(super) fn add_of_node(&mut self, of_node: Self, place: Option<&str>) {
+        for error in of_node.errors {
+            let is_known = self.errors.iter().any(|known| {
+                let is_same = known.place == error.place && known.value == error.value;
+                is_same && known.expected.starts_with(&error.expected)
+            });
+            if !is_known {
+                let place = place.map_or(String::new(), |place| format!(" ({place})"));
+                let expected = format!("{}{place}", error.expected);
+                self.push(error.place, error.value.as_deref(), expected);
+            }
+        }
+        self.more += of_node.more;
+    }
+
     /// As the file has them; those in the variables first.
     pub(super) fn sort_by_line(&mut self) {
         self.errors.sort_by_key(|error| match error.place {

@@ -5,13 +5,14 @@ mod yaml;
 
 use std::io::{self, Write};
 
+use anyhow::bail;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
 use super::print;
 use super::style::{ODD, STRONG};
 use crate::config::reload::configuration;
-use crate::config::{Config, Environment, Host, by_node};
+use crate::config::{Config, Environment, FileText, Host, by_node};
 use crate::fault::Fault;
 use crate::model::device::LIST_SIZE_MAX;
 use crate::offer::resource::Resource;
@@ -26,7 +27,7 @@ pub(super) struct CheckArguments {
     #[arg(long)]
     json: bool,
     /// Print the config file that equals the variables, for every node
-    #[arg(long, conflicts_with = "json")]
+    #[arg(long, conflicts_with_all = ["json", "node"])]
     yaml: bool,
 }
 
@@ -43,7 +44,15 @@ pub fn run(
         host.numa = None;
     }
     if arguments.yaml {
-        return Ok(yaml::print(&by_node(&environment, &host)?, out)?);
+        let mut file = Vec::new();
+        yaml::print(&by_node(&environment, &host)?, &mut file)?;
+        if file.len() > FileText::SIZE_MAX {
+            let (size, most) = (file.len(), FileText::SIZE_MAX);
+            bail!(
+                "the config file would have {size} bytes, and {most} is the most: name fewer nodes or resources"
+            );
+        }
+        return Ok(out.write_all(&file)?);
     }
     let config = configuration(&environment, &host)?;
     let printed = if arguments.json {

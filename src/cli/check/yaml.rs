@@ -1,5 +1,6 @@
 //! `check --yaml`: the config file that equals the variables.
 
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::iter;
 
@@ -7,6 +8,9 @@ use crate::config::{At, ByNode, DevicesSetting, ResourceSettings};
 
 /// What some reader of YAML 1.1 or 1.2 takes for something else than a text.
 const WORDS: [&str; 9] = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"];
+
+/// More host paths are not listed: a directory is shorter, but only who knows what else is in it can allow that.
+const HOST_PATHS_MAX: usize = 1000;
 
 /// Prints what all nodes have, then for each node that variables name what is different. The file cannot take a resource
 /// from a node: where nodes differ in their resources, all is said for each of them.
@@ -37,11 +41,23 @@ fn names(resources: &[ResourceSettings]) -> impl Iterator<Item = &str> {
     resources.iter().map(|resource| &*resource.name.value)
 }
 
-fn print_host_paths(paths: &[String], out: &mut impl Write) -> io::Result<()> {
-    if paths.is_empty() {
+fn print_host_paths(paths: &BTreeSet<String>, out: &mut impl Write) -> io::Result<()> {
+    let count = paths.len();
+    if count > HOST_PATHS_MAX {
+        writeln!(
+            out,
+            "# {count} files of the host must be allowed: set ALLOWED_HOST_PATHS to a"
+        )?;
+        return writeln!(out, "# directory that has them and nothing else");
+    }
+    if count == 0 {
         return Ok(());
     }
-    let list = paths.join(",");
+    let list = paths
+        .iter()
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(",");
     let are_plain = paths.iter().all(|path| is_plain(path));
     let list = if are_plain { list } else { quoted(&list) };
     writeln!(out, "# The host's files below must be allowed: set")?;

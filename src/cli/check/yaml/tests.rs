@@ -181,3 +181,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_error_says_which_nodes_it_is_about() {
+    let errors = |pairs: &[(&str, &str)]| {
+        let pairs = pairs.iter();
+        let environment = pairs.map(|(name, value)| ((*name).to_owned(), value.into()));
+        let host = Host {
+            hostname: Some("host".to_owned()),
+            ..Host::default()
+        };
+        let errors = by_node(&environment.collect(), &host).expect_err("no error");
+        errors.to_string()
+    };
+    assert_eq!(
+        errors(&[("RESOURCE_NAME.n", "a/x,a/y"), ("NUMBER_DEVICES", "1,2")]),
+        "NUMBER_DEVICES=\"1,2\": expected one element for the one resource, not 2 (on nodes that no variable names)"
+    );
+    // One that all nodes have is reported once.
+    assert_eq!(
+        errors(&[("ENV_PREFIX.n", "E"), ("NUMBER_DEVICES", "two")]),
+        "NUMBER_DEVICES=\"two\": expected a whole number, 0 or more (on nodes that no variable names)"
+    );
+    assert_eq!(
+        errors(&[("NUMBER_DEVICES", "two")]),
+        "NUMBER_DEVICES=\"two\": expected a whole number, 0 or more"
+    );
+}
