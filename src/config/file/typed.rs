@@ -17,22 +17,23 @@ use crate::config::settings::Origin;
 const ERRORS_MAX: usize = 50;
 
 /// Reads the tree into types; `None` where nothing is left of it. serde stops at the first error: so
-/// that all of them are reported, what is wrong is taken out and the rest is read again.
+/// that all of them are reported, what is wrong is taken out and the rest is read again. An error about something that
+/// lost a part that way is not reported: it may come of that.
 pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut ConfigErrors) -> Option<T> {
+    let mut incomplete: Vec<Vec<usize>> = Vec::new();
     for _ in 0..ERRORS_MAX {
         let error = match T::deserialize(&tree) {
             Ok(read) => return Some(read),
             Err(error) => error,
         };
-        let origin = Origin::Line(error.line);
-        let key = error.key.as_deref().unwrap_or_default();
-        // A value without a key is the whole file.
-        let value = error.value.as_deref().filter(|_| !key.is_empty());
-        errors.add_at(&origin, key, value, error.expected);
-        if error.path.is_empty() {
-            return None;
+        let path: Vec<usize> = error.path.iter().rev().copied().collect();
+        if !incomplete.contains(&path) {
+            error.report(errors);
         }
-        let path: Vec<usize> = error.path.into_iter().rev().collect();
+        let (_, around) = path.split_last()?;
+        // Errors come in the order of the file: what follows moves up, and is complete.
+        incomplete.retain(|known| !known.starts_with(&path));
+        incomplete.push(around.to_vec());
         tree.remove(&path);
     }
     None
@@ -105,6 +106,14 @@ fn in_our_words(expected: &str) -> &str {
 }
 
 impl Error {
+    fn report(self, errors: &mut ConfigErrors) {
+        let origin = Origin::Line(self.line);
+        let key = self.key.as_deref().unwrap_or_default();
+        // A value without a key is the whole file.
+        let value = self.value.as_deref().filter(|_| !key.is_empty());
+        errors.add_at(&origin, key, value, self.expected);
+    }
+
     /// The place where it went wrong, unless that is known already.
     fn of(mut self, node: &YamlNode) -> Self {
         if self.line == 0 {

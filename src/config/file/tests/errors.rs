@@ -84,3 +84,37 @@ fn what_others_wrote_is_escaped() {
         "{errors}"
     );
 }
+
+#[test]
+fn an_error_that_comes_of_another_is_not_reported() {
+    let text = "
+resources:
+  - name: [example.com/gpu]
+    devices:
+      - {id: [a], path: /dev/a}
+      - {id: b, health: [Sick]}
+      - {path: /dev/c}
+    faults:
+      - {on: allocate, delay: 61s}
+      - {on: health, devices: 0, up: 1s}
+  - {name: example.com/nic, devices: [many]}
+";
+    let errors = errors_of(text);
+    let lines = errors
+        .lines()
+        .map(|line| line.split(": expected").next().unwrap_or_default());
+    let lines: Vec<&str> = lines.collect();
+    assert_eq!(
+        lines,
+        [
+            "c.yaml:3: name",
+            "c.yaml:5: id",
+            "c.yaml:6: health",
+            "c.yaml:7: devices",
+            "c.yaml:9: delay=\"61s\"",
+            "c.yaml:10: faults",
+            "c.yaml:11: devices=\"many\"",
+        ],
+        "{errors}"
+    );
+}
