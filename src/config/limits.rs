@@ -14,6 +14,10 @@ const TEXT_MAX: usize = 4096;
 /// Devices times outputs, for one resource: each is made once to be checked.
 pub(super) const OUTPUTS_MAX: usize = 2_000_000;
 
+/// Env, annotations, device files, mounts and CDI devices of all resources together, each as it is written: each is some
+/// hundred bytes of memory, also where an alias repeats it.
+pub(super) const RULES_MAX: usize = 50_000;
+
 /// What is expected where there are more than [`DEVICES_MAX`] devices.
 pub(super) fn devices_expected() -> String {
     format!("at most {DEVICES_MAX} devices, of all resources together")

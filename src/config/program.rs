@@ -202,7 +202,9 @@ fn logs(set: &ProgramVariables, errors: &mut ConfigErrors) -> Logs {
 fn node(set: &ProgramVariables, host: &Host, errors: &mut ConfigErrors) -> String {
     if let Some(name) = set.node_name.text() {
         if !is_node_name(name) {
-            errors.add("NODE_NAME", name, "a node's name, without blanks");
+            let expected =
+                format!("a node's name of at most {NODE_NAME_MAX} bytes, without blanks");
+            errors.add("NODE_NAME", name, expected);
         }
         return name.to_owned();
     }
@@ -217,8 +219,12 @@ fn node(set: &ProgramVariables, host: &Host, errors: &mut ConfigErrors) -> Strin
     hostname.to_lowercase()
 }
 
+/// In bytes: a node's name is a DNS subdomain.
+const NODE_NAME_MAX: usize = 253;
+
 pub(crate) fn is_node_name(name: &str) -> bool {
-    !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control())
+    (1..=NODE_NAME_MAX).contains(&name.len())
+        && !name.contains(|c: char| c.is_whitespace() || c.is_control())
 }
 
 #[cfg(test)]

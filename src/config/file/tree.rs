@@ -12,8 +12,8 @@ use crate::config::error::ConfigErrors;
 use crate::config::settings::Origin;
 
 /// In bytes. Anchors and aliases count again each time, so that a few lines cannot stand for more than
-/// memory holds.
-const SIZE_MAX: usize = 32 << 20;
+/// memory holds. A file of 1 MiB without aliases takes less.
+const SIZE_MAX: usize = 16 << 20;
 
 /// A value in the file.
 #[derive(Clone, Debug)]
@@ -91,12 +91,18 @@ impl Builder<'_> {
         let line = span.start.line();
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                untagged(tag.is_some(), line)?;
+                self.refuse_tag(tag.is_some(), line);
                 let quoted = style != ScalarStyle::Plain;
                 self.scalar(line, anchor, text.into_owned(), quoted)
             }
-            Event::SequenceStart(_, anchor, tag) => self.open(line, anchor, false, tag.is_some()),
-            Event::MappingStart(_, anchor, tag) => self.open(line, anchor, true, tag.is_some()),
+            Event::SequenceStart(_, anchor, tag) => {
+                self.open(line, anchor, false, tag.is_some());
+                Ok(())
+            }
+            Event::MappingStart(_, anchor, tag) => {
+                self.open(line, anchor, true, tag.is_some());
+                Ok(())
+            }
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(anchor) => self.alias(line, anchor),
             Event::DocumentStart(..) if self.root.is_some() => {
@@ -114,10 +120,21 @@ impl Builder<'_> {
         quoted: bool,
     ) -> Result<(), Wrong> {
         if text.contains('\0') {
-            return Err(Wrong(line, "a text without NUL".to_owned()));
+            self.refuse(line, "a text without NUL");
         }
         let value = YamlValue::Scalar { text, quoted };
         self.close(anchor, YamlNode { line, value }, 1)
+    }
+
+    fn refuse_tag(&mut self, is_tagged: bool, line: usize) {
+        if is_tagged {
+            self.refuse(line, "no tag: quotes make a text");
+        }
+    }
+
+    /// Reports what does not keep the rest from being read.
+    fn refuse(&mut self, line: usize, expected: &str) {
+        self.errors.add_at(&Origin::Line(line), "", None, expected);
     }
 
     /// Ends the innermost open list or map.
@@ -146,27 +163,20 @@ impl Builder<'_> {
         self.close(0, node, size)
     }
 
-    fn open(
-        &mut self,
-        line: usize,
-        anchor: usize,
-        is_map: bool,
-        tagged: bool,
-    ) -> Result<(), Wrong> {
-        untagged(tagged, line)?;
+    fn open(&mut self, line: usize, anchor: usize, is_map: bool, tagged: bool) {
+        self.refuse_tag(tagged, line);
         self.open.push(OpenCollection {
             line,
             anchor,
             is_map,
             children: Vec::new(),
         });
-        Ok(())
     }
 
     fn count(&mut self, line: usize, size: usize) -> Result<(), Wrong> {
         self.size += size;
         if self.size > SIZE_MAX {
-            let expected = "less: anchors and aliases make more than 32 MiB of it".to_owned();
+            let expected = "less: anchors and aliases make more than 16 MiB of it".to_owned();
             return Err(Wrong(line, expected));
         }
         Ok(())
@@ -205,13 +215,6 @@ impl Builder<'_> {
         }
         YamlValue::Map(entries)
     }
-}
-
-fn untagged(tagged: bool, line: usize) -> Result<(), Wrong> {
-    if tagged {
-        return Err(Wrong(line, "no tag: quotes make a text".to_owned()));
-    }
-    Ok(())
 }
 
 impl YamlNode {

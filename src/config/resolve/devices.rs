@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Resolver;
 use crate::config::error::{Reported, all};
+use crate::config::limits::check_text;
 use crate::config::settings::{
     At, DeviceSettings, DevicesSetting, Origin, Pairs, ResourceSettings,
 };
@@ -58,7 +59,12 @@ impl Resolver<'_> {
             self.errors
                 .add_at(origin, "devices", Some(&value), expected)
         })?;
-        prefix?;
+        let prefix = prefix?;
+        let longest = format!("{prefix}-{}-{count}", self.node);
+        check_text(&longest).map_err(|expected| {
+            let expected = format!("IDs of {expected}, not {}", longest.len());
+            self.errors.add_at(origin, "deviceIdPrefix", None, expected)
+        })?;
         Ok((counted.devices(count), Some(counted)))
     }
 

@@ -39,6 +39,7 @@ pub(super) fn resolve(
         names: BTreeMap::new(),
         sockets: BTreeMap::new(),
         devices: DeviceCount::default(),
+        rules: 0,
         faults: ConfiguredFaults::default(),
     };
     let resources = settings.resources.iter();
@@ -59,6 +60,8 @@ struct Resolver<'a> {
     /// Their sockets.
     sockets: BTreeMap<SocketName, Origin>,
     devices: DeviceCount,
+    /// How many rules for outputs there are so far.
+    rules: usize,
     /// Their faults.
     faults: ConfiguredFaults,
 }

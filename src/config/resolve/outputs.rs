@@ -5,7 +5,7 @@ use std::fmt::Display;
 use super::Resolver;
 use crate::config::error::{ConfigErrors, Reported, all};
 use crate::config::host_paths::AllowedHostPaths;
-use crate::config::limits::OUTPUTS_MAX;
+use crate::config::limits::{OUTPUTS_MAX, RULES_MAX};
 use crate::config::settings::{
     At, DeviceFileSettings, DevicesSetting, MountSettings, Origin, Pairs, ResourceSettings,
 };
@@ -21,6 +21,14 @@ impl Resolver<'_> {
         settings: &ResourceSettings,
         devices: &Devices,
     ) -> Result<Outputs, Reported> {
+        self.rules += settings.rules();
+        if self.rules > RULES_MAX {
+            let expected = format!(
+                "at most {RULES_MAX} env, annotations, device files, mounts and CDI devices, of all resources together"
+            );
+            let origin = &settings.name.origin;
+            return Err(self.errors.add_at(origin, "name", None, expected));
+        }
         if settings.rules() * devices.len() > OUTPUTS_MAX {
             let expected = format!(
                 "fewer devices or fewer outputs: together they make more than {OUTPUTS_MAX}"

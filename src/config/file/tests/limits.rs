@@ -20,8 +20,8 @@ fn no_file_is_too_much() {
     let parts = "{id} ".repeat(80_000);
     let rules: Vec<String> = (0..300).map(|i| format!("'A{i}_{{index}}': x")).collect();
     for (text, expected) in [
-        (scalars, "anchors and aliases make more than 32 MiB"),
-        (anchors, "anchors and aliases make more than 32 MiB"),
+        (scalars, "anchors and aliases make more than 16 MiB"),
+        (anchors, "anchors and aliases make more than 16 MiB"),
         (
             format!("resources: [{{name: a/b, env: {{'X_{{id}}': \"{parts}\"}}}}]"),
             "at most 100 placeholders",
@@ -46,6 +46,16 @@ fn no_file_is_too_much() {
         assert!(errors.contains(expected), "{errors:.200}\nlacks {expected}");
         assert!(errors.lines().all(|line| line.len() < 2000));
     }
+    let env: Vec<String> = (0..390).map(|i| format!("A{i}: b")).collect();
+    let aliases: Vec<String> = (1..200)
+        .map(|i| format!("{{name: a/b{i}, env: *e}}"))
+        .collect();
+    let repeated = format!(
+        "resources: [{{name: a/b0, env: &e {{{}}}}}, {}]",
+        env.join(", "),
+        aliases.join(",")
+    );
+    assert!(errors_of(&repeated).contains("at most 50000 env, annotations, device files"));
     let resources: Vec<String> = (0..1001).map(|i| format!("{{name: a/b{i}}}")).collect();
     let errors = errors_of(&format!("resources: [{}]", resources.join(",")));
     assert!(

@@ -36,7 +36,7 @@ fn what_is_no_yaml_is_told_with_its_line() {
         (&deep, "c.yaml:1: expected YAML: "),
         (
             &bomb,
-            "expected less: anchors and aliases make more than 32 MiB of it",
+            "expected less: anchors and aliases make more than 16 MiB of it",
         ),
     ] {
         let errors = read_on("n", text).expect_err(text).to_string();
