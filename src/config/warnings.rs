@@ -77,8 +77,12 @@ fn long_id(resource: &Resource) -> Option<String> {
 fn never_injected(resource: &Resource, faults: &ConfiguredFaults) -> impl Iterator<Item = String> {
     let faults = faults.of(&resource.name).iter();
     faults.filter_map(|fault| {
-        let why = fault.never_injected(resource.options())?;
         let name = &resource.name;
+        if let Err(error) = fault.check_devices(&resource.devices) {
+            let error = sanitize(&error.to_string());
+            return Some(format!("{name}: the fault {fault} lacks devices: {error}"));
+        }
+        let why = fault.never_injected(resource.options())?;
         Some(format!(
             "{name}: the fault {fault} is never injected: {why}"
         ))
