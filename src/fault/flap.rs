@@ -26,11 +26,17 @@ impl Flaps {
         self.0.retain(|id, _| faults.has(*id));
         let flapping = faults.armed().iter();
         let flapping = flapping.filter_map(|armed| match &armed.fault.on {
-            FaultKind::Health(flap) => Some((armed.id, flap.clone())),
+            FaultKind::Health(flap) => Some((armed.id, flap.clone(), armed.is_exhausted())),
             _ => None,
         });
         let mut unhealthy_now = Vec::new();
-        for (id, flap) in flapping.collect::<Vec<_>>() {
+        for (id, flap, is_exhausted) in flapping.collect::<Vec<_>>() {
+            let is_unhealthy = |phase: &Phase| phase.unhealthy.is_some();
+            if is_exhausted && !self.0.get(&id).is_some_and(is_unhealthy) {
+                // Nothing is left to wait for.
+                self.0.remove(&id);
+                continue;
+            }
             let phase = self.0.entry(id).or_insert_with(|| Phase {
                 unhealthy: None,
                 until: now + flap.up,
@@ -112,11 +118,11 @@ mod tests {
             (45, 2, (1, 1, Some(50))),
             (50, 3, (0, 0, Some(60))),
             // Twice is enough.
-            (60, 3, (0, 0, Some(70))),
+            (60, 3, (0, 0, None)),
         ] {
             assert_eq!(at(second, &mut faults, count), expected, "at {second} s");
         }
-        assert_eq!(faults.armed()[0].seen, 4);
+        assert_eq!(faults.armed()[0].seen, 3);
         faults.clear();
         assert_eq!(at(61, &mut faults, 3), (0, 0, None));
     }
