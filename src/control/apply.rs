@@ -70,7 +70,7 @@ pub fn fault(plugin: &PluginHandle, fault: Fault) -> Result<FaultReply, Refusal>
         resource: resource.clone(),
         reason,
     })?;
-    info!(%resource, %fault, "fault set at run time");
+    info!(%resource, fault = fault.to_string(), "fault set at run time");
     Ok(FaultReply {
         resource,
         never_injected: fault.never_injected(offer.resource().options()),

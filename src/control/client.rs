@@ -9,6 +9,8 @@ use anyhow::{anyhow, bail};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 
+use crate::util::sanitize::sanitize;
+
 use super::protocol::{Message, MessageVersion, Refusal, Reply, Request, VERSION};
 
 /// A daemon that sends nothing for this long does not answer.
@@ -22,7 +24,7 @@ const ANSWER_SIZE_MAX: u64 = 256 << 20;
 /// # Errors
 /// When nobody replies, or not with what can be understood.
 pub fn ask(socket: &Path, request: &Request) -> anyhow::Result<Reply> {
-    let path = socket.display();
+    let path = sanitize(&socket.display().to_string());
     let answer = connect(socket).and_then(|stream| exchange(stream, request));
     let answer = answer.map_err(|error| match error.kind() {
         ErrorKind::PermissionDenied => {

@@ -12,21 +12,22 @@ use crate::offer::CountError;
 use crate::util::sanitize::sanitize;
 
 /// Another version means that requests or replies have changed their meaning.
-pub const VERSION: u32 = 1;
+pub const VERSION: u64 = 1;
 
 /// A request or a reply on the wire.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Message<T> {
-    pub version: u32,
+    pub version: u64,
     pub body: T,
 }
 
 /// The part of a message that every version has.
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "an object with a version")]
 pub(super) struct MessageVersion {
     /// 0: a program that knows of no versions.
     #[serde(default)]
-    pub version: u32,
+    pub version: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -125,9 +126,9 @@ pub enum Refusal {
     #[error(
         "the daemon speaks version {supported} of the control protocol, not {VERSION}: use a client of its version"
     )]
-    Version { supported: u32 },
+    Version { supported: u64 },
     /// The parser's words.
-    #[error("not a request: {0}")]
+    #[error("not a request: {}", sanitize(.0))]
     Malformed(String),
     #[error("no resource {}; there are: {}", sanitize(.resource), listed(.known, *.more))]
     NoSuchResource {
@@ -137,26 +138,27 @@ pub enum Refusal {
         /// How many more there are.
         more: usize,
     },
-    #[error("{resource}: {}", sanitize(&.reason.to_string()))]
+    #[error("{}: {}", sanitize(.resource), sanitize(&.reason.to_string()))]
     Devices {
         resource: String,
         reason: SelectionError,
     },
-    #[error("{resource}: {reason}")]
+    #[error("{}: {reason}", sanitize(.resource))]
     Count {
         resource: String,
         reason: CountError,
     },
-    #[error("{resource}: {reason}")]
+    #[error("{}: {reason}", sanitize(.resource))]
     TooManyFaults { resource: String, reason: TooMany },
     #[error("internal error: see the daemon's log")]
     Internal,
 }
 
 fn listed(known: &[String], more: usize) -> String {
+    let names = sanitize(&known.join(", "));
     match (known, more) {
         ([], _) => "none".to_owned(),
-        (few, 0) => few.join(", "),
-        (some, more) => format!("{} and {more} more", some.join(", ")),
+        (_, 0) => names,
+        (_, more) => format!("{names} and {more} more"),
     }
 }

@@ -76,7 +76,7 @@ impl FaultInjector {
             .update(|faults| faults.configure(configured, seed));
         for fault in new {
             // So that failures can be explained.
-            warn!(resource = %self.resource, %fault, "a fault is configured");
+            warn!(resource = %self.resource, fault = fault.to_string(), "a fault is configured");
         }
     }
 

@@ -35,7 +35,7 @@ enum SimCommand {
         #[arg(long)]
         dir: PathBuf,
         /// Which kubelet to be; newer: one after 1.36.2
-        #[arg(long = "behavior", value_name = "BEHAVIOUR", default_value = "1.36", value_parser = behavior())]
+        #[arg(long = "behavior", value_name = "BEHAVIOR", default_value = "1.36", value_parser = behavior())]
         behavior: Behavior,
         /// The topology manager's policy; with single-numa-node, pods whose devices cannot come from one
         /// NUMA node get TopologyAffinityError
