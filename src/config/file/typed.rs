@@ -18,7 +18,7 @@ const ERRORS_MAX: usize = 50;
 
 /// Reads the tree into types; `None` where nothing is left of it. serde stops at the first error: so
 /// that all of them are reported, what is wrong is taken out and the rest is read again. An error about something that
-/// lost a part that way is not reported: it may come of that.
+/// lost a value that way is not reported: it may come of that.
 pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut ConfigErrors) -> Option<T> {
     let mut incomplete: Vec<Vec<usize>> = Vec::new();
     for _ in 0..ERRORS_MAX {
@@ -27,13 +27,16 @@ pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut ConfigErrors) 
             Err(error) => error,
         };
         let path: Vec<usize> = error.path.iter().rev().copied().collect();
+        let is_key = error.is_key;
         if !incomplete.contains(&path) {
             error.report(errors);
         }
         let (_, around) = path.split_last()?;
         // Errors come in the order of the file: what follows moves up, and is complete.
         incomplete.retain(|known| !known.starts_with(&path));
-        incomplete.push(around.to_vec());
+        if !is_key {
+            incomplete.push(around.to_vec());
+        }
         tree.remove(&path);
     }
     None
@@ -47,6 +50,8 @@ pub struct Error {
     key: Option<String>,
     value: Option<String>,
     expected: String,
+    /// Whether the key itself is wrong, and not its value.
+    is_key: bool,
     /// The places that lead to it, the innermost first.
     path: Vec<usize>,
 }
@@ -66,6 +71,7 @@ impl de::Error for Error {
             key: None,
             value: None,
             expected: expected.to_string(),
+            is_key: false,
             path: Vec::new(),
         }
     }
@@ -125,7 +131,7 @@ impl Error {
 
     /// A key stands for itself.
     fn of_key(mut self) -> Self {
-        self.value = None;
+        (self.value, self.is_key) = (None, true);
         self
     }
 

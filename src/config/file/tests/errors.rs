@@ -98,6 +98,7 @@ resources:
       - {on: allocate, delay: 61s}
       - {on: health, devices: 0, up: 1s}
   - {name: example.com/nic, devices: [many]}
+  - {count: 2}
 ";
     let errors = errors_of(text);
     let lines = errors
@@ -114,6 +115,9 @@ resources:
             "c.yaml:9: delay=\"61s\"",
             "c.yaml:10: faults",
             "c.yaml:11: devices=\"many\"",
+            // An unknown key is no reason for the missing one.
+            "c.yaml:12: count",
+            "c.yaml:12: resources",
         ],
         "{errors}"
     );

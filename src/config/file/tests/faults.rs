@@ -56,7 +56,7 @@ fn errors_in_faults_name_the_key() {
         ("[{delay: 1s}]", "faults: expected the key on"),
         (
             "[{rpc: stream}]",
-            "rpc: expected one of the keys on, devices, delay, error, message, for, up, down, probability, after, times, seed",
+            "rpc: expected one of the keys on, devices, delay, error, message, for, up, down, probability, after, times, seed\nc.yaml:2: faults: expected the key on",
         ),
         (
             "[{on: stream, when: now}]",
