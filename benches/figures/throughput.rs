@@ -40,7 +40,7 @@ impl Took {
     }
 }
 
-/// Makes the calls of a round, so many at a time.
+/// Makes the calls of a round, with [`IN_FLIGHT`] of them in flight.
 async fn round(called: &Called, took: &mut Took) -> Result<()> {
     let call = || {
         let mut client = called.client.clone();

@@ -31,7 +31,7 @@ use super::protocol::{Message, MessageVersion, Refusal, Reply, Request, VERSION}
 
 const CONNECTIONS_MAX: usize = 8;
 
-/// So many resources are named; more are counted.
+/// A refusal names at most this many resources, and says how many more there are.
 const NAMES_MAX: usize = 8;
 
 /// Answers are made and sent so many at a time: they can be large.

@@ -120,7 +120,7 @@ impl PluginHandle {
     /// Sets the number of devices.
     ///
     /// # Errors
-    /// When there cannot be so many.
+    /// If the devices are a list, or the list would pass the kubelet's 4 MiB.
     pub(crate) fn scale(&self, count: usize) -> Result<(), CountError> {
         self.offer.set(|offer| offer.with_count(count))
     }

@@ -38,19 +38,19 @@ pub(super) struct RunMemory {
 enum LateDisconnect {
     /// That of another process, if the kubelet's checkpoint lists the resource: this is the first run of this one.
     #[default]
-    APredecessor,
+    Predecessor,
     None,
-    /// Our own last run, if the kubelet is still this one.
-    Us(FileVersion),
+    /// The last run of this plugin, if the kubelet is still this one.
+    OwnRun(FileVersion),
     /// Another plugin that had the socket or served the resource.
-    Another,
+    AnotherPlugin,
 }
 
 impl RunMemory {
     /// For a plugin that starts a moment after another one of this process may have served its resource.
     pub fn of_a_successor() -> Self {
         Self {
-            late_disconnect: LateDisconnect::Another,
+            late_disconnect: LateDisconnect::AnotherPlugin,
             ..Self::default()
         }
     }
@@ -66,7 +66,7 @@ impl RunMemory {
     /// A kubelet was reached. Returns the cause of the restart if a stream was lost before.
     pub fn connected(&mut self, kubelet: FileVersion) -> Option<Cause> {
         self.tries(Some(kubelet));
-        let is_same = self.late_disconnect == LateDisconnect::Us(kubelet);
+        let is_same = self.late_disconnect == LateDisconnect::OwnRun(kubelet);
         let cause = if is_same {
             Cause::Stream
         } else {
@@ -78,10 +78,10 @@ impl RunMemory {
     /// Whether to wait before registering with the kubelet that was reached.
     pub fn settle(&self) -> Settle {
         match self.late_disconnect {
-            LateDisconnect::APredecessor => Settle::IfListed,
-            LateDisconnect::Another => Settle::Yes,
-            LateDisconnect::Us(kubelet) if self.tried == Some(kubelet) => Settle::Yes,
-            LateDisconnect::Us(_) | LateDisconnect::None => Settle::No,
+            LateDisconnect::Predecessor => Settle::IfListed,
+            LateDisconnect::AnotherPlugin => Settle::Yes,
+            LateDisconnect::OwnRun(kubelet) if self.tried == Some(kubelet) => Settle::Yes,
+            LateDisconnect::OwnRun(_) | LateDisconnect::None => Settle::No,
         }
     }
 
@@ -106,10 +106,12 @@ impl RunMemory {
             RunEnd::Stopped(Some(stream))
             | RunEnd::StreamEnded(stream)
             | RunEnd::StreamDropped(stream)
-            | RunEnd::Suspended(stream, _) => us(stream.kubelet),
-            // Whatever became of the registration, the kubelet may know us.
-            RunEnd::NotRegistered(_) => us(self.tried),
-            RunEnd::NotBound(BindError::Taken) | RunEnd::Panicked(_) => LateDisconnect::Another,
+            | RunEnd::Suspended(stream, _) => own_run(stream.kubelet),
+            // Whatever became of the registration, the kubelet may know the plugin.
+            RunEnd::NotRegistered(_) => own_run(self.tried),
+            RunEnd::NotBound(BindError::Taken) | RunEnd::Panicked(_) => {
+                LateDisconnect::AnotherPlugin
+            }
             RunEnd::Stopped(None) | RunEnd::NoKubelet(_) | RunEnd::NotBound(_) => {
                 self.late_disconnect
             }
@@ -163,8 +165,8 @@ impl RunMemory {
     }
 }
 
-fn us(kubelet: KubeletSocket) -> LateDisconnect {
-    kubelet.map_or(LateDisconnect::None, LateDisconnect::Us)
+fn own_run(kubelet: KubeletSocket) -> LateDisconnect {
+    kubelet.map_or(LateDisconnect::None, LateDisconnect::OwnRun)
 }
 
 #[cfg(test)]
