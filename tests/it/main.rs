@@ -17,7 +17,7 @@ mod http;
 mod layout;
 mod limited_host;
 mod metrics;
-mod node_behaviour;
+mod node_behavior;
 mod overrides;
 mod plugin_socket;
 mod program;

@@ -1,8 +1,8 @@
 //! What became of one resource's plugin so far. The time is an argument.
 
-mod words;
+mod labels;
 
-pub use words::{Cause, RegistrationResult, Step};
+pub use labels::{Cause, RegistrationResult, Step};
 
 use std::time::{Duration, SystemTime};
 
