@@ -31,7 +31,7 @@ pub async fn run(
     announce(&config);
     let program = program_info(&config, &environment);
     let supervisor = Supervisor::new(config.plugins, config.plugin_dir)
-        .asking_for_pod_resources(config.pod_resources);
+        .with_pod_resources_socket(config.pod_resources);
     let configured = supervisor.configured();
     let reloads = watch::Sender::default();
     let observer = Observer::new(

@@ -53,7 +53,7 @@ fn of_devices(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<()
         MetricType::Gauge,
     )?;
     for plugin in &snapshot.plugins {
-        let (healthy, unhealthy) = plugin.healthy_and_not();
+        let (healthy, unhealthy) = plugin.count_by_health();
         for (health, count) in [(Health::Healthy, healthy), (Health::Unhealthy, unhealthy)] {
             let labels = [("resource", plugin.name()), ("health", health.as_str())];
             gauge(&mut devices, &labels, count as u64)?;

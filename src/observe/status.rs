@@ -227,7 +227,7 @@ fn config(snapshot: &Snapshot) -> Option<ConfigStatus> {
 fn resource(snapshot: &Snapshot, plugin: &PluginSnapshot, with_devices: bool) -> ResourceStatus {
     let (offer, record) = (&plugin.offer, &plugin.record);
     let devices = offer.devices().as_slice();
-    let (healthy, unhealthy) = plugin.healthy_and_not();
+    let (healthy, unhealthy) = plugin.count_by_health();
     let known = snapshot.known(plugin);
     let waits_for = snapshot.waits_for(plugin);
     ResourceStatus {

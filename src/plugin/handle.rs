@@ -30,7 +30,7 @@ pub struct PluginHandle {
     /// What became of it.
     record: WatchCell<Record>,
     /// The kubelet's checkpoint lacks it.
-    forgotten: Arc<Notify>,
+    missing_in_checkpoint: Arc<Notify>,
 }
 
 impl PluginHandle {
@@ -42,7 +42,7 @@ impl PluginHandle {
             offer: WatchCell::new(Arc::new(Offer::new(resource))),
             removal: Arc::default(),
             record,
-            forgotten: Arc::default(),
+            missing_in_checkpoint: Arc::default(),
         }
     }
 
@@ -70,13 +70,14 @@ impl PluginHandle {
     }
 
     /// Notes something at this moment.
-    pub(crate) fn note(&self, what: impl FnOnce(&mut Record, SystemTime)) {
-        self.record.update(|record| what(record, SystemTime::now()));
+    pub(crate) fn update_record(&self, update: impl FnOnce(&mut Record, SystemTime)) {
+        self.record
+            .update(|record| update(record, SystemTime::now()));
     }
 
     /// Counts something without waking those who follow the record: there can be very many calls.
-    pub(super) fn count(&self, what: impl FnOnce(&mut Record)) {
-        self.record.update_silently(what);
+    pub(super) fn update_record_silently(&self, update: impl FnOnce(&mut Record)) {
+        self.record.update_silently(update);
     }
 
     /// Replaces the configuration by another one of the same resource. Faults that both have go on.
@@ -86,7 +87,7 @@ impl PluginHandle {
     }
 
     /// Adds the devices that pods hold to the list, also where the configuration lacks them.
-    pub(super) fn hold(&self, held: &[Device]) {
+    pub(super) fn add_held_devices(&self, held: &[Device]) {
         self.offer.hold(held);
     }
 
@@ -147,20 +148,20 @@ impl PluginHandle {
     }
 
     /// Looks for the resource in the kubelet's checkpoint. Where it is missing repeatedly, the plugin starts over, once.
-    pub(crate) fn compare_with(&self, checkpoint: &Checkpoint) {
+    pub(crate) fn check_checkpoint(&self, checkpoint: &Checkpoint) {
         let offer = self.offer();
         let standing = checkpoint.standing(offer.resource().name.as_str(), offer.devices());
-        let forgotten = self
+        let is_missing = self
             .record
             .update(|record| record.checkpoint_read(standing, SystemTime::now()));
-        if forgotten {
+        if is_missing {
             // It is heard: a plugin that is registered listens.
-            self.forgotten.notify_waiters();
+            self.missing_in_checkpoint.notify_waiters();
         }
     }
 
     /// Waits until the kubelet's checkpoint lacks the resource repeatedly.
-    pub(crate) async fn forgotten(&self) {
-        self.forgotten.notified().await;
+    pub(crate) async fn missing_in_checkpoint(&self) {
+        self.missing_in_checkpoint.notified().await;
     }
 }

@@ -22,10 +22,10 @@ use crate::util::watch_cell::WatchCell;
 use super::stream::StreamEnd;
 
 /// Each list makes the kubelet write its checkpoint: devices that flap make no more than two a second.
-const LISTS_APART: Duration = Duration::from_millis(500);
+const LIST_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
 /// Seeds that are made up are short, to be given again.
-const SEEDS: u64 = 1_000_000;
+const SEED_LIMIT: u64 = 1_000_000;
 
 /// Injects the faults of one plugin, counts and logs them. A clone injects the same ones.
 #[derive(Clone, Debug)]
@@ -62,7 +62,11 @@ impl FaultInjector {
     /// # Errors
     /// When there are too many.
     pub fn set(&self, fault: Fault) -> Result<Fault, TooMany> {
-        let set = |faults: &mut Faults| faults.set(fault, seed()).map(|armed| armed.fault.clone());
+        let set = |faults: &mut Faults| {
+            faults
+                .set(fault, random_seed())
+                .map(|armed| armed.fault.clone())
+        };
         self.faults.update(set)
     }
 
@@ -73,7 +77,7 @@ impl FaultInjector {
         }
         let new = self
             .faults
-            .update(|faults| faults.configure(configured, seed));
+            .update(|faults| faults.configure(configured, random_seed));
         for fault in new {
             // So that failures can be explained.
             warn!(resource = %self.resource, fault = fault.to_string(), "a fault is configured");
@@ -82,7 +86,7 @@ impl FaultInjector {
 
     /// Back to the configured faults, from their beginning.
     pub fn reset(&self) {
-        self.faults.update(|faults| faults.reset(seed));
+        self.faults.update(|faults| faults.reset(random_seed));
     }
 
     /// Removes all faults, the configured ones too; returns how many.
@@ -98,17 +102,17 @@ impl FaultInjector {
     pub async fn before_call(
         &self,
         point: InjectionPoint,
-        ending: &CancellationToken,
+        stopping: &CancellationToken,
     ) -> Result<(), Status> {
-        let injected = self.call(point);
+        let injected = self.evaluate_call(point);
         if !injected.delays.is_empty() {
             // Boxed: every call would carry its size, and hardly any is delayed.
-            Box::pin(self.delay(point, &injected.delays, ending)).await;
+            Box::pin(self.delay(point, &injected.delays, stopping)).await;
         }
         match injected.refusal {
             // It may have been cleared meanwhile.
             Some((id, refusal)) if self.has(id) => {
-                self.injected(point, format_args!("refused with {}", refusal.code));
+                self.log_injection(point, format_args!("refused with {}", refusal.code));
                 Err(Status::new(refusal.code.number().into(), refusal.message))
             }
             _ => Ok(()),
@@ -119,30 +123,30 @@ impl FaultInjector {
         &self,
         point: InjectionPoint,
         delays: &[(FaultId, Duration)],
-        ending: &CancellationToken,
+        stopping: &CancellationToken,
     ) {
-        let wanted: Duration = delays.iter().map(|(_, delay)| *delay).sum();
+        let requested: Duration = delays.iter().map(|(_, delay)| *delay).sum();
         let ids: Vec<FaultId> = delays.iter().map(|(id, _)| *id).collect();
-        let _until_answered = Delayed {
+        let _delayed_call = DelayedCall {
             faults: &self.faults,
             ids: &ids,
         };
-        let granted = GrantedDelay::new(Arc::clone(&self.delays), wanted);
+        let granted = GrantedDelay::new(Arc::clone(&self.delays), requested);
         let length = granted.grant.length;
-        if length < wanted {
+        if length < requested {
             let (resource, fault) = (&self.resource, point.as_str());
-            warn!(%resource, fault, ?wanted, granted = ?length, "a delay is cut: {BOUNDS}");
+            warn!(%resource, fault, ?requested, granted = ?length, "a delay is cut: {BOUNDS}");
         }
         if length.is_zero() {
             return self.faults.update_silently(|faults| faults.take_back(&ids));
         }
         for _ in &ids {
-            self.injected(point, format_args!("delayed, in all by {length:?}"));
+            self.log_injection(point, format_args!("delayed, in all by {length:?}"));
         }
         tokio::select! {
             () = sleep(length) => {}
-            () = ending.cancelled() => {}
-            () = self.gone(&ids) => {}
+            () = stopping.cancelled() => {}
+            () = self.cleared(&ids) => {}
         }
     }
 
@@ -151,31 +155,31 @@ impl FaultInjector {
         let suspensions = self
             .faults
             .update_silently(|faults| faults.registration(evaluated, Instant::now()));
-        for each in &suspensions {
-            let how_long = each
+        for suspension in &suspensions {
+            let duration = suspension
                 .until
                 .map_or("until it is cleared".to_owned(), |until| {
                     format!("for {:.0?}", until.duration_since(Instant::now()))
                 });
-            self.injected(
+            self.log_injection(
                 InjectionPoint::Registration,
-                format_args!("suspended {how_long}"),
+                format_args!("suspended {duration}"),
             );
         }
         suspensions
     }
 
     /// Whether this still suspends a registration.
-    pub(crate) fn is_suspended_by(&self, by: &Suspension) -> bool {
-        by.until.is_none_or(|until| until > Instant::now()) && self.has(by.id)
+    pub(crate) fn is_suspended_by(&self, suspension: &Suspension) -> bool {
+        suspension.until.is_none_or(|until| until > Instant::now()) && self.has(suspension.id)
     }
 
     /// Waits until this suspends a registration no more.
     pub(crate) async fn suspension_ended(&self, suspension: &Suspension) {
         let ids = [suspension.id];
         tokio::select! {
-            () = until(suspension.until) => {}
-            () = self.gone(&ids) => {}
+            () = sleep_until_some(suspension.until) => {}
+            () = self.cleared(&ids) => {}
         }
     }
 
@@ -193,7 +197,7 @@ impl FaultInjector {
                 .faults
                 .update_silently(|faults| faults.stream(evaluated));
             for _ in 0..dropped {
-                self.injected(InjectionPoint::Stream, format_args!("dropped"));
+                self.log_injection(InjectionPoint::Stream, format_args!("dropped"));
             }
             if dropped > 0 {
                 return StreamEnd::Dropped;
@@ -219,17 +223,17 @@ impl FaultInjector {
                 } else {
                     "devices become"
                 };
-                self.injected(
+                self.log_injection(
                     InjectionPoint::Health,
                     format_args!("{count} {devices} Unhealthy"),
                 );
             }
             offer.set_fault_unhealthy(flaps.unhealthy());
             if flaps.next().is_some() {
-                sleep(LISTS_APART).await;
+                sleep(LIST_INTERVAL_MIN).await;
             }
             tokio::select! {
-                () = until(flaps.next()) => {}
+                () = sleep_until_some(flaps.next()) => {}
                 // Never closed: the handle is ours.
                 _ = changes.changed() => {}
             }
@@ -237,7 +241,7 @@ impl FaultInjector {
     }
 
     /// Evaluates a call of an RPC.
-    fn call(&self, point: InjectionPoint) -> OfCall {
+    fn evaluate_call(&self, point: InjectionPoint) -> OfCall {
         if !self.faults.borrow().threaten(point) {
             return OfCall::default();
         }
@@ -250,7 +254,7 @@ impl FaultInjector {
     }
 
     /// Waits until none of these faults is there any more.
-    async fn gone(&self, ids: &[FaultId]) {
+    async fn cleared(&self, ids: &[FaultId]) {
         let mut faults = self.faults.subscribe();
         let gone = faults.wait_for(|faults| !ids.iter().any(|id| faults.has(*id)));
         // Never closed: the handle is ours.
@@ -258,19 +262,19 @@ impl FaultInjector {
     }
 
     /// Counts and logs an injection.
-    fn injected(&self, point: InjectionPoint, how: std::fmt::Arguments) {
+    fn log_injection(&self, point: InjectionPoint, how: std::fmt::Arguments) {
         self.record.update(|record| record.injected(point));
         warn!(resource = %self.resource, fault = point.as_str(), "fault injected: {how}");
     }
 }
 
 /// A call that waits, until it is answered or given up.
-struct Delayed<'a> {
+struct DelayedCall<'a> {
     faults: &'a WatchCell<Faults>,
     ids: &'a [FaultId],
 }
 
-impl Drop for Delayed<'_> {
+impl Drop for DelayedCall<'_> {
     fn drop(&mut self) {
         self.faults
             .update_silently(|faults| faults.delayed(self.ids));
@@ -284,8 +288,8 @@ struct GrantedDelay {
 }
 
 impl GrantedDelay {
-    fn new(delays: Arc<Mutex<Delays>>, wanted: Duration) -> Self {
-        let grant = delays.lock().grant(wanted, Instant::now());
+    fn new(delays: Arc<Mutex<Delays>>, requested: Duration) -> Self {
+        let grant = delays.lock().grant(requested, Instant::now());
         Self { delays, grant }
     }
 }
@@ -297,13 +301,13 @@ impl Drop for GrantedDelay {
 }
 
 /// That moment, or never.
-async fn until(moment: Option<Instant>) {
+async fn sleep_until_some(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment.into()).await,
         None => std::future::pending().await,
     }
 }
 
-fn seed() -> u64 {
-    fastrand::u64(..SEEDS)
+fn random_seed() -> u64 {
+    fastrand::u64(..SEED_LIMIT)
 }

@@ -47,24 +47,27 @@ impl PluginInstance {
         server: &Server,
         settle: Settle,
     ) -> Result<ConnectionId, NotRegistered> {
-        let Connected { kubelet, mut turn } = connected;
-        if self.settles(settle, resource).await {
-            drop(turn.take());
+        let Connected {
+            kubelet,
+            mut permit,
+        } = connected;
+        if self.should_settle(settle, resource).await {
+            drop(permit.take());
             self.entered(Step::Settling);
             debug!(resource = %resource.name, "settling: the kubelet may still be disconnecting a predecessor");
             sleep(SETTLE).await;
-            turn = self.turn().await;
+            permit = self.permit().await;
         }
         self.entered(Step::Registering);
         // A slow registration gives its turn away.
-        let turn_over = async {
-            sleep(self.turn_length).await;
-            drop(turn);
+        let permit_released = async {
+            sleep(self.permit_timeout).await;
+            drop(permit);
             std::future::pending::<Infallible>().await
         };
         tokio::select! {
             registered = self.call_register(resource, kubelet, server) => registered,
-            never = turn_over => match never {},
+            never = permit_released => match never {},
         }
     }
 
@@ -74,10 +77,10 @@ impl PluginInstance {
         kubelet: KubeletConnection,
         server: &Server,
     ) -> Result<ConnectionId, NotRegistered> {
-        self.hold_what_pods_hold(resource).await;
+        self.add_held_devices(resource).await;
         let checkpoint_before = self.holders.checkpoint.version();
         self.handle
-            .note(|record, _| record.checkpoint_before = checkpoint_before);
+            .update_record(|record, _| record.checkpoint_before = checkpoint_before);
         trace!(resource = %resource.name, endpoint = %resource.socket, "Registration.register");
         let mut peers = server.peers();
         let first = peers.borrow().next();
@@ -86,16 +89,19 @@ impl PluginInstance {
             return Err(NotRegistered::UserNamespace);
         }
         answer?;
-        let dialled = first..peers.borrow().next();
-        called_back(&mut peers, dialled).await
+        let connections = first..peers.borrow().next();
+        confirm_registration(&mut peers, connections).await
     }
 
     /// A turn among the few that register; never closed, so there is always one.
-    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.turns).acquire_owned().await.ok()
+    pub(super) async fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.registration_permits)
+            .acquire_owned()
+            .await
+            .ok()
     }
 
-    async fn settles(&self, settle: Settle, resource: &Resource) -> bool {
+    async fn should_settle(&self, settle: Settle, resource: &Resource) -> bool {
         match settle {
             Settle::No => false,
             Settle::Yes => true,
@@ -108,27 +114,32 @@ impl PluginInstance {
 
     /// Whoever had the resource before may have given devices to pods that the configuration lacks. The first list
     /// must have them: the kubelet crashes over one that a pod holds and the list lacks.
-    async fn hold_what_pods_hold(&self, resource: &Resource) {
+    async fn add_held_devices(&self, resource: &Resource) {
         let held = self.holders.held(&resource.name).await;
-        self.handle.hold(&held);
+        self.handle.add_held_devices(&held);
     }
 }
 
 /// OK alone does not mean registered: the kubelet must have dialled and asked for the options
 /// meanwhile, so on one of the connections made until then, and it must open ListAndWatch on that same one.
-async fn called_back(
+async fn confirm_registration(
     peers: &mut watch::Receiver<Table>,
-    dialled: Range<ConnectionId>,
+    connections: Range<ConnectionId>,
 ) -> Result<ConnectionId, NotRegistered> {
-    let asked = |table: &Table| table.find(dialled.clone(), |peer| peer.asked_options);
-    let streamed =
-        |table: &Table| table.find(dialled.clone(), |peer| peer.asked_options && peer.streamed);
-    if asked(&peers.borrow()).is_none() {
+    let find_options_call =
+        |table: &Table| table.find(connections.clone(), |peer| peer.asked_options);
+    let find_stream = |table: &Table| {
+        table.find(connections.clone(), |peer| {
+            peer.asked_options && peer.streamed
+        })
+    };
+    if find_options_call(&peers.borrow()).is_none() {
         return Err(NotRegistered::NotCalledBack);
     }
-    let decided = peers.wait_for(|table| streamed(table).is_some() || asked(table).is_none());
+    let decided =
+        peers.wait_for(|table| find_stream(table).is_some() || find_options_call(table).is_none());
     match timeout(STREAM_OPENS_WITHIN, decided).await {
-        Ok(Ok(table)) => streamed(&table).ok_or(NotRegistered::NoStream),
+        Ok(Ok(table)) => find_stream(&table).ok_or(NotRegistered::NoStream),
         _ => Err(NotRegistered::NoStream),
     }
 }

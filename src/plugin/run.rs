@@ -36,15 +36,15 @@ pub(crate) struct PluginInstance {
     /// What stands at kubelet.sock.
     pub kubelet: watch::Receiver<KubeletSocket>,
     /// Lets a few instances register at a time.
-    pub turns: Arc<Semaphore>,
+    pub registration_permits: Arc<Semaphore>,
     /// How long a registration that was sent keeps others from theirs.
-    pub turn_length: Duration,
+    pub permit_timeout: Duration,
 }
 
 /// A kubelet, and the turn to register with it.
 pub(crate) struct Connected {
     pub kubelet: KubeletConnection,
-    pub(super) turn: Option<OwnedSemaphorePermit>,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// What a run begins with.
@@ -73,11 +73,11 @@ impl PluginInstance {
     /// When no kubelet answers.
     pub async fn connect(&mut self) -> Result<Connected, NoKubelet> {
         self.entered(Step::Connecting);
-        let turn = self.turn().await;
+        let permit = self.permit().await;
         // What the watch found before says nothing of the stream to come: it may lag behind.
         self.kubelet.mark_unchanged();
         let kubelet = KubeletConnection::open(&self.dir.kubelet_socket()).await?;
-        Ok(Connected { kubelet, turn })
+        Ok(Connected { kubelet, permit })
     }
 
     /// Binds, registers, and serves until the stream ends or `stop` is canceled; then shuts down. Whatever
@@ -106,7 +106,7 @@ impl PluginInstance {
             }
             // The kubelet may know the plugin already.
             () = stop.cancelled() => Err(RunEnd::Stopped(Some(EndedStream {
-                lived: Duration::ZERO,
+                open_for: Duration::ZERO,
                 kubelet: Some(identity),
             }))),
         };
@@ -129,7 +129,8 @@ impl PluginInstance {
     }
 
     pub(super) fn entered(&self, step: Step) {
-        self.handle.note(|record, now| record.entered(step, now));
+        self.handle
+            .update_record(|record, now| record.entered(step, now));
     }
 
     async fn bind(&self, resource: &Resource) -> Result<(OwnSocket, Before), BindError> {
@@ -149,11 +150,11 @@ impl PluginInstance {
     ) -> RunEnd {
         let devices = self.handle.offer().devices().len();
         info!(resource = %resource.name, endpoint = %resource.socket, devices, "registered");
-        self.handle.note(Record::registered);
+        self.handle.update_record(Record::registered);
         let end = tokio::select! {
             biased;
             () = stop.cancelled() => None,
-            end = self.end_of(&mut stream, resource, server) => Some(end),
+            end = self.stream_end(&mut stream, resource, server) => Some(end),
         };
         self.entered(Step::Stopping);
         let ended = stream.kubelet.ended(Instant::now());
@@ -166,7 +167,7 @@ impl PluginInstance {
     }
 
     /// The open stream is the truth: only its end or a fault ends this.
-    async fn end_of(
+    async fn stream_end(
         &mut self,
         stream: &mut KubeletStream,
         resource: &Resource,
@@ -185,12 +186,12 @@ impl PluginInstance {
             tokio::select! {
                 biased;
                 () = closed => return StreamEnd::Closed,
-                () = server.failed() => return StreamEnd::Closed,
+                () = server.ended() => return StreamEnd::Closed,
                 end = &mut fault => return end,
                 Ok(()) = self.kubelet.changed() => {
-                    stream.kubelet.saw(*self.kubelet.borrow_and_update(), Instant::now());
+                    stream.kubelet.observe_socket(*self.kubelet.borrow_and_update(), Instant::now());
                     // Waits for nothing but the directory's lock.
-                    self.keep_socket(resource, server).await;
+                    self.rebind_removed_socket(resource, server).await;
                 }
             }
         }
@@ -198,7 +199,7 @@ impl PluginInstance {
 
     /// Binds the socket anew if someone removed it. The open connections stay, and nobody registers:
     /// that would end the stream.
-    async fn keep_socket(&self, resource: &Resource, server: &mut Server) {
+    async fn rebind_removed_socket(&self, resource: &Resource, server: &mut Server) {
         if server.socket().is_in_place() {
             return;
         }

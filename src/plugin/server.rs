@@ -38,37 +38,37 @@ pub struct Server {
     listeners: watch::Sender<Arc<UnixListener>>,
     peers: Peers,
     /// Ends the streams.
-    ending: CancellationToken,
+    stopping: CancellationToken,
     /// Takes no more calls.
     draining: CancellationToken,
     /// Fails every connection.
-    cut: DropGuard,
+    close_all: DropGuard,
     /// Is cancelled when the task has ended, however it did.
-    over: CancellationToken,
+    ended: CancellationToken,
     task: AbortOnDropHandle<()>,
 }
 
 impl Server {
     /// Serves the resource on the socket. Must be called within a tokio runtime.
     pub fn start(socket: OwnSocket, resource: Arc<Resource>, handle: PluginHandle) -> Self {
-        let cut = CancellationToken::new();
-        let peers = Peers::new(resource.socket.as_str(), cut.clone(), CONNECTIONS_MAX);
-        let (ending, draining) = (CancellationToken::new(), CancellationToken::new());
+        let close_all = CancellationToken::new();
+        let peers = Peers::new(resource.socket.as_str(), close_all.clone(), CONNECTIONS_MAX);
+        let (stopping, draining) = (CancellationToken::new(), CancellationToken::new());
         let listeners = watch::Sender::new(Arc::clone(socket.listener()));
         let service = Service {
             registered: resource,
             offer: handle.offers(),
             handle,
             peers: peers.clone(),
-            ending: ending.clone(),
+            stopping: stopping.clone(),
         };
         let service = DevicePluginServer::new(service).max_decoding_message_size(REQUEST_SIZE_MAX);
         let incoming = incoming(listeners.subscribe(), peers.clone());
         let drained = draining.clone().cancelled_owned();
-        let over = CancellationToken::new();
-        let when_over = over.clone().drop_guard();
+        let ended = CancellationToken::new();
+        let ended_guard = ended.clone().drop_guard();
         let task = tokio::spawn(async move {
-            let _when_over = when_over;
+            let _ended = ended_guard;
             let mut server = GrpcServer::builder();
             let served = server.add_service(service);
             if let Err(error) = served.serve_with_incoming_shutdown(incoming, drained).await {
@@ -79,10 +79,10 @@ impl Server {
             socket,
             listeners,
             peers,
-            ending,
+            stopping,
             draining,
-            cut: cut.drop_guard(),
-            over,
+            close_all: close_all.drop_guard(),
+            ended,
             task: AbortOnDropHandle::new(task),
         }
     }
@@ -98,8 +98,8 @@ impl Server {
     }
 
     /// Waits until nobody is accepted any more.
-    pub async fn failed(&self) {
-        self.over.cancelled().await;
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// Accepts on another socket from now on; connections stay.
@@ -111,7 +111,7 @@ impl Server {
     /// Ends the streams with OK and goes on answering until the kubelet closes its connection, gives
     /// calls in flight their time, closes every connection that is left, and removes the socket.
     pub async fn stop(mut self, kubelet: Option<ConnectionId>) {
-        self.ending.cancel();
+        self.stopping.cancel();
         if let Some(kubelet) = kubelet {
             let mut peers = self.peers();
             let closed = peers.wait_for(|table| table.get(kubelet).is_none());
@@ -122,7 +122,7 @@ impl Server {
         self.peers.cut_silent();
         self.draining.cancel();
         if timeout(CALLS_END_WITHIN, &mut self.task).await.is_err() {
-            drop(self.cut);
+            drop(self.close_all);
             if timeout(TASKS_END_WITHIN, &mut self.task).await.is_err() {
                 error!("a connection outlives its plugin");
             }

@@ -33,7 +33,7 @@ pub(crate) struct Service {
     pub handle: PluginHandle,
     pub peers: Peers,
     /// Ends the streams, with OK; the other RPCs go on.
-    pub(crate) ending: CancellationToken,
+    pub(crate) stopping: CancellationToken,
 }
 
 type ListStream = Pin<Box<dyn Stream<Item = Result<v1beta1::ListAndWatchResponse, Status>> + Send>>;
@@ -51,13 +51,13 @@ impl DevicePlugin for Service {
         let connection = connection(&request)?;
         self.peers
             .note(connection, |peer| peer.asked_options = true);
-        let was_ending = self.ending.is_cancelled();
+        let was_stopping = self.stopping.is_cancelled();
         self.handle
             .injector()
-            .before_call(InjectionPoint::Options, &self.ending)
+            .before_call(InjectionPoint::Options, &self.stopping)
             .await?;
         // Cut short: with an answer the kubelet would open a stream that ends at once.
-        if self.ending.is_cancelled() && !was_ending {
+        if self.stopping.is_cancelled() && !was_stopping {
             return Err(Status::unavailable("the plugin is stopping"));
         }
         Ok(Response::new(self.registered.options()))
@@ -69,14 +69,14 @@ impl DevicePlugin for Service {
     ) -> Result<Response<ListStream>, Status> {
         let resource = self.registered.name.clone();
         trace!(%resource, "DevicePlugin.list_and_watch");
-        let open = OpenStream::new(self.peers.clone(), connection(&request)?);
+        let open = StreamGuard::new(self.peers.clone(), connection(&request)?);
         let handle = self.handle.clone();
-        let mut sent: Option<(Arc<Devices>, u64)> = None;
+        let mut last_sent: Option<(Arc<Devices>, u64)> = None;
         let lists = WatchStream::new(self.offer.clone()).filter_map(move |offer| {
             let _until_dropped = &open;
             let devices = offer.devices();
-            let is_new = sent.as_ref().is_none_or(|(sent, repeats)| {
-                *repeats != offer.repeats() || !sent.is_reported_alike(devices)
+            let is_new = last_sent.as_ref().is_none_or(|(last_sent, repeats)| {
+                *repeats != offer.repeats() || !last_sent.is_reported_alike(devices)
             });
             // Also where no new list is needed: a device may have been Unhealthy before its removal began.
             handle.removal().listed(devices, Instant::now());
@@ -85,27 +85,27 @@ impl DevicePlugin for Service {
                 trace!(%resource, count, "DevicePlugin.list_and_watch.send");
                 Ok(v1beta1::ListAndWatchResponse::from(&**devices))
             });
-            sent = Some((Arc::clone(devices), offer.repeats()));
+            last_sent = Some((Arc::clone(devices), offer.repeats()));
             std::future::ready(list)
         });
-        let ending = self.ending.clone().cancelled_owned();
-        Ok(Response::new(Box::pin(lists.take_until(ending))))
+        let stopping = self.stopping.clone().cancelled_owned();
+        Ok(Response::new(Box::pin(lists.take_until(stopping))))
     }
 
     async fn get_preferred_allocation(
         &self,
         request: Request<v1beta1::PreferredAllocationRequest>,
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
-        let asked = api::named_in_question(request.get_ref());
-        let _in_flight = InFlight::new(&self.handle, asked);
+        let device_ids = api::named_in_question(request.get_ref());
+        let _in_flight = InFlightCall::new(&self.handle, device_ids);
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.get_preferred_allocation");
         self.peers.note_call(connection(&request)?);
         self.handle
             .injector()
-            .before_call(InjectionPoint::Preferred, &self.ending)
+            .before_call(InjectionPoint::Preferred, &self.stopping)
             .await?;
-        let offer = self.now();
+        let offer = self.current_offer();
         let resource = offer.resource();
         let (devices, policy) = (offer.devices(), resource.preference);
         let answers = api::preferences(request.into_inner())
@@ -117,24 +117,24 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
-        let asked = api::named_in_allocation(request.get_ref());
-        let _in_flight = InFlight::new(&self.handle, asked);
+        let device_ids = api::named_in_allocation(request.get_ref());
+        let _in_flight = InFlightCall::new(&self.handle, device_ids);
         let began = Instant::now();
         self.peers.note_call(connection(&request)?);
-        let refused = self
+        let injected = self
             .handle
             .injector()
-            .before_call(InjectionPoint::Allocate, &self.ending)
+            .before_call(InjectionPoint::Allocate, &self.stopping)
             .await;
         // Read and evaluated without a pause: a removal that begins later affects the next call.
-        let offer = self.now();
+        let offer = self.current_offer();
         let devices = api::named_in_allocation(request.get_ref()).count();
-        let answers: Result<Vec<Allocation>, Status> = refused.and_then(|()| {
+        let answers: Result<Vec<Allocation>, Status> = injected.and_then(|()| {
             api::allocations(request.into_inner())
                 .map(|ids| allocate_container(&offer, &ids))
                 .collect()
         });
-        self.note_allocate(&answers, devices, began.elapsed());
+        self.count_allocate(&answers, devices, began.elapsed());
         Ok(Response::new(api::allocated(answers?)))
     }
 
@@ -147,19 +147,19 @@ impl DevicePlugin for Service {
         self.peers.note_call(connection(&request)?);
         self.handle
             .injector()
-            .before_call(InjectionPoint::PreStart, &self.ending)
+            .before_call(InjectionPoint::PreStart, &self.stopping)
             .await?;
         Ok(Response::new(v1beta1::PreStartContainerResponse {}))
     }
 }
 
 impl Service {
-    fn now(&self) -> Arc<Offer> {
+    fn current_offer(&self) -> Arc<Offer> {
         Arc::clone(&self.offer.borrow())
     }
 
     /// Counts a call of Allocate, without waking those who watch the record: there can be many.
-    fn note_allocate(
+    fn count_allocate(
         &self,
         answer: &Result<Vec<Allocation>, Status>,
         devices: usize,
@@ -170,7 +170,7 @@ impl Service {
             Err(status) => (i32::from(status.code()).unsigned_abs() as usize, 0),
         };
         self.handle
-            .count(|record| record.allocated(code, devices, took));
+            .update_record_silently(|record| record.allocated(code, devices, took));
     }
 }
 
@@ -178,33 +178,33 @@ fn allocate_container(offer: &Offer, ids: &[String]) -> Result<Allocation, Statu
     let resource = offer.resource();
     trace!(resource = %resource.name, device_id = %sanitize(&ids.join(",")), "DevicePlugin.allocate");
     allocate(offer.devices(), &resource.outputs, ids).map_err(|error| {
-        let error = refusal(&error);
+        let error = allocate_status(&error);
         warn!(resource = %resource.name, error = %error.message(), "refused to allocate");
         error
     })
 }
 
 /// A call that may pick the devices that it names, until it is answered or given up.
-struct InFlight<'a> {
+struct InFlightCall<'a> {
     handle: &'a PluginHandle,
     call: CallId,
 }
 
-impl<'a> InFlight<'a> {
+impl<'a> InFlightCall<'a> {
     fn new<'b>(handle: &'a PluginHandle, ids: impl Iterator<Item = &'b str>) -> Self {
         let call = handle.removal().call_began(ids);
         Self { handle, call }
     }
 }
 
-impl Drop for InFlight<'_> {
+impl Drop for InFlightCall<'_> {
     fn drop(&mut self) {
         self.handle.removal().call_ended(self.call, Instant::now());
     }
 }
 
 /// The error text, safe for the kubelet's log and the pod's events.
-fn refusal(error: &AllocateError) -> Status {
+fn allocate_status(error: &AllocateError) -> Status {
     match error {
         AllocateError::Unknown(id) => Status::not_found(format!(
             "unknown device {}: does another plugin serve this resource?",
@@ -226,12 +226,12 @@ fn connection<T>(request: &Request<T>) -> Result<ConnectionId, Status> {
 }
 
 /// A stream that its peer has open, for as long as it lives.
-struct OpenStream {
+struct StreamGuard {
     peers: Peers,
     connection: ConnectionId,
 }
 
-impl OpenStream {
+impl StreamGuard {
     fn new(peers: Peers, connection: ConnectionId) -> Self {
         peers.note(connection, |peer| {
             peer.streamed = true;
@@ -241,7 +241,7 @@ impl OpenStream {
     }
 }
 
-impl Drop for OpenStream {
+impl Drop for StreamGuard {
     fn drop(&mut self) {
         self.peers.note(self.connection, |peer| peer.streams -= 1);
     }

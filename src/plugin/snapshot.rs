@@ -29,7 +29,7 @@ impl PluginSnapshot {
     }
 
     /// How many of its devices pods can have, and how many they cannot.
-    pub(crate) fn healthy_and_not(&self) -> (usize, usize) {
+    pub(crate) fn count_by_health(&self) -> (usize, usize) {
         let devices = self.offer.devices().as_slice();
         let healthy = devices
             .iter()

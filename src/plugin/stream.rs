@@ -15,7 +15,7 @@ const SAME_KUBELET_AFTER: Duration = Duration::from_secs(1);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EndedStream {
     /// How long it was open.
-    pub lived: Duration,
+    pub open_for: Duration,
     /// The kubelet.sock of the kubelet that had it open; `None` where a new kubelet has made the socket since.
     pub kubelet: KubeletSocket,
 }
@@ -32,35 +32,35 @@ pub(super) enum StreamEnd {
 
 /// Which kubelet.sock belongs to the kubelet that has a stream open.
 pub(crate) struct StreamKubelet {
-    opened: Instant,
+    opened_at: Instant,
     socket: KubeletSocket,
     /// When another kubelet.sock appeared while the stream was open.
-    changed: Option<Instant>,
+    changed_at: Option<Instant>,
 }
 
 impl StreamKubelet {
     /// The stream was opened by the kubelet of this kubelet.sock.
     pub fn new(socket: KubeletSocket, now: Instant) -> Self {
         Self {
-            opened: now,
+            opened_at: now,
             socket,
-            changed: None,
+            changed_at: None,
         }
     }
 
     /// While the stream is open, this stands at kubelet.sock.
-    pub fn saw(&mut self, socket: KubeletSocket, now: Instant) {
+    pub fn observe_socket(&mut self, socket: KubeletSocket, now: Instant) {
         if socket != self.socket {
-            (self.socket, self.changed) = (socket, Some(now));
+            (self.socket, self.changed_at) = (socket, Some(now));
         }
     }
 
     /// The stream ends now.
     pub fn ended(&self, now: Instant) -> EndedStream {
-        let is_same = |changed| now.duration_since(changed) > SAME_KUBELET_AFTER;
+        let is_same = |changed_at| now.duration_since(changed_at) > SAME_KUBELET_AFTER;
         EndedStream {
-            lived: now.duration_since(self.opened),
-            kubelet: self.socket.filter(|_| self.changed.is_none_or(is_same)),
+            open_for: now.duration_since(self.opened_at),
+            kubelet: self.socket.filter(|_| self.changed_at.is_none_or(is_same)),
         }
     }
 }

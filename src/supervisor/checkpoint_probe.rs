@@ -19,7 +19,7 @@ pub async fn run(
         sleep(interval).await;
         if let Ok(written) = checkpoint.read().await {
             for plugin in plugins.all().iter() {
-                plugin.compare_with(&written.checkpoint);
+                plugin.check_checkpoint(&written.checkpoint);
             }
         }
     }

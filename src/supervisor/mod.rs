@@ -38,10 +38,10 @@ use crate::plugin::{PluginHandle, PluginInstance};
 use run_memory::RunMemory;
 
 /// How many instances connect and register at a time.
-const TURNS: usize = 4;
+const CONCURRENT_REGISTRATIONS: usize = 4;
 
 /// A registration that takes longer gives its turn away, so that a hanging one holds nobody up.
-const TURN_LENGTH: Duration = Duration::from_millis(250);
+const REGISTRATION_PERMIT_TIMEOUT: Duration = Duration::from_millis(250);
 
 /// Between two reads of the kubelet's checkpoint.
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
@@ -70,8 +70,8 @@ impl Supervisor {
             },
             dir,
             kubelet: watcher.subscribe(),
-            turns: Arc::new(Semaphore::new(TURNS)),
-            turn_length: TURN_LENGTH,
+            registration_permits: Arc::new(Semaphore::new(CONCURRENT_REGISTRATIONS)),
+            permit_timeout: REGISTRATION_PERMIT_TIMEOUT,
             delays: Arc::default(),
             stop: CancellationToken::new(),
             all: BTreeMap::new(),
@@ -90,7 +90,7 @@ impl Supervisor {
 
     /// Reads the kubelet's checkpoint at this interval: a plugin that is missing twice starts over.
     #[must_use]
-    pub fn probing_every(self, probe_interval: Duration) -> Self {
+    pub fn with_probe_interval(self, probe_interval: Duration) -> Self {
         Self {
             probe_interval,
             ..self
@@ -99,14 +99,14 @@ impl Supervisor {
 
     /// Gives each registration this long before others may begin beside the few.
     #[must_use]
-    pub fn with_turns_of(mut self, length: Duration) -> Self {
-        self.plugins.turn_length = length;
+    pub fn with_registration_permit_timeout(mut self, timeout: Duration) -> Self {
+        self.plugins.permit_timeout = timeout;
         self
     }
 
     /// Asks the pod-resources API at this socket which devices pods hold; without it, the checkpoint says that.
     #[must_use]
-    pub fn asking_for_pod_resources(mut self, socket: Option<PathBuf>) -> Self {
+    pub fn with_pod_resources_socket(mut self, socket: Option<PathBuf>) -> Self {
         self.plugins.holders.pod_resources = socket.map(PodResources::new);
         self
     }
@@ -157,14 +157,14 @@ impl Supervisor {
                 // Never closed: we have a sender ourselves.
                 Ok(()) = configured.changed() => {
                     let desired = Arc::clone(&configured.borrow_and_update());
-                    self.plugins.reap();
+                    self.plugins.remove_stopped();
                     self.plugins.configure(&desired);
                     // One that comes by a reload may have been here a moment ago.
-                    self.plugins.start_all(RunMemory::of_a_successor);
+                    self.plugins.start_all(RunMemory::after_another_plugin);
                 }
             }
         };
-        self.plugins.stop().await;
+        self.plugins.stop_all().await;
         ended
     }
 }
@@ -174,26 +174,26 @@ struct Plugins {
     dir: PluginDir,
     holders: Holders,
     kubelet: watch::Receiver<KubeletSocket>,
-    turns: Arc<Semaphore>,
-    turn_length: Duration,
+    registration_permits: Arc<Semaphore>,
+    permit_timeout: Duration,
     delays: Arc<Mutex<Delays>>,
     stop: CancellationToken,
     all: BTreeMap<ResourceName, SupervisedPlugin>,
     /// Those of `all`, in the order of their resources.
     handles: watch::Sender<Arc<[PluginHandle]>>,
     /// Those whose resource is no longer configured.
-    stopping: Vec<Running>,
+    stopping: Vec<RunningPlugin>,
     tasks: JoinSet<()>,
 }
 
 struct SupervisedPlugin {
     handle: PluginHandle,
     /// `None`: it has not been started yet.
-    running: Option<Running>,
+    running: Option<RunningPlugin>,
 }
 
 /// A plugin that runs.
-struct Running {
+struct RunningPlugin {
     /// Its socket, at the start.
     socket: SocketName,
     /// Stops it.
@@ -206,7 +206,7 @@ impl Plugins {
     /// Makes, changes and stops plugins until there is one for each of these resources. A plugin whose resource did not
     /// change is not touched.
     fn configure(&mut self, desired: &DesiredPlugins) {
-        self.stop_all_but(&desired.resources);
+        self.stop_unconfigured(&desired.resources);
         let handles = desired.resources.iter().map(|resource| {
             let new = || SupervisedPlugin {
                 handle: PluginHandle::new(resource.clone(), Arc::clone(&self.delays)),
@@ -222,10 +222,10 @@ impl Plugins {
     }
 
     /// Stops the plugins of other resources.
-    fn stop_all_but(&mut self, resources: &[Resource]) {
-        let stays: BTreeSet<&ResourceName> = resources.iter().map(|r| &r.name).collect();
+    fn stop_unconfigured(&mut self, resources: &[Resource]) {
+        let configured: BTreeSet<&ResourceName> = resources.iter().map(|r| &r.name).collect();
         self.all.retain(|name, plugin| {
-            if stays.contains(name) {
+            if configured.contains(name) {
                 return true;
             }
             info!(resource = %name, "no longer configured: stopping");
@@ -242,26 +242,28 @@ impl Plugins {
             info!("no resources: nothing to register");
         }
         for plugin in self.all.values_mut().filter(|p| p.running.is_none()) {
-            let running = Running {
+            let running = RunningPlugin {
                 socket: plugin.handle.offer().resource().socket.clone(),
                 stop: self.stop.child_token(),
                 stopped: CancellationToken::new(),
             };
-            let has_socket = |stopping: &&Running| stopping.socket == running.socket;
-            let before = self.stopping.iter().filter(has_socket);
-            let before = before.map(|stopping| stopping.stopped.clone()).collect();
+            let has_same_socket = |stopping: &&RunningPlugin| stopping.socket == running.socket;
+            let predecessors = self.stopping.iter().filter(has_same_socket);
+            let predecessors = predecessors
+                .map(|stopping| stopping.stopped.clone())
+                .collect();
             let instance = PluginInstance {
                 handle: plugin.handle.clone(),
                 dir: self.dir.clone(),
                 holders: self.holders.clone(),
                 kubelet: self.kubelet.clone(),
-                turns: Arc::clone(&self.turns),
-                turn_length: self.turn_length,
+                registration_permits: Arc::clone(&self.registration_permits),
+                permit_timeout: self.permit_timeout,
             };
             self.tasks.spawn(run_plugin(
                 instance,
                 memory(),
-                before,
+                predecessors,
                 running.stop.clone(),
                 running.stopped.clone().drop_guard(),
             ));
@@ -270,7 +272,7 @@ impl Plugins {
     }
 
     /// Forgets what has stopped.
-    fn reap(&mut self) {
+    fn remove_stopped(&mut self) {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Err(error) = ended {
                 error!(%error, "a plugin's task failed");
@@ -280,7 +282,7 @@ impl Plugins {
             .retain(|plugin| !plugin.stopped.is_cancelled());
     }
 
-    async fn stop(&mut self) {
+    async fn stop_all(&mut self) {
         self.stop.cancel();
         let all_stopped = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(STOP_WITHIN, all_stopped).await.is_err() {
@@ -294,11 +296,11 @@ impl Plugins {
 async fn run_plugin(
     plugin: PluginInstance,
     memory: RunMemory,
-    before: Vec<CancellationToken>,
+    predecessors: Vec<CancellationToken>,
     stop: CancellationToken,
     _stopped: DropGuard,
 ) {
-    for stopped in before {
+    for stopped in predecessors {
         stopped.cancelled().await;
     }
     let (handle, holders) = (plugin.handle.clone(), plugin.holders.clone());

@@ -33,23 +33,23 @@ pub(super) async fn run(plugin: PluginInstance, memory: RunMemory, stop: Cancell
     };
     while !stop.is_cancelled() {
         let resource = Arc::clone(offers.borrow().resource());
-        let (end, outdated) = attempts
-            .run_until_outdated(&resource, &mut offers, &stop)
+        let (end, restart_cause) = attempts
+            .run_until_restart(&resource, &mut offers, &stop)
             .await;
         if stop.is_cancelled() {
             return;
         }
         let pause = attempts.ended(&end, &resource);
-        let outdated = match outdated {
+        let restart_cause = match restart_cause {
             Some(cause) => Some(cause),
             None => attempts.pause(pause, &resource, &mut offers, &stop).await,
         };
-        if let Some(cause) = outdated {
-            attempts.memory.starts_over();
-            log_outdated(&resource, cause);
+        if let Some(cause) = restart_cause {
+            attempts.memory.prepare_restart();
+            log_restart(&resource, cause);
             // A restart counts once, by its first cause.
             if end.cause().is_none() {
-                handle.note(|record, _| record.restarted(cause));
+                handle.update_record(|record, _| record.restarted(cause));
             }
         }
     }
@@ -66,23 +66,23 @@ struct Attempts {
 impl Attempts {
     /// One attempt, which ends early once the plugin must register something else, or the kubelet's checkpoint lacks it.
     /// Returns how it ended, and why it was ended.
-    async fn run_until_outdated(
+    async fn run_until_restart(
         &mut self,
         resource: &Arc<Resource>,
         offers: &mut watch::Receiver<Arc<Offer>>,
         stop: &CancellationToken,
     ) -> (RunEnd, Option<Cause>) {
         let handle = self.plugin.handle.clone();
-        let ending = stop.child_token();
-        let attempt = caught(self.attempt(resource, &ending));
+        let attempt_stop = stop.child_token();
+        let attempt = catch_panic(self.attempt(resource, &attempt_stop));
         tokio::pin!(attempt);
-        let outdated = tokio::select! {
+        let restart_cause = tokio::select! {
             end = &mut attempt => return (end, None),
             () = reconfigured(offers, resource) => Cause::Configuration,
-            () = handle.forgotten() => Cause::Checkpoint,
+            () = handle.missing_in_checkpoint() => Cause::Checkpoint,
         };
-        ending.cancel();
-        (attempt.await, Some(outdated))
+        attempt_stop.cancel();
+        (attempt.await, Some(restart_cause))
     }
 
     /// Remembers, notes and logs how a run ended. Returns the pause before the next.
@@ -91,8 +91,8 @@ impl Attempts {
         let pause = self.memory.pause(end, fastrand::f64());
         self.plugin
             .handle
-            .note(|record, now| note(record, end, now));
-        log(resource, end, &mut self.memory, pause);
+            .update_record(|record, now| record_run_end(record, end, now));
+        log_run_end(resource, end, &mut self.memory, pause);
         pause
     }
 
@@ -107,7 +107,7 @@ impl Attempts {
         tokio::select! {
             () = stop.cancelled() => None,
             () = sleep(pause) => None,
-            () = another(&mut self.kubelet, self.memory.tried()) => None,
+            () = new_kubelet_socket(&mut self.kubelet, self.memory.last_kubelet()) => None,
             () = reconfigured(offers, resource) => Some(Cause::Configuration),
         }
     }
@@ -140,20 +140,22 @@ impl Attempts {
                 .iter()
                 .any(|by| handle.injector().is_suspended_by(by))
             {
-                handle.note(|record, now| record.entered(Step::Suspended, now));
+                handle.update_record(|record, now| record.entered(Step::Suspended, now));
                 for by in suspensions {
                     handle.injector().suspension_ended(by).await;
                 }
             }
-            self.memory.tries(*self.kubelet.borrow_and_update());
+            self.memory
+                .attempt_started(*self.kubelet.borrow_and_update());
             // Boxed, since its memory is needed for a moment only.
             let connected = Box::pin(self.plugin.connect()).await?;
             if let Some(cause) = self.memory.connected(connected.kubelet.identity()) {
-                handle.note(|record, _| record.restarted(cause));
+                handle.update_record(|record, _| record.restarted(cause));
             }
             // It is the registration that was suspended.
             evaluated.extend(self.memory.suspensions().iter().map(|by| by.id));
-            self.memory.suspended(handle.injector().suspend(evaluated));
+            self.memory
+                .set_suspensions(handle.injector().suspend(evaluated));
             if self.memory.suspensions().is_empty() {
                 return Ok(connected);
             }
@@ -171,10 +173,13 @@ async fn reconfigured(offers: &mut watch::Receiver<Arc<Offer>>, resource: &Resou
 
 /// Waits for another kubelet.sock than the one tried. What the watch found before the try does not count: the try may
 /// have seen more.
-async fn another(kubelet: &mut watch::Receiver<KubeletSocket>, tried: KubeletSocket) {
+async fn new_kubelet_socket(
+    kubelet: &mut watch::Receiver<KubeletSocket>,
+    last_kubelet: KubeletSocket,
+) {
     while kubelet.changed().await.is_ok() {
         let socket = *kubelet.borrow_and_update();
-        if socket.is_some() && socket != tried {
+        if socket.is_some() && socket != last_kubelet {
             return;
         }
     }
@@ -183,7 +188,7 @@ async fn another(kubelet: &mut watch::Receiver<KubeletSocket>, tried: KubeletSoc
 }
 
 /// Notes how a run ended.
-fn note(record: &mut Record, end: &RunEnd, now: SystemTime) {
+fn record_run_end(record: &mut Record, end: &RunEnd, now: SystemTime) {
     if let Some(cause) = end.cause() {
         record.restarted(cause);
     }
@@ -197,29 +202,29 @@ fn note(record: &mut Record, end: &RunEnd, now: SystemTime) {
 }
 
 /// One line for each end. While the plugin waits for the same thing, later failures are logged at level debug.
-fn log(resource: &Resource, end: &RunEnd, memory: &mut RunMemory, pause: Duration) {
+fn log_run_end(resource: &Resource, end: &RunEnd, memory: &mut RunMemory, pause: Duration) {
     let (resource, endpoint) = (&resource.name, &resource.socket);
     let attempt = memory.failures();
-    let again_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
+    let retry_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
     match end {
         RunEnd::Stopped(_) => {}
         RunEnd::StreamEnded(stream)
         | RunEnd::StreamDropped(stream)
         | RunEnd::Suspended(stream, _) => {
-            warn!(%resource, seconds = stream.lived.as_secs(), "{end}: starting over");
+            warn!(%resource, seconds = stream.open_for.as_secs(), "{end}: starting over");
         }
         RunEnd::Panicked(error) => {
-            error!(%resource, error, attempt, again_ms, "a plugin panicked");
+            error!(%resource, error, attempt, retry_ms, "a plugin panicked");
         }
         error => {
             let what = waiting_for(error);
-            match (what, memory.is_news(what)) {
+            match (what, memory.is_new_reason(what)) {
                 (Some(what), true) => warn!(%resource, %endpoint, %error, "{what}"),
                 (Some(what), false) => {
-                    debug!(%resource, %endpoint, %error, attempt, again_ms, "still {what}");
+                    debug!(%resource, %endpoint, %error, attempt, retry_ms, "still {what}");
                 }
                 (None, _) => {
-                    warn!(%resource, %endpoint, %error, attempt, again_ms, "not registered");
+                    warn!(%resource, %endpoint, %error, attempt, retry_ms, "not registered");
                 }
             }
         }
@@ -236,7 +241,7 @@ fn waiting_for(end: &RunEnd) -> Option<&'static str> {
 }
 
 /// One line for a run that was ended here.
-fn log_outdated(resource: &Resource, cause: Cause) {
+fn log_restart(resource: &Resource, cause: Cause) {
     let resource = &resource.name;
     if cause == Cause::Checkpoint {
         warn!(%resource, "the kubelet's checkpoint lacks the resource though its stream is open: starting over, once");
@@ -246,12 +251,12 @@ fn log_outdated(resource: &Resource, cause: Cause) {
 }
 
 /// How it ended, or what a panic said: a bug in one run must not end the loop.
-fn caught(run: impl Future<Output = RunEnd>) -> impl Future<Output = RunEnd> {
+fn catch_panic(run: impl Future<Output = RunEnd>) -> impl Future<Output = RunEnd> {
     let run = AssertUnwindSafe(run).catch_unwind();
-    run.map(|ended| ended.unwrap_or_else(|panic| RunEnd::Panicked(said(&*panic))))
+    run.map(|ended| ended.unwrap_or_else(|panic| RunEnd::Panicked(panic_message(&*panic))))
 }
 
-fn said(panic: &(dyn Any + Send)) -> String {
+fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     sanitize(text.unwrap_or("no message"))
@@ -265,9 +270,9 @@ mod tests {
 
     /// A watch that lags behind shows what stood before the try: that is no new kubelet.
     #[tokio::test]
-    async fn only_what_is_found_after_the_try_is_another_kubelet() {
+    async fn only_a_socket_seen_after_the_attempt_is_a_new_kubelet() {
         let dir = tempfile::tempdir().unwrap();
-        let [old, tried, new] = ["a", "b", "c"].map(|name| {
+        let [old, last_kubelet, new] = ["a", "b", "c"].map(|name| {
             let path = dir.path().join(name);
             std::os::unix::net::UnixListener::bind(&path).unwrap();
             FileVersion::of_socket(&path).unwrap()
@@ -275,36 +280,48 @@ mod tests {
         let sockets = watch::Sender::new(old);
         let mut kubelet = sockets.subscribe();
         kubelet.mark_unchanged();
-        assert!(another(&mut kubelet, tried).now_or_never().is_none());
-        for not_another in [tried, None] {
-            sockets.send_replace(not_another);
-            assert!(another(&mut kubelet, tried).now_or_never().is_none());
+        assert!(
+            new_kubelet_socket(&mut kubelet, last_kubelet)
+                .now_or_never()
+                .is_none()
+        );
+        for not_new in [last_kubelet, None] {
+            sockets.send_replace(not_new);
+            assert!(
+                new_kubelet_socket(&mut kubelet, last_kubelet)
+                    .now_or_never()
+                    .is_none()
+            );
         }
         sockets.send_replace(new);
-        assert!(another(&mut kubelet, tried).now_or_never().is_some());
+        assert!(
+            new_kubelet_socket(&mut kubelet, last_kubelet)
+                .now_or_never()
+                .is_some()
+        );
     }
 
     #[tokio::test]
-    async fn a_panic_is_an_end_like_others() {
+    async fn a_panic_ends_the_run_with_its_message() {
         let index = 3;
-        let panicked = caught(async move { RunEnd::Panicked(["a"][index].to_owned()) });
+        let panicked = catch_panic(async move { RunEnd::Panicked(["a"][index].to_owned()) });
         let end = panicked.await.to_string();
         assert!(end.contains("out of bounds"), "{end}");
     }
 
     /// The state, what the plugin waits for, and the restarts by faults and panics, after a run that ended so.
-    fn noted(end: &RunEnd) -> (&'static str, Option<String>, [u64; 2]) {
+    fn recorded(end: &RunEnd) -> (&'static str, Option<String>, [u64; 2]) {
         let mut record = Record::new(SystemTime::UNIX_EPOCH);
         record.registered(SystemTime::UNIX_EPOCH);
-        note(&mut record, end, SystemTime::UNIX_EPOCH);
+        record_run_end(&mut record, end, SystemTime::UNIX_EPOCH);
         let restarts = [Cause::Fault, Cause::Panic].map(|cause| record.restarts[cause]);
         (record.state(), record.waits_for(), restarts)
     }
 
     #[test]
-    fn the_status_says_how_a_run_ended() {
+    fn records_how_a_run_ended() {
         let stream = EndedStream {
-            lived: Duration::ZERO,
+            open_for: Duration::ZERO,
             kubelet: None,
         };
         for (end, waits_for, restarts) in [
@@ -321,13 +338,13 @@ mod tests {
             ),
         ] {
             let expected = Some(format!("starts over: {waits_for}"));
-            assert_eq!(noted(&end), ("waiting", expected, restarts));
+            assert_eq!(recorded(&end), ("waiting", expected, restarts));
         }
-        let (state, waits_for, restarts) = noted(&RunEnd::Panicked("index".to_owned()));
+        let (state, waits_for, restarts) = recorded(&RunEnd::Panicked("index".to_owned()));
         assert_eq!((state, restarts), ("waiting", [0, 1]));
         assert!(waits_for.is_some_and(|what| what.ends_with("a bug: index")));
         assert_eq!(
-            noted(&RunEnd::Stopped(Some(stream))),
+            recorded(&RunEnd::Stopped(Some(stream))),
             ("registered", None, [0, 0])
         );
     }

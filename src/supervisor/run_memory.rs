@@ -12,7 +12,7 @@ use crate::util::backoff::Backoff;
 use crate::util::file_id::FileVersion;
 
 /// A stream that lived this long makes the next failure the first one.
-const LONG_LIFE: Duration = Duration::from_secs(60);
+const LONG_STREAM: Duration = Duration::from_secs(60);
 
 /// While another plugin has the socket.
 const TAKEN_PAUSE: Duration = Duration::from_secs(2);
@@ -21,7 +21,7 @@ const TAKEN_PAUSE: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct RunMemory {
     /// The kubelet.sock of the last try.
-    tried: KubeletSocket,
+    last_kubelet: KubeletSocket,
     late_disconnect: LateDisconnect,
     /// The stream of the last run ended by itself, and nobody was reached since.
     lost_stream: bool,
@@ -48,7 +48,7 @@ enum LateDisconnect {
 
 impl RunMemory {
     /// For a plugin that starts a moment after another one of this process may have served its resource.
-    pub fn of_a_successor() -> Self {
+    pub fn after_another_plugin() -> Self {
         Self {
             late_disconnect: LateDisconnect::AnotherPlugin,
             ..Self::default()
@@ -56,16 +56,16 @@ impl RunMemory {
     }
 
     /// Another try begins, while this stands at kubelet.sock.
-    pub fn tries(&mut self, socket: KubeletSocket) {
-        if socket.is_some() && socket != self.tried {
-            self.forget_failures();
+    pub fn attempt_started(&mut self, socket: KubeletSocket) {
+        if socket.is_some() && socket != self.last_kubelet {
+            self.reset_backoff();
         }
-        self.tried = socket;
+        self.last_kubelet = socket;
     }
 
     /// A kubelet was reached. Returns the cause of the restart if a stream was lost before.
     pub fn connected(&mut self, kubelet: FileVersion) -> Option<Cause> {
-        self.tries(Some(kubelet));
+        self.attempt_started(Some(kubelet));
         let is_same = self.late_disconnect == LateDisconnect::OwnRun(kubelet);
         let cause = if is_same {
             Cause::Stream
@@ -80,7 +80,7 @@ impl RunMemory {
         match self.late_disconnect {
             LateDisconnect::Predecessor => Settle::IfListed,
             LateDisconnect::AnotherPlugin => Settle::Yes,
-            LateDisconnect::OwnRun(kubelet) if self.tried == Some(kubelet) => Settle::Yes,
+            LateDisconnect::OwnRun(kubelet) if self.last_kubelet == Some(kubelet) => Settle::Yes,
             LateDisconnect::OwnRun(_) | LateDisconnect::None => Settle::No,
         }
     }
@@ -91,13 +91,13 @@ impl RunMemory {
     }
 
     /// These suspend the next registration.
-    pub fn suspended(&mut self, suspensions: Vec<Suspension>) {
+    pub fn set_suspensions(&mut self, suspensions: Vec<Suspension>) {
         self.suspensions = suspensions;
     }
 
     /// The kubelet.sock of the last try.
-    pub fn tried(&self) -> KubeletSocket {
-        self.tried
+    pub fn last_kubelet(&self) -> KubeletSocket {
+        self.last_kubelet
     }
 
     /// A run ended.
@@ -108,7 +108,7 @@ impl RunMemory {
             | RunEnd::StreamDropped(stream)
             | RunEnd::Suspended(stream, _) => own_run(stream.kubelet),
             // Whatever became of the registration, the kubelet may know the plugin.
-            RunEnd::NotRegistered(_) => own_run(self.tried),
+            RunEnd::NotRegistered(_) => own_run(self.last_kubelet),
             RunEnd::NotBound(BindError::Taken) | RunEnd::Panicked(_) => {
                 LateDisconnect::AnotherPlugin
             }
@@ -118,7 +118,7 @@ impl RunMemory {
         };
         match end {
             RunEnd::StreamEnded(_) => self.lost_stream = true,
-            RunEnd::Suspended(_, suspensions) => self.suspended(suspensions.clone()),
+            RunEnd::Suspended(_, suspensions) => self.set_suspensions(suspensions.clone()),
             _ => {}
         }
     }
@@ -127,9 +127,9 @@ impl RunMemory {
     pub fn pause(&mut self, end: &RunEnd, chance: f64) -> Duration {
         match end {
             RunEnd::Stopped(_) => {}
-            RunEnd::StreamEnded(stream) if stream.lived < LONG_LIFE => self.waiting_for = None,
+            RunEnd::StreamEnded(stream) if stream.open_for < LONG_STREAM => self.waiting_for = None,
             RunEnd::StreamEnded(_) | RunEnd::StreamDropped(_) | RunEnd::Suspended(..) => {
-                self.forget_failures();
+                self.reset_backoff();
                 self.waiting_for = None;
             }
             _ => self.failures += 1,
@@ -142,14 +142,14 @@ impl RunMemory {
 
     /// The plugin starts over with something else to register: what failed before counts no more, and a lost stream is
     /// part of this restart.
-    pub fn starts_over(&mut self) {
-        self.forget_failures();
+    pub fn prepare_restart(&mut self) {
+        self.reset_backoff();
         self.waiting_for = None;
         self.lost_stream = false;
     }
 
     /// What happened with an earlier kubelet counts no more.
-    fn forget_failures(&mut self) {
+    fn reset_backoff(&mut self) {
         (self.failures, self.backoff) = (0, Backoff::default());
     }
 
@@ -159,7 +159,7 @@ impl RunMemory {
     }
 
     /// Whether the log has not said yet that the plugin waits for this. `None`: it waits for nothing in particular.
-    pub fn is_news(&mut self, waiting_for: Option<&'static str>) -> bool {
+    pub fn is_new_reason(&mut self, waiting_for: Option<&'static str>) -> bool {
         let before = std::mem::replace(&mut self.waiting_for, waiting_for);
         waiting_for.is_none() || before != waiting_for
     }
@@ -177,7 +177,7 @@ mod tests {
     use tokio::time::Instant;
 
     /// Two kubelet.socks, one after the other.
-    fn socks() -> [FileVersion; 2] {
+    fn kubelet_sockets() -> [FileVersion; 2] {
         let dir = tempfile::tempdir().unwrap();
         ["a", "b"].map(|name| {
             let path = dir.path().join(name);
@@ -186,11 +186,11 @@ mod tests {
         })
     }
 
-    fn stream_ended(lived: Duration, kubelet: KubeletSocket) -> RunEnd {
-        RunEnd::StreamEnded(EndedStream { lived, kubelet })
+    fn stream_ended(open_for: Duration, kubelet: KubeletSocket) -> RunEnd {
+        RunEnd::StreamEnded(EndedStream { open_for, kubelet })
     }
 
-    fn taken() -> RunEnd {
+    fn socket_taken() -> RunEnd {
         RunEnd::NotBound(BindError::Taken)
     }
 
@@ -208,42 +208,48 @@ mod tests {
     }
 
     #[test]
-    fn a_first_run_settles_where_the_kubelet_lists_the_resource() {
-        let [one, _] = socks();
+    fn the_first_run_settles_if_the_checkpoint_lists_the_resource() {
+        let [one, _] = kubelet_sockets();
         assert_eq!(settles_with(RunMemory::default(), one), Settle::IfListed);
-        assert_eq!(settles_with(RunMemory::of_a_successor(), one), Settle::Yes);
-        let missed = after(one, &RunEnd::NoKubelet(NoKubelet::Missing));
-        assert_eq!(settles_with(missed, one), Settle::IfListed);
+        assert_eq!(
+            settles_with(RunMemory::after_another_plugin(), one),
+            Settle::Yes
+        );
+        let without_kubelet = after(one, &RunEnd::NoKubelet(NoKubelet::Missing));
+        assert_eq!(settles_with(without_kubelet, one), Settle::IfListed);
     }
 
     #[test]
-    fn a_plugin_that_waited_for_another_settles_with_any_kubelet() {
-        let [one, other] = socks();
-        assert_eq!(settles_with(after(one, &taken()), other), Settle::Yes);
+    fn settles_with_any_kubelet_after_another_plugin_had_the_socket() {
+        let [one, other] = kubelet_sockets();
+        assert_eq!(
+            settles_with(after(one, &socket_taken()), other),
+            Settle::Yes
+        );
     }
 
     #[test]
-    fn after_any_registration_the_same_kubelet_may_know_the_plugin() {
+    fn settles_with_the_same_kubelet_after_a_failed_registration() {
         for end in [
             RunEnd::NotRegistered(NotRegistered::NoStream),
             RunEnd::NotRegistered(NotRegistered::NotCalledBack),
         ] {
-            let [one, other] = socks();
+            let [one, other] = kubelet_sockets();
             assert_eq!(settles_with(after(one, &end), one), Settle::Yes);
             assert_eq!(settles_with(after(one, &end), other), Settle::No);
         }
     }
 
     #[test]
-    fn after_a_panic_anything_may_be_open() {
-        let [one, other] = socks();
+    fn settles_with_any_kubelet_after_a_panic() {
+        let [one, other] = kubelet_sockets();
         let panicked = RunEnd::Panicked("a bug".to_owned());
         assert_eq!(settles_with(after(one, &panicked), other), Settle::Yes);
     }
 
     #[test]
-    fn a_new_kubelet_disconnects_nobody_late_and_a_relabelled_socket_is_no_new_kubelet() {
-        let [one, other] = socks();
+    fn does_not_settle_with_a_new_kubelet_but_does_after_kubelet_sock_was_relabeled() {
+        let [one, other] = kubelet_sockets();
         let now = Instant::now();
         let mut stream = StreamKubelet::new(Some(one), now);
         let ended = |stream: &StreamKubelet, later| {
@@ -251,37 +257,37 @@ mod tests {
             after(one, &end)
         };
         assert_eq!(settles_with(ended(&stream, 0), one), Settle::Yes);
-        stream.saw(Some(other), now);
+        stream.observe_socket(Some(other), now);
         assert_eq!(settles_with(ended(&stream, 500), other), Settle::No);
         assert_eq!(settles_with(ended(&stream, 1500), other), Settle::Yes);
     }
 
     #[test]
-    fn a_lost_stream_is_a_restart_once_its_cause_is_known() {
-        let [one, other] = socks();
-        let lost = || after(one, &stream_ended(LONG_LIFE, Some(one)));
-        assert_eq!(lost().connected(one), Some(Cause::Stream));
-        assert_eq!(lost().connected(other), Some(Cause::Kubelet));
-        let mut memory = lost();
+    fn counts_a_lost_stream_as_one_restart_at_the_next_connection() {
+        let [one, other] = kubelet_sockets();
+        let after_lost_stream = || after(one, &stream_ended(LONG_STREAM, Some(one)));
+        assert_eq!(after_lost_stream().connected(one), Some(Cause::Stream));
+        assert_eq!(after_lost_stream().connected(other), Some(Cause::Kubelet));
+        let mut memory = after_lost_stream();
         memory.ended(&RunEnd::NoKubelet(NoKubelet::Missing));
         assert_eq!(memory.connected(other), Some(Cause::Kubelet));
         assert_eq!(memory.connected(other), None);
     }
 
     #[test]
-    fn pauses_grow_until_a_long_life_a_fault_or_a_new_kubelet() {
-        let [one, other] = socks();
+    fn pauses_grow_until_a_long_stream_a_fault_or_a_new_kubelet() {
+        let [one, other] = kubelet_sockets();
         let mut memory = RunMemory::default();
         memory.connected(one);
         let panicked = RunEnd::Panicked("a bug".to_owned());
         let pauses: Vec<Duration> = (0..4).map(|_| memory.pause(&panicked, 0.5)).collect();
         assert!(pauses.is_sorted() && pauses[0] < pauses[3], "{pauses:?}");
         assert_eq!(memory.failures(), 4);
-        let long = stream_ended(LONG_LIFE, Some(one));
-        assert_eq!(memory.pause(&long, 0.5), pauses[0]);
+        let long_stream = stream_ended(LONG_STREAM, Some(one));
+        assert_eq!(memory.pause(&long_stream, 0.5), pauses[0]);
         assert_eq!(memory.failures(), 0);
         let stream = EndedStream {
-            lived: Duration::ZERO,
+            open_for: Duration::ZERO,
             kubelet: Some(one),
         };
         for _ in 0..9 {
@@ -290,39 +296,39 @@ mod tests {
         assert_eq!(memory.pause(&panicked, 0.5), pauses[1]);
         memory.connected(other);
         assert_eq!(memory.pause(&panicked, 0.5), pauses[0]);
-        assert_eq!(memory.pause(&taken(), 0.5), TAKEN_PAUSE);
+        assert_eq!(memory.pause(&socket_taken(), 0.5), TAKEN_PAUSE);
     }
 
     #[test]
-    fn what_the_plugin_waits_for_is_news_when_it_changes() {
+    fn a_reason_to_wait_is_new_when_it_changes() {
         let mut memory = RunMemory::default();
         let waits = ["kubelet", "kubelet", "socket", "kubelet"].map(Some);
-        let news = waits.map(|what| memory.is_news(what));
-        assert_eq!(news, [true, false, true, true]);
-        assert!(memory.is_news(None) && memory.is_news(None));
-        memory.is_news(Some("kubelet"));
+        let is_new = waits.map(|what| memory.is_new_reason(what));
+        assert_eq!(is_new, [true, false, true, true]);
+        assert!(memory.is_new_reason(None) && memory.is_new_reason(None));
+        memory.is_new_reason(Some("kubelet"));
         memory.pause(&stream_ended(Duration::ZERO, None), 0.5);
-        assert!(memory.is_news(Some("kubelet")));
+        assert!(memory.is_new_reason(Some("kubelet")));
     }
 
     #[test]
-    fn with_something_else_to_register_everything_is_news_and_no_stream_is_lost() {
-        let [one, _] = socks();
-        let mut memory = after(one, &stream_ended(LONG_LIFE, Some(one)));
-        memory.is_news(Some("socket"));
-        memory.pause(&taken(), 0.5);
-        memory.starts_over();
+    fn a_restart_clears_the_logged_reason_and_the_lost_stream() {
+        let [one, _] = kubelet_sockets();
+        let mut memory = after(one, &stream_ended(LONG_STREAM, Some(one)));
+        memory.is_new_reason(Some("socket"));
+        memory.pause(&socket_taken(), 0.5);
+        memory.prepare_restart();
         assert_eq!(memory.failures(), 0);
-        assert!(memory.is_news(Some("socket")));
+        assert!(memory.is_new_reason(Some("socket")));
         assert_eq!(memory.connected(one), None);
         assert_eq!(memory.settle(), Settle::Yes);
     }
 
     #[test]
-    fn a_stop_leaves_what_is_known_of_the_kubelet() {
-        let [one, other] = socks();
+    fn settles_with_the_same_kubelet_after_a_stop() {
+        let [one, other] = kubelet_sockets();
         let stream = EndedStream {
-            lived: Duration::ZERO,
+            open_for: Duration::ZERO,
             kubelet: Some(one),
         };
         for end in [
@@ -332,7 +338,7 @@ mod tests {
             assert_eq!(settles_with(after(one, &end), one), Settle::Yes);
             assert_eq!(settles_with(after(one, &end), other), Settle::No);
         }
-        let unstarted = after(one, &RunEnd::Stopped(None));
-        assert_eq!(settles_with(unstarted, one), Settle::IfListed);
+        let never_bound = after(one, &RunEnd::Stopped(None));
+        assert_eq!(settles_with(never_bound, one), Settle::IfListed);
     }
 }

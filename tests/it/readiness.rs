@@ -19,7 +19,7 @@ use simple_device_plugin::supervisor::Supervisor;
 /// A manager that reads the checkpoint every 20 ms.
 fn looking(dir: &Path, variables: &[(&str, &str)]) -> Manager {
     let supervisor = Supervisor::new(resources(variables), dir);
-    Manager::run(supervisor.probing_every(Duration::from_millis(20)))
+    Manager::run(supervisor.with_probe_interval(Duration::from_millis(20)))
 }
 
 #[tokio::test]

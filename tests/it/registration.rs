@@ -158,7 +158,8 @@ async fn few_register_at_a_time_also_after_a_quiet() {
     let mut kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Accept);
     let resources = resources(&[("RESOURCE_NAME", &names.join(","))]);
     // No registration gives up its turn, even on a slow machine.
-    let supervisor = Supervisor::new(resources, dir.path()).with_turns_of(DEADLINE);
+    let supervisor =
+        Supervisor::new(resources, dir.path()).with_registration_permit_timeout(DEADLINE);
     let manager = Manager::run(supervisor);
     let all = kubelet
         .streaming

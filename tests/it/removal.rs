@@ -152,7 +152,7 @@ async fn what_the_pod_resources_lack_stays_while_the_checkpoint_has_it() {
     let _other = strict_kubelet(other_dir.path());
     let socket = settings(other_dir.path()).pod_resources_socket();
     let supervisor = Supervisor::new(from_file(&counted(1)), dir.path());
-    let manager = Manager::run(supervisor.asking_for_pod_resources(Some(socket)));
+    let manager = Manager::run(supervisor.with_pod_resources_socket(Some(socket)));
     shows(&kubelet, A, 1, 1).await;
     let everything = pod("p", &[(A, 1)]);
     kubelet.admit(&everything).await.expect("admitted");

@@ -46,7 +46,7 @@ pub(crate) struct LastError {
 pub struct Record {
     step: Step,
     /// How far the last try came, if it failed and no other came further since.
-    waits_at: Option<Step>,
+    failed_at: Option<Step>,
     /// Since when it stands where it stands, or waits.
     pub since: SystemTime,
     /// What went wrong last.
@@ -66,16 +66,16 @@ pub struct Record {
     /// Injected faults by kind.
     pub faults: EnumMap<InjectionPoint, u64>,
     /// Consecutive reads of the checkpoint that lacked it.
-    missed: u32,
+    missing_reads: u32,
     /// It started over for that, and no checkpoint had it since.
-    started_over: bool,
+    restarted_once: bool,
 }
 
 impl Record {
     pub fn new(now: SystemTime) -> Self {
         Self {
             step: Step::Starting,
-            waits_at: None,
+            failed_at: None,
             since: now,
             last_error: None,
             checkpoint_before: None,
@@ -85,16 +85,16 @@ impl Record {
             allocate_seconds: Durations::default(),
             allocated_devices: 0,
             faults: EnumMap::default(),
-            missed: 0,
-            started_over: false,
+            missing_reads: 0,
+            restarted_once: false,
         }
     }
 
     /// Another step of its run. As long as tries fail at the same one, it waits on, unless a fault is why.
     pub(crate) fn entered(&mut self, step: Step, now: SystemTime) {
         self.step = step;
-        if step == Step::Suspended || self.waits_at.is_none_or(|at| step > at) {
-            (self.waits_at, self.since) = (None, now);
+        if step == Step::Suspended || self.failed_at.is_none_or(|at| step > at) {
+            (self.failed_at, self.since) = (None, now);
         }
     }
 
@@ -102,7 +102,7 @@ impl Record {
     pub fn registered(&mut self, now: SystemTime) {
         self.entered(Step::Registered, now);
         self.registrations[RegistrationResult::Registered] += 1;
-        self.missed = 0;
+        self.missing_reads = 0;
     }
 
     /// A try failed; with how the registration went, if it came to that.
@@ -112,8 +112,8 @@ impl Record {
         registration: Option<RegistrationResult>,
         now: SystemTime,
     ) {
-        if self.waits_at != Some(self.step) {
-            (self.waits_at, self.since) = (Some(self.step), now);
+        if self.failed_at != Some(self.step) {
+            (self.failed_at, self.since) = (Some(self.step), now);
         }
         self.last_error = Some(LastError { what, at: now });
         if let Some(registration) = registration {
@@ -129,12 +129,12 @@ impl Record {
 
     /// Whether it is at this step, and the last try that failed did not come as far.
     pub fn is_at(&self, step: Step) -> bool {
-        self.step == step && self.waits_at.is_none()
+        self.step == step && self.failed_at.is_none()
     }
 
     /// Where it stands, in one word: a step, or `waiting` where the last try failed.
     pub fn state(&self) -> &'static str {
-        match self.waits_at {
+        match self.failed_at {
             Some(_) => "waiting",
             None => self.step.as_str(),
         }
@@ -142,7 +142,7 @@ impl Record {
 
     /// What it waits for; `None` where the kubelet has its stream.
     pub(crate) fn waits_for(&self) -> Option<String> {
-        match (self.waits_at, &self.last_error) {
+        match (self.failed_at, &self.last_error) {
             (Some(Step::Starting), Some(error)) => Some(format!("starts over: {}", error.what)),
             (Some(at), Some(error)) => Some(format!("{}: {}", at.waits_for(), error.what)),
             _ if self.step == Step::Registered => None,
@@ -152,7 +152,7 @@ impl Record {
 
     pub fn restarted(&mut self, cause: Cause) {
         self.restarts[cause] += 1;
-        self.waits_at = None;
+        self.failed_at = None;
     }
 
     /// A fault was injected.
@@ -172,19 +172,19 @@ impl Record {
     pub(crate) fn checkpoint_read(&mut self, standing: Standing, now: SystemTime) -> bool {
         let registered = self.is_at(Step::Registered);
         match standing {
-            Standing::Lacking if registered => self.missed += 1,
+            Standing::Lacking if registered => self.missing_reads += 1,
             Standing::Listed if registered => {
-                (self.missed, self.started_over) = (0, false);
+                (self.missing_reads, self.restarted_once) = (0, false);
             }
-            _ => self.missed = 0,
+            _ => self.missing_reads = 0,
         }
-        let forgotten = self.missed >= 2 && !self.started_over;
-        if forgotten {
-            self.started_over = true;
+        let is_missing = self.missing_reads >= 2 && !self.restarted_once;
+        if is_missing {
+            self.restarted_once = true;
             let what = "the kubelet's checkpoint lacked it though its stream was open".to_owned();
             self.last_error = Some(LastError { what, at: now });
         }
-        forgotten
+        is_missing
     }
 }
 
@@ -196,71 +196,71 @@ mod tests {
         SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
     }
 
-    fn stands(record: &Record) -> (&'static str, u64) {
+    fn state_and_since(record: &Record) -> (&'static str, u64) {
         let since = record.since.duration_since(SystemTime::UNIX_EPOCH);
         (record.state(), since.unwrap().as_secs())
     }
 
-    fn fails(record: &mut Record, what: &str, now: SystemTime) {
+    fn fail(record: &mut Record, what: &str, now: SystemTime) {
         record.failed(what.to_owned(), None, now);
     }
 
     #[test]
-    fn waits_since_the_first_of_tries_that_fail_alike() {
+    fn keeps_the_time_of_the_first_failure_at_the_same_step() {
         let mut record = Record::new(at(0));
         for second in [1, 2, 3] {
             record.entered(Step::Connecting, at(second));
-            fails(&mut record, "no kubelet", at(second));
-            assert_eq!(stands(&record), ("waiting", 1));
+            fail(&mut record, "no kubelet", at(second));
+            assert_eq!(state_and_since(&record), ("waiting", 1));
         }
         record.entered(Step::Connecting, at(4));
-        assert_eq!(stands(&record), ("waiting", 1));
+        assert_eq!(state_and_since(&record), ("waiting", 1));
         record.entered(Step::Binding, at(4));
-        assert_eq!(stands(&record), ("binding", 4));
-        fails(&mut record, "taken", at(5));
-        assert_eq!(stands(&record), ("waiting", 5));
+        assert_eq!(state_and_since(&record), ("binding", 4));
+        fail(&mut record, "taken", at(5));
+        assert_eq!(state_and_since(&record), ("waiting", 5));
         assert_eq!(record.waits_for().unwrap(), "waits for its socket: taken");
         // It gets less far: another trouble.
         record.entered(Step::Connecting, at(6));
-        assert_eq!(stands(&record), ("waiting", 5));
-        fails(&mut record, "no kubelet", at(7));
-        assert_eq!(stands(&record), ("waiting", 7));
+        assert_eq!(state_and_since(&record), ("waiting", 5));
+        fail(&mut record, "no kubelet", at(7));
+        assert_eq!(state_and_since(&record), ("waiting", 7));
         assert_eq!(
             record.waits_for().unwrap(),
             "waits for the kubelet: no kubelet"
         );
         record.entered(Step::Binding, at(8));
-        assert_eq!(stands(&record), ("binding", 8));
+        assert_eq!(state_and_since(&record), ("binding", 8));
     }
 
     #[test]
-    fn a_suspending_fault_is_reported_whatever_failed_before() {
+    fn a_suspended_registration_replaces_an_earlier_failure() {
         let mut record = Record::new(at(0));
         record.entered(Step::Registering, at(1));
-        fails(&mut record, "refused", at(1));
+        fail(&mut record, "refused", at(1));
         record.entered(Step::Connecting, at(2));
-        assert_eq!(stands(&record), ("waiting", 1));
+        assert_eq!(state_and_since(&record), ("waiting", 1));
         record.entered(Step::Suspended, at(3));
-        assert_eq!(stands(&record), ("suspended", 3));
+        assert_eq!(state_and_since(&record), ("suspended", 3));
         let waits_for = "waits until the fault that suspends its registration ends";
         assert_eq!(record.waits_for().unwrap(), waits_for);
     }
 
     #[test]
-    fn a_stream_that_ended_is_followed_by_a_new_start() {
+    fn a_plugin_whose_stream_ended_starts_again() {
         let mut record = Record::new(at(0));
         record.registered(at(1));
-        assert_eq!(stands(&record), ("registered", 1));
+        assert_eq!(state_and_since(&record), ("registered", 1));
         assert_eq!(record.waits_for(), None);
         record.stream_ended("the stream ended".to_owned(), at(9));
-        assert_eq!(stands(&record), ("waiting", 9));
+        assert_eq!(state_and_since(&record), ("waiting", 9));
         assert_eq!(record.waits_for().unwrap(), "starts over: the stream ended");
         record.entered(Step::Connecting, at(10));
-        assert_eq!(stands(&record), ("connecting", 10));
+        assert_eq!(state_and_since(&record), ("connecting", 10));
     }
 
     #[test]
-    fn starts_over_once_when_the_checkpoint_lacks_it_twice() {
+    fn restarts_once_when_two_checkpoints_lack_the_resource() {
         use Standing::{Lacking, Listed, OfAnother};
         let mut record = Record::new(at(0));
         let read = |record: &mut Record, standings: &[Standing]| -> Vec<bool> {
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_are_counted_by_code_and_time() {
+    fn counts_allocate_calls_by_code_and_duration() {
         let mut record = Record::new(at(0));
         record.allocated(0, 3, Duration::from_micros(90));
         record.allocated(5, 0, Duration::from_millis(100));

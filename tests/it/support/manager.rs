@@ -37,7 +37,7 @@ impl Manager {
 
     pub fn of(dir: &Path, resources: Vec<Resource>) -> Self {
         let socket = KubeletSettings::new(dir).pod_resources_socket();
-        Self::run(Supervisor::new(resources, dir).asking_for_pod_resources(Some(socket)))
+        Self::run(Supervisor::new(resources, dir).with_pod_resources_socket(Some(socket)))
     }
 
     pub fn run(supervisor: Supervisor) -> Self {
