@@ -1,4 +1,4 @@
-//! One plugin while it runs: how others see it and change it.
+//! The handle through which other modules observe and change a running plugin.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -20,21 +20,20 @@ use crate::util::watch_cell::WatchCell;
 
 use super::injector::FaultInjector;
 
-/// A clone is another handle to the same plugin.
+/// Observes and changes one plugin. Clones refer to the same plugin.
 #[derive(Clone, Debug)]
 pub struct PluginHandle {
     offer: WatchCell<Arc<Offer>>,
     injector: FaultInjector,
-    /// When devices that are pending removal can be dropped.
+    /// Decides when devices that are pending removal can leave the list.
     removal: Arc<Mutex<Removal>>,
-    /// What became of it.
     record: WatchCell<Record>,
-    /// The kubelet's checkpoint lacks it.
+    /// Notified when the plugin must restart because the kubelet's checkpoint does not list the resource.
     missing_in_checkpoint: Arc<Notify>,
 }
 
 impl PluginHandle {
-    /// A plugin for this resource, without faults. `delays` are those of all plugins together.
+    /// Creates a handle without faults. `delays` is the delay budget that all plugins share.
     pub(crate) fn new(resource: Resource, delays: Arc<Mutex<Delays>>) -> Self {
         let record = WatchCell::new(Record::new(SystemTime::now()));
         Self {
@@ -46,17 +45,17 @@ impl PluginHandle {
         }
     }
 
-    /// The offer as it is now.
+    /// Returns the current offer.
     pub fn offer(&self) -> Arc<Offer> {
         Arc::clone(&self.offer.borrow())
     }
 
-    /// Follows the offer.
+    /// Returns a receiver of every change to the offer.
     pub fn offers(&self) -> watch::Receiver<Arc<Offer>> {
         self.offer.subscribe()
     }
 
-    /// Follows what becomes of the plugin.
+    /// Returns a receiver of the plugin's record. Counts of Allocate calls change without a notification.
     pub fn records(&self) -> watch::Receiver<Record> {
         self.record.subscribe()
     }
@@ -69,47 +68,48 @@ impl PluginHandle {
         self.removal.lock()
     }
 
-    /// Notes something at this moment.
+    /// Changes the record and notifies its receivers. `update` gets the current time.
     pub(crate) fn update_record(&self, update: impl FnOnce(&mut Record, SystemTime)) {
         self.record
             .update(|record| update(record, SystemTime::now()));
     }
 
-    /// Counts something without waking those who follow the record: there can be very many calls.
+    /// Changes the record without notifying its receivers, because there can be many calls per second.
     pub(super) fn update_record_silently(&self, update: impl FnOnce(&mut Record)) {
         self.record.update_silently(update);
     }
 
-    /// Replaces the configuration by another one of the same resource. Faults that both have go on.
+    /// Applies a new configuration of the same resource. Faults that are unchanged keep their counts.
     pub(crate) fn configure(&self, resource: &Resource, faults: &[Fault]) {
         self.injector.configure(faults);
         self.offer.reconfigure(resource);
     }
 
-    /// Adds the devices that pods hold to the list, also where the configuration lacks them.
+    /// Adds the devices that pods hold to the list, even if they are no longer configured.
     pub(super) fn add_held_devices(&self, held: &[Device]) {
         self.offer.hold(held);
     }
 
-    /// Drops these of the devices that are pending removal.
+    /// Removes these devices from the list if they are pending removal.
     pub(crate) fn drop_removing(&self, ids: &BTreeSet<&str>) {
         self.offer.drop_removing(ids);
     }
 
-    /// Sends the same list once more.
+    /// Sends the unchanged device list again.
     pub(crate) fn repeat_list(&self) {
         self.offer.repeat();
     }
 
-    /// Makes devices flap, by its faults, for as long as it is polled.
+    /// Applies the health faults to the devices for as long as the future is polled.
     pub(crate) async fn flap(&self) -> Infallible {
         self.injector.flap(&self.offer).await
     }
 
-    /// Sets the health of devices (see [`crate::model::selection`]) and returns their IDs.
+    /// Overrides the health of the selected devices and returns their IDs. The format of `devices` is described in
+    /// [`crate::model::selection`].
     ///
     /// # Errors
-    /// When no such device is there.
+    /// Returns an error if the selection is invalid or matches no device.
     pub fn set_health(
         &self,
         devices: &str,
@@ -118,15 +118,15 @@ impl PluginHandle {
         self.offer.set_health(devices, health)
     }
 
-    /// Sets the number of devices.
+    /// Overrides the number of devices.
     ///
     /// # Errors
-    /// If the devices are a list, or the list would pass the kubelet's 4 MiB.
+    /// Returns an error if the devices are configured as a list, or if `count` exceeds a size limit.
     pub(crate) fn scale(&self, count: usize) -> Result<(), CountError> {
         self.offer.set(|offer| offer.with_count(count))
     }
 
-    /// Back to the configuration: overrides and faults set at run time are removed, configured faults begin anew.
+    /// Removes all overrides and all faults set at run time, and restores the configured faults with new counts.
     pub(crate) fn reset(&self) {
         let Ok(()) = self
             .offer
@@ -134,20 +134,21 @@ impl PluginHandle {
         self.injector.reset();
     }
 
-    /// Adds a fault; returns it with its seed.
+    /// Adds a fault and returns it with its seed.
     ///
     /// # Errors
-    /// When there are too many.
+    /// Returns an error if the resource already has too many faults.
     pub fn set_fault(&self, fault: Fault) -> Result<Fault, TooMany> {
         self.injector.set(fault)
     }
 
-    /// Removes all faults, the configured ones too; returns how many.
+    /// Removes all faults, including the configured ones, and returns their number.
     pub(crate) fn clear_faults(&self) -> usize {
         self.injector.clear()
     }
 
-    /// Looks for the resource in the kubelet's checkpoint. Where it is missing repeatedly, the plugin starts over, once.
+    /// Looks for the resource in the kubelet's checkpoint. If two reads in a row do not list it, the plugin restarts
+    /// once.
     pub(crate) fn check_checkpoint(&self, checkpoint: &Checkpoint) {
         let offer = self.offer();
         let standing = checkpoint.standing(offer.resource().name.as_str(), offer.devices());
@@ -155,12 +156,12 @@ impl PluginHandle {
             .record
             .update(|record| record.checkpoint_read(standing, SystemTime::now()));
         if is_missing {
-            // It is heard: a plugin that is registered listens.
+            // No notification is lost: the restart loop waits for it while the plugin is registered.
             self.missing_in_checkpoint.notify_waiters();
         }
     }
 
-    /// Waits until the kubelet's checkpoint lacks the resource repeatedly.
+    /// Waits until the plugin must restart because the kubelet's checkpoint does not list the resource.
     pub(crate) async fn missing_in_checkpoint(&self) {
         self.missing_in_checkpoint.notified().await;
     }

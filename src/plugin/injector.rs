@@ -1,4 +1,4 @@
-//! What injected faults do to a plugin.
+//! Injects the faults of one plugin into its calls, its stream, its registration and the health of its devices.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,24 +21,23 @@ use crate::util::watch_cell::WatchCell;
 
 use super::stream::StreamEnd;
 
-/// Each list makes the kubelet write its checkpoint: devices that flap make no more than two a second.
+/// Every list makes the kubelet write its checkpoint, so health faults send at most two lists per second.
 const LIST_INTERVAL_MIN: Duration = Duration::from_millis(500);
 
-/// Seeds that are made up are short, to be given again.
+/// Random seeds have at most six digits, so that users can easily repeat them.
 const SEED_LIMIT: u64 = 1_000_000;
 
-/// Injects the faults of one plugin, counts and logs them. A clone injects the same ones.
+/// Injects, counts and logs the faults of one plugin. Clones share the same faults.
 #[derive(Clone, Debug)]
 pub(crate) struct FaultInjector {
     resource: ResourceName,
     faults: WatchCell<Faults>,
-    /// How long calls may be delayed, of all plugins together.
+    /// The delay budget that all plugins share.
     delays: Arc<Mutex<Delays>>,
     record: WatchCell<Record>,
 }
 
 impl FaultInjector {
-    /// Without faults.
     pub fn new(
         resource: ResourceName,
         delays: Arc<Mutex<Delays>>,
@@ -52,15 +51,14 @@ impl FaultInjector {
         }
     }
 
-    /// The faults as they are now.
     pub fn faults(&self) -> Faults {
         self.faults.borrow().clone()
     }
 
-    /// Adds a fault at run time; returns it with its seed.
+    /// Adds a fault at run time and returns it with its seed.
     ///
     /// # Errors
-    /// When there are too many.
+    /// Returns an error if the resource already has too many faults.
     pub fn set(&self, fault: Fault) -> Result<Fault, TooMany> {
         let set = |faults: &mut Faults| {
             faults
@@ -70,7 +68,7 @@ impl FaultInjector {
         self.faults.update(set)
     }
 
-    /// Replaces the configured faults by others: see [`Faults::configure`].
+    /// Replaces the configured faults; see [`Faults::configure`].
     pub fn configure(&self, configured: &[Fault]) {
         if self.faults.borrow().are_configured(configured) {
             return;
@@ -79,26 +77,26 @@ impl FaultInjector {
             .faults
             .update(|faults| faults.configure(configured, random_seed));
         for fault in new {
-            // So that failures can be explained.
+            // A warning, because the fault explains failures later in the log.
             warn!(resource = %self.resource, fault = fault.to_string(), "a fault is configured");
         }
     }
 
-    /// Back to the configured faults, from their beginning.
+    /// Restores the configured faults with new counts and removes all others.
     pub fn reset(&self) {
         self.faults.update(|faults| faults.reset(random_seed));
     }
 
-    /// Removes all faults, the configured ones too; returns how many.
+    /// Removes all faults, including the configured ones, and returns their number.
     pub fn clear(&self) -> usize {
         self.faults.update(Faults::clear)
     }
 
-    /// What comes before a call is evaluated: a delay, or instead of an answer a refusal. Nobody waits on once it is
-    /// `ending`, or all that delays the call are cleared.
+    /// Injects the faults of a call before the call is handled. A delay ends early when `stopping` is canceled or when
+    /// all faults that delay the call are cleared.
     ///
     /// # Errors
-    /// The refusal.
+    /// Returns the injected error, if any.
     pub async fn before_call(
         &self,
         point: InjectionPoint,
@@ -106,13 +104,13 @@ impl FaultInjector {
     ) -> Result<(), Status> {
         let injected = self.evaluate_call(point);
         if !injected.delays.is_empty() {
-            // Boxed: every call would carry its size, and hardly any is delayed.
+            // Boxed to keep the futures of all other calls small: few calls are delayed.
             Box::pin(self.delay(point, &injected.delays, stopping)).await;
         }
         match injected.refusal {
-            // It may have been cleared meanwhile.
+            // The fault may have been cleared during the delay.
             Some((id, refusal)) if self.has(id) => {
-                self.log_injection(point, format_args!("refused with {}", refusal.code));
+                self.count_injection(point, format_args!("call refused with {}", refusal.code));
                 Err(Status::new(refusal.code.number().into(), refusal.message))
             }
             _ => Ok(()),
@@ -135,13 +133,13 @@ impl FaultInjector {
         let length = granted.grant.length;
         if length < requested {
             let (resource, fault) = (&self.resource, point.as_str());
-            warn!(%resource, fault, ?requested, granted = ?length, "a delay is cut: {BOUNDS}");
+            warn!(%resource, fault, ?requested, granted = ?length, "the injected delay is shortened: {BOUNDS}");
         }
         if length.is_zero() {
             return self.faults.update_silently(|faults| faults.take_back(&ids));
         }
         for _ in &ids {
-            self.log_injection(point, format_args!("delayed, in all by {length:?}"));
+            self.count_injection(point, format_args!("call delayed by {length:?} in total"));
         }
         tokio::select! {
             () = sleep(length) => {}
@@ -150,7 +148,7 @@ impl FaultInjector {
         }
     }
 
-    /// What suspends the next registration.
+    /// Evaluates the registration faults. Returns those that suspend the next registration.
     pub(crate) fn suspend(&self, evaluated: &mut Evaluated) -> Vec<Suspension> {
         let suspensions = self
             .faults
@@ -161,20 +159,20 @@ impl FaultInjector {
                 .map_or("until it is cleared".to_owned(), |until| {
                     format!("for {:.0?}", until.duration_since(Instant::now()))
                 });
-            self.log_injection(
+            self.count_injection(
                 InjectionPoint::Registration,
-                format_args!("suspended {duration}"),
+                format_args!("registration suspended {duration}"),
             );
         }
         suspensions
     }
 
-    /// Whether this still suspends a registration.
+    /// Returns whether this suspension is still in effect.
     pub(crate) fn is_suspended_by(&self, suspension: &Suspension) -> bool {
         suspension.until.is_none_or(|until| until > Instant::now()) && self.has(suspension.id)
     }
 
-    /// Waits until this suspends a registration no more.
+    /// Waits until the suspension expires or its fault is cleared.
     pub(crate) async fn suspension_ended(&self, suspension: &Suspension) {
         let ids = [suspension.id];
         tokio::select! {
@@ -183,7 +181,7 @@ impl FaultInjector {
         }
     }
 
-    /// Waits until a fault ends the open stream. Each is evaluated once for each stream, as soon as it is there.
+    /// Waits until a fault ends the open stream. Each fault is evaluated once per stream, as soon as it is set.
     pub(super) async fn end_stream(&self, evaluated: &mut Evaluated) -> StreamEnd {
         let mut changes = self.faults.subscribe();
         loop {
@@ -197,17 +195,17 @@ impl FaultInjector {
                 .faults
                 .update_silently(|faults| faults.stream(evaluated));
             for _ in 0..dropped {
-                self.log_injection(InjectionPoint::Stream, format_args!("dropped"));
+                self.count_injection(InjectionPoint::Stream, format_args!("stream dropped"));
             }
             if dropped > 0 {
                 return StreamEnd::Dropped;
             }
-            // Never closed: the handle is ours.
+            // Cannot fail: `self` keeps the sender alive.
             let _ = changes.changed().await;
         }
     }
 
-    /// Lets devices of this offer flap for as long as it is polled.
+    /// Applies the health faults to the offer's devices for as long as the future is polled.
     pub async fn flap(&self, offer: &WatchCell<Arc<Offer>>) -> Infallible {
         let mut flaps = Flaps::default();
         let mut changes = self.faults.subscribe();
@@ -223,7 +221,7 @@ impl FaultInjector {
                 } else {
                     "devices become"
                 };
-                self.log_injection(
+                self.count_injection(
                     InjectionPoint::Health,
                     format_args!("{count} {devices} Unhealthy"),
                 );
@@ -234,13 +232,12 @@ impl FaultInjector {
             }
             tokio::select! {
                 () = sleep_until_some(flaps.next()) => {}
-                // Never closed: the handle is ours.
+                // Cannot fail: `self` keeps the sender alive.
                 _ = changes.changed() => {}
             }
         }
     }
 
-    /// Evaluates a call of an RPC.
     fn evaluate_call(&self, point: InjectionPoint) -> OfCall {
         if !self.faults.borrow().threaten(point) {
             return OfCall::default();
@@ -248,27 +245,25 @@ impl FaultInjector {
         self.faults.update_silently(|faults| faults.call(point))
     }
 
-    /// Whether this fault is still there.
     fn has(&self, id: FaultId) -> bool {
         self.faults.borrow().has(id)
     }
 
-    /// Waits until none of these faults is there any more.
+    /// Waits until all of these faults are cleared or replaced.
     async fn cleared(&self, ids: &[FaultId]) {
         let mut faults = self.faults.subscribe();
         let gone = faults.wait_for(|faults| !ids.iter().any(|id| faults.has(*id)));
-        // Never closed: the handle is ours.
+        // Cannot fail: `self` keeps the sender alive.
         drop(gone.await);
     }
 
-    /// Counts and logs an injection.
-    fn log_injection(&self, point: InjectionPoint, how: std::fmt::Arguments) {
+    fn count_injection(&self, point: InjectionPoint, how: std::fmt::Arguments) {
         self.record.update(|record| record.injected(point));
         warn!(resource = %self.resource, fault = point.as_str(), "fault injected: {how}");
     }
 }
 
-/// A call that waits, until it is answered or given up.
+/// Marks a call as delayed. Dropped when the delay ends or the kubelet cancels the call.
 struct DelayedCall<'a> {
     faults: &'a WatchCell<Faults>,
     ids: &'a [FaultId],
@@ -281,7 +276,7 @@ impl Drop for DelayedCall<'_> {
     }
 }
 
-/// A delay that was granted; what is not used is given back, however the call ends.
+/// A granted part of the delay budget. Dropping it returns the unused part.
 struct GrantedDelay {
     delays: Arc<Mutex<Delays>>,
     grant: Grant,
@@ -300,7 +295,7 @@ impl Drop for GrantedDelay {
     }
 }
 
-/// That moment, or never.
+/// Sleeps until the given time; forever if there is none.
 async fn sleep_until_some(moment: Option<Instant>) {
     match moment {
         Some(moment) => sleep_until(moment.into()).await,

@@ -1,4 +1,4 @@
-//! One device plugin: a run from the connection to the kubelet to the removal of its socket.
+//! The device plugin of one resource: its gRPC server, its registration with the kubelet, and its injected faults.
 
 mod handle;
 mod injector;

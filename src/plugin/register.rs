@@ -1,4 +1,4 @@
-//! The registration with a kubelet: from the connection to the open stream.
+//! The registration with the kubelet: settle if necessary, call Register, and wait until ListAndWatch is open.
 
 use std::convert::Infallible;
 use std::ops::Range;
@@ -19,27 +19,26 @@ use super::run::{Connected, PluginInstance};
 use super::run_end::NotRegistered;
 use super::server::Server;
 
-/// The kubelet disconnects a plugin up to 20 ms after it closed the connection, and the disconnect hits any plugin
-/// that registered the resource in between.
+/// How long to settle. The kubelet disconnects a plugin up to 20 ms after it closed the connection, by resource name,
+/// so it would disconnect a plugin that registered in between.
 const SETTLE: Duration = Duration::from_millis(500);
 
 const STREAM_OPENS_WITHIN: Duration = Duration::from_secs(5);
 
-/// Whether to wait before the registration, since the kubelet may still be disconnecting a predecessor. It handles the
-/// end of a connection late, and by the resource's name: that would hit the new registration.
+/// Whether to wait for [`SETTLE`] before the registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settle {
-    /// There is no predecessor.
+    /// The kubelet is not disconnecting a previous plugin.
     No,
-    /// Only if its checkpoint lists the resource: another process may have served it a moment ago.
+    /// Settle if the kubelet's checkpoint lists the resource: another process may just have stopped serving it.
     IfListed,
-    /// There may be one.
+    /// The kubelet may still be disconnecting a previous plugin.
     Yes,
 }
 
 impl PluginInstance {
-    /// Registers on the connection that was open before the socket was bound, and waits until the
-    /// kubelet has opened ListAndWatch. Returns the connection of that stream.
+    /// Registers on the connection that was opened before the socket was bound, and waits until the kubelet has opened
+    /// ListAndWatch. Returns the connection of that stream.
     pub(super) async fn register(
         &self,
         resource: &Resource,
@@ -54,12 +53,12 @@ impl PluginInstance {
         if self.should_settle(settle, resource).await {
             drop(permit.take());
             self.entered(Step::Settling);
-            debug!(resource = %resource.name, "settling: the kubelet may still be disconnecting a predecessor");
+            debug!(resource = %resource.name, "waiting 0.5 s because the kubelet may still be disconnecting a previous plugin");
             sleep(SETTLE).await;
             permit = self.permit().await;
         }
         self.entered(Step::Registering);
-        // A slow registration gives its turn away.
+        // A slow registration must not delay those of other resources.
         let permit_released = async {
             sleep(self.permit_timeout).await;
             drop(permit);
@@ -93,7 +92,7 @@ impl PluginInstance {
         confirm_registration(&mut peers, connections).await
     }
 
-    /// A turn among the few that register; never closed, so there is always one.
+    /// Waits for a registration permit. Returns `None` only if the semaphore is closed, which never happens.
     pub(super) async fn permit(&self) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.registration_permits)
             .acquire_owned()
@@ -112,16 +111,17 @@ impl PluginInstance {
         }
     }
 
-    /// Whoever had the resource before may have given devices to pods that the configuration lacks. The first list
-    /// must have them: the kubelet crashes over one that a pod holds and the list lacks.
+    /// Adds the devices that pods hold to the first list, even if they are no longer configured: the kubelet crashes if
+    /// a pod holds a device that is not in the list.
     async fn add_held_devices(&self, resource: &Resource) {
         let held = self.holders.held(&resource.name).await;
         self.handle.add_held_devices(&held);
     }
 }
 
-/// OK alone does not mean registered: the kubelet must have dialled and asked for the options
-/// meanwhile, so on one of the connections made until then, and it must open ListAndWatch on that same one.
+/// Waits until the kubelet has opened ListAndWatch. A Register that returned OK is not enough: the kubelet must also
+/// have called GetDevicePluginOptions on one of these `connections`, and must open ListAndWatch on the same
+/// connection.
 async fn confirm_registration(
     peers: &mut watch::Receiver<Table>,
     connections: Range<ConnectionId>,

@@ -1,5 +1,5 @@
-//! One run of a plugin, from the connection to the kubelet to the removal of its socket. It keeps nothing: what the next
-//! run needs to know is in the value that it returns.
+//! One run of a plugin, from the connection to the kubelet to the removal of its socket. A run keeps no state: its
+//! [`RunEnd`] has everything that the next run needs.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,64 +25,58 @@ use super::run_end::RunEnd;
 use super::server::Server;
 use super::stream::{EndedStream, StreamEnd, StreamKubelet};
 
-/// One resource's plugin, which can be run again and again.
+/// The plugin of one resource. It can be run repeatedly.
 pub(crate) struct PluginInstance {
-    /// What it offers, and what became of it.
     pub handle: PluginHandle,
-    /// Where its socket goes.
     pub dir: PluginDir,
-    /// Which devices pods hold.
     pub holders: Holders,
-    /// What stands at kubelet.sock.
+    /// The identity of kubelet.sock. A value is sent at each change and poll of the plugin directory.
     pub kubelet: watch::Receiver<KubeletSocket>,
-    /// Lets a few instances register at a time.
+    /// Limits how many plugins connect and register at a time.
     pub registration_permits: Arc<Semaphore>,
-    /// How long a registration that was sent keeps others from theirs.
+    /// How long Register may take before its permit is released for another plugin.
     pub permit_timeout: Duration,
 }
 
-/// A kubelet, and the turn to register with it.
+/// A connection to the kubelet, with the permit to register.
 pub(crate) struct Connected {
     pub kubelet: KubeletConnection,
     pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
-/// What a run begins with.
+/// The input of a run.
 pub(crate) struct RunStart {
-    /// What it registers.
     pub resource: Arc<Resource>,
     pub connected: Connected,
-    /// By what is known of earlier runs.
     pub settle: Settle,
-    /// The faults that were evaluated for this registration.
+    /// The faults that were already evaluated for this registration.
     pub evaluated: Evaluated,
 }
 
-/// The stream that the kubelet has open.
+/// The open ListAndWatch stream.
 struct KubeletStream {
     connection: ConnectionId,
     kubelet: StreamKubelet,
-    /// The faults that were evaluated for it.
+    /// The faults that were already evaluated for this stream.
     evaluated: Evaluated,
 }
 
 impl PluginInstance {
-    /// Waits for its turn, then connects to the kubelet.
+    /// Waits for a registration permit, then connects to the kubelet.
     ///
     /// # Errors
-    /// When no kubelet answers.
+    /// Returns an error if no kubelet answers.
     pub async fn connect(&mut self) -> Result<Connected, NoKubelet> {
         self.entered(Step::Connecting);
         let permit = self.permit().await;
-        // What the watch found before says nothing of the stream to come: it may lag behind.
+        // The watch may lag behind, so its current value may be older than this connection.
         self.kubelet.mark_unchanged();
         let kubelet = KubeletConnection::open(&self.dir.kubelet_socket()).await?;
         Ok(Connected { kubelet, permit })
     }
 
-    /// Binds, registers, and serves until the stream ends or `stop` is canceled; then shuts down. Whatever
-    /// happens, every connection is closed when this returns, and the socket's file is gone unless
-    /// somebody keeps the directory locked.
+    /// Binds, registers, and serves until the stream ends or `stop` is canceled; then shuts down. When this returns,
+    /// every connection is closed, and the socket file is removed unless another process holds the directory's lock.
     pub async fn run(&mut self, start: RunStart, stop: &CancellationToken) -> RunEnd {
         let (resource, identity) = (start.resource, start.connected.kubelet.identity());
         let (socket, before) = tokio::select! {
@@ -96,15 +90,15 @@ impl PluginInstance {
             Before::Nothing => start.settle,
             Before::Stale | Before::Binder => Settle::Yes,
         };
-        // Also where the run before panicked: what its stream reported was reported to another life of the kubelet.
+        // Needed here too, because a run that panicked did not reach the call below.
         self.handle.removal().stream_ended();
         let mut server = Server::start(socket, Arc::clone(&resource), self.handle.clone());
         let registered = tokio::select! {
-            // Boxed, since its memory is needed for a moment only.
+            // Boxed because its memory is needed only until the plugin is registered.
             registered = Box::pin(self.register(&resource, start.connected, &server, settle)) => {
                 registered.map_err(RunEnd::NotRegistered)
             }
-            // The kubelet may know the plugin already.
+            // The kubelet may already know the plugin, so the next run must settle.
             () = stop.cancelled() => Err(RunEnd::Stopped(Some(EndedStream {
                 open_for: Duration::ZERO,
                 kubelet: Some(identity),
@@ -136,7 +130,7 @@ impl PluginInstance {
     async fn bind(&self, resource: &Resource) -> Result<(OwnSocket, Before), BindError> {
         self.entered(Step::Binding);
         let bound = OwnSocket::bind(self.dir.socket(&resource.socket)).await?;
-        debug!(resource = %resource.name, endpoint = %resource.socket, "Starting to listen");
+        debug!(resource = %resource.name, endpoint = %resource.socket, "listening");
         Ok(bound)
     }
 
@@ -166,7 +160,8 @@ impl PluginInstance {
         }
     }
 
-    /// The open stream is the truth: only its end or a fault ends this.
+    /// Waits until the stream ends or a fault ends it. A file event never ends it: a second registration beside an open
+    /// stream would lose the resource when the first stream ends.
     async fn stream_end(
         &mut self,
         stream: &mut KubeletStream,
@@ -190,15 +185,15 @@ impl PluginInstance {
                 end = &mut fault => return end,
                 Ok(()) = self.kubelet.changed() => {
                     stream.kubelet.observe_socket(*self.kubelet.borrow_and_update(), Instant::now());
-                    // Waits for nothing but the directory's lock.
+                    // This blocks the loop for 2 s at most, while it waits for the directory's lock.
                     self.rebind_removed_socket(resource, server).await;
                 }
             }
         }
     }
 
-    /// Binds the socket anew if someone removed it. The open connections stay, and nobody registers:
-    /// that would end the stream.
+    /// Binds the socket again if its file was removed. Connections stay open, and the plugin does not register again,
+    /// because that would end the stream.
     async fn rebind_removed_socket(&self, resource: &Resource, server: &mut Server) {
         if server.socket().is_in_place() {
             return;
@@ -207,9 +202,11 @@ impl PluginInstance {
         match OwnSocket::bind(self.dir.socket(endpoint)).await {
             Ok((socket, _)) => {
                 server.move_to(socket);
-                warn!(%resource, %endpoint, "the socket was removed: bound it anew");
+                warn!(%resource, %endpoint, "the plugin's socket was removed; created it again");
             }
-            Err(error) => debug!(%resource, %endpoint, %error, "the socket was removed"),
+            Err(error) => {
+                debug!(%resource, %endpoint, %error, "the plugin's socket was removed; cannot create it again")
+            }
         }
     }
 }

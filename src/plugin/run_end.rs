@@ -1,4 +1,4 @@
-//! How a run ends: one value that says all of it.
+//! How a run ended, as a value that the restart loop logs, counts and remembers.
 
 use thiserror::Error;
 
@@ -10,29 +10,28 @@ use crate::plugin::record::{Cause, RegistrationResult};
 
 use super::stream::EndedStream;
 
-/// How a run ended. Its text is what the log and the status say.
+/// How a run ended. Its display text appears in the log and in the status.
 #[derive(Debug, Error)]
 pub(crate) enum RunEnd {
-    /// It was asked to stop; with its stream, if it came to that.
+    /// The run was asked to stop. The stream is `None` if the kubelet cannot know the plugin yet.
     #[error("stopped")]
     Stopped(Option<EndedStream>),
     #[error(transparent)]
     NoKubelet(#[from] NoKubelet),
-    /// There is no socket of its own.
     #[error("{0}{remedy}", remedy = remedy(.0))]
     NotBound(BindError),
     #[error(transparent)]
     NotRegistered(NotRegistered),
-    /// Nobody here ended the stream.
-    #[error("the stream ended")]
+    /// The kubelet closed the stream or its connection, or the server failed.
+    #[error("the ListAndWatch stream ended")]
     StreamEnded(EndedStream),
-    /// By a fault.
-    #[error("a fault dropped the stream")]
+    #[error("a stream fault closed ListAndWatch")]
     StreamDropped(EndedStream),
-    /// By faults, which suspend the next registration.
-    #[error("a fault suspends the registration")]
+    /// The suspensions delay the next registration.
+    #[error("a registration fault closed ListAndWatch")]
     Suspended(EndedStream, Vec<Suspension>),
-    #[error("a bug: {0}")]
+    /// The text is the panic's message.
+    #[error("the plugin panicked, please report this bug: {0}")]
     Panicked(String),
 }
 
@@ -43,23 +42,27 @@ fn remedy(error: &BindError) -> &'static str {
     }
 }
 
-/// Why the kubelet has not opened a stream.
+/// Why the registration failed.
 #[derive(Debug, Error)]
 pub(crate) enum NotRegistered {
     #[error(transparent)]
     Register(#[from] RegisterError),
-    /// The kubelet's connection was refused, since nothing distinguishes it from a stranger's.
-    #[error("the kubelet is outside of this pod's user namespace: {REMEDY}")]
+    /// The plugin refused the kubelet's connection, because the kubelet's UID is not mapped in this user namespace.
+    #[error(
+        "the kubelet is outside of this pod's user namespace, so its connection was refused; {REMEDY}"
+    )]
     UserNamespace,
-    /// A kubelet newer than 1.36.2 answers so while it holds an older connection to the socket.
-    #[error("the kubelet answered Register with OK but did not call back, or hung up")]
+    /// Kubelets newer than 1.36.2 do this while they hold an older connection to the socket.
+    #[error(
+        "the kubelet answered Register with OK, but did not call GetDevicePluginOptions or has disconnected"
+    )]
     NotCalledBack,
-    #[error("the kubelet answered Register with OK but opened no ListAndWatch")]
+    #[error("the kubelet answered Register with OK, but did not open ListAndWatch")]
     NoStream,
 }
 
 impl NotRegistered {
-    /// How the registration counts.
+    /// Returns the result for the registration counters.
     pub fn result(&self) -> RegistrationResult {
         match self {
             Self::Register(RegisterError::Refused(_)) | Self::UserNamespace => {
@@ -74,7 +77,7 @@ impl NotRegistered {
 }
 
 impl RunEnd {
-    /// How the registration went, if it came to that and failed.
+    /// Returns the result of a registration that failed; `None` if the run did not register or succeeded.
     pub fn registration(&self) -> Option<RegistrationResult> {
         match self {
             Self::NotRegistered(error) => Some(error.result()),
@@ -82,8 +85,8 @@ impl RunEnd {
         }
     }
 
-    /// The cause of the restart that follows, where the end alone tells it: after a lost stream the next connection
-    /// tells whether the kubelet is another one.
+    /// Returns the cause of the restart that follows. `None` if it is not known yet: after a lost stream, only the next
+    /// connection shows whether the kubelet restarted.
     pub fn cause(&self) -> Option<Cause> {
         match self {
             Self::StreamDropped(_) | Self::Suspended(..) => Some(Cause::Fault),

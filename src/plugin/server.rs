@@ -1,4 +1,4 @@
-//! A plugin's gRPC server on its socket, from the first accept to the last connection's end.
+//! The gRPC server of a plugin, from binding its socket to closing its last connection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,36 +20,36 @@ use crate::offer::resource::Resource;
 use super::handle::PluginHandle;
 use super::service::Service;
 
-/// The kubelet needs one; the rest is for people who look.
+/// The kubelet needs one connection. The others leave room for debugging clients.
 const CONNECTIONS_MAX: usize = 16;
 
-/// The kubelet closes its connection within 10 ms after the stream's end, if it lives.
+/// A running kubelet closes its connection within 10 ms after the stream ended.
 const KUBELET_CLOSES_WITHIN: Duration = Duration::from_secs(2);
 const CALLS_END_WITHIN: Duration = Duration::from_secs(1);
-/// Nothing is left to wait for by then but our own tasks.
+/// By then every connection has failed, so the tasks only have to notice.
 const TASKS_END_WITHIN: Duration = Duration::from_millis(500);
 
-/// For the lock on the directory, to remove the socket.
+/// How long to wait for the directory's lock before the socket file is left behind.
 const LOCK_WITHIN: Duration = Duration::from_millis(500);
 
-/// A socket that is served. [`Server::stop`] ends it in order; dropping it ends it at once.
+/// A running server. [`Server::stop`] shuts it down gracefully; dropping it aborts all calls.
 pub struct Server {
     socket: OwnSocket,
     listeners: watch::Sender<Arc<UnixListener>>,
     peers: Peers,
-    /// Ends the streams.
+    /// Ends the ListAndWatch streams with OK.
     stopping: CancellationToken,
-    /// Takes no more calls.
+    /// Makes the server accept no more calls.
     draining: CancellationToken,
-    /// Fails every connection.
+    /// Closes every connection, without waiting for calls in flight.
     close_all: DropGuard,
-    /// Is cancelled when the task has ended, however it did.
+    /// Canceled when the server task has ended, even if it panicked.
     ended: CancellationToken,
     task: AbortOnDropHandle<()>,
 }
 
 impl Server {
-    /// Serves the resource on the socket. Must be called within a tokio runtime.
+    /// Starts to serve the resource on the socket.
     pub fn start(socket: OwnSocket, resource: Arc<Resource>, handle: PluginHandle) -> Self {
         let close_all = CancellationToken::new();
         let peers = Peers::new(resource.socket.as_str(), close_all.clone(), CONNECTIONS_MAX);
@@ -72,7 +72,7 @@ impl Server {
             let mut server = GrpcServer::builder();
             let served = server.add_service(service);
             if let Err(error) = served.serve_with_incoming_shutdown(incoming, drained).await {
-                error!(%error, "the plugin's server failed");
+                error!(%error, "the plugin's gRPC server failed");
             }
         });
         Self {
@@ -87,36 +87,35 @@ impl Server {
         }
     }
 
-    /// The socket that is served.
     pub fn socket(&self) -> &OwnSocket {
         &self.socket
     }
 
-    /// Follows what the peers do.
+    /// Returns a receiver of the open connections and what their peers have called.
     pub fn peers(&self) -> watch::Receiver<Table> {
         self.peers.subscribe()
     }
 
-    /// Waits until nobody is accepted any more.
+    /// Waits until the server task has ended, which is unexpected before [`Server::stop`].
     pub async fn ended(&self) {
         self.ended.cancelled().await;
     }
 
-    /// Accepts on another socket from now on; connections stay.
+    /// Accepts connections on another socket from now on. Open connections stay open.
     pub(crate) fn move_to(&mut self, socket: OwnSocket) {
         self.listeners.send_replace(Arc::clone(socket.listener()));
         self.socket = socket;
     }
 
-    /// Ends the streams with OK and goes on answering until the kubelet closes its connection, gives
-    /// calls in flight their time, closes every connection that is left, and removes the socket.
+    /// Shuts the server down: ends the streams with OK, answers calls until the kubelet closes its connection, waits
+    /// for calls in flight, closes the remaining connections, and removes the socket. Each wait has a limit.
     pub async fn stop(mut self, kubelet: Option<ConnectionId>) {
         self.stopping.cancel();
         if let Some(kubelet) = kubelet {
             let mut peers = self.peers();
             let closed = peers.wait_for(|table| table.get(kubelet).is_none());
             if timeout(KUBELET_CLOSES_WITHIN, closed).await.is_err() {
-                debug!("the kubelet keeps its connection");
+                debug!("the kubelet did not close its connection in time");
             }
         }
         self.peers.cut_silent();
@@ -124,7 +123,7 @@ impl Server {
         if timeout(CALLS_END_WITHIN, &mut self.task).await.is_err() {
             drop(self.close_all);
             if timeout(TASKS_END_WITHIN, &mut self.task).await.is_err() {
-                error!("a connection outlives its plugin");
+                error!("the plugin's connections did not close in time; aborting its server");
             }
         }
         self.socket.remove(LOCK_WITHIN).await;

@@ -1,4 +1,4 @@
-//! The five RPCs of `v1beta1.DevicePlugin`, each a view of the resource and its devices.
+//! The RPCs of `v1beta1.DevicePlugin`. Each is answered from the offer that is current at that time.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ use crate::util::sanitize::sanitize;
 
 use super::handle::PluginHandle;
 
-/// One resource's answers to the kubelet.
+/// The DevicePlugin service of one resource.
 pub(crate) struct Service {
-    /// As it is registered: its options are not asked for again.
+    /// The resource as registered. The kubelet gets the options only at registration, so they must not change later.
     pub registered: Arc<Resource>,
     pub offer: watch::Receiver<Arc<Offer>>,
     pub handle: PluginHandle,
     pub peers: Peers,
-    /// Ends the streams, with OK; the other RPCs go on.
+    /// When canceled, streams end with OK and injected delays end. Other RPCs are still answered.
     pub(crate) stopping: CancellationToken,
 }
 
@@ -56,7 +56,7 @@ impl DevicePlugin for Service {
             .injector()
             .before_call(InjectionPoint::Options, &self.stopping)
             .await?;
-        // Cut short: with an answer the kubelet would open a stream that ends at once.
+        // The stop ended an injected delay. After an OK the kubelet would open a stream that ends at once.
         if self.stopping.is_cancelled() && !was_stopping {
             return Err(Status::unavailable("the plugin is stopping"));
         }
@@ -73,12 +73,13 @@ impl DevicePlugin for Service {
         let handle = self.handle.clone();
         let mut last_sent: Option<(Arc<Devices>, u64)> = None;
         let lists = WatchStream::new(self.offer.clone()).filter_map(move |offer| {
-            let _until_dropped = &open;
+            // Moves the guard into the closure, so that it is dropped with the stream.
+            let _open = &open;
             let devices = offer.devices();
             let is_new = last_sent.as_ref().is_none_or(|(last_sent, repeats)| {
                 *repeats != offer.repeats() || !last_sent.is_reported_alike(devices)
             });
-            // Also where no new list is needed: a device may have been Unhealthy before its removal began.
+            // Also if the list is unchanged: a device may have been Unhealthy before its removal began.
             handle.removal().listed(devices, Instant::now());
             let list = is_new.then(|| {
                 let count = devices.len();
@@ -126,7 +127,7 @@ impl DevicePlugin for Service {
             .injector()
             .before_call(InjectionPoint::Allocate, &self.stopping)
             .await;
-        // Read and evaluated without a pause: a removal that begins later affects the next call.
+        // There is no await between here and the answer, so a concurrent removal affects only the next call.
         let offer = self.current_offer();
         let devices = api::named_in_allocation(request.get_ref()).count();
         let answers: Result<Vec<Allocation>, Status> = injected.and_then(|()| {
@@ -158,7 +159,6 @@ impl Service {
         Arc::clone(&self.offer.borrow())
     }
 
-    /// Counts a call of Allocate, without waking those who watch the record: there can be many.
     fn count_allocate(
         &self,
         answer: &Result<Vec<Allocation>, Status>,
@@ -179,12 +179,13 @@ fn allocate_container(offer: &Offer, ids: &[String]) -> Result<Allocation, Statu
     trace!(resource = %resource.name, device_id = %sanitize(&ids.join(",")), "DevicePlugin.allocate");
     allocate(offer.devices(), &resource.outputs, ids).map_err(|error| {
         let error = allocate_status(&error);
-        warn!(resource = %resource.name, error = %error.message(), "refused to allocate");
+        warn!(resource = %resource.name, error = %error.message(), "refused to allocate devices");
         error
     })
 }
 
-/// A call that may pick the devices that it names, until it is answered or given up.
+/// Marks a call as in flight: the kubelet may pick a device that the call names. Dropped when the call is answered or
+/// canceled.
 struct InFlightCall<'a> {
     handle: &'a PluginHandle,
     call: CallId,
@@ -203,11 +204,11 @@ impl Drop for InFlightCall<'_> {
     }
 }
 
-/// The error text, safe for the kubelet's log and the pod's events.
+/// Returns the error for the kubelet, with IDs sanitized because it ends in the kubelet's log and the pod's events.
 fn allocate_status(error: &AllocateError) -> Status {
     match error {
         AllocateError::Unknown(id) => Status::not_found(format!(
-            "unknown device {}: does another plugin serve this resource?",
+            "unknown device {}; another plugin may serve this resource",
             sanitize(id)
         )),
         AllocateError::Unhealthy(id) => {
@@ -222,10 +223,10 @@ fn allocate_status(error: &AllocateError) -> Status {
 
 fn connection<T>(request: &Request<T>) -> Result<ConnectionId, Status> {
     let id = request.extensions().get::<ConnectionId>().copied();
-    id.ok_or_else(|| Status::internal("a call outside of any connection"))
+    id.ok_or_else(|| Status::internal("internal error: the call has no connection"))
 }
 
-/// A stream that its peer has open, for as long as it lives.
+/// Counts an open ListAndWatch stream of a connection until it is dropped.
 struct StreamGuard {
     peers: Peers,
     connection: ConnectionId,

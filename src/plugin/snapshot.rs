@@ -1,4 +1,4 @@
-//! What can be seen of one plugin at one moment.
+//! A consistent view of one plugin for readiness, metrics and status.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,21 +14,20 @@ use super::handle::PluginHandle;
 #[derive(Debug)]
 pub struct PluginSnapshot {
     pub offer: Arc<Offer>,
-    /// What goes wrong with it on purpose.
     pub faults: Faults,
-    /// What each device that is pending removal waits for, where that was asked for.
+    /// What each device that is pending removal waits for. Empty unless [`PluginHandle::snapshot_with_waits`] took the
+    /// snapshot.
     pub waits: BTreeMap<Box<str>, Wait>,
-    /// What became of it.
     pub record: Record,
 }
 
 impl PluginSnapshot {
-    /// The resource's name.
+    /// Returns the resource's name.
     pub fn name(&self) -> &str {
         self.offer.resource().name.as_str()
     }
 
-    /// How many of its devices pods can have, and how many they cannot.
+    /// Returns the number of healthy devices, and of all others.
     pub(crate) fn count_by_health(&self) -> (usize, usize) {
         let devices = self.offer.devices().as_slice();
         let healthy = devices
@@ -40,7 +39,7 @@ impl PluginSnapshot {
 }
 
 impl PluginHandle {
-    /// Takes a snapshot without what single devices wait for.
+    /// Takes a snapshot without `waits`.
     pub(crate) fn snapshot(&self) -> PluginSnapshot {
         PluginSnapshot {
             offer: self.offer(),
@@ -50,7 +49,7 @@ impl PluginHandle {
         }
     }
 
-    /// Takes a snapshot with what single devices wait for. There may be very many devices.
+    /// Takes a snapshot with `waits`, which visits every device.
     pub(crate) fn snapshot_with_waits(&self) -> PluginSnapshot {
         let snapshot = self.snapshot();
         let ids = snapshot.offer.removing().map(|device| &*device.id);

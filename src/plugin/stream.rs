@@ -1,4 +1,4 @@
-//! The kubelet's stream of devices, and which kubelet has it open. The time is an argument.
+//! Which kubelet has the ListAndWatch stream open, and how the stream ended. The time is an argument.
 
 use std::time::Duration;
 
@@ -7,39 +7,40 @@ use tokio::time::Instant;
 use crate::fault::Suspension;
 use crate::node::watcher::KubeletSocket;
 
-/// A kubelet takes its connections along when it dies, before its successor makes a socket. A stream
-/// that outlives a change of kubelet.sock by this much has the same kubelet: the file was relabelled.
+/// The connections of a stopped kubelet close before the next kubelet creates its socket. If a stream is still open
+/// this long after kubelet.sock changed, the kubelet is the same, and only the file's metadata changed (chmod or
+/// relabel).
 const SAME_KUBELET_AFTER: Duration = Duration::from_secs(1);
 
-/// A stream that was open.
+/// A stream that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EndedStream {
-    /// How long it was open.
     pub open_for: Duration,
-    /// The kubelet.sock of the kubelet that had it open; `None` where a new kubelet has made the socket since.
+    /// The identity of kubelet.sock, if the kubelet that had the stream open still serves it. `None` if a new kubelet
+    /// may have created the socket since.
     pub kubelet: KubeletSocket,
 }
 
-/// What ended a stream, other than a stop.
+/// Why a stream ended, other than by a stop.
 pub(super) enum StreamEnd {
-    /// It ended by itself.
+    /// The kubelet closed the stream or its connection, or the server failed.
     Closed,
-    /// A fault dropped it.
+    /// A stream fault was injected.
     Dropped,
-    /// Faults suspend the registration.
+    /// Registration faults were injected.
     Suspended(Vec<Suspension>),
 }
 
-/// Which kubelet.sock belongs to the kubelet that has a stream open.
+/// Tracks which kubelet.sock belongs to the kubelet that has the stream open.
 pub(crate) struct StreamKubelet {
     opened_at: Instant,
     socket: KubeletSocket,
-    /// When another kubelet.sock appeared while the stream was open.
+    /// When the identity of kubelet.sock last changed while the stream was open.
     changed_at: Option<Instant>,
 }
 
 impl StreamKubelet {
-    /// The stream was opened by the kubelet of this kubelet.sock.
+    /// Creates the tracker when the kubelet of this socket opens the stream.
     pub fn new(socket: KubeletSocket, now: Instant) -> Self {
         Self {
             opened_at: now,
@@ -48,14 +49,14 @@ impl StreamKubelet {
         }
     }
 
-    /// While the stream is open, this stands at kubelet.sock.
+    /// Records the current identity of kubelet.sock while the stream is open.
     pub fn observe_socket(&mut self, socket: KubeletSocket, now: Instant) {
         if socket != self.socket {
             (self.socket, self.changed_at) = (socket, Some(now));
         }
     }
 
-    /// The stream ends now.
+    /// Returns the description of the stream, which ends now.
     pub fn ended(&self, now: Instant) -> EndedStream {
         let is_same = |changed_at| now.duration_since(changed_at) > SAME_KUBELET_AFTER;
         EndedStream {

@@ -1,4 +1,5 @@
-//! Checks at an interval that the kubelet still has every resource: a stream can be open while it offers none of them.
+//! Checks periodically that the kubelet's checkpoint lists every resource. The kubelet can drop a resource while its
+//! ListAndWatch stream is open.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -8,8 +9,7 @@ use tokio::time::sleep;
 use crate::node::checkpoint_file::CheckpointFile;
 use crate::supervisor::PluginRegistry;
 
-/// Reads the checkpoint at each `interval` and has every plugin look for itself in it. A checkpoint that cannot be read
-/// proves nothing.
+/// Reads the checkpoint once per `interval` and passes it to every plugin. A checkpoint that cannot be read is ignored.
 pub async fn run(
     plugins: PluginRegistry,
     checkpoint: CheckpointFile,

@@ -1,5 +1,5 @@
-//! Runs one plugin per resource, each in a loop of its own, and one watch for all of them. Which resources
-//! there are can change meanwhile.
+//! Runs one plugin per resource, each in its own restart loop, and starts and stops plugins when the configuration
+//! changes. All plugins share one watch of the plugin directory.
 
 mod checkpoint_probe;
 mod registry;
@@ -37,19 +37,19 @@ use crate::plugin::{PluginHandle, PluginInstance};
 
 use run_memory::RunMemory;
 
-/// How many instances connect and register at a time.
+/// How many plugins connect and register at a time.
 const CONCURRENT_REGISTRATIONS: usize = 4;
 
-/// A registration that takes longer gives its turn away, so that a hanging one holds nobody up.
+/// A registration that takes longer releases its permit, so that it does not delay other resources.
 const REGISTRATION_PERMIT_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// Between two reads of the kubelet's checkpoint.
+/// The interval between reads of the kubelet's checkpoint.
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
-/// A plugin stops within 4 s; one that does not is aborted.
+/// A plugin stops within 4 s unless there is a bug; after this time it is aborted.
 const STOP_WITHIN: Duration = Duration::from_millis(4500);
 
-/// All plugins of the process.
+/// Runs the plugins of all configured resources.
 pub struct Supervisor {
     watcher: KubeletWatcher,
     configured: Configured,
@@ -58,7 +58,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// One plugin for each resource, in this plugin dir. Nothing is touched yet.
+    /// Creates one plugin per resource in this plugin directory. No socket is created before [`Supervisor::run`].
     pub fn new(desired: impl Into<DesiredPlugins>, plugin_dir: impl Into<PathBuf>) -> Self {
         let desired = desired.into();
         let dir = PluginDir::new(plugin_dir);
@@ -88,7 +88,8 @@ impl Supervisor {
         }
     }
 
-    /// Reads the kubelet's checkpoint at this interval: a plugin that is missing twice starts over.
+    /// Sets how often the kubelet's checkpoint is read. A plugin restarts if two reads in a row do not list its
+    /// resource.
     #[must_use]
     pub fn with_probe_interval(self, probe_interval: Duration) -> Self {
         Self {
@@ -97,54 +98,56 @@ impl Supervisor {
         }
     }
 
-    /// Gives each registration this long before others may begin beside the few.
+    /// Sets how long a registration may take before it releases its permit for another plugin.
     #[must_use]
     pub fn with_registration_permit_timeout(mut self, timeout: Duration) -> Self {
         self.plugins.permit_timeout = timeout;
         self
     }
 
-    /// Asks the pod-resources API at this socket which devices pods hold; without it, the checkpoint says that.
+    /// Sets the socket of the kubelet's pod-resources API. Calls make the kubelet forget deleted pods, and show which
+    /// devices pods hold if the checkpoint cannot be read. `None`: only the checkpoint is used.
     #[must_use]
     pub fn with_pod_resources_socket(mut self, socket: Option<PathBuf>) -> Self {
         self.plugins.holders.pod_resources = socket.map(PodResources::new);
         self
     }
 
-    /// Where other plugins are asked for.
+    /// Returns the cell through which the configuration is replaced.
     pub fn configured(&self) -> Configured {
         self.configured.clone()
     }
 
-    /// The plugins, for those who change them.
+    /// Returns the plugins, with the ability to change them.
     pub fn registry(&self) -> PluginRegistry {
         PluginRegistry::new(self.plugins.handles.subscribe())
     }
 
-    /// The plugins, for those who only look.
+    /// Returns a read-only source of plugin snapshots.
     pub(crate) fn snapshots(&self) -> SnapshotSource {
         SnapshotSource::new(self.registry())
     }
 
-    /// Follows the kubelet's socket. A value is sent at each event and poll of the plugin dir, also the same one again.
+    /// Returns a receiver of the identity of kubelet.sock. A value is sent at each event and poll of the plugin
+    /// directory, even if it did not change.
     pub(crate) fn kubelet_socket(&self) -> watch::Receiver<KubeletSocket> {
         self.plugins.kubelet.clone()
     }
 
-    /// The kubelet's checkpoint, as everybody here reads it.
+    /// Returns the reader of the kubelet's checkpoint that all plugins share.
     pub fn checkpoint(&self) -> CheckpointFile {
         self.plugins.holders.checkpoint.clone()
     }
 
-    /// Runs until `stop`, then stops every plugin; at most 5 s after `stop` it returns.
+    /// Runs all plugins until `stop` is canceled, then stops them and returns within 5 s.
     ///
     /// # Errors
-    /// When the plugin dir was replaced, so that nothing can be registered from here any more.
+    /// Returns an error if the plugin directory was replaced, after which no plugin can register.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), DirReplaced> {
         let mut configured = self.configured.subscribe();
         let probing =
             checkpoint_probe::run(self.registry(), self.checkpoint(), self.probe_interval);
-        // By itself: it may wait in line for the checkpoint while nobody here has time for it.
+        // Spawned as its own task, because it may wait for other readers of the checkpoint while this loop is busy.
         let _probing = AbortOnDropHandle::new(tokio::spawn(probing));
         let watching = self.watcher.run();
         tokio::pin!(watching);
@@ -154,12 +157,12 @@ impl Supervisor {
             tokio::select! {
                 () = stop.cancelled() => break Ok(()),
                 replaced = &mut watching => break Err(replaced),
-                // Never closed: we have a sender ourselves.
+                // Cannot fail: `self.configured` keeps the sender alive.
                 Ok(()) = configured.changed() => {
                     let desired = Arc::clone(&configured.borrow_and_update());
                     self.plugins.remove_stopped();
                     self.plugins.configure(&desired);
-                    // One that comes by a reload may have been here a moment ago.
+                    // A resource that a reload adds may have been removed by a reload just before.
                     self.plugins.start_all(RunMemory::after_another_plugin);
                 }
             }
@@ -169,7 +172,7 @@ impl Supervisor {
     }
 }
 
-/// All plugins, and what each of them needs.
+/// All plugins, and what they share.
 struct Plugins {
     dir: PluginDir,
     holders: Holders,
@@ -179,32 +182,32 @@ struct Plugins {
     delays: Arc<Mutex<Delays>>,
     stop: CancellationToken,
     all: BTreeMap<ResourceName, SupervisedPlugin>,
-    /// Those of `all`, in the order of their resources.
+    /// The handles of the plugins in `all`, in the order of the configured resources.
     handles: watch::Sender<Arc<[PluginHandle]>>,
-    /// Those whose resource is no longer configured.
+    /// Plugins whose resource is no longer configured.
     stopping: Vec<RunningPlugin>,
     tasks: JoinSet<()>,
 }
 
 struct SupervisedPlugin {
     handle: PluginHandle,
-    /// `None`: it has not been started yet.
+    /// `None` before the plugin is started.
     running: Option<RunningPlugin>,
 }
 
-/// A plugin that runs.
+/// The task of a plugin that was started.
 struct RunningPlugin {
-    /// Its socket, at the start.
+    /// The socket that the plugin had when it was started.
     socket: SocketName,
-    /// Stops it.
+    /// Cancel this to stop the plugin.
     stop: CancellationToken,
-    /// Is canceled when it has stopped.
+    /// Canceled when the plugin has stopped.
     stopped: CancellationToken,
 }
 
 impl Plugins {
-    /// Makes, changes and stops plugins until there is one for each of these resources. A plugin whose resource did not
-    /// change is not touched.
+    /// Creates, changes and stops plugins to match the configuration. New plugins are started by [`Self::start_all`].
+    /// A plugin whose resource did not change is not affected.
     fn configure(&mut self, desired: &DesiredPlugins) {
         self.stop_unconfigured(&desired.resources);
         let handles = desired.resources.iter().map(|resource| {
@@ -221,14 +224,14 @@ impl Plugins {
         self.handles.send_replace(handles.into());
     }
 
-    /// Stops the plugins of other resources.
+    /// Stops the plugins of all resources except these.
     fn stop_unconfigured(&mut self, resources: &[Resource]) {
         let configured: BTreeSet<&ResourceName> = resources.iter().map(|r| &r.name).collect();
         self.all.retain(|name, plugin| {
             if configured.contains(name) {
                 return true;
             }
-            info!(resource = %name, "no longer configured: stopping");
+            info!(resource = %name, "the resource is no longer configured; stopping its plugin");
             let running = plugin.running.take();
             self.stopping
                 .extend(running.inspect(|running| running.stop.cancel()));
@@ -236,10 +239,10 @@ impl Plugins {
         });
     }
 
-    /// Starts the plugins that do not run yet, each with such a memory.
+    /// Starts the plugins that are not running, each with a new memory.
     fn start_all(&mut self, memory: fn() -> RunMemory) {
         if self.all.is_empty() {
-            info!("no resources: nothing to register");
+            info!("no resources are configured; nothing to register");
         }
         for plugin in self.all.values_mut().filter(|p| p.running.is_none()) {
             let running = RunningPlugin {
@@ -271,11 +274,11 @@ impl Plugins {
         }
     }
 
-    /// Forgets what has stopped.
+    /// Drops the tasks and entries of plugins that have stopped.
     fn remove_stopped(&mut self) {
         while let Some(ended) = self.tasks.try_join_next() {
             if let Err(error) = ended {
-                error!(%error, "a plugin's task failed");
+                error!(%error, "the task of a plugin failed");
             }
         }
         self.stopping
@@ -286,13 +289,14 @@ impl Plugins {
         self.stop.cancel();
         let all_stopped = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(STOP_WITHIN, all_stopped).await.is_err() {
-            error!("some plugins did not stop in time: aborting them");
+            error!("some plugins did not stop in time; aborting them");
             self.tasks.shutdown().await;
         }
     }
 }
 
-/// Runs one plugin until `stop`, once those that still have its socket have stopped.
+/// Runs one plugin until `stop` is canceled. It first waits until all `predecessors` have stopped, because they use the
+/// same socket.
 async fn run_plugin(
     plugin: PluginInstance,
     memory: RunMemory,

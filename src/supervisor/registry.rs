@@ -1,4 +1,4 @@
-//! The plugins that there are, in the order of their resources: for those who change them, and for those who only look.
+//! Access to the current plugins, in the order of the configured resources.
 
 use std::sync::Arc;
 
@@ -6,11 +6,11 @@ use tokio::sync::watch;
 
 use crate::plugin::{PluginHandle, PluginSnapshot};
 
-/// The plugins for those who change them. A clone follows the same ones.
+/// The current plugins, with the ability to change them.
 #[derive(Clone, Debug)]
 pub struct PluginRegistry(watch::Receiver<Arc<[PluginHandle]>>);
 
-/// The plugins for those who only look: nothing can be changed through it. A clone follows the same ones.
+/// A read-only source of plugin snapshots. It has no method that changes a plugin.
 #[derive(Clone, Debug)]
 pub struct SnapshotSource(PluginRegistry);
 
@@ -19,12 +19,12 @@ impl PluginRegistry {
         Self(plugins)
     }
 
-    /// The plugins of this moment.
+    /// Returns the current plugins.
     pub fn all(&self) -> Arc<[PluginHandle]> {
         Arc::clone(&self.0.borrow())
     }
 
-    /// The plugin of this resource.
+    /// Returns the plugin of a resource; `None` if the resource is not configured.
     pub fn find(&self, resource: &str) -> Option<PluginHandle> {
         let plugins = self.0.borrow();
         let is_meant = |plugin: &&PluginHandle| plugin.offer().resource().name.as_str() == resource;
@@ -37,12 +37,12 @@ impl SnapshotSource {
         Self(plugins)
     }
 
-    /// Takes a snapshot of each plugin, without what single devices wait for.
+    /// Takes a snapshot of each plugin without [`PluginSnapshot::waits`].
     pub(crate) fn take(&self) -> Vec<PluginSnapshot> {
         self.0.all().iter().map(PluginHandle::snapshot).collect()
     }
 
-    /// Takes a snapshot of each plugin, with what single devices wait for. There may be very many devices.
+    /// Takes a snapshot of each plugin with [`PluginSnapshot::waits`], which visits every device.
     pub(crate) fn take_with_waits(&self) -> Vec<PluginSnapshot> {
         let plugins = self.0.all();
         plugins

@@ -1,4 +1,4 @@
-//! Drops devices that are pending removal once nobody can have them any more.
+//! Removes devices that are pending removal from the list when no pod holds them or can still get them.
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -11,19 +11,20 @@ use crate::node::holders::Holders;
 use crate::offer::resource::Resource;
 use crate::plugin::PluginHandle;
 
-/// The first probe comes this soon after devices are pending removal, the others at this part of the grace.
+/// How long after devices become pending removal the checkpoint is first read.
 const FIRST_PROBE: Duration = Duration::from_millis(50);
-const PROBES_IN_A_GRACE: u32 = 6;
+/// Later reads divide the grace into this many parts, within [`FIRST_PROBE`] and [`PROBE_AGAIN_MAX`].
+const PROBES_PER_GRACE: u32 = 6;
 const PROBE_AGAIN_MAX: Duration = Duration::from_secs(5);
 
-/// Between two questions to the kubelet whether pods of its checkpoint are deleted, if the grace is shorter.
+/// The minimum interval between calls of the pod-resources API; a longer removal grace is used instead.
 const ASK_AGAIN_MIN: Duration = Duration::from_secs(1);
 
-/// Drops devices of one resource for as long as it is polled.
+/// Removes devices of one resource for as long as the future is polled.
 pub async fn run(handle: &PluginHandle, holders: &Holders) -> Infallible {
     let mut offers = handle.offers();
     loop {
-        // Never closed: the handle is ours.
+        // Cannot fail: `handle` keeps the sender alive.
         let _ = offers
             .wait_for(|offer| offer.removing().next().is_some())
             .await;
@@ -35,13 +36,12 @@ pub async fn run(handle: &PluginHandle, holders: &Holders) -> Infallible {
                 drop_free(handle, holders, &resource).await;
                 forget_deleted_pods(handle, holders, &resource).await;
             }
-            pause =
-                (resource.removal_grace / PROBES_IN_A_GRACE).clamp(FIRST_PROBE, PROBE_AGAIN_MAX);
+            pause = (resource.removal_grace / PROBES_PER_GRACE).clamp(FIRST_PROBE, PROBE_AGAIN_MAX);
         }
     }
 }
 
-/// Reads the checkpoint once. What cannot be read frees nothing.
+/// Reads the checkpoint and removes the devices that are free. If it cannot be read, all devices stay.
 async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource) {
     let name = &resource.name;
     let began = Instant::now();
@@ -55,21 +55,23 @@ async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource
             });
         }
         Err(error) => {
-            debug!(resource = %name, %error, "devices pending removal stay");
+            debug!(resource = %name, %error, "cannot read the kubelet's checkpoint; devices pending removal stay in the list");
             removal.not_read();
         }
     }
     let free = removal.free(resource.removal_grace, Instant::now());
     let free: BTreeSet<&str> = free.collect();
     if !free.is_empty() {
-        info!(resource = %name, devices = free.len(), "dropped devices that nobody holds");
+        info!(resource = %name, devices = free.len(), "removed devices that no pod holds");
         handle.drop_removing(&free);
     }
 }
 
-/// On a node where no pod with devices comes, a deleted pod stays in the checkpoint. Asking for the pod resources makes the kubelet
-/// forget it, and a list, also the same one, makes it write that down. What the checkpoint then says is the proof: the answer
-/// itself leaves out init containers, and may be another kubelet's.
+/// Makes the kubelet remove deleted pods from its checkpoint, which it otherwise does only when it admits the next
+/// pod with devices. A pod-resources `List` makes the kubelet forget deleted pods, and any device list makes it write
+/// its checkpoint.
+///
+/// Only the checkpoint then decides: the answer of `List` omits init containers and may come from another kubelet.
 async fn forget_deleted_pods(handle: &PluginHandle, holders: &Holders, resource: &Resource) {
     let Some(pod_resources) = &holders.pod_resources else {
         return;
@@ -84,6 +86,8 @@ async fn forget_deleted_pods(handle: &PluginHandle, holders: &Holders, resource:
     match pod_resources.list().await {
         Ok(devices) if held.iter().all(|id| devices.holds(name.as_str(), id)) => {}
         Ok(_) => handle.repeat_list(),
-        Err(error) => debug!(resource = %name, %error, "devices of deleted pods stay"),
+        Err(error) => {
+            debug!(resource = %name, %error, "cannot list pod resources; devices of deleted pods stay in the list")
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! One plugin, run again and again, and the pauses between. The loop alone remembers, counts restarts, and logs how runs end.
+//! Runs one plugin repeatedly, with a back-off between runs. Only this loop keeps state between runs, counts restarts
+//! and logs how runs end.
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
@@ -22,7 +23,7 @@ use crate::plugin::{Connected, PluginInstance, RunEnd, RunStart};
 use crate::supervisor::run_memory::RunMemory;
 use crate::util::sanitize::sanitize;
 
-/// Runs one plugin over and over until `stop`.
+/// Runs one plugin repeatedly until `stop` is canceled.
 pub(super) async fn run(plugin: PluginInstance, memory: RunMemory, stop: CancellationToken) {
     let handle = plugin.handle.clone();
     let mut offers = handle.offers();
@@ -47,7 +48,7 @@ pub(super) async fn run(plugin: PluginInstance, memory: RunMemory, stop: Cancell
         if let Some(cause) = restart_cause {
             attempts.memory.prepare_restart();
             log_restart(&resource, cause);
-            // A restart counts once, by its first cause.
+            // A restart is counted once, by its first cause.
             if end.cause().is_none() {
                 handle.update_record(|record, _| record.restarted(cause));
             }
@@ -55,17 +56,16 @@ pub(super) async fn run(plugin: PluginInstance, memory: RunMemory, stop: Cancell
     }
 }
 
-/// A plugin, and what is remembered of its runs.
 struct Attempts {
     plugin: PluginInstance,
     memory: RunMemory,
-    /// What stands at kubelet.sock.
+    /// The identity of kubelet.sock.
     kubelet: watch::Receiver<KubeletSocket>,
 }
 
 impl Attempts {
-    /// One attempt, which ends early once the plugin must register something else, or the kubelet's checkpoint lacks it.
-    /// Returns how it ended, and why it was ended.
+    /// Runs one attempt. Stops it early if the plugin must restart because of the configuration or the checkpoint.
+    /// Returns how the attempt ended, and the cause if it was stopped early.
     async fn run_until_restart(
         &mut self,
         resource: &Arc<Resource>,
@@ -85,7 +85,7 @@ impl Attempts {
         (attempt.await, Some(restart_cause))
     }
 
-    /// Remembers, notes and logs how a run ended. Returns the pause before the next.
+    /// Remembers, records and logs how a run ended. Returns the pause before the next run.
     fn ended(&mut self, end: &RunEnd, resource: &Resource) -> Duration {
         self.memory.ended(end);
         let pause = self.memory.pause(end, fastrand::f64());
@@ -96,7 +96,8 @@ impl Attempts {
         pause
     }
 
-    /// Waits until the next run. Returns why the wait was cut short, if it was for the configuration.
+    /// Waits for the pause, or less if `stop` is canceled or a new kubelet or configuration appears. Returns the
+    /// cause of the restart in the case of a new configuration.
     async fn pause(
         &mut self,
         pause: Duration,
@@ -131,7 +132,7 @@ impl Attempts {
         self.plugin.run(start, stop).await
     }
 
-    /// Connects to a kubelet that the plugin may register with: no fault suspends that. Each fault is evaluated once.
+    /// Connects to the kubelet when no fault suspends the registration. Each fault is evaluated once per registration.
     async fn connect(&mut self, evaluated: &mut Evaluated) -> Result<Connected, NoKubelet> {
         let handle = self.plugin.handle.clone();
         loop {
@@ -147,12 +148,12 @@ impl Attempts {
             }
             self.memory
                 .attempt_started(*self.kubelet.borrow_and_update());
-            // Boxed, since its memory is needed for a moment only.
+            // Boxed because its memory is needed only for a short time.
             let connected = Box::pin(self.plugin.connect()).await?;
             if let Some(cause) = self.memory.connected(connected.kubelet.identity()) {
                 handle.update_record(|record, _| record.restarted(cause));
             }
-            // It is the registration that was suspended.
+            // This is the registration that was suspended, so the same faults are not evaluated again.
             evaluated.extend(self.memory.suspensions().iter().map(|by| by.id));
             self.memory
                 .set_suspensions(handle.injector().suspend(evaluated));
@@ -163,16 +164,16 @@ impl Attempts {
     }
 }
 
-/// Waits until the configuration changes what only a registration can report.
+/// Waits until the configuration changes something that the kubelet reads only at registration.
 async fn reconfigured(offers: &mut watch::Receiver<Arc<Offer>>, resource: &Resource) {
-    // Never closed: the handle is ours.
+    // Cannot fail: the plugin's handle keeps the sender alive.
     let _ = offers
         .wait_for(|offer| !offer.resource().registers_like(resource))
         .await;
 }
 
-/// Waits for another kubelet.sock than the one tried. What the watch found before the try does not count: the try may
-/// have seen more.
+/// Waits for a kubelet.sock other than that of the last attempt. Values from before the attempt are ignored, because
+/// the attempt may have seen a newer socket than the watch.
 async fn new_kubelet_socket(
     kubelet: &mut watch::Receiver<KubeletSocket>,
     last_kubelet: KubeletSocket,
@@ -183,11 +184,10 @@ async fn new_kubelet_socket(
             return;
         }
     }
-    // The watcher ended, and with it soon the program.
+    // The watcher has ended, so the program will soon end too.
     std::future::pending::<()>().await;
 }
 
-/// Notes how a run ended.
 fn record_run_end(record: &mut Record, end: &RunEnd, now: SystemTime) {
     if let Some(cause) = end.cause() {
         record.restarted(cause);
@@ -201,20 +201,21 @@ fn record_run_end(record: &mut Record, end: &RunEnd, now: SystemTime) {
     }
 }
 
-/// One line for each end. While the plugin waits for the same thing, later failures are logged at level debug.
+/// Logs one line per run. While the plugin keeps waiting for the same thing, later failures are logged at debug level.
 fn log_run_end(resource: &Resource, end: &RunEnd, memory: &mut RunMemory, pause: Duration) {
     let (resource, endpoint) = (&resource.name, &resource.socket);
     let attempt = memory.failures();
     let retry_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
     match end {
         RunEnd::Stopped(_) => {}
-        RunEnd::StreamEnded(stream)
-        | RunEnd::StreamDropped(stream)
-        | RunEnd::Suspended(stream, _) => {
-            warn!(%resource, seconds = stream.open_for.as_secs(), "{end}: starting over");
+        RunEnd::StreamEnded(stream) | RunEnd::StreamDropped(stream) => {
+            warn!(%resource, seconds = stream.open_for.as_secs(), "{end}; registering again");
+        }
+        RunEnd::Suspended(stream, _) => {
+            warn!(%resource, seconds = stream.open_for.as_secs(), "{end}; registering again when the fault ends");
         }
         RunEnd::Panicked(error) => {
-            error!(%resource, error, attempt, retry_ms, "a plugin panicked");
+            error!(%resource, error, attempt, retry_ms, "the plugin panicked, please report this bug");
         }
         error => {
             let what = waiting_for(error);
@@ -224,14 +225,14 @@ fn log_run_end(resource: &Resource, end: &RunEnd, memory: &mut RunMemory, pause:
                     debug!(%resource, %endpoint, %error, attempt, retry_ms, "still {what}");
                 }
                 (None, _) => {
-                    warn!(%resource, %endpoint, %error, attempt, retry_ms, "not registered");
+                    warn!(%resource, %endpoint, %error, attempt, retry_ms, "not registered; trying again");
                 }
             }
         }
     }
 }
 
-/// What the plugin waits for, where that can take as long as it likes.
+/// Returns what the plugin waits for, if the wait can be long.
 fn waiting_for(end: &RunEnd) -> Option<&'static str> {
     match end {
         RunEnd::NoKubelet(_) => Some("waiting for the kubelet"),
@@ -240,17 +241,16 @@ fn waiting_for(end: &RunEnd) -> Option<&'static str> {
     }
 }
 
-/// One line for a run that was ended here.
 fn log_restart(resource: &Resource, cause: Cause) {
     let resource = &resource.name;
     if cause == Cause::Checkpoint {
-        warn!(%resource, "the kubelet's checkpoint lacks the resource though its stream is open: starting over, once");
+        warn!(%resource, "the kubelet's checkpoint does not list the resource although ListAndWatch is open; registering again once");
     } else {
-        info!(%resource, "other options or another socket: starting over");
+        info!(%resource, "the registration options or the socket changed; registering again");
     }
 }
 
-/// How it ended, or what a panic said: a bug in one run must not end the loop.
+/// Turns a panic of a run into a [`RunEnd`], because a bug in one run must not end the loop.
 fn catch_panic(run: impl Future<Output = RunEnd>) -> impl Future<Output = RunEnd> {
     let run = AssertUnwindSafe(run).catch_unwind();
     run.map(|ended| ended.unwrap_or_else(|panic| RunEnd::Panicked(panic_message(&*panic))))
@@ -268,7 +268,7 @@ mod tests {
     use crate::plugin::EndedStream;
     use crate::util::file_id::FileVersion;
 
-    /// A watch that lags behind shows what stood before the try: that is no new kubelet.
+    /// A watch that lags behind still has the socket from before the attempt, which is not a new kubelet.
     #[tokio::test]
     async fn only_a_socket_seen_after_the_attempt_is_a_new_kubelet() {
         let dir = tempfile::tempdir().unwrap();
@@ -309,7 +309,7 @@ mod tests {
         assert!(end.contains("out of bounds"), "{end}");
     }
 
-    /// The state, what the plugin waits for, and the restarts by faults and panics, after a run that ended so.
+    /// Returns the state, what the plugin waits for, and the restarts by faults and panics, after a run ended this way.
     fn recorded(end: &RunEnd) -> (&'static str, Option<String>, [u64; 2]) {
         let mut record = Record::new(SystemTime::UNIX_EPOCH);
         record.registered(SystemTime::UNIX_EPOCH);
@@ -325,24 +325,28 @@ mod tests {
             kubelet: None,
         };
         for (end, waits_for, restarts) in [
-            (RunEnd::StreamEnded(stream), "the stream ended", [0, 0]),
+            (
+                RunEnd::StreamEnded(stream),
+                "the ListAndWatch stream ended",
+                [0, 0],
+            ),
             (
                 RunEnd::StreamDropped(stream),
-                "a fault dropped the stream",
+                "a stream fault closed ListAndWatch",
                 [1, 0],
             ),
             (
                 RunEnd::Suspended(stream, Vec::new()),
-                "a fault suspends the registration",
+                "a registration fault closed ListAndWatch",
                 [1, 0],
             ),
         ] {
-            let expected = Some(format!("starts over: {waits_for}"));
+            let expected = Some(format!("registers again: {waits_for}"));
             assert_eq!(recorded(&end), ("waiting", expected, restarts));
         }
         let (state, waits_for, restarts) = recorded(&RunEnd::Panicked("index".to_owned()));
         assert_eq!((state, restarts), ("waiting", [0, 1]));
-        assert!(waits_for.is_some_and(|what| what.ends_with("a bug: index")));
+        assert!(waits_for.is_some_and(|what| what.ends_with("please report this bug: index")));
         assert_eq!(
             recorded(&RunEnd::Stopped(Some(stream))),
             ("registered", None, [0, 0])

@@ -1,5 +1,5 @@
-//! What the restart loop remembers from one run of a plugin to the next: its kubelet, which plugin that one may still be
-//! disconnecting, what suspends the next registration, and the failures so far. Chance is an argument.
+//! What the restart loop remembers between runs of a plugin: the kubelet, a possible late disconnect, suspensions of
+//! the next registration, and failures. Randomness is an argument.
 
 use std::time::Duration;
 
@@ -11,43 +11,44 @@ use crate::plugin::{RunEnd, Settle};
 use crate::util::backoff::Backoff;
 use crate::util::file_id::FileVersion;
 
-/// A stream that lived this long makes the next failure the first one.
+/// A stream that was open for this long resets the back-off.
 const LONG_STREAM: Duration = Duration::from_secs(60);
 
-/// While another plugin has the socket.
+/// The pause while another plugin serves the socket.
 const TAKEN_PAUSE: Duration = Duration::from_secs(2);
 
-/// What is remembered from one run to the next.
+/// The state that the restart loop keeps between runs of a plugin.
 #[derive(Debug, Default)]
 pub(super) struct RunMemory {
-    /// The kubelet.sock of the last try.
+    /// The identity of kubelet.sock at the last attempt.
     last_kubelet: KubeletSocket,
     late_disconnect: LateDisconnect,
-    /// The stream of the last run ended by itself, and nobody was reached since.
+    /// The last stream ended unexpectedly, and no kubelet has been reached since.
     lost_stream: bool,
     suspensions: Vec<Suspension>,
-    /// Since the last long life, fault, or new kubelet.
+    /// Failures in a row since the back-off was last reset.
     failures: u32,
     backoff: Backoff,
-    /// What the log last said that the plugin waits for.
+    /// What the plugin waits for, according to the last log line.
     waiting_for: Option<&'static str>,
 }
 
-/// Which plugin the kubelet may still be disconnecting.
+/// Which previous plugin of the resource the kubelet may still be disconnecting.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum LateDisconnect {
-    /// That of another process, if the kubelet's checkpoint lists the resource: this is the first run of this one.
+    /// A plugin of another process, if the kubelet's checkpoint lists the resource. This is the state before the
+    /// first run.
     #[default]
     Predecessor,
     None,
-    /// The last run of this plugin, if the kubelet is still this one.
+    /// The last run of this plugin, if kubelet.sock still has this identity.
     OwnRun(FileVersion),
-    /// Another plugin that had the socket or served the resource.
+    /// Another plugin that may have served the resource, whichever kubelet it used.
     AnotherPlugin,
 }
 
 impl RunMemory {
-    /// For a plugin that starts a moment after another one of this process may have served its resource.
+    /// Creates the memory of a plugin whose resource may just have been served by another plugin of this process.
     pub fn after_another_plugin() -> Self {
         Self {
             late_disconnect: LateDisconnect::AnotherPlugin,
@@ -55,7 +56,7 @@ impl RunMemory {
         }
     }
 
-    /// Another try begins, while this stands at kubelet.sock.
+    /// Records that an attempt begins, with the current identity of kubelet.sock. A new identity resets the back-off.
     pub fn attempt_started(&mut self, socket: KubeletSocket) {
         if socket.is_some() && socket != self.last_kubelet {
             self.reset_backoff();
@@ -63,7 +64,7 @@ impl RunMemory {
         self.last_kubelet = socket;
     }
 
-    /// A kubelet was reached. Returns the cause of the restart if a stream was lost before.
+    /// Records that a kubelet was reached. Returns the cause of the restart if a stream was lost before.
     pub fn connected(&mut self, kubelet: FileVersion) -> Option<Cause> {
         self.attempt_started(Some(kubelet));
         let is_same = self.late_disconnect == LateDisconnect::OwnRun(kubelet);
@@ -75,7 +76,7 @@ impl RunMemory {
         std::mem::take(&mut self.lost_stream).then_some(cause)
     }
 
-    /// Whether to wait before registering with the kubelet that was reached.
+    /// Returns whether to settle before registering with the kubelet that was reached.
     pub fn settle(&self) -> Settle {
         match self.late_disconnect {
             LateDisconnect::Predecessor => Settle::IfListed,
@@ -85,29 +86,28 @@ impl RunMemory {
         }
     }
 
-    /// What suspends the next registration.
+    /// Returns the suspensions of the next registration.
     pub fn suspensions(&self) -> &[Suspension] {
         &self.suspensions
     }
 
-    /// These suspend the next registration.
     pub fn set_suspensions(&mut self, suspensions: Vec<Suspension>) {
         self.suspensions = suspensions;
     }
 
-    /// The kubelet.sock of the last try.
+    /// Returns the identity of kubelet.sock at the last attempt.
     pub fn last_kubelet(&self) -> KubeletSocket {
         self.last_kubelet
     }
 
-    /// A run ended.
+    /// Records how a run ended.
     pub fn ended(&mut self, end: &RunEnd) {
         self.late_disconnect = match end {
             RunEnd::Stopped(Some(stream))
             | RunEnd::StreamEnded(stream)
             | RunEnd::StreamDropped(stream)
             | RunEnd::Suspended(stream, _) => own_run(stream.kubelet),
-            // Whatever became of the registration, the kubelet may know the plugin.
+            // Even after a failed registration the kubelet may know the plugin.
             RunEnd::NotRegistered(_) => own_run(self.last_kubelet),
             RunEnd::NotBound(BindError::Taken) | RunEnd::Panicked(_) => {
                 LateDisconnect::AnotherPlugin
@@ -123,7 +123,7 @@ impl RunMemory {
         }
     }
 
-    /// The pause after a run that ended so; `chance` is from 0 to 1.
+    /// Counts a failure and returns the pause before the next run. `chance` is a random number from 0 to 1.
     pub fn pause(&mut self, end: &RunEnd, chance: f64) -> Duration {
         match end {
             RunEnd::Stopped(_) => {}
@@ -140,25 +140,25 @@ impl RunMemory {
         }
     }
 
-    /// The plugin starts over with something else to register: what failed before counts no more, and a lost stream is
-    /// part of this restart.
+    /// Prepares a restart that has its own cause: resets the back-off, and forgets a lost stream so that it is not
+    /// counted as a second restart.
     pub fn prepare_restart(&mut self) {
         self.reset_backoff();
         self.waiting_for = None;
         self.lost_stream = false;
     }
 
-    /// What happened with an earlier kubelet counts no more.
     fn reset_backoff(&mut self) {
         (self.failures, self.backoff) = (0, Backoff::default());
     }
 
-    /// How many tries failed in a row.
+    /// Returns how many attempts failed in a row.
     pub fn failures(&self) -> u32 {
         self.failures
     }
 
-    /// Whether the log has not said yet that the plugin waits for this. `None`: it waits for nothing in particular.
+    /// Returns whether this reason to wait differs from the last one and should be logged as a warning. `None` means
+    /// that the failure is not a wait; it is always logged.
     pub fn is_new_reason(&mut self, waiting_for: Option<&'static str>) -> bool {
         let before = std::mem::replace(&mut self.waiting_for, waiting_for);
         waiting_for.is_none() || before != waiting_for
@@ -176,7 +176,7 @@ mod tests {
     use crate::plugin::{EndedStream, NotRegistered, StreamKubelet};
     use tokio::time::Instant;
 
-    /// Two kubelet.socks, one after the other.
+    /// Returns two different identities of kubelet.sock.
     fn kubelet_sockets() -> [FileVersion; 2] {
         let dir = tempfile::tempdir().unwrap();
         ["a", "b"].map(|name| {
@@ -194,7 +194,7 @@ mod tests {
         RunEnd::NotBound(BindError::Taken)
     }
 
-    /// Of a plugin whose run with this kubelet ended so.
+    /// Returns the memory of a plugin whose run with this kubelet ended this way.
     fn after(kubelet: FileVersion, end: &RunEnd) -> RunMemory {
         let mut memory = RunMemory::default();
         memory.connected(kubelet);

@@ -1,4 +1,4 @@
-//! Faults of the kubelet's calls: delays and errors of Allocate and the others, and how often they are injected.
+//! Faults of the kubelet's calls: delays and errors, and how often they are injected.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use simple_device_plugin::api;
 use simple_device_plugin::control::FaultReply;
 
 #[tokio::test]
-async fn a_delayed_allocate_delays_its_pod_and_nothing_else() {
+async fn a_delayed_allocate_delays_only_its_pod() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     let set = node.does(&["fault", "allocate", GPU, "--delay", "60s", "--after", "1"]);
@@ -20,33 +20,34 @@ async fn a_delayed_allocate_delays_its_pod_and_nothing_else() {
         "{}",
         set.1
     );
-    // This one would refuse the call that the first one delays, but the test clears both before the delay ends.
+    // This fault would refuse the call that the first fault delays, but the test clears both before the delay ends.
     node.does(&[
         "fault", "allocate", GPU, "--error", "ABORTED", "--after", "1",
     ]);
     node.admits("before").await.expect("admitted");
     let began = Instant::now();
-    let slow = async {
+    let delayed_pod = async {
         node.admits("slow").await.expect("admitted");
         began.elapsed()
     };
-    let meanwhile = async {
+    let during_delay = async {
         until("the injection", || {
             node.does(&["fault", "list"]).1.contains("1 of 2")
         })
         .await;
-        // Meanwhile the plugin sends lists and the program answers commands.
+        // During the delay, the plugin sends lists and the daemon answers commands.
         node.does(&["health", GPU, "3", "unhealthy"]);
         node.shows(4, 3).await;
         assert!(held(&node.kubelet, "slow").is_empty());
         node.clears_all_faults();
     };
-    let (took, ()) = tokio::join!(slow, meanwhile);
-    // The clear ended the delay.
+    let (took, ()) = tokio::join!(delayed_pod, during_delay);
+    // Clearing the faults ended the delay.
     assert!(took < Duration::from_secs(60), "{took:?}");
     assert_eq!(held(&node.kubelet, "slow"), ["gpu-n-1"]);
     assert_eq!(node.status()["faultsInjected"]["allocate"], 1);
-    node.manager.says("fault injected: delayed, in all by 60s");
+    node.manager
+        .says("fault injected: call delayed by 60s in total");
 }
 
 #[tokio::test]
@@ -73,29 +74,29 @@ async fn a_stopping_plugin_answers_a_delayed_call_at_once() {
 }
 
 #[tokio::test]
-async fn a_delayed_allocate_sees_the_devices_as_they_are_when_it_is_answered() {
+async fn a_delayed_allocate_is_answered_from_the_devices_after_the_delay() {
     let node = Node::with(&FOUR.replace("devices: 4", "devices: 1"));
     node.shows(1, 1).await;
     node.does(&["fault", "allocate", GPU, "--delay", "60s"]);
     let delayed = node.refused("p");
-    let meanwhile = async {
+    let during_delay = async {
         until("the injection", || {
             node.status()["faultsInjected"]["allocate"] == 1
         })
         .await;
         node.does(&["scale", GPU, "0"]);
-        // The device stays in the list, Unhealthy, while a call may use it.
+        // The device stays in the list as Unhealthy while the call is in flight.
         node.shows(1, 0).await;
         node.clears_all_faults();
     };
-    let (error, ()) = tokio::join!(delayed, meanwhile);
+    let (error, ()) = tokio::join!(delayed, during_delay);
     assert!(error.contains("device gpu-n-0 is being removed"), "{error}");
     node.shows(0, 0).await;
     assert_alive(&node.kubelet);
 }
 
-/// Calls Allocate of a resource, without the kubelet.
-async fn asks(node: &Node, name: &str) {
+/// Calls Allocate of a resource without the kubelet.
+async fn call_allocate(node: &Node, name: &str) {
     let socket = format!("simple-device-plugin-example.com_{name}.sock");
     let mut plugin = plugin_client(&node.dir.path().join(socket)).await;
     let request = api::allocation_of(vec![format!("{name}-n-0")]);
@@ -104,7 +105,7 @@ async fn asks(node: &Node, name: &str) {
 }
 
 #[tokio::test]
-async fn all_delays_together_are_bounded() {
+async fn the_sum_of_all_delays_is_limited() {
     const NAMES: [&str; 3] = [GPU, "example.com/nic", "example.com/fpga"];
     let each = NAMES.map(|name| format!("{{name: {name}, devices: 4}}"));
     let node = Node::with(&format!("{{resources: [{}]}}", each.join(", ")));
@@ -112,34 +113,42 @@ async fn all_delays_together_are_bounded() {
         shows(&node.kubelet, name, 4, 4).await;
         node.does(&["fault", "allocate", name, "--delay", "60s"]);
     }
-    // Two delays of 60 s for one call are one delay of 60 s.
+    // A call with two delays of 60 s is delayed by the maximum of 60 s.
     node.does(&["fault", "allocate", GPU, "--delay", "60s"]);
-    // Calls go to the plugins directly: the kubelet would make one after the other.
-    let delayed = async { tokio::join!(asks(&node, "gpu"), asks(&node, "nic")) };
+    // The calls go directly to the plugins, because the kubelet would make one after the other.
+    let delayed = async { tokio::join!(call_allocate(&node, "gpu"), call_allocate(&node, "nic")) };
     let third = async {
         until("both injections", || {
             let list = node.does(&["fault", "list"]).1;
             list.matches("1 of 1").count() == 3
         })
         .await;
-        assert!(node.manager.says("a delay is cut").contains("granted=60s"));
-        let admitted = asks(&node, "fpga");
+        assert!(
+            node.manager
+                .says("the injected delay is shortened")
+                .contains("granted=60s")
+        );
+        let admitted = call_allocate(&node, "fpga");
         within("an answer at once", admitted).await;
-        assert!(node.manager.says("a delay is cut").contains("granted=0ns"));
-        // A delay that was cut to nothing does not count.
+        assert!(
+            node.manager
+                .says("the injected delay is shortened")
+                .contains("granted=0ns")
+        );
+        // A delay that was shortened to zero is not counted.
         let list = node.does(&["fault", "list"]).1;
         assert!(list.contains("example.com/fpga  0 of 1"), "{list}");
         node.clears_all_faults();
     };
     tokio::join!(delayed, third);
-    // The clear gave the unused delay back.
+    // Clearing the faults returned the unused delay to the budget.
     node.does(&["fault", "allocate", GPU, "--delay", "50ms", "--times", "1"]);
     node.admits("later").await.expect("admitted");
     assert_eq!(node.status()["faults"][0]["injected"], 1);
 }
 
 #[tokio::test]
-async fn a_refused_call_has_its_code_and_message() {
+async fn a_refused_call_returns_the_code_and_message_of_the_fault() {
     let node = Node::with(CALLED);
     node.shows(4, 4).await;
     let refusals = [
@@ -152,11 +161,11 @@ async fn a_refused_call_has_its_code_and_message() {
     for (what, expected) in refusals {
         let refusal = ["--error", "UNAVAILABLE", "--message", "no luck"];
         let set: FaultReply = node.done(&[&["fault", what, GPU], &refusal[..]].concat());
-        let words = format!("{what} --error UNAVAILABLE --message 'no luck'");
-        assert_eq!(set.fault.to_string(), words);
+        let arguments = format!("{what} --error UNAVAILABLE --message 'no luck'");
+        assert_eq!(set.fault.to_string(), arguments);
         let error = node.refused("p").await;
         assert!(error.contains(expected), "{error}");
-        node.admits(what).await.expect("once is enough");
+        node.admits(what).await.expect("the fault is exhausted");
     }
     node.does(&[
         "fault",
@@ -174,7 +183,7 @@ async fn a_refused_call_has_its_code_and_message() {
     node.kubelet
         .start_container("allocate")
         .await
-        .expect("once is enough");
+        .expect("the fault is exhausted");
     assert_eq!(
         node.status()["faultsInjected"],
         serde_json::json!({"allocate": 1, "preferred": 1, "pre-start": 1})
@@ -185,7 +194,7 @@ async fn a_refused_call_has_its_code_and_message() {
 }
 
 #[tokio::test]
-async fn refused_options_fail_the_registration_and_it_is_tried_again() {
+async fn the_plugin_registers_again_after_refused_options() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     node.does(&[
@@ -198,8 +207,8 @@ async fn refused_options_fail_the_registration_and_it_is_tried_again() {
     assert_eq!(status["registrations"]["registered"], 2);
 }
 
-/// The numbers of the pods, of twenty, that a random fault refuses.
-async fn refused(node: &Node, seed: &str) -> Vec<usize> {
+/// Returns which of 20 pods, counted from 0, a random fault with this seed refuses.
+async fn refused_pods(node: &Node, seed: &str) -> Vec<usize> {
     node.does(&[
         "fault",
         "allocate",
@@ -228,10 +237,10 @@ async fn refused(node: &Node, seed: &str) -> Vec<usize> {
 async fn the_same_seed_injects_into_the_same_calls() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
-    let first = refused(&node, "7").await;
-    assert_eq!(refused(&node, "7").await, first);
-    assert_ne!(refused(&node, "8").await, first);
-    // The program prints a seed that it chose itself.
+    let first = refused_pods(&node, "7").await;
+    assert_eq!(refused_pods(&node, "7").await, first);
+    assert_ne!(refused_pods(&node, "8").await, first);
+    // The daemon reports the seed that it chose.
     let (_, shown, _) = node.does(&["fault", "stream", GPU, "--probability", "0"]);
     assert!(
         shown.starts_with("example.com/gpu: stream --probability 0 --seed "),

@@ -12,10 +12,11 @@ use simple_device_plugin::control::{ClearReply, FaultReply, Refusal};
 use simple_device_plugin::fault::{TooMany, UncalledRpc};
 use simple_device_plugin::model::selection::SelectionError;
 
-const LATE: &str = "{resources: [{name: example.com/gpu, devices: 4, faults: [{on: registration, for: 1s}, {on: allocate, error: INTERNAL, times: 1}]}]}";
+/// A resource with a registration fault and an Allocate fault.
+const FAULTY: &str = "{resources: [{name: example.com/gpu, devices: 4, faults: [{on: registration, for: 1s}, {on: allocate, error: INTERNAL, times: 1}]}]}";
 
 #[tokio::test]
-async fn one_resource_is_cleared_alone() {
+async fn clears_the_faults_of_one_resource_only() {
     let two =
         "{resources: [{name: example.com/gpu, devices: 4}, {name: example.com/nic, devices: 4}]}";
     let node = Node::with(two);
@@ -47,20 +48,20 @@ async fn one_resource_is_cleared_alone() {
 }
 
 #[tokio::test]
-async fn reset_brings_back_the_faults_of_the_configuration() {
+async fn reset_restores_the_configured_faults() {
     let began = Instant::now();
-    let node = Node::with(LATE);
+    let node = Node::with(FAULTY);
     node.shows(4, 4).await;
     assert!(began.elapsed() >= Duration::from_secs(1));
     node.refused("p").await;
-    node.admits("p").await.expect("once is enough");
+    node.admits("p").await.expect("the fault is exhausted");
     assert_eq!(node.status()["faults"][1]["setAtRunTime"], false);
 
-    // A reload that changes something else keeps the counts of a fault.
-    node.reloads(&LATE.replace("devices: 4", "devices: 5"));
+    // A reload that does not change a fault keeps its counts.
+    node.reloads(&FAULTY.replace("devices: 4", "devices: 5"));
     node.shows(5, 5).await;
     assert_eq!(node.status()["faults"][1]["injected"], 1);
-    node.admits("q").await.expect("once is enough");
+    node.admits("q").await.expect("the fault is exhausted");
 
     node.clears_all_faults();
     node.does(&["fault", "allocate", GPU, "--error", "ABORTED"]);
@@ -77,22 +78,22 @@ async fn reset_brings_back_the_faults_of_the_configuration() {
     node.shows(5, 0).await;
     node.shows(5, 5).await;
 
-    // A reload that changes one fault keeps the count of the other.
-    node.reloads(&LATE.replace("INTERNAL", "ABORTED"));
+    // A reload that changes one fault keeps the counts of the other.
+    node.reloads(&FAULTY.replace("INTERNAL", "ABORTED"));
     let warned = node.manager.says("a fault is configured");
     assert!(warned.contains("allocate --error ABORTED"), "{warned}");
     let error = node.refused("aborted").await;
     assert!(error.contains("Aborted"), "{error}");
     assert_eq!(node.status()["faults"][0]["injected"], 1);
-    // A cleared fault stays cleared when a reload adds another one.
+    // A cleared fault stays cleared when a reload adds another fault.
     node.clears_all_faults();
-    let more = LATE.replace("faults: [", "faults: [{on: preferred, delay: 1s}, ");
+    let more = FAULTY.replace("faults: [", "faults: [{on: preferred, delay: 1s}, ");
     node.reloads(
         &more
             .replace("INTERNAL", "ABORTED")
             .replace("devices: 4", "devices: 5"),
     );
-    until("the new one", || {
+    until("the new fault", || {
         let faults = node.status()["faults"].clone();
         faults.as_array().is_some_and(|faults| faults.len() == 1)
     })
@@ -120,7 +121,7 @@ async fn an_invalid_fault_is_refused_and_changes_nothing() {
             "{unknown}"
         );
     }
-    for wrong in [
+    for invalid in [
         &["allocate", GPU, "--delay", "61s"][..],
         &["stream", GPU, "--for", "1s"],
         &["health", GPU, "0", "--up", "1ms", "--down", "1s"],
@@ -128,8 +129,8 @@ async fn an_invalid_fault_is_refused_and_changes_nothing() {
         &[GPU, "stream"],
         &[],
     ] {
-        let (code, _, _) = node.does(&[&["fault"], wrong].concat());
-        assert_eq!(code, Some(2), "{wrong:?}");
+        let (code, _, _) = node.does(&[&["fault"], invalid].concat());
+        assert_eq!(code, Some(2), "{invalid:?}");
     }
     assert_eq!(node.does(&["fault", "list"]).1, "no faults\n");
     let set: FaultReply = node.done(&["fault", "pre-start", GPU, "--delay", "1s"]);
@@ -160,7 +161,7 @@ async fn metrics_count_injected_faults() {
     assert!(!text.contains("faults_injected_total{"), "{text}");
     let fault = r#"{"on": "allocate", "error": "ABORTED", "times": 2}"#;
     let fault = serde_json::from_str(fault).expect("a fault");
-    manager.plugin(GPU).set_fault(fault).expect("room");
+    manager.plugin(GPU).set_fault(fault).expect("a free slot");
     let label = |count| {
         format!(
             "simple_device_plugin_faults_injected_total{{resource=\"{GPU}\",fault=\"allocate\"}} {count}\n"
@@ -177,10 +178,10 @@ async fn metrics_count_injected_faults() {
 }
 
 #[test]
-fn a_check_shows_faults() {
+fn check_shows_the_configured_faults() {
     let dir = plugin_dir();
     let file = dir.path().join("config.yaml");
-    fs::write(&file, LATE).expect("a file");
+    fs::write(&file, FAULTY).expect("a file");
     let check = |arguments: &[&str]| {
         let mut command = program(&[("CONFIG_FILE", text(&file))]);
         output(command.arg("check").args(arguments)).1

@@ -1,11 +1,11 @@
-//! Faults of the registration and of the ListAndWatch stream, and faults of the devices' health.
+//! Faults of the ListAndWatch stream, of the registration, and of device health.
 
 use crate::support::steered::{CALLED, FOUR, Node};
 use crate::support::{GPU, held, registrations, until, within};
 use simple_device_plugin::control::{FaultReply, HealthReply};
 
 #[tokio::test]
-async fn a_dropped_stream_comes_back() {
+async fn the_plugin_registers_again_after_a_dropped_stream() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     node.admits("p").await.expect("admitted");
@@ -19,9 +19,12 @@ async fn a_dropped_stream_comes_back() {
     assert_eq!(held(&node.kubelet, "p"), ["gpu-n-0"]);
     let status = node.status();
     assert_eq!(status["restarts"], serde_json::json!({"fault": 1}));
-    assert_eq!(status["lastError"]["what"], "a fault dropped the stream");
+    assert_eq!(
+        status["lastError"]["what"],
+        "a stream fault closed ListAndWatch"
+    );
     assert_eq!(status["faults"][0]["injected"], 1);
-    // Several faults of the stream are injected as often as each of them says.
+    // With several stream faults, each is injected as often as its `--times` says.
     node.does(&["fault", "stream", GPU, "--times", "2", "--after", "1"]);
     node.does(&["fault", "stream", GPU]);
     until("all three", || {
@@ -40,13 +43,13 @@ async fn a_registration_is_suspended_until_the_fault_is_cleared() {
     until("its state", || node.status()["state"] == "suspended").await;
     assert_eq!(
         node.status()["waitsFor"],
-        "waits until the fault that suspends its registration ends"
+        "waits until its registration fault ends or is cleared"
     );
-    // Neither a kubelet restart nor other options end it.
+    // Neither a kubelet restart nor a configuration change ends the suspension.
     let node = node.with_another_kubelet().await;
     node.reloads(&CALLED.replace("devices: 4", "devices: 3"));
     node.manager
-        .says("other options or another socket: starting over");
+        .says("the registration options or the socket changed; registering again");
     assert_eq!(registrations(&node.kubelet, GPU), 0);
     assert_eq!(node.status()["state"], "suspended");
     node.clears_all_faults();
@@ -54,12 +57,11 @@ async fn a_registration_is_suspended_until_the_fault_is_cleared() {
     assert_eq!(node.status()["faultsInjected"]["registration"], 1);
 }
 
-/// A fault counts a registration once, not once for each of its steps. The registration that follows a suspended one is
-/// the same registration.
+/// A fault counts each registration once. A suspended registration and its later attempt are the same registration.
 #[tokio::test]
-async fn a_registration_is_evaluated_once() {
-    let after = "{resources: [{name: example.com/gpu, devices: 4, faults: [{on: registration, after: 1, times: 9}]}]}";
-    let node = Node::with(after);
+async fn a_registration_fault_counts_each_registration_once() {
+    let config = "{resources: [{name: example.com/gpu, devices: 4, faults: [{on: registration, after: 1, times: 9}]}]}";
+    let node = Node::with(config);
     node.shows(4, 4).await;
     let seen = |node: &Node| node.status()["faults"][0]["seen"].clone();
     assert_eq!(seen(&node), 1);
@@ -84,10 +86,10 @@ async fn a_registration_is_evaluated_once() {
     assert_eq!(status["faultsInjected"]["registration"], 2);
     assert_eq!(
         status["lastError"]["what"],
-        "a fault suspends the registration"
+        "a registration fault closed ListAndWatch"
     );
     assert_eq!(status["restarts"]["fault"], 1);
-    // A clear ends a fault before its time is over.
+    // Clearing a fault ends a suspension before its `--for` has passed.
     node.does(&["fault", "registration", GPU, "--for", "24h"]);
     node.shows(4, 0).await;
     node.clears_all_faults();
@@ -95,7 +97,7 @@ async fn a_registration_is_evaluated_once() {
 }
 
 #[tokio::test]
-async fn devices_flap() {
+async fn health_faults_make_devices_flap() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     node.does(&["health", GPU, "0", "unhealthy"]);
@@ -123,7 +125,7 @@ async fn devices_flap() {
     );
     let kept: HealthReply = node.done(&["health", GPU, "3", "healthy"]);
     assert_eq!(kept.fault_unhealthy, 1);
-    // When the device count gets smaller, the remaining devices still flap.
+    // After the device count is reduced, the remaining devices still flap.
     node.does(&["reset", GPU]);
     node.does(&["fault", "health", GPU, "1-3", "--up", "1s", "--down", "1h"]);
     node.does(&["scale", GPU, "3"]);

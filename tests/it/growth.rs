@@ -1,4 +1,4 @@
-//! 200 restarts of the kubelet leak no task, file descriptor or socket.
+//! Checks that kubelet restarts leak no task, file descriptor or socket.
 
 use std::path::Path;
 
@@ -11,16 +11,16 @@ use crate::support::{
 const RESTARTS: usize = 200;
 const RESOURCES: [&str; 3] = ["example.com/a", "example.com/b", "example.com/c"];
 
-/// What this process holds: open file descriptors, live tasks and sockets in the plugin directory.
+/// Open file descriptors and live tasks of this process, and sockets in the plugin directory.
 #[derive(Debug, PartialEq)]
-struct Held {
+struct Usage {
     descriptors: usize,
     tasks: usize,
     sockets: usize,
 }
 
-fn count(dir: &Path) -> Held {
-    Held {
+fn usage(dir: &Path) -> Usage {
+    Usage {
         descriptors: descriptors(),
         tasks: alive_tasks(),
         sockets: sockets(dir).len(),
@@ -28,8 +28,8 @@ fn count(dir: &Path) -> Held {
 }
 
 #[tokio::test]
-async fn restarts_leave_nothing_behind() {
-    if !is_alone("growth::restarts_leave_nothing_behind") {
+async fn kubelet_restarts_leak_nothing() {
+    if !is_alone("growth::kubelet_restarts_leak_nothing") {
         return;
     }
     let dir = plugin_dir();
@@ -48,29 +48,29 @@ async fn restarts_leave_nothing_behind() {
         .expect("admitted");
     let assigned = held(&kubelet, "p");
 
-    let mut at_first = None;
+    let mut after_first = None;
     for _ in 0..RESTARTS {
-        kubelet = kubelet.restart().await.expect("a new life");
+        kubelet = kubelet.restart().await.expect("a kubelet");
         for resource in RESOURCES {
             shows(&kubelet, resource, 3, 3).await;
             assert_eq!(registrations(&kubelet, resource), 1);
         }
-        at_first.get_or_insert_with(|| count(dir.path()));
+        after_first.get_or_insert_with(|| usage(dir.path()));
     }
     assert_eq!(held(&kubelet, "p"), assigned);
 
-    // Tasks that a restart ended may still need a turn of the runtime.
-    let at_first = at_first.expect("a restart");
+    // The runtime may still have to poll tasks that the last restart ended.
+    let after_first = after_first.expect("a restart");
     until("the tasks to end", || {
-        count(dir.path()).tasks <= at_first.tasks
+        usage(dir.path()).tasks <= after_first.tasks
     })
     .await;
-    let at_last = count(dir.path());
+    let after_last = usage(dir.path());
     assert!(
-        at_last.descriptors <= at_first.descriptors,
-        "{at_first:?} grew to {at_last:?}"
+        after_last.descriptors <= after_first.descriptors,
+        "{after_first:?} grew to {after_last:?}"
     );
-    assert_eq!(at_last.sockets, RESOURCES.len());
+    assert_eq!(after_last.sockets, RESOURCES.len());
     manager.stop().await;
     assert!(sockets(dir.path()).is_empty());
 }

@@ -1,4 +1,5 @@
-//! What the node tests of Kubernetes assert of a device plugin, by their numbers, on the simulated kubelet.
+//! The assertions about device plugins in the node e2e tests of Kubernetes, replayed on the simulated kubelet. The
+//! numbers are ours; a missing number is an assertion that needs a real kubelet.
 
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ async fn t02_a_pod_gets_exactly_its_device() {
 }
 
 #[tokio::test]
-async fn t05_a_restarted_kubelet_gets_the_resource_again() {
+async fn t05_the_plugin_registers_again_after_a_kubelet_restart() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
@@ -50,16 +51,16 @@ async fn t05_a_restarted_kubelet_gets_the_resource_again() {
         .await
         .expect("admitted");
     let before = held(&kubelet, "p");
-    let kubelet = kubelet.restart().await.expect("a new life");
+    let kubelet = kubelet.restart().await.expect("a kubelet");
     shows(&kubelet, RESOURCE, 2, 2).await;
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
     assert_eq!(held(&kubelet, "p"), before);
     manager.stop().await;
 }
 
-/// The plugin is killed and cannot clean up, then it is started again.
+/// The killed plugin cannot remove its socket.
 #[tokio::test]
-async fn t07_a_killed_plugin_comes_back_to_the_same_assignments() {
+async fn t07_assignments_are_kept_when_a_killed_plugin_is_started_again() {
     let (dir, kubelet, running) = running_manager(&[]).await;
     kubelet
         .admit(&pod("p", &[(RESOURCE, 1)]))
@@ -70,7 +71,7 @@ async fn t07_a_killed_plugin_comes_back_to_the_same_assignments() {
     shows(&kubelet, RESOURCE, 2, 0).await;
     assert!(
         dir.path().join(SOCKET).exists(),
-        "killed, it leaves its socket"
+        "a killed plugin leaves its socket"
     );
     let _again = Running::manager(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
@@ -82,20 +83,20 @@ async fn t07_a_killed_plugin_comes_back_to_the_same_assignments() {
 }
 
 #[tokio::test]
-async fn t08_a_plugin_that_is_gone_counts_as_ill_and_after_a_restart_as_nothing() {
+async fn t08_devices_of_a_stopped_plugin_are_unhealthy_and_gone_after_a_kubelet_restart() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
     manager.stop().await;
     shows(&kubelet, RESOURCE, 2, 0).await;
-    let kubelet = kubelet.restart().await.expect("a new life");
+    let kubelet = kubelet.restart().await.expect("a kubelet");
     let node = kubelet.node().borrow().clone();
     assert_eq!(node[RESOURCE], kubelet_sim::Quantities::default());
 }
 
 #[tokio::test]
-async fn t10_a_second_pod_gets_another_device_and_a_gone_pods_devices_are_free() {
+async fn t10_a_second_pod_gets_another_device_and_devices_of_deleted_pods_are_freed() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
@@ -124,20 +125,20 @@ async fn t10_a_second_pod_gets_another_device_and_a_gone_pods_devices_are_free()
 }
 
 #[tokio::test]
-async fn t12_an_error_in_the_options_fails_register_and_nothing_is_listed() {
+async fn t12_an_options_error_fails_register_and_opens_no_stream() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let refused = Err(Status::internal("no options"));
     let plugin = FakePlugin::with_options(dir.path(), "faulty.sock", &["a"], refused);
     register(dir.path(), RESOURCE, "faulty.sock")
         .await
-        .expect_err("registered");
+        .expect_err("a refusal");
     assert!(kubelet.node().borrow().is_empty());
     assert_eq!(*plugin.streams.borrow(), 0);
 }
 
 #[tokio::test]
-async fn t13_an_ill_device_leaves_allocatable_and_comes_back() {
+async fn t13_an_unhealthy_device_leaves_allocatable_until_it_is_healthy() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
@@ -147,8 +148,8 @@ async fn t13_an_ill_device_leaves_allocatable_and_comes_back() {
         .await
         .expect("admitted");
     for (health, allocatable) in [(Health::Unhealthy, 1), (Health::Healthy, 2)] {
-        let devices = manager.plugin(RESOURCE);
-        devices
+        let plugin = manager.plugin(RESOURCE);
+        plugin
             .set_health("simple-device-n-1", health)
             .expect("this device");
         shows(&kubelet, RESOURCE, 2, allocatable).await;
@@ -159,7 +160,7 @@ async fn t13_an_ill_device_leaves_allocatable_and_comes_back() {
 }
 
 #[tokio::test]
-async fn t14_a_stream_that_fails_is_not_opened_again() {
+async fn t14_the_kubelet_does_not_reopen_a_failed_stream() {
     let dir = plugin_dir();
     let kubelet = kubelet_with(dir.path(), |settings| {
         settings.endpoint_stop_grace_period = Duration::from_secs(1);
@@ -188,16 +189,16 @@ async fn t14_a_stream_that_fails_is_not_opened_again() {
 }
 
 #[tokio::test]
-async fn t15_a_stopped_plugin_keeps_its_capacity_for_the_grace() {
+async fn t15_capacity_of_a_stopped_plugin_is_kept_for_the_grace_period() {
     let dir = plugin_dir();
     let kubelet = kubelet_with(dir.path(), |settings| {
         settings.endpoint_stop_grace_period = Duration::from_secs(1);
     });
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
-    let ill_then_gone = async {
+    let unhealthy_then_gone = async {
         shows(&kubelet, RESOURCE, 2, 0).await;
         shows(&kubelet, RESOURCE, 0, 0).await;
     };
-    tokio::join!(manager.stop(), ill_then_gone);
+    tokio::join!(manager.stop(), unhealthy_then_gone);
 }

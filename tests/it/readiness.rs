@@ -71,8 +71,7 @@ async fn says_who_has_its_socket_and_when_it_settles() {
     .await;
     drop(neighbour);
     manager.is_at(A, Step::Settling).await;
-    let settling =
-        "example.com/a waits 0.5 s, since the kubelet may still be disconnecting a predecessor";
+    let settling = "example.com/a waits 0.5 s because the kubelet may still be disconnecting a previous plugin";
     http.readiness(503, settling).await;
     http.readiness(200, "ready: 1 of 1\n").await;
     assert!(kubelet.disconnect_plugin(A));
@@ -177,8 +176,11 @@ async fn a_lost_stream_is_told_as_long_as_nothing_else_is() {
     let http = Http::of(&manager).await;
     http.readiness(200, "ready").await;
     assert!(kubelet.disconnect_plugin(A));
-    http.readiness(503, "example.com/a starts over: the stream ended\n")
-        .await;
+    http.readiness(
+        503,
+        "example.com/a registers again: the ListAndWatch stream ended\n",
+    )
+    .await;
     http.readiness(200, "ready").await;
     manager.stop().await;
 }

@@ -15,7 +15,7 @@ use simple_device_plugin::supervisor::Supervisor;
 const GRACES: Duration = Duration::from_millis(300);
 
 #[tokio::test]
-async fn a_device_that_a_pod_holds_stays_until_the_pod_is_gone() {
+async fn a_device_that_a_pod_holds_stays_until_the_pod_is_deleted() {
     let dir = plugin_dir();
     let kubelet = strict_kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(3)));
@@ -24,28 +24,28 @@ async fn a_device_that_a_pod_holds_stays_until_the_pod_is_gone() {
     kubelet.admit(&everything).await.expect("admitted");
     manager.reconfigure(from_file(&counted(0)));
     shows(&kubelet, A, 3, 0).await;
-    // The kubelet admits the pod again, as for a resize and after a restart.
+    // The kubelet admits the pod again, as it does for a resize and after a restart.
     assert_eq!(
         kubelet
             .admit(&everything)
             .await
-            .expect("it keeps its devices")
+            .expect("the pod keeps its devices")
             .len(),
         1
     );
     let kubelet = kubelet.restart().await.expect("a kubelet");
     shows(&kubelet, A, 3, 0).await;
     assert_eq!(held(&kubelet, "p").len(), 3);
-    // Also long after the grace.
+    // The devices also stay long after the grace.
     tokio::time::sleep(GRACES).await;
     kubelet
         .admit(&everything)
         .await
-        .expect("it keeps its devices");
+        .expect("the pod keeps its devices");
     shows(&kubelet, A, 3, 0).await;
     assert_alive(&kubelet);
 
-    // One device is configured again and gets healthy; the others leave the list with the pod.
+    // One device is configured again and becomes healthy. The others leave the list when the pod is deleted.
     manager.reconfigure(from_file(&counted(1)));
     shows(&kubelet, A, 3, 1).await;
     kubelet.delete("p");
@@ -56,7 +56,7 @@ async fn a_device_that_a_pod_holds_stays_until_the_pod_is_gone() {
 
 /// On a busy node there is always an Allocate call in progress or one that ended within the grace.
 #[tokio::test]
-async fn a_free_device_is_dropped_while_pods_come_and_go() {
+async fn a_free_device_is_removed_while_pods_start_and_end() {
     let dir = plugin_dir();
     let kubelet = strict_kubelet(dir.path());
     let ordered = |count: usize| {
@@ -82,9 +82,10 @@ async fn a_free_device_is_dropped_while_pods_come_and_go() {
     manager.stop().await;
 }
 
-/// Without the pod-resources API, the checkpoint has a deleted pod until the kubelet admits another pod with devices.
+/// Without the pod-resources API, a deleted pod stays in the checkpoint until the kubelet admits another pod with
+/// devices.
 #[tokio::test]
-async fn without_the_pod_resources_a_device_waits_for_the_next_admission() {
+async fn without_the_pod_resources_api_a_device_stays_until_the_next_admission() {
     let dir = plugin_dir();
     let kubelet = strict_kubelet(dir.path());
     let manager = Manager::run(Supervisor::new(from_file(&counted(4)), dir.path()));
@@ -93,10 +94,10 @@ async fn without_the_pod_resources_a_device_waits_for_the_next_admission() {
     manager.reconfigure(from_file(&counted(3)));
     shows(&kubelet, A, 4, 3).await;
     kubelet.delete("p");
-    let held = |wait| wait == Wait::Pod;
-    manager.device_waits(A, "a-n-3", held).await;
+    let waits_for_pod = |wait| wait == Wait::Pod;
+    manager.device_waits(A, "a-n-3", waits_for_pod).await;
     tokio::time::sleep(GRACES).await;
-    manager.device_waits(A, "a-n-3", held).await;
+    manager.device_waits(A, "a-n-3", waits_for_pod).await;
     kubelet.admit(&pod("q", &[(A, 1)])).await.expect("admitted");
     shows(&kubelet, A, 3, 3).await;
     assert_alive(&kubelet);
@@ -109,7 +110,7 @@ fn is_list(what: &EventKind) -> bool {
 
 /// Until a restarted kubelet knows its pods, its pod-resources API lists none; that must not free their devices.
 #[tokio::test]
-async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
+async fn a_restarted_kubelet_that_does_not_know_its_pods_yet_frees_no_device() {
     let dir = plugin_dir();
     let kubelet = kubelet_with(dir.path(), |settings| {
         settings.topology_policy = TopologyPolicy::SingleNumaNode;
@@ -123,30 +124,30 @@ async fn a_kubelet_that_does_not_know_its_pods_yet_frees_nothing() {
     manager.reconfigure(from_file(&counted(0)));
     shows(&kubelet, A, 1, 0).await;
     let kubelet = kubelet.restart().await.expect("a kubelet");
-    // The first list, and the same list again, with which the plugin makes the kubelet write its checkpoint.
+    // The plugin sends the first list, then the same list again to make the kubelet write its checkpoint.
     let mut events = kubelet.events();
     for _ in 0..2 {
         happens(&mut events, A, is_list).await;
     }
     kubelet.set_pods_known();
-    stays_with(&kubelet, &manager, &everything).await;
+    pod_keeps_device(&kubelet, &manager, &everything).await;
     manager.stop().await;
 }
 
-/// The only device is pending removal, and the pod that holds it keeps it.
-async fn stays_with(kubelet: &Kubelet, manager: &Manager, pod: &Pod) {
+/// Checks that the only device is pending removal, and that the pod that holds it keeps it.
+async fn pod_keeps_device(kubelet: &Kubelet, manager: &Manager, pod: &Pod) {
     manager
         .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
         .await;
-    kubelet.admit(pod).await.expect("it keeps its devices");
+    kubelet.admit(pod).await.expect("the pod keeps its devices");
     shows(kubelet, A, 1, 0).await;
     assert_alive(kubelet);
 }
 
-/// The pod-resources API does not list devices of init containers that ended. Here it is the API of another kubelet,
-/// which lists no device at all.
+/// The pod-resources API omits devices of init containers that ended. The test uses the API of another kubelet, which
+/// lists no device at all.
 #[tokio::test]
-async fn what_the_pod_resources_lack_stays_while_the_checkpoint_has_it() {
+async fn a_device_stays_while_only_the_checkpoint_shows_its_pod() {
     let (dir, other_dir) = (plugin_dir(), plugin_dir());
     let kubelet = strict_kubelet(dir.path());
     let _other = strict_kubelet(other_dir.path());
@@ -158,16 +159,16 @@ async fn what_the_pod_resources_lack_stays_while_the_checkpoint_has_it() {
     kubelet.admit(&everything).await.expect("admitted");
     let mut events = kubelet.events();
     manager.reconfigure(from_file(&counted(0)));
-    // The list with the Unhealthy device, and the same list twice more.
+    // The plugin sends the list with the Unhealthy device, then the same list twice more.
     for _ in 0..3 {
         happens(&mut events, A, is_list).await;
     }
-    stays_with(&kubelet, &manager, &everything).await;
+    pod_keeps_device(&kubelet, &manager, &everything).await;
     manager.stop().await;
 }
 
 #[tokio::test]
-async fn what_pods_hold_at_the_start_is_retired() {
+async fn devices_that_pods_hold_at_startup_are_listed_and_removed_later() {
     let dir = plugin_dir();
     let kubelet = strict_kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(3)));
@@ -182,7 +183,7 @@ async fn what_pods_hold_at_the_start_is_retired() {
     kubelet
         .admit(&pod("q", &[(A, 1)]))
         .await
-        .expect_err("the one that is left is held");
+        .expect_err("the only configured device is held");
     kubelet.delete("p");
     shows(&kubelet, A, 1, 1).await;
     kubelet.admit(&pod("q", &[(A, 1)])).await.expect("admitted");
@@ -190,9 +191,9 @@ async fn what_pods_hold_at_the_start_is_retired() {
     manager.stop().await;
 }
 
-/// Two managers on one node, as with `maxSurge`: the second one takes over when the first one stops.
+/// Two managers run on one node, as with `maxSurge`. The second one takes over when the first one stops.
 #[tokio::test]
-async fn a_successor_that_waited_knows_what_pods_got_meanwhile() {
+async fn a_successor_lists_devices_that_pods_got_while_it_waited_for_the_socket() {
     let dir = plugin_dir();
     let kubelet = strict_kubelet(dir.path());
     let first = Manager::of(dir.path(), from_file(&counted(3)));
@@ -207,10 +208,10 @@ async fn a_successor_that_waited_knows_what_pods_got_meanwhile() {
     second.stop().await;
 }
 
-/// The checkpoint cannot be read and an upgrade made the count smaller: the first list must still have the devices that
-/// the pod holds.
+/// The checkpoint cannot be read, and an upgrade reduced the device count. The first list must still have the devices
+/// that the pod holds.
 #[tokio::test]
-async fn a_checkpoint_of_another_form_hides_no_device_that_a_pod_holds() {
+async fn held_devices_are_listed_even_if_the_checkpoint_has_an_unknown_format() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(3)));
@@ -228,21 +229,21 @@ async fn a_checkpoint_of_another_form_hides_no_device_that_a_pod_holds() {
 }
 
 #[tokio::test]
-async fn without_a_checkpoint_that_can_be_read_devices_stay() {
+async fn devices_stay_while_the_checkpoint_cannot_be_read() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::run(Supervisor::new(from_file(&counted(2)), dir.path()));
     shows(&kubelet, A, 2, 2).await;
-    let blocked = dir.path().join(checkpoint_file::FILE);
-    until("the checkpoint", || blocked.exists()).await;
-    std::fs::remove_file(&blocked).expect("the checkpoint");
-    std::fs::create_dir(&blocked).expect("something that is no checkpoint");
+    let checkpoint = dir.path().join(checkpoint_file::FILE);
+    until("the checkpoint", || checkpoint.exists()).await;
+    std::fs::remove_file(&checkpoint).expect("the checkpoint");
+    std::fs::create_dir(&checkpoint).expect("a directory");
     manager.reconfigure(from_file(&counted(1)));
     shows(&kubelet, A, 2, 1).await;
     // The device is still there long after the grace.
     tokio::time::sleep(GRACES).await;
     shows(&kubelet, A, 2, 1).await;
-    std::fs::remove_dir(&blocked).expect("what was made");
+    std::fs::remove_dir(&checkpoint).expect("the directory");
     kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
     shows(&kubelet, A, 1, 1).await;
     manager.stop().await;

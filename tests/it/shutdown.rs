@@ -1,4 +1,4 @@
-//! The daemon shuts down on a signal, and when the plugin directory is replaced.
+//! The daemon shuts down on a signal and when the plugin directory is replaced.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -12,7 +12,7 @@ use simple_device_plugin::api::{allocation_of, v1beta1};
 use simple_device_plugin::node::watcher::DirReplaced;
 
 #[tokio::test]
-async fn leaving_ends_the_stream_in_order_and_still_allocates() {
+async fn a_stopping_plugin_ends_the_stream_with_ok_and_still_allocates() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
@@ -25,7 +25,7 @@ async fn leaving_ends_the_stream_in_order_and_still_allocates() {
     let mut stream = stream.into_inner();
     let list = stream.message().await.expect("no error").expect("a list");
     assert_eq!(list.devices.len(), 2);
-    let pod_in_flight = async {
+    let allocate_while_stopping = async {
         let end = within("the end of the stream", stream.message()).await;
         assert!(matches!(end, Ok(None)), "{end:?}");
         let request = allocation_of(vec!["simple-device-n-1".to_owned()]);
@@ -35,22 +35,22 @@ async fn leaving_ends_the_stream_in_order_and_still_allocates() {
             .expect("an answer while stopping");
         drop(client);
     };
-    tokio::join!(manager.stop(), pod_in_flight);
+    tokio::join!(manager.stop(), allocate_while_stopping);
 }
 
 #[tokio::test]
-async fn a_restart_while_stopping() {
+async fn stops_while_the_kubelet_restarts() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
     let (kubelet, ()) = tokio::join!(kubelet.restart(), manager.stop());
-    kubelet.expect("a new life");
+    kubelet.expect("a kubelet");
     assert!(sockets(dir.path()).is_empty());
 }
 
 #[tokio::test]
-async fn sigterm_ends_it_in_order_and_sighup_does_not() {
+async fn sigterm_stops_the_daemon_gracefully_and_sighup_does_not() {
     let (dir, kubelet, running) = running_manager(&[]).await;
     running.signal(rustix::process::Signal::HUP);
     running.says("SIGHUP");
@@ -72,7 +72,7 @@ async fn a_second_signal_aborts() {
     let mut streaming = kubelet.streaming.clone();
     let streams = streaming.wait_for(|streams| !streams.is_empty());
     drop(within("a stream", streams).await.expect("a kubelet"));
-    // This kubelet keeps its connection, so that a stop in order takes 2 s.
+    // This kubelet keeps its connection open, so a graceful stop takes 2 s.
     let ended = tokio::task::spawn_blocking(move || {
         running.signal(rustix::process::Signal::TERM);
         running.says("SIGTERM: stopping");
@@ -83,9 +83,9 @@ async fn a_second_signal_aborts() {
     assert_eq!(status.signal(), Some(2), "{status}");
 }
 
-/// In a container the mount still shows the removed directory; here a file descriptor does.
+/// In a container, the mount still shows the removed directory. Here, a file descriptor does.
 #[tokio::test]
-async fn a_replaced_directory_ends_the_manager() {
+async fn a_replaced_plugin_directory_stops_the_supervisor() {
     let parent = plugin_dir();
     let dir = parent.path().join("device-plugins");
     let kubelet = kubelet(&dir);
@@ -98,12 +98,12 @@ async fn a_replaced_directory_ends_the_manager() {
 }
 
 #[tokio::test]
-async fn a_replaced_directory_ends_it_with_75() {
+async fn a_replaced_plugin_directory_ends_the_daemon_with_exit_code_75() {
     let parent = plugin_dir();
     let dir = parent.path().join("device-plugins");
     let kubelet = kubelet(&dir);
     let open = File::open(&dir).expect("the directory");
-    // In a container the mount still shows the removed directory; here a file descriptor does.
+    // In a container, the mount still shows the removed directory. Here, a file descriptor does.
     let mounted = format!("/proc/{}/fd/{}", std::process::id(), open.as_raw_fd());
     let running = Running::manager(Path::new(&mounted), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;

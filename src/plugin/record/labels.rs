@@ -1,30 +1,29 @@
-//! The words of a record: how far a plugin is, how a registration went, why it started over.
+//! The enums of a record whose values appear as names in the status, the log and metric labels.
 
 use enum_map::Enum;
 
-/// How far a plugin is in its run, in this order.
+/// The steps of a run, in the order in which a plugin goes through them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Step {
-    /// Not tried yet, or not again.
+    /// No attempt has begun yet, or the last stream ended.
     Starting,
-    /// On its way to the kubelet, or in line for it.
+    /// Waiting for a registration permit, or connecting to the kubelet.
     Connecting,
-    /// There is a kubelet, but a fault keeps it from registering.
+    /// A fault suspends the registration.
     Suspended,
-    /// Making its socket.
+    /// Binding the plugin's socket.
     Binding,
-    /// Waiting, since the kubelet may still be disconnecting a predecessor.
+    /// Waiting because the kubelet may still be disconnecting a previous plugin of this resource.
     Settling,
-    /// Register is under way, or ListAndWatch not open yet.
+    /// Calling Register, or waiting for the kubelet to open ListAndWatch.
     Registering,
     /// The kubelet has ListAndWatch open.
     Registered,
-    /// Ending its run.
+    /// Shutting down the server of this run.
     Stopping,
 }
 
 impl Step {
-    /// As the status and the log have it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -38,15 +37,15 @@ impl Step {
         }
     }
 
-    /// What it waits for there.
+    /// Returns a verb phrase that says what the plugin does or waits for at this step.
     pub const fn waits_for(self) -> &'static str {
         match self {
-            Self::Starting => "waits for its start",
+            Self::Starting => "is starting",
             Self::Connecting => "waits for the kubelet",
-            Self::Suspended => "waits until the fault that suspends its registration ends",
+            Self::Suspended => "waits until its registration fault ends or is cleared",
             Self::Binding => "waits for its socket",
             Self::Settling => {
-                "waits 0.5 s, since the kubelet may still be disconnecting a predecessor"
+                "waits 0.5 s because the kubelet may still be disconnecting a previous plugin"
             }
             Self::Registering | Self::Registered => "waits for the kubelet to open ListAndWatch",
             Self::Stopping => "is stopping",
@@ -54,25 +53,23 @@ impl Step {
     }
 }
 
-/// How a registration went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub enum RegistrationResult {
-    /// ListAndWatch is open.
+    /// The kubelet opened ListAndWatch.
     Registered,
-    /// The kubelet said no.
+    /// The kubelet returned an error, or its connection was refused because of a user namespace.
     Refused,
-    /// The kubelet went meanwhile.
+    /// The connection to the kubelet broke during Register.
     Broken,
-    /// No answer in time.
+    /// The kubelet did not answer Register in time.
     TimedOut,
-    /// OK, but the kubelet did not ask for the options.
+    /// Register returned OK, but the kubelet did not call GetDevicePluginOptions.
     NotCalledBack,
-    /// OK, but the kubelet opened no ListAndWatch.
+    /// Register returned OK, but the kubelet did not open ListAndWatch.
     NoStream,
 }
 
 impl RegistrationResult {
-    /// As a metric's label has it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Registered => "registered",
@@ -85,24 +82,23 @@ impl RegistrationResult {
     }
 }
 
-/// Why a plugin started over.
+/// Why a plugin was restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum)]
 pub enum Cause {
-    /// Another kubelet came.
+    /// The kubelet restarted.
     Kubelet,
-    /// The stream ended, and the kubelet is the same.
+    /// The stream ended although the kubelet did not restart.
     Stream,
-    /// It must register something else.
+    /// The registered options or the socket changed.
     Configuration,
-    /// The kubelet's checkpoint lacked the resource.
+    /// The kubelet's checkpoint did not list the resource.
     Checkpoint,
-    /// A fault on demand.
+    /// A fault closed the stream.
     Fault,
     Panic,
 }
 
 impl Cause {
-    /// As a metric's label has it.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Kubelet => "kubelet",

@@ -1,4 +1,4 @@
-//! What became of one resource's plugin so far. The time is an argument.
+//! The state and the counters of one plugin, for the status, metrics and readiness. The time is an argument.
 
 mod labels;
 
@@ -13,17 +13,18 @@ use crate::fault::InjectionPoint;
 use crate::node::checkpoint::Standing;
 use crate::util::file_id::FileVersion;
 
-/// How long calls took: how many at most each of [`Self::BOUNDS`], and longer.
+/// A histogram of call durations.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Durations {
-    /// Of each bound those that none before it has, then the rest.
+    /// Calls in each bucket, not cumulative. The last bucket has the calls that took longer than every bound.
     pub counts: [u64; Self::BOUNDS.len() + 1],
-    /// In seconds, of all together.
+    /// The sum of all durations, in seconds.
     pub sum: f64,
 }
 
 impl Durations {
-    /// In seconds: from what an Allocate takes to the longest that a kubelet stands.
+    /// The inclusive upper bounds of the buckets, in seconds. A usual Allocate takes less than a millisecond; a delay
+    /// fault adds 60 s at most.
     pub(crate) const BOUNDS: [f64; 9] = [0.0001, 0.001, 0.01, 0.1, 0.5, 1.0, 5.0, 15.0, 60.0];
 
     fn add(&mut self, took: Duration) {
@@ -34,40 +35,34 @@ impl Durations {
     }
 }
 
-/// What went wrong last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LastError {
     pub what: String,
     pub at: SystemTime,
 }
 
-/// What happened to one plugin, and where it stands.
+/// The state and the counters of one plugin since it was first configured.
 #[derive(Clone, Debug)]
 pub struct Record {
     step: Step,
-    /// How far the last try came, if it failed and no other came further since.
+    /// The step at which the last attempt failed. `None` once a later attempt gets further.
     failed_at: Option<Step>,
-    /// Since when it stands where it stands, or waits.
+    /// When the plugin entered its current state, or first failed at its current step.
     pub since: SystemTime,
-    /// What went wrong last.
     pub(crate) last_error: Option<LastError>,
-    /// The kubelet's checkpoint when it registered: what was written before knows nothing of its stream.
+    /// The version of the kubelet's checkpoint before the last registration, which cannot list its devices yet.
     pub(crate) checkpoint_before: Option<FileVersion>,
-    /// Registrations by their result.
     pub registrations: EnumMap<RegistrationResult, u64>,
-    /// Restarts by their cause.
     pub restarts: EnumMap<Cause, u64>,
-    /// Calls of Allocate that were answered, by the number of gRPC's code.
+    /// Answered Allocate calls, indexed by numeric gRPC status code.
     pub allocates: [u64; CODES.len()],
-    /// How long these took.
     pub(crate) allocate_seconds: Durations,
-    /// Devices in answers to Allocate.
+    /// Devices in successful Allocate calls.
     pub(crate) allocated_devices: u64,
-    /// Injected faults by kind.
     pub faults: EnumMap<InjectionPoint, u64>,
-    /// Consecutive reads of the checkpoint that lacked it.
+    /// Consecutive reads of the checkpoint that did not list the resource while it was registered.
     missing_reads: u32,
-    /// It started over for that, and no checkpoint had it since.
+    /// The plugin was restarted because of the checkpoint, and no checkpoint has listed the resource since.
     restarted_once: bool,
 }
 
@@ -90,7 +85,8 @@ impl Record {
         }
     }
 
-    /// Another step of its run. As long as tries fail at the same one, it waits on, unless a fault is why.
+    /// Records that the run entered a step. After a failure the state stays `waiting` until a run gets further than the
+    /// failed step, or a fault suspends the registration.
     pub(crate) fn entered(&mut self, step: Step, now: SystemTime) {
         self.step = step;
         if step == Step::Suspended || self.failed_at.is_none_or(|at| step > at) {
@@ -98,14 +94,14 @@ impl Record {
         }
     }
 
-    /// The kubelet has its stream.
+    /// Records that the kubelet opened ListAndWatch.
     pub fn registered(&mut self, now: SystemTime) {
         self.entered(Step::Registered, now);
         self.registrations[RegistrationResult::Registered] += 1;
         self.missing_reads = 0;
     }
 
-    /// A try failed; with how the registration went, if it came to that.
+    /// Records a failed attempt. `registration` is `None` if something other than the registration failed.
     pub fn failed(
         &mut self,
         what: String,
@@ -121,18 +117,18 @@ impl Record {
         }
     }
 
-    /// The stream ended: what comes is a new start.
+    /// Records that the stream ended, and why.
     pub(crate) fn stream_ended(&mut self, how: String, now: SystemTime) {
         self.step = Step::Starting;
         self.failed(how, None, now);
     }
 
-    /// Whether it is at this step, and the last try that failed did not come as far.
+    /// Returns whether the state is this step, not `waiting`.
     pub fn is_at(&self, step: Step) -> bool {
         self.step == step && self.failed_at.is_none()
     }
 
-    /// Where it stands, in one word: a step, or `waiting` where the last try failed.
+    /// Returns the state for the status and metrics: the current step, or `waiting` after a failure.
     pub fn state(&self) -> &'static str {
         match self.failed_at {
             Some(_) => "waiting",
@@ -140,10 +136,11 @@ impl Record {
         }
     }
 
-    /// What it waits for; `None` where the kubelet has its stream.
+    /// Returns a verb phrase for the status and `/readyz` that says what the plugin waits for, with the last error.
+    /// `None` while the kubelet has the stream open.
     pub(crate) fn waits_for(&self) -> Option<String> {
         match (self.failed_at, &self.last_error) {
-            (Some(Step::Starting), Some(error)) => Some(format!("starts over: {}", error.what)),
+            (Some(Step::Starting), Some(error)) => Some(format!("registers again: {}", error.what)),
             (Some(at), Some(error)) => Some(format!("{}: {}", at.waits_for(), error.what)),
             _ if self.step == Step::Registered => None,
             _ => Some(self.step.waits_for().to_owned()),
@@ -155,20 +152,19 @@ impl Record {
         self.failed_at = None;
     }
 
-    /// A fault was injected.
     pub fn injected(&mut self, point: InjectionPoint) {
         self.faults[point] += 1;
     }
 
-    /// An Allocate was answered with this code of gRPC, and so many devices.
+    /// Counts an answered Allocate call; `code` is a numeric gRPC status code.
     pub fn allocated(&mut self, code: usize, devices: usize, took: Duration) {
         self.allocates[code.min(CODES.len() - 1)] += 1;
         self.allocated_devices += devices as u64;
         self.allocate_seconds.add(took);
     }
 
-    /// The kubelet's checkpoint was read. Returns whether it should start over: it was missing
-    /// twice in a row while it was registered, and was seen there since it last started over for that.
+    /// Records a read of the kubelet's checkpoint. Returns true if the plugin must restart: two reads in a row did not
+    /// list the resource while it was registered. This happens once until a checkpoint lists the resource again.
     pub(crate) fn checkpoint_read(&mut self, standing: Standing, now: SystemTime) -> bool {
         let registered = self.is_at(Step::Registered);
         match standing {
@@ -181,7 +177,9 @@ impl Record {
         let is_missing = self.missing_reads >= 2 && !self.restarted_once;
         if is_missing {
             self.restarted_once = true;
-            let what = "the kubelet's checkpoint lacked it though its stream was open".to_owned();
+            let what =
+                "the kubelet's checkpoint did not list the resource although ListAndWatch was open"
+                    .to_owned();
             self.last_error = Some(LastError { what, at: now });
         }
         is_missing
@@ -220,7 +218,7 @@ mod tests {
         fail(&mut record, "taken", at(5));
         assert_eq!(state_and_since(&record), ("waiting", 5));
         assert_eq!(record.waits_for().unwrap(), "waits for its socket: taken");
-        // It gets less far: another trouble.
+        // The next attempt fails at an earlier step, which is a different failure.
         record.entered(Step::Connecting, at(6));
         assert_eq!(state_and_since(&record), ("waiting", 5));
         fail(&mut record, "no kubelet", at(7));
@@ -242,7 +240,7 @@ mod tests {
         assert_eq!(state_and_since(&record), ("waiting", 1));
         record.entered(Step::Suspended, at(3));
         assert_eq!(state_and_since(&record), ("suspended", 3));
-        let waits_for = "waits until the fault that suspends its registration ends";
+        let waits_for = "waits until its registration fault ends or is cleared";
         assert_eq!(record.waits_for().unwrap(), waits_for);
     }
 
@@ -254,7 +252,10 @@ mod tests {
         assert_eq!(record.waits_for(), None);
         record.stream_ended("the stream ended".to_owned(), at(9));
         assert_eq!(state_and_since(&record), ("waiting", 9));
-        assert_eq!(record.waits_for().unwrap(), "starts over: the stream ended");
+        assert_eq!(
+            record.waits_for().unwrap(),
+            "registers again: the stream ended"
+        );
         record.entered(Step::Connecting, at(10));
         assert_eq!(state_and_since(&record), ("connecting", 10));
     }
@@ -275,7 +276,7 @@ mod tests {
         assert_eq!(read(&mut record, &[Lacking, OfAnother]), [false, false]);
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, true]);
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, false]);
-        // Seen while it is not registered: by a checkpoint from before.
+        // A checkpoint that lists the resource while it is not registered is old and does not count.
         record.stream_ended("the stream ended".to_owned(), at(2));
         assert_eq!(read(&mut record, &[Listed]), [false]);
         record.registered(at(3));
@@ -284,7 +285,7 @@ mod tests {
             [false, false, false]
         );
         assert_eq!(read(&mut record, &[Listed, Lacking]), [false, false]);
-        // A stream of its own counts anew.
+        // A new registration starts the count again.
         record.registered(at(4));
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, true]);
     }
