@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::util::retry::WarnOnce;
 
 /// While the process is out of file descriptors, accept fails at once, again and again.
-const PAUSE: Duration = Duration::from_millis(100);
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// Accepts connections one after the other.
 pub(crate) struct Acceptor {
@@ -40,7 +40,7 @@ impl Acceptor {
                 }
                 Err(error) => self.failures.log(&error, &self.failure),
             }
-            sleep(PAUSE).await;
+            sleep(RETRY_DELAY).await;
         }
     }
 }

@@ -30,7 +30,7 @@ pub struct Peer {
     pub(crate) streamed: bool,
     /// ListAndWatch streams that are open.
     pub streams: usize,
-    cut: CancellationToken,
+    abort: CancellationToken,
 }
 
 /// The peers of one socket, by connection.
@@ -39,10 +39,10 @@ pub struct Peers {
     /// The socket's name, for the log.
     endpoint: Arc<str>,
     table: watch::Sender<Table>,
-    most: usize,
+    limit: usize,
     /// Whether every user may connect.
-    anybody: bool,
-    cut: CancellationToken,
+    any_user: bool,
+    abort: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -74,31 +74,31 @@ impl Table {
     /// The first of these connections whose peer is like this.
     pub fn find(
         &self,
-        among: Range<ConnectionId>,
-        like: impl Fn(&Peer) -> bool,
+        ids: Range<ConnectionId>,
+        matches: impl Fn(&Peer) -> bool,
     ) -> Option<ConnectionId> {
-        let found = self.open.range(among).find(|(_, peer)| like(peer));
+        let found = self.open.range(ids).find(|(_, peer)| matches(peer));
         found.map(|(id, _)| *id)
     }
 }
 
 impl Peers {
-    /// No peers of this socket yet, and never more than `most`. When `cut` is cancelled, every connection fails.
-    pub fn new(endpoint: &str, cut: CancellationToken, most: usize) -> Self {
+    /// No peers of this socket yet, and never more than `limit`. When `abort` is cancelled, every connection fails.
+    pub fn new(endpoint: &str, abort: CancellationToken, limit: usize) -> Self {
         Self {
             endpoint: endpoint.into(),
             table: watch::Sender::new(Table::default()),
-            most,
-            anybody: false,
-            cut,
+            limit,
+            any_user: false,
+            abort,
         }
     }
 
     /// Lets every user connect who can open the socket, as the kubelet does.
     #[must_use]
-    pub fn of_anybody(self) -> Self {
+    pub fn allow_any_user(self) -> Self {
         Self {
-            anybody: true,
+            any_user: true,
             ..self
         }
     }
@@ -133,39 +133,39 @@ impl Peers {
     }
 
     /// Closes the connections whose peers have nothing to wait for: they never called anything.
-    pub(crate) fn cut_silent(&self) {
+    pub(crate) fn close_unused(&self) {
         let table = self.table.borrow();
         for peer in table.open.values().filter(|peer| !peer.called) {
-            peer.cut.cancel();
+            peer.abort.cancel();
         }
     }
 
     fn admit(&self) -> Option<Slot> {
         let mut admitted = None;
         self.table.send_if_modified(|table| {
-            if table.open.len() < self.most {
+            if table.open.len() < self.limit {
                 let id = ConnectionId(table.next);
-                let cut = self.cut.child_token();
+                let abort = self.abort.child_token();
                 let peer = Peer {
-                    cut: cut.clone(),
+                    abort: abort.clone(),
                     ..Peer::default()
                 };
                 table.next += 1;
                 table.refused = 0;
                 table.open.insert(id, peer);
-                admitted = Some((id, cut));
+                admitted = Some((id, abort));
             } else {
                 table.refused += 1;
                 if table.refused == 1 {
-                    let (endpoint, open) = (&self.endpoint, self.most);
+                    let (endpoint, open) = (&self.endpoint, self.limit);
                     warn!(%endpoint, "refusing connections: {open} are open");
                 }
             }
             admitted.is_some()
         });
-        let (id, cut) = admitted?;
+        let (id, abort) = admitted?;
         let peers = self.clone();
-        Some(Slot { id, peers, cut })
+        Some(Slot { id, peers, abort })
     }
 }
 
@@ -174,7 +174,7 @@ impl Peers {
 struct Slot {
     id: ConnectionId,
     peers: Peers,
-    cut: CancellationToken,
+    abort: CancellationToken,
 }
 
 impl Drop for Slot {
@@ -193,13 +193,13 @@ pub fn incoming(
     let acceptor = Acceptor::new(&peers.endpoint);
     let state = (listeners, acceptor, peers);
     stream::unfold(state, |(mut listeners, mut acceptor, peers)| async move {
-        let connection = next(&mut listeners, &mut acceptor, &peers).await?;
+        let connection = next_connection(&mut listeners, &mut acceptor, &peers).await?;
         Some((Ok(connection), (listeners, acceptor, peers)))
     })
 }
 
 /// The next connection; `None` when nobody can give another listener.
-async fn next(
+async fn next_connection(
     listeners: &mut watch::Receiver<Arc<UnixListener>>,
     acceptor: &mut Acceptor,
     peers: &Peers,
@@ -217,7 +217,7 @@ async fn next(
 }
 
 fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
-    if !peers.anybody && !is_trusted(&stream) {
+    if !peers.any_user && !is_trusted(&stream) {
         if stream
             .peer_cred()
             .is_ok_and(|peer| user_namespace::is_outside(peer.uid()))
@@ -228,9 +228,13 @@ fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
         }
         return None;
     }
-    let open = peers.admit()?;
-    let cut = Box::pin(open.cut.clone().cancelled_owned());
-    Some(Connection { stream, cut, open })
+    let slot = peers.admit()?;
+    let abort = Box::pin(slot.abort.clone().cancelled_owned());
+    Some(Connection {
+        stream,
+        abort,
+        slot,
+    })
 }
 
 /// Whether the peer is root or our own user; others are logged.
@@ -261,20 +265,20 @@ const fn may_connect(uid: u32, own: u32) -> bool {
     uid == 0 || uid == own
 }
 
-/// A connection whose reads and writes fail once it is cut, so that no peer can keep a server from
+/// A connection whose reads and writes fail once it is aborted, so that no peer can keep a server from
 /// ending: neither one that says nothing nor one that does not listen.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    open: Slot,
+    abort: Pin<Box<WaitForCancellationFutureOwned>>,
+    slot: Slot,
 }
 
 impl Connected for Connection {
     type ConnectInfo = ConnectionId;
 
     fn connect_info(&self) -> ConnectionId {
-        self.open.id
+        self.slot.id
     }
 }
 
@@ -284,9 +288,9 @@ impl Connection {
         std::mem::replace(&mut self.stream, stream)
     }
 
-    /// Fails once the connection is cut; until then the task is woken when it is.
-    fn poll_uncut(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(match self.cut.as_mut().poll(context) {
+    /// Fails once the connection is aborted; until then the task is woken when it is.
+    fn poll_not_aborted(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match self.abort.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
             Poll::Pending => Ok(()),
         })
@@ -299,7 +303,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(self.poll_uncut(context))?;
+        ready!(self.poll_not_aborted(context))?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -310,7 +314,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_uncut(context))?;
+        ready!(self.poll_not_aborted(context))?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -319,7 +323,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_uncut(context))?;
+        ready!(self.poll_not_aborted(context))?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -352,8 +356,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_peer_that_says_nothing_and_does_not_listen_is_cut() {
-        let cut = CancellationToken::new();
-        let peers = Peers::new("a.sock", cut.clone(), 16);
+        let abort = CancellationToken::new();
+        let peers = Peers::new("a.sock", abort.clone(), 16);
         let (ours, _theirs) = UnixStream::pair().unwrap();
         let (mut reading, mut writing) = tokio::io::split(admit(ours, &peers).unwrap());
         let mut read = std::pin::pin!(reading.read_u8());
@@ -361,7 +365,7 @@ mod tests {
         let mut write = std::pin::pin!(writing.write_all(&endless));
         assert!((&mut read).now_or_never().is_none());
         assert!((&mut write).now_or_never().is_none());
-        cut.cancel();
+        abort.cancel();
         let both = async { tokio::join!(read, write) };
         let (read, write) = tokio::time::timeout(Duration::from_secs(30), both)
             .await

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 /// Between tries for the lock.
-const PAUSE: Duration = Duration::from_millis(5);
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
 /// How it went with the directory's lock.
 #[derive(Debug)]
@@ -21,18 +21,18 @@ pub(crate) enum Lock {
         waited: bool,
     },
     /// Somebody else keeps it.
-    Denied,
+    TimedOut,
 }
 
 /// Holds the directory's lock until it is dropped. The lock is on the directory itself: nothing is
 /// left behind in it. Whoever binds holds it for a moment, so one that is held for longer than
-/// `patience` is not meant for us (anyone who may read the directory can take it).
+/// `timeout` is not meant for us (anyone who may read the directory can take it).
 ///
 /// # Errors
 /// When the directory cannot be opened or locked.
-pub(crate) async fn lock_dir(dir: &Path, patience: Duration) -> io::Result<Lock> {
+pub(crate) async fn lock_dir(dir: &Path, timeout: Duration) -> io::Result<Lock> {
     let dir = File::open(dir)?;
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     let mut waited = false;
     loop {
         match dir.try_lock() {
@@ -40,9 +40,9 @@ pub(crate) async fn lock_dir(dir: &Path, patience: Duration) -> io::Result<Lock>
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 waited = true;
-                sleep(PAUSE).await;
+                sleep(RETRY_DELAY).await;
             }
-            Err(TryLockError::WouldBlock) => return Ok(Lock::Denied),
+            Err(TryLockError::WouldBlock) => return Ok(Lock::TimedOut),
         }
     }
 }

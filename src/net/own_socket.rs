@@ -16,7 +16,7 @@ use crate::net::dir_lock::{Lock, lock_dir};
 use crate::util::file_id::FileId;
 
 /// How long to wait for the directory's lock before binding without it.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct OwnSocket {
@@ -28,12 +28,12 @@ pub(crate) struct OwnSocket {
 
 /// What stood in the socket's place before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Before {
-    Nothing,
+pub enum Predecessor {
+    None,
     /// A socket that nobody served any more; it was removed.
-    Stale,
+    StaleSocket,
     /// Another process that was binding in the directory.
-    Binder,
+    ConcurrentBind,
 }
 
 /// Why the socket can't be bound now.
@@ -56,15 +56,17 @@ impl OwnSocket {
     ///
     /// # Errors
     /// When the place is taken, or the operating system refuses.
-    pub async fn bind(path: PathBuf) -> Result<(Self, Before), BindError> {
-        let lock = lock_dir(dir_of(&path), LOCK_PATIENCE).await?;
-        if matches!(lock, Lock::Denied) {
+    pub async fn bind(path: PathBuf) -> Result<(Self, Predecessor), BindError> {
+        let lock = lock_dir(dir_of(&path), LOCK_TIMEOUT).await?;
+        if matches!(lock, Lock::TimedOut) {
             let path = path.display();
             warn!("somebody keeps the directory locked: binding {path} without the lock");
         }
-        let before = match (clear(&path)?, &lock) {
-            (Before::Nothing, Lock::Denied | Lock::Held { waited: true, .. }) => Before::Binder,
-            (before, _) => before,
+        let predecessor = match (remove_stale(&path)?, &lock) {
+            (Predecessor::None, Lock::TimedOut | Lock::Held { waited: true, .. }) => {
+                Predecessor::ConcurrentBind
+            }
+            (predecessor, _) => predecessor,
         };
         let listener = Arc::new(UnixListener::bind(&path)?);
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
@@ -74,13 +76,13 @@ impl OwnSocket {
             path,
             listener,
         };
-        Ok((socket, before))
+        Ok((socket, predecessor))
     }
 
     /// Removes the file, unless another has taken its place, or somebody keeps the directory locked for longer
     /// than this: a file that stays is found stale by whoever binds next.
-    pub async fn remove(self, patience: Duration) {
-        let lock = lock_dir(dir_of(&self.path), patience).await;
+    pub async fn remove(self, timeout: Duration) {
+        let lock = lock_dir(dir_of(&self.path), timeout).await;
         if matches!(lock, Ok(Lock::Held { .. })) && self.is_in_place() {
             // Whoever removed it first did what was to be done.
             let _ = std::fs::remove_file(&self.path);
@@ -105,9 +107,9 @@ fn dir_of(path: &Path) -> &Path {
 }
 
 /// Makes room for a socket, if nobody serves the one that is there.
-fn clear(path: &Path) -> Result<Before, BindError> {
+fn remove_stale(path: &Path) -> Result<Predecessor, BindError> {
     match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Before::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Predecessor::None),
         Err(error) => return Err(error.into()),
         Ok(file) if !file.file_type().is_socket() => return Err(BindError::NotASocket),
         Ok(_) => {}
@@ -117,7 +119,7 @@ fn clear(path: &Path) -> Result<Before, BindError> {
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(Before::Stale),
+        _ => Ok(Predecessor::StaleSocket),
     }
 }
 
@@ -147,8 +149,8 @@ mod tests {
     #[tokio::test]
     async fn is_private_and_removed_with_its_owner() {
         let (_dir, path) = socket_path();
-        let (socket, before) = OwnSocket::bind(path.clone()).await.unwrap();
-        assert_eq!(before, Before::Nothing);
+        let (socket, predecessor) = OwnSocket::bind(path.clone()).await.unwrap();
+        assert_eq!(predecessor, Predecessor::None);
         let mode = socket.path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let path = socket.path.clone();
@@ -163,8 +165,8 @@ mod tests {
         let bound = OwnSocket::bind(path.clone()).await;
         assert!(matches!(bound, Err(BindError::Taken)), "{bound:?}");
         drop(neighbour);
-        let (_socket, before) = OwnSocket::bind(path.clone()).await.unwrap();
-        assert_eq!(before, Before::Stale);
+        let (_socket, predecessor) = OwnSocket::bind(path.clone()).await.unwrap();
+        assert_eq!(predecessor, Predecessor::StaleSocket);
     }
 
     #[tokio::test]
@@ -214,16 +216,16 @@ mod tests {
         let mut binding = std::pin::pin!(OwnSocket::bind(path.clone()));
         assert!((&mut binding).now_or_never().is_none());
         drop(lock);
-        let (_socket, before) = binding.await.unwrap();
-        assert_eq!(before, Before::Binder);
+        let (_socket, predecessor) = binding.await.unwrap();
+        assert_eq!(predecessor, Predecessor::ConcurrentBind);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_lock_that_is_kept_is_not_waited_for_for_ever() {
         let (_dir, path) = socket_path();
         let _kept = lock_dir(dir_of(&path), Duration::ZERO).await.unwrap();
-        let (socket, before) = OwnSocket::bind(path.clone()).await.unwrap();
-        assert_eq!(before, Before::Binder);
+        let (socket, predecessor) = OwnSocket::bind(path.clone()).await.unwrap();
+        assert_eq!(predecessor, Predecessor::ConcurrentBind);
         socket.remove(Duration::ZERO).await;
     }
 }

@@ -14,11 +14,11 @@ use crate::api::AUTHORITY;
 /// # Errors
 /// When the peer does not speak HTTP/2.
 pub async fn channel_over(stream: UnixStream) -> Result<Channel, Error> {
-    let once = Mutex::new(Some(TokioIo::new(stream)));
+    let unused = Mutex::new(Some(TokioIo::new(stream)));
     let connector = tower::service_fn(move |_| {
-        let stream = once.lock().take();
-        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the connection is closed");
-        std::future::ready(stream.ok_or_else(gone))
+        let stream = unused.lock().take();
+        let closed = || io::Error::new(io::ErrorKind::NotConnected, "the connection is closed");
+        std::future::ready(stream.ok_or_else(closed))
     });
     Endpoint::from_static(AUTHORITY)
         .connect_with_connector(connector)

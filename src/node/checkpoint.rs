@@ -14,43 +14,43 @@ use crate::model::device::{Device, Devices};
 /// What the file says.
 #[derive(Debug, Default)]
 pub struct Checkpoint {
-    resources: BTreeMap<String, Known>,
+    resources: BTreeMap<String, CheckpointedResource>,
 }
 
 /// What the kubelet knows of one resource.
 #[derive(Debug, Default)]
-pub struct Known {
+pub struct CheckpointedResource {
     /// The registered device IDs; `None` if the resource is not registered.
-    pub registered: Option<Registered>,
+    pub registered: Option<RegisteredDevices>,
     /// The devices that pods hold, by ID.
-    pub held: BTreeMap<Box<str>, Held>,
+    pub held: BTreeMap<Box<str>, HeldDevice>,
 }
 
 /// The devices that the kubelet can give to pods, in short: there may be very many.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Registered {
+pub struct RegisteredDevices {
     /// The ID of any of them; `None` where there are none.
-    pub one: Option<String>,
+    pub any_id: Option<String>,
 }
 
 /// How the kubelet's word fits to a resource that has an open stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum ListingStatus {
     /// It has our devices.
     Listed,
     /// It lacks the resource, or has it without any device though there are healthy ones.
     Lacking,
     /// It has devices that are not ours.
-    OfAnother,
+    OtherDevices,
 }
 
 /// A device that pods hold.
 #[derive(Debug, Default)]
-pub struct Held {
+pub struct HeldDevice {
     /// The NUMA nodes under which it is booked.
     pub numa: Vec<u16>,
     /// By whom; an init container's device can go to others of its pod.
-    pub by: Vec<Holder>,
+    pub holders: Vec<Holder>,
 }
 
 /// A container that holds a device.
@@ -63,33 +63,33 @@ pub struct Holder {
 
 impl Checkpoint {
     /// What is known of this resource.
-    pub fn of(&self, resource: &str) -> Option<&Known> {
+    pub fn get(&self, resource: &str) -> Option<&CheckpointedResource> {
         self.resources.get(resource)
     }
 
     /// Whether the kubelet has this resource, with devices or without.
     pub fn lists(&self, resource: &str) -> bool {
-        self.of(resource)
+        self.get(resource)
             .is_some_and(|known| known.registered.is_some())
     }
 
     /// Whether the kubelet has this resource with these devices.
-    pub fn standing(&self, resource: &str, devices: &Devices) -> Standing {
+    pub fn listing_status(&self, resource: &str, devices: &Devices) -> ListingStatus {
         let known = self
-            .of(resource)
+            .get(resource)
             .and_then(|known| known.registered.as_ref());
         let can_be_given = || devices.as_slice().iter().any(Device::can_be_given);
-        match known.map(|registered| registered.one.as_deref()) {
-            Some(Some(id)) if devices.get(id).is_none() => Standing::OfAnother,
-            Some(Some(_)) => Standing::Listed,
-            Some(None) if !can_be_given() => Standing::Listed,
-            Some(None) | None => Standing::Lacking,
+        match known.map(|registered| registered.any_id.as_deref()) {
+            Some(Some(id)) if devices.get(id).is_none() => ListingStatus::OtherDevices,
+            Some(Some(_)) => ListingStatus::Listed,
+            Some(None) if !can_be_given() => ListingStatus::Listed,
+            Some(None) | None => ListingStatus::Lacking,
         }
     }
 
     /// The devices of this resource that pods hold.
     pub fn held(&self, resource: &str) -> Vec<Device> {
-        let held = self.of(resource).into_iter().flat_map(|known| &known.held);
+        let held = self.get(resource).into_iter().flat_map(|known| &known.held);
         held.map(|(id, held)| Device::new(id.clone(), 0, held.numa.as_slice().into()))
             .collect()
     }
@@ -109,7 +109,7 @@ struct Data {
     #[serde(deserialize_with = "Option::deserialize")]
     pod_device_entries: Option<Vec<Entry>>,
     #[serde(deserialize_with = "Option::deserialize")]
-    registered_devices: Option<BTreeMap<String, Option<Registered>>>,
+    registered_devices: Option<BTreeMap<String, Option<RegisteredDevices>>>,
 }
 
 #[derive(Deserialize)]
@@ -131,7 +131,7 @@ struct Entry {
 /// When it is none.
 pub fn parse(text: &[u8]) -> io::Result<Checkpoint> {
     let data = serde_json::from_slice::<Content>(text)?.data;
-    let mut resources = BTreeMap::<String, Known>::new();
+    let mut resources = BTreeMap::<String, CheckpointedResource>::new();
     for (resource, registered) in data.registered_devices.unwrap_or_default() {
         resources.entry(resource).or_default().registered = Some(registered.unwrap_or_default());
     }
@@ -150,7 +150,7 @@ pub fn parse(text: &[u8]) -> io::Result<Checkpoint> {
     Ok(Checkpoint { resources })
 }
 
-impl Held {
+impl HeldDevice {
     fn add(&mut self, node: &str, holder: &Holder) {
         // -1 is none.
         if let Ok(node) = node.parse()
@@ -160,26 +160,29 @@ impl Held {
             self.numa.sort_unstable();
         }
         // One whose devices are near to several nodes comes once for each, in a row.
-        if self.by.last() != Some(holder) {
-            self.by.push(holder.clone());
+        if self.holders.last() != Some(holder) {
+            self.holders.push(holder.clone());
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Registered {
+impl<'de> Deserialize<'de> for RegisteredDevices {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Ids;
         impl<'de> Visitor<'de> for Ids {
-            type Value = Registered;
+            type Value = RegisteredDevices;
 
             fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
                 formatter.write_str("a list of device IDs")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut ids: A) -> Result<Registered, A::Error> {
-                let one = ids.next_element()?;
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut ids: A,
+            ) -> Result<RegisteredDevices, A::Error> {
+                let any_id = ids.next_element()?;
                 while ids.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Registered { one })
+                Ok(RegisteredDevices { any_id })
             }
         }
         deserializer.deserialize_seq(Ids)
@@ -212,9 +215,9 @@ mod tests {
         );
         assert_eq!(devices("a/c"), [("z".to_owned(), vec![])]);
         let holders = |id: &str| -> Vec<String> {
-            let held = &checkpoint.of("a/b").unwrap().held[id];
+            let held = &checkpoint.get("a/b").unwrap().held[id];
             let name = |by: &Holder| format!("{}/{}", by.pod, by.container);
-            held.by.iter().map(name).collect()
+            held.holders.iter().map(name).collect()
         };
         assert_eq!(holders("x"), ["u1/c"]);
         assert_eq!(holders("y"), ["u1/c", "u1/d"]);
@@ -223,8 +226,8 @@ mod tests {
     #[test]
     fn tells_what_is_registered() {
         let checkpoint = parse(TEXT).unwrap();
-        let registered = |resource: &str| checkpoint.of(resource)?.registered.clone();
-        let one = |resource: &str| registered(resource).map(|registered| registered.one);
+        let registered = |resource: &str| checkpoint.get(resource)?.registered.clone();
+        let one = |resource: &str| registered(resource).map(|registered| registered.any_id);
         assert_eq!(one("a/b"), Some(Some("x".to_owned())));
         assert_eq!(["a/c", "a/f"].map(one), [None, None]);
         assert_eq!(["a/d", "a/e"].map(one), [Some(None), Some(None)]);
@@ -233,18 +236,18 @@ mod tests {
     #[test]
     fn tells_whether_a_resource_is_there_with_its_devices() {
         let checkpoint = parse(TEXT).unwrap();
-        let standing = |resource: &str, ids: &[&str]| {
+        let listing_status = |resource: &str, ids: &[&str]| {
             let device = |id: &&str| Device::new(*id, 0, [].into());
-            checkpoint.standing(
+            checkpoint.listing_status(
                 resource,
                 &Devices::from_list(ids.iter().map(device).collect()),
             )
         };
-        assert_eq!(standing("a/b", &["w", "x"]), Standing::Listed);
-        assert_eq!(standing("a/b", &["w"]), Standing::OfAnother);
-        assert_eq!(standing("a/d", &["x"]), Standing::Lacking);
-        assert_eq!(standing("a/d", &[]), Standing::Listed);
-        assert_eq!(standing("a/c", &[]), Standing::Lacking);
+        assert_eq!(listing_status("a/b", &["w", "x"]), ListingStatus::Listed);
+        assert_eq!(listing_status("a/b", &["w"]), ListingStatus::OtherDevices);
+        assert_eq!(listing_status("a/d", &["x"]), ListingStatus::Lacking);
+        assert_eq!(listing_status("a/d", &[]), ListingStatus::Listed);
+        assert_eq!(listing_status("a/c", &[]), ListingStatus::Lacking);
     }
 
     #[test]

@@ -23,10 +23,10 @@ pub const SIZE_MAX: u64 = 64 << 20;
 
 /// A read this recent is shared by those who register at the same time, while the kubelet rewrites the file with each list. What
 /// a predecessor allocated is older: a registration that may follow one settles for half a second first.
-const LATELY: Duration = Duration::from_millis(100);
+const RECENT: Duration = Duration::from_millis(100);
 
 /// From a disk that hangs, it is not read at all.
-const READ_WITHIN: Duration = Duration::from_secs(5);
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The file in one plugin dir. It is read again only when it changed, and by one at a time: a hung disk
 /// blocks at most one thread, however many callers wait. A clone shares what was read.
@@ -44,7 +44,7 @@ pub enum CheckpointError {
     Missing,
     /// Another kubelet than we know.
     #[error("the kubelet's checkpoint has an unknown form: {0}")]
-    UnknownForm(String),
+    UnknownFormat(String),
     /// It is too large, no file, or on a disk that hangs.
     #[error("the kubelet's checkpoint cannot be read: {0}")]
     Unreadable(String),
@@ -65,14 +65,14 @@ struct Read {
     version: FileVersion,
     /// What changed a moment ago may change again and look the same: a file system's clock is coarse.
     is_settled: bool,
-    outcome: Result<Written, CheckpointError>,
+    outcome: Result<LoadedCheckpoint, CheckpointError>,
 }
 
 /// What the kubelet wrote, and when.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub struct LoadedCheckpoint {
     pub checkpoint: Arc<Checkpoint>,
-    pub at: SystemTime,
+    pub modified: SystemTime,
     /// The file that it was.
     pub version: FileVersion,
 }
@@ -103,7 +103,7 @@ impl CheckpointFile {
     ///
     /// # Errors
     /// When there is no such file yet, or it cannot be read within 5 s, or not be understood.
-    pub async fn read(&self) -> Result<Written, CheckpointError> {
+    pub async fn read(&self) -> Result<LoadedCheckpoint, CheckpointError> {
         if let Ok(last) = self.last.try_lock()
             && let Some(read) = &last.read
             && read.is_settled
@@ -119,30 +119,30 @@ impl CheckpointFile {
     ///
     /// # Errors
     /// As [`CheckpointFile::read`].
-    pub(crate) async fn read_lately(&self) -> Result<Written, CheckpointError> {
-        self.read_unless(|last| last.began.elapsed() < LATELY).await
+    pub(crate) async fn read_recent(&self) -> Result<LoadedCheckpoint, CheckpointError> {
+        self.read_unless(|last| last.began.elapsed() < RECENT).await
     }
 
     async fn read_unless(
         &self,
-        is_good: impl Fn(&Read) -> bool + Send + 'static,
-    ) -> Result<Written, CheckpointError> {
+        is_acceptable: impl Fn(&Read) -> bool + Send + 'static,
+    ) -> Result<LoadedCheckpoint, CheckpointError> {
         let reading = async {
             // Goes with the thread, which may be held up for longer than we wait.
             let mut last = Arc::clone(&self.last).lock_owned().await;
-            if let Some(read) = last.read.as_ref().filter(|last| is_good(last)) {
+            if let Some(read) = last.read.as_ref().filter(|last| is_acceptable(last)) {
                 return read.outcome.clone();
             }
             let read = tokio::task::spawn_blocking(move || last.read()).await;
             read.map_err(|error| CheckpointError::Unreadable(error.to_string()))?
         };
         let late = |_| CheckpointError::Unreadable("it takes longer than 5 s".to_owned());
-        timeout(READ_WITHIN, reading).await.map_err(late)?
+        timeout(READ_TIMEOUT, reading).await.map_err(late)?
     }
 }
 
 impl LastRead {
-    fn read(&mut self) -> Result<Written, CheckpointError> {
+    fn read(&mut self) -> Result<LoadedCheckpoint, CheckpointError> {
         let read = self.open();
         match &read {
             Ok(_) | Err(CheckpointError::Missing) => self.logged = None,
@@ -155,7 +155,7 @@ impl LastRead {
         read
     }
 
-    fn open(&mut self) -> Result<Written, CheckpointError> {
+    fn open(&mut self) -> Result<LoadedCheckpoint, CheckpointError> {
         let began = Instant::now();
         let unreadable = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => CheckpointError::Missing,
@@ -170,20 +170,20 @@ impl LastRead {
         {
             return before.outcome.clone();
         }
-        let at = file.metadata().modified().map_err(unreadable)?;
+        let modified = file.metadata().modified().map_err(unreadable)?;
         let text = file.read_at_most(SIZE_MAX).map_err(unreadable)?;
-        let written = parse(&text).map(|checkpoint| Written {
+        let loaded = parse(&text).map(|checkpoint| LoadedCheckpoint {
             checkpoint: Arc::new(checkpoint),
-            at,
+            modified,
             version,
         });
         // Where in the file it is differs from write to write.
         let unknown = |error: io::Error| {
             let error = error.to_string();
             let error = error.split(" at line ").next().unwrap_or_default();
-            CheckpointError::UnknownForm(error.to_owned())
+            CheckpointError::UnknownFormat(error.to_owned())
         };
-        let outcome = written.map_err(unknown);
+        let outcome = loaded.map_err(unknown);
         self.read = Some(Read {
             began,
             version,
@@ -226,7 +226,7 @@ mod tests {
             std::fs::rename(new, dir.path().join(FILE)).unwrap();
         };
         write(HELD);
-        assert!(file.read().await.unwrap().checkpoint.of("a/b").is_some());
+        assert!(file.read().await.unwrap().checkpoint.get("a/b").is_some());
         // Too young to be told from what may come in its place.
         std::thread::sleep(FileVersion::SETTLES_WITHIN);
         let first = file.read().await.unwrap();
@@ -234,11 +234,11 @@ mod tests {
         assert!(Arc::ptr_eq(&first.checkpoint, &again.checkpoint));
         write(br#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}}}"#);
         let other = file.read().await.unwrap();
-        assert!(other.checkpoint.of("a/b").is_none());
+        assert!(other.checkpoint.get("a/b").is_none());
         write(b"{");
         let broken = file.read().await.unwrap_err();
         assert!(
-            matches!(broken, CheckpointError::UnknownForm(_)),
+            matches!(broken, CheckpointError::UnknownFormat(_)),
             "{broken}"
         );
     }

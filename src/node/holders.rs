@@ -20,15 +20,15 @@ impl Holders {
     /// The devices of this resource that pods hold, with the NUMA nodes under which the kubelet booked them. The checkpoint
     /// knows these, and is complete from the kubelet's first moment on; the API serves where it cannot be understood.
     pub async fn held(&self, resource: &ResourceName) -> Vec<Device> {
-        let error = match self.checkpoint.read_lately().await {
-            Ok(written) => return written.checkpoint.held(resource.as_str()),
+        let error = match self.checkpoint.read_recent().await {
+            Ok(loaded) => return loaded.checkpoint.held(resource.as_str()),
             Err(CheckpointError::Missing) => return Vec::new(),
             Err(error) => error,
         };
         if let Some(pod_resources) = &self.pod_resources
             && let Ok(devices) = pod_resources.list().await
         {
-            let ids = devices.of(resource.as_str());
+            let ids = devices.device_ids(resource.as_str());
             return ids.map(|id| Device::new(id, 0, [].into())).collect();
         }
         warn!(%resource, %error, "devices that pods hold may be missing from the list");

@@ -18,10 +18,10 @@ use crate::util::retry::WarnOnce;
 use crate::util::sanitize::sanitize;
 
 /// For the connection and the call together; a kubelet answers in a few milliseconds.
-const LIST_WITHIN: Duration = Duration::from_secs(5);
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The answer's size in bytes, as the kubelet's own clients bound it.
-const ANSWER_SIZE_MAX: usize = 16 << 20;
+const RESPONSE_SIZE_MAX: usize = 16 << 20;
 
 /// The API at one socket. A clone shares the last answer.
 #[derive(Clone, Debug)]
@@ -36,7 +36,7 @@ pub struct PodResources {
 #[derive(Clone, Debug)]
 pub struct PodDevices {
     /// When the kubelet was asked.
-    asked: Instant,
+    requested_at: Instant,
     by_resource: Arc<BTreeMap<String, BTreeSet<String>>>,
 }
 
@@ -53,7 +53,7 @@ impl PodDevices {
     }
 
     /// The devices of this resource that pods hold, by ID.
-    pub fn of(&self, resource: &str) -> impl Iterator<Item = &str> {
+    pub fn device_ids(&self, resource: &str) -> impl Iterator<Item = &str> {
         let devices = self.by_resource.get(resource).into_iter().flatten();
         devices.map(String::as_str)
     }
@@ -76,17 +76,17 @@ impl PodResources {
     /// When the API cannot be reached, or does not answer within 5 s.
     pub async fn list(&self) -> Result<PodDevices, PodResourcesError> {
         let began = Instant::now();
-        let asking = async {
+        let listing = async {
             let mut last = self.last.lock().await;
-            if let Some(answer) = last.as_ref().filter(|answer| answer.asked >= began) {
+            if let Some(answer) = last.as_ref().filter(|answer| answer.requested_at >= began) {
                 return Ok(answer.clone());
             }
-            let answer = self.ask().await?;
+            let answer = self.request().await?;
             *last = Some(answer.clone());
             Ok(answer)
         };
         let late = |_| Err(PodResourcesError("no answer within 5 s".to_owned()));
-        let answer = timeout(LIST_WITHIN, asking).await.unwrap_or_else(late);
+        let answer = timeout(LIST_TIMEOUT, listing).await.unwrap_or_else(late);
         if let Err(error) = &answer {
             let socket = self.socket.display();
             let failure = format!(
@@ -97,20 +97,20 @@ impl PodResources {
         answer
     }
 
-    async fn ask(&self) -> Result<PodDevices, PodResourcesError> {
+    async fn request(&self) -> Result<PodDevices, PodResourcesError> {
         let failed =
             |error: &dyn std::fmt::Display| PodResourcesError(sanitize(&error.to_string()));
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let stream = UnixStream::connect(&self.socket).await;
         let channel = channel_over(stream.map_err(|error| failed(&error))?).await;
         let channel = channel.map_err(|error| failed(&error))?;
         let mut client =
-            PodResourcesListerClient::new(channel).max_decoding_message_size(ANSWER_SIZE_MAX);
+            PodResourcesListerClient::new(channel).max_decoding_message_size(RESPONSE_SIZE_MAX);
         let response = client.list(ListPodResourcesRequest {}).await;
         let response = response
             .map_err(|status| failed(&format!("{:?}: {}", status.code(), status.message())))?;
         Ok(PodDevices {
-            asked,
+            requested_at,
             by_resource: Arc::new(by_resource(response.into_inner())),
         })
     }

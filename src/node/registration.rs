@@ -18,18 +18,18 @@ use crate::node::channel::channel_over;
 use crate::util::file_id::FileVersion;
 use crate::util::sanitize::sanitize;
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A socket's file is there a moment before its owner listens (`bind`, then `listen`), and whoever
 /// watches the directory can be that fast: looks again after these pauses.
-const LISTENS_AFTER: [Duration; 3] = [
+const CONNECT_RETRY_DELAYS: [Duration; 3] = [
     Duration::from_millis(1),
     Duration::from_millis(4),
     Duration::from_millis(16),
 ];
 
 /// Inside Register the kubelet dials our socket, for 10 s at most.
-const REGISTER_WITHIN: Duration = Duration::from_secs(15);
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// One connection to one kubelet. It never reconnects: a registration reaches the kubelet that was
 /// there when the socket was bound, or none.
@@ -67,7 +67,7 @@ pub(crate) enum RegisterError {
     #[error("the connection to the kubelet broke")]
     Broken,
     /// No answer within 15 s.
-    #[error("the kubelet did not answer Register within {} s", REGISTER_WITHIN.as_secs())]
+    #[error("the kubelet did not answer Register within {} s", REGISTER_TIMEOUT.as_secs())]
     TimedOut,
 }
 
@@ -79,10 +79,10 @@ impl KubeletConnection {
     pub async fn open(socket: &Path) -> Result<Self, NoKubelet> {
         let identity = FileVersion::of_socket(socket).map_err(NoKubelet::Refused)?;
         let identity = identity.ok_or(NoKubelet::Missing)?;
-        let stream = timeout(CONNECT_WITHIN, greeted(socket))
+        let stream = timeout(CONNECT_TIMEOUT, connect_and_await_settings(socket))
             .await
             .map_err(|_| NoKubelet::Silent)?
-            .map_err(refused)?;
+            .map_err(connect_error)?;
         if FileVersion::of_socket(socket).ok() != Some(Some(identity)) {
             return Err(NoKubelet::Replaced);
         }
@@ -103,7 +103,7 @@ impl KubeletConnection {
     /// When the kubelet refuses, does not answer in time, or is gone.
     pub async fn register(self, request: RegisterRequest) -> Result<(), RegisterError> {
         let mut client = RegistrationClient::new(self.channel);
-        match timeout(REGISTER_WITHIN, client.register(request)).await {
+        match timeout(REGISTER_TIMEOUT, client.register(request)).await {
             Ok(Ok(_)) => Ok(()),
             // What the kubelet sends has no cause of ours; what the connection does, has.
             Ok(Err(status)) if status.source().is_some() => Err(RegisterError::Broken),
@@ -113,7 +113,7 @@ impl KubeletConnection {
     }
 }
 
-fn refused(error: io::Error) -> NoKubelet {
+fn connect_error(error: io::Error) -> NoKubelet {
     if error.kind() == io::ErrorKind::PermissionDenied && in_user_namespace() {
         return NoKubelet::UserNamespace;
     }
@@ -122,16 +122,16 @@ fn refused(error: io::Error) -> NoKubelet {
 
 /// A connection whose server has spoken. grpc-go's server writes its SETTINGS before it reads
 /// (`NewServerTransport`), so a kubelet that accepts but is stuck is told from one that works.
-async fn greeted(socket: &Path) -> io::Result<UnixStream> {
+async fn connect_and_await_settings(socket: &Path) -> io::Result<UnixStream> {
     let stream = connect(socket).await?;
     stream.readable().await?;
     Ok(stream)
 }
 
 async fn connect(socket: &Path) -> io::Result<UnixStream> {
-    for pause in LISTENS_AFTER {
+    for delay in CONNECT_RETRY_DELAYS {
         match UnixStream::connect(socket).await {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(pause).await,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(delay).await,
             connected => return connected,
         }
     }

@@ -149,7 +149,7 @@ impl PluginHandle {
     /// Looks for the resource in the kubelet's checkpoint. Where it is missing repeatedly, the plugin starts over, once.
     pub(crate) fn compare_with(&self, checkpoint: &Checkpoint) {
         let offer = self.offer();
-        let standing = checkpoint.standing(offer.resource().name.as_str(), offer.devices());
+        let standing = checkpoint.listing_status(offer.resource().name.as_str(), offer.devices());
         let forgotten = self
             .record
             .update(|record| record.checkpoint_read(standing, SystemTime::now()));

@@ -119,7 +119,7 @@ impl Server {
                 debug!("the kubelet keeps its connection");
             }
         }
-        self.peers.cut_silent();
+        self.peers.close_unused();
         self.draining.cancel();
         if timeout(CALLS_END_WITHIN, &mut self.task).await.is_err() {
             drop(self.cut);

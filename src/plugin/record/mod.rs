@@ -10,7 +10,7 @@ use enum_map::EnumMap;
 
 use crate::api::grpc_code::CODES;
 use crate::fault::InjectionPoint;
-use crate::node::checkpoint::Standing;
+use crate::node::checkpoint::ListingStatus;
 use crate::util::file_id::FileVersion;
 
 /// How long calls took: how many at most each of [`Self::BOUNDS`], and longer.
@@ -169,11 +169,11 @@ impl Record {
 
     /// The kubelet's checkpoint was read. Returns whether it should start over: it was missing
     /// twice in a row while it was registered, and was seen there since it last started over for that.
-    pub(crate) fn checkpoint_read(&mut self, standing: Standing, now: SystemTime) -> bool {
+    pub(crate) fn checkpoint_read(&mut self, standing: ListingStatus, now: SystemTime) -> bool {
         let registered = self.is_at(Step::Registered);
         match standing {
-            Standing::Lacking if registered => self.missed += 1,
-            Standing::Listed if registered => {
+            ListingStatus::Lacking if registered => self.missed += 1,
+            ListingStatus::Listed if registered => {
                 (self.missed, self.started_over) = (0, false);
             }
             _ => self.missed = 0,
@@ -261,9 +261,9 @@ mod tests {
 
     #[test]
     fn starts_over_once_when_the_checkpoint_lacks_it_twice() {
-        use Standing::{Lacking, Listed, OfAnother};
+        use ListingStatus::{Lacking, Listed, OtherDevices};
         let mut record = Record::new(at(0));
-        let read = |record: &mut Record, standings: &[Standing]| -> Vec<bool> {
+        let read = |record: &mut Record, standings: &[ListingStatus]| -> Vec<bool> {
             standings
                 .iter()
                 .map(|standing| record.checkpoint_read(*standing, at(9)))
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, false]);
         record.registered(at(1));
         assert_eq!(read(&mut record, &[Lacking, Listed]), [false, false]);
-        assert_eq!(read(&mut record, &[Lacking, OfAnother]), [false, false]);
+        assert_eq!(read(&mut record, &[Lacking, OtherDevices]), [false, false]);
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, true]);
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, false]);
         // Seen while it is not registered: by a checkpoint from before.
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(read(&mut record, &[Listed]), [false]);
         record.registered(at(3));
         assert_eq!(
-            read(&mut record, &[OfAnother, Lacking, Lacking]),
+            read(&mut record, &[OtherDevices, Lacking, Lacking]),
             [false, false, false]
         );
         assert_eq!(read(&mut record, &[Listed, Lacking]), [false, false]);
