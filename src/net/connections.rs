@@ -1,4 +1,5 @@
-//! The connections to a socket of ours: who may connect, how many, what each did, and how all end.
+//! Tracks the connections to a Unix socket: limits their number, checks the peer's user, records RPCs, and can abort
+//! every connection.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,60 +19,62 @@ use tracing::warn;
 use crate::net::accept::Acceptor;
 use crate::net::user_namespace::{self, REMEDY};
 
-/// Numbers the connections to one socket.
+/// Identifies a connection to one socket. IDs are assigned in ascending order and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConnectionId(u64);
 
-/// What one peer did so far.
+/// The RPCs that one peer has made.
 #[derive(Debug, Default)]
 pub struct Peer {
+    /// Whether the peer has made any RPC.
     pub called: bool,
     pub(crate) asked_options: bool,
     pub(crate) streamed: bool,
-    /// ListAndWatch streams that are open.
+    /// The number of open ListAndWatch streams.
     pub streams: usize,
     abort: CancellationToken,
 }
 
-/// The peers of one socket, by connection.
+/// The peers of one socket. Clones share the same table.
 #[derive(Clone, Debug)]
 pub struct Peers {
-    /// The socket's name, for the log.
+    /// The socket's file name, for log messages.
     endpoint: Arc<str>,
     table: watch::Sender<Table>,
     limit: usize,
-    /// Whether every user may connect.
+    /// Whether to accept peers other than root and this process's user.
     any_user: bool,
     abort: CancellationToken,
 }
 
+/// The open connections of one socket.
 #[derive(Debug, Default)]
 pub struct Table {
     next: u64,
-    /// Peers that were refused since there was a free slot.
+    /// Connections refused since a slot was last free.
     refused: u64,
-    /// A peer from outside of our user namespace was refused: very likely the kubelet.
+    /// Whether a peer from outside this user namespace was refused. That peer is probably the kubelet.
     refused_outside: bool,
     open: BTreeMap<ConnectionId, Peer>,
 }
 
 impl Table {
-    /// What the peer of this connection did; `None` when it is closed.
+    /// Returns the peer of a connection, or `None` if the connection is closed.
     pub fn get(&self, id: ConnectionId) -> Option<&Peer> {
         self.open.get(&id)
     }
 
-    /// The number that the next connection gets.
+    /// Returns the ID that the next connection will get.
     pub fn next(&self) -> ConnectionId {
         ConnectionId(self.next)
     }
 
-    /// Whether a peer from outside of our user namespace was refused.
+    /// Returns whether a peer from outside this user namespace was refused.
     pub(crate) fn refused_outside(&self) -> bool {
         self.refused_outside
     }
 
-    /// The first of these connections whose peer is like this.
+    /// Returns the oldest open connection in `ids` whose peer matches.
     pub fn find(
         &self,
         ids: Range<ConnectionId>,
@@ -83,7 +86,7 @@ impl Table {
 }
 
 impl Peers {
-    /// No peers of this socket yet, and never more than `limit`. When `abort` is cancelled, every connection fails.
+    /// Creates an empty table for at most `limit` open connections. Canceling `abort` aborts every connection.
     pub fn new(endpoint: &str, abort: CancellationToken, limit: usize) -> Self {
         Self {
             endpoint: endpoint.into(),
@@ -94,7 +97,7 @@ impl Peers {
         }
     }
 
-    /// Lets every user connect who can open the socket, as the kubelet does.
+    /// Accepts every user who can open the socket, as the kubelet does.
     #[must_use]
     pub fn allow_any_user(self) -> Self {
         Self {
@@ -103,12 +106,12 @@ impl Peers {
         }
     }
 
-    /// Follows what the peers do.
+    /// Subscribes to changes of the table.
     pub fn subscribe(&self) -> watch::Receiver<Table> {
         self.table.subscribe()
     }
 
-    /// Notes that the peer of a connection calls; watchers are woken the first time only.
+    /// Records an RPC on a connection. Only the first RPC of a connection wakes subscribers.
     pub(crate) fn note_call(&self, id: ConnectionId) {
         self.table.send_if_modified(|table| {
             let Some(peer) = table.open.get_mut(&id) else {
@@ -120,7 +123,7 @@ impl Peers {
         });
     }
 
-    /// Notes what the peer of a connection does with a call.
+    /// Records an RPC on a connection, applies `change` to its peer, and wakes subscribers.
     pub fn note(&self, id: ConnectionId, change: impl FnOnce(&mut Peer)) {
         self.table.send_if_modified(|table| {
             let Some(peer) = table.open.get_mut(&id) else {
@@ -132,7 +135,7 @@ impl Peers {
         });
     }
 
-    /// Closes the connections whose peers have nothing to wait for: they never called anything.
+    /// Aborts the connections whose peers have made no RPC.
     pub(crate) fn close_unused(&self) {
         let table = self.table.borrow();
         for peer in table.open.values().filter(|peer| !peer.called) {
@@ -157,8 +160,8 @@ impl Peers {
             } else {
                 table.refused += 1;
                 if table.refused == 1 {
-                    let (endpoint, open) = (&self.endpoint, self.limit);
-                    warn!(%endpoint, "refusing connections: {open} are open");
+                    let (endpoint, limit) = (&self.endpoint, self.limit);
+                    warn!(%endpoint, limit, "refusing new connections: the connection limit is reached");
                 }
             }
             admitted.is_some()
@@ -169,7 +172,7 @@ impl Peers {
     }
 }
 
-/// A slot in the table, given back on drop.
+/// A slot in the table. Dropping the slot frees it.
 #[derive(Debug)]
 struct Slot {
     id: ConnectionId,
@@ -185,7 +188,7 @@ impl Drop for Slot {
     }
 }
 
-/// The connections that are let in, for as long as tonic asks for more. Accepts on the newest listener.
+/// Returns the stream of accepted connections. Connections are accepted on the newest listener.
 pub fn incoming(
     listeners: watch::Receiver<Arc<UnixListener>>,
     peers: Peers,
@@ -198,7 +201,7 @@ pub fn incoming(
     })
 }
 
-/// The next connection; `None` when nobody can give another listener.
+/// Returns the next connection, or `None` once the sender of the listeners is dropped.
 async fn next_connection(
     listeners: &mut watch::Receiver<Arc<UnixListener>>,
     acceptor: &mut Acceptor,
@@ -237,7 +240,7 @@ fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
     })
 }
 
-/// Whether the peer is root or our own user; others are logged.
+/// Returns whether the peer is root or this process's user. Logs a warning for any other peer.
 pub(crate) fn is_trusted(stream: &UnixStream) -> bool {
     let Ok(peer) = stream.peer_cred() else {
         return false;
@@ -248,25 +251,25 @@ pub(crate) fn is_trusted(stream: &UnixStream) -> bool {
         if user_namespace::is_outside(uid) {
             warn!(
                 uid,
-                "refused a connection from outside of this user namespace: if it is the kubelet's, {REMEDY}"
+                "refused a connection from outside this user namespace; if the peer is the kubelet, {REMEDY}"
             );
         } else {
             warn!(
                 uid,
-                "refused a connection: only root and our own user may connect"
+                "refused a connection: only root and the daemon's own user may connect"
             );
         }
     }
     trusted
 }
 
-/// Who can write to the plugin dir anyway.
+/// Root and this process's user can write to the plugin dir anyway, so connecting gives them no new power.
 const fn may_connect(uid: u32, own: u32) -> bool {
     uid == 0 || uid == own
 }
 
-/// A connection whose reads and writes fail once it is aborted, so that no peer can keep a server from
-/// ending: neither one that says nothing nor one that does not listen.
+/// A connection whose reads and writes fail once it is aborted. Without the abort, a peer that neither sends nor
+/// reads could keep a server from stopping.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
@@ -283,12 +286,12 @@ impl Connected for Connection {
 }
 
 impl Connection {
-    /// Goes on over another stream; returns the one to the peer.
+    /// Continues on `stream` and returns the previous stream, which leads to the peer.
     pub fn replace(&mut self, stream: UnixStream) -> UnixStream {
         std::mem::replace(&mut self.stream, stream)
     }
 
-    /// Fails once the connection is aborted; until then the task is woken when it is.
+    /// Returns an error if the connection is aborted. Otherwise registers the task to be woken by an abort.
     fn poll_not_aborted(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(match self.abort.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
@@ -349,17 +352,17 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
-    fn root_and_our_own_user_may_connect() {
+    fn only_root_and_the_own_user_may_connect() {
         assert!(may_connect(0, 1000) && may_connect(1000, 1000));
         assert!(!may_connect(1001, 1000) && !may_connect(65534, 0));
     }
 
     #[tokio::test]
-    async fn a_peer_that_says_nothing_and_does_not_listen_is_cut() {
+    async fn aborts_a_connection_whose_peer_neither_sends_nor_reads() {
         let abort = CancellationToken::new();
         let peers = Peers::new("a.sock", abort.clone(), 16);
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        let (mut reading, mut writing) = tokio::io::split(admit(ours, &peers).unwrap());
+        let (server, _client) = UnixStream::pair().unwrap();
+        let (mut reading, mut writing) = tokio::io::split(admit(server, &peers).unwrap());
         let mut read = std::pin::pin!(reading.read_u8());
         let endless = vec![0; 1 << 20];
         let mut write = std::pin::pin!(writing.write_all(&endless));
@@ -375,12 +378,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_seventeenth_is_refused_until_one_leaves() {
+    async fn refuses_connections_above_the_limit_until_one_closes() {
         let peers = Peers::new("a.sock", CancellationToken::new(), 16);
-        let (ours, _theirs): (Vec<_>, Vec<_>) =
+        let (servers, _clients): (Vec<_>, Vec<_>) =
             (0..17).map(|_| UnixStream::pair().unwrap()).unzip();
-        let mut ours = ours.into_iter();
-        let mut open: Vec<_> = ours.by_ref().take(16).map(|s| admit(s, &peers)).collect();
+        let mut servers = servers.into_iter();
+        let mut open: Vec<_> = servers
+            .by_ref()
+            .take(16)
+            .map(|s| admit(s, &peers))
+            .collect();
         assert!(open.iter().all(Option::is_some));
         let another = || UnixStream::pair().unwrap().0;
         assert!(admit(another(), &peers).is_none());

@@ -1,4 +1,4 @@
-//! A gRPC channel over one connection, and never another.
+//! A gRPC channel that uses one existing connection and never reconnects.
 
 use std::io;
 
@@ -9,10 +9,10 @@ use tonic::transport::{Channel, Endpoint, Error};
 
 use crate::api::AUTHORITY;
 
-/// A channel over this stream alone: once it is closed, every call fails.
+/// Creates a channel over `stream`. Every call fails once the stream is closed.
 ///
 /// # Errors
-/// When the peer does not speak HTTP/2.
+/// Returns an error if the HTTP/2 connection cannot be set up.
 pub async fn channel_over(stream: UnixStream) -> Result<Channel, Error> {
     let unused = Mutex::new(Some(TokioIo::new(stream)));
     let connector = tower::service_fn(move |_| {

@@ -1,5 +1,5 @@
-//! What the kubelet's checkpoint says: which resources are registered, and which pods hold which devices, as of its
-//! last write. Its checksum is a hash of a Go struct and not checked.
+//! Parses the kubelet's checkpoint: the registered resources and the devices that pods hold, as of the kubelet's last
+//! write. The checksum is not verified, because it is a hash of a Go struct's memory representation.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,75 +11,75 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::device::{Device, Devices};
 
-/// What the file says.
+/// The contents of a checkpoint.
 #[derive(Debug, Default)]
 pub struct Checkpoint {
     resources: BTreeMap<String, CheckpointedResource>,
 }
 
-/// What the kubelet knows of one resource.
+/// The contents of a checkpoint about one resource.
 #[derive(Debug, Default)]
 pub struct CheckpointedResource {
-    /// The registered device IDs; `None` if the resource is not registered.
+    /// `None` if the resource is not registered.
     pub registered: Option<RegisteredDevices>,
-    /// The devices that pods hold, by ID.
+    /// The devices that pods hold, by device ID.
     pub held: BTreeMap<Box<str>, HeldDevice>,
 }
 
-/// The devices that the kubelet can give to pods, in short: there may be very many.
+/// The devices that the kubelet can allocate. Only one ID is kept, since a resource can have very many devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RegisteredDevices {
-    /// The ID of any of them; `None` where there are none.
+    /// The ID of one registered device, or `None` if there are none.
     pub any_id: Option<String>,
 }
 
-/// How the kubelet's word fits to a resource that has an open stream.
+/// How the checkpoint compares with a resource whose ListAndWatch stream is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListingStatus {
-    /// It has our devices.
+    /// The checkpoint lists the resource with this plugin's devices.
     Listed,
-    /// It lacks the resource, or has it without any device though there are healthy ones.
+    /// The checkpoint lacks the resource, or lists no device of it although the plugin has healthy ones.
     Lacking,
-    /// It has devices that are not ours.
+    /// The checkpoint lists devices that this plugin does not have.
     OtherDevices,
 }
 
 /// A device that pods hold.
 #[derive(Debug, Default)]
 pub struct HeldDevice {
-    /// The NUMA nodes under which it is booked.
+    /// The NUMA nodes for which the kubelet recorded the device, in ascending order.
     pub numa: Vec<u16>,
-    /// By whom; an init container's device can go to others of its pod.
+    /// Several containers of a pod can hold the same device: other containers reuse an init container's devices.
     pub holders: Vec<Holder>,
 }
 
 /// A container that holds a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// The pod's UID; the kubelet writes no name.
+    /// The pod's UID. The checkpoint has no pod names.
     pub pod: Arc<str>,
     pub container: Arc<str>,
 }
 
 impl Checkpoint {
-    /// What is known of this resource.
+    /// Returns what the checkpoint says about a resource, if anything.
     pub fn get(&self, resource: &str) -> Option<&CheckpointedResource> {
         self.resources.get(resource)
     }
 
-    /// Whether the kubelet has this resource, with devices or without.
+    /// Returns whether the resource is registered, with or without devices.
     pub fn lists(&self, resource: &str) -> bool {
         self.get(resource)
-            .is_some_and(|known| known.registered.is_some())
+            .is_some_and(|listed| listed.registered.is_some())
     }
 
-    /// Whether the kubelet has this resource with these devices.
+    /// Compares the checkpoint with the devices of a resource.
     pub fn listing_status(&self, resource: &str, devices: &Devices) -> ListingStatus {
-        let known = self
+        let registered = self
             .get(resource)
-            .and_then(|known| known.registered.as_ref());
+            .and_then(|listed| listed.registered.as_ref());
         let can_be_given = || devices.as_slice().iter().any(Device::can_be_given);
-        match known.map(|registered| registered.any_id.as_deref()) {
+        match registered.map(|devices| devices.any_id.as_deref()) {
             Some(Some(id)) if devices.get(id).is_none() => ListingStatus::OtherDevices,
             Some(Some(_)) => ListingStatus::Listed,
             Some(None) if !can_be_given() => ListingStatus::Listed,
@@ -87,16 +87,19 @@ impl Checkpoint {
         }
     }
 
-    /// The devices of this resource that pods hold.
+    /// Returns the devices of a resource that pods hold.
     pub fn held(&self, resource: &str) -> Vec<Device> {
-        let held = self.get(resource).into_iter().flat_map(|known| &known.held);
+        let held = self
+            .get(resource)
+            .into_iter()
+            .flat_map(|listed| &listed.held);
         held.map(|(id, held)| Device::new(id.clone(), 0, held.numa.as_slice().into()))
             .collect()
     }
 }
 
-/// What matters of the file, with the field names of `devicemanager/checkpoint/checkpoint.go`. The kubelet writes every
-/// field: where one is missing the file has another form, and says nothing rather than that there is nothing.
+/// The file's fields that are used, named as in `devicemanager/checkpoint/checkpoint.go`. The kubelet writes every
+/// field. So a missing field means an unknown format, which is an error and not an empty checkpoint.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Content {
@@ -120,15 +123,15 @@ struct Entry {
     #[serde(default)]
     container_name: Arc<str>,
     resource_name: String,
-    /// By NUMA node; -1: no topology.
+    /// Device IDs by NUMA node. Node -1 means no topology.
     #[serde(rename = "DeviceIDs", deserialize_with = "Option::deserialize")]
     device_ids: Option<BTreeMap<String, Vec<Box<str>>>>,
 }
 
-/// Reads the text of a checkpoint.
+/// Parses a checkpoint.
 ///
 /// # Errors
-/// When it is none.
+/// Returns an error if the text is not JSON or lacks a required field.
 pub fn parse(text: &[u8]) -> io::Result<Checkpoint> {
     let data = serde_json::from_slice::<Content>(text)?.data;
     let mut resources = BTreeMap::<String, CheckpointedResource>::new();
@@ -140,10 +143,10 @@ pub fn parse(text: &[u8]) -> io::Result<Checkpoint> {
             pod: entry.pod_uid,
             container: entry.container_name,
         };
-        let known = resources.entry(entry.resource_name).or_default();
+        let listed = resources.entry(entry.resource_name).or_default();
         for (node, ids) in entry.device_ids.unwrap_or_default() {
             for id in ids {
-                known.held.entry(id).or_default().add(&node, &holder);
+                listed.held.entry(id).or_default().add(&node, &holder);
             }
         }
     }
@@ -152,14 +155,14 @@ pub fn parse(text: &[u8]) -> io::Result<Checkpoint> {
 
 impl HeldDevice {
     fn add(&mut self, node: &str, holder: &Holder) {
-        // -1 is none.
+        // Node -1 (no topology) does not parse as a `u16`.
         if let Ok(node) = node.parse()
             && !self.numa.contains(&node)
         {
             self.numa.push(node);
             self.numa.sort_unstable();
         }
-        // One whose devices are near to several nodes comes once for each, in a row.
+        // A container's device with several NUMA nodes is listed once per node, in consecutive calls.
         if self.holders.last() != Some(holder) {
             self.holders.push(holder.clone());
         }
@@ -193,7 +196,7 @@ impl<'de> Deserialize<'de> for RegisteredDevices {
 mod tests {
     use super::*;
 
-    /// As kubelet 1.36 writes it.
+    /// The format of kubelet 1.36.
     const TEXT: &[u8] = br#"{"Data":{"PodDeviceEntries":[
         {"PodUID":"u1","ContainerName":"c","ResourceName":"a/b","DeviceIDs":{"0":["x"],"1":["x","y"]},"AllocResp":"CgA="},
         {"PodUID":"u1","ContainerName":"d","ResourceName":"a/b","DeviceIDs":{"1":["y"]},"AllocResp":"CgA="},
@@ -201,7 +204,7 @@ mod tests {
         "RegisteredDevices":{"a/b":["x","y","z"],"a/d":[],"a/e":null}},"Checksum":123}"#;
 
     #[test]
-    fn tells_what_pods_hold() {
+    fn returns_the_devices_that_pods_hold() {
         let checkpoint = parse(TEXT).unwrap();
         let devices = |resource: &str| -> Vec<_> {
             let held = checkpoint.held(resource);
@@ -224,17 +227,17 @@ mod tests {
     }
 
     #[test]
-    fn tells_what_is_registered() {
+    fn returns_the_registered_resources() {
         let checkpoint = parse(TEXT).unwrap();
         let registered = |resource: &str| checkpoint.get(resource)?.registered.clone();
-        let one = |resource: &str| registered(resource).map(|registered| registered.any_id);
-        assert_eq!(one("a/b"), Some(Some("x".to_owned())));
-        assert_eq!(["a/c", "a/f"].map(one), [None, None]);
-        assert_eq!(["a/d", "a/e"].map(one), [Some(None), Some(None)]);
+        let any_id = |resource: &str| registered(resource).map(|registered| registered.any_id);
+        assert_eq!(any_id("a/b"), Some(Some("x".to_owned())));
+        assert_eq!(["a/c", "a/f"].map(any_id), [None, None]);
+        assert_eq!(["a/d", "a/e"].map(any_id), [Some(None), Some(None)]);
     }
 
     #[test]
-    fn tells_whether_a_resource_is_there_with_its_devices() {
+    fn compares_the_listed_devices_with_those_of_the_plugin() {
         let checkpoint = parse(TEXT).unwrap();
         let listing_status = |resource: &str, ids: &[&str]| {
             let device = |id: &&str| Device::new(*id, 0, [].into());
@@ -251,16 +254,16 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_one_tells_nothing() {
+    fn parses_an_empty_checkpoint_and_rejects_truncated_json() {
         let empty = br#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":null},"Checksum":1}"#;
         assert!(parse(empty).unwrap().resources.is_empty());
         assert!(parse(b"{").is_err());
     }
 
-    /// Other checkpoints of the kubelet moved to the first of these.
+    /// The kubelet already uses the first of these formats for other checkpoints.
     #[test]
-    fn another_form_is_an_error_and_not_empty() {
-        for other in [
+    fn an_unknown_format_is_an_error_and_not_an_empty_checkpoint() {
+        for text in [
             r#"{"data": "{\"PodDeviceEntries\":null}", "dataChecksum": 1}"#,
             r#"{"Data": "{}", "Checksum": 1}"#,
             r#"{"Data": {}, "Checksum": 1}"#,
@@ -269,7 +272,7 @@ mod tests {
             r#"{"Data": {"PodDeviceEntries": [{"PodUID": "u", "ContainerName": "c", "ResourceName": "a/b"}],
                 "RegisteredDevices": {}}, "Checksum": 1}"#,
         ] {
-            assert!(parse(other.as_bytes()).is_err(), "{other}");
+            assert!(parse(text.as_bytes()).is_err(), "{text}");
         }
     }
 }
