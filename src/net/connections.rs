@@ -240,7 +240,7 @@ fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
     })
 }
 
-/// Returns whether the peer is root or this process's user. Logs a warning for any other peer.
+/// Returns whether the peer is root or this process's user. Logs a warning for any other user.
 pub(crate) fn is_trusted(stream: &UnixStream) -> bool {
     let Ok(peer) = stream.peer_cred() else {
         return false;

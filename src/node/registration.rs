@@ -103,7 +103,7 @@ impl KubeletConnection {
         let mut client = RegistrationClient::new(self.channel);
         match timeout(REGISTER_TIMEOUT, client.register(request)).await {
             Ok(Ok(_)) => Ok(()),
-            // A status with a source was made by the client for a transport error. The kubelet's own have none.
+            // The client sets a source for transport errors. A status that the kubelet sent has no source.
             Ok(Err(status)) if status.source().is_some() => Err(RegisterError::Broken),
             Ok(Err(status)) => Err(RegisterError::Refused(describe(&status))),
             Err(_) => Err(RegisterError::TimedOut),
