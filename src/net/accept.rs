@@ -1,4 +1,4 @@
-//! Accepts connections to our sockets.
+//! Accepts connections and retries failed accepts.
 
 use std::future::poll_fn;
 use std::io;
@@ -9,25 +9,24 @@ use tokio::time::sleep;
 
 use crate::util::retry::WarnOnce;
 
-/// While the process is out of file descriptors, accept fails at once, again and again.
-const PAUSE: Duration = Duration::from_millis(100);
+/// Keeps the loop from spinning: without free file descriptors, every accept fails immediately.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// Accepts connections one after the other.
 pub(crate) struct Acceptor {
-    failure: String,
+    message: String,
     failures: WarnOnce,
 }
 
 impl Acceptor {
-    /// `socket` is how the log names the socket.
+    /// Creates an acceptor. Log messages call the socket `socket`.
     pub fn new(socket: &str) -> Self {
         Self {
-            failure: format!("cannot accept a connection to {socket}: retrying"),
+            message: format!("cannot accept a connection on {socket}; retrying"),
             failures: WarnOnce::default(),
         }
     }
 
-    /// The next connection. What fails is logged and tried again.
+    /// Returns the next connection. Failures are logged and retried.
     pub async fn accept<C>(
         &mut self,
         mut poll_accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<C>>,
@@ -38,9 +37,9 @@ impl Acceptor {
                     self.failures.reset();
                     return connection;
                 }
-                Err(error) => self.failures.log(&error, &self.failure),
+                Err(error) => self.failures.log(&error, &self.message),
             }
-            sleep(PAUSE).await;
+            sleep(RETRY_DELAY).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Clients that only ask: a bounded number, each for a bounded time, and none can hold up a plugin.
+//! Serves the clients of HTTP and of the control socket, with limits on their number and on the time of each.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -13,20 +13,20 @@ use tokio::time::timeout;
 
 use crate::net::accept::Acceptor;
 
-/// However slowly a client reads, its connection ends by then.
+/// The longest time that a connection stays open, however slowly the client reads.
 const CONNECTION_MAX: Duration = Duration::from_secs(30);
 
-/// Whether a client has sent a request. Those that have not are disconnected first.
+/// Whether a client has sent a request. Clients without a request are the first to be disconnected.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RequestSeen(Arc<AtomicBool>);
 
 impl RequestSeen {
-    /// The client has sent a request.
+    /// Records that the client has sent a request.
     pub fn note(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 
-    fn is_noted(&self) -> bool {
+    fn is_seen(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -36,38 +36,38 @@ struct Client {
     request: RequestSeen,
 }
 
-/// Serves clients, never more than `most` at a time. Where there are that many, the oldest that has sent no request
-/// is disconnected, or else the oldest of all. So clients that connect and say nothing cannot keep out a probe,
-/// which would restart the container.
+/// Serves at most `limit` clients at a time. When all slots are taken, a new connection replaces the oldest client
+/// that has sent no request or, if every client has sent one, the oldest client. Otherwise silent clients could
+/// block the kubelet's probes, and the kubelet would restart the container.
 pub async fn serve<C, F>(
     socket: &str,
-    most: usize,
+    limit: usize,
     mut poll_accept: impl FnMut(&mut Context<'_>) -> Poll<io::Result<C>>,
-    converse: impl Fn(C, RequestSeen) -> F,
+    handle: impl Fn(C, RequestSeen) -> F,
 ) -> Infallible
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let mut acceptor = Acceptor::new(socket);
     let mut tasks = JoinSet::new();
-    let mut clients: VecDeque<Client> = VecDeque::with_capacity(most);
+    let mut clients: VecDeque<Client> = VecDeque::with_capacity(limit);
     loop {
         let connection = tokio::select! {
             connection = acceptor.accept(&mut poll_accept) => connection,
             Some(_) = tasks.join_next() => continue,
         };
         clients.retain(|client| !client.task.is_finished());
-        if clients.len() >= most {
-            let silent = clients.iter().position(|client| !client.request.is_noted());
+        if clients.len() >= limit {
+            let silent = clients.iter().position(|client| !client.request.is_seen());
             if let Some(client) = clients.remove(silent.unwrap_or(0)) {
                 client.task.abort();
             }
         }
         let request = RequestSeen::default();
-        let conversation = timeout(CONNECTION_MAX, converse(connection, request.clone()));
-        let task = tasks.spawn(async { drop(conversation.await) });
+        let handling = timeout(CONNECTION_MAX, handle(connection, request.clone()));
+        let task = tasks.spawn(async { drop(handling.await) });
         clients.push_back(Client { task, request });
-        // The new one can send its request before the next may disconnect it.
+        // The new task runs once before the next connection can abort it.
         tokio::task::yield_now().await;
     }
 }

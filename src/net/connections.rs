@@ -1,4 +1,5 @@
-//! The connections to a socket of ours: who may connect, how many, what each did, and how all end.
+//! Tracks the connections to a Unix socket: limits their number, checks the peer's user, records RPCs, and can abort
+//! every connection.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,97 +19,99 @@ use tracing::warn;
 use crate::net::accept::Acceptor;
 use crate::net::user_namespace::{self, REMEDY};
 
-/// Numbers the connections to one socket.
+/// Identifies a connection to one socket. IDs are assigned in ascending order and never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ConnectionId(u64);
 
-/// What one peer did so far.
+/// The RPCs that one peer has made.
 #[derive(Debug, Default)]
 pub struct Peer {
+    /// Whether the peer has made any RPC.
     pub called: bool,
     pub(crate) asked_options: bool,
     pub(crate) streamed: bool,
-    /// ListAndWatch streams that are open.
+    /// The number of open ListAndWatch streams.
     pub streams: usize,
-    cut: CancellationToken,
+    abort: CancellationToken,
 }
 
-/// The peers of one socket, by connection.
+/// The peers of one socket. Clones share the same table.
 #[derive(Clone, Debug)]
 pub struct Peers {
-    /// The socket's name, for the log.
+    /// The socket's file name, for log messages.
     endpoint: Arc<str>,
     table: watch::Sender<Table>,
-    most: usize,
-    /// Whether every user may connect.
-    anybody: bool,
-    cut: CancellationToken,
+    limit: usize,
+    /// Whether to accept peers other than root and this process's user.
+    any_user: bool,
+    abort: CancellationToken,
 }
 
+/// The open connections of one socket.
 #[derive(Debug, Default)]
 pub struct Table {
     next: u64,
-    /// Peers that were refused since there was a free slot.
+    /// Connections refused since a slot was last free.
     refused: u64,
-    /// A peer from outside of our user namespace was refused: very likely the kubelet.
+    /// Whether a peer from outside this user namespace was refused. That peer is probably the kubelet.
     refused_outside: bool,
     open: BTreeMap<ConnectionId, Peer>,
 }
 
 impl Table {
-    /// What the peer of this connection did; `None` when it is closed.
+    /// Returns the peer of a connection, or `None` if the connection is closed.
     pub fn get(&self, id: ConnectionId) -> Option<&Peer> {
         self.open.get(&id)
     }
 
-    /// The number that the next connection gets.
+    /// Returns the ID that the next connection will get.
     pub fn next(&self) -> ConnectionId {
         ConnectionId(self.next)
     }
 
-    /// Whether a peer from outside of our user namespace was refused.
+    /// Returns whether a peer from outside this user namespace was refused.
     pub(crate) fn refused_outside(&self) -> bool {
         self.refused_outside
     }
 
-    /// The first of these connections whose peer is like this.
+    /// Returns the oldest open connection in `ids` whose peer matches.
     pub fn find(
         &self,
-        among: Range<ConnectionId>,
-        like: impl Fn(&Peer) -> bool,
+        ids: Range<ConnectionId>,
+        matches: impl Fn(&Peer) -> bool,
     ) -> Option<ConnectionId> {
-        let found = self.open.range(among).find(|(_, peer)| like(peer));
+        let found = self.open.range(ids).find(|(_, peer)| matches(peer));
         found.map(|(id, _)| *id)
     }
 }
 
 impl Peers {
-    /// No peers of this socket yet, and never more than `most`. When `cut` is cancelled, every connection fails.
-    pub fn new(endpoint: &str, cut: CancellationToken, most: usize) -> Self {
+    /// Creates an empty table for at most `limit` open connections. Canceling `abort` aborts every connection.
+    pub fn new(endpoint: &str, abort: CancellationToken, limit: usize) -> Self {
         Self {
             endpoint: endpoint.into(),
             table: watch::Sender::new(Table::default()),
-            most,
-            anybody: false,
-            cut,
+            limit,
+            any_user: false,
+            abort,
         }
     }
 
-    /// Lets every user connect who can open the socket, as the kubelet does.
+    /// Accepts every user who can open the socket, as the kubelet does.
     #[must_use]
-    pub fn of_anybody(self) -> Self {
+    pub fn allow_any_user(self) -> Self {
         Self {
-            anybody: true,
+            any_user: true,
             ..self
         }
     }
 
-    /// Follows what the peers do.
+    /// Subscribes to changes of the table.
     pub fn subscribe(&self) -> watch::Receiver<Table> {
         self.table.subscribe()
     }
 
-    /// Notes that the peer of a connection calls; watchers are woken the first time only.
+    /// Records an RPC on a connection. Only the first RPC of a connection wakes subscribers.
     pub(crate) fn note_call(&self, id: ConnectionId) {
         self.table.send_if_modified(|table| {
             let Some(peer) = table.open.get_mut(&id) else {
@@ -120,7 +123,7 @@ impl Peers {
         });
     }
 
-    /// Notes what the peer of a connection does with a call.
+    /// Records an RPC on a connection, applies `change` to its peer, and wakes subscribers.
     pub fn note(&self, id: ConnectionId, change: impl FnOnce(&mut Peer)) {
         self.table.send_if_modified(|table| {
             let Some(peer) = table.open.get_mut(&id) else {
@@ -132,49 +135,49 @@ impl Peers {
         });
     }
 
-    /// Closes the connections whose peers have nothing to wait for: they never called anything.
-    pub(crate) fn cut_silent(&self) {
+    /// Aborts the connections whose peers have made no RPC.
+    pub(crate) fn close_unused(&self) {
         let table = self.table.borrow();
         for peer in table.open.values().filter(|peer| !peer.called) {
-            peer.cut.cancel();
+            peer.abort.cancel();
         }
     }
 
     fn admit(&self) -> Option<Slot> {
         let mut admitted = None;
         self.table.send_if_modified(|table| {
-            if table.open.len() < self.most {
+            if table.open.len() < self.limit {
                 let id = ConnectionId(table.next);
-                let cut = self.cut.child_token();
+                let abort = self.abort.child_token();
                 let peer = Peer {
-                    cut: cut.clone(),
+                    abort: abort.clone(),
                     ..Peer::default()
                 };
                 table.next += 1;
                 table.refused = 0;
                 table.open.insert(id, peer);
-                admitted = Some((id, cut));
+                admitted = Some((id, abort));
             } else {
                 table.refused += 1;
                 if table.refused == 1 {
-                    let (endpoint, open) = (&self.endpoint, self.most);
-                    warn!(%endpoint, "refusing connections: {open} are open");
+                    let (endpoint, limit) = (&self.endpoint, self.limit);
+                    warn!(%endpoint, limit, "refusing new connections: the connection limit is reached");
                 }
             }
             admitted.is_some()
         });
-        let (id, cut) = admitted?;
+        let (id, abort) = admitted?;
         let peers = self.clone();
-        Some(Slot { id, peers, cut })
+        Some(Slot { id, peers, abort })
     }
 }
 
-/// A slot in the table, given back on drop.
+/// A slot in the table. Dropping the slot frees it.
 #[derive(Debug)]
 struct Slot {
     id: ConnectionId,
     peers: Peers,
-    cut: CancellationToken,
+    abort: CancellationToken,
 }
 
 impl Drop for Slot {
@@ -185,7 +188,7 @@ impl Drop for Slot {
     }
 }
 
-/// The connections that are let in, for as long as tonic asks for more. Accepts on the newest listener.
+/// Returns the stream of accepted connections. Connections are accepted on the newest listener.
 pub fn incoming(
     listeners: watch::Receiver<Arc<UnixListener>>,
     peers: Peers,
@@ -193,13 +196,13 @@ pub fn incoming(
     let acceptor = Acceptor::new(&peers.endpoint);
     let state = (listeners, acceptor, peers);
     stream::unfold(state, |(mut listeners, mut acceptor, peers)| async move {
-        let connection = next(&mut listeners, &mut acceptor, &peers).await?;
+        let connection = next_connection(&mut listeners, &mut acceptor, &peers).await?;
         Some((Ok(connection), (listeners, acceptor, peers)))
     })
 }
 
-/// The next connection; `None` when nobody can give another listener.
-async fn next(
+/// Returns the next connection, or `None` once the sender of the listeners is dropped.
+async fn next_connection(
     listeners: &mut watch::Receiver<Arc<UnixListener>>,
     acceptor: &mut Acceptor,
     peers: &Peers,
@@ -217,7 +220,7 @@ async fn next(
 }
 
 fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
-    if !peers.anybody && !is_trusted(&stream) {
+    if !peers.any_user && !is_trusted(&stream) {
         if stream
             .peer_cred()
             .is_ok_and(|peer| user_namespace::is_outside(peer.uid()))
@@ -228,12 +231,16 @@ fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
         }
         return None;
     }
-    let open = peers.admit()?;
-    let cut = Box::pin(open.cut.clone().cancelled_owned());
-    Some(Connection { stream, cut, open })
+    let slot = peers.admit()?;
+    let abort = Box::pin(slot.abort.clone().cancelled_owned());
+    Some(Connection {
+        stream,
+        abort,
+        slot,
+    })
 }
 
-/// Whether the peer is root or our own user; others are logged.
+/// Returns whether the peer is root or this process's user. Logs a warning for any other user.
 pub(crate) fn is_trusted(stream: &UnixStream) -> bool {
     let Ok(peer) = stream.peer_cred() else {
         return false;
@@ -244,49 +251,49 @@ pub(crate) fn is_trusted(stream: &UnixStream) -> bool {
         if user_namespace::is_outside(uid) {
             warn!(
                 uid,
-                "refused a connection from outside of this user namespace: if it is the kubelet's, {REMEDY}"
+                "refused a connection from outside this user namespace; if the peer is the kubelet, {REMEDY}"
             );
         } else {
             warn!(
                 uid,
-                "refused a connection: only root and our own user may connect"
+                "refused a connection: only root and the daemon's own user may connect"
             );
         }
     }
     trusted
 }
 
-/// Who can write to the plugin dir anyway.
+/// Root and this process's user can write to the plugin dir anyway, so connecting gives them no new power.
 const fn may_connect(uid: u32, own: u32) -> bool {
     uid == 0 || uid == own
 }
 
-/// A connection whose reads and writes fail once it is cut, so that no peer can keep a server from
-/// ending: neither one that says nothing nor one that does not listen.
+/// A connection whose reads and writes fail once it is aborted. Without the abort, a peer that neither sends nor
+/// reads could keep a server from stopping.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
-    open: Slot,
+    abort: Pin<Box<WaitForCancellationFutureOwned>>,
+    slot: Slot,
 }
 
 impl Connected for Connection {
     type ConnectInfo = ConnectionId;
 
     fn connect_info(&self) -> ConnectionId {
-        self.open.id
+        self.slot.id
     }
 }
 
 impl Connection {
-    /// Goes on over another stream; returns the one to the peer.
+    /// Continues on `stream` and returns the previous stream, which leads to the peer.
     pub fn replace(&mut self, stream: UnixStream) -> UnixStream {
         std::mem::replace(&mut self.stream, stream)
     }
 
-    /// Fails once the connection is cut; until then the task is woken when it is.
-    fn poll_uncut(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(match self.cut.as_mut().poll(context) {
+    /// Returns an error if the connection is aborted. Otherwise registers the task to be woken by an abort.
+    fn poll_not_aborted(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(match self.abort.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::ConnectionAborted.into()),
             Poll::Pending => Ok(()),
         })
@@ -299,7 +306,7 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(self.poll_uncut(context))?;
+        ready!(self.poll_not_aborted(context))?;
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -310,7 +317,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_uncut(context))?;
+        ready!(self.poll_not_aborted(context))?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -319,7 +326,7 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_uncut(context))?;
+        ready!(self.poll_not_aborted(context))?;
         Pin::new(&mut self.stream).poll_write_vectored(context, slices)
     }
 
@@ -345,23 +352,23 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     #[test]
-    fn root_and_our_own_user_may_connect() {
+    fn only_root_and_the_own_user_may_connect() {
         assert!(may_connect(0, 1000) && may_connect(1000, 1000));
         assert!(!may_connect(1001, 1000) && !may_connect(65534, 0));
     }
 
     #[tokio::test]
-    async fn a_peer_that_says_nothing_and_does_not_listen_is_cut() {
-        let cut = CancellationToken::new();
-        let peers = Peers::new("a.sock", cut.clone(), 16);
-        let (ours, _theirs) = UnixStream::pair().unwrap();
-        let (mut reading, mut writing) = tokio::io::split(admit(ours, &peers).unwrap());
+    async fn aborts_a_connection_whose_peer_neither_sends_nor_reads() {
+        let abort = CancellationToken::new();
+        let peers = Peers::new("a.sock", abort.clone(), 16);
+        let (server, _client) = UnixStream::pair().unwrap();
+        let (mut reading, mut writing) = tokio::io::split(admit(server, &peers).unwrap());
         let mut read = std::pin::pin!(reading.read_u8());
         let endless = vec![0; 1 << 20];
         let mut write = std::pin::pin!(writing.write_all(&endless));
         assert!((&mut read).now_or_never().is_none());
         assert!((&mut write).now_or_never().is_none());
-        cut.cancel();
+        abort.cancel();
         let both = async { tokio::join!(read, write) };
         let (read, write) = tokio::time::timeout(Duration::from_secs(30), both)
             .await
@@ -371,12 +378,16 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_seventeenth_is_refused_until_one_leaves() {
+    async fn refuses_connections_above_the_limit_until_one_closes() {
         let peers = Peers::new("a.sock", CancellationToken::new(), 16);
-        let (ours, _theirs): (Vec<_>, Vec<_>) =
+        let (servers, _clients): (Vec<_>, Vec<_>) =
             (0..17).map(|_| UnixStream::pair().unwrap()).unzip();
-        let mut ours = ours.into_iter();
-        let mut open: Vec<_> = ours.by_ref().take(16).map(|s| admit(s, &peers)).collect();
+        let mut servers = servers.into_iter();
+        let mut open: Vec<_> = servers
+            .by_ref()
+            .take(16)
+            .map(|s| admit(s, &peers))
+            .collect();
         assert!(open.iter().all(Option::is_some));
         let another = || UnixStream::pair().unwrap().0;
         assert!(admit(another(), &peers).is_none());

@@ -1,4 +1,4 @@
-//! The lock on a directory, held by whoever binds or removes a socket in it.
+//! An exclusive lock on a directory, held while a socket in the directory is bound or removed.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -7,32 +7,33 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-/// Between tries for the lock.
-const PAUSE: Duration = Duration::from_millis(5);
+/// The time between two attempts to take the lock.
+const RETRY_DELAY: Duration = Duration::from_millis(5);
 
-/// How it went with the directory's lock.
+/// The result of [`lock_dir`].
 #[derive(Debug)]
 pub(crate) enum Lock {
-    /// Ours until this is dropped; `waited`: after somebody else's.
+    /// This process holds the lock until the value is dropped.
     Held {
-        /// Unlocks when closed.
+        /// Closing the directory releases the lock.
         _dir: File,
-        /// Whether somebody else had it before.
+        /// Whether another process held the lock first.
         waited: bool,
     },
-    /// Somebody else keeps it.
-    Denied,
+    /// Another process held the lock for the whole timeout.
+    TimedOut,
 }
 
-/// Holds the directory's lock until it is dropped. The lock is on the directory itself: nothing is
-/// left behind in it. Whoever binds holds it for a moment, so one that is held for longer than
-/// `patience` is not meant for us (anyone who may read the directory can take it).
+/// Takes the lock with `flock(2)` on the directory itself, which creates no lock file.
+///
+/// Any process that can read the directory can take the lock. A plugin holds it only for milliseconds, so the caller
+/// may ignore a lock that is held for longer than `timeout`.
 ///
 /// # Errors
-/// When the directory cannot be opened or locked.
-pub(crate) async fn lock_dir(dir: &Path, patience: Duration) -> io::Result<Lock> {
+/// Returns an error if the directory cannot be opened or locked.
+pub(crate) async fn lock_dir(dir: &Path, timeout: Duration) -> io::Result<Lock> {
     let dir = File::open(dir)?;
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + timeout;
     let mut waited = false;
     loop {
         match dir.try_lock() {
@@ -40,9 +41,9 @@ pub(crate) async fn lock_dir(dir: &Path, patience: Duration) -> io::Result<Lock>
             Err(TryLockError::Error(error)) => return Err(error),
             Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
                 waited = true;
-                sleep(PAUSE).await;
+                sleep(RETRY_DELAY).await;
             }
-            Err(TryLockError::WouldBlock) => return Ok(Lock::Denied),
+            Err(TryLockError::WouldBlock) => return Ok(Lock::TimedOut),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Sockets of ours: bound and removed without taking anyone's, and who may connect to them.
+//! The program's own sockets: safe bind and removal, limits on connections, and checks of the peer's user.
 
 pub(crate) mod accept;
 pub(crate) mod clients;

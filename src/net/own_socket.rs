@@ -1,4 +1,4 @@
-//! A socket of ours: bound without taking anyone's, removed only if it is still ours.
+//! Binds a Unix socket without taking over one in use, and removes the socket only if it was not replaced.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -15,56 +15,59 @@ use tracing::warn;
 use crate::net::dir_lock::{Lock, lock_dir};
 use crate::util::file_id::FileId;
 
-/// How long to wait for the directory's lock before binding without it.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// The wait for the directory lock. After it, the socket is bound without the lock.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct OwnSocket {
     path: PathBuf,
-    /// The open listener keeps its inode from being reused.
+    /// No other file can get this identity: the open listener keeps the inode from being reused.
     file: FileId,
     listener: Arc<UnixListener>,
 }
 
-/// What stood in the socket's place before.
+/// What [`OwnSocket::bind`] noticed of another process that may have served the same resource before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Before {
-    Nothing,
-    /// A socket that nobody served any more; it was removed.
-    Stale,
-    /// Another process that was binding in the directory.
-    Binder,
+pub enum Predecessor {
+    None,
+    /// A socket without a listener was at the path, and was removed.
+    StaleSocket,
+    /// Another process held the directory lock, so it may have bound or removed a socket.
+    ConcurrentBind,
 }
 
-/// Why the socket can't be bound now.
+/// Why the socket cannot be bound.
 #[derive(Debug, Error)]
 pub(crate) enum BindError {
-    /// A socket there still answers: it is never taken.
+    /// A process listens on the socket. Such a socket is never replaced.
     #[error("another process serves this socket")]
     Taken,
-    /// Something else has the name.
-    #[error("the path is taken by something that is not a socket")]
+    #[error("the path exists and is not a socket")]
     NotASocket,
-    /// The operating system refused.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
 impl OwnSocket {
-    /// Binds the socket with mode 0600. Test, removal and bind happen under the directory's lock, so
-    /// that of two starters one wins and the other sees it.
+    /// Binds the socket with mode 0600. The probe, the removal of a stale socket and the bind happen under the
+    /// directory lock: if two processes start together, one binds and the other finds the socket in use.
     ///
     /// # Errors
-    /// When the place is taken, or the operating system refuses.
-    pub async fn bind(path: PathBuf) -> Result<(Self, Before), BindError> {
-        let lock = lock_dir(dir_of(&path), LOCK_PATIENCE).await?;
-        if matches!(lock, Lock::Denied) {
-            let path = path.display();
-            warn!("somebody keeps the directory locked: binding {path} without the lock");
+    /// Returns an error if the path is in use or a system call fails.
+    pub async fn bind(path: PathBuf) -> Result<(Self, Predecessor), BindError> {
+        let lock = lock_dir(dir_of(&path), LOCK_TIMEOUT).await?;
+        if matches!(lock, Lock::TimedOut) {
+            let seconds = LOCK_TIMEOUT.as_secs();
+            warn!(
+                path = %path.display(),
+                "another process has locked the directory for {seconds} s; binding the socket without the lock"
+            );
         }
-        let before = match (clear(&path)?, &lock) {
-            (Before::Nothing, Lock::Denied | Lock::Held { waited: true, .. }) => Before::Binder,
-            (before, _) => before,
+        let predecessor = match (remove_stale(&path)?, &lock) {
+            (Predecessor::None, Lock::TimedOut | Lock::Held { waited: true, .. }) => {
+                Predecessor::ConcurrentBind
+            }
+            (predecessor, _) => predecessor,
         };
         let listener = Arc::new(UnixListener::bind(&path)?);
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
@@ -74,25 +77,24 @@ impl OwnSocket {
             path,
             listener,
         };
-        Ok((socket, before))
+        Ok((socket, predecessor))
     }
 
-    /// Removes the file, unless another has taken its place, or somebody keeps the directory locked for longer
-    /// than this: a file that stays is found stale by whoever binds next.
-    pub async fn remove(self, patience: Duration) {
-        let lock = lock_dir(dir_of(&self.path), patience).await;
+    /// Removes the socket's file, unless the file was replaced or the directory lock is not free within `timeout`. A
+    /// file that remains is a stale socket, which the next bind removes.
+    pub async fn remove(self, timeout: Duration) {
+        let lock = lock_dir(dir_of(&self.path), timeout).await;
         if matches!(lock, Ok(Lock::Held { .. })) && self.is_in_place() {
-            // Whoever removed it first did what was to be done.
+            // An error means that the file is already gone or stays as a stale socket.
             let _ = std::fs::remove_file(&self.path);
         }
     }
 
-    /// The listener behind the file.
     pub fn listener(&self) -> &Arc<UnixListener> {
         &self.listener
     }
 
-    /// Whether the file is still there and still ours.
+    /// Returns whether the file at the path is still this socket.
     pub(crate) fn is_in_place(&self) -> bool {
         let metadata = self.path.symlink_metadata();
         metadata.is_ok_and(|file| FileId::from(&file) == self.file)
@@ -104,10 +106,10 @@ fn dir_of(path: &Path) -> &Path {
     dir.unwrap_or(Path::new("."))
 }
 
-/// Makes room for a socket, if nobody serves the one that is there.
-fn clear(path: &Path) -> Result<Before, BindError> {
+/// Removes the socket at the path if no process listens on it.
+fn remove_stale(path: &Path) -> Result<Predecessor, BindError> {
     match path.symlink_metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Before::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Predecessor::None),
         Err(error) => return Err(error.into()),
         Ok(file) if !file.file_type().is_socket() => return Err(BindError::NotASocket),
         Ok(_) => {}
@@ -117,14 +119,15 @@ fn clear(path: &Path) -> Result<Before, BindError> {
     }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
-        _ => Ok(Before::Stale),
+        _ => Ok(Predecessor::StaleSocket),
     }
 }
 
-/// Whether someone listens on a socket. Only a refusal says no: a full backlog or a missing right is someone.
+/// Returns whether a process listens on a socket. Only a refused connection or a missing file counts as no: with a full
+/// backlog or without permission to connect, a listener is assumed.
 ///
 /// # Errors
-/// When the operating system has no socket to ask with, or the path is too long for one.
+/// Returns an error if no socket can be created for the probe, or the path is too long for a socket.
 pub fn answers(path: &Path) -> io::Result<bool> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
@@ -145,10 +148,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn is_private_and_removed_with_its_owner() {
+    async fn the_socket_has_mode_0600_and_can_be_removed() {
         let (_dir, path) = socket_path();
-        let (socket, before) = OwnSocket::bind(path.clone()).await.unwrap();
-        assert_eq!(before, Before::Nothing);
+        let (socket, predecessor) = OwnSocket::bind(path.clone()).await.unwrap();
+        assert_eq!(predecessor, Predecessor::None);
         let mode = socket.path.metadata().unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         let path = socket.path.clone();
@@ -157,28 +160,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_answers_is_not_taken_and_a_stale_one_is() {
+    async fn a_socket_in_use_is_kept_and_a_stale_socket_is_replaced() {
         let (_dir, path) = socket_path();
-        let neighbour = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
         let bound = OwnSocket::bind(path.clone()).await;
         assert!(matches!(bound, Err(BindError::Taken)), "{bound:?}");
-        drop(neighbour);
-        let (_socket, before) = OwnSocket::bind(path.clone()).await.unwrap();
-        assert_eq!(before, Before::Stale);
+        drop(listener);
+        let (_socket, predecessor) = OwnSocket::bind(path.clone()).await.unwrap();
+        assert_eq!(predecessor, Predecessor::StaleSocket);
     }
 
     #[tokio::test]
-    async fn a_full_backlog_still_answers() {
+    async fn a_socket_with_a_full_backlog_is_in_use() {
         let (_dir, path) = socket_path();
-        let _busy = std::os::unix::net::UnixListener::bind(&path).unwrap();
-        let mut waiting = Vec::new();
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let mut clients = Vec::new();
         loop {
             let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
             let client =
                 rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
                     .unwrap();
             let connected = rustix::net::connect(&client, &SocketAddrUnix::new(&path).unwrap());
-            waiting.push(client);
+            clients.push(client);
             if connected == Err(Errno::AGAIN) {
                 break;
             }
@@ -188,7 +191,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_socket_stays() {
+    async fn a_file_that_is_not_a_socket_is_kept() {
         let (_dir, path) = socket_path();
         std::fs::write(&path, "precious").unwrap();
         let bound = OwnSocket::bind(path.clone()).await;
@@ -197,33 +200,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_successor_is_not_removed() {
+    async fn a_socket_bound_later_at_the_same_path_is_not_removed() {
         let (_dir, path) = socket_path();
-        let (ours, _) = OwnSocket::bind(path.clone()).await.unwrap();
-        std::fs::remove_file(&ours.path).unwrap();
-        assert!(!ours.is_in_place());
-        let (theirs, _) = OwnSocket::bind(path.clone()).await.unwrap();
-        ours.remove(Duration::ZERO).await;
-        assert!(theirs.is_in_place());
+        let (first, _) = OwnSocket::bind(path.clone()).await.unwrap();
+        std::fs::remove_file(&first.path).unwrap();
+        assert!(!first.is_in_place());
+        let (second, _) = OwnSocket::bind(path.clone()).await.unwrap();
+        first.remove(Duration::ZERO).await;
+        assert!(second.is_in_place());
     }
 
     #[tokio::test]
-    async fn only_one_binds_at_a_time() {
+    async fn bind_waits_for_the_directory_lock() {
         let (_dir, path) = socket_path();
         let lock = lock_dir(dir_of(&path), Duration::ZERO).await.unwrap();
         let mut binding = std::pin::pin!(OwnSocket::bind(path.clone()));
         assert!((&mut binding).now_or_never().is_none());
         drop(lock);
-        let (_socket, before) = binding.await.unwrap();
-        assert_eq!(before, Before::Binder);
+        let (_socket, predecessor) = binding.await.unwrap();
+        assert_eq!(predecessor, Predecessor::ConcurrentBind);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lock_that_is_kept_is_not_waited_for_for_ever() {
+    async fn bind_proceeds_when_the_directory_lock_is_never_released() {
         let (_dir, path) = socket_path();
-        let _kept = lock_dir(dir_of(&path), Duration::ZERO).await.unwrap();
-        let (socket, before) = OwnSocket::bind(path.clone()).await.unwrap();
-        assert_eq!(before, Before::Binder);
+        let _lock = lock_dir(dir_of(&path), Duration::ZERO).await.unwrap();
+        let (socket, predecessor) = OwnSocket::bind(path.clone()).await.unwrap();
+        assert_eq!(predecessor, Predecessor::ConcurrentBind);
         socket.remove(Duration::ZERO).await;
     }
 }

@@ -1,23 +1,23 @@
-//! Whether this process is in a user namespace, as a pod with `hostUsers: false` is. There the kubelet, which is root on
-//! the host, has no uid of its own, and cannot be told from any other stranger.
+//! Detects whether this process is in a user namespace, as in a pod with `hostUsers: false`. There the kubelet cannot
+//! be recognized: every host user without a mapping, root included, has the same UID.
 
-/// What to do about it.
+/// The instruction for users, which completes a sentence of an error or log message.
 pub(crate) const REMEDY: &str = "set hostUsers: true in the pod's spec";
 
-/// Every uid that has none in the namespace appears as this one (`/proc/sys/kernel/overflowuid`).
+/// The UID that the kernel reports for a user without a mapping (default of `/proc/sys/kernel/overflowuid`).
 const OVERFLOW_UID: u32 = 65534;
 
-/// Whether a peer with this uid comes from outside of our user namespace.
+/// Returns whether a peer with this UID is outside this process's user namespace.
 pub(crate) fn is_outside(uid: u32) -> bool {
     uid == OVERFLOW_UID && in_user_namespace()
 }
 
-/// Whether some uids of the host have none here.
+/// Returns whether some UIDs of the host have no mapping in this process's user namespace.
 pub(crate) fn in_user_namespace() -> bool {
     std::fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps_all(&map))
 }
 
-/// The initial namespace has one line, which maps every uid to itself (`user_namespaces(7)`).
+/// Checks for the one line of the initial namespace, which maps every UID to itself (`user_namespaces(7)`).
 fn maps_all(map: &str) -> bool {
     let fields: Vec<&str> = map.split_whitespace().collect();
     fields == ["0", "0", "4294967295"]

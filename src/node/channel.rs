@@ -1,4 +1,4 @@
-//! A gRPC channel over one connection, and never another.
+//! A gRPC channel that uses one existing connection and never reconnects.
 
 use std::io;
 
@@ -9,16 +9,16 @@ use tonic::transport::{Channel, Endpoint, Error};
 
 use crate::api::AUTHORITY;
 
-/// A channel over this stream alone: once it is closed, every call fails.
+/// Creates a channel over `stream`. Every call fails once the stream is closed.
 ///
 /// # Errors
-/// When the peer does not speak HTTP/2.
+/// Returns an error if the HTTP/2 connection cannot be set up.
 pub async fn channel_over(stream: UnixStream) -> Result<Channel, Error> {
-    let once = Mutex::new(Some(TokioIo::new(stream)));
+    let unused = Mutex::new(Some(TokioIo::new(stream)));
     let connector = tower::service_fn(move |_| {
-        let stream = once.lock().take();
-        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the connection is closed");
-        std::future::ready(stream.ok_or_else(gone))
+        let stream = unused.lock().take();
+        let closed = || io::Error::new(io::ErrorKind::NotConnected, "the connection is closed");
+        std::future::ready(stream.ok_or_else(closed))
     });
     Endpoint::from_static(AUTHORITY)
         .connect_with_connector(connector)

@@ -1,5 +1,5 @@
-//! What the kubelet's checkpoint says: which resources are registered, and which pods hold which devices, as of its
-//! last write. Its checksum is a hash of a Go struct and not checked.
+//! Parses the kubelet's checkpoint: the registered resources and the devices that pods hold, as of the kubelet's last
+//! write. The checksum is not verified, because it is a hash of a Go struct's memory representation.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,92 +11,95 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::device::{Device, Devices};
 
-/// What the file says.
+/// The contents of a checkpoint.
 #[derive(Debug, Default)]
 pub struct Checkpoint {
-    resources: BTreeMap<String, Known>,
+    resources: BTreeMap<String, CheckpointedResource>,
 }
 
-/// What the kubelet knows of one resource.
+/// The contents of a checkpoint about one resource.
 #[derive(Debug, Default)]
-pub struct Known {
-    /// The registered device IDs; `None` if the resource is not registered.
-    pub registered: Option<Registered>,
-    /// The devices that pods hold, by ID.
-    pub held: BTreeMap<Box<str>, Held>,
+pub struct CheckpointedResource {
+    /// `None` if the resource is not registered.
+    pub registered: Option<RegisteredDevices>,
+    /// The devices that pods hold, by device ID.
+    pub held: BTreeMap<Box<str>, HeldDevice>,
 }
 
-/// The devices that the kubelet can give to pods, in short: there may be very many.
+/// The devices that the kubelet can allocate. Only one ID is kept, since a resource can have very many devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Registered {
-    /// The ID of any of them; `None` where there are none.
-    pub one: Option<String>,
+pub struct RegisteredDevices {
+    /// The ID of one registered device, or `None` if there are none.
+    pub any_id: Option<String>,
 }
 
-/// How the kubelet's word fits to a resource that has an open stream.
+/// How the checkpoint compares with a resource whose ListAndWatch stream is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// It has our devices.
+pub enum ListingStatus {
+    /// The checkpoint lists the resource with this plugin's devices.
     Listed,
-    /// It lacks the resource, or has it without any device though there are healthy ones.
+    /// The checkpoint lacks the resource, or lists no device of it although the plugin has healthy ones.
     Lacking,
-    /// It has devices that are not ours.
-    OfAnother,
+    /// The checkpoint lists devices that this plugin does not have.
+    OtherDevices,
 }
 
 /// A device that pods hold.
 #[derive(Debug, Default)]
-pub struct Held {
-    /// The NUMA nodes under which it is booked.
+pub struct HeldDevice {
+    /// The NUMA nodes for which the kubelet recorded the device, in ascending order.
     pub numa: Vec<u16>,
-    /// By whom; an init container's device can go to others of its pod.
-    pub by: Vec<Holder>,
+    /// Several containers of a pod can hold the same device: other containers reuse an init container's devices.
+    pub holders: Vec<Holder>,
 }
 
 /// A container that holds a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
-    /// The pod's UID; the kubelet writes no name.
+    /// The pod's UID. The checkpoint has no pod names.
     pub pod: Arc<str>,
     pub container: Arc<str>,
 }
 
 impl Checkpoint {
-    /// What is known of this resource.
-    pub fn of(&self, resource: &str) -> Option<&Known> {
+    /// Returns what the checkpoint says about a resource, if anything.
+    pub fn get(&self, resource: &str) -> Option<&CheckpointedResource> {
         self.resources.get(resource)
     }
 
-    /// Whether the kubelet has this resource, with devices or without.
+    /// Returns whether the resource is registered, with or without devices.
     pub fn lists(&self, resource: &str) -> bool {
-        self.of(resource)
-            .is_some_and(|known| known.registered.is_some())
+        self.get(resource)
+            .is_some_and(|listed| listed.registered.is_some())
     }
 
-    /// Whether the kubelet has this resource with these devices.
-    pub fn standing(&self, resource: &str, devices: &Devices) -> Standing {
-        let known = self
-            .of(resource)
-            .and_then(|known| known.registered.as_ref());
+    /// Compares the checkpoint with the devices of a resource.
+    pub fn listing_status(&self, resource: &str, devices: &Devices) -> ListingStatus {
+        let registered = self
+            .get(resource)
+            .and_then(|listed| listed.registered.as_ref());
         let can_be_given = || devices.as_slice().iter().any(Device::can_be_given);
-        match known.map(|registered| registered.one.as_deref()) {
-            Some(Some(id)) if devices.get(id).is_none() => Standing::OfAnother,
-            Some(Some(_)) => Standing::Listed,
-            Some(None) if !can_be_given() => Standing::Listed,
-            Some(None) | None => Standing::Lacking,
+        match registered.map(|devices| devices.any_id.as_deref()) {
+            Some(Some(id)) if devices.get(id).is_none() => ListingStatus::OtherDevices,
+            Some(Some(_)) => ListingStatus::Listed,
+            Some(None) if !can_be_given() => ListingStatus::Listed,
+            Some(None) | None => ListingStatus::Lacking,
         }
     }
 
-    /// The devices of this resource that pods hold.
+    /// Returns the devices of a resource that pods hold.
     pub fn held(&self, resource: &str) -> Vec<Device> {
-        let held = self.of(resource).into_iter().flat_map(|known| &known.held);
+        let held = self
+            .get(resource)
+            .into_iter()
+            .flat_map(|listed| &listed.held);
         held.map(|(id, held)| Device::new(id.clone(), 0, held.numa.as_slice().into()))
             .collect()
     }
 }
 
-/// What matters of the file, with the field names of `devicemanager/checkpoint/checkpoint.go`. The kubelet writes every
-/// field: where one is missing the file has another form, and says nothing rather than that there is nothing.
+/// The file's fields that are used, named as in `devicemanager/checkpoint/checkpoint.go`. The kubelet writes every
+/// field. So a missing field means an unknown format, which is an error and not an empty checkpoint.
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Content {
@@ -109,7 +112,7 @@ struct Data {
     #[serde(deserialize_with = "Option::deserialize")]
     pod_device_entries: Option<Vec<Entry>>,
     #[serde(deserialize_with = "Option::deserialize")]
-    registered_devices: Option<BTreeMap<String, Option<Registered>>>,
+    registered_devices: Option<BTreeMap<String, Option<RegisteredDevices>>>,
 }
 
 #[derive(Deserialize)]
@@ -120,18 +123,18 @@ struct Entry {
     #[serde(default)]
     container_name: Arc<str>,
     resource_name: String,
-    /// By NUMA node; -1: no topology.
+    /// Device IDs by NUMA node. Node -1 means no topology.
     #[serde(rename = "DeviceIDs", deserialize_with = "Option::deserialize")]
     device_ids: Option<BTreeMap<String, Vec<Box<str>>>>,
 }
 
-/// Reads the text of a checkpoint.
+/// Parses a checkpoint.
 ///
 /// # Errors
-/// When it is none.
+/// Returns an error if the text is not JSON or lacks a required field.
 pub fn parse(text: &[u8]) -> io::Result<Checkpoint> {
     let data = serde_json::from_slice::<Content>(text)?.data;
-    let mut resources = BTreeMap::<String, Known>::new();
+    let mut resources = BTreeMap::<String, CheckpointedResource>::new();
     for (resource, registered) in data.registered_devices.unwrap_or_default() {
         resources.entry(resource).or_default().registered = Some(registered.unwrap_or_default());
     }
@@ -140,46 +143,49 @@ pub fn parse(text: &[u8]) -> io::Result<Checkpoint> {
             pod: entry.pod_uid,
             container: entry.container_name,
         };
-        let known = resources.entry(entry.resource_name).or_default();
+        let listed = resources.entry(entry.resource_name).or_default();
         for (node, ids) in entry.device_ids.unwrap_or_default() {
             for id in ids {
-                known.held.entry(id).or_default().add(&node, &holder);
+                listed.held.entry(id).or_default().add(&node, &holder);
             }
         }
     }
     Ok(Checkpoint { resources })
 }
 
-impl Held {
+impl HeldDevice {
     fn add(&mut self, node: &str, holder: &Holder) {
-        // -1 is none.
+        // Node -1 (no topology) does not parse as a `u16`.
         if let Ok(node) = node.parse()
             && !self.numa.contains(&node)
         {
             self.numa.push(node);
             self.numa.sort_unstable();
         }
-        // One whose devices are near to several nodes comes once for each, in a row.
-        if self.by.last() != Some(holder) {
-            self.by.push(holder.clone());
+        // A container's device with several NUMA nodes is listed once per node, in consecutive calls.
+        if self.holders.last() != Some(holder) {
+            self.holders.push(holder.clone());
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Registered {
+impl<'de> Deserialize<'de> for RegisteredDevices {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Ids;
         impl<'de> Visitor<'de> for Ids {
-            type Value = Registered;
+            type Value = RegisteredDevices;
 
             fn expecting(&self, formatter: &mut fmt::Formatter) -> fmt::Result {
                 formatter.write_str("a list of device IDs")
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut ids: A) -> Result<Registered, A::Error> {
-                let one = ids.next_element()?;
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut ids: A,
+            ) -> Result<RegisteredDevices, A::Error> {
+                let any_id = ids.next_element()?;
                 while ids.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Registered { one })
+                Ok(RegisteredDevices { any_id })
             }
         }
         deserializer.deserialize_seq(Ids)
@@ -190,7 +196,7 @@ impl<'de> Deserialize<'de> for Registered {
 mod tests {
     use super::*;
 
-    /// As kubelet 1.36 writes it.
+    /// The format of kubelet 1.36.
     const TEXT: &[u8] = br#"{"Data":{"PodDeviceEntries":[
         {"PodUID":"u1","ContainerName":"c","ResourceName":"a/b","DeviceIDs":{"0":["x"],"1":["x","y"]},"AllocResp":"CgA="},
         {"PodUID":"u1","ContainerName":"d","ResourceName":"a/b","DeviceIDs":{"1":["y"]},"AllocResp":"CgA="},
@@ -198,7 +204,7 @@ mod tests {
         "RegisteredDevices":{"a/b":["x","y","z"],"a/d":[],"a/e":null}},"Checksum":123}"#;
 
     #[test]
-    fn tells_what_pods_hold() {
+    fn returns_the_devices_that_pods_hold() {
         let checkpoint = parse(TEXT).unwrap();
         let devices = |resource: &str| -> Vec<_> {
             let held = checkpoint.held(resource);
@@ -212,52 +218,52 @@ mod tests {
         );
         assert_eq!(devices("a/c"), [("z".to_owned(), vec![])]);
         let holders = |id: &str| -> Vec<String> {
-            let held = &checkpoint.of("a/b").unwrap().held[id];
+            let held = &checkpoint.get("a/b").unwrap().held[id];
             let name = |by: &Holder| format!("{}/{}", by.pod, by.container);
-            held.by.iter().map(name).collect()
+            held.holders.iter().map(name).collect()
         };
         assert_eq!(holders("x"), ["u1/c"]);
         assert_eq!(holders("y"), ["u1/c", "u1/d"]);
     }
 
     #[test]
-    fn tells_what_is_registered() {
+    fn returns_the_registered_resources() {
         let checkpoint = parse(TEXT).unwrap();
-        let registered = |resource: &str| checkpoint.of(resource)?.registered.clone();
-        let one = |resource: &str| registered(resource).map(|registered| registered.one);
-        assert_eq!(one("a/b"), Some(Some("x".to_owned())));
-        assert_eq!(["a/c", "a/f"].map(one), [None, None]);
-        assert_eq!(["a/d", "a/e"].map(one), [Some(None), Some(None)]);
+        let registered = |resource: &str| checkpoint.get(resource)?.registered.clone();
+        let any_id = |resource: &str| registered(resource).map(|registered| registered.any_id);
+        assert_eq!(any_id("a/b"), Some(Some("x".to_owned())));
+        assert_eq!(["a/c", "a/f"].map(any_id), [None, None]);
+        assert_eq!(["a/d", "a/e"].map(any_id), [Some(None), Some(None)]);
     }
 
     #[test]
-    fn tells_whether_a_resource_is_there_with_its_devices() {
+    fn compares_the_listed_devices_with_those_of_the_plugin() {
         let checkpoint = parse(TEXT).unwrap();
-        let standing = |resource: &str, ids: &[&str]| {
+        let listing_status = |resource: &str, ids: &[&str]| {
             let device = |id: &&str| Device::new(*id, 0, [].into());
-            checkpoint.standing(
+            checkpoint.listing_status(
                 resource,
                 &Devices::from_list(ids.iter().map(device).collect()),
             )
         };
-        assert_eq!(standing("a/b", &["w", "x"]), Standing::Listed);
-        assert_eq!(standing("a/b", &["w"]), Standing::OfAnother);
-        assert_eq!(standing("a/d", &["x"]), Standing::Lacking);
-        assert_eq!(standing("a/d", &[]), Standing::Listed);
-        assert_eq!(standing("a/c", &[]), Standing::Lacking);
+        assert_eq!(listing_status("a/b", &["w", "x"]), ListingStatus::Listed);
+        assert_eq!(listing_status("a/b", &["w"]), ListingStatus::OtherDevices);
+        assert_eq!(listing_status("a/d", &["x"]), ListingStatus::Lacking);
+        assert_eq!(listing_status("a/d", &[]), ListingStatus::Listed);
+        assert_eq!(listing_status("a/c", &[]), ListingStatus::Lacking);
     }
 
     #[test]
-    fn an_empty_one_tells_nothing() {
+    fn parses_an_empty_checkpoint_and_rejects_truncated_json() {
         let empty = br#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":null},"Checksum":1}"#;
         assert!(parse(empty).unwrap().resources.is_empty());
         assert!(parse(b"{").is_err());
     }
 
-    /// Other checkpoints of the kubelet moved to the first of these.
+    /// The kubelet already uses the first of these formats for other checkpoints.
     #[test]
-    fn another_form_is_an_error_and_not_empty() {
-        for other in [
+    fn an_unknown_format_is_an_error_and_not_an_empty_checkpoint() {
+        for text in [
             r#"{"data": "{\"PodDeviceEntries\":null}", "dataChecksum": 1}"#,
             r#"{"Data": "{}", "Checksum": 1}"#,
             r#"{"Data": {}, "Checksum": 1}"#,
@@ -266,7 +272,7 @@ mod tests {
             r#"{"Data": {"PodDeviceEntries": [{"PodUID": "u", "ContainerName": "c", "ResourceName": "a/b"}],
                 "RegisteredDevices": {}}, "Checksum": 1}"#,
         ] {
-            assert!(parse(other.as_bytes()).is_err(), "{other}");
+            assert!(parse(text.as_bytes()).is_err(), "{text}");
         }
     }
 }

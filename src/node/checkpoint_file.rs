@@ -1,4 +1,4 @@
-//! `kubelet_internal_checkpoint` in the plugin dir, only read here.
+//! Reads the kubelet's checkpoint file, `kubelet_internal_checkpoint` in the plugin dir. The program never writes it.
 
 use std::io;
 use std::mem::{Discriminant, discriminant};
@@ -15,37 +15,37 @@ use crate::node::checkpoint::{Checkpoint, parse};
 use crate::util::file_id::FileVersion;
 use crate::util::regular_file::RegularFile;
 
-/// The file's name in the plugin dir.
+/// The name of the file in the plugin dir.
 pub const FILE: &str = "kubelet_internal_checkpoint";
 
-/// In bytes: many times that of a hundred resources of a thousand devices.
+/// The most bytes that are read: many times the size for 100 resources with 1,000 devices each.
 pub const SIZE_MAX: u64 = 64 << 20;
 
-/// A read this recent is shared by those who register at the same time, while the kubelet rewrites the file with each list. What
-/// a predecessor allocated is older: a registration that may follow one settles for half a second first.
-const LATELY: Duration = Duration::from_millis(100);
+/// The maximum age of a result of [`CheckpointFile::read_recent`]. The result still contains what a predecessor
+/// allocated: a plugin that may have a predecessor settles for 500 ms before it reads which devices pods hold.
+const RECENT: Duration = Duration::from_millis(100);
 
-/// From a disk that hangs, it is not read at all.
-const READ_WITHIN: Duration = Duration::from_secs(5);
+/// The limit for one read. A hung disk can block a read forever.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The file in one plugin dir. It is read again only when it changed, and by one at a time: a hung disk
-/// blocks at most one thread, however many callers wait. A clone shares what was read.
+/// The checkpoint file of one plugin dir. The file is read again only after a change, and by one caller at a time. So a
+/// hung disk blocks at most one thread, however many callers wait. Clones share the last result.
 #[derive(Clone, Debug)]
 pub struct CheckpointFile {
     path: PathBuf,
     last: Arc<Mutex<LastRead>>,
 }
 
-/// Why the file says nothing.
+/// Why no checkpoint is available.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum CheckpointError {
-    /// The kubelet writes it when the first plugin registers.
+    /// The kubelet writes the file when the first plugin registers.
     #[error("the kubelet has not written a checkpoint yet")]
     Missing,
-    /// Another kubelet than we know.
-    #[error("the kubelet's checkpoint has an unknown form: {0}")]
-    UnknownForm(String),
-    /// It is too large, no file, or on a disk that hangs.
+    /// The file is not in the format of `checkpoint.go`, or is larger than [`SIZE_MAX`].
+    #[error("the kubelet's checkpoint has an unknown format: {0}")]
+    UnknownFormat(String),
+    /// The path is not a regular file, a system call failed, or the read timed out.
     #[error("the kubelet's checkpoint cannot be read: {0}")]
     Unreadable(String),
 }
@@ -53,9 +53,9 @@ pub enum CheckpointError {
 #[derive(Debug)]
 struct LastRead {
     path: PathBuf,
-    /// The kind of error that was logged last, until the file can be understood again.
+    /// The kind of the last logged error. A successful read or a missing file resets it.
     logged: Option<Discriminant<CheckpointError>>,
-    /// Also what could not be understood.
+    /// The last read, including one with an unknown format.
     read: Option<Read>,
 }
 
@@ -63,22 +63,21 @@ struct LastRead {
 struct Read {
     began: Instant,
     version: FileVersion,
-    /// What changed a moment ago may change again and look the same: a file system's clock is coarse.
+    /// Whether a later change is certain to change `version`. Timestamps of file systems are coarse.
     is_settled: bool,
-    outcome: Result<Written, CheckpointError>,
+    outcome: Result<LoadedCheckpoint, CheckpointError>,
 }
 
-/// What the kubelet wrote, and when.
+/// A checkpoint and the version of the file that it was read from.
 #[derive(Clone, Debug)]
-pub struct Written {
+pub struct LoadedCheckpoint {
     pub checkpoint: Arc<Checkpoint>,
-    pub at: SystemTime,
-    /// The file that it was.
+    pub modified: SystemTime,
     pub version: FileVersion,
 }
 
 impl CheckpointFile {
-    /// The one in this plugin dir.
+    /// Creates a reader for the checkpoint in the plugin dir `dir`. The file need not exist.
     pub fn new(dir: &Path) -> Self {
         let path = dir.join(FILE);
         let last = LastRead {
@@ -92,18 +91,17 @@ impl CheckpointFile {
         }
     }
 
-    /// Which file stands there now; `None` where there is none. As the plugin dir is looked at all the time, this
-    /// needs no thread.
+    /// Returns the current version of the file, or `None` if there is no file. The call is a single `stat(2)`, which is
+    /// fast enough to run outside of a blocking thread.
     pub fn version(&self) -> Option<FileVersion> {
         FileVersion::at(&self.path)
     }
 
-    /// What the file says now; a changed one is read beside everything else that runs, since a large one takes
-    /// its time.
+    /// Returns the current contents of the file. A changed file is read on a blocking thread, because it can be large.
     ///
     /// # Errors
-    /// When there is no such file yet, or it cannot be read within 5 s, or not be understood.
-    pub async fn read(&self) -> Result<Written, CheckpointError> {
+    /// Returns an error if the file does not exist, cannot be read within 5 s, or has an unknown format.
+    pub async fn read(&self) -> Result<LoadedCheckpoint, CheckpointError> {
         if let Ok(last) = self.last.try_lock()
             && let Some(read) = &last.read
             && read.is_settled
@@ -114,48 +112,48 @@ impl CheckpointFile {
         self.read_unless(|_| false).await
     }
 
-    /// What the file says now, or said a moment ago: for many who ask at the same time, while the kubelet writes it
-    /// again and again.
+    /// Returns the contents of the file, at most 100 ms old. When many plugins register together, the kubelet rewrites
+    /// the file after each list, and they share one read.
     ///
     /// # Errors
-    /// As [`CheckpointFile::read`].
-    pub(crate) async fn read_lately(&self) -> Result<Written, CheckpointError> {
-        self.read_unless(|last| last.began.elapsed() < LATELY).await
+    /// Returns the same errors as [`CheckpointFile::read`].
+    pub(crate) async fn read_recent(&self) -> Result<LoadedCheckpoint, CheckpointError> {
+        self.read_unless(|last| last.began.elapsed() < RECENT).await
     }
 
     async fn read_unless(
         &self,
-        is_good: impl Fn(&Read) -> bool + Send + 'static,
-    ) -> Result<Written, CheckpointError> {
+        is_acceptable: impl Fn(&Read) -> bool + Send + 'static,
+    ) -> Result<LoadedCheckpoint, CheckpointError> {
         let reading = async {
-            // Goes with the thread, which may be held up for longer than we wait.
+            // The blocking thread owns the guard, since it may run for longer than the timeout.
             let mut last = Arc::clone(&self.last).lock_owned().await;
-            if let Some(read) = last.read.as_ref().filter(|last| is_good(last)) {
+            if let Some(read) = last.read.as_ref().filter(|last| is_acceptable(last)) {
                 return read.outcome.clone();
             }
             let read = tokio::task::spawn_blocking(move || last.read()).await;
             read.map_err(|error| CheckpointError::Unreadable(error.to_string()))?
         };
-        let late = |_| CheckpointError::Unreadable("it takes longer than 5 s".to_owned());
-        timeout(READ_WITHIN, reading).await.map_err(late)?
+        let late = |_| CheckpointError::Unreadable("the read took longer than 5 s".to_owned());
+        timeout(READ_TIMEOUT, reading).await.map_err(late)?
     }
 }
 
 impl LastRead {
-    fn read(&mut self) -> Result<Written, CheckpointError> {
+    fn read(&mut self) -> Result<LoadedCheckpoint, CheckpointError> {
         let read = self.open();
         match &read {
             Ok(_) | Err(CheckpointError::Missing) => self.logged = None,
             Err(error) if self.logged == Some(discriminant(error)) => {}
             Err(error) => {
-                warn!("{error}; which devices pods hold is not known from it");
+                warn!(%error, "cannot read which devices pods hold from the kubelet's checkpoint");
                 self.logged = Some(discriminant(error));
             }
         }
         read
     }
 
-    fn open(&mut self) -> Result<Written, CheckpointError> {
+    fn open(&mut self) -> Result<LoadedCheckpoint, CheckpointError> {
         let began = Instant::now();
         let unreadable = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => CheckpointError::Missing,
@@ -163,27 +161,27 @@ impl LastRead {
         };
         let file = RegularFile::open(&self.path).map_err(unreadable)?;
         let version = FileVersion::from(file.metadata());
-        // Somebody may have read it while we stood in line.
+        // Another caller may have read this version while this one waited for the lock.
         if let Some(before) = &self.read
             && before.is_settled
             && before.version == version
         {
             return before.outcome.clone();
         }
-        let at = file.metadata().modified().map_err(unreadable)?;
+        let modified = file.metadata().modified().map_err(unreadable)?;
         let text = file.read_at_most(SIZE_MAX).map_err(unreadable)?;
-        let written = parse(&text).map(|checkpoint| Written {
+        let loaded = parse(&text).map(|checkpoint| LoadedCheckpoint {
             checkpoint: Arc::new(checkpoint),
-            at,
+            modified,
             version,
         });
-        // Where in the file it is differs from write to write.
+        // The position of the error changes with every write of the file, so the message omits it.
         let unknown = |error: io::Error| {
             let error = error.to_string();
             let error = error.split(" at line ").next().unwrap_or_default();
-            CheckpointError::UnknownForm(error.to_owned())
+            CheckpointError::UnknownFormat(error.to_owned())
         };
-        let outcome = written.map_err(unknown);
+        let outcome = loaded.map_err(unknown);
         self.read = Some(Read {
             began,
             version,
@@ -203,7 +201,7 @@ mod tests {
         br#"{"Data":{"PodDeviceEntries":[{"ResourceName":"a/b","DeviceIDs":{"0":["x"]}}],"RegisteredDevices":{}}}"#;
 
     #[tokio::test]
-    async fn no_file_is_an_error_and_a_pipe_is_no_file() {
+    async fn a_missing_file_and_a_named_pipe_are_errors() {
         let dir = tempfile::tempdir().unwrap();
         let file = CheckpointFile::new(dir.path());
         assert_eq!(file.read().await.unwrap_err(), CheckpointError::Missing);
@@ -216,29 +214,29 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_what_changed_is_read_again() {
+    async fn reads_the_file_again_only_after_a_change() {
         let dir = tempfile::tempdir().unwrap();
         let file = CheckpointFile::new(dir.path());
         let write = |text: &[u8]| {
-            // As the kubelet does: a new file in the place of the old.
+            // Replaces the file by a rename, as the kubelet does.
             let new = dir.path().join("new");
             std::fs::write(&new, text).unwrap();
             std::fs::rename(new, dir.path().join(FILE)).unwrap();
         };
         write(HELD);
-        assert!(file.read().await.unwrap().checkpoint.of("a/b").is_some());
-        // Too young to be told from what may come in its place.
+        assert!(file.read().await.unwrap().checkpoint.get("a/b").is_some());
+        // Until then, a replacement could have the same timestamps.
         std::thread::sleep(FileVersion::SETTLES_WITHIN);
         let first = file.read().await.unwrap();
         let again = file.clone().read().await.unwrap();
         assert!(Arc::ptr_eq(&first.checkpoint, &again.checkpoint));
         write(br#"{"Data":{"PodDeviceEntries":null,"RegisteredDevices":{}}}"#);
         let other = file.read().await.unwrap();
-        assert!(other.checkpoint.of("a/b").is_none());
+        assert!(other.checkpoint.get("a/b").is_none());
         write(b"{");
         let broken = file.read().await.unwrap_err();
         assert!(
-            matches!(broken, CheckpointError::UnknownForm(_)),
+            matches!(broken, CheckpointError::UnknownFormat(_)),
             "{broken}"
         );
     }

@@ -1,4 +1,4 @@
-//! Which devices pods hold, from whichever of the kubelet's two sources can be had.
+//! Finds the devices that pods hold, from the kubelet's checkpoint or its pod-resources API.
 
 use tracing::warn;
 
@@ -7,31 +7,32 @@ use crate::model::resource_name::ResourceName;
 use crate::node::checkpoint_file::{CheckpointError, CheckpointFile};
 use crate::node::pod_resources::PodResources;
 
-/// The kubelet's pod-resources API, where it is configured, and its checkpoint. A clone shares what they said.
+/// The kubelet's two sources. Clones share the last results.
 #[derive(Clone, Debug)]
 pub(crate) struct Holders {
-    /// Says it live, but not of all containers.
+    /// The live state, without init containers that have ended. `None` if the API is not configured.
     pub pod_resources: Option<PodResources>,
-    /// Says it as of the kubelet's last write, in which a deleted pod stays until the next admission.
+    /// The state of the kubelet's last write. A deleted pod is listed until the next pod with devices is admitted.
     pub checkpoint: CheckpointFile,
 }
 
 impl Holders {
-    /// The devices of this resource that pods hold, with the NUMA nodes under which the kubelet booked them. The checkpoint
-    /// knows these, and is complete from the kubelet's first moment on; the API serves where it cannot be understood.
+    /// Returns the devices of a resource that pods hold. The checkpoint is used first, because it has the NUMA nodes
+    /// and is complete as soon as the kubelet runs. The API, without NUMA nodes, is used if the checkpoint cannot be
+    /// read.
     pub async fn held(&self, resource: &ResourceName) -> Vec<Device> {
-        let error = match self.checkpoint.read_lately().await {
-            Ok(written) => return written.checkpoint.held(resource.as_str()),
+        let error = match self.checkpoint.read_recent().await {
+            Ok(loaded) => return loaded.checkpoint.held(resource.as_str()),
             Err(CheckpointError::Missing) => return Vec::new(),
             Err(error) => error,
         };
         if let Some(pod_resources) = &self.pod_resources
             && let Ok(devices) = pod_resources.list().await
         {
-            let ids = devices.of(resource.as_str());
+            let ids = devices.device_ids(resource.as_str());
             return ids.map(|id| Device::new(id, 0, [].into())).collect();
         }
-        warn!(%resource, %error, "devices that pods hold may be missing from the list");
+        warn!(%resource, %error, "cannot read which devices pods hold; the device list may lack some of them");
         Vec::new()
     }
 }

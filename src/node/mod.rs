@@ -1,4 +1,4 @@
-//! The kubelet's side of the node: its plugin dir, kubelet.sock and who answers there, its checkpoint, its pod-resources API.
+//! The kubelet's interfaces on the node: the plugin dir, kubelet.sock, the checkpoint and the pod-resources API.
 
 pub mod channel;
 pub mod checkpoint;

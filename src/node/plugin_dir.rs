@@ -9,7 +9,7 @@ use crate::model::socket_name::{KUBELET_SOCKET, SocketName};
 pub(crate) struct PluginDir(PathBuf);
 
 impl PluginDir {
-    /// The directory with this path; it need not exist yet.
+    /// Wraps a path. The directory need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self(path.into())
     }
@@ -18,12 +18,12 @@ impl PluginDir {
         &self.0
     }
 
-    /// The path of the kubelet's registration socket.
+    /// Returns the path of the kubelet's registration socket.
     pub(crate) fn kubelet_socket(&self) -> PathBuf {
         self.0.join(KUBELET_SOCKET)
     }
 
-    /// The path of a plugin's socket.
+    /// Returns the path of a plugin's socket.
     pub fn socket(&self, name: &SocketName) -> PathBuf {
         self.0.join(name.as_str())
     }

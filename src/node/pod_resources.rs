@@ -1,5 +1,5 @@
-//! The kubelet's pod-resources API: which devices its running pods hold, but for those of init containers that have ended,
-//! which it leaves out (`server_v1.go`). So it is no proof that nobody holds a device.
+//! The client of the kubelet's pod-resources API, which lists the devices of running pods. The API omits init
+//! containers that have ended (`server_v1.go`), so a device that is not listed may still be held.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -17,50 +17,51 @@ use crate::node::channel::channel_over;
 use crate::util::retry::WarnOnce;
 use crate::util::sanitize::sanitize;
 
-/// For the connection and the call together; a kubelet answers in a few milliseconds.
-const LIST_WITHIN: Duration = Duration::from_secs(5);
+/// The limit for the connection and the call together. A kubelet answers in a few milliseconds.
+const LIST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The answer's size in bytes, as the kubelet's own clients bound it.
-const ANSWER_SIZE_MAX: usize = 16 << 20;
+/// The maximum size of a response in bytes, as in the kubelet's own clients.
+const RESPONSE_SIZE_MAX: usize = 16 << 20;
 
-/// The API at one socket. A clone shares the last answer.
+/// A client for the API at one socket. Clones share the last response.
 #[derive(Clone, Debug)]
 pub struct PodResources {
     socket: PathBuf,
-    /// One call at a time: the kubelet takes 100 a second from the whole node (`podresources/constants.go`).
+    /// The last response. The lock allows one call at a time, because the kubelet limits the whole node to 100 calls
+    /// per second (`podresources/constants.go`).
     last: Arc<Mutex<Option<PodDevices>>>,
     failures: Arc<WarnOnce>,
 }
 
-/// The devices that the kubelet's running pods hold.
+/// The devices that running pods hold.
 #[derive(Clone, Debug)]
 pub struct PodDevices {
-    /// When the kubelet was asked.
-    asked: Instant,
+    /// The time before the call was sent.
+    requested_at: Instant,
     by_resource: Arc<BTreeMap<String, BTreeSet<String>>>,
 }
 
-/// Why there is no answer.
+/// A failed call, as text that is safe to log.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub struct PodResourcesError(String);
 
 impl PodDevices {
-    /// Whether a pod holds this device.
+    /// Returns whether a pod holds the device.
     pub fn holds(&self, resource: &str, id: &str) -> bool {
         let devices = self.by_resource.get(resource);
         devices.is_some_and(|devices| devices.contains(id))
     }
 
-    /// The devices of this resource that pods hold, by ID.
-    pub fn of(&self, resource: &str) -> impl Iterator<Item = &str> {
+    /// Returns the IDs of the devices of `resource` that pods hold.
+    pub fn device_ids(&self, resource: &str) -> impl Iterator<Item = &str> {
         let devices = self.by_resource.get(resource).into_iter().flatten();
         devices.map(String::as_str)
     }
 }
 
 impl PodResources {
-    /// The API at this socket; it need not exist.
+    /// Creates a client. The socket need not exist.
     pub fn new(socket: PathBuf) -> Self {
         Self {
             socket,
@@ -69,48 +70,48 @@ impl PodResources {
         }
     }
 
-    /// Asks the kubelet which devices pods hold. Who waited for another call takes the answer of that, if it was asked
-    /// meanwhile. The first failure is logged as a warning.
+    /// Calls List. A caller that waited for another call shares its response if that call was sent after the wait
+    /// began. The first failure is logged as a warning, later ones at debug level.
     ///
     /// # Errors
-    /// When the API cannot be reached, or does not answer within 5 s.
+    /// Returns an error if the API cannot be reached or does not answer within 5 s.
     pub async fn list(&self) -> Result<PodDevices, PodResourcesError> {
         let began = Instant::now();
-        let asking = async {
+        let listing = async {
             let mut last = self.last.lock().await;
-            if let Some(answer) = last.as_ref().filter(|answer| answer.asked >= began) {
+            if let Some(answer) = last.as_ref().filter(|answer| answer.requested_at >= began) {
                 return Ok(answer.clone());
             }
-            let answer = self.ask().await?;
+            let answer = self.request().await?;
             *last = Some(answer.clone());
             Ok(answer)
         };
         let late = |_| Err(PodResourcesError("no answer within 5 s".to_owned()));
-        let answer = timeout(LIST_WITHIN, asking).await.unwrap_or_else(late);
+        let answer = timeout(LIST_TIMEOUT, listing).await.unwrap_or_else(late);
         if let Err(error) = &answer {
             let socket = self.socket.display();
             let failure = format!(
-                "POD_RESOURCES_SOCKET={socket}: the kubelet cannot be asked whether a pod is deleted; its device stays until the next pod with devices is admitted"
+                "POD_RESOURCES_SOCKET=\"{socket}\": cannot list the devices of pods; devices pending removal that a deleted pod held stay until the kubelet admits another pod with devices"
             );
             self.failures.log(error, &failure);
         }
         answer
     }
 
-    async fn ask(&self) -> Result<PodDevices, PodResourcesError> {
+    async fn request(&self) -> Result<PodDevices, PodResourcesError> {
         let failed =
             |error: &dyn std::fmt::Display| PodResourcesError(sanitize(&error.to_string()));
-        let asked = Instant::now();
+        let requested_at = Instant::now();
         let stream = UnixStream::connect(&self.socket).await;
         let channel = channel_over(stream.map_err(|error| failed(&error))?).await;
         let channel = channel.map_err(|error| failed(&error))?;
         let mut client =
-            PodResourcesListerClient::new(channel).max_decoding_message_size(ANSWER_SIZE_MAX);
+            PodResourcesListerClient::new(channel).max_decoding_message_size(RESPONSE_SIZE_MAX);
         let response = client.list(ListPodResourcesRequest {}).await;
         let response = response
             .map_err(|status| failed(&format!("{:?}: {}", status.code(), status.message())))?;
         Ok(PodDevices {
-            asked,
+            requested_at,
             by_resource: Arc::new(by_resource(response.into_inner())),
         })
     }
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn no_socket_is_no_answer() {
+    async fn a_missing_socket_is_an_error() {
         let api = PodResources::new("/no/such/kubelet.sock".into());
         let error = api.list().await.unwrap_err();
         assert!(error.to_string().starts_with("No such file"), "{error}");

@@ -1,4 +1,4 @@
-//! The connection to the kubelet, and what is asked of it: to register.
+//! Connects to kubelet.sock and calls Register.
 
 use std::error::Error as _;
 use std::io;
@@ -18,71 +18,69 @@ use crate::node::channel::channel_over;
 use crate::util::file_id::FileVersion;
 use crate::util::sanitize::sanitize;
 
-const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A socket's file is there a moment before its owner listens (`bind`, then `listen`), and whoever
-/// watches the directory can be that fast: looks again after these pauses.
-const LISTENS_AFTER: [Duration; 3] = [
+/// The delays before a refused connection is tried again. A server creates its socket file with `bind` before it calls
+/// `listen`, so a process that watches the directory can connect too early.
+const CONNECT_RETRY_DELAYS: [Duration; 3] = [
     Duration::from_millis(1),
     Duration::from_millis(4),
     Duration::from_millis(16),
 ];
 
-/// Inside Register the kubelet dials our socket, for 10 s at most.
-const REGISTER_WITHIN: Duration = Duration::from_secs(15);
+/// Longer than the 10 s for which the kubelet dials the plugin's socket inside Register.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// One connection to one kubelet. It never reconnects: a registration reaches the kubelet that was
-/// there when the socket was bound, or none.
+/// A connection to the kubelet that never reconnects. So a registration reaches the kubelet that was running before the
+/// plugin's socket was bound, or fails.
 #[derive(Debug)]
 pub(crate) struct KubeletConnection {
     channel: Channel,
     identity: FileVersion,
 }
 
-/// Why there is no kubelet to talk to.
+/// Why the connection to the kubelet failed.
 #[derive(Debug, Error)]
 pub(crate) enum NoKubelet {
     #[error("there is no socket kubelet.sock")]
     Missing,
-    /// A socket that a kubelet left behind, or one that may not be opened.
+    /// No process listens on the socket, or this process has no permission to connect.
     #[error("cannot connect to kubelet.sock: {0}")]
     Refused(io::Error),
-    /// A socket that root alone may open, who is not root here.
+    /// Permission was denied, and root in this user namespace is not root on the host.
     #[error("cannot connect to kubelet.sock from this pod's user namespace: {REMEDY}")]
     UserNamespace,
-    /// A socket with someone behind it who says nothing.
-    #[error("the kubelet says nothing")]
+    /// The kubelet's HTTP/2 server sent nothing.
+    #[error("the kubelet did not respond on kubelet.sock within {} s", CONNECT_TIMEOUT.as_secs())]
     Silent,
-    /// The socket was replaced meanwhile.
-    #[error("kubelet.sock was replaced")]
+    #[error("kubelet.sock was replaced during the connection attempt")]
     Replaced,
 }
 
-/// Why a registration did not come about.
+/// Why Register failed.
 #[derive(Debug, Error)]
 pub(crate) enum RegisterError {
-    #[error("the kubelet refused: {0}")]
+    /// The kubelet answered with an error.
+    #[error("the kubelet refused the registration: {0}")]
     Refused(String),
-    /// The kubelet is gone.
-    #[error("the connection to the kubelet broke")]
+    #[error("the connection to the kubelet was lost during Register")]
     Broken,
-    /// No answer within 15 s.
-    #[error("the kubelet did not answer Register within {} s", REGISTER_WITHIN.as_secs())]
+    #[error("the kubelet did not answer Register within {} s", REGISTER_TIMEOUT.as_secs())]
     TimedOut,
 }
 
 impl KubeletConnection {
-    /// Connects and waits for the kubelet's greeting, one second in all.
+    /// Connects and waits until the kubelet has sent its first HTTP/2 frame. Both together may take 1 s.
     ///
     /// # Errors
-    /// When no kubelet answers.
+    /// Returns an error if no kubelet answers.
     pub async fn open(socket: &Path) -> Result<Self, NoKubelet> {
         let identity = FileVersion::of_socket(socket).map_err(NoKubelet::Refused)?;
         let identity = identity.ok_or(NoKubelet::Missing)?;
-        let stream = timeout(CONNECT_WITHIN, greeted(socket))
+        let stream = timeout(CONNECT_TIMEOUT, connect_and_await_settings(socket))
             .await
             .map_err(|_| NoKubelet::Silent)?
-            .map_err(refused)?;
+            .map_err(connect_error)?;
         if FileVersion::of_socket(socket).ok() != Some(Some(identity)) {
             return Err(NoKubelet::Replaced);
         }
@@ -92,20 +90,20 @@ impl KubeletConnection {
         Ok(Self { channel, identity })
     }
 
-    /// Which kubelet.sock this is.
+    /// Returns the version of the kubelet.sock file that this connection belongs to.
     pub(crate) fn identity(&self) -> FileVersion {
         self.identity
     }
 
-    /// Registers; the kubelet answers after it has dialled back and asked for the options.
+    /// Calls Register. Before it answers, the kubelet dials the plugin's socket and calls GetDevicePluginOptions.
     ///
     /// # Errors
-    /// When the kubelet refuses, does not answer in time, or is gone.
+    /// Returns an error if the kubelet refuses, does not answer within 15 s, or closes the connection.
     pub async fn register(self, request: RegisterRequest) -> Result<(), RegisterError> {
         let mut client = RegistrationClient::new(self.channel);
-        match timeout(REGISTER_WITHIN, client.register(request)).await {
+        match timeout(REGISTER_TIMEOUT, client.register(request)).await {
             Ok(Ok(_)) => Ok(()),
-            // What the kubelet sends has no cause of ours; what the connection does, has.
+            // The client sets a source for transport errors. A status that the kubelet sent has no source.
             Ok(Err(status)) if status.source().is_some() => Err(RegisterError::Broken),
             Ok(Err(status)) => Err(RegisterError::Refused(describe(&status))),
             Err(_) => Err(RegisterError::TimedOut),
@@ -113,25 +111,25 @@ impl KubeletConnection {
     }
 }
 
-fn refused(error: io::Error) -> NoKubelet {
+fn connect_error(error: io::Error) -> NoKubelet {
     if error.kind() == io::ErrorKind::PermissionDenied && in_user_namespace() {
         return NoKubelet::UserNamespace;
     }
     NoKubelet::Refused(error)
 }
 
-/// A connection whose server has spoken. grpc-go's server writes its SETTINGS before it reads
-/// (`NewServerTransport`), so a kubelet that accepts but is stuck is told from one that works.
-async fn greeted(socket: &Path) -> io::Result<UnixStream> {
+/// Connects and waits until the server has sent data. A grpc-go server writes its SETTINGS frame before it reads
+/// (`NewServerTransport`), so the wait detects a kubelet that hangs.
+async fn connect_and_await_settings(socket: &Path) -> io::Result<UnixStream> {
     let stream = connect(socket).await?;
     stream.readable().await?;
     Ok(stream)
 }
 
 async fn connect(socket: &Path) -> io::Result<UnixStream> {
-    for pause in LISTENS_AFTER {
+    for delay in CONNECT_RETRY_DELAYS {
         match UnixStream::connect(socket).await {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(pause).await,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => sleep(delay).await,
             connected => return connected,
         }
     }
@@ -147,9 +145,8 @@ mod tests {
     use super::*;
     use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
 
-    /// What a watcher of the directory sees first: the file, and nobody listens yet.
     #[tokio::test]
-    async fn a_socket_that_listens_a_moment_later_is_no_refusal() {
+    async fn connect_retries_until_the_server_listens() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kubelet.sock");
         let kubelet = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();

@@ -1,4 +1,4 @@
-//! One watch for the whole process: which kubelet.sock stands in the plugin dir.
+//! Watches the plugin dir for changes of kubelet.sock and of the plugins' sockets. One watch serves the whole process.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -12,25 +12,27 @@ use crate::node::plugin_dir::PluginDir;
 use crate::util::dir_watch::DirWatch;
 use crate::util::file_id::FileVersion;
 
-/// Which socket stands at `kubelet.sock`: `None` where there is none.
+/// The version of the socket `kubelet.sock`, or `None` if there is no such socket.
 pub(crate) type KubeletSocket = Option<FileVersion>;
 
-/// Examines the plugin dir at every event and poll, and sends what it finds each time, also where nothing changed at
-/// kubelet.sock: a plugin may have lost its own socket.
+/// Examines the plugin dir at every event and poll. Each time, it sends a value even if kubelet.sock is unchanged, so
+/// that every plugin checks for its own socket.
 pub(crate) struct KubeletWatcher {
     dir: PluginDir,
     socket: watch::Sender<KubeletSocket>,
     watch: DirWatch,
 }
 
-/// The plugin dir was removed while it was in use. In a container the mount then shows the removed
-/// directory for ever; only a new container gets the new one.
+/// The plugin dir was removed while in use. A container's mount refers to the removed directory until the container is
+/// restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
-#[error("the plugin dir was replaced on the host; only a new container sees the new one")]
+#[error(
+    "the plugin dir was replaced on the host; only a restarted container can see the new directory"
+)]
 pub struct DirReplaced;
 
 impl KubeletWatcher {
-    /// Starts the watch, then examines the directory for the first time.
+    /// Starts the watch and examines the directory once.
     pub fn new(dir: PluginDir) -> Self {
         let events = WatchMask::CREATE
             | WatchMask::DELETE
@@ -48,12 +50,12 @@ impl KubeletWatcher {
         watcher
     }
 
-    /// Follows which socket stands at `kubelet.sock`.
+    /// Subscribes to the versions of `kubelet.sock`.
     pub fn subscribe(&self) -> watch::Receiver<KubeletSocket> {
         self.socket.subscribe()
     }
 
-    /// Watches for as long as the directory is the one that the kubelet uses.
+    /// Watches until the directory is removed.
     pub async fn run(mut self) -> DirReplaced {
         loop {
             if let Err(replaced) = self.examine() {
@@ -77,7 +79,7 @@ impl KubeletWatcher {
             return Err(DirReplaced);
         }
         self.watch.renew();
-        // A socket that cannot be examined is reported by the attempt to connect.
+        // If the socket cannot be examined, the next attempt to connect reports the error.
         let socket = FileVersion::of_socket(&self.dir.kubelet_socket());
         self.socket.send_replace(socket.ok().flatten());
         Ok(())

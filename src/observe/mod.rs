@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::reload::Reloads;
-use crate::node::checkpoint::{Known, Standing};
-use crate::node::checkpoint_file::{CheckpointFile, Written};
+use crate::node::checkpoint::{CheckpointedResource, ListingStatus};
+use crate::node::checkpoint_file::{CheckpointFile, LoadedCheckpoint};
 use crate::plugin::PluginSnapshot;
 use crate::supervisor::{SnapshotSource, Supervisor};
 
@@ -58,7 +58,7 @@ pub struct Snapshot {
     /// The plugins in the order of their resources.
     pub plugins: Vec<PluginSnapshot>,
     /// The kubelet's word, or why there is none.
-    pub checkpoint: Result<Written, String>,
+    pub checkpoint: Result<LoadedCheckpoint, String>,
     /// How reading the config file again went.
     pub reloads: Reloads,
     /// It is about to end.
@@ -110,9 +110,9 @@ impl Observer {
 
 impl Snapshot {
     /// What the kubelet wrote of this plugin's resource.
-    pub fn known(&self, plugin: &PluginSnapshot) -> Option<&Known> {
+    pub fn known(&self, plugin: &PluginSnapshot) -> Option<&CheckpointedResource> {
         let written = self.checkpoint.as_ref().ok()?;
-        written.checkpoint.of(plugin.name())
+        written.checkpoint.get(plugin.name())
     }
 
     /// How many devices of this plugin's resource pods hold; `None` where the checkpoint cannot be read.
@@ -137,10 +137,10 @@ impl Snapshot {
             return Some("waits for the kubelet to write its checkpoint");
         }
         let devices = plugin.offer.devices();
-        match written.checkpoint.standing(plugin.name(), devices) {
-            Standing::Listed => None,
-            Standing::Lacking => Some("waits for the kubelet, whose checkpoint lacks it"),
-            Standing::OfAnother => {
+        match written.checkpoint.listing_status(plugin.name(), devices) {
+            ListingStatus::Listed => None,
+            ListingStatus::Lacking => Some("waits for the kubelet, whose checkpoint lacks it"),
+            ListingStatus::OtherDevices => {
                 Some("waits for the kubelet, whose checkpoint has another plugin's devices")
             }
         }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{Armed, Fault, InjectionPoint};
 use crate::model::device::Device;
-use crate::node::checkpoint::{Holder, Known};
+use crate::node::checkpoint::{CheckpointedResource, Holder};
 use crate::observe::{PluginSnapshot, Snapshot};
 use crate::offer::Overrides;
 use crate::offer::removal::Wait;
@@ -199,7 +199,7 @@ impl Status {
                     .checkpoint
                     .as_ref()
                     .ok()
-                    .map(|written| time(written.at)),
+                    .map(|written| time(written.modified)),
                 error: snapshot.checkpoint.as_ref().err().cloned(),
             },
             resources: resources
@@ -272,7 +272,11 @@ fn fault(armed: &Armed) -> FaultStatus {
     }
 }
 
-fn device(device: &Device, plugin: &PluginSnapshot, known: Option<&Known>) -> DeviceStatus {
+fn device(
+    device: &Device,
+    plugin: &PluginSnapshot,
+    known: Option<&CheckpointedResource>,
+) -> DeviceStatus {
     let offer = &plugin.offer;
     let held = known.and_then(|known| known.held.get(&device.id));
     DeviceStatus {
@@ -283,7 +287,7 @@ fn device(device: &Device, plugin: &PluginSnapshot, known: Option<&Known>) -> De
         fault_unhealthy: offer.fault_unhealthy().contains(&device.id),
         removing: device.removing,
         waits_for: plugin.waits.get(&device.id).map(Wait::to_string),
-        held_by: held.map(|held| held.by.clone()).unwrap_or_default(),
+        held_by: held.map(|held| held.holders.clone()).unwrap_or_default(),
     }
 }
 

@@ -151,7 +151,7 @@ impl PluginHandle {
     /// once.
     pub(crate) fn check_checkpoint(&self, checkpoint: &Checkpoint) {
         let offer = self.offer();
-        let standing = checkpoint.standing(offer.resource().name.as_str(), offer.devices());
+        let standing = checkpoint.listing_status(offer.resource().name.as_str(), offer.devices());
         let is_missing = self
             .record
             .update(|record| record.checkpoint_read(standing, SystemTime::now()));

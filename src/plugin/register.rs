@@ -104,7 +104,7 @@ impl PluginInstance {
         match settle {
             Settle::No => false,
             Settle::Yes => true,
-            Settle::IfListed => match self.holders.checkpoint.read_lately().await {
+            Settle::IfListed => match self.holders.checkpoint.read_recent().await {
                 Ok(written) => written.checkpoint.lists(resource.name.as_str()),
                 Err(error) => error != CheckpointError::Missing,
             },

@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 
 use crate::fault::Evaluated;
 use crate::net::connections::{ConnectionId, Table};
-use crate::net::own_socket::{Before, BindError, OwnSocket};
+use crate::net::own_socket::{BindError, OwnSocket, Predecessor};
 use crate::node::holders::Holders;
 use crate::node::plugin_dir::PluginDir;
 use crate::node::registration::{KubeletConnection, NoKubelet};
@@ -87,8 +87,8 @@ impl PluginInstance {
             () = stop.cancelled() => return RunEnd::Stopped(None),
         };
         let settle = match before {
-            Before::Nothing => start.settle,
-            Before::Stale | Before::Binder => Settle::Yes,
+            Predecessor::None => start.settle,
+            Predecessor::StaleSocket | Predecessor::ConcurrentBind => Settle::Yes,
         };
         // Needed here too, because a run that panicked did not reach the call below.
         self.handle.removal().stream_ended();
@@ -127,7 +127,7 @@ impl PluginInstance {
             .update_record(|record, now| record.entered(step, now));
     }
 
-    async fn bind(&self, resource: &Resource) -> Result<(OwnSocket, Before), BindError> {
+    async fn bind(&self, resource: &Resource) -> Result<(OwnSocket, Predecessor), BindError> {
         self.entered(Step::Binding);
         let bound = OwnSocket::bind(self.dir.socket(&resource.socket)).await?;
         debug!(resource = %resource.name, endpoint = %resource.socket, "listening");

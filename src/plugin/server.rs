@@ -118,7 +118,7 @@ impl Server {
                 debug!("the kubelet did not close its connection in time");
             }
         }
-        self.peers.cut_silent();
+        self.peers.close_unused();
         self.draining.cancel();
         if timeout(CALLS_END_WITHIN, &mut self.task).await.is_err() {
             drop(self.close_all);

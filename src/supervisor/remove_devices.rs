@@ -49,7 +49,7 @@ async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource
     let mut removal = handle.removal();
     match read {
         Ok(written) => {
-            let known = written.checkpoint.of(name.as_str());
+            let known = written.checkpoint.get(name.as_str());
             removal.read(began, |id| {
                 known.is_some_and(|known| known.held.contains_key(id))
             });

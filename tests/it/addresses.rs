@@ -1,4 +1,4 @@
-//! The addresses of HTTP and the control socket: the program rejects wrong ones and retries those in use.
+//! HTTP_ADDRESS and CONTROL_SOCKET: invalid values are rejected, and addresses in use are retried.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -8,7 +8,7 @@ use crate::support::process::{Running, output, program};
 use crate::support::{GPU, kubelet, plugin_dir, shows, text};
 
 #[test]
-fn wrong_places_are_mistakes() {
+fn rejects_invalid_addresses_and_socket_paths() {
     let dir = plugin_dir();
     let inside = dir.path().join("kubelet.sock");
     let long = format!("/{}", "x".repeat(107));
@@ -43,11 +43,11 @@ fn wrong_places_are_mistakes() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_had_is_told_and_tried_again_and_ends_no_resource() {
+async fn retries_addresses_in_use_while_the_resources_stay_registered() {
     let node = ControlledNode::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = taken.local_addr().expect("an address").to_string();
-    fs::write(node.path().join("run"), "no directory").expect("a file");
+    fs::write(node.path().join("run"), "not a directory").expect("a file");
     let mut variables = node.variables().to_vec();
     variables.push(("HTTP_ADDRESS", &address));
     let kubelet = kubelet(node.path());
@@ -59,7 +59,7 @@ async fn what_cannot_be_had_is_told_and_tried_again_and_ends_no_resource() {
     fs::remove_file(node.path().join("run")).expect("the file");
     let (http, control) = ("serving HTTP", "listening for commands");
     let first = manager.says(" INFO ");
-    // They come in either order.
+    // The two lines can come in either order.
     let mut missing: Vec<&str> = vec![http, control];
     let mut line = first;
     while !missing.is_empty() {
@@ -78,13 +78,13 @@ async fn what_cannot_be_had_is_told_and_tried_again_and_ends_no_resource() {
 }
 
 #[test]
-fn every_address_is_one_of_ipv4_too() {
+fn an_address_without_a_host_serves_ipv4_and_ipv6() {
     let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &[("HTTP_ADDRESS", ":0")]);
     let line = manager.says("serving HTTP");
     let port = line.rsplit(':').next().expect("a port");
     for address in ["127.0.0.1", "[::1]"] {
-        // A host without IPv6 serves the IPv4 address only.
+        // On a host without IPv6, the program listens on the IPv4 address only.
         let connected = std::net::TcpStream::connect(format!("{address}:{port}"));
         assert!(
             connected.is_ok() || address == "[::1]" && !line.contains("[::]"),

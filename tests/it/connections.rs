@@ -1,4 +1,4 @@
-//! A plugin stays available when other clients open many connections, stay silent or send garbage.
+//! A plugin stays available while other clients open many connections, send nothing, or send garbage.
 
 use std::io;
 use std::path::Path;
@@ -16,21 +16,21 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic_prost::ProstCodec;
 
 #[tokio::test]
-async fn of_too_many_connections_the_last_are_refused() {
+async fn refuses_connections_above_the_limit() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
-    // The limit is sixteen, and the kubelet has one of them.
+    // The limit is 16 connections, and the kubelet has one of them.
     let mut peers = Vec::new();
     for _ in 0..16 {
         peers.push(
             UnixStream::connect(dir.path().join(SOCKET))
                 .await
-                .expect("a backlog"),
+                .expect("a connection"),
         );
     }
-    let mut last = peers.pop().expect("the sixteenth");
+    let mut last = peers.pop().expect("16 connections");
     let read = within("the refusal", last.read(&mut [0])).await;
     assert!(!read.is_ok_and(|n| n > 0));
     allocates(&kubelet).await;
@@ -38,7 +38,7 @@ async fn of_too_many_connections_the_last_are_refused() {
 }
 
 #[tokio::test]
-async fn a_question_as_large_as_a_kubelet_can_ask_is_answered() {
+async fn answers_the_largest_preferred_allocation_request_of_a_kubelet() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
@@ -60,10 +60,11 @@ async fn a_question_as_large_as_a_kubelet_can_ask_is_answered() {
     manager.stop().await;
 }
 
-/// Opens three connections that send nothing, and one with an Allocate request that never ends.
+/// Opens three connections that send nothing and one with an Allocate request that never ends.
 ///
-/// If `called`, the last one first gets an answer: the plugin then waits for it when it shuts down.
-async fn troublesome_peers(
+/// If `called` is true, the last connection first completes a call, so the plugin waits for that connection when it
+/// shuts down.
+async fn misbehaving_peers(
     socket: &Path,
     called: bool,
 ) -> (Vec<UnixStream>, AbortOnDropHandle<()>) {
@@ -97,15 +98,15 @@ async fn troublesome_peers(
 }
 
 #[tokio::test]
-async fn silent_peers_and_hanging_calls_hold_up_nothing() {
+async fn silent_peers_and_hanging_calls_delay_neither_registration_nor_shutdown() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
-    let _at_restart = troublesome_peers(&dir.path().join(SOCKET), false).await;
-    let kubelet = kubelet.restart().await.expect("a new life");
+    let _peers = misbehaving_peers(&dir.path().join(SOCKET), false).await;
+    let kubelet = kubelet.restart().await.expect("a kubelet restart");
     shows(&kubelet, RESOURCE, 2, 2).await;
-    let (silent, call) = troublesome_peers(&dir.path().join(SOCKET), true).await;
+    let (silent, call) = misbehaving_peers(&dir.path().join(SOCKET), true).await;
     manager.stop().await;
     assert!(sockets(dir.path()).is_empty());
     // The plugin closed every connection.
@@ -119,7 +120,7 @@ async fn silent_peers_and_hanging_calls_hold_up_nothing() {
 }
 
 #[tokio::test]
-async fn garbage_ends_its_own_connection_only() {
+async fn garbage_closes_only_the_connection_that_sent_it() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
@@ -136,7 +137,8 @@ async fn garbage_ends_its_own_connection_only() {
         let _ = peer.write_all(garbage).await;
         let _ = peer.shutdown().await;
         let mut answer = Vec::new();
-        let closed: io::Result<usize> = within("the end", peer.read_to_end(&mut answer)).await;
+        let closed: io::Result<usize> =
+            within("the end of the connection", peer.read_to_end(&mut answer)).await;
         drop(closed);
     }
     allocates(&kubelet).await;

@@ -130,7 +130,7 @@ fn others_may_not_ask() {
         Err(error) => return eprintln!("not tried: {error}"),
     };
     assert_eq!(asked.status.code(), Some(1));
-    manager.says("refused a connection: only root and our own user may connect");
+    manager.says("refused a connection: only root and the daemon's own user may connect");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! The program on a host that restricts it: user namespaces, no inotify, few file descriptors, a broken stderr.
+//! The program on a restricted host: in a user namespace, without inotify, with few file descriptors, or with a broken
+//! stderr.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
@@ -9,13 +10,13 @@ use crate::support::{RESOURCE, SOCKET, kubelet, plugin_dir, registrations, shows
 use simple_device_plugin::api::{allocation_of, v1beta1};
 use tokio::net::UnixStream;
 
-/// A user that is neither root nor the one of the kubelet.
+/// A user that is neither root nor the kubelet's user.
 const OTHER_UID: u32 = 1000;
 
-/// As in a pod with `hostUsers: false`: root in the pod is another user on the host, and the pod does not have the user
-/// of the kubelet.
+/// Simulates a pod with `hostUsers: false`: root in the pod is another user on the host, and the kubelet's user has no
+/// mapping in the pod.
 #[tokio::test]
-async fn in_a_user_namespace_the_log_and_the_status_say_what_to_change() {
+async fn the_log_and_the_status_say_what_to_change_in_a_user_namespace() {
     let in_namespace = |command: &Command| {
         let mut unshare = Command::new("unshare");
         unshare
@@ -33,9 +34,9 @@ async fn in_a_user_namespace_the_log_and_the_status_say_what_to_change() {
             .gid(OTHER_UID);
         unshare
     };
-    let possible = in_namespace(&Command::new("true")).status();
-    if !possible.is_ok_and(|status| status.success()) {
-        eprintln!("skipped: only root can try this, where users may have namespaces");
+    let probe = in_namespace(&Command::new("true")).status();
+    if !probe.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this test needs root and unprivileged user namespaces");
         return;
     }
     let dir = plugin_dir();
@@ -49,13 +50,13 @@ async fn in_a_user_namespace_the_log_and_the_status_say_what_to_change() {
         ("CONTROL_SOCKET", text(&control)),
     ];
     let manager = Running::start(&mut in_namespace(&program(&variables)));
-    // In a thread, because the kubelet runs in this one.
-    let says = tokio::task::spawn_blocking(move || {
+    // Reads the log in another thread, because the kubelet runs in this one.
+    let logged = tokio::task::spawn_blocking(move || {
         manager.says("set hostUsers: true in the pod's spec");
         manager.says("the kubelet is outside of this pod's user namespace");
         manager
     });
-    let _manager = says.await.expect("both");
+    let _manager = logged.await.expect("both log lines");
     let mut status = program(&variables);
     status
         .args(["status", RESOURCE])
@@ -67,16 +68,15 @@ async fn in_a_user_namespace_the_log_and_the_status_say_what_to_change() {
     assert!(!kubelet.node().borrow().contains_key(RESOURCE));
 }
 
-/// The program goes on when nobody reads its stderr, and when its stderr is closed.
 #[tokio::test]
-async fn a_broken_stderr_harms_nobody() {
-    for gone in [false, true] {
+async fn keeps_serving_when_stderr_is_unread_or_closed() {
+    for closed in [false, true] {
         let dir = plugin_dir();
         let kubelet = kubelet(dir.path());
         let mut command = program(&[("DEVICE_PLUGIN_PATH", text(dir.path()))]);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program");
         shows(&kubelet, RESOURCE, 2, 2).await;
-        let unread = child.stderr.take().filter(|_| !gone);
+        let unread = child.stderr.take().filter(|_| !closed);
         let mut client = plugin_client(&dir.path().join(SOCKET)).await;
         for i in 0..1000 {
             let request = allocation_of(vec![format!("{i:0200}")]);
@@ -97,7 +97,7 @@ async fn a_broken_stderr_harms_nobody() {
 }
 
 #[tokio::test]
-async fn out_of_descriptors_it_waits_and_recovers() {
+async fn recovers_after_running_out_of_file_descriptors() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let binary = binary("simple-device-plugin");
@@ -115,14 +115,14 @@ async fn out_of_descriptors_it_waits_and_recovers() {
         peers.push(
             UnixStream::connect(dir.path().join(SOCKET))
                 .await
-                .expect("a backlog"),
+                .expect("a connection"),
         );
     }
     let running = tokio::task::spawn_blocking(move || {
         running.says("cannot accept a connection");
         running
     });
-    let _running = running.await.expect("it says so");
+    let _running = running.await.expect("the log line");
     drop(peers);
     let mut client = plugin_client(&dir.path().join(SOCKET)).await;
     let answer = client.get_device_plugin_options(v1beta1::Empty {});
@@ -130,13 +130,13 @@ async fn out_of_descriptors_it_waits_and_recovers() {
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
 }
 
-/// In a user namespace of its own, the program can be left without inotify.
+/// A new user namespace can have a limit of 0 inotify instances.
 #[tokio::test]
-async fn without_inotify_it_looks_every_2_s() {
+async fn polls_every_2_s_without_inotify() {
     let unshare = ["--user", "--map-root-user"];
-    let allowed = Command::new("unshare").args(unshare).arg("true").status();
-    if !allowed.is_ok_and(|status| status.success()) {
-        eprintln!("not run: this machine allows no user namespaces");
+    let probe = Command::new("unshare").args(unshare).arg("true").status();
+    if !probe.is_ok_and(|status| status.success()) {
+        eprintln!("skipped: this test needs user namespaces");
         return;
     }
     let dir = plugin_dir();
@@ -157,7 +157,7 @@ async fn without_inotify_it_looks_every_2_s() {
     );
     running.says(&watched);
     shows(&kubelet, RESOURCE, 2, 2).await;
-    let kubelet = kubelet.restart().await.expect("a new life");
+    let kubelet = kubelet.restart().await.expect("a kubelet restart");
     shows(&kubelet, RESOURCE, 2, 2).await;
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
 }

@@ -1,4 +1,4 @@
-//! The socket of a plugin: deleted, stale, in use by another process, or blocked by a directory.
+//! A plugin's socket that is deleted, stale, in use by another process, or blocked by a directory.
 
 use std::os::unix::net::UnixListener as StdListener;
 
@@ -11,7 +11,7 @@ use crate::support::{
 use simple_device_plugin::api::v1beta1;
 
 #[tokio::test]
-async fn a_deleted_socket_is_bound_anew_under_the_open_stream() {
+async fn a_deleted_socket_is_bound_again_while_the_stream_stays_open() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
@@ -32,7 +32,7 @@ async fn a_deleted_socket_is_bound_anew_under_the_open_stream() {
 }
 
 #[tokio::test]
-async fn of_two_that_want_one_socket_the_second_waits_for_its_turn() {
+async fn a_second_manager_waits_until_the_first_releases_the_socket() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let first = Manager::start(dir.path(), &[]);
@@ -51,7 +51,7 @@ async fn of_two_that_want_one_socket_the_second_waits_for_its_turn() {
 }
 
 #[tokio::test]
-async fn of_two_that_start_at_once_one_is_registered() {
+async fn only_one_of_two_managers_that_start_together_registers() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let managers = [
@@ -67,15 +67,15 @@ async fn of_two_that_start_at_once_one_is_registered() {
 }
 
 #[tokio::test]
-async fn two_processes_want_one_socket() {
+async fn a_second_process_logs_the_conflict_and_registers_after_the_first_ends() {
     let (dir, kubelet, first) = running_manager(&[]).await;
     let second = Running::manager(dir.path(), &[]);
-    let told = tokio::task::spawn_blocking(move || {
-        let told = second.says("set a different PLUGIN_NAME");
-        (told, second)
+    let logged = tokio::task::spawn_blocking(move || {
+        let line = second.says("set a different PLUGIN_NAME");
+        (line, second)
     });
-    let (told, _second) = told.await.expect("it says so");
-    assert!(told.contains(RESOURCE), "{told}");
+    let (line, _second) = logged.await.expect("the log line");
+    assert!(line.contains(RESOURCE), "{line}");
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
     drop(first);
     shows(&kubelet, RESOURCE, 2, 0).await;
@@ -94,10 +94,10 @@ async fn a_stale_socket_is_removed() {
 }
 
 #[tokio::test]
-async fn one_resources_trouble_is_its_own() {
+async fn a_resource_that_cannot_bind_does_not_affect_the_others() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
-    // A directory stands where the second resource's socket must be, so the plugin cannot bind it.
+    // A directory has the name of the second resource's socket, so the plugin cannot bind the socket.
     std::fs::create_dir(dir.path().join("b.sock")).expect("a directory");
     let variables = [
         ("RESOURCE_NAME", "x.io/a,x.io/b,x.io/c"),

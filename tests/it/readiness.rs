@@ -42,7 +42,7 @@ async fn is_ready_when_every_resource_is_registered_and_streams() {
     kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Refuse);
     http.readiness(
         503,
-        "ListAndWatch: the kubelet refused: Unknown: refused on purpose\n",
+        "ListAndWatch: the kubelet refused the registration: Unknown: refused on purpose\n",
     )
     .await;
     kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Normal);

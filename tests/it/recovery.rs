@@ -1,4 +1,4 @@
-//! A plugin registers again after the kubelet restarted, the stream ended or its process was killed.
+//! A plugin registers again after a kubelet restart, the end of its stream, or the death of its process.
 
 use crate::support::process::Running;
 use crate::support::{
@@ -8,41 +8,41 @@ use crate::support::{
 use simple_device_plugin::node::checkpoint_file;
 
 #[tokio::test]
-async fn two_restarts_in_a_row() {
+async fn registers_again_after_two_kubelet_restarts_in_a_row() {
     let dir = plugin_dir();
     let first = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&first, RESOURCE, 2, 2).await;
-    let second = first.restart().await.expect("a second life");
-    let third = second.restart().await.expect("a third life");
+    let second = first.restart().await.expect("the first restart");
+    let third = second.restart().await.expect("the second restart");
     shows(&third, RESOURCE, 2, 2).await;
     allocates(&third).await;
     assert_eq!(registrations(&third, RESOURCE), 1);
     manager.stop().await;
 }
 
-/// This kubelet marks the resource as stopped 300 ms after it closed the connection, even if the plugin registered
-/// again before then. So the plugin waits longer than that.
+/// This kubelet marks the resource as stopped 300 ms after it closed the connection, even if the plugin has registered
+/// again by then. So the plugin settles for longer than that.
 #[tokio::test]
-async fn a_lost_stream_is_replaced_after_the_kubelets_late_leave() {
+async fn registers_again_after_a_lost_stream_and_the_late_disconnect() {
     let dir = plugin_dir();
     let kubelet = late_kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
-    for lives in 2..4 {
+    for count in 2..4 {
         kubelet.disconnect_plugin(RESOURCE);
         shows(&kubelet, RESOURCE, 2, 0).await;
         shows(&kubelet, RESOURCE, 2, 2).await;
         allocates(&kubelet).await;
-        assert_eq!(registrations(&kubelet, RESOURCE), lives);
+        assert_eq!(registrations(&kubelet, RESOURCE), count);
     }
     manager.stop().await;
 }
 
-/// The first manager removed its socket, so only the kubelet's checkpoint tells the second one that it had a
-/// predecessor.
+/// The first manager removes its socket, so the second manager learns of its predecessor only from the kubelet's
+/// checkpoint.
 #[tokio::test]
-async fn a_successor_is_not_hit_by_the_late_leave_of_its_predecessor() {
+async fn a_new_manager_is_not_affected_by_the_late_disconnect_of_its_predecessor() {
     let dir = plugin_dir();
     let kubelet = late_kubelet(dir.path());
     let first = Manager::start(dir.path(), &[]);
@@ -58,15 +58,15 @@ async fn a_successor_is_not_hit_by_the_late_leave_of_its_predecessor() {
     second.stop().await;
 }
 
-/// A plugin that was killed finds its stale socket: the kubelet may not have marked the resource as stopped yet.
+/// A stale socket means that the kubelet may not yet have marked the resource as stopped.
 #[tokio::test]
-async fn a_killed_plugin_waits_for_the_kubelets_late_leave() {
+async fn a_plugin_started_after_a_kill_waits_for_the_late_disconnect() {
     let dir = plugin_dir();
     let kubelet = late_kubelet(dir.path());
     let first = Running::manager(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
     drop(first);
-    let _again = Running::manager(dir.path(), &[("NUMBER_DEVICES", "3")]);
+    let _second = Running::manager(dir.path(), &[("NUMBER_DEVICES", "3")]);
     shows(&kubelet, RESOURCE, 2, 0).await;
     shows(&kubelet, RESOURCE, 3, 3).await;
     kubelet
@@ -76,7 +76,7 @@ async fn a_killed_plugin_waits_for_the_kubelets_late_leave() {
 }
 
 #[tokio::test]
-async fn a_newer_kubelet_gets_the_resource_back_as_well() {
+async fn registers_again_with_a_newer_kubelet() {
     let dir = plugin_dir();
     let kubelet = newer_kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
@@ -85,21 +85,20 @@ async fn a_newer_kubelet_gets_the_resource_back_as_well() {
     shows(&kubelet, RESOURCE, 2, 0).await;
     shows(&kubelet, RESOURCE, 2, 2).await;
     allocates(&kubelet).await;
-    let kubelet = kubelet.restart().await.expect("a new life");
+    let kubelet = kubelet.restart().await.expect("a kubelet restart");
     shows(&kubelet, RESOURCE, 2, 2).await;
     manager.stop().await;
 }
 
-/// A change of the metadata of kubelet.sock, such as its SELinux label, ends no stream.
 #[tokio::test]
-async fn a_relabelled_kubelet_sock_ends_no_stream() {
+async fn a_metadata_change_of_kubelet_sock_does_not_end_the_stream() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
     shows(&kubelet, RESOURCE, 2, 2).await;
     let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
     std::fs::set_permissions(dir.path().join("kubelet.sock"), private).expect("a chmod");
-    // inotify events come in order: when the socket is back, the plugin has seen the chmod too.
+    // inotify events are ordered: once the plugin's socket is back, the plugin has also seen the chmod.
     let socket = dir.path().join(SOCKET);
     std::fs::remove_file(&socket).expect("our socket");
     new_socket(&socket, None).await;

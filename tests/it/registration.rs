@@ -1,4 +1,4 @@
-//! A plugin waits for a kubelet, registers, and tries again when the registration fails.
+//! A plugin waits for the kubelet, registers, and retries failed registrations.
 
 use std::os::unix::net::UnixListener as StdListener;
 
@@ -27,7 +27,7 @@ async fn serves_before_it_registers() {
 }
 
 #[tokio::test]
-async fn waits_for_a_late_kubelet_and_a_late_directory() {
+async fn waits_until_the_directory_and_the_kubelet_exist() {
     let parent = plugin_dir();
     let dir = parent.path().join("device-plugins");
     let manager = Manager::start(&dir, &[]);
@@ -38,7 +38,7 @@ async fn waits_for_a_late_kubelet_and_a_late_directory() {
 }
 
 #[tokio::test]
-async fn a_socket_without_a_listener_is_no_kubelet() {
+async fn waits_for_the_kubelet_if_nothing_listens_on_kubelet_sock() {
     let dir = plugin_dir();
     drop(StdListener::bind(dir.path().join("kubelet.sock")).expect("a socket"));
     let manager = Manager::start(dir.path(), &[]);
@@ -48,7 +48,7 @@ async fn a_socket_without_a_listener_is_no_kubelet() {
 }
 
 #[tokio::test]
-async fn a_kubelet_that_says_nothing_is_no_kubelet() {
+async fn disconnects_from_a_kubelet_that_sends_nothing() {
     let dir = plugin_dir();
     let silent = StdListener::bind(dir.path().join("kubelet.sock")).expect("a socket");
     silent.set_nonblocking(true).expect("a listener");
@@ -58,8 +58,8 @@ async fn a_kubelet_that_says_nothing_is_no_kubelet() {
         .await
         .expect("a connection");
     // The manager closes the connection and has bound no socket.
-    let hung_up = async { while first.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {} };
-    within("the end of the connection", hung_up).await;
+    let closed = async { while first.read(&mut [0; 64]).await.is_ok_and(|n| n > 0) {} };
+    within("the end of the connection", closed).await;
     assert_eq!(sockets(dir.path()), Vec::<std::path::PathBuf>::new());
     drop(silent);
     let kubelet = kubelet(dir.path());
@@ -68,7 +68,7 @@ async fn a_kubelet_that_says_nothing_is_no_kubelet() {
 }
 
 #[tokio::test]
-async fn a_refused_registration_is_tried_again_and_a_new_kubelet_ends_the_back_off() {
+async fn retries_a_refused_registration_and_registers_with_a_new_kubelet() {
     let dir = plugin_dir();
     let mut refusing = FakeKubelet::serve(dir.path(), |_| Answer::Refuse);
     let manager = Manager::start(dir.path(), &[]);
@@ -84,7 +84,7 @@ async fn a_refused_registration_is_tried_again_and_a_new_kubelet_ends_the_back_o
 }
 
 #[tokio::test]
-async fn hanging_registrations_do_not_hold_the_others() {
+async fn hanging_registrations_do_not_delay_the_others() {
     let dir = plugin_dir();
     let names: Vec<String> = (0..12).map(|i| format!("example.com/r{i}")).collect();
     let accepted = |resource: &str| resource.ends_with("r10") || resource.ends_with("r11");
@@ -104,7 +104,7 @@ async fn hanging_registrations_do_not_hold_the_others() {
     assert!(sockets(dir.path()).is_empty());
 }
 
-/// Waits until the plugin registered the resource a second time.
+/// Waits until the plugin has registered the resource twice.
 async fn registers_again(kubelet: &mut FakeKubelet) {
     let twice = kubelet
         .registered
@@ -113,7 +113,7 @@ async fn registers_again(kubelet: &mut FakeKubelet) {
 }
 
 #[tokio::test]
-async fn ok_without_a_call_back_or_a_stream_is_not_registered() {
+async fn registers_again_if_the_kubelet_answers_ok_without_an_options_call_or_a_stream() {
     for answer in [Answer::Ignore, Answer::OptionsOnly] {
         let dir = plugin_dir();
         let mut kubelet = FakeKubelet::serve(dir.path(), move |_| answer);
@@ -123,12 +123,11 @@ async fn ok_without_a_call_back_or_a_stream_is_not_registered() {
     }
 }
 
-/// A client that calls ListAndWatch before the plugin registers is not taken for the kubelet.
 #[tokio::test]
-async fn an_observer_is_not_the_kubelet() {
+async fn a_client_that_opens_a_stream_is_not_taken_for_the_kubelet() {
     let dir = plugin_dir();
     let socket = dir.path().join(SOCKET);
-    // With a stale socket, the plugin waits for half a second before it registers.
+    // With a stale socket, the plugin settles for 500 ms before it registers.
     drop(StdListener::bind(&socket).expect("a socket"));
     let stale = FileVersion::of_socket(&socket).expect("a socket");
     let mut kubelet = FakeKubelet::serve(dir.path(), |_| Answer::Ignore);
@@ -148,7 +147,7 @@ async fn an_observer_is_not_the_kubelet() {
 }
 
 #[tokio::test]
-async fn few_register_at_a_time_also_after_a_quiet() {
+async fn at_most_four_resources_register_at_a_time_after_settling() {
     let dir = plugin_dir();
     let names: Vec<String> = (0..40).map(|i| format!("x.io/r{i}")).collect();
     for i in 0..40 {

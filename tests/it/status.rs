@@ -76,7 +76,7 @@ async fn a_checkpoint_of_another_form_is_told_once_and_holders_are_unknown() {
     let node = ControlledNode::new();
     let (manager, _kubelet) = node.running().await;
     let unknown =
-        "held: not known: the kubelet's checkpoint has an unknown form: missing field `Data`";
+        "held: not known: the kubelet's checkpoint has an unknown format: missing field `Data`";
     until("the other form", || {
         // The kubelet may write its own checkpoint once more, so replace it again.
         replace_checkpoint(node.path(), r#"{"data": "{}", "dataChecksum": 1}"#);
@@ -88,16 +88,16 @@ async fn a_checkpoint_of_another_form_is_told_once_and_holders_are_unknown() {
     let (_, json, _) = node.status(&["--json"]);
     let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert!(status["resources"][0]["held"].is_null(), "{json}");
-    manager.says("has an unknown form");
+    manager.says("has an unknown format");
     // The program logs an unknown form once, not for every text that has one.
     for unknown in ["{}", r#"{"data": "longer", "dataChecksum": 1}"#, "{"] {
         fs::write(node.path().join(checkpoint_file::FILE), unknown).expect("a checkpoint");
         let (_, all, _) = node.status(&[]);
-        assert!(all.contains("has an unknown form"), "{all}");
+        assert!(all.contains("has an unknown format"), "{all}");
     }
     let lines = manager.stderr.try_iter();
     assert_eq!(
-        lines.filter(|line| line.contains("unknown form")).count(),
+        lines.filter(|line| line.contains("unknown format")).count(),
         0
     );
 }

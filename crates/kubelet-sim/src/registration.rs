@@ -39,7 +39,7 @@ impl KubeletState {
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
         let listener = Arc::new(listener);
         let listeners = watch::Sender::new(Arc::clone(&listener));
-        let peers = Peers::new(KUBELET_SOCKET, stop.clone(), CONNECTIONS_MAX).of_anybody();
+        let peers = Peers::new(KUBELET_SOCKET, stop.clone(), CONNECTIONS_MAX).allow_any_user();
         let proxies = tasks.clone();
         let incoming = incoming(listeners.subscribe(), peers).map(move |connection| {
             let mut connection = connection?;

@@ -10,7 +10,7 @@ use enum_map::EnumMap;
 
 use crate::api::grpc_code::CODES;
 use crate::fault::InjectionPoint;
-use crate::node::checkpoint::Standing;
+use crate::node::checkpoint::ListingStatus;
 use crate::util::file_id::FileVersion;
 
 /// A histogram of call durations.
@@ -165,11 +165,11 @@ impl Record {
 
     /// Records a read of the kubelet's checkpoint. Returns true if the plugin must restart: two reads in a row did not
     /// list the resource while it was registered. This happens once until a checkpoint lists the resource again.
-    pub(crate) fn checkpoint_read(&mut self, standing: Standing, now: SystemTime) -> bool {
+    pub(crate) fn checkpoint_read(&mut self, standing: ListingStatus, now: SystemTime) -> bool {
         let registered = self.is_at(Step::Registered);
         match standing {
-            Standing::Lacking if registered => self.missing_reads += 1,
-            Standing::Listed if registered => {
+            ListingStatus::Lacking if registered => self.missing_reads += 1,
+            ListingStatus::Listed if registered => {
                 (self.missing_reads, self.restarted_once) = (0, false);
             }
             _ => self.missing_reads = 0,
@@ -262,9 +262,9 @@ mod tests {
 
     #[test]
     fn restarts_once_when_two_checkpoints_lack_the_resource() {
-        use Standing::{Lacking, Listed, OfAnother};
+        use ListingStatus::{Lacking, Listed, OtherDevices};
         let mut record = Record::new(at(0));
-        let read = |record: &mut Record, standings: &[Standing]| -> Vec<bool> {
+        let read = |record: &mut Record, standings: &[ListingStatus]| -> Vec<bool> {
             standings
                 .iter()
                 .map(|standing| record.checkpoint_read(*standing, at(9)))
@@ -273,7 +273,7 @@ mod tests {
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, false]);
         record.registered(at(1));
         assert_eq!(read(&mut record, &[Lacking, Listed]), [false, false]);
-        assert_eq!(read(&mut record, &[Lacking, OfAnother]), [false, false]);
+        assert_eq!(read(&mut record, &[Lacking, OtherDevices]), [false, false]);
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, true]);
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, false]);
         // A checkpoint that lists the resource while it is not registered is old and does not count.
@@ -281,7 +281,7 @@ mod tests {
         assert_eq!(read(&mut record, &[Listed]), [false]);
         record.registered(at(3));
         assert_eq!(
-            read(&mut record, &[OfAnother, Lacking, Lacking]),
+            read(&mut record, &[OtherDevices, Lacking, Lacking]),
             [false, false, false]
         );
         assert_eq!(read(&mut record, &[Listed, Lacking]), [false, false]);
