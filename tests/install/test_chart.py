@@ -132,7 +132,7 @@ def test_a_config_file_reaches_the_program(check, tmp_path):
     assert code == 0 and "2: a … b" in said and "/opt/widget" in said, said
     assert "devices     0" in check(env, "worker2")[1]
     assert "PLUGIN_NAME" not in env and env["ALLOWED_HOST_PATHS"] == "/opt/widget,/dev/gpu"
-    assert "what its config file says" in notes
+    assert "the resources of the config file" in notes
 
 
 @pytest.mark.parametrize("example", sorted(path.parent.name for path in ROOT.glob("examples/*/config.yaml")))
@@ -361,10 +361,10 @@ REFUSED = {
     "a relative host path": ({"resources": [{**GPU, "deviceFileHostPath": "null"}]}, "deviceFileHostPath"),
     "a path as plugin name": ({"resources": [{**GPU, "pluginName": "a/b"}]}, "pluginName"),
     "kubelet as plugin name": ({"resources": [{**GPU, "pluginName": "kubelet"}]}, "pluginName"),
-    "the same resource twice": ({"resources": [GPU, GPU]}, "example.com/gpu is there twice"),
+    "the same resource twice": ({"resources": [GPU, GPU]}, "example.com/gpu is listed twice"),
     "an override of no resource": (
         {"resources": [GPU], "nodeOverrides": {"w": {"example.com/nic": {"devices": 0}}}},
-        "nodeOverrides.w: example.com/nic is not among the resources (example.com/gpu)",
+        "nodeOverrides.w: example.com/nic is not in resources; expected one of example.com/gpu",
     ),
     "an override without a key": (
         {"resources": [GPU], "nodeOverrides": {"w": {"example.com/gpu": {}}}},
@@ -378,7 +378,7 @@ REFUSED = {
     "a relative directory for pod-resources": ({"podResourcesDir": "pod-resources"}, "podResourcesDir"),
     "the socket of pod-resources": (
         {"extraEnv": [{"name": "POD_RESOURCES_SOCKET", "value": "/x"}]},
-        "POD_RESOURCES_SOCKET is the chart's own",
+        "POD_RESOURCES_SOCKET is reserved for the chart",
     ),
     "a relative directory": ({"devicePluginDir": "plugins"}, "devicePluginDir"),
     "a log format that there is not": ({"logFormat": "xml"}, "logFormat"),
@@ -401,25 +401,25 @@ REFUSED = {
     "too much in percent": ({"maxUnavailable": "101%"}, "maxUnavailable"),
     "an index's variable that resources outvote": (
         {"extraEnv": [{"name": "NUMBER_DEVICES_0", "value": "3"}]},
-        "NUMBER_DEVICES_0 belongs into resources",
+        "NUMBER_DEVICES_0 cannot be used with resources",
     ),
-    "another variable of the chart's own": ({"extraEnv": [{"name": "RUST_LOG", "value": "x"}]}, "RUST_LOG is the chart's own"),
+    "another variable of the chart's own": ({"extraEnv": [{"name": "RUST_LOG", "value": "x"}]}, "RUST_LOG is reserved for the chart"),
     "a short digest": ({"image": {"digest": "sha256:12"}}, "digest"),
     "a variable that resources outvote": (
         {"extraEnv": [{"name": "NUMBER_DEVICES", "value": "3"}]},
-        "NUMBER_DEVICES belongs into resources",
+        "NUMBER_DEVICES cannot be used with resources",
     ),
     "a node's variable that resources outvote": (
         {"extraEnv": [{"name": "NUMBER_DEVICES.worker2", "value": "3"}]},
-        "NUMBER_DEVICES.worker2 belongs into resources",
+        "NUMBER_DEVICES.worker2 cannot be used with resources",
     ),
     "overrides beside config": (
         {"config": "resources: []", "nodeOverrides": {"n": {"example.com/gpu": {"devices": 0}}}},
-        "with config they belong into its nodes",
+        "nodeOverrides cannot be used with config",
     ),
     "a map for a config file": (
         {"config": {"resources": [GPU]}},
-        'config: expected the text of the config file, got a map: Helm would change what is in it (0123 becomes 83, 1.10 '
+        'config: expected the text of the config file, got a map: Helm would change its contents (0123 becomes 83, 1.10 '
         'becomes 1.1, the key on becomes "true"). Write "config: |"',
     ),
     "an empty map for a config file": ({"config": {}}, "expected the text of the config file, got a map"),
@@ -427,15 +427,15 @@ REFUSED = {
     "a list for a config file": ({"config": [GPU]}, "or use --set-file config=FILE"),
     "a variable beside config": (
         {"config": "resources: []", "extraEnv": [{"name": "PLUGIN_NAME", "value": "x"}]},
-        "PLUGIN_NAME belongs into config",
+        "PLUGIN_NAME cannot be used with config",
     ),
     "a relative path": ({"allowedHostPaths": ["opt"]}, "allowedHostPaths"),
     "a variable of the chart's own": (
         {"extraEnv": [{"name": "NODE_NAME", "value": "x"}]},
-        "NODE_NAME is the chart's own",
+        "NODE_NAME is reserved for the chart",
     ),
-    "the address of HTTP": ({"extraEnv": [{"name": "HTTP_ADDRESS", "value": ":80"}]}, "HTTP_ADDRESS is the chart's own"),
-    "the control socket": ({"extraEnv": [{"name": "CONTROL_SOCKET", "value": "/x"}]}, "CONTROL_SOCKET is the chart's own"),
+    "the address of HTTP": ({"extraEnv": [{"name": "HTTP_ADDRESS", "value": ":80"}]}, "HTTP_ADDRESS is reserved for the chart"),
+    "the control socket": ({"extraEnv": [{"name": "CONTROL_SOCKET", "value": "/x"}]}, "CONTROL_SOCKET is reserved for the chart"),
     "a port that needs a capability": ({"httpPort": 1023}, "httpPort"),
     "a port that there is not": ({"httpPort": 65536}, "httpPort"),
     "a negative port": ({"httpPort": -1}, "httpPort"),
@@ -443,7 +443,7 @@ REFUSED = {
     "an address for a port": ({"httpPort": ":8080"}, "httpPort"),
     "a monitor of nothing": (
         {"httpPort": 0, "podMonitor": {"enabled": True}},
-        "podMonitor.enabled needs an httpPort",
+        "podMonitor.enabled requires an httpPort",
     ),
     "an interval that is none": ({"podMonitor": {"interval": "30"}}, "interval"),
     "an interval that is more than one": ({"podMonitor": {"interval": "30s\n      path: /x"}}, "interval"),
@@ -451,7 +451,7 @@ REFUSED = {
     "a monitor's label of the chart's own": ({"podMonitor": {"labels": {"helm.sh/chart": "x"}}}, "helm.sh/chart"),
     "a quota without a class": (
         {"resourceQuota": {"create": True}, "priorityClassName": ""},
-        "resourceQuota.create needs a priorityClassName",
+        "resourceQuota.create requires priorityClassName",
     ),
 }
 
@@ -481,7 +481,7 @@ def test_notes_tell_where_to_look():
     _, notes = render(values_of("unlike-nodes"))
     # A wait for one number would last for ever where nodes differ.
     assert "kubectl wait" not in notes and "kubectl get nodes -o custom-columns=" in notes
-    assert "but for kind-worker.example.com, worker2" in notes
+    assert "Nodes with different values (nodeOverrides): kind-worker.example.com, worker2" in notes
     _, notes = render({"resources": [GPU], "nodeSelector": {"pool": "big", "a": "b"}})
     assert "kubectl wait node -l a=b,kubernetes.io/os=linux,pool=big " in notes
 
