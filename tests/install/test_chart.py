@@ -285,7 +285,7 @@ def test_without_a_port_nothing_is_served_or_asked():
 
 
 def test_a_monitor_finds_the_pods_and_is_found():
-    objects, _ = render(values_of("monitored"))
+    objects, _ = render(values_of("pod-monitor"))
     [monitor] = [each for each in objects if each["kind"] == "PodMonitor"]
     labels = daemonset(objects)["spec"]["template"]["metadata"]["labels"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
@@ -314,7 +314,7 @@ def test_every_key_reaches_the_program(check):
 
 
 def test_overrides_reach_their_node_alone(check):
-    env = variables(render(values_of("unlike-nodes"))[0])
+    env = variables(render(values_of("node-overrides"))[0])
     assert "4: gpu-" in check(env, "worker")[1]
     assert re.search(r"^example.com/gpu\n.*\n  devices +0$", check(env, "worker2")[1], re.MULTILINE)
     assert "16: nic-" in check(env, "kind-worker.example.com")[1]
@@ -338,9 +338,9 @@ def test_releases_have_sockets_of_their_own(check):
 
 
 def test_nothing_in_a_value_is_expanded(check):
-    marked = variables(render(values_of("marked"))[0])
+    marked = variables(render(values_of("special-characters"))[0])
     assert marked["ANNOTATION_PREFIX_0"] == "$$(NODE_NAME) a$$b $x"
-    env = variables(render(values_of("odd-values"))[0])
+    env = variables(render(values_of("unusual-values"))[0])
     assert env["ANNOTATION_PREFIX_0"] == 'a "quoted" $(NODE_NAME) one: #'
     assert env["NUMBER_DEVICES_0"] == "100000"
 
@@ -478,7 +478,7 @@ def test_notes_tell_where_to_look():
     assert wait in notes
     assert "describe daemonset/simple-device-plugin" in notes
     assert "kubectl -n devices exec daemonset/simple-device-plugin -- /simple-device-plugin status" in notes
-    _, notes = render(values_of("unlike-nodes"))
+    _, notes = render(values_of("node-overrides"))
     # A wait for one number would last for ever where nodes differ.
     assert "kubectl wait" not in notes and "kubectl get nodes -o custom-columns=" in notes
     assert "Nodes with different values (nodeOverrides): kind-worker.example.com, worker2" in notes
