@@ -399,21 +399,21 @@ REJECTED = {
     "an unknown pull policy": ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
     "an unknown key of the image": ({"image": {"name": "x"}}, "image"),
     "more than 100 percent": ({"maxUnavailable": "101%"}, "maxUnavailable"),
-    "an indexed variable beside resources": (
+    "an indexed variable together with resources": (
         {"extraEnv": [{"name": "NUMBER_DEVICES_0", "value": "3"}]},
         "NUMBER_DEVICES_0 cannot be used with resources",
     ),
     "RUST_LOG in extraEnv": ({"extraEnv": [{"name": "RUST_LOG", "value": "x"}]}, "RUST_LOG is reserved for the chart"),
     "a short digest": ({"image": {"digest": "sha256:12"}}, "digest"),
-    "a variable beside resources": (
+    "a variable together with resources": (
         {"extraEnv": [{"name": "NUMBER_DEVICES", "value": "3"}]},
         "NUMBER_DEVICES cannot be used with resources",
     ),
-    "a per-node variable beside resources": (
+    "a per-node variable together with resources": (
         {"extraEnv": [{"name": "NUMBER_DEVICES.worker2", "value": "3"}]},
         "NUMBER_DEVICES.worker2 cannot be used with resources",
     ),
-    "overrides beside config": (
+    "overrides together with config": (
         {"config": "resources: []", "nodeOverrides": {"n": {"example.com/gpu": {"devices": 0}}}},
         "nodeOverrides cannot be used with config",
     ),
@@ -425,7 +425,7 @@ REJECTED = {
     "an empty map as the config file": ({"config": {}}, "expected the text of the config file, got a map"),
     "a number as the config file": ({"config": 0}, "expected the text of the config file, got a"),
     "a list as the config file": ({"config": [GPU]}, "or use --set-file config=FILE"),
-    "a variable beside config": (
+    "a variable together with config": (
         {"config": "resources: []", "extraEnv": [{"name": "PLUGIN_NAME", "value": "x"}]},
         "PLUGIN_NAME cannot be used with config",
     ),

@@ -388,7 +388,7 @@ def test_test_both_needs_two_resources(tools):
 # STAY runs until it is killed. The second rollout ends after a test pod was deleted.
 CLUSTER = r"""
 *"$HANGS"*) [[ ! $HANGS ]] || { STAY; } ;;&
-*"$WRONG"*) [[ ! $WRONG ]] || { printf '%s' "${SAYS-}"; exit "${FAILS:-0}"; } ;;&
+*"$COMMAND"*) [[ ! $COMMAND ]] || { printf '%s' "${PRINTS-}"; exit "${EXIT_CODE:-0}"; } ;;&
 *"items[*].metadata.name}"*) printf 'n1 n2' ;;
 *hostname*) printf 'n1-host' ;;
 *"get pods --selector"*) echo pod/plugin-a; echo pod/plugin-b; STAY ;;
@@ -407,11 +407,11 @@ CLUSTER = r"""
 
 @pytest.fixture
 def e2e(tools, tmp_path):
-    """Runs e2e on a fake cluster on which everything succeeds, except for the answers to `wrong`."""
+    """Runs e2e on a fake cluster on which everything succeeds, except that `command` prints and exits as given."""
     answers = answering(tmp_path, CLUSTER)
 
-    def run(wrong="", says="", fails=0, arguments=(), make=tools.make, **environment):
-        environment = {"HANGS": "", "WRONG": wrong, "SAYS": says, "FAILS": str(fails), **environment}
+    def run(command="", prints="", exit_code=0, arguments=(), make=tools.make, **environment):
+        environment = {"HANGS": "", "COMMAND": command, "PRINTS": prints, "EXIT_CODE": str(exit_code), **environment}
         return make("e2e", "IMG=a/b:1", *arguments, ANSWERS=answers, **environment)
 
     return run
@@ -467,17 +467,17 @@ def test_e2e_passes_and_cleans_up(tools, e2e):
 
 
 FAILURES = {
-    "other devices": ({"wrong": "exec both", "says": "E2E_A_0=/dev/0"}, "but got\nE2E_A_0=/dev/0"),
-    "a plugin that is not ready": ({"wrong": "exec daemonset/", "says": "1 of 2 resources ready"}, "does not report 2 of 2 resources"),
-    "a restart": ({"wrong": "restartCount", "says": "1"}, "was restarted 1 times"),
-    "a pod that is not Pending": ({"wrong": "wait pod more", "fails": 1}, ""),
-    "a wrong count": ({"wrong": r"wait node n2 --for=jsonpath={.status.allocatable.e2e\.example\.com/b}=2", "fails": 1}, ""),
-    "a wrong per-node count": ({"wrong": r"wait node n2 --for=jsonpath={.status.allocatable.e2e\.example\.com/a}=1", "fails": 1}, ""),
-    "a count that stays after undeploy": ({"wrong": r"wait node n1 --for=jsonpath={.status.allocatable.e2e\.example\.com/b}=0", "fails": 1}, ""),
-    "a leftover": ({"wrong": "get daemonsets,pods", "says": "pod/x"}, "left over: pod/x"),
-    "an example that prints something else": ({"wrong": "logs pod/demo-dp", "says": "SAMPLE_DEVICE1=1"}, "pod/demo-dp printed"),
-    "an example's pod that is not Pending": ({"wrong": "wait pod/demo-dp-overflow", "fails": 1}, ""),
-    "a plugin that does not come back": ({"wrong": "get pods --selector", "says": "pod/plugin-a\n"}, "no plugin pod on n1"),
+    "other devices": ({"command": "exec both", "prints": "E2E_A_0=/dev/0"}, "but got\nE2E_A_0=/dev/0"),
+    "a plugin that is not ready": ({"command": "exec daemonset/", "prints": "1 of 2 resources ready"}, "does not report 2 of 2 resources"),
+    "a restart": ({"command": "restartCount", "prints": "1"}, "was restarted 1 times"),
+    "a pod that is not Pending": ({"command": "wait pod more", "exit_code": 1}, ""),
+    "a wrong count": ({"command": r"wait node n2 --for=jsonpath={.status.allocatable.e2e\.example\.com/b}=2", "exit_code": 1}, ""),
+    "a wrong per-node count": ({"command": r"wait node n2 --for=jsonpath={.status.allocatable.e2e\.example\.com/a}=1", "exit_code": 1}, ""),
+    "a count that stays after undeploy": ({"command": r"wait node n1 --for=jsonpath={.status.allocatable.e2e\.example\.com/b}=0", "exit_code": 1}, ""),
+    "a leftover": ({"command": "get daemonsets,pods", "prints": "pod/x"}, "left over: pod/x"),
+    "an example that prints something else": ({"command": "logs pod/demo-dp", "prints": "SAMPLE_DEVICE1=1"}, "pod/demo-dp printed"),
+    "an example's pod that is not Pending": ({"command": "wait pod/demo-dp-overflow", "exit_code": 1}, ""),
+    "a plugin that does not come back": ({"command": "get pods --selector", "prints": "pod/plugin-a\n"}, "no plugin pod on n1"),
 }
 
 
@@ -502,7 +502,7 @@ def test_e2e_annotates_pods_to_sync_their_config_map_at_once(tools, e2e):
 
 
 def test_e2e_counts_failed_pods(e2e):
-    code, output = e2e(wrong="get pod rollout-test", says="Failed")
+    code, output = e2e(command="get pod rollout-test", prints="Failed")
     assert code == 0 and not re.search("; 0 of [0-9]+ pods failed", output), output
 
 
@@ -517,7 +517,7 @@ def test_e2e_uses_only_its_own_namespace_and_variables(tools, e2e):
     names = [each["name"] for each in tools.values["extraEnv"]]
     assert not {"RESOURCE_NAME_0", "NUMBER_DEVICES.n1", "NUMA_NODES"} & set(names)
     # If the namespace exists, e2e stops at the attempt to create it.
-    code, output = e2e(wrong="create", fails=1)
+    code, output = e2e(command="create", exit_code=1)
     assert code != 0 and "cannot create the namespace" in output
     assert tools.calls.strip() == "kubectl create --filename -"
 
