@@ -1,22 +1,22 @@
-# The one command surface. `make help` lists it.
+# Every task of the project. `make help` lists the targets.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
 
-# The program is one static file, which takes nothing of the machine it is built on along.
+# The program is linked statically for the host's target, so it runs without the build machine's libraries.
 TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 PROGRAM = $(or $(CARGO_TARGET_DIR),target)/$(TARGET)/release/simple-device-plugin
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 
-# The image. IMG names it whole, or REPO and TAG do.
+# The image reference: IMG, or REPO and TAG.
 REPO ?= simple-device-plugin
 TAG ?= $(VERSION)
 IMG ?= $(REPO):$(TAG)
 export IMG
 
-# The first that answers.
+# The first container tool whose `info` command succeeds.
 CONTAINER_RUNTIME_COMMAND ?= $(shell for command in docker podman buildah; do \
 	$$command info >/dev/null 2>&1 && echo $$command && exit; done; echo docker)
 
@@ -24,63 +24,63 @@ KIND ?= kind
 CLUSTER ?= simple-device-plugin
 export KIND CLUSTER
 
-# Make hands its arguments and the environment on, but for names with a dot, as those for one node have.
+# Make does not export variables whose names contain a dot, so export the per-node variables (NAME.<node>) explicitly.
 $(foreach name,$(.VARIABLES),$(if $(findstring .,$(name)),$(if $(filter command environment,$(firstword \
 	$(origin $(name)))),$(eval export $(name)))))
 
 .PHONY: help build test lint demo bench soak fuzz image push deploy undeploy cluster start test-a test-b test-both e2e \
 	manifest test-install clean
 
-help: ## show this list
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Packed relocations are 220 KiB less of a file.
+# Packed relocations save 220 KiB of file size.
 STATIC := RUSTFLAGS='-C target-feature=+crt-static -C link-arg=-Wl,-z,pack-relative-relocs'
 
-# The image needs the daemon alone. Built each by itself, neither has library features of the other.
-BUILT ?= simple-device-plugin kubelet-sim
+# Each package is built in its own cargo run: in a joint build, cargo would unify the features of their dependencies.
+BUILD_PACKAGES ?= simple-device-plugin kubelet-sim
 
-build: ## build the daemon and kubelet-sim, static; shows where they are
-	for package in $(BUILT); do
+build: ## Build static binaries of the daemon and kubelet-sim, and show their paths
+	for package in $(BUILD_PACKAGES); do
 		$(STATIC) cargo build --locked --release --target $(TARGET) --package $$package
 	done
-	@ls -l $(BUILT:%=$(dir $(PROGRAM))%)
+	@ls -l $(BUILD_PACKAGES:%=$(dir $(PROGRAM))%)
 
-test: ## run every test; needs cargo alone
+test: ## Run all Rust tests (needs only cargo)
 	cargo test --locked
 
-lint: ## formatting, clippy and documentation, warnings as errors
+lint: ## Check formatting, clippy and rustdoc, with warnings as errors
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps --document-private-items
 	cargo fmt --check --manifest-path fuzz/Cargo.toml
 
-demo: ## the whole job on a simulated kubelet; the variables of the README work here
+demo: ## Run the demo on a simulated kubelet; resource variables such as NUMBER_DEVICES apply
 	cargo build --locked
 	$(or $(CARGO_TARGET_DIR),target)/debug/kubelet-sim demo
 
-bench: build ## measure the figures of the README, some 5 minutes with the build
-	# Cargo builds the program for the benchmark too, with what tests need of the libraries, and puts it in its place.
+bench: build ## Run the benchmarks (about 5 minutes with the build)
+	# `cargo bench` overwrites the program with a build that has the features of the dev-dependencies. Measure a copy.
 	cp $(PROGRAM) $(PROGRAM)-measured
 	PROGRAM=$(PROGRAM)-measured $(STATIC) cargo bench --locked --target $(TARGET) --bench figures
 
 ONE_TEST := cargo test --locked --test it -- --nocapture --exact
-# A test that is not found is none, and cargo is content.
+# Cargo succeeds when no test matches the name, so require that one test passed.
 SOAK_LOG = $(or $(CARGO_TARGET_DIR),target)/soak.log
 HAS_PASSED = tee $(SOAK_LOG) && grep -q '1 passed' $(SOAK_LOG)
 
-soak: build ## 1,000 kubelet restarts and other trouble, then 1,000 reloads, then 100,000 commands; SEED=... replays one
+soak: build ## Run the soak tests: RESTARTS=1000 (kubelet restarts, then reloads) and COMMANDS=100000; SEED=N replays a run
 	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) $(ONE_TEST) soak::whatever_is_broken_all_is_whole_in_the_end | $(HAS_PASSED)
 	RELOAD_SEED=$(SEED) RELOADS=$(or $(RESTARTS),1000) $(ONE_TEST) reload_soak::random_reloads_leave_nothing_behind | $(HAS_PASSED)
 	TESTED_PROGRAM=$(PROGRAM) STEER_SEED=$(SEED) COMMANDS=$(or $(COMMANDS),100000) $(ONE_TEST) steer_soak::ten_thousand_commands_leave_everything_as_configured | $(HAS_PASSED)
 
-# What libFuzzer needs of the compiler; cargo-fuzz sets the same, and a sanitizer that needs nightly.
+# The compiler flags that libFuzzer requires. cargo-fuzz also enables a sanitizer, which needs a nightly toolchain.
 COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 	-Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing
 SECONDS_EACH ?= 60
 
-fuzz: ## a minute each for the variables, the config file, the checkpoint and a plugin's socket; needs a C++ compiler
+fuzz: ## Run each fuzz target for SECONDS_EACH=60 (needs a C++ compiler)
 	cd fuzz
 	RUSTFLAGS='$(COVERAGE)' cargo build --locked --release --target $(TARGET)
 	for target in variables config_file checkpoint plugin_socket; do
@@ -90,35 +90,35 @@ fuzz: ## a minute each for the variables, the config file, the checkpoint and a 
 		echo "$$target: nothing found"
 	done
 
-image: ## build the image IMG with docker, podman or buildah (CONTAINER_RUNTIME_COMMAND)
+image: ## Build the image IMG with docker, podman or buildah (CONTAINER_RUNTIME_COMMAND)
 	$(CONTAINER_RUNTIME_COMMAND) build --tag $(IMG) --build-arg VERSION=$(VERSION) \
 		--build-arg REVISION=$$(git rev-parse HEAD 2>/dev/null) $(IMAGE_ARGS) .
 
-push: ## push the image IMG
+push: ## Push the image IMG
 	$(CONTAINER_RUNTIME_COMMAND) push $(IMG)
 
-deploy: ## deploy with helm: NAMESPACE, IMG and the variables, also NUMBER_DEVICES_0.worker2=0
+deploy: ## Deploy with helm; takes NAMESPACE, IMG and resource variables, e.g. NUMBER_DEVICES_0.worker2=0
 	@deploy/deploy
 
-undeploy: ## remove all that deploy made in NAMESPACE
+undeploy: ## Remove everything that deploy created in NAMESPACE
 	@deploy/undeploy
 
-cluster: ## a kind cluster with two workers
+cluster: ## Create a kind cluster with two workers
 	$(KIND) create cluster --name $(CLUSTER) --config deploy/kind.yaml
 
-start: image ## load the image into the kind cluster and deploy it there
+start: image ## Build the image, load it into the kind cluster and deploy it there
 	@CONTAINER_RUNTIME_COMMAND="$(CONTAINER_RUNTIME_COMMAND)" deploy/start
 
-test-a: ## a pod with a device of the first of RESOURCE_NAME, shown and deleted
+test-a: ## Run a pod that requests one device of the first resource in RESOURCE_NAME
 	@deploy/test-pod a
 
-test-b: ## the same with the second
+test-b: ## Run a pod that requests one device of the second resource
 	@deploy/test-pod b
 
-test-both: ## the same with both: TopologyAffinityError where they share no NUMA node and the policy is strict
+test-both: ## Run a pod that requests one device of each of the two resources
 	@deploy/test-pod both
 
-e2e: ## the whole of it on the cluster of KUBECONFIG, with IMG and E2E_POD_IMAGE for the pods
+e2e: ## Run the end-to-end tests on the cluster of KUBECONFIG, with IMG and E2E_POD_IMAGE
 	@tests/e2e/run
 
 VENV := target/venv
@@ -127,12 +127,12 @@ $(VENV)/installed: tests/install/requirements.txt
 	$(VENV)/bin/pip install --quiet --requirement $<
 	touch $@
 
-manifest: $(VENV)/installed ## render deploy/manifest.yaml from the chart
+manifest: $(VENV)/installed ## Render deploy/manifest.yaml from the chart
 	$(VENV)/bin/python tests/install/manifest.py > deploy/manifest.yaml
 
-test-install: build $(VENV)/installed ## test chart, scripts and image; needs python3, and buildah and podman for the image
+test-install: build $(VENV)/installed ## Test the chart, the scripts and the image (needs python3; buildah, podman and runc for the image)
 	PROGRAM=$(PROGRAM) PATH="$$PWD/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest -q tests/install
 
-clean: ## remove what was built; what fuzzing found stays
+clean: ## Remove build output; keeps the fuzz corpus and artifacts
 	cargo clean
 	cargo clean --manifest-path fuzz/Cargo.toml

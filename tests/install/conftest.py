@@ -1,4 +1,4 @@
-"""The chart as Helm's own code renders it, and the program that reads what comes out."""
+"""Renders the chart with Helm's own code, and runs the program with the rendered variables."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ CHART = ROOT / "charts" / "simple-device-plugin"
 
 
 def render(values, name="simple-device-plugin", namespace="devices"):
-    """The objects that the chart makes of these values, and its notes."""
+    """Renders the chart, and returns its objects and its notes."""
     chart = Chart.load(CHART)
     chart.validate_schema(values)
     templates = chart.render(values, name=name, namespace=namespace)
@@ -30,7 +30,7 @@ def daemonset(objects):
 
 
 def variables(objects):
-    """The variables of the container as they reach the program, but for those that are a pod's own."""
+    """Returns the container's variables as the program sees them, without those from a fieldRef."""
     [container] = daemonset(objects)["spec"]["template"]["spec"]["containers"]
     names = [each["name"] for each in container["env"]]
     assert len(names) == len(set(names)), "a variable is set twice"
@@ -39,7 +39,7 @@ def variables(objects):
 
 
 def expanded(text, variables):
-    """As a pod's env is: $$ is $, and $(NAME) a variable that there is."""
+    """Expands an env value as Kubernetes does: $$ becomes $, and $(NAME) the value of a known variable."""
     return re.sub(
         r"\$(\$|\(([^)]*)\))",
         lambda found: "$" if found[1] == "$" else variables.get(found[2], found[0]),
@@ -48,26 +48,26 @@ def expanded(text, variables):
 
 
 def needs(*tools):
-    """Skips what this machine lacks a tool for; with ALL_TOOLS set, as in CI, that is a failure."""
+    """Skips a test if a tool is missing. In CI, ALL_TOOLS is set, and the test runs (and fails) instead."""
     missing = [tool for tool in tools if not shutil.which(tool)]
-    return pytest.mark.skipif(bool(missing) and "ALL_TOOLS" not in os.environ, reason=f"no {' '.join(missing)} here")
+    return pytest.mark.skipif(bool(missing) and "ALL_TOOLS" not in os.environ, reason=f"missing: {' '.join(missing)}")
 
 
 @pytest.fixture(scope="session")
 def program():
-    """The program, as PROGRAM names it."""
+    """The path of the program: PROGRAM, or the debug build."""
     return os.environ.get("PROGRAM") or str(ROOT / "target/debug/simple-device-plugin")
 
 
 @pytest.fixture(scope="session")
 def kubelet_sim(program):
-    """The simulated kubelet, which is built beside the program."""
+    """The path of kubelet-sim, which is built into the same directory as the program."""
     return str(pathlib.Path(program).with_name("kubelet-sim"))
 
 
 @pytest.fixture
 def check(program):
-    """What the program makes of these variables on a node, and its exit code."""
+    """Returns a function that runs the command check with these variables, and returns its exit code and output."""
 
     def run(variables, node="worker"):
         done = subprocess.run(

@@ -1,20 +1,20 @@
-"""Prints deploy/manifest.yaml: the chart without variables."""
+"""Prints deploy/manifest.yaml, which is the chart rendered without resources."""
 
 import yaml
 from conftest import render
 
 
-def without_helm(each):
-    labels = each["metadata"]["labels"]
+def without_helm_labels(manifest_object):
+    labels = manifest_object["metadata"]["labels"]
     labels["app.kubernetes.io/managed-by"] = "kubectl"
     labels.pop("helm.sh/chart")
-    return each
+    return manifest_object
 
 
 def manifest():
     objects, _ = render({"resources": []}, namespace="simple-device-plugin")
     header = "# Rendered from the chart by `make manifest`.\n"
-    return header + yaml.safe_dump_all(map(without_helm, objects), sort_keys=False, width=120)
+    return header + yaml.safe_dump_all(map(without_helm_labels, objects), sort_keys=False, width=120)
 
 
 if __name__ == "__main__":

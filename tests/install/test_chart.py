@@ -1,4 +1,4 @@
-"""The chart: what it renders, what it refuses, and that the program understands it."""
+"""Tests of the chart: its rendered objects, the values that it rejects, and that the program accepts the result."""
 
 import difflib
 import json
@@ -23,55 +23,55 @@ from kubernetes_validate import validate
 GPU = {"name": "example.com/gpu", "devices": 1}
 KUBERNETES = [f"1.{minor}" for minor in range(28, 38)]
 SETS = sorted(path.stem for path in (HERE / "values").iterdir())
-# Not Kubernetes' own: OpenShift's, the Prometheus operator's.
-OTHERS = {"SecurityContextConstraints", "PodMonitor"}
+# Kinds that are not part of Kubernetes, so kubernetes_validate does not know them.
+CUSTOM_KINDS = {"SecurityContextConstraints", "PodMonitor"}
 
 
 def values_of(name):
     return yaml.safe_load((HERE / "values" / f"{name}.yaml").read_text())
 
 
-def test_there_are_a_dozen_sets():
+def test_there_are_at_least_a_dozen_sets_of_values():
     assert len(SETS) >= 12
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_it_renders_what_is_kept(name):
+def test_the_rendered_chart_is_as_expected(name):
     objects, notes = render(values_of(name))
     rendered = yaml.safe_dump_all(objects, sort_keys=False, width=120) + "\n# NOTES\n" + notes
-    kept = HERE / "rendered" / f"{name}.txt"
+    expected = HERE / "rendered" / f"{name}.txt"
     if os.environ.get("KEEP"):
-        kept.write_text(rendered)
+        expected.write_text(rendered)
     differences = difflib.unified_diff(
-        kept.read_text().splitlines(), rendered.splitlines(), "kept", "rendered", lineterm=""
+        expected.read_text().splitlines(), rendered.splitlines(), "expected", "rendered", lineterm=""
     )
-    assert not (text := "\n".join(differences)), f"KEEP=1 keeps it\n{text}"
+    assert not (text := "\n".join(differences)), f"set KEEP=1 to accept the changes\n{text}"
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_every_kubernetes_takes_it(name):
+def test_every_supported_kubernetes_version_accepts_the_objects(name):
     objects, _ = render(values_of(name))
     for each in objects:
-        if each["kind"] in OTHERS:
+        if each["kind"] in CUSTOM_KINDS:
             continue
         for version in KUBERNETES:
             validate(each, version, strict=True)
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_helm_lint_has_nothing_to_say(name):
+def test_helm_lint_reports_nothing(name):
     report = lint(CHART, values_of(name), strict=True, namespace="devices")
     assert not report["errors"], report
     assert not [each for each in report["messages"] if each["severity"] > 1], report
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_it_has_the_least_privileges(name):
+def test_the_pod_has_the_least_privileges(name):
     pod = daemonset(render(values_of(name))[0])["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False
     assert pod["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
-    # That is the default, said so that no cluster's policy sets another.
+    # True is the default. The chart sets it, so that no admission policy of the cluster sets false.
     assert {key: pod[key] for key in pod if key.startswith("host")} == {"hostUsers": True}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     config = {"config": "configMap"} if values_of(name).get("config") else {}
@@ -108,14 +108,14 @@ def test_it_has_the_least_privileges(name):
 
 
 @pytest.mark.parametrize("name", SETS)
-def test_the_program_takes_what_it_renders(name, check, tmp_path):
+def test_the_program_accepts_the_rendered_variables(name, check, tmp_path):
     objects, _ = render(values_of(name))
-    code, said = check(with_config(objects, tmp_path))
-    assert code == 0, said
+    code, output = check(with_config(objects, tmp_path))
+    assert code == 0, output
 
 
 def with_config(objects, tmp):
-    """The variables, with the ConfigMap's file where they name it."""
+    """Returns the variables, with CONFIG_FILE set to a copy of the ConfigMap's file."""
     env = variables(objects)
     for each in objects:
         if each["kind"] == "ConfigMap":
@@ -128,33 +128,33 @@ def with_config(objects, tmp):
 def test_a_config_file_reaches_the_program(check, tmp_path):
     objects, notes = render(values_of("config"))
     env = with_config(objects, tmp_path)
-    code, said = check(env)
-    assert code == 0 and "2: a … b" in said and "/opt/widget" in said, said
+    code, output = check(env)
+    assert code == 0 and "2: a … b" in output and "/opt/widget" in output, output
     assert "devices     0" in check(env, "worker2")[1]
     assert "PLUGIN_NAME" not in env and env["ALLOWED_HOST_PATHS"] == "/opt/widget,/dev/gpu"
-    assert "what its config file says" in notes
+    assert "the resources of the config file" in notes
 
 
 @pytest.mark.parametrize("example", sorted(path.parent.name for path in ROOT.glob("examples/*/config.yaml")))
-def test_every_example_can_be_a_config(check, tmp_path, example):
+def test_every_example_works_as_config(check, tmp_path, example):
     text = (ROOT / "examples" / example / "config.yaml").read_text()
     objects, _ = render({"config": text})
-    [kept] = [each["data"]["config.yaml"] for each in objects if each["kind"] == "ConfigMap"]
-    assert kept == text
-    code, said = check(with_config(objects, tmp_path))
-    assert code == 0, said
+    [content] = [each["data"]["config.yaml"] for each in objects if each["kind"] == "ConfigMap"]
+    assert content == text
+    code, output = check(with_config(objects, tmp_path))
+    assert code == 0, output
     schema = json.loads((ROOT / "config.schema.json").read_text())
-    # For PyYAML the key `on` is YAML 1.1's true.
+    # PyYAML implements YAML 1.1, in which the key `on` is the boolean true.
     jsonschema.validate(yaml.safe_load(text.replace("{on: ", "{\"on\": ")), schema)
     for pod in yaml.safe_load_all((ROOT / "examples" / example / "pods.yaml").read_text()):
         validate(pod, KUBERNETES[-1], strict=True)
 
 
-def test_the_schema_of_the_file_refuses_what_the_program_refuses():
+def test_the_config_file_schema_rejects_what_the_program_rejects():
     schema = json.loads((ROOT / "config.schema.json").read_text())
     resource = {"name": "a/b"}
     jsonschema.validate({"resources": [resource]}, schema)
-    for wrong in [
+    for invalid in [
         {},
         {"resources": [{}]},
         {"resources": [{**resource, "count": 1}]},
@@ -170,10 +170,10 @@ def test_the_schema_of_the_file_refuses_what_the_program_refuses():
         {"resources": [{**resource, "faults": [{"on": "stream", "delay": "1s"}]}]},
     ]:
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(wrong, schema)
+            jsonschema.validate(invalid, schema)
 
 
-def test_the_constraints_allow_every_volume():
+def test_the_security_context_constraints_allow_every_volume():
     objects, _ = render({**values_of("config"), "openshift": {"scc": True}})
     [constraints] = [each for each in objects if each["kind"] == "SecurityContextConstraints"]
     volumes = {list(volume)[1] for volume in daemonset(objects)["spec"]["template"]["spec"]["volumes"]}
@@ -182,7 +182,7 @@ def test_the_constraints_allow_every_volume():
 
 @pytest.fixture
 def short_path():
-    """Sockets are in it: a path of one has 107 bytes at most, and pytest's own are long."""
+    """A directory for sockets. Their paths are limited to 107 bytes, and the paths of tmp_path are too long."""
     with tempfile.TemporaryDirectory() as path:
         yield pathlib.Path(path)
 
@@ -191,14 +191,14 @@ def get(port, path):
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
             return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as answer:
-        return answer.code, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
     except OSError as error:
         return 0, str(error)
 
 
-def gets(port, path, expected):
-    """Asks until it is so."""
+def wait_for_status(port, path, expected):
+    """Repeats the request until the status code is as expected, and returns the body."""
     end = time.monotonic() + 20
     while (got := get(port, path))[0] != expected and time.monotonic() < end:
         time.sleep(0.05)
@@ -206,7 +206,7 @@ def gets(port, path, expected):
     return got[1]
 
 
-def test_what_is_probed_and_scraped_is_what_the_program_serves(program, kubelet_sim, short_path):
+def test_the_program_serves_the_probed_and_scraped_paths(program, kubelet_sim, short_path):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     objects, _ = render({"resources": [GPU], "httpPort": port, "podMonitor": {"enabled": True}})
@@ -223,27 +223,27 @@ def test_what_is_probed_and_scraped_is_what_the_program_serves(program, kubelet_
     log = short_path / "log"
     with log.open("w") as out, subprocess.Popen([program], env=env, stdout=out, stderr=out) as manager:
         try:
-            gets(port, live["path"], 200)
-            assert "example.com/gpu" in gets(port, ready["path"], 503)
-            asked = [kubelet_sim, "run", "--dir", plugins]
-            with subprocess.Popen(asked, stdin=subprocess.PIPE, stdout=out, stderr=out) as kubelet:
+            wait_for_status(port, live["path"], 200)
+            assert "example.com/gpu" in wait_for_status(port, ready["path"], 503)
+            command = [kubelet_sim, "run", "--dir", plugins]
+            with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out) as kubelet:
                 try:
-                    gets(port, ready["path"], 200)
-                    assert gets(port, scraped["path"], 200).endswith("# EOF\n")
+                    wait_for_status(port, ready["path"], 200)
+                    assert wait_for_status(port, scraped["path"], 200).endswith("# EOF\n")
                     done = subprocess.run([program, "status"], env=env, capture_output=True, text=True, timeout=30, check=True)
                     assert "1 of 1 resources ready" in done.stdout
                 finally:
                     kubelet.kill()
-            gets(port, ready["path"], 503)
-            gets(port, live["path"], 200)
+            wait_for_status(port, ready["path"], 503)
+            wait_for_status(port, live["path"], 200)
         finally:
             manager.terminate()
             print(log.read_text())
     assert manager.returncode == 0
 
 
-def test_the_socket_of_the_command_status_is_in_its_volume(program):
-    """Where the program looks for it, unless told otherwise."""
+def test_the_default_control_socket_is_in_a_writable_volume(program):
+    """Looks for the program's default path in its binary."""
     [container] = daemonset(render({})[0])["spec"]["template"]["spec"]["containers"]
     [mount] = [mount for mount in container["volumeMounts"] if mount["name"] == "control"]
     assert not mount.get("readOnly")
@@ -251,31 +251,31 @@ def test_the_socket_of_the_command_status_is_in_its_volume(program):
     assert f"{mount['mountPath']}/control.sock".encode() in pathlib.Path(program).read_bytes()
 
 
-def test_the_pod_resources_can_be_left_out():
-    """Where they are mounted, they are where the program looks for them by default."""
+def test_the_pod_resources_volume_is_optional():
+    """By default it is mounted at the program's default path."""
     spec = daemonset(render({"resources": [GPU]})[0])["spec"]["template"]["spec"]
     [mount] = [each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "pod-resources"]
     assert mount == {"name": "pod-resources", "mountPath": "/var/lib/kubelet/pod-resources", "readOnly": True}
     assert "POD_RESOURCES_SOCKET" not in variables(render({"resources": [GPU]})[0])
     objects, _ = render({"resources": [GPU], "podResourcesDir": ""})
-    assert variables(objects)["POD_RESOURCES_SOCKET"] == "", "off"
+    assert variables(objects)["POD_RESOURCES_SOCKET"] == "", "empty means off"
     spec = daemonset(objects)["spec"]["template"]["spec"]
     assert "pod-resources" not in str([spec["volumes"], spec["containers"][0]["volumeMounts"]])
     validate(daemonset(objects), KUBERNETES[0], strict=True)
 
 
-def test_a_busy_node_keeps_its_plugin_and_a_rollout_waits():
+def test_the_liveness_probe_is_slow_and_the_readiness_probe_is_fast():
     spec = daemonset(render({})[0])["spec"]
     [container] = spec["template"]["spec"]["containers"]
     assert "minReadySeconds" not in spec and "startupProbe" not in container
     live, ready = container["livenessProbe"], container["readinessProbe"]
     assert live["periodSeconds"] * live["failureThreshold"] >= 120 and live["timeoutSeconds"] >= 10
-    assert live["httpGet"]["path"] == "/livez", "a kubelet without the resource does not restart the container"
-    assert ready["periodSeconds"] == 1 and not ready.get("initialDelaySeconds"), "Ready soon after the registration"
+    assert live["httpGet"]["path"] == "/livez", "a missing kubelet must not restart the container"
+    assert ready["periodSeconds"] == 1 and not ready.get("initialDelaySeconds"), "the pod must be Ready soon after the registration"
     assert 1 < ready["periodSeconds"] * ready["failureThreshold"] <= 5 and ready["timeoutSeconds"] == 2
 
 
-def test_without_a_port_nothing_is_served_or_asked():
+def test_without_a_port_there_are_no_probes():
     objects, _ = render(values_of("no-http"))
     spec = daemonset(objects)["spec"]
     [container] = spec["template"]["spec"]["containers"]
@@ -284,23 +284,23 @@ def test_without_a_port_nothing_is_served_or_asked():
     assert spec["minReadySeconds"] == 5
 
 
-def test_a_monitor_finds_the_pods_and_is_found():
-    objects, _ = render(values_of("monitored"))
+def test_the_pod_monitor_selects_the_pods_and_has_its_labels():
+    objects, _ = render(values_of("pod-monitor"))
     [monitor] = [each for each in objects if each["kind"] == "PodMonitor"]
     labels = daemonset(objects)["spec"]["template"]["metadata"]["labels"]
     assert monitor["spec"]["selector"]["matchLabels"].items() <= labels.items()
-    # Not the test's.
+    # The test pod is not selected.
     [test] = [each for each in objects if each["kind"] == "Pod"]
     assert not monitor["spec"]["selector"]["matchLabels"].items() <= test["metadata"]["labels"].items()
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
-    assert monitor["metadata"]["labels"]["team"] == "monitors", "its own win"
+    assert monitor["metadata"]["labels"]["team"] == "monitors", "podMonitor.labels override commonLabels"
     assert monitor["spec"]["podMetricsEndpoints"][0]["interval"] == "30s"
     assert not [each for each in render({})[0] if each["kind"] == "PodMonitor"]
 
 
 def test_every_key_reaches_the_program(check):
-    code, said = check(variables(render(values_of("two-resources"))[0]))
-    assert code == 0, said
+    code, output = check(variables(render(values_of("two-resources"))[0]))
+    assert code == 0, output
     for expected in [
         "2 resources on node worker",
         "8: gpu-worker-0 … gpu-worker-7",
@@ -310,198 +310,198 @@ def test_every_key_reaches_the_program(check):
         "example.com/nic-0=",
         "/dev/nic-0 (rw), the host's /dev/null",
     ]:
-        assert expected in said, f"{expected}\n{said}"
+        assert expected in output, f"{expected}\n{output}"
 
 
-def test_overrides_reach_their_node_alone(check):
-    env = variables(render(values_of("unlike-nodes"))[0])
+def test_overrides_reach_only_their_node(check):
+    env = variables(render(values_of("node-overrides"))[0])
     assert "4: gpu-" in check(env, "worker")[1]
     assert re.search(r"^example.com/gpu\n.*\n  devices +0$", check(env, "worker2")[1], re.MULTILINE)
     assert "16: nic-" in check(env, "kind-worker.example.com")[1]
 
 
 @pytest.mark.parametrize("name", ["123", "true", "a.b", "x" * 53])
-def test_any_release_name_makes_good_objects(name):
-    every = {"openshift": {"scc": True}, "resourceQuota": {"create": True}, "podMonitor": {"enabled": True}}
-    objects, _ = render({"resources": [GPU], **every}, name=name)
+def test_any_release_name_makes_valid_objects(name):
+    options = {"openshift": {"scc": True}, "resourceQuota": {"create": True}, "podMonitor": {"enabled": True}}
+    objects, _ = render({"resources": [GPU], **options}, name=name)
     for each in objects:
-        if each["kind"] not in OTHERS:
+        if each["kind"] not in CUSTOM_KINDS:
             validate(each, KUBERNETES[-1], strict=True)
         if each["kind"] != "SecurityContextConstraints":
             assert len(each["metadata"]["name"]) <= 63
         assert all(len(value) <= 63 for value in each["metadata"]["labels"].values())
 
 
-def test_releases_have_sockets_of_their_own(check):
+def test_each_release_has_its_own_socket(check):
     sockets = [check(variables(render({"resources": [GPU]}, name=name)[0]))[1] for name in ["big", "small"]]
     assert "big-simple-device-plugin.sock" in sockets[0] and "small-simple-device-plugin.sock" in sockets[1]
 
 
-def test_nothing_in_a_value_is_expanded(check):
-    marked = variables(render(values_of("marked"))[0])
-    assert marked["ANNOTATION_PREFIX_0"] == "$$(NODE_NAME) a$$b $x"
-    env = variables(render(values_of("odd-values"))[0])
+def test_values_are_not_expanded(check):
+    env = variables(render(values_of("special-characters"))[0])
+    assert env["ANNOTATION_PREFIX_0"] == "$$(NODE_NAME) a$$b $x"
+    env = variables(render(values_of("unusual-values"))[0])
     assert env["ANNOTATION_PREFIX_0"] == 'a "quoted" $(NODE_NAME) one: #'
     assert env["NUMBER_DEVICES_0"] == "100000"
 
 
-REFUSED = {
-    "a key that there is not": ({"resource": []}, "resource"),
-    "a resource's key that there is not": ({"resources": [{**GPU, "count": 2}]}, "count"),
+REJECTED = {
+    "an unknown key": ({"resource": []}, "resource"),
+    "an unknown key of a resource": ({"resources": [{**GPU, "count": 2}]}, "count"),
     "no name": ({"resources": [{"devices": 2}]}, "name"),
     "a name without a domain": ({"resources": [{"name": "gpu"}]}, "name"),
-    "a name of the cluster's own": ({"resources": [{"name": "kubernetes.io/gpu"}]}, "name"),
-    "a text for a count": ({"resources": [{**GPU, "devices": "two"}]}, "devices"),
+    "a reserved name": ({"resources": [{"name": "kubernetes.io/gpu"}]}, "name"),
+    "text as a count": ({"resources": [{**GPU, "devices": "two"}]}, "devices"),
     "a negative count": ({"resources": [{**GPU, "devices": -1}]}, "devices"),
-    "half a device": ({"resources": [{**GPU, "devices": 1.5}]}, "devices"),
+    "a fractional count": ({"resources": [{**GPU, "devices": 1.5}]}, "devices"),
     "an unknown policy": ({"resources": [{**GPU, "preferredAllocation": "best"}]}, "preferredAllocation"),
     "a NUMA node over 1023": ({"resources": [{**GPU, "numaNodes": [1024]}]}, "numaNodes"),
     "an = in an env prefix": ({"resources": [{**GPU, "envPrefix": "A=B"}]}, "envPrefix"),
-    "a path out of /dev": ({"resources": [{**GPU, "deviceFilePrefix": "../x"}]}, "deviceFilePrefix"),
+    "a device file outside of /dev": ({"resources": [{**GPU, "deviceFilePrefix": "../x"}]}, "deviceFilePrefix"),
     "a relative host path": ({"resources": [{**GPU, "deviceFileHostPath": "null"}]}, "deviceFileHostPath"),
-    "a path as plugin name": ({"resources": [{**GPU, "pluginName": "a/b"}]}, "pluginName"),
-    "kubelet as plugin name": ({"resources": [{**GPU, "pluginName": "kubelet"}]}, "pluginName"),
-    "the same resource twice": ({"resources": [GPU, GPU]}, "example.com/gpu is there twice"),
-    "an override of no resource": (
+    "a path as the plugin name": ({"resources": [{**GPU, "pluginName": "a/b"}]}, "pluginName"),
+    "kubelet as the plugin name": ({"resources": [{**GPU, "pluginName": "kubelet"}]}, "pluginName"),
+    "the same resource twice": ({"resources": [GPU, GPU]}, "example.com/gpu is listed twice"),
+    "an override of an unknown resource": (
         {"resources": [GPU], "nodeOverrides": {"w": {"example.com/nic": {"devices": 0}}}},
-        "nodeOverrides.w: example.com/nic is not among the resources (example.com/gpu)",
+        "nodeOverrides.w: example.com/nic is not in resources; expected one of example.com/gpu",
     ),
-    "an override without a key": (
+    "an empty override": (
         {"resources": [GPU], "nodeOverrides": {"w": {"example.com/gpu": {}}}},
         "minProperties",
     ),
-    "a label of the chart's own": ({"podLabels": {"app.kubernetes.io/name": "x"}}, "invalid propertyName 'app.kubernetes.io/name'"),
+    "a pod label that the chart sets": ({"podLabels": {"app.kubernetes.io/name": "x"}}, "invalid propertyName 'app.kubernetes.io/name'"),
     "another operating system": ({"nodeSelector": {"kubernetes.io/os": "windows"}}, "linux"),
     "another operating system for the test": ({"test": {"nodeSelector": {"kubernetes.io/os": "windows"}}}, "linux"),
     "maxSurge": ({"maxSurge": 1}, "maxSurge"),
-    "no node at a time": ({"maxUnavailable": 0}, "maxUnavailable"),
-    "a relative directory for pod-resources": ({"podResourcesDir": "pod-resources"}, "podResourcesDir"),
-    "the socket of pod-resources": (
+    "maxUnavailable 0": ({"maxUnavailable": 0}, "maxUnavailable"),
+    "a relative podResourcesDir": ({"podResourcesDir": "pod-resources"}, "podResourcesDir"),
+    "the pod-resources socket in extraEnv": (
         {"extraEnv": [{"name": "POD_RESOURCES_SOCKET", "value": "/x"}]},
-        "POD_RESOURCES_SOCKET is the chart's own",
+        "POD_RESOURCES_SOCKET is reserved for the chart",
     ),
-    "a relative directory": ({"devicePluginDir": "plugins"}, "devicePluginDir"),
-    "a log format that there is not": ({"logFormat": "xml"}, "logFormat"),
+    "a relative devicePluginDir": ({"devicePluginDir": "plugins"}, "devicePluginDir"),
+    "an unknown log format": ({"logFormat": "xml"}, "logFormat"),
     "a tag in the repository": ({"image": {"repository": "a/b:1"}}, "repository"),
-    "a number for a variable": ({"extraEnv": [{"name": "A", "value": 1}]}, "extraEnv"),
-    "a name that is none": ({"fullnameOverride": "Foo_Bar"}, "fullnameOverride"),
-    "a label's value that is none": ({"commonLabels": {"x": "y z"}}, "commonLabels"),
+    "a number as a variable": ({"extraEnv": [{"name": "A", "value": 1}]}, "extraEnv"),
+    "an invalid name": ({"fullnameOverride": "Foo_Bar"}, "fullnameOverride"),
+    "an invalid label value": ({"commonLabels": {"x": "y z"}}, "commonLabels"),
     "a domain with an empty part": ({"resources": [{"name": "a..b/gpu"}]}, "name"),
-    "a type that is more than one": ({"seLinuxType": "a\n      privileged: true"}, "seLinuxType"),
-    "a class that is more than one": ({"priorityClassName": "a\n      hostNetwork: true"}, "priorityClassName"),
-    "a directory of two lines": ({"devicePluginDir": "/a\nb"}, "devicePluginDir"),
-    "a prefix of two lines": ({"resources": [{**GPU, "deviceFilePrefix": "a\nb"}]}, "deviceFilePrefix"),
-    "a list in a prefix": ({"resources": [{**GPU, "annotationPrefix": "a,b"}]}, "annotationPrefix"),
-    "more devices than a list holds": ({"resources": [{**GPU, "devices": 1e300}]}, "devices"),
+    "an injected line in seLinuxType": ({"seLinuxType": "a\n      privileged: true"}, "seLinuxType"),
+    "an injected line in priorityClassName": ({"priorityClassName": "a\n      hostNetwork: true"}, "priorityClassName"),
+    "a directory with a line feed": ({"devicePluginDir": "/a\nb"}, "devicePluginDir"),
+    "a prefix with a line feed": ({"resources": [{**GPU, "deviceFilePrefix": "a\nb"}]}, "deviceFilePrefix"),
+    "a comma in a prefix": ({"resources": [{**GPU, "annotationPrefix": "a,b"}]}, "annotationPrefix"),
+    "too many devices": ({"resources": [{**GPU, "devices": 1e300}]}, "devices"),
     "a NUMA node twice": ({"resources": [{**GPU, "numaNodes": [1, 1]}]}, "numaNodes"),
-    "the chart's own label": ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "app.kubernetes.io/name"),
-    "a node that is none": ({"nodeOverrides": {"Worker": {"example.com/gpu": {"devices": 0}}}}, "Worker"),
-    "a policy that is none": ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
-    "a key of the image that there is not": ({"image": {"name": "x"}}, "image"),
-    "too much in percent": ({"maxUnavailable": "101%"}, "maxUnavailable"),
-    "an index's variable that resources outvote": (
+    "a common label that the chart sets": ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "app.kubernetes.io/name"),
+    "an invalid node name": ({"nodeOverrides": {"Worker": {"example.com/gpu": {"devices": 0}}}}, "Worker"),
+    "an unknown pull policy": ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
+    "an unknown key of the image": ({"image": {"name": "x"}}, "image"),
+    "more than 100 percent": ({"maxUnavailable": "101%"}, "maxUnavailable"),
+    "an indexed variable together with resources": (
         {"extraEnv": [{"name": "NUMBER_DEVICES_0", "value": "3"}]},
-        "NUMBER_DEVICES_0 belongs into resources",
+        "NUMBER_DEVICES_0 cannot be used with resources",
     ),
-    "another variable of the chart's own": ({"extraEnv": [{"name": "RUST_LOG", "value": "x"}]}, "RUST_LOG is the chart's own"),
+    "RUST_LOG in extraEnv": ({"extraEnv": [{"name": "RUST_LOG", "value": "x"}]}, "RUST_LOG is reserved for the chart"),
     "a short digest": ({"image": {"digest": "sha256:12"}}, "digest"),
-    "a variable that resources outvote": (
+    "a variable together with resources": (
         {"extraEnv": [{"name": "NUMBER_DEVICES", "value": "3"}]},
-        "NUMBER_DEVICES belongs into resources",
+        "NUMBER_DEVICES cannot be used with resources",
     ),
-    "a node's variable that resources outvote": (
+    "a per-node variable together with resources": (
         {"extraEnv": [{"name": "NUMBER_DEVICES.worker2", "value": "3"}]},
-        "NUMBER_DEVICES.worker2 belongs into resources",
+        "NUMBER_DEVICES.worker2 cannot be used with resources",
     ),
-    "overrides beside config": (
+    "overrides together with config": (
         {"config": "resources: []", "nodeOverrides": {"n": {"example.com/gpu": {"devices": 0}}}},
-        "with config they belong into its nodes",
+        "nodeOverrides cannot be used with config",
     ),
-    "a map for a config file": (
+    "a map as the config file": (
         {"config": {"resources": [GPU]}},
-        'config: expected the text of the config file, got a map: Helm would change what is in it (0123 becomes 83, 1.10 '
+        'config: expected the text of the config file, got a map: Helm would change its contents (0123 becomes 83, 1.10 '
         'becomes 1.1, the key on becomes "true"). Write "config: |"',
     ),
-    "an empty map for a config file": ({"config": {}}, "expected the text of the config file, got a map"),
-    "a number for a config file": ({"config": 0}, "expected the text of the config file, got a"),
-    "a list for a config file": ({"config": [GPU]}, "or use --set-file config=FILE"),
-    "a variable beside config": (
+    "an empty map as the config file": ({"config": {}}, "expected the text of the config file, got a map"),
+    "a number as the config file": ({"config": 0}, "expected the text of the config file, got a"),
+    "a list as the config file": ({"config": [GPU]}, "or use --set-file config=FILE"),
+    "a variable together with config": (
         {"config": "resources: []", "extraEnv": [{"name": "PLUGIN_NAME", "value": "x"}]},
-        "PLUGIN_NAME belongs into config",
+        "PLUGIN_NAME cannot be used with config",
     ),
-    "a relative path": ({"allowedHostPaths": ["opt"]}, "allowedHostPaths"),
-    "a variable of the chart's own": (
+    "a relative allowed path": ({"allowedHostPaths": ["opt"]}, "allowedHostPaths"),
+    "NODE_NAME in extraEnv": (
         {"extraEnv": [{"name": "NODE_NAME", "value": "x"}]},
-        "NODE_NAME is the chart's own",
+        "NODE_NAME is reserved for the chart",
     ),
-    "the address of HTTP": ({"extraEnv": [{"name": "HTTP_ADDRESS", "value": ":80"}]}, "HTTP_ADDRESS is the chart's own"),
-    "the control socket": ({"extraEnv": [{"name": "CONTROL_SOCKET", "value": "/x"}]}, "CONTROL_SOCKET is the chart's own"),
+    "HTTP_ADDRESS in extraEnv": ({"extraEnv": [{"name": "HTTP_ADDRESS", "value": ":80"}]}, "HTTP_ADDRESS is reserved for the chart"),
+    "CONTROL_SOCKET in extraEnv": ({"extraEnv": [{"name": "CONTROL_SOCKET", "value": "/x"}]}, "CONTROL_SOCKET is reserved for the chart"),
     "a port that needs a capability": ({"httpPort": 1023}, "httpPort"),
-    "a port that there is not": ({"httpPort": 65536}, "httpPort"),
+    "a port above 65535": ({"httpPort": 65536}, "httpPort"),
     "a negative port": ({"httpPort": -1}, "httpPort"),
-    "half a port": ({"httpPort": 8080.5}, "httpPort"),
-    "an address for a port": ({"httpPort": ":8080"}, "httpPort"),
-    "a monitor of nothing": (
+    "a fractional port": ({"httpPort": 8080.5}, "httpPort"),
+    "an address as the port": ({"httpPort": ":8080"}, "httpPort"),
+    "a pod monitor without a port": (
         {"httpPort": 0, "podMonitor": {"enabled": True}},
-        "podMonitor.enabled needs an httpPort",
+        "podMonitor.enabled requires an httpPort",
     ),
-    "an interval that is none": ({"podMonitor": {"interval": "30"}}, "interval"),
-    "an interval that is more than one": ({"podMonitor": {"interval": "30s\n      path: /x"}}, "interval"),
-    "a monitor's key that there is not": ({"podMonitor": {"port": "http"}}, "podMonitor"),
-    "a monitor's label of the chart's own": ({"podMonitor": {"labels": {"helm.sh/chart": "x"}}}, "helm.sh/chart"),
-    "a quota without a class": (
+    "an interval without a unit": ({"podMonitor": {"interval": "30"}}, "interval"),
+    "an injected line in the interval": ({"podMonitor": {"interval": "30s\n      path: /x"}}, "interval"),
+    "an unknown key of the pod monitor": ({"podMonitor": {"port": "http"}}, "podMonitor"),
+    "a pod monitor label that the chart sets": ({"podMonitor": {"labels": {"helm.sh/chart": "x"}}}, "helm.sh/chart"),
+    "a quota without a priority class": (
         {"resourceQuota": {"create": True}, "priorityClassName": ""},
-        "resourceQuota.create needs a priorityClassName",
+        "resourceQuota.create requires priorityClassName",
     ),
 }
 
 
-@pytest.mark.parametrize("what", REFUSED)
-def test_it_refuses(what):
-    values, named = REFUSED[what]
-    with pytest.raises(HelmError) as refused:
+@pytest.mark.parametrize("what", REJECTED)
+def test_the_chart_rejects(what):
+    values, expected = REJECTED[what]
+    with pytest.raises(HelmError) as error:
         render(values)
-    assert named in str(refused.value)
+    assert expected in str(error.value)
 
 
 @pytest.mark.parametrize("given", [{}, {"kubernetes.io/os": "linux"}, {"pool": "big", "a": "b"}, None])
-def test_linux_nodes_alone_have_it(given):
+def test_pods_run_only_on_linux_nodes(given):
     objects, _ = render({"resources": [GPU], "nodeSelector": given, "test": {"nodeSelector": given}})
     [test] = [each for each in objects if each["kind"] == "Pod"]
     for spec in [daemonset(objects)["spec"]["template"]["spec"], test["spec"]]:
         assert spec["nodeSelector"] == {**(given or {}), "kubernetes.io/os": "linux"}
 
 
-def test_notes_tell_where_to_look():
+def test_the_notes_name_commands_for_the_release():
     _, notes = render(values_of("two-resources"))
     wait = r"kubectl wait node -l kubernetes.io/os=linux --timeout=60s --for=jsonpath='{.status.allocatable.example\.com/gpu}'=8"
     assert wait in notes
     assert "describe daemonset/simple-device-plugin" in notes
     assert "kubectl -n devices exec daemonset/simple-device-plugin -- /simple-device-plugin status" in notes
-    _, notes = render(values_of("unlike-nodes"))
-    # A wait for one number would last for ever where nodes differ.
+    _, notes = render(values_of("node-overrides"))
+    # If the counts differ per node, waiting for one count on all nodes would time out.
     assert "kubectl wait" not in notes and "kubectl get nodes -o custom-columns=" in notes
-    assert "but for kind-worker.example.com, worker2" in notes
+    assert "Nodes with different values (nodeOverrides): kind-worker.example.com, worker2" in notes
     _, notes = render({"resources": [GPU], "nodeSelector": {"pool": "big", "a": "b"}})
     assert "kubectl wait node -l a=b,kubernetes.io/os=linux,pool=big " in notes
 
 
-def asked(values):
-    """What the test pod asks for."""
+def requested_by_test_pod(values):
+    """Returns the resources that the test pod requests, in a list that is empty if there is no test pod."""
     pods = [each for each in render(values)[0] if each["kind"] == "Pod"]
     return [list(pod["spec"]["containers"][0]["resources"]["limits"]) for pod in pods]
 
 
-def test_the_test_pod_asks_for_what_a_node_can_have():
+def test_the_test_pod_requests_every_resource_with_devices():
     none = {"name": "example.com/none", "devices": 0}
     nic = {"name": "example.com/nic"}
-    assert asked({"resources": [GPU, none, nic]}) == [["example.com/gpu", "example.com/nic"]]
-    assert asked({"resources": [GPU, nic], "test": {"resources": ["example.com/nic"]}}) == [["example.com/nic"]]
-    assert asked({"resources": [none]}) == asked({"resources": []}) == []
-    assert asked({"resources": [GPU], "test": {"enabled": False}}) == []
+    assert requested_by_test_pod({"resources": [GPU, none, nic]}) == [["example.com/gpu", "example.com/nic"]]
+    assert requested_by_test_pod({"resources": [GPU, nic], "test": {"resources": ["example.com/nic"]}}) == [["example.com/nic"]]
+    assert requested_by_test_pod({"resources": [none]}) == requested_by_test_pod({"resources": []}) == []
+    assert requested_by_test_pod({"resources": [GPU], "test": {"enabled": False}}) == []
 
 
-def test_the_test_pod_can_be_left_out():
+def test_the_test_pod_can_be_disabled():
     objects, notes = render({"resources": [GPU], "test": {"enabled": False}})
     assert [each["kind"] for each in objects] == ["DaemonSet"] and "helm test" not in notes
     objects, notes = render({"resources": [GPU]})
@@ -509,8 +509,8 @@ def test_the_test_pod_can_be_left_out():
     assert pod["spec"]["restartPolicy"] == "Never" and "helm test" in notes
 
 
-def test_the_test_pod_needs_what_values_say_of_its_image(tmp_path):
-    """Runs its script with these tools alone. Its device file is in /dev/shm: a prefix can have a / in it."""
+def test_the_test_pod_needs_only_the_documented_tools(tmp_path):
+    """Runs its script with only these tools in the PATH. The device file is in /dev/shm, since a prefix can contain a /."""
     tools = re.search(r"# Any image with (.*) and (.*)\.", (CHART / "values.yaml").read_text())
     for tool in [*tools[1].split(", "), tools[2]]:
         tmp_path.joinpath(tool).symlink_to(shutil.which(tool))

@@ -1,4 +1,4 @@
-"""The image's last stage around a program that was built here: what is in it, and that it runs with nothing."""
+"""Builds the image's last stage around a prebuilt program, and checks its contents and that it runs without privileges."""
 
 import json
 import os
@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
 ]
 
-# What a container may use here, and a runtime that Debian has.
+# Limits that also work in unprivileged environments, and a container runtime that Debian has.
 CONTAINERS_CONF = """
 [containers]
 default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
@@ -35,7 +35,7 @@ def image(program, tmp_path_factory):
     shutil.copy(program, tmp / "simple-device-plugin")
     tmp.joinpath("containers.conf").write_text(CONTAINERS_CONF)
     os.environ["CONTAINERS_CONF"] = str(tmp / "containers.conf")
-    # The builder stage is a directory with the program: no registry is asked.
+    # A local directory replaces the builder stage, so the build needs no registry.
     run(
         "buildah", "build", "--isolation", "chroot", "--build-context", f"builder={tmp}", "--tag", NAME,
         "--build-arg", "VERSION=7.8.9", "--build-arg", "REVISION=abc", ".", cwd=ROOT,
@@ -44,7 +44,7 @@ def image(program, tmp_path_factory):
     run("podman", "rmi", "--force", NAME)
 
 
-def test_it_is_small_and_has_the_program_alone(image, tmp_path):
+def test_the_image_is_small_and_contains_only_the_program(image, tmp_path):
     [inspected] = json.loads(run("podman", "image", "inspect", image))
     assert inspected["Size"] <= SIZE_MAX
     assert inspected["Config"]["Entrypoint"] == ["/simple-device-plugin"]
@@ -61,30 +61,30 @@ def test_it_is_small_and_has_the_program_alone(image, tmp_path):
     assert "".join(files).split() == ["simple-device-plugin"]
 
 
-# Podman would make /run writable.
-NOTHING = ["--read-only", "--read-only-tmpfs=false", "--cap-drop", "all", "--network", "none"]
-NOTHING += ["--security-opt", "no-new-privileges"]
+# Without --read-only-tmpfs=false, podman makes /run writable.
+NO_PRIVILEGES = ["--read-only", "--read-only-tmpfs=false", "--cap-drop", "all", "--network", "none"]
+NO_PRIVILEGES += ["--security-opt", "no-new-privileges"]
 
 
-def test_it_runs_with_nothing(image):
-    said = run("podman", "run", "--rm", *NOTHING, "--env", "NODE_NAME=n", image, "check")
-    assert "simple-device-n-0 … simple-device-n-1" in said
+def test_the_program_runs_without_privileges(image):
+    output = run("podman", "run", "--rm", *NO_PRIVILEGES, "--env", "NODE_NAME=n", image, "check")
+    assert "simple-device-n-0 … simple-device-n-1" in output
 
 
 def status(container):
-    """As soon as the program listens."""
+    """Runs the command status, and retries until the program listens."""
     for _ in range(50):
-        asked = ["podman", "exec", container, "/simple-device-plugin", "status"]
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=120, check=False)
+        command = ["podman", "exec", container, "/simple-device-plugin", "status"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         if done.returncode == 0:
             break
         time.sleep(0.1)
     return done.stdout + done.stderr
 
 
-def test_it_tells_how_it_stands_and_ends_in_order(image, tmp_path):
+def test_status_works_in_the_container_and_the_program_stops_cleanly(image, tmp_path):
     container = run(
-        "podman", "run", "--detach", *NOTHING, "--env", "NODE_NAME=n",
+        "podman", "run", "--detach", *NO_PRIVILEGES, "--env", "NODE_NAME=n",
         "--volume", f"{tmp_path}:/var/lib/kubelet/device-plugins", "--tmpfs", "/run/simple-device-plugin:size=1m", image,
     ).strip()  # fmt: skip
     try:
@@ -95,8 +95,8 @@ def test_it_tells_how_it_stands_and_ends_in_order(image, tmp_path):
         run("podman", "rm", "--force", container)
 
 
-def test_a_clean_checkout_has_what_the_builder_needs(tmp_path):
-    """What .dockerignore lets through is all that cargo asks for."""
+def test_the_build_context_has_all_sources(tmp_path):
+    """Checks that .dockerignore includes every file that cargo needs."""
     tmp_path.joinpath("Dockerfile").write_text("FROM scratch\nCOPY . /src\n")
     run(
         "buildah", "build", "--isolation", "chroot", "--file", tmp_path / "Dockerfile",

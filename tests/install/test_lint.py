@@ -1,4 +1,4 @@
-"""Linters over what is neither Rust nor Python."""
+"""Runs linters on the shell scripts, YAML files and Dockerfiles."""
 
 import subprocess
 
@@ -21,6 +21,6 @@ YAML = ["charts/simple-device-plugin/values.yaml", "charts/simple-device-plugin/
     ],
     ids=lambda command: command[0],
 )
-def test_nothing_to_say(command):
+def test_linter_reports_nothing(command):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

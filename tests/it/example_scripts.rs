@@ -42,7 +42,7 @@ fn a_sick_device() {
         "as configured",
         "gpu-node-0 Healthy",
     ];
-    shows("006-sick-device", &words);
+    shows("006-unhealthy-device", &words);
 }
 
 #[test]

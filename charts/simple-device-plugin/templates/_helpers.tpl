@@ -39,12 +39,12 @@ annotations:
 {{- end }}
 {{- end }}
 
-{{- /* The program is for Linux: on a Windows node its pod would hang, and with it every rollout. */}}
+{{- /* Always select Linux: a pod on a Windows node would never start, and would block every rollout. */}}
 {{- define "sdp.nodeSelector" -}}
 {{- mergeOverwrite dict (. | default dict) (dict "kubernetes.io/os" "linux") | toYaml }}
 {{- end }}
 
-{{- /* One word of a shell. */}}
-{{- define "sdp.quoted" -}}
+{{- /* Quotes a string as one shell word. */}}
+{{- define "sdp.shellQuote" -}}
 '{{ . | replace "'" "'\\''" }}'
 {{- end }}

@@ -1,5 +1,5 @@
-{{- /* The variable of each key of a resource. */}}
-{{- define "sdp.variableOf" -}}
+{{- /* Maps each key of a resource to its environment variable. */}}
+{{- define "sdp.variableNames" -}}
 name: RESOURCE_NAME
 devices: NUMBER_DEVICES
 deviceIdPrefix: DEVICE_ID_PREFIX
@@ -12,11 +12,11 @@ deviceFilePrefix: DEVICE_FILE_PREFIX
 deviceFileHostPath: DEVICE_FILE_HOST_PATH
 {{- end }}
 
-{{- /* The variables of one resource, or of one node's overrides of it: dict resource, suffix. */}}
+{{- /* The variables of one resource or one override. Takes a dict with resource and suffix (<index> or <index>.<node>). */}}
 {{- define "sdp.resourceVariables" -}}
-{{- $variableOf := include "sdp.variableOf" . | fromYaml }}
+{{- $variableNames := include "sdp.variableNames" . | fromYaml }}
 {{- range $key, $value := .resource }}
-- name: {{ printf "%s_%s" (get $variableOf $key) $.suffix | quote }}
+- name: {{ printf "%s_%s" (get $variableNames $key) $.suffix | quote }}
   {{- if kindIs "slice" $value }}
   value: {{ join "+" $value | quote }}
   {{- else if kindIs "float64" $value }}
@@ -27,7 +27,7 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
 {{- end }}
 {{- end }}
 
-{{- /* All variables that the values make. */}}
+{{- /* All variables that the chart's values set, except extraEnv. */}}
 {{- define "sdp.variables" -}}
 {{- if .Values.config }}
 - name: CONFIG_FILE
@@ -46,7 +46,7 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
 {{- $indexes := dict }}
 {{- range $index, $resource := .Values.resources }}
 {{- if hasKey $indexes $resource.name }}
-{{- fail (printf "resources: %s is there twice" $resource.name) }}
+{{- fail (printf "resources: %s is listed twice" $resource.name) }}
 {{- end }}
 {{- $_ := set $indexes $resource.name (toString $index) }}
 {{- include "sdp.resourceVariables" (dict "resource" $resource "suffix" (toString $index)) }}
@@ -54,7 +54,7 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
 {{- range $node, $overrides := .Values.nodeOverrides }}
 {{- range $name, $override := $overrides }}
 {{- if not (hasKey $indexes $name) }}
-{{- fail (printf "nodeOverrides.%s: %s is not among the resources (%s)" $node $name (keys $indexes | sortAlpha | join ", ")) }}
+{{- fail (printf "nodeOverrides.%s: %s is not in resources; expected one of %s" $node $name (keys $indexes | sortAlpha | join ", ")) }}
 {{- end }}
 {{- $suffix := printf "%s.%s" (get $indexes $name) $node }}
 {{- include "sdp.resourceVariables" (dict "resource" $override "suffix" $suffix) }}
@@ -62,36 +62,37 @@ deviceFileHostPath: DEVICE_FILE_HOST_PATH
 {{- end }}
 {{- end }}
 
-{{- /* A variable of a resource beside resources would be outvoted by them, silently; but one PLUGIN_NAME can serve all. */}}
+{{- /* Rejects extraEnv entries that conflict with config or resources: variable precedence would silently select one of the
+values. With resources, PLUGIN_NAME is allowed: it applies to every resource without a pluginName. */}}
 {{- define "sdp.checkExtraEnv" -}}
 {{- if and .Values.config .Values.nodeOverrides }}
-{{- fail "nodeOverrides: with config they belong into its nodes" }}
+{{- fail "nodeOverrides cannot be used with config; use nodes in the config file" }}
 {{- end }}
-{{- $ours := include "sdp.variableOf" . | fromYaml | values | join "|" }}
-{{- $own := "NAMESPACE NODE_NAME DEVICE_PLUGIN_PATH CONFIG_FILE ALLOWED_HOST_PATHS RUST_LOG LOG_FORMAT HTTP_ADDRESS CONTROL_SOCKET POD_RESOURCES_SOCKET" }}
+{{- $resourceVariables := include "sdp.variableNames" . | fromYaml | values | join "|" }}
+{{- $reserved := "NAMESPACE NODE_NAME DEVICE_PLUGIN_PATH CONFIG_FILE ALLOWED_HOST_PATHS RUST_LOG LOG_FORMAT HTTP_ADDRESS CONTROL_SOCKET POD_RESOURCES_SOCKET" }}
 {{- range .Values.extraEnv }}
-{{- $isOurs := regexMatch (printf "^(%s)(_[0-9]+)?([.].*)?$" $ours) .name }}
-{{- if and $.Values.config $isOurs }}
-{{- fail (printf "extraEnv: %s belongs into config" .name) }}
+{{- $isResourceVariable := regexMatch (printf "^(%s)(_[0-9]+)?([.].*)?$" $resourceVariables) .name }}
+{{- if and $.Values.config $isResourceVariable }}
+{{- fail (printf "extraEnv: %s cannot be used with config; set it in the config file" .name) }}
 {{- end }}
-{{- if and $.Values.resources $isOurs (ne .name "PLUGIN_NAME") }}
-{{- fail (printf "extraEnv: %s belongs into resources or nodeOverrides; or say resources: [] (--set resources=null)" .name) }}
+{{- if and $.Values.resources $isResourceVariable (ne .name "PLUGIN_NAME") }}
+{{- fail (printf "extraEnv: %s cannot be used with resources; set it in resources or nodeOverrides, or clear resources (--set resources=null)" .name) }}
 {{- end }}
-{{- if has .name (splitList " " $own) }}
-{{- fail (printf "extraEnv: %s is the chart's own" .name) }}
+{{- if has .name (splitList " " $reserved) }}
+{{- fail (printf "extraEnv: %s is reserved for the chart" .name) }}
 {{- end }}
 {{- end }}
 {{- end }}
 
-{{- /* Releases that meet on a node have sockets of their own, unless extraEnv names one. */}}
+{{- /* Names the sockets after the release, so that several releases can run on one node. extraEnv can override the name. */}}
 {{- define "sdp.pluginName" -}}
-{{- $given := false }}
+{{- $isInExtraEnv := false }}
 {{- range .Values.extraEnv }}
 {{- if eq .name "PLUGIN_NAME" }}
-{{- $given = true }}
+{{- $isInExtraEnv = true }}
 {{- end }}
 {{- end }}
-{{- if not $given }}
+{{- if not $isInExtraEnv }}
 - name: PLUGIN_NAME
   value: {{ include "sdp.fullname" . | quote }}
 {{- end }}
