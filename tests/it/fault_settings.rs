@@ -25,7 +25,7 @@ async fn one_resource_is_cleared_alone() {
     }
     let (_, status, _) = node.does(&["status"]);
     assert!(
-        status.contains("example.com/gpu has a fault; fault list shows it\n"),
+        status.contains("example.com/gpu has 1 fault; see `fault list`\n"),
         "{status}"
     );
     let cleared: Vec<ClearReply> = node.done(&["fault", "clear", GPU]);
