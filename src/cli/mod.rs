@@ -25,8 +25,7 @@ use crate::config::{Environment, control_socket};
 
 /// Serve simulated devices to the kubelet as extended resources
 ///
-/// Without a command, run the daemon: it serves one device plugin per resource to
-/// the kubelet of this node.
+/// Without a command, run the daemon: one device plugin per resource.
 #[derive(Debug, Parser)]
 #[command(version, after_help = AFTER_HELP)]
 pub struct Cli {

@@ -13,12 +13,14 @@ use crate::model::device::Health;
 pub(crate) enum OverrideCommand {
     /// Set the health of devices, until `reset` or a restart
     #[command(
+        // clap's own usage is longer than 80 columns.
+        override_usage = "simple-device-plugin health RESOURCE DEVICES healthy|unhealthy [OPTIONS]",
         after_help = "Example:\n  simple-device-plugin health example.com/gpu 0,2-3 unhealthy"
     )]
     Health {
         /// Name of the resource
         resource: String,
-        /// Device IDs, indexes or index ranges, such as 0,2-3; or `all`
+        /// Device IDs, indexes or ranges, such as 0,2-3; or `all`
         devices: String,
         /// Health to advertise to the kubelet
         #[arg(hide_possible_values = true, value_name = "healthy|unhealthy")]

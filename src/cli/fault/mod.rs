@@ -169,7 +169,7 @@ pub(crate) struct RegistrationFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct FlapFlags {
-    /// Device IDs, indexes or index ranges, such as 0,2-3; or `all`
+    /// Device IDs, indexes or ranges, such as 0,2-3; or `all`
     #[arg(value_parser = expecting(values::devices))]
     devices: String,
     /// Keep the devices Healthy first, for 1s to 24h
