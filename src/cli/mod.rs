@@ -69,7 +69,7 @@ enum Command {
 fn control_path(environment: &Environment) -> anyhow::Result<PathBuf> {
     let socket = control_socket(environment)?;
     socket.context(
-        "CONTROL_SOCKET=\"\": expected the path of the daemon's control socket; empty turns the socket off",
+        "CONTROL_SOCKET=\"\": expected the path of the daemon's control socket; an empty value turns the socket off",
     )
 }
 

@@ -54,7 +54,7 @@ pub fn scale(plugin: &PluginHandle, count: usize) -> Result<ScaleReply, Refusal>
 pub fn reset(plugin: &PluginHandle) -> ResetReply {
     plugin.reset();
     let resource = name(plugin);
-    info!(%resource, "overrides and faults set at run time removed");
+    info!(%resource, "removed overrides and faults set at run time");
     ResetReply { resource }
 }
 

@@ -77,7 +77,7 @@ async fn a_checkpoint_in_an_unknown_format_is_logged_once_and_holders_are_unknow
     let node = ControlledNode::new();
     let (manager, _kubelet) = node.running().await;
     let unknown =
-        "held: unknown: the kubelet's checkpoint has an unknown form: missing field `Data`";
+        "held: unknown (the kubelet's checkpoint has an unknown form: missing field `Data`";
     until("an unknown format", || {
         // The kubelet may write its own checkpoint once more, so replace it again.
         replace_checkpoint(node.path(), r#"{"data": "{}", "dataChecksum": 1}"#);

@@ -132,7 +132,7 @@ fn held_note(status: &Status, now: SystemTime) -> String {
             )
         }
         (None, Some(error)) => {
-            format!("held: unknown: {error}")
+            format!("held: unknown ({error})")
         }
         (None, None) => "held: unknown".to_owned(),
     }
