@@ -1,4 +1,4 @@
-//! The simple-device-plugin program: takes its surroundings, runs a command, decides the exit code.
+//! The simple-device-plugin program: parses the command line, runs the command and maps its result to an exit code.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -8,29 +8,29 @@ use simple_device_plugin::cli::Cli;
 use simple_device_plugin::config::ConfigErrors;
 use simple_device_plugin::node::watcher::DirReplaced;
 
-/// `EX_CONFIG` of sysexits.h: the configuration is wrong, nothing was touched.
-const CONFIG: u8 = 78;
-/// `EX_TEMPFAIL`: a new container will do better.
-const TRY_AGAIN: u8 = 75;
+/// `EX_CONFIG` of sysexits.h: the configuration has errors, and nothing was changed.
+const EX_CONFIG: u8 = 78;
+/// `EX_TEMPFAIL` of sysexits.h: the plugin directory was replaced, and only a new container can see the new one.
+const EX_TEMPFAIL: u8 = 75;
 
 fn main() -> ExitCode {
-    let done = Cli::parse().run(std::env::vars_os(), &mut anstream::stdout());
-    match done {
+    let result = Cli::parse().run(std::env::vars_os(), &mut anstream::stdout());
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
-        // Logged already, and by then nobody may be reading stderr.
-        Err(error) if error.is::<DirReplaced>() => ExitCode::from(TRY_AGAIN),
+        // `serve` has already logged this error.
+        Err(error) if error.is::<DirReplaced>() => ExitCode::from(EX_TEMPFAIL),
         Err(error) => {
-            // There is no other way to report it when stderr is closed.
+            // If stderr is closed, the exit code is the only report.
             let _ = report(&error);
-            ExitCode::from(code(&error))
+            ExitCode::from(exit_code(&error))
         }
     }
 }
 
-fn code(error: &anyhow::Error) -> u8 {
+fn exit_code(error: &anyhow::Error) -> u8 {
     if error.is::<ConfigErrors>() {
-        CONFIG
+        EX_CONFIG
     } else {
         1
     }
@@ -47,7 +47,7 @@ fn report(error: &anyhow::Error) -> io::Result<()> {
     writeln!(stderr, "{}; nothing was started", errors.summary())
 }
 
-/// Whoever read our output has seen enough, as `head` does.
+/// Returns whether the reader of stdout has closed the pipe, as `head` does. This is not an error.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<io::Error>();
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

@@ -1,4 +1,4 @@
-//! What the configuration needs to know of this machine.
+//! The facts about this machine that the configuration depends on.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use crate::model::numa;
 
 const ONLINE_NUMA_NODES: &str = "/sys/devices/system/node/online";
 
-/// Reads this machine's name and NUMA nodes; what cannot be read is not known.
+/// Reads this machine's hostname and NUMA nodes. A value that cannot be read is `None`.
 pub(crate) fn this_machine() -> Host {
     let hostname = hostname::get().ok();
     let online = std::fs::read_to_string(ONLINE_NUMA_NODES).ok();
@@ -18,7 +18,8 @@ pub(crate) fn this_machine() -> Host {
     }
 }
 
-/// Resolves as much of the path as there is; in a container the host's symlinks cannot be seen.
+/// Resolves the symlinks in the part of the path that exists. Returns `None` for a dangling symlink: in a container its
+/// target may exist on the host only.
 fn without_symlinks(path: &Path) -> Option<PathBuf> {
     for ancestor in path.ancestors() {
         if let Ok(real) = ancestor.canonicalize() {

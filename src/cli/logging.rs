@@ -1,4 +1,4 @@
-//! Log lines: to stderr, for people or as JSON, and one for each panic.
+//! Logging to stderr, as text or JSON. A panic is logged, too.
 
 use std::io::{self, IsTerminal};
 
@@ -12,32 +12,32 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::{LogFormat, Logs};
 use crate::util::sanitize::sanitize;
 
-/// Lines that wait for a reader of stderr; what comes beyond them is lost.
-const LINES_MAX: usize = 1024;
+/// How many lines can wait to be written to stderr. Further lines are dropped.
+const BUFFERED_LINES_MAX: usize = 1024;
 
-/// The finest level of any target.
-fn most(levels: &Targets) -> LevelFilter {
+/// The most verbose level of any target.
+fn max_level(levels: &Targets) -> LevelFilter {
     let default = levels.default_level().unwrap_or(LevelFilter::OFF);
-    let each = levels.iter().map(|(_, level)| level);
-    each.fold(default, std::cmp::max)
+    let levels = levels.iter().map(|(_, level)| level);
+    levels.fold(default, std::cmp::max)
 }
 
-/// Starts to log, until the guard is dropped; `default_levels` are the levels by target where the variables
-/// have none. A thread of its own writes: a stderr that nobody reads, or that is gone, holds up nothing.
+/// Starts logging, until the guard is dropped. `default_levels` are the levels by target if `RUST_LOG` is not set.
+/// A separate thread writes the lines, so a blocked or closed stderr delays nothing else.
 ///
 /// # Errors
-/// When `default_levels` can't be read, or something else logs already.
+/// Returns an error if `default_levels` cannot be parsed, or if logging was already started.
 pub fn start(logs: &Logs, default_levels: &str) -> anyhow::Result<WorkerGuard> {
     let levels = logs
         .levels
         .clone()
         .map_or_else(|| default_levels.parse::<Targets>(), Ok)?;
     let (stderr, guard) = NonBlockingBuilder::default()
-        .buffered_lines_limit(LINES_MAX)
+        .buffered_lines_limit(BUFFERED_LINES_MAX)
         .finish(io::stderr());
     let mut lines = tracing_subscriber::fmt()
-        // What nobody wants is not even asked for: h2 has a hundred lines for each call.
-        .with_max_level(most(&levels))
+        // Discards unwanted events early: h2 emits about a hundred for each call.
+        .with_max_level(max_level(&levels))
         .with_target(false)
         .log_internal_errors(false)
         .with_writer(stderr);
@@ -57,7 +57,7 @@ pub fn start(logs: &Logs, default_levels: &str) -> anyhow::Result<WorkerGuard> {
     std::panic::set_hook(Box::new(|panic| {
         error!(
             error = sanitize(&panic.to_string()),
-            "a bug: please report it"
+            "panic: please report this bug"
         );
     }));
     Ok(guard)

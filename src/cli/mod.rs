@@ -1,4 +1,4 @@
-//! The commands of the program. None of them decides an exit code.
+//! The commands of the program. They return errors; only `main` decides exit codes.
 
 mod check;
 mod fault;
@@ -23,59 +23,69 @@ use crate::cli::host::this_machine;
 use crate::cli::signals::until_signal;
 use crate::config::{Environment, control_socket};
 
-/// A device plugin manager for Kubernetes: turns environment variables into extended resources.
+/// Serve simulated devices to the kubelet as extended resources
 ///
-/// Without a command it serves one device plugin per resource, for the kubelet of this node.
+/// Without a command, run the daemon: one device plugin per resource.
 #[derive(Debug, Parser)]
-#[command(version, after_help = VARIABLES)]
+#[command(version, after_help = AFTER_HELP)]
 pub struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-const VARIABLES: &str = "\
-The resources are configured by the variables RESOURCE_NAME, NUMBER_DEVICES,
-DEVICE_ID_PREFIX, ENV_PREFIX, ANNOTATION_PREFIX, DEVICE_FILE_PREFIX, NUMA_NODES
-and more, or by the file that CONFIG_FILE names: see the README, and try
+const AFTER_HELP: &str = "\
+Configure resources with environment variables such as RESOURCE_NAME and
+NUMBER_DEVICES (docs/variables.md), or with a YAML file whose path is in
+CONFIG_FILE (docs/config-file.md).
+
+Example:
   RESOURCE_NAME=example.com/gpu NUMBER_DEVICES=4 simple-device-plugin check";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Check the configuration: show its resources, or every error in it
+    /// Check the configuration and show its resources, or all of its errors
+    #[command(after_help = "Example:\n  simple-device-plugin check --node worker2")]
     Check(check::CheckArguments),
     /// Show the status of the running daemon
+    #[command(after_help = "Example:\n  simple-device-plugin status example.com/gpu")]
     Status {
-        /// Show this resource alone, with its devices and who holds them
+        /// Show only this resource, with its devices and their holders
         resource: Option<String>,
-        /// Print everything as JSON
+        /// Print JSON, with the devices of every resource
         #[arg(long)]
         json: bool,
     },
     #[command(flatten)]
     Override(overrides::OverrideCommand),
-    /// Inject faults into a resource of the running daemon
-    #[command(subcommand)]
+    /// Inject, list or clear faults of the running daemon
+    #[command(
+        subcommand,
+        after_help = "Example:\n  simple-device-plugin fault allocate example.com/gpu --delay 10s"
+    )]
     Fault(fault::FaultCommand),
 }
 
-/// The control socket of the running daemon.
-fn control(environment: &Environment) -> anyhow::Result<PathBuf> {
+/// Returns the path of the daemon's control socket.
+fn control_path(environment: &Environment) -> anyhow::Result<PathBuf> {
     let socket = control_socket(environment)?;
-    socket.context("CONTROL_SOCKET is empty: the program has no control socket")
+    socket.context(
+        "CONTROL_SOCKET=\"\": expected the path of the daemon's control socket; an empty value turns the socket off",
+    )
 }
 
 impl Cli {
-    /// Carries the command out with these variables; prints to `out`, logs to stderr.
+    /// Runs the command with these environment variables. Prints to `out` and logs to stderr.
     ///
     /// # Errors
-    /// [`ConfigErrors`](crate::config::ConfigErrors) in the variables,
-    /// [`DirReplaced`](crate::node::watcher::DirReplaced), or whatever else kept it from doing so.
+    /// Returns [`ConfigErrors`](crate::config::ConfigErrors) if the configuration has errors,
+    /// [`DirReplaced`](crate::node::watcher::DirReplaced) if the plugin directory was replaced, or any other error that
+    /// made the command fail.
     pub fn run(
         self,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         out: &mut impl Write,
     ) -> anyhow::Result<()> {
-        // A name that is not UTF-8 is none of ours.
+        // The names of our variables are ASCII, so other names can be ignored.
         let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
         let environment: Environment = variables.into_iter().filter_map(utf8).collect();
         match self.command {
@@ -85,12 +95,38 @@ impl Cli {
             }
             Some(Command::Status { resource, json }) => {
                 let wanted = status::StatusOptions { resource, json };
-                status::run(&control(&environment)?, &wanted, out)
+                status::run(&control_path(&environment)?, &wanted, out)
             }
             Some(Command::Override(command)) => {
-                overrides::run(&control(&environment)?, command, out)
+                overrides::run(&control_path(&environment)?, command, out)
             }
-            Some(Command::Fault(command)) => fault::run(&control(&environment)?, command, out),
+            Some(Command::Fault(command)) => fault::run(&control_path(&environment)?, command, out),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{Command, CommandFactory};
+
+    use super::Cli;
+
+    fn assert_help(command: &mut Command) {
+        for help in [command.render_help(), command.render_long_help()] {
+            let help = help.to_string();
+            assert!(help.lines().all(|line| line.len() <= 80), "{help}");
+            assert!(help.contains("\nExample:\n  "), "{help}");
+        }
+        let subcommands = command.get_subcommands_mut();
+        subcommands
+            .filter(|subcommand| subcommand.get_name() != "help")
+            .for_each(assert_help);
+    }
+
+    #[test]
+    fn the_help_of_every_command_fits_80_columns_and_has_an_example() {
+        let mut command = Cli::command();
+        command.build();
+        assert_help(&mut command);
     }
 }

@@ -1,4 +1,4 @@
-//! `health`, `scale` and `reset`: override the configuration of the running daemon.
+//! The commands `health`, `scale` and `reset`, which override the running daemon's configuration or undo that.
 
 use std::io::Write;
 use std::path::Path;
@@ -13,14 +13,16 @@ use crate::model::device::Health;
 pub(crate) enum OverrideCommand {
     /// Set the health of devices, until `reset` or a restart
     #[command(
+        // clap's own usage is longer than 80 columns.
+        override_usage = "simple-device-plugin health RESOURCE DEVICES healthy|unhealthy [OPTIONS]",
         after_help = "Example:\n  simple-device-plugin health example.com/gpu 0,2-3 unhealthy"
     )]
     Health {
-        /// The resource's name
+        /// Name of the resource
         resource: String,
-        /// IDs, indexes or ranges of indexes, as in 0,2-3; or all
+        /// Device IDs, indexes or ranges, such as 0,2-3; or `all`
         devices: String,
-        /// The health that is reported to the kubelet
+        /// Health to advertise to the kubelet
         #[arg(hide_possible_values = true, value_name = "healthy|unhealthy")]
         health: Health,
         /// Print JSON
@@ -30,18 +32,18 @@ pub(crate) enum OverrideCommand {
     /// Set the number of devices of a resource, until `reset` or a restart
     #[command(after_help = "Example:\n  simple-device-plugin scale example.com/gpu 6")]
     Scale {
-        /// The resource's name
+        /// Name of the resource
         resource: String,
-        /// The number of devices; surplus ones go once no pod holds them
+        /// Number of devices; a surplus device stays while a pod holds it
         count: usize,
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Remove the overrides of a resource, and faults set at run time
+    /// Remove a resource's overrides and the faults set at run time
     #[command(after_help = "Example:\n  simple-device-plugin reset example.com/gpu")]
     Reset {
-        /// The resource's name
+        /// Name of the resource
         resource: String,
         /// Print JSON
         #[arg(long)]
@@ -49,7 +51,7 @@ pub(crate) enum OverrideCommand {
     },
 }
 
-/// Sends the request of the command, and prints the reply.
+/// Sends the command's request and prints the reply.
 pub fn run(socket: &Path, command: OverrideCommand, out: &mut impl Write) -> anyhow::Result<()> {
     let (request, json) = match command {
         OverrideCommand::Health {

@@ -1,4 +1,4 @@
-//! How the commands show things: aligned columns, and what a container gets.
+//! Output shared by the commands: aligned columns, tables, and the result of an allocation.
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -9,10 +9,10 @@ use tabwriter::TabWriter;
 use super::style::STRONG;
 use crate::model::allocation::Allocation;
 
-/// Prints rows whose cells are separated by tabs, each column as wide as its widest cell.
+/// Prints rows of tab-separated cells in aligned columns.
 ///
 /// # Errors
-/// The output's.
+/// Returns an error if `out` cannot be written.
 pub fn columns<R: Display>(
     out: &mut impl Write,
     rows: impl IntoIterator<Item = R>,
@@ -23,10 +23,10 @@ pub fn columns<R: Display>(
     Ok(())
 }
 
-/// Prints columns under a heading, each row in its style.
+/// Prints a heading and rows of tab-separated cells in aligned columns. Each row has its own style.
 ///
 /// # Errors
-/// The output's.
+/// Returns an error if `out` cannot be written.
 pub fn table(
     out: &mut impl Write,
     heading: &str,
@@ -55,7 +55,7 @@ fn aligned<R: Display>(rows: impl IntoIterator<Item = R>) -> io::Result<String> 
     Ok(String::from_utf8_lossy(&aligned).into_owned())
 }
 
-/// What a container gets, a row for each: what it is, and what it says.
+/// Lists what an allocation gives to a container, as pairs of a label and a text.
 pub fn outputs(allocation: &Allocation) -> Vec<(&'static str, String)> {
     let env = |(name, value): &(String, String)| ("env", format!("{name}={value}"));
     let annotation = |(name, value): &(String, String)| ("annotation", format!("{name}={value}"));

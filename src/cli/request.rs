@@ -1,4 +1,4 @@
-//! Sends a request that changes something to the running daemon, and prints its reply.
+//! Sends a command's request to the running daemon and prints the reply.
 
 use std::io::Write;
 use std::path::Path;
@@ -8,23 +8,23 @@ use anyhow::bail;
 use crate::control::{ClearReply, FaultReply, HealthReply, Reply, Request, ScaleReply, client};
 use crate::fault::{BOUNDS, BOUNDS_FOR};
 
-/// A daemon of this version never replies so.
-pub const UNEXPECTED: &str = "the daemon's reply does not fit the command";
+/// The error text for a reply of the wrong type, which would be a bug of the daemon.
+pub const UNEXPECTED_REPLY: &str = "unexpected reply from the daemon";
 
-/// Asks for it, and prints what was done, for people or as JSON.
+/// Sends the request and prints the reply, as text or JSON.
 pub fn run(
     socket: &Path,
     request: &Request,
     json: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<()> {
-    let reply = ask(socket, request, json, out)?;
-    let shown = if json { as_json(&reply)? } else { text(&reply) };
-    Ok(writeln!(out, "{shown}")?)
+    let reply = send(socket, request, json, out)?;
+    let output = if json { as_json(&reply)? } else { text(&reply) };
+    Ok(writeln!(out, "{output}")?)
 }
 
-/// Asks, and returns what is no refusal. A refusal is printed as JSON, if that is wanted, and is an error in any case.
-pub fn ask(
+/// Sends the request and returns the reply. A refusal is returned as an error; with `json`, it is also printed as JSON.
+pub fn send(
     socket: &Path,
     request: &Request,
     json: bool,
@@ -42,58 +42,58 @@ pub fn ask(
     Ok(reply)
 }
 
-/// The reply without the name of its kind: the command says that.
+/// Formats the reply without the name of its enum variant.
 fn as_json(reply: &Reply) -> serde_json::Result<String> {
     match reply {
-        Reply::Health(done) => serde_json::to_string_pretty(done),
-        Reply::Scale(done) => serde_json::to_string_pretty(done),
-        Reply::Reset(done) => serde_json::to_string_pretty(done),
-        Reply::Fault(done) => serde_json::to_string_pretty(done),
-        Reply::Clear(done) => serde_json::to_string_pretty(done),
+        Reply::Health(reply) => serde_json::to_string_pretty(reply),
+        Reply::Scale(reply) => serde_json::to_string_pretty(reply),
+        Reply::Reset(reply) => serde_json::to_string_pretty(reply),
+        Reply::Fault(reply) => serde_json::to_string_pretty(reply),
+        Reply::Clear(reply) => serde_json::to_string_pretty(reply),
         Reply::Status(_) | Reply::Refused(_) => serde_json::to_string_pretty(reply),
     }
 }
 
 fn text(reply: &Reply) -> String {
     match reply {
-        Reply::Health(done) => health(done),
-        Reply::Scale(done) => scale(done),
-        Reply::Reset(done) => format!("{}: as configured", done.resource),
-        Reply::Fault(done) => fault(done),
-        Reply::Clear(done) if done.is_empty() => "no resources".to_owned(),
-        Reply::Clear(done) => done.iter().map(clear).collect::<Vec<_>>().join("\n"),
-        Reply::Status(_) | Reply::Refused(_) => UNEXPECTED.to_owned(),
+        Reply::Health(reply) => health(reply),
+        Reply::Scale(reply) => scale(reply),
+        Reply::Reset(reply) => format!("{}: reset to the configuration", reply.resource),
+        Reply::Fault(reply) => fault(reply),
+        Reply::Clear(replies) if replies.is_empty() => "no resources are configured".to_owned(),
+        Reply::Clear(replies) => replies.iter().map(clear).collect::<Vec<_>>().join("\n"),
+        Reply::Status(_) | Reply::Refused(_) => UNEXPECTED_REPLY.to_owned(),
     }
 }
 
-fn health(done: &HealthReply) -> String {
-    let (resource, health) = (&done.resource, done.health.as_str());
-    let many = || format!("{} devices", done.devices);
-    let what = done.device.clone().unwrap_or_else(many);
-    let by_fault = match (done.fault_unhealthy, done.devices) {
+fn health(reply: &HealthReply) -> String {
+    let (resource, health) = (&reply.resource, reply.health.as_str());
+    let count = || format!("{} devices", reply.devices);
+    let devices = reply.device.clone().unwrap_or_else(count);
+    let by_fault = match (reply.fault_unhealthy, reply.devices) {
         (0, _) => String::new(),
         (1, 1) => "; a fault keeps it Unhealthy".to_owned(),
         (count, _) => format!("; a fault keeps {count} of them Unhealthy"),
     };
-    format!("{resource}: set {what} to {health}{by_fault}")
+    format!("{resource}: set {devices} to {health}{by_fault}")
 }
 
-fn scale(done: &ScaleReply) -> String {
-    let (resource, count) = (&done.resource, done.devices);
+fn scale(reply: &ScaleReply) -> String {
+    let (resource, count) = (&reply.resource, reply.devices);
     let devices = if count == 1 { "device" } else { "devices" };
-    let removing = match done.pending_removal {
+    let removing = match reply.pending_removal {
         0 => String::new(),
         removing => format!(", {removing} pending removal"),
     };
     format!("{resource}: scaled to {count} {devices}{removing}")
 }
 
-fn fault(done: &FaultReply) -> String {
-    let set = format!("{}: {}", done.resource, done.fault);
-    let never = done
+fn fault(reply: &FaultReply) -> String {
+    let set = format!("{}: set fault {}", reply.resource, reply.fault);
+    let never = reply
         .never_injected
-        .map(|rpc| format!("it is never injected: {rpc}"));
-    let bounds = done
+        .map(|rpc| format!("this fault is never injected: {rpc}"));
+    let bounds = reply
         .fault
         .is_delay()
         .then(|| format!("{BOUNDS}:\n{BOUNDS_FOR}"));
@@ -101,12 +101,12 @@ fn fault(done: &FaultReply) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-fn clear(done: &ClearReply) -> String {
-    let resource = &done.resource;
-    match done.faults {
-        0 => format!("{resource}: no faults"),
-        1 => format!("{resource}: 1 fault is cleared"),
-        count => format!("{resource}: {count} faults are cleared"),
+fn clear(reply: &ClearReply) -> String {
+    let resource = &reply.resource;
+    match reply.faults {
+        0 => format!("{resource}: no faults to clear"),
+        1 => format!("{resource}: cleared 1 fault"),
+        count => format!("{resource}: cleared {count} faults"),
     }
 }
 
@@ -120,12 +120,12 @@ mod tests {
     const GPU: &str = "example.com/gpu";
 
     #[track_caller]
-    fn says(reply: &Reply, expected: &str) {
+    fn assert_text(reply: &Reply, expected: &str) {
         assert_eq!(text(reply), format!("{GPU}: {expected}"));
     }
 
     #[test]
-    fn replies_are_sentences_for_one_and_for_many() {
+    fn replies_have_singular_and_plural_forms() {
         let health = |devices: &[&str], fault_unhealthy| {
             Reply::Health(HealthReply {
                 resource: GPU.to_owned(),
@@ -135,13 +135,13 @@ mod tests {
                 fault_unhealthy,
             })
         };
-        says(&health(&["a"], 0), "set a to Healthy");
-        says(
+        assert_text(&health(&["a"], 0), "set a to Healthy");
+        assert_text(
             &health(&["a"], 1),
             "set a to Healthy; a fault keeps it Unhealthy",
         );
-        says(&health(&["a", "b"], 0), "set 2 devices to Healthy");
-        says(
+        assert_text(&health(&["a", "b"], 0), "set 2 devices to Healthy");
+        assert_text(
             &health(&["a", "b"], 1),
             "set 2 devices to Healthy; a fault keeps 1 of them Unhealthy",
         );
@@ -152,8 +152,8 @@ mod tests {
                 pending_removal,
             })
         };
-        says(&scale(1, 3), "scaled to 1 device, 3 pending removal");
-        says(&scale(6, 0), "scaled to 6 devices");
+        assert_text(&scale(1, 3), "scaled to 1 device, 3 pending removal");
+        assert_text(&scale(6, 0), "scaled to 6 devices");
         let clear = |faults: &[usize]| {
             let cleared = faults.iter().map(|faults| ClearReply {
                 resource: GPU.to_owned(),
@@ -161,14 +161,14 @@ mod tests {
             });
             Reply::Clear(cleared.collect())
         };
-        says(&clear(&[0]), "no faults");
-        says(&clear(&[1]), "1 fault is cleared");
-        says(&clear(&[2]), "2 faults are cleared");
-        assert_eq!(text(&clear(&[])), "no resources");
+        assert_text(&clear(&[0]), "no faults to clear");
+        assert_text(&clear(&[1]), "cleared 1 fault");
+        assert_text(&clear(&[2]), "cleared 2 faults");
+        assert_eq!(text(&clear(&[])), "no resources are configured");
     }
 
     #[test]
-    fn a_fault_that_is_never_injected_or_cut_says_so() {
+    fn the_reply_to_a_fault_names_its_limits() {
         let set = |fault: &str, never_injected| {
             Reply::Fault(Box::new(FaultReply {
                 resource: GPU.to_owned(),
@@ -176,33 +176,36 @@ mod tests {
                 never_injected,
             }))
         };
-        says(&set(r#"{"on": "stream"}"#, None), "stream");
+        assert_text(&set(r#"{"on": "stream"}"#, None), "set fault stream");
         let delay = set(
             r#"{"on": "pre-start", "delay": "1s"}"#,
             Some(UncalledRpc::PreStart),
         );
         let expected = format!(
-            "pre-start --delay 1s\nit is never injected: preStart is false, so the kubelet does not call it\n{BOUNDS}:\n{BOUNDS_FOR}"
+            "set fault pre-start --delay 1s\nthis fault is never injected: preStart is false, so the kubelet does not call it\n{BOUNDS}:\n{BOUNDS_FOR}"
         );
-        says(&delay, &expected);
+        assert_text(&delay, &expected);
     }
 
     #[test]
-    fn a_refusal_says_what_there_is() {
+    fn a_refusal_lists_the_configured_resources() {
         let no_resource = |known: &[&str], more| Refusal::NoSuchResource {
             resource: "a/b".to_owned(),
             known: known.iter().map(ToString::to_string).collect(),
             more,
         };
         for (refusal, expected) in [
-            (no_resource(&[], 0), "no resource a/b; there are: none"),
+            (
+                no_resource(&[], 0),
+                "resource a/b not found; no resources are configured",
+            ),
             (
                 no_resource(&["c/d", "e/f"], 0),
-                "no resource a/b; there are: c/d, e/f",
+                "resource a/b not found; configured: c/d, e/f",
             ),
             (
                 no_resource(&["c/d"], 7),
-                "no resource a/b; there are: c/d and 7 more",
+                "resource a/b not found; configured: c/d and 7 more",
             ),
         ] {
             assert_eq!(refusal.to_string(), expected);

@@ -1,4 +1,4 @@
-//! The daemon, which runs when no command is given.
+//! The daemon, which runs if no command is given.
 
 use std::path::PathBuf;
 use std::time::SystemTime;
@@ -18,7 +18,7 @@ use crate::observe::http;
 use crate::observe::{Observer, ProgramInfo};
 use crate::supervisor::Supervisor;
 
-/// Serves every resource until a signal stops it.
+/// Serves every resource until a signal stops the daemon.
 pub async fn run(
     environment: Environment,
     host: Host,
@@ -27,8 +27,8 @@ pub async fn run(
     let file = reload::named(&environment);
     let config = Config::read(&environment, file.as_ref(), &host)?;
     let _logging = logging::start(&config.logs, "warn,simple_device_plugin=info")?;
-    raise_open_files();
-    announce(&config);
+    raise_open_files_limit();
+    log_start(&config);
     let program = program_info(&config, &environment);
     let supervisor = Supervisor::new(config.plugins, config.plugin_dir)
         .with_pod_resources_socket(config.pod_resources);
@@ -40,13 +40,19 @@ pub async fn run(
         reloads.subscribe(),
         signals.stop.clone(),
     );
-    let over = CancellationToken::new();
-    let clients = serve_clients(config.http, config.control, observer, &supervisor, &over);
+    let plugins_stopped = CancellationToken::new();
+    let clients = serve_clients(
+        config.http,
+        config.control,
+        observer,
+        &supervisor,
+        &plugins_stopped,
+    );
     let supervised = supervisor.run(signals.stop);
-    // HTTP and the control socket answer until every plugin has stopped.
+    // HTTP and the control socket are served until every plugin has stopped.
     let supervising = async {
         let ended = supervised.await;
-        over.cancel();
+        plugins_stopped.cancel();
         ended
     };
     let all = async { tokio::join!(supervising, clients) };
@@ -70,28 +76,27 @@ fn program_info(config: &Config, environment: &Environment) -> ProgramInfo {
     }
 }
 
-/// The first lines of the log.
-fn announce(config: &Config) {
+fn log_start(config: &Config) {
     info!(
         version = env!("CARGO_PKG_VERSION"),
         namespace = config.namespace,
         node = config.node,
         plugin_dir = %config.plugin_dir.display(),
         resources = config.plugins.resources.len(),
-        "simple-device-plugin"
+        "starting simple-device-plugin"
     );
     for warning in &config.warnings {
         warn!("{warning}");
     }
 }
 
-/// Serves HTTP and the control socket, where they are configured, until `over`.
+/// Serves HTTP and the control socket, if they are configured, until `shutdown`.
 fn serve_clients(
     http: Option<HttpAddress>,
     control: Option<PathBuf>,
     observer: Observer,
     supervisor: &Supervisor,
-    over: &CancellationToken,
+    shutdown: &CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
     let control = control.map(|path| {
         let kubelet_socket = supervisor.kubelet_socket();
@@ -101,17 +106,18 @@ fn serve_clients(
             observer.clone(),
             plugins,
             kubelet_socket,
-            over.clone(),
+            shutdown.clone(),
         )
     });
-    let http = http.map(|address| http::run(address, observer, over.clone()));
+    let http = http.map(|address| http::run(address, observer, shutdown.clone()));
     async move {
         tokio::join!(OptionFuture::from(http), OptionFuture::from(control));
     }
 }
 
-/// A resource takes a handful of descriptors, and the usual limit is for a resource or two hundred.
-fn raise_open_files() {
+/// Raises the soft limit to the hard limit. Each resource needs several descriptors, so the usual soft limit of 1024 is
+/// enough for about two hundred resources.
+fn raise_open_files_limit() {
     let limit = getrlimit(Limit::Nofile);
     let raised = Rlimit {
         current: limit.maximum,

@@ -1,4 +1,4 @@
-//! SIGTERM and SIGINT stop, a second one aborts, SIGHUP asks for the config file to be read again.
+//! Signals: SIGTERM and SIGINT stop the process, a second one aborts it, and SIGHUP reloads the config file.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -14,51 +14,51 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 
-/// One each for the checkpoint and the config file, and those who make answers.
-const THREADS_ASIDE: usize = 8;
+/// Enough for the checkpoint, the config file, and the status and metrics responses in progress.
+const BLOCKING_THREADS_MAX: usize = 8;
 
 /// What the signals to this process request.
 #[derive(Clone, Debug, Default)]
 pub struct ProcessSignals {
-    /// Is cancelled by the first signal to end.
+    /// Canceled by the first SIGTERM or SIGINT.
     pub stop: CancellationToken,
-    /// Is notified by SIGHUP.
+    /// Notified by SIGHUP.
     pub(crate) hangup: Arc<Notify>,
 }
 
-/// Runs the work on a runtime of one thread, with what signals ask for. They are taken before anything of the work is done.
+/// Runs `work` on a single-threaded runtime. Signal handlers are installed before the work starts.
 ///
 /// # Errors
-/// The work's, or that the runtime or the signals can't be had.
+/// Returns the error of the work, or an error if the runtime or the signal handlers cannot be set up.
 pub fn until_signal<F>(work: impl FnOnce(ProcessSignals) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = anyhow::Result<()>>,
 {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
-        // A large checkpoint is read aside, and large answers are made; nothing of that stays.
+        // Idle threads end soon, which frees the memory that they used for a large checkpoint or response.
         .thread_keep_alive(Duration::from_millis(100))
-        .max_blocking_threads(THREADS_ASIDE)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()?;
-    let done = runtime.block_on(async {
-        abort_at_the_second()?;
+    let result = runtime.block_on(async {
+        abort_on_second_signal()?;
         let incoming = Signals::new([SIGTERM, SIGINT, SIGHUP])?;
         let signals = ProcessSignals::default();
-        let _following = AbortOnDropHandle::new(tokio::spawn(follow(incoming, signals.clone())));
+        let _handler = AbortOnDropHandle::new(tokio::spawn(follow(incoming, signals.clone())));
         work(signals).await
     });
-    // What is read aside may hang; it holds up nobody.
+    // Does not wait for blocking threads: a read from a hung disk may never return.
     runtime.shutdown_background();
-    done
+    result
 }
 
-/// Within the signal's handler, so that it works whatever the runtime is stuck in.
-fn abort_at_the_second() -> std::io::Result<()> {
-    let first = Arc::new(AtomicBool::new(false));
+/// Makes the second signal end the process from within the signal handler, even if the runtime is blocked.
+fn abort_on_second_signal() -> std::io::Result<()> {
+    let signaled = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        // In this order: the first one passes and sets the flag, the next one finds it set.
-        flag::register_conditional_default(signal, Arc::clone(&first))?;
-        flag::register(signal, Arc::clone(&first))?;
+        // The order matters: the first signal is checked against the flag before it sets it.
+        flag::register_conditional_default(signal, Arc::clone(&signaled))?;
+        flag::register(signal, Arc::clone(&signaled))?;
     }
     Ok(())
 }
@@ -67,10 +67,10 @@ async fn follow(mut incoming: Signals, signals: ProcessSignals) {
     while let Some(signal) = incoming.next().await {
         let name = signal_name(signal).unwrap_or("signal");
         if signal == SIGHUP {
-            info!("{name}");
+            info!("received {name}");
             signals.hangup.notify_one();
         } else {
-            info!("{name}: stopping");
+            info!("received {name}: stopping");
             signals.stop.cancel();
         }
     }

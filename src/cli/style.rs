@@ -1,13 +1,15 @@
-//! What colours mean. Where none are wanted, the screen drops them.
+//! The styles of terminal output. `anstream` removes them if stdout is not a terminal.
 
 use anstyle::{AnsiColor, Style};
 
 pub const PLAIN: Style = Style::new();
-/// Headings, and what a paragraph is about.
+/// For headings and names.
 pub const STRONG: Style = Style::new().bold();
-/// As it should be.
+/// For success.
 pub const GOOD: Style = AnsiColor::Green.on_default();
+/// For anything that needs attention, such as a device that is not Healthy.
 pub const ODD: Style = AnsiColor::Yellow.on_default();
-/// Not as it should be.
+/// For failures.
 pub const BAD: Style = AnsiColor::Red.on_default();
+/// For secondary information.
 pub const DIM: Style = Style::new().dimmed();

@@ -1,4 +1,4 @@
-//! Applies what a client requests: overrides and faults, which last until `reset` or a restart.
+//! Applies overrides and faults to a plugin at a client's request. They last until `reset` or a restart.
 
 use tracing::info;
 
@@ -19,7 +19,7 @@ pub fn health(
         resource: resource.clone(),
         reason,
     })?;
-    info!(%resource, devices = ids.len(), "health set at run time: {}", health.as_str());
+    info!(%resource, devices = ids.len(), health = health.as_str(), "health set at run time");
     let offer = plugin.offer();
     let by_fault = ids
         .iter()
@@ -54,14 +54,14 @@ pub fn scale(plugin: &PluginHandle, count: usize) -> Result<ScaleReply, Refusal>
 pub fn reset(plugin: &PluginHandle) -> ResetReply {
     plugin.reset();
     let resource = name(plugin);
-    info!(%resource, "as configured: overrides and faults set at run time are removed");
+    info!(%resource, "removed overrides and faults set at run time");
     ResetReply { resource }
 }
 
 pub fn fault(plugin: &PluginHandle, fault: Fault) -> Result<FaultReply, Refusal> {
     let (resource, offer) = (name(plugin), plugin.offer());
-    let checked = fault.check_devices(offer.devices());
-    checked.map_err(|reason| Refusal::Devices {
+    let valid = fault.check_devices(offer.devices());
+    valid.map_err(|reason| Refusal::Devices {
         resource: resource.clone(),
         reason,
     })?;
@@ -78,11 +78,11 @@ pub fn fault(plugin: &PluginHandle, fault: Fault) -> Result<FaultReply, Refusal>
     })
 }
 
-/// Removes all faults, the configured ones too.
+/// Removes all faults of the resource, including configured ones.
 pub fn clear(plugin: &PluginHandle) -> ClearReply {
     let faults = plugin.clear_faults();
     let resource = name(plugin);
-    info!(%resource, count = faults, "faults are cleared");
+    info!(%resource, count = faults, "faults cleared");
     ClearReply { resource, faults }
 }
 

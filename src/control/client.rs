@@ -1,4 +1,4 @@
-//! Asks on the control socket.
+//! The client side of the control socket.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -13,35 +13,37 @@ use crate::util::sanitize::sanitize;
 
 use super::protocol::{Message, MessageVersion, Refusal, Reply, Request, VERSION};
 
-/// A daemon that sends nothing for this long does not answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait for the daemon to accept the connection, and then for each read.
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// In bytes: beyond the status of as many devices as there can be.
-const ANSWER_SIZE_MAX: u64 = 256 << 20;
+/// In bytes: more than the status of the largest possible number of devices.
+const REPLY_SIZE_MAX: u64 = 256 << 20;
 
-/// Asks once. A refusal is a reply, too.
+/// Sends a request to the daemon and returns its reply. A refusal is also a reply.
 ///
 /// # Errors
-/// When nobody replies, or not with what can be understood.
+/// Returns an error if the daemon cannot be reached, or if its reply cannot be parsed.
 pub fn ask(socket: &Path, request: &Request) -> anyhow::Result<Reply> {
     let path = sanitize(&socket.display().to_string());
-    let answer = connect(socket).and_then(|stream| exchange(stream, request));
-    let answer = answer.map_err(|error| match error.kind() {
+    let reply = connect(socket).and_then(|stream| exchange(stream, request));
+    let reply = reply.map_err(|error| match error.kind() {
         ErrorKind::PermissionDenied => {
-            anyhow!("you may not ask at {path}: only root and the program's own user may")
+            anyhow!("permission denied for {path}: run the command as root or as the daemon's user")
         }
         ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow!(
-            "somebody listens at {path}, but does not answer within {} s",
-            PATIENCE.as_secs()
+            "no reply from the daemon at {path} within {} s; see the daemon's log",
+            TIMEOUT.as_secs()
         ),
         _ => anyhow!(
-            "nobody answers at {path}: simple-device-plugin does not run here, or CONTROL_SOCKET is another: {error}"
+            "cannot reach the daemon at {path}: {error}; check that it is running, and that CONTROL_SOCKET is the path of its socket"
         ),
     })?;
-    let Some(answer) = answer.strip_suffix(b"\n") else {
-        bail!("the answer at {path} broke off: the program ended, or too many ask");
+    let Some(line) = reply.strip_suffix(b"\n") else {
+        bail!(
+            "the daemon at {path} closed the connection before its reply was complete: it stopped, or it has too many clients"
+        );
     };
-    parse(answer).map_err(|error| anyhow!("cannot read the answer at {path}: {error:#}"))
+    parse(line).map_err(|error| anyhow!("cannot parse the daemon's reply from {path}: {error:#}"))
 }
 
 fn parse(line: &[u8]) -> anyhow::Result<Reply> {
@@ -53,28 +55,28 @@ fn parse(line: &[u8]) -> anyhow::Result<Reply> {
     Ok(reply.body)
 }
 
-/// Does not wait longer for a place in the queue of who listens.
+/// Connects with a timeout: connecting blocks while the daemon's accept queue is full.
 fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let own = socket_with(
+    let client = socket_with(
         AddressFamily::UNIX,
         SocketType::STREAM,
         SocketFlags::CLOEXEC,
         None,
     )?;
-    set_socket_timeout(&own, Timeout::Send, Some(PATIENCE))?;
-    rustix::net::connect(&own, &SocketAddrUnix::new(socket)?)?;
-    Ok(own.into())
+    set_socket_timeout(&client, Timeout::Send, Some(TIMEOUT))?;
+    rustix::net::connect(&client, &SocketAddrUnix::new(socket)?)?;
+    Ok(client.into())
 }
 
 fn exchange(mut stream: UnixStream, request: &Request) -> io::Result<Vec<u8>> {
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     let mut line = serde_json::to_vec(&Message {
         version: VERSION,
         body: request,
     })?;
     line.push(b'\n');
     stream.write_all(&line)?;
-    let mut answer = Vec::new();
-    BufReader::new(stream.take(ANSWER_SIZE_MAX)).read_until(b'\n', &mut answer)?;
-    Ok(answer)
+    let mut reply = Vec::new();
+    BufReader::new(stream.take(REPLY_SIZE_MAX)).read_until(b'\n', &mut reply)?;
+    Ok(reply)
 }

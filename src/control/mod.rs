@@ -1,4 +1,4 @@
-//! The control socket: a client asks the running daemon.
+//! The control socket, on which commands send requests to the running daemon.
 
 mod apply;
 pub mod client;

@@ -1,5 +1,5 @@
-//! What client and daemon say to each other: one request and one reply, each a line of JSON with the version of the
-//! protocol. All text for people is made by the client.
+//! The control protocol: a client sends one request and gets one reply. Each is a line of JSON with the protocol
+//! version. The client makes all human-readable text.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -11,7 +11,7 @@ use crate::observe::status::{Status, WithDevices};
 use crate::offer::CountError;
 use crate::util::sanitize::sanitize;
 
-/// Another version means that requests or replies have changed their meaning.
+/// The protocol version. It is raised when requests or replies change their meaning.
 pub const VERSION: u64 = 1;
 
 /// A request or a reply on the wire.
@@ -21,11 +21,11 @@ pub struct Message<T> {
     pub body: T,
 }
 
-/// The part of a message that every version has.
+/// The part of a message that is the same in every protocol version.
 #[derive(Debug, Deserialize)]
 #[serde(expecting = "an object with a version")]
 pub(super) struct MessageVersion {
-    /// 0: a program that knows of no versions.
+    /// 0 if the message has no version.
     #[serde(default)]
     pub version: u64,
 }
@@ -38,7 +38,7 @@ pub enum Request {
     },
     Health {
         resource: String,
-        /// IDs, indexes or ranges of indexes: see [`crate::model::selection`].
+        /// Device IDs, indexes or index ranges: see [`crate::model::selection`].
         devices: String,
         health: Health,
     },
@@ -46,7 +46,7 @@ pub enum Request {
         resource: String,
         count: usize,
     },
-    /// Removes the overrides of a resource, and faults set at run time.
+    /// Removes the overrides of a resource and its faults that were set at run time.
     Reset {
         resource: String,
     },
@@ -54,11 +54,11 @@ pub enum Request {
         resource: String,
         fault: Box<Fault>,
     },
-    /// Removes all faults of a resource, the configured ones too.
+    /// Removes all faults of a resource, including configured ones.
     Clear {
         resource: String,
     },
-    /// Removes all faults of every resource.
+    /// Removes all faults of all resources.
     ClearAll {},
 }
 
@@ -81,10 +81,10 @@ pub struct HealthReply {
     pub health: Health,
     /// How many devices were selected.
     pub devices: usize,
-    /// The ID of the device, where it is one.
+    /// The device's ID if exactly one device was selected.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device: Option<String>,
-    /// How many of them a fault keeps Unhealthy.
+    /// How many of the selected devices a fault keeps Unhealthy.
     pub fault_unhealthy: usize,
 }
 
@@ -105,9 +105,9 @@ pub struct ResetReply {
 #[serde(rename_all = "camelCase")]
 pub struct FaultReply {
     pub resource: String,
-    /// With its seed, also where that is made up.
+    /// The fault as it was set, with its seed even if that was chosen at random.
     pub fault: Fault,
-    /// Why it is never injected, where the kubelet does not make the call.
+    /// Why the fault is never injected; `None` if the kubelet makes the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub never_injected: Option<UncalledRpc>,
 }
@@ -119,23 +119,23 @@ pub struct ClearReply {
     pub faults: usize,
 }
 
-/// Why nothing was done.
+/// Why the daemon refused a request. It has changed nothing.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[serde(rename_all = "camelCase")]
 pub enum Refusal {
     #[error(
-        "the daemon speaks version {supported} of the control protocol, not {VERSION}: use a client of its version"
+        "the daemon uses version {supported} of the control protocol, and this command version {VERSION}: use a simple-device-plugin of the daemon's version"
     )]
     Version { supported: u64 },
-    /// The parser's words.
-    #[error("not a request: {}", sanitize(.0))]
+    /// The JSON parser's message.
+    #[error("invalid request: {}", sanitize(.0))]
     Malformed(String),
-    #[error("no resource {}; there are: {}", sanitize(.resource), listed(.known, *.more))]
+    #[error("resource {} not found; {}", sanitize(.resource), known_resources(.known, *.more))]
     NoSuchResource {
         resource: String,
-        /// Some of those that there are.
+        /// The first of the existing resources.
         known: Vec<String>,
-        /// How many more there are.
+        /// How many existing resources `known` leaves out.
         more: usize,
     },
     #[error("{}: {}", sanitize(.resource), sanitize(&.reason.to_string()))]
@@ -154,11 +154,11 @@ pub enum Refusal {
     Internal,
 }
 
-fn listed(known: &[String], more: usize) -> String {
+fn known_resources(known: &[String], more: usize) -> String {
     let names = sanitize(&known.join(", "));
     match (known, more) {
-        ([], _) => "none".to_owned(),
-        (_, 0) => names,
-        (_, more) => format!("{names} and {more} more"),
+        ([], _) => "no resources are configured".to_owned(),
+        (_, 0) => format!("configured: {names}"),
+        (_, more) => format!("configured: {names} and {more} more"),
     }
 }

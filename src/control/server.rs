@@ -1,4 +1,4 @@
-//! Replies on the control socket. Only root and our own user may ask.
+//! The server side of the control socket. Only root and the daemon's own user may connect.
 
 use std::convert::Infallible;
 use std::io;
@@ -31,78 +31,78 @@ use super::protocol::{Message, MessageVersion, Refusal, Reply, Request, VERSION}
 
 const CONNECTIONS_MAX: usize = 8;
 
-/// A refusal names at most this many resources, and says how many more there are.
+/// A refusal lists at most this many resource names, and the number of the others.
 const NAMES_MAX: usize = 8;
 
-/// Answers are made and sent so many at a time: they can be large.
-const MADE_AT_A_TIME: usize = 2;
+/// How many status replies can be in memory at a time, since they can be large.
+const STATUS_SLOTS: usize = 2;
 
-/// The request has come by then, or its connection ends.
-const REQUEST_WITHIN: Duration = Duration::from_secs(5);
+/// A connection is closed if its request has not arrived within this time.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// In bytes; a request is a line.
+/// In bytes.
 const REQUEST_SIZE_MAX: u64 = 64 * 1024;
 
-/// Serves until `over`, then removes the socket. One that cannot be made is tried again, and nothing else waits
-/// for it. One that was removed is made anew at the next value of `kubelet_socket`, which comes at each poll.
+/// Serves until `shutdown`, then removes the socket. Retries until the socket can be bound; the plugins do not wait for
+/// that. If the socket is removed, binds it again at the next value of `kubelet_socket`, which is sent at each poll.
 pub async fn run(
     path: PathBuf,
     observer: Observer,
     plugins: PluginRegistry,
     mut kubelet_socket: watch::Receiver<KubeletSocket>,
-    over: CancellationToken,
+    shutdown: CancellationToken,
 ) {
     let serving = async {
         let handler = RequestHandler {
             observer,
             plugins,
-            slots: Arc::new(Semaphore::new(MADE_AT_A_TIME)),
+            slots: Arc::new(Semaphore::new(STATUS_SLOTS)),
         };
         loop {
-            let socket = make(&path).await;
+            let socket = bind(&path).await;
             info!(path = %path.display(), "listening for commands");
             tokio::select! {
-                () = over.cancelled() => return socket,
+                () = shutdown.cancelled() => return socket,
                 never = serve(&socket, handler.clone()) => match never {},
-                () = removed(&socket, &mut kubelet_socket) => {
-                    warn!(path = %path.display(), "the control socket was removed: making it anew");
+                () = until_removed(&socket, &mut kubelet_socket) => {
+                    warn!(path = %path.display(), "the control socket was removed: binding it again");
                 }
             }
         }
     };
-    let served = tokio::select! {
+    let socket = tokio::select! {
         biased;
         socket = serving => socket,
-        () = over.cancelled() => return,
+        () = shutdown.cancelled() => return,
     };
-    // Who keeps the directory locked does not keep us from ending.
-    served.remove(Duration::ZERO).await;
+    // Shutdown does not wait for the lock on the directory.
+    socket.remove(Duration::ZERO).await;
 }
 
-/// Makes the socket, sooner or later.
-async fn make(path: &Path) -> OwnSocket {
+/// Binds the socket, with retries until that succeeds.
+async fn bind(path: &Path) -> OwnSocket {
     let failure = format!(
         "cannot bind the control socket {}: retrying; set a different CONTROL_SOCKET if it is in use",
         path.display()
     );
-    let bind = async || {
-        make_dir_of(path)?;
+    let attempt = async || {
+        create_parent_dir(path)?;
         OwnSocket::bind(path.to_owned()).await
     };
-    until_ok(&failure, bind).await.0
+    until_ok(&failure, attempt).await.0
 }
 
-async fn removed(socket: &OwnSocket, polls: &mut watch::Receiver<KubeletSocket>) {
+async fn until_removed(socket: &OwnSocket, polls: &mut watch::Receiver<KubeletSocket>) {
     while socket.is_in_place() {
         if polls.changed().await.is_err() {
-            // The watcher has ended, and with it soon the program.
+            // The watcher has ended: the daemon is stopping.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// The directory of the default is made where its parent is there: outside a container nothing else creates it.
-fn make_dir_of(path: &Path) -> Result<(), BindError> {
+/// Creates the socket's directory if its parent exists. Outside of a container nothing else creates the default one.
+fn create_parent_dir(path: &Path) -> Result<(), BindError> {
     let Some(dir) = path.parent() else {
         return Ok(());
     };
@@ -119,19 +119,19 @@ async fn serve(socket: &OwnSocket, handler: RequestHandler) -> Infallible {
         "the control socket",
         CONNECTIONS_MAX,
         accept,
-        |stream, request| converse(stream, request, handler.clone()),
+        |stream, request| handle_connection(stream, request, handler.clone()),
     )
     .await
 }
 
-async fn converse(mut stream: UnixStream, seen: RequestSeen, handler: RequestHandler) {
+async fn handle_connection(mut stream: UnixStream, seen: RequestSeen, handler: RequestHandler) {
     if !is_trusted(&stream) {
         return;
     }
     let (read, mut write) = stream.split();
     let mut line = Vec::new();
     let mut read = BufReader::new(read.take(REQUEST_SIZE_MAX));
-    match timeout(REQUEST_WITHIN, read.read_until(b'\n', &mut line)).await {
+    match timeout(REQUEST_TIMEOUT, read.read_until(b'\n', &mut line)).await {
         Ok(Ok(_)) => {}
         Ok(Err(_)) | Err(_) => return,
     }
@@ -141,7 +141,7 @@ async fn converse(mut stream: UnixStream, seen: RequestSeen, handler: RequestHan
         Err(refusal) => Reply::Refused(refusal).into(),
     };
     if let Err(error) = write.write_all(&reply.text).await {
-        debug!(%error, "nobody waits for the reply on the control socket");
+        debug!(%error, "cannot send the reply on the control socket");
     }
 }
 
@@ -155,7 +155,7 @@ fn parse(line: &[u8]) -> Result<Request, Refusal> {
     Ok(request.body)
 }
 
-/// A line of JSON. A large one keeps its slot until it is sent, or given up.
+/// A line of JSON. A large one occupies its slot until it is sent or its client has disconnected.
 struct ReplyLine {
     text: Vec<u8>,
     _slot: Option<OwnedSemaphorePermit>,
@@ -167,7 +167,7 @@ impl From<Reply> for ReplyLine {
             version: VERSION,
             body: reply,
         };
-        let mut text = serde_json::to_vec(&message).expect("every key of a reply is a text");
+        let mut text = serde_json::to_vec(&message).expect("every key of a reply is a string");
         text.push(b'\n');
         Self { text, _slot: None }
     }
@@ -182,26 +182,26 @@ struct RequestHandler {
 
 impl RequestHandler {
     async fn respond(&self, request: Request) -> ReplyLine {
-        let done = match request {
+        let result = match request {
             Request::Status { devices } => return self.status(devices).await,
             Request::Health {
                 resource,
                 devices,
                 health,
-            } => self.with(&resource, |plugin| {
+            } => self.with_plugin(&resource, |plugin| {
                 apply::health(plugin, &devices, health).map(Reply::Health)
             }),
-            Request::Scale { resource, count } => self.with(&resource, |plugin| {
+            Request::Scale { resource, count } => self.with_plugin(&resource, |plugin| {
                 apply::scale(plugin, count).map(Reply::Scale)
             }),
             Request::Reset { resource } => {
-                self.with(&resource, |plugin| Ok(Reply::Reset(apply::reset(plugin))))
+                self.with_plugin(&resource, |plugin| Ok(Reply::Reset(apply::reset(plugin))))
             }
-            Request::Fault { resource, fault } => self.with(&resource, |plugin| {
+            Request::Fault { resource, fault } => self.with_plugin(&resource, |plugin| {
                 let set = apply::fault(plugin, *fault)?;
                 Ok(Reply::Fault(set.into()))
             }),
-            Request::Clear { resource } => self.with(&resource, |plugin| {
+            Request::Clear { resource } => self.with_plugin(&resource, |plugin| {
                 Ok(Reply::Clear(vec![apply::clear(plugin)]))
             }),
             Request::ClearAll {} => {
@@ -209,11 +209,11 @@ impl RequestHandler {
                 Ok(Reply::Clear(plugins.iter().map(apply::clear).collect()))
             }
         };
-        done.unwrap_or_else(Reply::Refused).into()
+        result.unwrap_or_else(Reply::Refused).into()
     }
 
-    /// Does something with one resource's plugin.
-    fn with(
+    /// Applies a request to the plugin of one resource.
+    fn with_plugin(
         &self,
         resource: &str,
         apply: impl FnOnce(&PluginHandle) -> Result<Reply, Refusal>,
@@ -229,27 +229,27 @@ impl RequestHandler {
         apply(&plugin)
     }
 
-    /// Made on a thread of its own.
-    async fn status(&self, wanted: WithDevices) -> ReplyLine {
-        // Never closed, so there is always one.
+    /// Builds the reply on another thread, since it can be large.
+    async fn status(&self, with_devices: WithDevices) -> ReplyLine {
+        // An error would mean that the semaphore is closed, which never happens.
         let slot = Arc::clone(&self.slots).acquire_owned().await;
-        let snapshot = match wanted {
+        let snapshot = match with_devices {
             WithDevices::None => self.observer.snapshot().await,
             WithDevices::All | WithDevices::Of(_) => self.observer.snapshot_with_waits().await,
         };
-        // The slot belongs to the work, which goes on when its client is disconnected.
-        let making = tokio::task::spawn_blocking(move || ReplyLine {
+        // The blocking task owns the slot, because it continues after its client has disconnected.
+        let rendering = tokio::task::spawn_blocking(move || ReplyLine {
             _slot: slot.ok(),
-            ..status(&snapshot, &wanted).into()
+            ..status(&snapshot, &with_devices).into()
         });
-        let made = making.await;
-        made.unwrap_or_else(|_| Reply::Refused(Refusal::Internal).into())
+        let reply = rendering.await;
+        reply.unwrap_or_else(|_| Reply::Refused(Refusal::Internal).into())
     }
 }
 
-fn status(snapshot: &Snapshot, wanted: &WithDevices) -> Reply {
-    let status = Status::of(snapshot, wanted);
-    match wanted {
+fn status(snapshot: &Snapshot, with_devices: &WithDevices) -> Reply {
+    let status = Status::of(snapshot, with_devices);
+    match with_devices {
         WithDevices::Of(name) if status.resources.is_empty() => {
             let plugins = snapshot.plugins.iter();
             let names = plugins.map(|plugin| plugin.name().to_owned());

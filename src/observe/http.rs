@@ -1,4 +1,4 @@
-//! HTTP for probes, Prometheus and people: read-only, on the address of `HTTP_ADDRESS`.
+//! The read-only HTTP server on `HTTP_ADDRESS`: `/livez`, `/readyz`, `/metrics` and `/status`.
 
 use std::convert::Infallible;
 use std::io;
@@ -27,24 +27,24 @@ use crate::observe::status::{Status, WithDevices};
 use crate::observe::{Observer, Snapshot};
 use crate::util::retry::until_ok;
 
-/// For probes, Prometheus and people.
 const CONNECTIONS_MAX: usize = 32;
 
-/// A request has come by then, or its connection ends; also one that says nothing.
-const HEADERS_WITHIN: Duration = Duration::from_secs(5);
+/// A connection is closed if the request's headers have not arrived within this time.
+const HEADERS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A request of a line and a few headers.
+/// In bytes.
 const HEADERS_SIZE_MAX: usize = 16 * 1024;
 
-/// How many large answers of a kind are made and sent at a time: slow readers must not cost memory.
+/// How many large responses to one path can be in memory at a time, so that slow readers cannot use up the memory.
 const SLOTS: usize = 2;
-const SLOT_WITHIN: Duration = Duration::from_secs(5);
+/// A request that waits longer than this for a slot gets status 503.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Who is not yet connected waits here.
+/// The length of the kernel's queue of connections that are not accepted yet.
 const BACKLOG: u32 = 1024;
 
-/// Serves until `over`. An address that cannot be had is tried again, and nothing else waits for it.
-pub async fn run(address: HttpAddress, observer: Observer, over: CancellationToken) {
+/// Serves until `shutdown`. Retries until the address can be bound; the plugins do not wait for that.
+pub async fn run(address: HttpAddress, observer: Observer, shutdown: CancellationToken) {
     let failure = format!(
         "cannot serve HTTP on {address}: retrying; set a different HTTP_ADDRESS if it is in use"
     );
@@ -53,41 +53,41 @@ pub async fn run(address: HttpAddress, observer: Observer, over: CancellationTok
         serve(listener, observer).await
     };
     tokio::select! {
-        () = over.cancelled() => {}
+        () = shutdown.cancelled() => {}
         never = serving => match never {},
     }
 }
 
-/// Listens on the address; on every address it is IPv6 that takes both, unless this host has none.
+/// Listens on the address. For all addresses, binds one dual-stack IPv6 socket, or IPv4 if the host has no IPv6.
 fn listen(address: HttpAddress) -> io::Result<TcpListener> {
     let socket = match address {
-        HttpAddress::Every(port) => match every_address(port) {
+        HttpAddress::Every(port) => match bind_dual_stack(port) {
             Ok(socket) => socket,
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
-            Err(_) => bound(TcpSocket::new_v4()?, ([0; 4], port).into())?,
+            Err(_) => bind(TcpSocket::new_v4()?, ([0; 4], port).into())?,
         },
-        HttpAddress::One(address) if address.is_ipv4() => bound(TcpSocket::new_v4()?, address)?,
-        HttpAddress::One(address) => bound(TcpSocket::new_v6()?, address)?,
+        HttpAddress::One(address) if address.is_ipv4() => bind(TcpSocket::new_v4()?, address)?,
+        HttpAddress::One(address) => bind(TcpSocket::new_v6()?, address)?,
     };
     let listener = socket.listen(BACKLOG)?;
     info!(address = %listener.local_addr()?, "serving HTTP");
     Ok(listener)
 }
 
-fn every_address(port: u16) -> io::Result<TcpSocket> {
+fn bind_dual_stack(port: u16) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v6()?;
     rustix::net::sockopt::set_ipv6_v6only(&socket, false)?;
-    bound(socket, ([0; 16], port).into())
+    bind(socket, ([0; 16], port).into())
 }
 
-fn bound(socket: TcpSocket, address: std::net::SocketAddr) -> io::Result<TcpSocket> {
-    // A connection of a program that ended may linger there.
+fn bind(socket: TcpSocket, address: std::net::SocketAddr) -> io::Result<TcpSocket> {
+    // A connection of the previous process may still be in TIME_WAIT on this port.
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     Ok(socket)
 }
 
-/// Serves whoever connects to the listener.
+/// Serves the clients of this listener.
 pub async fn serve(listener: TcpListener, observer: Observer) -> Infallible {
     let handler = Handler {
         observer,
@@ -96,14 +96,14 @@ pub async fn serve(listener: TcpListener, observer: Observer) -> Infallible {
     };
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
     clients::serve("HTTP", CONNECTIONS_MAX, accept, |stream, request| {
-        converse(stream, request, handler.clone())
+        handle_connection(stream, request, handler.clone())
     })
     .await
 }
 
-/// One request and its answer.
-async fn converse(stream: TcpStream, seen: RequestSeen, handler: Handler) {
-    let answer = service_fn(|request: Request<Incoming>| {
+/// Serves one request.
+async fn handle_connection(stream: TcpStream, seen: RequestSeen, handler: Handler) {
+    let service = service_fn(|request: Request<Incoming>| {
         seen.note();
         let handler = handler.clone();
         async move { Ok::<_, Infallible>(handler.respond(&request).await) }
@@ -111,12 +111,12 @@ async fn converse(stream: TcpStream, seen: RequestSeen, handler: Handler) {
     let served = http1::Builder::new()
         .keep_alive(false)
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS_WITHIN)
+        .header_read_timeout(HEADERS_TIMEOUT)
         .max_buf_size(HEADERS_SIZE_MAX)
-        .serve_connection(TokioIo::new(stream), answer)
+        .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
-        debug!(%error, "a connection to HTTP failed");
+        debug!(%error, "HTTP connection failed");
     }
 }
 
@@ -132,7 +132,10 @@ type HttpResponse = Response<Full<Bytes>>;
 impl Handler {
     async fn respond(&self, request: &Request<Incoming>) -> HttpResponse {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
-            let mut refusal = plain(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
+            let mut refusal = plain(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method not allowed: use GET or HEAD\n",
+            );
             let methods = hyper::header::HeaderValue::from_static("GET, HEAD");
             refusal.headers_mut().insert(ALLOW, methods);
             return refusal;
@@ -141,14 +144,14 @@ impl Handler {
             "/livez" => plain(StatusCode::OK, "ok\n"),
             "/readyz" => match readiness::evaluate(&self.observer.snapshot().await) {
                 Ok(ready) => plain(StatusCode::OK, ready),
-                Err(not) => plain(StatusCode::SERVICE_UNAVAILABLE, not),
+                Err(not_ready) => plain(StatusCode::SERVICE_UNAVAILABLE, not_ready),
             },
             "/metrics" => {
-                self.large(&self.metrics, metrics::MEDIA_TYPE, metrics::text)
+                self.respond_with_snapshot(&self.metrics, metrics::MEDIA_TYPE, metrics::text)
                     .await
             }
             "/status" => {
-                self.large(&self.status, "application/json", |snapshot| {
+                self.respond_with_snapshot(&self.status, "application/json", |snapshot| {
                     status(&snapshot)
                 })
                 .await
@@ -156,43 +159,45 @@ impl Handler {
             "/" => plain(StatusCode::OK, "/livez\n/readyz\n/metrics\n/status\n"),
             _ => plain(
                 StatusCode::NOT_FOUND,
-                "not found: there are /livez, /readyz, /metrics and /status\n",
+                "not found: use /livez, /readyz, /metrics or /status\n",
             ),
         }
     }
 
-    /// Makes an answer on a thread of its own.
-    async fn large(
+    /// Builds the body from a snapshot on another thread, since it can be large.
+    async fn respond_with_snapshot(
         &self,
         slots: &Arc<Semaphore>,
         media_type: &'static str,
-        of: impl FnOnce(Snapshot) -> String + Send + 'static,
+        render: impl FnOnce(Snapshot) -> String + Send + 'static,
     ) -> HttpResponse {
         let slot = Arc::clone(slots).acquire_owned();
-        let Ok(Ok(slot)) = timeout(SLOT_WITHIN, slot).await else {
+        let Ok(Ok(slot)) = timeout(SLOT_TIMEOUT, slot).await else {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "busy: try again\n");
         };
         let snapshot = self.observer.snapshot_with_waits().await;
-        // The slot belongs to the work, which goes on when its client is disconnected.
-        let making = tokio::task::spawn_blocking(move || Large {
-            text: of(snapshot),
+        // The blocking task owns the slot, because it continues after its client has disconnected.
+        let rendering = tokio::task::spawn_blocking(move || LargeBody {
+            text: render(snapshot),
             _slot: slot,
         });
-        let Ok(large) = making.await else {
-            return plain(StatusCode::INTERNAL_SERVER_ERROR, "a bug: see the log\n");
+        let Ok(body) = rendering.await else {
+            return plain(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal error: see the log\n",
+            );
         };
-        let body = Bytes::from_owner(large);
-        answer(StatusCode::OK, media_type, body)
+        response(StatusCode::OK, media_type, Bytes::from_owner(body))
     }
 }
 
-/// An answer that keeps its slot until it is sent, or given up.
-struct Large {
+/// A body that occupies its slot until it is sent or its client has disconnected.
+struct LargeBody {
     text: String,
     _slot: OwnedSemaphorePermit,
 }
 
-impl AsRef<[u8]> for Large {
+impl AsRef<[u8]> for LargeBody {
     fn as_ref(&self) -> &[u8] {
         self.text.as_bytes()
     }
@@ -200,17 +205,17 @@ impl AsRef<[u8]> for Large {
 
 fn status(snapshot: &Snapshot) -> String {
     let status = Status::of(snapshot, &WithDevices::All);
-    serde_json::to_string(&status).expect("every key of a status is a text")
+    serde_json::to_string(&status).expect("every key of the status is a string")
 }
 
 fn plain(status: StatusCode, text: impl Into<Bytes>) -> HttpResponse {
-    answer(status, "text/plain; charset=utf-8", text.into())
+    response(status, "text/plain; charset=utf-8", text.into())
 }
 
-fn answer(status: StatusCode, media_type: &'static str, body: Bytes) -> HttpResponse {
-    let mut answer = Response::new(Full::new(body));
-    *answer.status_mut() = status;
+fn response(status: StatusCode, media_type: &'static str, body: Bytes) -> HttpResponse {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
     let media_type = hyper::header::HeaderValue::from_static(media_type);
-    answer.headers_mut().insert(CONTENT_TYPE, media_type);
-    answer
+    response.headers_mut().insert(CONTENT_TYPE, media_type);
+    response
 }

@@ -1,4 +1,4 @@
-//! What was seen, as metrics for Prometheus (OpenMetrics text). Labels are our own resources and words of ours.
+//! The metrics, as OpenMetrics text. Label values are resource names and fixed strings, never text from others.
 
 use std::fmt::Error;
 
@@ -13,43 +13,43 @@ use crate::model::device::Health;
 use crate::observe::{PluginSnapshot, Snapshot};
 use crate::plugin::record::{Cause, Durations, RegistrationResult};
 
-/// The media type of what [`text()`] makes.
+/// The media type of the output of [`text()`].
 pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 const PREFIX: &str = "simple_device_plugin";
 
-/// Codes that are reported from the start, even at 0: what Allocate answers without faults.
+/// The codes that Allocate returns without faults. Their series exist from the start, with value 0.
 const USUAL_CODES: [&str; 3] = ["OK", "NotFound", "FailedPrecondition"];
 
 pub fn text(snapshot: Snapshot) -> String {
     let mut registry = Registry::with_prefix(PREFIX);
-    registry.register_collector(Box::new(Collected(snapshot)));
+    registry.register_collector(Box::new(SnapshotCollector(snapshot)));
     let mut text = String::new();
-    // Cannot fail: a String takes all.
+    // Writing to a String cannot fail.
     let _ = text::encode(&mut text, &registry);
     text
 }
 
 #[derive(Debug)]
-struct Collected(Snapshot);
+struct SnapshotCollector(Snapshot);
 
-impl Collector for Collected {
+impl Collector for SnapshotCollector {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
-        of_devices(&self.0, &mut encoder)?;
-        of_lives(&self.0, &mut encoder)?;
-        of_allocate(&self.0, &mut encoder)?;
-        of_faults(&self.0, &mut encoder)?;
-        of_program(&self.0, &mut encoder)
+        encode_devices(&self.0, &mut encoder)?;
+        encode_life_cycle(&self.0, &mut encoder)?;
+        encode_allocate(&self.0, &mut encoder)?;
+        encode_faults(&self.0, &mut encoder)?;
+        encode_daemon(&self.0, &mut encoder)
     }
 }
 
 type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
 
-fn of_devices(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+fn encode_devices(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
     let mut devices = metric(
         encoder,
         "devices",
-        "Devices as reported to the kubelet",
+        "Devices advertised to the kubelet, by health.",
         MetricType::Gauge,
     )?;
     for plugin in &snapshot.plugins {
@@ -59,10 +59,10 @@ fn of_devices(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<()
             gauge(&mut devices, &labels, count as u64)?;
         }
     }
-    let help = "Devices that pods hold, as of the last write of the kubelet's checkpoint";
+    let help = "Devices held by pods, according to the kubelet's checkpoint.";
     let mut held = metric(encoder, "held_devices", help, MetricType::Gauge)?;
     for plugin in &snapshot.plugins {
-        // Where the checkpoint cannot be read, nothing is better than a wrong number.
+        // Without the checkpoint the number is unknown: no sample is better than a wrong one.
         if let Some(count) = snapshot.held(plugin) {
             gauge(&mut held, &[("resource", plugin.name())], count as u64)?;
         }
@@ -70,20 +70,19 @@ fn of_devices(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<()
     Ok(())
 }
 
-fn of_lives(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let help =
-        "Whether the resource is registered, its stream open, and the kubelet's checkpoint has it";
+fn encode_life_cycle(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+    let help = "Whether the kubelet has the resource and can give its devices to pods: 1 if so, otherwise 0.";
     let mut ready = metric(encoder, "ready", help, MetricType::Gauge)?;
     for plugin in &snapshot.plugins {
-        let is_ready = snapshot.has_ready(plugin);
+        let is_ready = snapshot.is_plugin_ready(plugin);
         gauge(
             &mut ready,
             &[("resource", plugin.name())],
             u64::from(is_ready),
         )?;
     }
-    let help = "Registrations, by how they went";
-    by(
+    let help = "Registration attempts, by result.";
+    encode_counters(
         snapshot,
         encoder,
         "registrations",
@@ -92,8 +91,8 @@ fn of_lives(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), 
         RegistrationResult::as_str,
         |plugin| &plugin.record.registrations,
     )?;
-    let help = "New starts of a plugin, by why";
-    by(
+    let help = "Plugin restarts, by cause.";
+    encode_counters(
         snapshot,
         encoder,
         "restarts",
@@ -104,8 +103,8 @@ fn of_lives(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), 
     )
 }
 
-fn of_allocate(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let help = "Calls of Allocate, by the gRPC code of the answer";
+fn encode_allocate(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+    let help = "Allocate calls, by gRPC status code of the response.";
     let mut requests = metric(encoder, "allocate_requests", help, MetricType::Counter)?;
     for plugin in &snapshot.plugins {
         for (code, count) in std::iter::zip(CODES, plugin.record.allocates) {
@@ -115,7 +114,7 @@ fn of_allocate(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(
             }
         }
     }
-    let help = "How long calls of Allocate took";
+    let help = "Duration of Allocate calls in seconds.";
     let mut seconds = encoder.encode_descriptor(
         "allocate",
         help,
@@ -125,7 +124,7 @@ fn of_allocate(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(
     for plugin in &snapshot.plugins {
         histogram(&mut seconds, plugin.name(), &plugin.record.allocate_seconds)?;
     }
-    let help = "Devices in answers of Allocate";
+    let help = "Devices in successful Allocate responses.";
     let mut devices = metric(encoder, "allocated_devices", help, MetricType::Counter)?;
     for plugin in &snapshot.plugins {
         counter(
@@ -137,9 +136,9 @@ fn of_allocate(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(
     Ok(())
 }
 
-/// Faults that were injected, and those that can be.
-fn of_faults(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let help = "Faults that were injected, by kind";
+/// A kind has a series if it was injected, or if a fault of that kind is set.
+fn encode_faults(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+    let help = "Injected faults, by kind.";
     let mut injected = metric(encoder, "faults_injected", help, MetricType::Counter)?;
     for plugin in &snapshot.plugins {
         for (point, count) in plugin.record.faults {
@@ -152,8 +151,8 @@ fn of_faults(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(),
     Ok(())
 }
 
-fn of_program(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let help = "Times that the config file was read again, by how that went";
+fn encode_daemon(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
+    let help = "Config file reloads, by result.";
     let mut reloads = metric(encoder, "config_reloads", help, MetricType::Counter)?;
     let counts = &snapshot.reloads;
     for (result, count) in [
@@ -163,7 +162,12 @@ fn of_program(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<()
     ] {
         counter(&mut reloads, &[("result", result)], count)?;
     }
-    let mut build = metric(encoder, "build_info", "The program", MetricType::Gauge)?;
+    let mut build = metric(
+        encoder,
+        "build_info",
+        "Version of simple-device-plugin; the value is always 1.",
+        MetricType::Gauge,
+    )?;
     gauge(&mut build, &[("version", env!("CARGO_PKG_VERSION"))], 1)
 }
 
@@ -171,13 +175,13 @@ fn metric<'a>(
     encoder: &'a mut DescriptorEncoder,
     name: &'a str,
     help: &str,
-    of: MetricType,
+    metric_type: MetricType,
 ) -> Result<MetricEncoder<'a>, Error> {
-    encoder.encode_descriptor(name, help, None, of)
+    encoder.encode_descriptor(name, help, None, metric_type)
 }
 
-/// A counter of each plugin for each key, which is the value of the label.
-fn by<K: EnumArray<u64>>(
+/// Encodes a counter for each plugin and key. The key is the value of `label`.
+fn encode_counters<K: EnumArray<u64>>(
     snapshot: &Snapshot,
     encoder: &mut DescriptorEncoder,
     name: &str,
@@ -213,11 +217,15 @@ fn counter<const N: usize>(
     metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)
 }
 
-fn histogram(metric: &mut MetricEncoder, resource: &str, took: &Durations) -> Result<(), Error> {
+fn histogram(
+    metric: &mut MetricEncoder,
+    resource: &str,
+    durations: &Durations,
+) -> Result<(), Error> {
     let bounds = Durations::BOUNDS.into_iter().chain([f64::INFINITY]);
-    let buckets: Vec<(f64, u64)> = std::iter::zip(bounds, took.counts).collect();
-    let count = took.counts.iter().sum();
+    let buckets: Vec<(f64, u64)> = std::iter::zip(bounds, durations.counts).collect();
+    let count = durations.counts.iter().sum();
     metric
         .encode_family(&[("resource", resource)])?
-        .encode_histogram::<NoLabelSet>(took.sum, count, &buckets, None)
+        .encode_histogram::<NoLabelSet>(durations.sum, count, &buckets, None)
 }

@@ -1,4 +1,4 @@
-//! All that there is to see of the program, gathered at one moment.
+//! A snapshot of the daemon's state. Readiness, metrics and status are all made from it, so they cannot disagree.
 
 pub mod http;
 mod metrics;
@@ -19,35 +19,34 @@ use crate::node::checkpoint_file::{CheckpointFile, LoadedCheckpoint};
 use crate::plugin::PluginSnapshot;
 use crate::supervisor::{SnapshotSource, Supervisor};
 
-/// A snapshot comes without the checkpoint rather than late.
-const CHECKPOINT_WITHIN: Duration = Duration::from_secs(1);
+/// A snapshot does without the checkpoint if reading it takes longer than this.
+const CHECKPOINT_READ_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The kubelet writes its checkpoint at each list, so at once after it opened a stream: until then what it wrote
-/// is of another stream. One that does not write where nothing changed is no reason to wait for ever.
-const WRITES_WITHIN: Duration = Duration::from_secs(5);
+/// The kubelet writes its checkpoint when it receives a device list, so right after it has opened a stream. An older
+/// checkpoint describes an earlier stream. After this time an old checkpoint counts, since a kubelet may skip the write
+/// if nothing changed.
+const CHECKPOINT_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What does not change while it runs.
+/// Facts about the daemon that do not change while it runs.
 #[derive(Debug)]
 pub struct ProgramInfo {
-    /// The namespace it runs in.
     pub namespace: String,
     pub node: String,
     /// The kubelet's device plugin directory.
     pub plugin_dir: PathBuf,
-    /// The config file, if there is one.
+    /// `None` if `CONFIG_FILE` is not set.
     pub config_file: Option<PathBuf>,
     pub started: SystemTime,
 }
 
-/// What a snapshot is taken of. A clone observes the same.
+/// Takes snapshots of a running supervisor. Clones observe the same supervisor.
 #[derive(Clone, Debug)]
 pub struct Observer {
     program: Arc<ProgramInfo>,
     plugins: SnapshotSource,
     checkpoint: CheckpointFile,
-    /// How reading the config file again went.
     reloads: watch::Receiver<Reloads>,
-    /// Is canceled when it stops.
+    /// Canceled when the daemon is asked to stop.
     stop: CancellationToken,
 }
 
@@ -55,18 +54,16 @@ pub struct Observer {
 pub struct Snapshot {
     pub at: SystemTime,
     pub program: Arc<ProgramInfo>,
-    /// The plugins in the order of their resources.
+    /// In the order of the configuration.
     pub plugins: Vec<PluginSnapshot>,
-    /// The kubelet's word, or why there is none.
+    /// The kubelet's checkpoint, or why it cannot be read.
     pub checkpoint: Result<LoadedCheckpoint, String>,
-    /// How reading the config file again went.
     pub reloads: Reloads,
-    /// It is about to end.
+    /// Whether the daemon has been asked to stop.
     pub stopping: bool,
 }
 
 impl Observer {
-    /// Observes the plugins of this supervisor.
     pub fn new(
         program: ProgramInfo,
         supervisor: &Supervisor,
@@ -82,20 +79,21 @@ impl Observer {
         }
     }
 
-    /// Takes a snapshot without what single devices wait for.
+    /// Takes a snapshot without the reasons why individual devices are still pending removal.
     pub(crate) async fn snapshot(&self) -> Snapshot {
         self.take(SnapshotSource::take).await
     }
 
-    /// Takes a snapshot with what single devices wait for. There may be very many devices.
+    /// Takes a snapshot with the reason why each device that is pending removal is still listed. The cost grows with
+    /// the number of devices.
     pub async fn snapshot_with_waits(&self) -> Snapshot {
         self.take(SnapshotSource::take_with_waits).await
     }
 
     async fn take(&self, plugins: impl FnOnce(&SnapshotSource) -> Vec<PluginSnapshot>) -> Snapshot {
-        let checkpoint = match timeout(CHECKPOINT_WITHIN, self.checkpoint.read()).await {
+        let checkpoint = match timeout(CHECKPOINT_READ_TIMEOUT, self.checkpoint.read()).await {
             Ok(read) => read.map_err(|error| error.to_string()),
-            Err(_) => Err("the kubelet's checkpoint cannot be read: it takes too long".to_owned()),
+            Err(_) => Err("the kubelet's checkpoint cannot be read: timed out".to_owned()),
         };
         Snapshot {
             at: SystemTime::now(),
@@ -109,50 +107,57 @@ impl Observer {
 }
 
 impl Snapshot {
-    /// What the kubelet wrote of this plugin's resource.
+    /// What the checkpoint contains for this plugin's resource; `None` if nothing, or if it cannot be read.
     pub fn known(&self, plugin: &PluginSnapshot) -> Option<&CheckpointedResource> {
         let written = self.checkpoint.as_ref().ok()?;
         written.checkpoint.get(plugin.name())
     }
 
-    /// How many devices of this plugin's resource pods hold; `None` where the checkpoint cannot be read.
+    /// How many devices of this plugin's resource pods hold; `None` if the checkpoint cannot be read.
     pub fn held(&self, plugin: &PluginSnapshot) -> Option<usize> {
         self.checkpoint.as_ref().ok()?;
         Some(self.known(plugin).map_or(0, |known| known.held.len()))
     }
 
-    /// What a plugin waits for until pods can have its devices; `None`: it is ready.
+    /// Why pods cannot get this plugin's devices yet; `None` if it is ready.
     pub(crate) fn waits_for(&self, plugin: &PluginSnapshot) -> Option<String> {
         let own = plugin.record.waits_for();
-        own.or_else(|| self.kubelet_lacks(plugin).map(str::to_owned))
+        own.or_else(|| self.checkpoint_wait(plugin).map(str::to_owned))
     }
 
-    /// What of a registered plugin the kubelet did not write yet. Where its checkpoint cannot be read, the open
-    /// stream is all there is to tell.
-    fn kubelet_lacks(&self, plugin: &PluginSnapshot) -> Option<&'static str> {
+    /// Why the kubelet's checkpoint does not confirm a registered plugin. If the checkpoint cannot be read, the open
+    /// stream alone makes the plugin ready.
+    fn checkpoint_wait(&self, plugin: &PluginSnapshot) -> Option<&'static str> {
         let written = self.checkpoint.as_ref().ok()?;
         let record = &plugin.record;
-        let lately = self.at.duration_since(record.since).unwrap_or_default() < WRITES_WITHIN;
-        if lately && record.checkpoint_before == Some(written.version) {
+        let age = self.at.duration_since(record.since).unwrap_or_default();
+        let is_recent = age < CHECKPOINT_WRITE_TIMEOUT;
+        if is_recent && record.checkpoint_before == Some(written.version) {
             return Some("waits for the kubelet to write its checkpoint");
         }
         let devices = plugin.offer.devices();
         match written.checkpoint.listing_status(plugin.name(), devices) {
             ListingStatus::Listed => None,
-            ListingStatus::Lacking => Some("waits for the kubelet, whose checkpoint lacks it"),
+            ListingStatus::Lacking => {
+                Some("waits for the kubelet: its checkpoint does not list this resource's devices")
+            }
             ListingStatus::OtherDevices => {
-                Some("waits for the kubelet, whose checkpoint has another plugin's devices")
+                Some("waits for the kubelet: its checkpoint lists another plugin's devices")
             }
         }
     }
 
-    /// Whether pods can have this plugin's devices, and will for some time.
-    pub(crate) fn has_ready(&self, plugin: &PluginSnapshot) -> bool {
+    /// Whether the plugin is ready and the daemon is not stopping.
+    pub(crate) fn is_plugin_ready(&self, plugin: &PluginSnapshot) -> bool {
         !self.stopping && self.waits_for(plugin).is_none()
     }
 
-    /// Whether all are ready, and it does not stop.
+    /// Whether every plugin is ready and the daemon is not stopping.
     pub(crate) fn is_ready(&self) -> bool {
-        !self.stopping && self.plugins.iter().all(|plugin| self.has_ready(plugin))
+        !self.stopping
+            && self
+                .plugins
+                .iter()
+                .all(|plugin| self.is_plugin_ready(plugin))
     }
 }

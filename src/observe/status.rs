@@ -1,5 +1,4 @@
-//! What was seen, for people and programs: the JSON of `/status` and of the control socket, whose client
-//! reads it again.
+//! The status as JSON, which `/status` and the control socket return. The control client deserializes it again.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,26 +15,25 @@ use crate::offer::Overrides;
 use crate::offer::removal::Wait;
 use crate::plugin::record::{Cause, RegistrationResult};
 
-/// The whole program. Times are of RFC 3339, in UTC.
+/// The status of the daemon. All times are in the RFC 3339 format, in UTC.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Status {
     pub version: String,
-    /// The namespace it runs in.
     pub namespace: String,
     pub node: String,
     /// The kubelet's device plugin directory.
     pub plugin_dir: String,
     pub started: String,
-    /// Whether every resource is ready, and it does not stop.
+    /// Whether every resource is ready and the daemon is not stopping, as in `/readyz`.
     pub ready: bool,
     pub stopping: bool,
-    /// The config file, where there is one.
+    /// `None` if `CONFIG_FILE` is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ConfigStatus>,
-    /// The kubelet's checkpoint, of which it is known who holds what.
+    /// The kubelet's checkpoint, from which `held` and `heldBy` come.
     pub checkpoint: CheckpointStatus,
-    /// The resources in their order.
+    /// In the order of the configuration.
     pub resources: Vec<ResourceStatus>,
 }
 
@@ -43,13 +41,13 @@ pub struct Status {
 #[serde(rename_all = "camelCase")]
 pub struct ConfigStatus {
     pub file: String,
-    /// How often it was read again and said something else.
+    /// Reloads that changed the configuration.
     pub changed: u64,
-    /// How often it said the same.
+    /// Reloads that changed nothing.
     pub unchanged: u64,
-    /// How often it had errors.
+    /// Reloads that were refused because the file had errors.
     pub refused: u64,
-    /// What is wrong with it now: what was configured before goes on.
+    /// The errors in the file now. While there are some, the previous configuration stays in use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub errors: Option<ErrorStatus>,
 }
@@ -57,7 +55,7 @@ pub struct ConfigStatus {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct CheckpointStatus {
-    /// When the kubelet wrote it.
+    /// When the kubelet last wrote it; `None` if it cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) as_of: Option<String>,
     /// Why it cannot be read.
@@ -68,7 +66,7 @@ pub struct CheckpointStatus {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ErrorStatus {
     pub what: String,
-    /// When; of what goes on, since when.
+    /// When the error happened; for errors in the config file, since when the file has had errors.
     pub at: String,
 }
 
@@ -78,67 +76,65 @@ pub struct ResourceStatus {
     pub name: String,
     /// The file name of its socket.
     pub endpoint: String,
-    /// Where its plugin stands, in one word.
+    /// A step of the plugin's run, such as `registered`, or `waiting` if the last attempt failed.
     pub state: String,
+    /// When the resource entered this state.
     pub since: String,
-    /// Whether pods can have its devices.
+    /// Whether pods can get its devices.
     pub ready: bool,
-    /// What it waits for until it is ready.
+    /// Why the resource is not ready; `None` if it is ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) waits_for: Option<String>,
-    /// Registrations by how they went.
+    /// Registration attempts by result.
     pub registrations: BTreeMap<String, u64>,
-    /// New starts by why.
+    /// Restarts of the plugin by cause.
     pub restarts: BTreeMap<String, u64>,
-    /// What went wrong last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last_error: Option<ErrorStatus>,
-    /// What was set at run time and overrides the configuration.
+    /// Values set at run time that override the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overrides: Option<OverridesStatus>,
-    /// What goes wrong with it on purpose.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<FaultStatus>,
-    /// How often that happened, by kind; also of faults that were cleared.
+    /// Injections by kind of fault, including those of faults that were cleared since.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub faults_injected: BTreeMap<String, u64>,
-    /// Devices that pods can have.
+    /// Devices that are advertised as Healthy.
     pub healthy: usize,
-    /// Those that they cannot.
+    /// Devices that are advertised as Unhealthy, including those pending removal.
     pub unhealthy: usize,
-    /// Devices among the unhealthy ones that are dropped as soon as nobody can have them.
+    /// Devices that are removed once no pod can hold them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) pending_removal: usize,
-    /// Devices that pods hold; `null` where it is not known.
+    /// Devices that pods hold; `null` if the checkpoint cannot be read.
     pub held: Option<usize>,
-    /// The devices, where asked for.
+    /// `None` if the request does not ask for devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<Vec<DeviceStatus>>,
 }
 
-/// What overrides the configuration.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct OverridesStatus {
-    /// The number of devices.
+    /// The number of devices; `None` if it is not overridden.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<usize>,
-    /// Of how many devices the health.
+    /// How many devices have an overridden health.
     pub health: usize,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FaultStatus {
-    /// As it was asked for, with its seed.
+    /// The fault as it was set, with its seed.
     pub fault: Fault,
-    /// Whether it was set at run time, not by the configuration.
+    /// Whether the fault was set at run time rather than by the configuration.
     pub(crate) set_at_run_time: bool,
-    /// Whether it has been injected as often as it may be.
+    /// Whether the fault has reached its `times` limit.
     pub exhausted: bool,
-    /// How many calls, streams, registrations or phases it was evaluated for.
+    /// How many calls, streams, registrations or phases the fault was evaluated for.
     pub seen: u64,
-    /// How often it was injected.
+    /// How many of these it was injected into.
     pub injected: u64,
 }
 
@@ -146,45 +142,47 @@ pub struct FaultStatus {
 #[serde(rename_all = "camelCase")]
 pub struct DeviceStatus {
     pub id: String,
-    /// Its health as reported to the kubelet.
+    /// The health that is advertised to the kubelet.
     pub health: String,
-    /// Its NUMA nodes; none: no topology.
+    /// Empty if the device has no topology.
     pub numa: Vec<u16>,
-    /// Whether its health was set at run time.
+    /// Whether the health was set at run time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub health_overridden: bool,
-    /// Whether a fault makes it Unhealthy.
+    /// Whether a fault makes the device Unhealthy.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fault_unhealthy: bool,
-    /// Whether it is being removed.
+    /// Whether the device is pending removal.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub removing: bool,
-    /// What it waits for until it is removed.
+    /// What delays the removal of the device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) waits_for: Option<String>,
-    /// The containers that hold it.
+    /// The containers that hold the device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) held_by: Vec<Holder>,
 }
 
-/// Whose devices are wanted.
+/// Which resources and devices a status contains.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum WithDevices {
+    /// All resources, without devices.
     None,
+    /// All resources, with their devices.
     All,
-    /// This resource's, and nothing of others.
+    /// Only this resource, with its devices.
     Of(String),
 }
 
 impl Status {
-    pub fn of(snapshot: &Snapshot, wanted: &WithDevices) -> Self {
+    pub fn of(snapshot: &Snapshot, with_devices: &WithDevices) -> Self {
         let program = &snapshot.program;
-        let is_wanted = |plugin: &&PluginSnapshot| match wanted {
+        let is_included = |plugin: &&PluginSnapshot| match with_devices {
             WithDevices::Of(name) => plugin.name() == *name,
             WithDevices::None | WithDevices::All => true,
         };
-        let resources = snapshot.plugins.iter().filter(is_wanted);
+        let resources = snapshot.plugins.iter().filter(is_included);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             namespace: program.namespace.clone(),
@@ -203,7 +201,7 @@ impl Status {
                 error: snapshot.checkpoint.as_ref().err().cloned(),
             },
             resources: resources
-                .map(|plugin| resource(snapshot, plugin, *wanted != WithDevices::None))
+                .map(|plugin| resource(snapshot, plugin, *with_devices != WithDevices::None))
                 .collect(),
         }
     }
@@ -235,7 +233,7 @@ fn resource(snapshot: &Snapshot, plugin: &PluginSnapshot, with_devices: bool) ->
         endpoint: offer.resource().socket.to_string(),
         state: record.state().to_owned(),
         since: time(record.since),
-        ready: snapshot.has_ready(plugin),
+        ready: snapshot.is_plugin_ready(plugin),
         waits_for,
         registrations: counts(record.registrations, RegistrationResult::as_str),
         restarts: counts(record.restarts, Cause::as_str),
@@ -291,23 +289,26 @@ fn device(
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "the signature that serde requires"
+)]
 fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// Those that happened, by name.
+/// The counts above zero, by name.
 fn counts<K: EnumArray<u64>>(
     counts: EnumMap<K, u64>,
     as_str: impl Fn(K) -> &'static str,
 ) -> BTreeMap<String, u64> {
-    let happened = counts.into_iter().filter(|(_, count)| *count > 0);
-    happened
+    let nonzero = counts.into_iter().filter(|(_, count)| *count > 0);
+    nonzero
         .map(|(key, count)| (as_str(key).to_owned(), count))
         .collect()
 }
 
-/// A file can have any time; RFC 3339 has four digits for a year.
+/// Formats a time. A file's time can be out of the range of RFC 3339, whose years have four digits, so it is clamped.
 fn time(time: SystemTime) -> String {
     let last = UNIX_EPOCH + Duration::from_secs(253_402_300_799);
     format_rfc3339_seconds(time.clamp(UNIX_EPOCH, last)).to_string()
@@ -318,7 +319,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn any_time_of_a_file_can_be_told() {
+    fn times_outside_of_the_rfc_3339_range_are_clamped() {
         let far = Duration::from_secs(1 << 60);
         let known = UNIX_EPOCH + Duration::from_secs(1_000_000_000);
         assert_eq!(time(known), "2001-09-09T01:46:40Z");

@@ -1,4 +1,4 @@
-//! The control socket: who may connect, how it answers bad requests, and when it is created and removed.
+//! The control socket: permissions, bad requests, and when the socket is created and removed.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -13,26 +13,26 @@ use crate::support::process::{Running, program};
 use rustix::process::Signal;
 use simple_device_plugin::control::{Message, Refusal, Reply};
 
-/// A request for the status, as the client sends it.
+/// A status request as the client sends it.
 const STATUS: &[u8] = br#"{"version":1,"body":{"status":{"devices":"none"}}}"#;
 
 fn refusal(answer: &str) -> Refusal {
     let message: Message<Reply> = serde_json::from_str(answer).expect("a reply");
     match message.body {
         Reply::Refused(refusal) => refusal,
-        reply => panic!("no refusal: {reply:?}"),
+        reply => panic!("not a refusal: {reply:?}"),
     }
 }
 
 #[test]
-fn the_socket_is_private_and_goes_with_the_program() {
+fn the_socket_is_private_and_removed_when_the_daemon_stops() {
     let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &node.variables());
     manager.says("listening for commands");
     let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
     assert_eq!(mode(&node.control), 0o600);
     assert_eq!(mode(node.control.parent().expect("a directory")), 0o700);
-    // A second program does not take a socket that answers.
+    // A second daemon does not take a socket that is in use.
     let second = plugin_dir();
     let other = Running::manager(second.path(), &node.variables());
     other.says("retrying; set a different CONTROL_SOCKET if it is in use");
@@ -43,9 +43,9 @@ fn the_socket_is_private_and_goes_with_the_program() {
             .starts_with(r#"{"version":1,"body":{"status":{"#)
     );
     fs::remove_file(&node.control).expect("the socket");
-    // A change in the plugin directory makes the program look for its control socket.
+    // A change in the plugin directory makes the daemon check its control socket.
     fs::write(node.path().join("something"), "").expect("a file");
-    manager.says("the control socket was removed: making it anew");
+    manager.says("the control socket was removed: binding it again");
     manager.says("listening for commands");
     assert!(
         node.ask(STATUS)
@@ -57,7 +57,7 @@ fn the_socket_is_private_and_goes_with_the_program() {
 }
 
 #[test]
-fn the_socket_answers_what_it_is_not_made_for() {
+fn bad_requests_get_a_refusal() {
     let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &node.variables());
     manager.says("listening for commands");
@@ -90,20 +90,20 @@ fn the_socket_answers_what_it_is_not_made_for() {
         let answer = node.ask(request);
         assert_eq!(refusal(&answer), Refusal::Version { supported: 1 });
     }
-    // More than the limit: the program closes the oldest connection and serves the newest.
+    // With more connections than the limit, the daemon closes the oldest and serves the newest.
     let silent: Vec<UnixStream> = (0..20).map(|_| node.connect()).collect();
     assert!(
         node.ask(STATUS)
             .starts_with(r#"{"version":1,"body":{"status":{"#)
     );
-    for mut gone in [&silent[0], &silent[19]] {
+    for mut closed in [&silent[0], &silent[19]] {
         // The last one is closed when its request times out.
         let mut rest = Vec::new();
-        let ended = gone.read_to_end(&mut rest);
+        let ended = closed.read_to_end(&mut rest);
         let reset = |error: std::io::Error| error.kind() == ErrorKind::ConnectionReset;
         assert!(rest.is_empty() && ended.map_err(reset).map_or_else(|reset| reset, |_| true));
     }
-    // The program does not wait for the end of an endless request.
+    // The daemon refuses an endless request without waiting for its end.
     let mut endless = node.connect();
     endless.write_all(&huge).expect("a server that reads");
     let mut answer = String::new();
@@ -113,28 +113,28 @@ fn the_socket_answers_what_it_is_not_made_for() {
 }
 
 #[test]
-fn others_may_not_ask() {
+fn other_users_are_refused() {
     let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &node.variables());
     manager.says("listening for commands");
-    // Not even where the mode of the socket allows it.
+    // Even if the mode of the socket allows the connection.
     for path in [node.path(), node.control.parent().expect("a directory")] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its owner");
     }
     fs::set_permissions(&node.control, fs::Permissions::from_mode(0o666)).expect("its owner");
     let mut nobody = program(&[("CONTROL_SOCKET", node.control())]);
     nobody.arg("status").uid(65_534);
-    let asked = match nobody.output() {
+    let output = match nobody.output() {
         Ok(output) => output,
-        // Only root can run it as another user, and that user must be able to read the program.
-        Err(error) => return eprintln!("not tried: {error}"),
+        // Only root can run a program as another user, and that user must be able to read the program.
+        Err(error) => return eprintln!("skipped: {error}"),
     };
-    assert_eq!(asked.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(1));
     manager.says("refused a connection: only root and the daemon's own user may connect");
 }
 
 #[test]
-fn a_socket_that_was_left_behind_is_taken() {
+fn a_stale_socket_is_replaced() {
     let node = ControlledNode::new();
     fs::create_dir(node.control.parent().expect("a directory")).expect("a directory");
     drop(UnixListener::bind(&node.control).expect("a socket"));

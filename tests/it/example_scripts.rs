@@ -39,7 +39,7 @@ fn a_sick_device() {
         "listed 4 devices, 3 healthy: gpu-node-0 Unhealthy",
         "gpu-node-0  Unhealthy, overridden  train/main",
         "pod next: UnexpectedAdmissionError: example.com/gpu: 3 devices are requested, 2 are available",
-        "as configured",
+        "reset to the configuration",
         "gpu-node-0 Healthy",
     ];
     shows("006-unhealthy-device", &words);
@@ -53,7 +53,7 @@ fn a_flapping_device() {
         "gpu-node-3 Unhealthy",
         "gpu-node-3 Healthy",
         "configuration  health 3 --up 3s --down 2s",
-        "1 fault is cleared",
+        "cleared 1 fault",
         "no faults",
     ];
     shows("007-flapping-device", &words);

@@ -26,7 +26,7 @@ async fn clears_the_faults_of_one_resource_only() {
     }
     let (_, status, _) = node.does(&["status"]);
     assert!(
-        status.contains("example.com/gpu has a fault; fault list shows it\n"),
+        status.contains("example.com/gpu has 1 fault; see `fault list`\n"),
         "{status}"
     );
     let cleared: Vec<ClearReply> = node.done(&["fault", "clear", GPU]);

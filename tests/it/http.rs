@@ -1,4 +1,4 @@
-//! HTTP: `/status`, and clients that are silent, slow, many, or that send bad requests.
+//! The HTTP server: `/status`, bad requests, and clients that are silent, slow or too many.
 
 use crate::support::http::{Http, Observed, answer};
 use crate::support::{A, Manager, ONE, kubelet, plugin_dir, pod, within};
@@ -6,7 +6,7 @@ use simple_device_plugin::model::device::Health;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
-async fn the_status_tells_of_every_device_and_who_holds_it() {
+async fn the_status_contains_every_device_and_its_holders() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(
@@ -70,7 +70,7 @@ async fn the_status_tells_of_every_device_and_who_holds_it() {
 }
 
 #[tokio::test]
-async fn http_answers_what_it_is_not_made_for() {
+async fn bad_requests_get_an_error_status() {
     let Observed {
         manager,
         http,
@@ -103,7 +103,7 @@ async fn http_answers_what_it_is_not_made_for() {
 }
 
 #[tokio::test]
-async fn a_thousand_silent_clients_hold_up_neither_pods_nor_probes() {
+async fn a_thousand_silent_clients_delay_neither_pods_nor_probes() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), ONE);
@@ -141,7 +141,7 @@ async fn a_thousand_silent_clients_hold_up_neither_pods_nor_probes() {
 
 /// The server closes a connection whose request never ends, even if there is no other client.
 #[tokio::test]
-async fn whoever_says_nothing_has_to_go() {
+async fn a_client_that_sends_no_complete_request_is_disconnected() {
     let Observed {
         manager,
         http,
@@ -152,14 +152,14 @@ async fn whoever_says_nothing_has_to_go() {
     slow.write_all(b"GET /livez HTTP/1.1\r\n")
         .await
         .expect("a server");
-    within("an end of the silent", answer(&mut silent)).await;
-    within("an end of the slow", answer(&mut slow)).await;
+    within("the end of the silent connection", answer(&mut silent)).await;
+    within("the end of the slow connection", answer(&mut slow)).await;
     manager.stop().await;
 }
 
-/// Clients that request much and do not read it do not keep the server from answering others.
+/// Clients that request large responses and do not read them do not block other clients.
 #[tokio::test]
-async fn slow_readers_do_not_keep_answers_from_others() {
+async fn slow_readers_do_not_block_other_clients() {
     let dir = plugin_dir();
     let prefix = "p".repeat(180);
     let manager = Manager::start(
@@ -183,42 +183,42 @@ async fn slow_readers_do_not_keep_answers_from_others() {
     let busy = (503, "busy: try again\n".to_owned());
     assert_eq!(http.get("/status").await, busy);
     drop(slow);
-    // The server answers others when it has made the answers in progress, which may take a while on a busy machine.
-    let whole = async {
+    // A slot is free once the responses in progress are built, which may take a while on a busy machine.
+    let complete_status = async {
         loop {
-            let answer = http.get("/status").await;
-            if answer != busy {
-                return answer;
+            let response = http.get("/status").await;
+            if response != busy {
+                return response;
             }
         }
     };
-    let (status, text) = within("the status", whole).await;
+    let (status, text) = within("the status", complete_status).await;
     assert_eq!((status, text.matches("\"id\"").count()), (200, 100_000));
     manager.stop().await;
 }
 
-/// A burst of clients that disconnect leaves no work behind: the limit counts running work, not connections.
+/// The limit on large responses counts those being built, even if their clients have disconnected.
 #[tokio::test]
-async fn a_burst_of_large_questions_is_no_pile_of_work() {
+async fn a_burst_of_large_requests_uses_few_threads() {
     let Observed {
         manager,
         http,
         dir: _dir,
     } = Observed::of(&[("RESOURCE_NAME", A), ("NUMBER_DEVICES", "50000")]).await;
-    let mut guests = Vec::new();
-    let mut most = 0;
+    let mut clients = Vec::new();
+    let mut threads_max = 0;
     for _ in 0..200 {
         let mut stream = http.connect().await;
         let request = b"GET /status HTTP/1.1\r\nhost: n\r\n\r\n";
         stream.write_all(request).await.expect("a server");
-        guests.push(stream);
+        clients.push(stream);
         tokio::task::yield_now().await;
         let threads = std::fs::read_dir("/proc/self/task").expect("proc").count();
-        most = most.max(threads);
+        threads_max = threads_max.max(threads);
     }
-    // This counts the threads of other tests too.
-    assert!(most < 100, "{most} threads");
-    drop(guests);
+    // The count includes the threads of other tests.
+    assert!(threads_max < 100, "{threads_max} threads");
+    drop(clients);
     assert_eq!(http.get("/livez").await.0, 200);
     manager.stop().await;
 }

@@ -1,4 +1,4 @@
-//! The metrics count what happened, and the README lists every one of them.
+//! The metrics count what happened, and the README lists all of them.
 
 use crate::support::fake_kubelet::{Answer, FakeKubelet};
 use crate::support::http::Http;
@@ -9,7 +9,7 @@ use simple_device_plugin::model::device::Health;
 use simple_device_plugin::plugin::record::{Cause, Record, RegistrationResult, Step};
 
 #[tokio::test]
-async fn metrics_say_what_happened() {
+async fn metrics_count_what_happened() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), BOTH);
@@ -22,7 +22,7 @@ async fn metrics_say_what_happened() {
         .expect("a device");
     assert!(kubelet.disconnect_plugin(B));
     manager
-        .record(B, "a way back", |record| {
+        .record(B, "a second registration", |record| {
             record.registrations[RegistrationResult::Registered] == 2
         })
         .await;
@@ -54,9 +54,9 @@ async fn metrics_say_what_happened() {
         assert!(text.contains(&line), "{line}{text}");
     }
     assert!(text.ends_with("# EOF\n"), "{text}");
-    let _kubelet = kubelet.restart().await.expect("a new life");
+    let _kubelet = kubelet.restart().await.expect("a new kubelet");
     manager
-        .record(A, "a way back", |record| {
+        .record(A, "a second registration", |record| {
             record.registrations[RegistrationResult::Registered] == 2
         })
         .await;
@@ -66,24 +66,23 @@ async fn metrics_say_what_happened() {
     manager.stop().await;
 }
 
-/// The README lists every metric that exists, and no other.
 #[tokio::test]
-async fn the_readme_has_every_metric() {
+async fn the_readme_lists_exactly_the_metrics_that_exist() {
     let dir = plugin_dir();
     write_checkpoint(dir.path(), &[]);
     let manager = Manager::start(dir.path(), ONE);
     let http = Http::of(&manager).await;
     let (_, text) = http.get("/metrics").await;
-    let told = text
+    let types = text
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE simple_device_plugin_"));
-    let mut told: Vec<String> = told
+    let mut exposed: Vec<String> = types
         .map(|line| match line.split_once(' ').expect("a type") {
             (name, "counter") => format!("{name}_total"),
             (name, _) => name.to_owned(),
         })
         .collect();
-    told.sort();
+    exposed.sort();
     let readme = include_str!("../../README.md");
     let (_, section) = readme.split_once("| metric |").expect("a table of metrics");
     let rows = section
@@ -93,16 +92,17 @@ async fn the_readme_has_every_metric() {
         .lines()
         .skip(2);
     let name = |row: &str| row.split('`').nth(1).expect("a name").to_owned();
-    let mut written: Vec<String> = rows.map(name).collect();
-    let bare = |name: &mut String| *name = name.split('{').next().expect("a name").to_owned();
-    written.iter_mut().for_each(bare);
-    written.sort();
-    assert_eq!(written, told);
+    let mut documented: Vec<String> = rows.map(name).collect();
+    let strip_labels =
+        |name: &mut String| *name = name.split('{').next().expect("a name").to_owned();
+    documented.iter_mut().for_each(strip_labels);
+    documented.sort();
+    assert_eq!(documented, exposed);
     manager.stop().await;
 }
 
 #[tokio::test]
-async fn registrations_are_counted_by_how_they_went() {
+async fn registrations_are_counted_by_result() {
     for (answer, result) in [
         (Answer::Refuse, RegistrationResult::Refused),
         (Answer::Ignore, RegistrationResult::NotCalledBack),
@@ -113,23 +113,26 @@ async fn registrations_are_counted_by_how_they_went() {
         let manager = Manager::start(dir.path(), ONE);
         let counted = move |record: &Record| record.registrations[result] > 0;
         let record = manager.record(A, result.as_str(), counted).await;
-        let told = u64::from(kubelet.registered.borrow()[A]);
-        assert_eq!(record.registrations.values().sum::<u64>(), told);
+        let received = u64::from(kubelet.registered.borrow()[A]);
+        assert_eq!(record.registrations.values().sum::<u64>(), received);
         manager.stop().await;
     }
 }
 
 #[tokio::test]
-async fn other_options_are_a_restart_by_configuration() {
+async fn changed_options_count_as_a_restart_by_configuration() {
     let dir = plugin_dir();
     let _kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), ONE);
     manager.is_at(A, Step::Registered).await;
-    let mut others = resources(ONE);
-    others[0].pre_start = true;
-    manager.reconfigure(others);
-    let again = |record: &Record| record.registrations[RegistrationResult::Registered] == 2;
-    let record = manager.record(A, "another registration", again).await;
+    let mut changed = resources(ONE);
+    changed[0].pre_start = true;
+    manager.reconfigure(changed);
+    let registered_twice =
+        |record: &Record| record.registrations[RegistrationResult::Registered] == 2;
+    let record = manager
+        .record(A, "a second registration", registered_twice)
+        .await;
     let causes = record.restarts.iter().filter(|(_, count)| **count > 0);
     let causes: Vec<(Cause, &u64)> = causes.collect();
     assert_eq!(causes, [(Cause::Configuration, &1)]);

@@ -1,4 +1,4 @@
-//! Commands that set health and device counts: they override the configuration until `reset` removes them.
+//! The commands `health` and `scale` override the configuration until `reset` removes the overrides.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ fn scaled(devices: usize, pending_removal: usize) -> ScaleReply {
 }
 
 #[tokio::test]
-async fn health_is_set_and_taken_back() {
+async fn health_is_set_and_reset() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     let one: HealthReply = node.done(&["health", GPU, "gpu-n-1", "unhealthy"]);
@@ -35,7 +35,7 @@ async fn health_is_set_and_taken_back() {
     let range: HealthReply = node.done(&["health", GPU, "2-3", "unhealthy"]);
     assert_eq!((range.devices, range.device), (2, None));
     node.shows(4, 1).await;
-    // The kubelet gives the only device that is still healthy.
+    // The kubelet allocates the only device that is still healthy.
     node.kubelet
         .admit(&pod("p", &[(GPU, 1)]))
         .await
@@ -45,7 +45,7 @@ async fn health_is_set_and_taken_back() {
     assert_eq!(healthy.health, Health::Healthy);
     node.shows(4, 2).await;
     let (_, status, _) = node.does(&["status"]);
-    let note = "example.com/gpu has overrides: health of 3 devices\n";
+    let note = "example.com/gpu has overrides: health of 3 devices set; `reset example.com/gpu` removes them\n";
     assert!(status.contains(note), "{status}");
     let (_, status, _) = node.does(&["status", GPU]);
     assert!(
@@ -64,7 +64,7 @@ async fn health_is_set_and_taken_back() {
 }
 
 #[tokio::test]
-async fn a_count_is_set_by_the_rules_of_retiring() {
+async fn a_surplus_device_stays_until_its_pod_is_deleted() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     node.kubelet
@@ -82,15 +82,15 @@ async fn a_count_is_set_by_the_rules_of_retiring() {
     assert!(
         node.does(&["status"])
             .1
-            .contains("has overrides: 6 devices\n")
+            .contains("has overrides: scaled to 6 devices; ")
     );
     node.resets();
     node.shows(4, 4).await;
 }
 
-/// The kubelet already has it as Unhealthy, so it can leave the list at once.
+/// The kubelet already knows the device as Unhealthy, so it can be removed without another report.
 #[tokio::test]
-async fn a_device_that_is_ill_goes_like_another() {
+async fn an_unhealthy_surplus_device_is_removed() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     node.does(&["health", GPU, "3", "unhealthy"]);
@@ -100,7 +100,7 @@ async fn a_device_that_is_ill_goes_like_another() {
 }
 
 #[tokio::test]
-async fn it_outlives_reloads_and_kubelets_but_no_restart() {
+async fn overrides_survive_reloads_and_kubelet_restarts() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     assert_eq!(node.done::<ScaleReply>(&["scale", GPU, "3"]), scaled(3, 1));
@@ -114,7 +114,7 @@ async fn it_outlives_reloads_and_kubelets_but_no_restart() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_is_refused_and_changes_nothing() {
+async fn invalid_requests_are_refused_and_change_nothing() {
     let list = "{resources: [{name: example.com/gpu, devices: [{id: a}, {id: b}]}]}";
     let node = Node::with(list);
     node.shows(2, 2).await;
@@ -158,20 +158,20 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
             ..
         }
     ));
-    assert_eq!(node.does(&["health", GPU, "all", "sick"]).0, Some(2));
+    assert_eq!(node.does(&["health", GPU, "all", "broken"]).0, Some(2));
     assert!(!node.does(&["status"]).1.contains("overrid"));
 }
 
 #[tokio::test]
-async fn two_hands_and_a_reload_at_once_end_as_the_last_says() {
+async fn concurrent_commands_and_reloads_end_with_the_last_configuration() {
     let node = Node::with(FOUR);
     node.shows(4, 4).await;
     std::thread::scope(|scope| {
-        for hand in 0..2 {
+        for client in 0..2 {
             let dir = node.dir.path();
             scope.spawn(move || {
                 for round in 0..10 {
-                    let count = (round + hand) % 6;
+                    let count = (round + client) % 6;
                     does(dir, &["scale", GPU, &count.to_string()]);
                     does(dir, &["health", GPU, "all", "unhealthy"]);
                 }

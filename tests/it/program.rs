@@ -1,11 +1,11 @@
-//! What the program prints: errors in its variables, the output of `check`, and its log.
+//! The program's output: errors in the variables, the output of `check`, and the log.
 
 use std::process::Stdio;
 
 use crate::support::process::{Running, output, program, running_manager};
 use crate::support::{RESOURCE, plugin_dir, pod};
 
-const WRONG: [(&str, &str); 7] = [
+const INVALID: [(&str, &str); 7] = [
     ("RESOURCE_NAME", "gpu,example.com/nic"),
     ("NUMBER_DEVICES", "two,3000000"),
     ("NUMBER_DEVICES_7", "1"),
@@ -16,10 +16,10 @@ const WRONG: [(&str, &str); 7] = [
 ];
 
 #[test]
-fn every_mistake_is_told_and_nothing_is_touched() {
+fn every_error_is_reported_and_nothing_is_changed() {
     let dir = plugin_dir();
     for arguments in [&[][..], &["check"]] {
-        let mut command = program(&WRONG);
+        let mut command = program(&INVALID);
         let (code, stdout, stderr) = output(
             command
                 .args(arguments)
@@ -48,7 +48,7 @@ fn every_mistake_is_told_and_nothing_is_touched() {
 }
 
 #[test]
-fn a_pod_without_node_name_is_a_mistake() {
+fn a_pod_without_node_name_is_an_error() {
     let mut command = program(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")]);
     let (code, _, stderr) = output(command.env_remove("NODE_NAME").arg("check"));
     assert_eq!(code, Some(78));
@@ -59,7 +59,7 @@ fn a_pod_without_node_name_is_a_mistake() {
 }
 
 #[test]
-fn check_shows_a_nodes_view() {
+fn check_shows_the_resources_of_another_node() {
     let variables = [
         ("RESOURCE_NAME", "example.com/gpu,example.com/nic"),
         ("NUMBER_DEVICES", "4,2"),
@@ -96,7 +96,7 @@ example.com/nic
 }
 
 #[tokio::test]
-async fn logs_are_json_where_asked_and_each_rpc_is_a_line_at_trace() {
+async fn logs_json_if_configured_and_each_rpc_at_level_trace() {
     let variables = [("LOG_FORMAT", "json"), ("RUST_LOG", "trace")];
     let (_dir, kubelet, running) = running_manager(&variables).await;
     kubelet
@@ -104,14 +104,14 @@ async fn logs_are_json_where_asked_and_each_rpc_is_a_line_at_trace() {
         .await
         .expect("admitted");
     drop(kubelet);
-    let heard = tokio::task::spawn_blocking(move || {
-        let mut heard = vec![running.says("DevicePlugin.allocate")];
+    let lines = tokio::task::spawn_blocking(move || {
+        let mut lines = vec![running.says("DevicePlugin.allocate")];
         running.signal(rustix::process::Signal::TERM);
-        heard.extend(running.stderr.iter());
-        heard
+        lines.extend(running.stderr.iter());
+        lines
     });
-    let heard = heard.await.expect("lines");
-    let allocate: serde_json::Value = serde_json::from_str(&heard[0]).expect("JSON");
+    let lines = lines.await.expect("lines");
+    let allocate: serde_json::Value = serde_json::from_str(&lines[0]).expect("JSON");
     assert_eq!(allocate["message"], "DevicePlugin.allocate");
     assert_eq!(allocate["resource"], RESOURCE);
     assert!(
@@ -119,14 +119,14 @@ async fn logs_are_json_where_asked_and_each_rpc_is_a_line_at_trace() {
             .as_str()
             .is_some_and(|id| id.starts_with("simple-device-n-"))
     );
-    for line in heard {
+    for line in lines {
         let json: serde_json::Value = serde_json::from_str(&line).expect("JSON");
         assert!(json["message"].is_string(), "{line}");
     }
 }
 
 #[test]
-fn the_first_line_tells_who_and_where() {
+fn the_first_log_line_names_the_namespace_and_the_node() {
     let dir = plugin_dir();
     let running = Running::manager(
         dir.path(),
@@ -134,7 +134,7 @@ fn the_first_line_tells_who_and_where() {
     );
     let first = running.says("");
     for words in [
-        "simple-device-plugin",
+        "starting simple-device-plugin",
         "namespace=\"lab\"",
         "node=\"n\"",
         "resources=1",
@@ -145,7 +145,7 @@ fn the_first_line_tells_who_and_where() {
 }
 
 #[test]
-fn a_reader_that_has_seen_enough_is_no_error() {
+fn a_closed_stdout_is_not_an_error() {
     let (reader, closed) = std::io::pipe().expect("a pipe");
     drop(reader);
     let names: Vec<String> = (0..1000).map(|i| format!("example.com/r{i}")).collect();

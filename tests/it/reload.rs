@@ -1,4 +1,4 @@
-//! A new configuration reaches the kubelet; resources that did not change are not touched.
+//! A new configuration reaches the kubelet, and does not affect resources that did not change.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use kubelet_sim::Kubelet;
 use tokio::sync::broadcast::error::TryRecvError;
 
 #[tokio::test]
-async fn new_devices_health_and_outputs_go_out_on_the_open_stream() {
+async fn new_devices_health_and_outputs_need_no_new_registration() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(2)));
@@ -19,7 +19,7 @@ async fn new_devices_health_and_outputs_go_out_on_the_open_stream() {
     manager.reconfigure(from_file(&counted(5)));
     shows(&kubelet, A, 5, 5).await;
     manager.reconfigure(from_file(listed));
-    // The devices of the count leave the list, as no pod holds them.
+    // The counted devices are removed, since no pod holds them.
     shows(&kubelet, A, 2, 1).await;
     let got = kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
     assert_eq!(got[0].response.envs["Y"], "y");
@@ -32,11 +32,11 @@ async fn new_devices_health_and_outputs_go_out_on_the_open_stream() {
     shows(&kubelet, A, 3, 1).await;
     let got = kubelet.admit(&pod("q", &[(A, 1)])).await.expect("admitted");
     assert_eq!(got[0].response.envs["Z"], "other");
-    assert_eq!(registrations(&kubelet, A), 1, "never registered anew");
+    assert_eq!(registrations(&kubelet, A), 1, "no new registration");
     manager.stop().await;
 }
 
-async fn registered_anew(kubelet: &Kubelet, resource: &str, times: u64) {
+async fn registered_times(kubelet: &Kubelet, resource: &str, times: u64) {
     let mut counts = kubelet.registrations();
     let counted = counts.wait_for(|counts| counts.get(resource) == Some(&times));
     within("another registration", counted)
@@ -46,7 +46,7 @@ async fn registered_anew(kubelet: &Kubelet, resource: &str, times: u64) {
 }
 
 #[tokio::test]
-async fn what_stays_the_same_does_not_notice() {
+async fn a_reload_affects_only_the_resources_that_changed() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let config = |more: &str| from_file(&format!("resources: [{{name: {A}}}, {more}]"));
@@ -55,22 +55,22 @@ async fn what_stays_the_same_does_not_notice() {
     shows(&kubelet, B, 2, 2).await;
     let mut events = kubelet.events();
 
-    // The kubelet reads options and sockets at the registration only, so b registers again.
+    // The kubelet reads the options and the endpoint only at a registration, so b registers again.
     manager.reconfigure(config("{name: example.com/b, preferredAllocation: packed}"));
-    registered_anew(&kubelet, B, 2).await;
+    registered_times(&kubelet, B, 2).await;
     manager.reconfigure(config("{name: example.com/b, preferredAllocation: spread}"));
     manager.reconfigure(config(
         "{name: example.com/b, preferredAllocation: spread, preStart: true, pluginName: other}",
     ));
-    registered_anew(&kubelet, B, 3).await;
+    registered_times(&kubelet, B, 3).await;
     assert!(dir.path().join("other.sock").exists());
 
-    // A resource goes and another one comes.
+    // Another resource replaces b.
     manager.reconfigure(config("{name: example.com/c}"));
     shows(&kubelet, "example.com/c", 2, 2).await;
     shows(&kubelet, B, 2, 0).await;
     assert_eq!(sockets(dir.path()).len(), 2);
-    // The kubelet saw nothing of a.
+    // The kubelet has no event of resource a.
     loop {
         match events.try_recv() {
             Ok(event) => assert_ne!(event.resource, A, "{event:?}"),
@@ -88,7 +88,7 @@ async fn what_stays_the_same_does_not_notice() {
 }
 
 #[tokio::test]
-async fn what_the_kubelet_is_not_told_is_not_sent() {
+async fn a_change_that_the_kubelet_cannot_see_sends_no_list() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(2)));
@@ -107,13 +107,13 @@ async fn what_the_kubelet_is_not_told_is_not_sent() {
         }
     };
     within("the env", env).await;
-    assert!(events.try_recv().is_err(), "a list went out");
+    assert!(events.try_recv().is_err(), "a list was sent");
     manager.stop().await;
 }
 
-/// The reloads come faster than the plugin can apply them, also while it registers or stops.
+/// Reloads come faster than the plugin can apply them, even while it registers or stops.
 #[tokio::test]
-async fn many_reloads_at_once_end_as_the_last_one_says() {
+async fn many_reloads_end_with_the_last_configuration() {
     let dir = plugin_dir();
     let kubelet = strict_kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(3)));

@@ -1,4 +1,4 @@
-//! `status` shows resources, devices, the pods that hold them, and errors in the config file.
+//! The command `status` shows resources, devices, the pods that hold them, and errors in the config file.
 
 use std::fs;
 
@@ -8,7 +8,7 @@ use crate::support::{GPU, kubelet, replace_checkpoint, shows, text, until};
 use rustix::process::Signal;
 use simple_device_plugin::node::checkpoint_file;
 
-/// Replaces every age, which differs in each run, by `Ns`.
+/// Replaces every age by `Ns`, since ages differ between runs.
 fn without_ages(text: &str) -> String {
     let words = text.split_inclusive([' ', '\n']);
     let aged = words.map(|word| {
@@ -25,7 +25,7 @@ fn without_ages(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn shows_the_resources_and_the_devices_of_one() {
+async fn shows_all_resources_or_one_resource_with_its_devices() {
     let node = ControlledNode::new();
     let (manager, kubelet) = node.running().await;
     let (code, all, stderr) = node.status(&[]);
@@ -38,7 +38,7 @@ async fn shows_the_resources_and_the_devices_of_one() {
              RESOURCE         STATE       FOR  HEALTHY  HELD\n\
              example.com/gpu  registered  Ns   4 of 4   1\n\
              example.com/nic  registered  Ns   2 of 2   0\n\n\
-             held: as of the kubelet's last write, Ns ago; deleted pods may be among them\n"
+             held: from the kubelet's checkpoint, written Ns ago; may include deleted pods\n"
         )
     );
     let (_, gpu, _) = node.status(&[GPU]);
@@ -54,13 +54,13 @@ async fn shows_the_resources_and_the_devices_of_one() {
          0     gpu-n-2  Healthy\n\
          1     gpu-n-1  Healthy\n\
          1     gpu-n-3  Healthy\n\n\
-         held: as of the kubelet's last write, Ns ago; deleted pods may be among them\n"
+         held: from the kubelet's checkpoint, written Ns ago; may include deleted pods\n"
     );
     let (_, json, _) = node.status(&["--json"]);
     let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(status["resources"][1]["devices"][1]["id"], "nic-n-1");
     kubelet.stop().await;
-    until("what it waits for", || {
+    until("the reason why it is not ready", || {
         let (_, all, _) = node.status(&[]);
         all.contains("0 of 2 resources ready")
             && all
@@ -70,14 +70,15 @@ async fn shows_the_resources_and_the_devices_of_one() {
     drop(manager);
 }
 
-/// The kubelet already uses this form for other checkpoints. One that the program cannot read does not count as empty.
+/// The kubelet already uses this format for other checkpoints. A checkpoint that cannot be parsed does not count as
+/// empty.
 #[tokio::test]
-async fn a_checkpoint_of_another_form_is_told_once_and_holders_are_unknown() {
+async fn a_checkpoint_in_an_unknown_format_is_logged_once_and_holders_are_unknown() {
     let node = ControlledNode::new();
     let (manager, _kubelet) = node.running().await;
     let unknown =
-        "held: not known: the kubelet's checkpoint has an unknown format: missing field `Data`";
-    until("the other form", || {
+        "held: unknown (the kubelet's checkpoint has an unknown format: missing field `Data`";
+    until("an unknown format", || {
         // The kubelet may write its own checkpoint once more, so replace it again.
         replace_checkpoint(node.path(), r#"{"data": "{}", "dataChecksum": 1}"#);
         node.status(&[]).1.contains(unknown)
@@ -89,7 +90,7 @@ async fn a_checkpoint_of_another_form_is_told_once_and_holders_are_unknown() {
     let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert!(status["resources"][0]["held"].is_null(), "{json}");
     manager.says("has an unknown format");
-    // The program logs an unknown form once, not for every text that has one.
+    // An unknown format is logged once, even if the content changes.
     for unknown in ["{}", r#"{"data": "longer", "dataChecksum": 1}"#, "{"] {
         fs::write(node.path().join(checkpoint_file::FILE), unknown).expect("a checkpoint");
         let (_, all, _) = node.status(&[]);
@@ -103,26 +104,32 @@ async fn a_checkpoint_of_another_form_is_told_once_and_holders_are_unknown() {
 }
 
 #[tokio::test]
-async fn says_what_it_cannot_tell() {
+async fn fails_without_a_daemon_without_a_socket_and_for_an_unknown_resource() {
     let node = ControlledNode::new();
     let (code, stdout, stderr) = node.status(&[]);
     assert_eq!((code, &*stdout), (Some(1), ""));
-    assert!(stderr.starts_with("error: nobody answers at "), "{stderr}");
+    assert!(
+        stderr.starts_with("error: cannot reach the daemon at "),
+        "{stderr}"
+    );
     assert!(stderr.contains("CONTROL_SOCKET"), "{stderr}");
     let (code, _, stderr) = output(program(&[]).arg("status"));
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("CONTROL_SOCKET is empty"), "{stderr}");
+    assert!(
+        stderr.contains("CONTROL_SOCKET=\"\": expected the path"),
+        "{stderr}"
+    );
     let (_manager, _kubelet) = node.running().await;
     let (code, _, stderr) = node.status(&["example.com/fpga"]);
     assert_eq!(code, Some(1));
     assert_eq!(
         stderr,
-        "error: no resource example.com/fpga; there are: example.com/gpu, example.com/nic\n"
+        "error: resource example.com/fpga not found; configured: example.com/gpu, example.com/nic\n"
     );
 }
 
 #[tokio::test]
-async fn a_config_file_with_mistakes_is_told() {
+async fn warns_of_a_config_file_with_errors() {
     let node = ControlledNode::new();
     let kubelet = kubelet(node.path());
     let file = node.path().join("config.yaml");
@@ -139,7 +146,7 @@ async fn a_config_file_with_mistakes_is_told() {
     let status = || node.status(&["--json"]).1;
     fs::write(&file, "resources: [{name: example.com/gpu, devices: 1}]").expect("a file");
     until("a reload", || status().contains("\"changed\": 1")).await;
-    until("the one that goes", || {
+    until("a device pending removal", || {
         status().contains("\"removing\": true")
     })
     .await;
@@ -151,10 +158,13 @@ async fn a_config_file_with_mistakes_is_told() {
     fs::write(&file, "resources: [{name: gpu, devices: many}]").expect("a file");
     until("errors", || status().contains("\"refused\": 1")).await;
     let (_, all, _) = node.status(&[]);
-    let told = "warning: the config file is refused since ";
-    assert!(all.contains(told) && all.contains("(and 1 more)"), "{all}");
+    let warning = "warning: the config file has had errors for ";
+    assert!(
+        all.contains(warning) && all.contains("(and 1 more)"),
+        "{all}"
+    );
     manager.signal(Signal::HUP);
-    until("a second look", || status().contains("\"refused\": 2")).await;
+    until("a second refusal", || status().contains("\"refused\": 2")).await;
     fs::write(&file, "resources: [{name: example.com/gpu, devices: 1}]").expect("a file");
     until("no errors", || !status().contains("\"errors\"")).await;
     assert!(status().contains("\"unchanged\": 1"), "{}", status());

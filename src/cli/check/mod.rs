@@ -26,7 +26,7 @@ pub(super) struct CheckArguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Print the config file that equals the variables, for every node
+    /// Print the equivalent config file, for every node
     #[arg(long, conflicts_with_all = ["json", "node"])]
     yaml: bool,
 }

@@ -1,4 +1,4 @@
-//! `fault`: sets, lists and clears faults of the running daemon.
+//! The command `fault`, which injects, lists and clears faults of the running daemon.
 
 #[cfg(test)]
 mod tests;
@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use anstyle::Style;
 use anyhow::Context;
-use clap::{ArgGroup, Args, Subcommand};
+use clap::{Arg, ArgGroup, Args, Subcommand};
 use serde::Serialize;
 
-use crate::cli::status::{ask, injected};
+use crate::cli::status::{fetch, injected};
 use crate::cli::style::{ODD, PLAIN};
 use crate::cli::{print, request};
 use crate::control::Request;
@@ -24,17 +24,17 @@ use crate::observe::status::{FaultStatus, Status, WithDevices};
 pub(crate) enum FaultCommand {
     #[command(flatten)]
     Inject(InjectCommand),
-    /// List all faults, and how often each was injected
+    /// List all faults and how often each was injected
     #[command(after_help = "Example:\n  simple-device-plugin fault list")]
     List {
         /// Print JSON
         #[arg(long)]
         json: bool,
     },
-    /// Clear all faults, those of the configuration too
+    /// Clear all faults, including configured ones
     #[command(after_help = "Example:\n  simple-device-plugin fault clear example.com/gpu")]
     Clear {
-        /// The resource's name [default: every resource]
+        /// Name of the resource [default: all resources]
         resource: Option<String>,
         /// Print JSON
         #[arg(long)]
@@ -45,73 +45,91 @@ pub(crate) enum FaultCommand {
 /// One subcommand for each kind of fault.
 #[derive(Debug, Subcommand)]
 pub(crate) enum InjectCommand {
-    /// Delay or refuse calls of Allocate
-    #[command(override_usage = usage_of_call("allocate"), after_help = help_of_call(
+    /// Delay or refuse Allocate calls
+    #[command(mut_args(schedule_help("calls", "1")))]
+    #[command(override_usage = call_usage("allocate"), after_help = call_help(
         "allocate example.com/gpu --delay 10s",
         "While a call is delayed, the kubelet admits no other pod on the node.",
     ))]
     Allocate(FaultArguments<CallFlags>),
-    /// Delay or refuse calls of GetPreferredAllocation
-    #[command(override_usage = usage_of_call("preferred"), after_help = help_of_call(
+    /// Delay or refuse GetPreferredAllocation calls
+    #[command(mut_args(schedule_help("calls", "1")))]
+    #[command(override_usage = call_usage("preferred"), after_help = call_help(
         "preferred example.com/gpu --error INTERNAL",
-        "The kubelet makes them for resources with a preferredAllocation.",
+        "The kubelet makes this call only for resources with preferredAllocation.",
     ))]
     Preferred(FaultArguments<CallFlags>),
-    /// Delay or refuse calls of PreStartContainer
-    #[command(override_usage = usage_of_call("pre-start"), after_help = help_of_call(
+    /// Delay or refuse PreStartContainer calls
+    #[command(mut_args(schedule_help("calls", "1")))]
+    #[command(override_usage = call_usage("pre-start"), after_help = call_help(
         "pre-start example.com/gpu --error INTERNAL",
-        "The kubelet makes them for resources with preStart, and waits 30s.",
+        "The kubelet makes this call only for resources with preStart. It waits 30s.",
     ))]
     PreStart(FaultArguments<CallFlags>),
-    /// Delay or refuse calls of GetDevicePluginOptions
-    #[command(override_usage = usage_of_call("options"), after_help = help_of_call(
+    /// Delay or refuse GetDevicePluginOptions calls
+    #[command(mut_args(schedule_help("calls", "1")))]
+    #[command(override_usage = call_usage("options"), after_help = call_help(
         "options example.com/gpu --delay 20s",
-        "The kubelet makes one at each registration, which fails after 15s.",
+        "The kubelet makes this call at each registration, which fails after 15s.",
     ))]
     Options(FaultArguments<CallFlags>),
     /// Drop the ListAndWatch stream
+    #[command(mut_args(schedule_help("streams", "1")))]
     #[command(
         after_help = "Example:\n  simple-device-plugin fault stream example.com/gpu --times 3"
     )]
     Stream(FaultArguments<()>),
-    /// Suspend the registration
+    /// Suspend the registration with the kubelet
+    #[command(mut_args(schedule_help("registrations", "1")))]
     #[command(
         after_help = "Example:\n  simple-device-plugin fault registration example.com/gpu --for 5m"
     )]
     Registration(FaultArguments<RegistrationFlags>),
-    /// Make devices Unhealthy and Healthy again, until cleared
+    /// Make devices Unhealthy and Healthy again, repeatedly
+    #[command(mut_args(schedule_help("Unhealthy phases", "unlimited")))]
     #[command(
         override_usage = "simple-device-plugin fault health RESOURCE DEVICES --up TIME --down TIME
        [OPTIONS]",
         after_help = "Example:
   simple-device-plugin fault health example.com/gpu 0-1 --up 30s --down 15s
 
-They flap until the fault is cleared, or as often as --times says."
+The devices flap until the fault is cleared or --times is reached."
     )]
     Health(FaultArguments<FlapFlags>),
 }
 
-/// clap's own usage is longer than 80 columns.
-fn usage_of_call(kind: &str) -> String {
+/// Returns the usage on two lines, since clap's own is longer than 80 columns.
+fn call_usage(kind: &str) -> String {
     format!(
         "simple-device-plugin fault {kind} RESOURCE --delay TIME [OPTIONS]
        simple-device-plugin fault {kind} RESOURCE --error CODE [OPTIONS]"
     )
 }
 
-fn help_of_call(example: &str, note: &str) -> String {
+fn call_help(example: &str, note: &str) -> String {
     format!(
         "Example:
   simple-device-plugin fault {example}
 
 {note}
-All delays of the daemon together are cut to 120s in any 5 minutes."
+All delays of the daemon together are limited to 120s in any 5 minutes."
     )
+}
+
+/// Changes the help of the schedule's flags to say what this kind of fault counts, and its default of `--times`.
+fn schedule_help(counted: &'static str, default_times: &'static str) -> impl FnMut(Arg) -> Arg {
+    move |arg| match arg.get_id().as_str() {
+        "after" => arg.help(format!("Skip the first N {counted}")),
+        "times" => arg.help(format!(
+            "Stop after N injections [default: {default_times}]"
+        )),
+        _ => arg,
+    }
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct FaultArguments<K: Args> {
-    /// The resource's name
+    /// Name of the resource
     resource: String,
     #[command(flatten)]
     kind: K,
@@ -125,13 +143,13 @@ pub(crate) struct FaultArguments<K: Args> {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("what").args(["delay", "error"]).required(true))]
 pub(crate) struct CallFlags {
-    /// Answer this much later: 10ms to 60s
+    /// Delay the response by 10ms to 60s
     #[arg(long, value_name = "TIME", value_parser = expecting(values::delay))]
     delay: Option<Duration>,
-    /// Answer with this gRPC status code, as in UNAVAILABLE
+    /// Return this gRPC status code, such as UNAVAILABLE
     #[arg(long, value_name = "CODE", value_parser = expecting(ErrorCode::parse))]
     error: Option<ErrorCode>,
-    /// Set the error's message [default: a fault on demand]
+    /// Set the message of the error
     #[arg(
         long,
         value_name = "TEXT",
@@ -144,20 +162,20 @@ pub(crate) struct CallFlags {
 
 #[derive(Debug, Args)]
 pub(crate) struct RegistrationFlags {
-    /// Suspend it this long: 1ms to 24h [default: until cleared]
+    /// Suspend for 1ms to 24h [default: until cleared]
     #[arg(long = "for", value_name = "TIME", value_parser = expecting(values::suspension))]
     duration: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct FlapFlags {
-    /// IDs, indexes or ranges of indexes, as in 0,2-3; or all
+    /// Device IDs, indexes or ranges, such as 0,2-3; or `all`
     #[arg(value_parser = expecting(values::devices))]
     devices: String,
-    /// Keep the devices Healthy for this long first: 1s to 24h
+    /// Keep the devices Healthy first, for 1s to 24h
     #[arg(long, value_name = "TIME", value_parser = expecting(values::phase))]
     up: Duration,
-    /// Keep them Unhealthy for this long then: 1s to 24h
+    /// Keep them Unhealthy after that, for 1s to 24h
     #[arg(long, value_name = "TIME", value_parser = expecting(values::phase))]
     down: Duration,
 }
@@ -165,28 +183,29 @@ pub(crate) struct FlapFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Schedule")]
 struct ScheduleFlags {
+    // `schedule_help` replaces the help of `after` and `times`.
     /// Skip the first N
     #[arg(long, value_name = "N", default_value_t)]
     after: u64,
     /// Inject with probability P, 0 to 1 [default: 1]
     #[arg(long, value_name = "P", value_parser = expecting(Probability::parse))]
     probability: Option<Probability>,
-    /// Stop after N [default: 1; health: unlimited]
+    /// Stop after N injections
     #[arg(long, value_name = "N|unlimited", value_parser = expecting(Times::parse))]
     times: Option<Times>,
-    /// Seed the probability [default: random]
+    /// Seed the random selection [default: random]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
 }
 
-/// clap shows what a parser returns after the value that is wrong.
+/// Turns what a parser expected into an error text. clap prints it after the invalid value.
 fn expecting<T>(
     parse: fn(&str) -> Result<T, String>,
 ) -> impl Fn(&str) -> Result<T, String> + Clone {
     move |text| parse(text).map_err(|expected| format!("expected {expected}"))
 }
 
-/// Sends the request of the command, and prints the reply.
+/// Sends the command's request and prints the reply.
 pub fn run(socket: &Path, command: FaultCommand, out: &mut impl Write) -> anyhow::Result<()> {
     let (request, json) = match command {
         FaultCommand::Inject(command) => command.request()?,
@@ -200,7 +219,7 @@ pub fn run(socket: &Path, command: FaultCommand, out: &mut impl Write) -> anyhow
 }
 
 impl InjectCommand {
-    /// The request, and whether its reply is printed as JSON.
+    /// Returns the request, and whether to print the reply as JSON.
     fn request(self) -> anyhow::Result<(Request, bool)> {
         match self {
             Self::Allocate(arguments) => arguments.call(FaultKind::Allocate),
@@ -257,7 +276,7 @@ impl FaultArguments<CallFlags> {
 }
 
 fn list(socket: &Path, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-    let status = ask(socket, WithDevices::None, json, out)?;
+    let status = fetch(socket, WithDevices::None, json, out)?;
     if json {
         let faults: Vec<ListedFault> = listed(&status).collect();
         return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&faults)?)?);

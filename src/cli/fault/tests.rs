@@ -1,4 +1,4 @@
-//! The command line of faults.
+//! Tests of the `fault` command line.
 
 use super::*;
 use crate::api::grpc_code::CODES;
@@ -14,14 +14,14 @@ struct FaultLine {
     command: FaultCommand,
 }
 
-/// The fault that this text sets, with the resource after its first word.
+/// Parses the text as a command line, with the resource inserted after the kind of the fault.
 fn fault(text: &str) -> Result<Fault, String> {
     let mut words = shell_words(text);
     words.insert(1, GPU.to_owned());
     words.insert(0, "fault".to_owned());
     let line = FaultLine::try_parse_from(words).map_err(|error| error.to_string())?;
     let FaultCommand::Inject(command) = line.command else {
-        panic!("{text} sets no fault");
+        panic!("{text} is not a command that sets a fault");
     };
     match command.request() {
         Ok((Request::Fault { resource, fault }, false)) if resource == GPU => Ok(*fault),
@@ -29,7 +29,7 @@ fn fault(text: &str) -> Result<Fault, String> {
     }
 }
 
-/// Splits as a shell does: at blanks outside of single quotes, with `\'` for a quote.
+/// Splits as a shell does: at spaces outside of single quotes, with `\'` for a quote.
 fn shell_words(text: &str) -> Vec<String> {
     let (mut words, mut is_quoted) = (vec![String::new()], false);
     let mut letters = text.chars();
@@ -46,7 +46,7 @@ fn shell_words(text: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_fault_is_shown_as_it_is_given() {
+fn a_fault_is_displayed_as_its_command_line() {
     for text in [
         "allocate --delay 10s --probability 0.5 --after 3 --times 2 --seed 7",
         "preferred --error ABORTED --times unlimited",
@@ -62,7 +62,7 @@ fn a_fault_is_shown_as_it_is_given() {
 }
 
 #[test]
-fn flags_that_do_not_go_together_are_refused() {
+fn flags_that_cannot_be_combined_are_refused() {
     for (text, expected) in [
         ("allocate", "<--delay <TIME>|--error <CODE>>"),
         (
@@ -86,7 +86,7 @@ fn flags_that_do_not_go_together_are_refused() {
 }
 
 #[test]
-fn values_out_of_bounds_are_refused_with_what_is_expected() {
+fn values_out_of_range_are_refused_with_the_expected_range() {
     for (text, expected) in [
         (
             "allocate --delay 61s",
@@ -123,7 +123,7 @@ fn values_out_of_bounds_are_refused_with_what_is_expected() {
 }
 
 #[test]
-fn help_fits_a_terminal_and_has_an_example() {
+fn help_fits_80_columns_and_has_an_example() {
     let mut command = FaultLine::command();
     command.build();
     let help = command.render_help().to_string();
@@ -153,7 +153,7 @@ fn call_faults() -> impl Strategy<Value = CallFault> {
 
 fn kinds() -> impl Strategy<Value = FaultKind> {
     let duration = prop::option::of(milliseconds(1, 86_400_000));
-    // A name that begins with a hyphen is a flag, unless `--` stands before it.
+    // A name that begins with a hyphen would be parsed as a flag unless it follows `--`.
     let devices = "[^\\p{Cc}-][^\\p{Cc}]{0,60}";
     let phase = || milliseconds(1000, 86_400_000);
     let flap = (devices, phase(), phase());
@@ -169,7 +169,7 @@ fn kinds() -> impl Strategy<Value = FaultKind> {
 }
 
 fn faults() -> impl Strategy<Value = Fault> {
-    // serde_json reads longer fractions with an error in the last bit.
+    // serde_json parses longer fractions with an error in the last bit.
     let probability = prop::option::of((0..=1000_u16).prop_map(|thousandths| {
         let number = f64::from(thousandths) / 1000.0;
         Probability::parse(&number.to_string()).expect("a probability")
@@ -192,7 +192,7 @@ fn faults() -> impl Strategy<Value = Fault> {
 
 proptest! {
     #[test]
-    fn the_text_and_the_json_of_a_fault_give_the_same_fault_again(expected in faults()) {
+    fn a_fault_survives_a_round_trip_through_text_and_json(expected in faults()) {
         let text = expected.to_string();
         prop_assert_eq!(fault(&text), Ok(expected.clone()), "{}", text);
         let json = serde_json::to_string(&expected).expect("JSON");

@@ -1,4 +1,4 @@
-//! `status`: shows the status of the running daemon, which it gets over the control socket.
+//! The command `status`, which gets the running daemon's status over the control socket and shows it.
 
 mod show;
 
@@ -10,44 +10,43 @@ use std::time::SystemTime;
 
 use anyhow::bail;
 
-use crate::cli::request::{self, UNEXPECTED};
+use crate::cli::request::{self, UNEXPECTED_REPLY};
 use crate::control::{Reply, Request};
 use crate::observe::status::{self, Status};
 
 #[derive(Debug)]
 pub(crate) struct StatusOptions {
-    /// This resource, with its devices.
+    /// Show only this resource, with its devices.
     pub resource: Option<String>,
-    /// For programs.
     pub json: bool,
 }
 
-pub fn run(socket: &Path, wanted: &StatusOptions, out: &mut impl Write) -> anyhow::Result<()> {
-    let devices = match &wanted.resource {
+pub fn run(socket: &Path, options: &StatusOptions, out: &mut impl Write) -> anyhow::Result<()> {
+    let devices = match &options.resource {
         Some(resource) => status::WithDevices::Of(resource.clone()),
-        None if wanted.json => status::WithDevices::All,
+        None if options.json => status::WithDevices::All,
         None => status::WithDevices::None,
     };
-    let status = ask(socket, devices, wanted.json, out)?;
-    Ok(print(&status, wanted, out)?)
+    let status = fetch(socket, devices, options.json, out)?;
+    Ok(print(&status, options, out)?)
 }
 
-/// Asks for the status. A refusal is printed as JSON, if that is wanted, and is an error in any case.
-pub fn ask(
+/// Requests the status. A refusal is returned as an error; with `json`, it is also printed as JSON.
+pub fn fetch(
     socket: &Path,
     devices: status::WithDevices,
     json: bool,
     out: &mut impl Write,
 ) -> anyhow::Result<Status> {
-    match request::ask(socket, &Request::Status { devices }, json, out)? {
+    match request::send(socket, &Request::Status { devices }, json, out)? {
         Reply::Status(status) => Ok(*status),
-        _ => bail!(UNEXPECTED),
+        _ => bail!(UNEXPECTED_REPLY),
     }
 }
 
-fn print(status: &Status, wanted: &StatusOptions, out: &mut impl Write) -> io::Result<()> {
-    match (&*status.resources, &wanted.resource) {
-        _ if wanted.json => writeln!(out, "{}", serde_json::to_string_pretty(status)?),
+fn print(status: &Status, options: &StatusOptions, out: &mut impl Write) -> io::Result<()> {
+    match (&*status.resources, &options.resource) {
+        _ if options.json => writeln!(out, "{}", serde_json::to_string_pretty(status)?),
         ([resource], Some(_)) => show::resource(status, resource, SystemTime::now(), out),
         _ => show::all(status, SystemTime::now(), out),
     }

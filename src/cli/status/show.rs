@@ -12,7 +12,7 @@ use crate::node::checkpoint::Holder;
 use crate::observe::status::{DeviceStatus, FaultStatus, ResourceStatus, Status};
 use crate::util::sanitize::sanitize;
 
-/// The program and its resources.
+/// Prints a line about the daemon, a table of resources, and notes on what needs attention.
 pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result<()> {
     let count = status.resources.len();
     let ready = status
@@ -32,16 +32,11 @@ pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result
         let rows = status.resources.iter().map(|resource| row(resource, now));
         table(out, "RESOURCE\tSTATE\tFOR\tHEALTHY\tHELD", rows)?;
     }
-    let waiting = status.resources.iter().filter_map(waits);
-    let overridden = status.resources.iter().filter_map(|resource| {
-        Some(format!(
-            "{} has overrides: {}",
-            resource.name,
-            overrides(resource)?
-        ))
-    });
-    let faulty = status.resources.iter().filter_map(faulty);
-    let removing = status.resources.iter().filter_map(pending_removal);
+    let resources = || status.resources.iter();
+    let waiting = resources().filter_map(waiting_note);
+    let overridden = resources().filter_map(overrides_note);
+    let removing = resources().filter_map(removal_note);
+    let faulty = resources().filter_map(faults_note);
     let notes = waiting.chain(overridden).chain(removing).chain(faulty);
     let notes: Vec<String> = notes.collect();
     if !notes.is_empty() {
@@ -51,8 +46,8 @@ pub fn all(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result
         writeln!(out, "{line}")?;
     }
     writeln!(out)?;
-    writeln!(out, "{DIM}{}{DIM:#}", as_of(status, now))?;
-    errors(status, now, out)
+    writeln!(out, "{DIM}{}{DIM:#}", held_note(status, now))?;
+    config_warning(status, now, out)
 }
 
 fn row(resource: &ResourceStatus, now: SystemTime) -> (Style, String) {
@@ -63,14 +58,14 @@ fn row(resource: &ResourceStatus, now: SystemTime) -> (Style, String) {
     (if resource.ready { PLAIN } else { ODD }, row)
 }
 
-/// Where it is not known, no number.
+/// The number of held devices, or `?` if it is unknown.
 fn held(resource: &ResourceStatus) -> String {
     resource
         .held
         .map_or("?".to_owned(), |held| held.to_string())
 }
 
-fn waits(resource: &ResourceStatus) -> Option<String> {
+fn waiting_note(resource: &ResourceStatus) -> Option<String> {
     Some(format!(
         "{} {}",
         resource.name,
@@ -78,35 +73,41 @@ fn waits(resource: &ResourceStatus) -> Option<String> {
     ))
 }
 
-/// What overrides the configuration.
+fn overrides_note(resource: &ResourceStatus) -> Option<String> {
+    let (name, overrides) = (&resource.name, overrides(resource)?);
+    Some(format!(
+        "{name} has overrides: {overrides}; `reset {name}` removes them"
+    ))
+}
+
 fn overrides(resource: &ResourceStatus) -> Option<String> {
     let overrides = resource.overrides.as_ref()?;
     let devices = overrides.devices.map(|count| match count {
-        1 => "1 device".to_owned(),
-        count => format!("{count} devices"),
+        1 => "scaled to 1 device".to_owned(),
+        count => format!("scaled to {count} devices"),
     });
     let health = (overrides.health > 0).then(|| match overrides.health {
-        1 => "health of 1 device".to_owned(),
-        count => format!("health of {count} devices"),
+        1 => "health of 1 device set".to_owned(),
+        count => format!("health of {count} devices set"),
     });
     let both: Vec<String> = devices.into_iter().chain(health).collect();
     Some(both.join(", "))
 }
 
-fn pending_removal(resource: &ResourceStatus) -> Option<String> {
+fn removal_note(resource: &ResourceStatus) -> Option<String> {
     let name = &resource.name;
     match resource.pending_removal {
         0 => None,
         1 => Some(format!(
-            "{name} has 1 device pending removal; status {name} shows it"
+            "{name} has 1 device pending removal; see `status {name}`"
         )),
         count => Some(format!(
-            "{name} has {count} devices pending removal; status {name} shows them"
+            "{name} has {count} devices pending removal; see `status {name}`"
         )),
     }
 }
 
-fn faulty(resource: &ResourceStatus) -> Option<String> {
+fn faults_note(resource: &ResourceStatus) -> Option<String> {
     let name = &resource.name;
     match resource
         .faults
@@ -115,43 +116,43 @@ fn faulty(resource: &ResourceStatus) -> Option<String> {
         .count()
     {
         0 => None,
-        1 => Some(format!("{name} has a fault; fault list shows it")),
-        count => Some(format!("{name} has {count} faults; fault list shows them")),
+        1 => Some(format!("{name} has 1 fault; see `fault list`")),
+        count => Some(format!("{name} has {count} faults; see `fault list`")),
     }
 }
 
-/// From when it is that devices are said to be held.
-fn as_of(status: &Status, now: SystemTime) -> String {
+/// Explains how current the numbers of held devices are.
+fn held_note(status: &Status, now: SystemTime) -> String {
     let checkpoint = &status.checkpoint;
     match (&checkpoint.as_of, &checkpoint.error) {
         (Some(at), _) => {
             let age = age(at, now);
             format!(
-                "held: as of the kubelet's last write, {age} ago; deleted pods may be among them"
+                "held: from the kubelet's checkpoint, written {age} ago; may include deleted pods"
             )
         }
         (None, Some(error)) => {
-            format!("held: not known: {error}")
+            format!("held: unknown ({error})")
         }
-        (None, None) => "held: not known".to_owned(),
+        (None, None) => "held: unknown".to_owned(),
     }
 }
 
-fn errors(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result<()> {
+fn config_warning(status: &Status, now: SystemTime, out: &mut impl Write) -> io::Result<()> {
     let Some(config) = &status.config else {
         return Ok(());
     };
     let Some(errors) = &config.errors else {
         return Ok(());
     };
-    let (since, what) = (age(&errors.at, now), &errors.what);
+    let (duration, what) = (age(&errors.at, now), &errors.what);
     writeln!(
         out,
-        "\n{ODD}warning:{ODD:#} the config file is refused since {since}, what was configured before goes on: {what}"
+        "\n{ODD}warning:{ODD:#} the config file has had errors for {duration}, and the previous configuration stays in use: {what}"
     )
 }
 
-/// One resource and its devices.
+/// Prints one resource and its devices.
 pub fn resource(
     status: &Status,
     resource: &ResourceStatus,
@@ -160,8 +161,11 @@ pub fn resource(
 ) -> io::Result<()> {
     let (name, state, since) = (&resource.name, &resource.state, age(&resource.since, now));
     writeln!(out, "{STRONG}{name}{STRONG:#} {state} for {since}")?;
-    let rows = facts(resource, now).into_iter();
-    columns(out, rows.map(|(what, value)| format!("  {what}\t{value}")))?;
+    let rows = details(resource, now).into_iter();
+    columns(
+        out,
+        rows.map(|(label, value)| format!("  {label}\t{value}")),
+    )?;
     let mut devices: Vec<&DeviceStatus> = resource.devices.iter().flatten().collect();
     devices.sort_by(|a, b| a.numa.cmp(&b.numa));
     if !devices.is_empty() {
@@ -172,12 +176,12 @@ pub fn resource(
             devices.into_iter().map(device),
         )?;
     }
-    writeln!(out, "\n{DIM}{}{DIM:#}", as_of(status, now))?;
-    errors(status, now, out)
+    writeln!(out, "\n{DIM}{}{DIM:#}", held_note(status, now))?;
+    config_warning(status, now, out)
 }
 
-/// What is known of a resource, but for its single devices: labels and values.
-fn facts(resource: &ResourceStatus, now: SystemTime) -> Vec<(&'static str, String)> {
+/// The labels and values above the table of devices.
+fn details(resource: &ResourceStatus, now: SystemTime) -> Vec<(&'static str, String)> {
     let mut rows = vec![("endpoint", resource.endpoint.clone())];
     if let Some(waits_for) = &resource.waits_for {
         rows.push(("not ready", waits_for.clone()));
@@ -223,7 +227,7 @@ fn facts(resource: &ResourceStatus, now: SystemTime) -> Vec<(&'static str, Strin
     rows
 }
 
-/// How many devices that are pending removal wait for what.
+/// Counts the devices that are pending removal by what delays their removal.
 fn removing(resource: &ResourceStatus) -> BTreeMap<&str, usize> {
     let mut removing = BTreeMap::new();
     let devices = resource.devices.iter().flatten();
@@ -271,23 +275,23 @@ fn device(device: &DeviceStatus) -> (Style, String) {
     (style, row)
 }
 
-/// How often it did, of how often it could have.
+/// How often the fault was injected, and how often it was evaluated.
 pub fn injected(fault: &FaultStatus) -> String {
     let exhausted = if fault.exhausted { ", exhausted" } else { "" };
     format!("{} of {}{exhausted}", fault.injected, fault.seen)
 }
 
 fn counts(counts: &BTreeMap<String, u64>) -> String {
-    let each = counts.iter().map(|(what, count)| format!("{count} {what}"));
-    let each: Vec<String> = each.collect();
-    if each.is_empty() {
+    let counts = counts.iter().map(|(name, count)| format!("{count} {name}"));
+    let counts: Vec<String> = counts.collect();
+    if counts.is_empty() {
         "none".to_owned()
     } else {
-        each.join(", ")
+        counts.join(", ")
     }
 }
 
-/// How long ago that was, short as kubectl has it.
+/// How long ago `at` was, in one unit as in kubectl, or `?` if `at` is not a valid time.
 fn age(at: &str, now: SystemTime) -> String {
     let Ok(at) = humantime::parse_rfc3339(at) else {
         return "?".to_owned();
@@ -306,7 +310,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ages_are_short() {
+    fn ages_have_one_unit() {
         let now = humantime::parse_rfc3339("2026-11-21T12:00:00Z").unwrap();
         for (at, expected) in [
             ("2026-11-21T12:00:01Z", "0s"),
