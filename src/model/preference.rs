@@ -1,4 +1,4 @@
-//! GetPreferredAllocation: a hint to the kubelet which of the available devices to take.
+//! GetPreferredAllocation: which of the available devices the kubelet should prefer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -7,24 +7,24 @@ use serde::Deserialize;
 
 use crate::model::device::{Device, Devices};
 
-/// Which free devices a pod gets.
+/// Which of the available devices the kubelet should prefer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// The kubelet picks at random.
+    /// GetPreferredAllocation is not offered, and the kubelet picks devices at random.
     #[default]
     None,
-    /// The lowest indexes.
+    /// Devices with the lowest indexes.
     Ordered,
-    /// The fewest NUMA nodes, then the lowest indexes.
+    /// Devices from the fewest NUMA nodes, then with the lowest indexes.
     Packed,
-    /// One from each NUMA node in turn, the least used first.
+    /// One device from each NUMA node in turn, starting with the least used node.
     Spread,
 }
 
 impl Policy {
-    /// The word in `PREFERRED_ALLOCATION`.
+    /// Returns the policy's value in `PREFERRED_ALLOCATION`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -46,12 +46,11 @@ impl FromStr for Policy {
     }
 }
 
-/// The NUMA nodes of a device: what `packed` and `spread` reckon with.
+/// The NUMA nodes of a device. `packed` and `spread` group devices that have the same nodes.
 type NumaSet<'a> = &'a [u16];
 
-/// What must be included first, then by policy, as many as there are, up to `size`. IDs that no
-/// device has or that Allocate would refuse are never chosen by policy, and never an error: an error
-/// would fail the pod.
+/// Returns up to `size` IDs: those of `must_include` first, then available ones by policy. The policy skips IDs that are
+/// unknown or that Allocate would refuse. Such IDs are not an error, because an error would fail the pod.
 pub(crate) fn prefer(
     devices: &Devices,
     policy: Policy,
@@ -88,13 +87,13 @@ fn known<'a>(devices: &'a Devices, ids: &'a [String]) -> impl Iterator<Item = &'
     ids.iter().filter_map(|id| devices.get(id))
 }
 
-/// The open devices of the fewest places that have enough, in index order. Places that are taken
-/// from anyway, and none at all, cost nothing.
+/// Returns the open devices of the fewest NUMA sets that together have enough, in index order. The sets of `taken`
+/// devices, and devices without topology, do not count.
 fn packed<'a>(open: Vec<&'a Device>, taken: &[&Device], needed: usize) -> Vec<&'a Device> {
     let mut free: BTreeSet<NumaSet> = taken.iter().map(|device| &*device.numa).collect();
     free.insert(&[]);
 
-    // Places in the order of their lowest index, with how many open devices each has.
+    // The number of open devices of each set, in the order of the lowest index.
     let mut sizes: Vec<(NumaSet, usize)> = Vec::new();
     let mut missing = needed;
     for device in &open {
@@ -113,8 +112,8 @@ fn packed<'a>(open: Vec<&'a Device>, taken: &[&Device], needed: usize) -> Vec<&'
         .collect()
 }
 
-/// The fewest places that together have `missing` devices; of several such sets the one whose
-/// places come first. All places where even they have too few.
+/// Returns the fewest NUMA sets that together have `missing` devices. Of several solutions, returns the one whose sets
+/// come first in `sizes`. Returns all sets if they have too few devices.
 fn fewest<'a>(sizes: &[(NumaSet<'a>, usize)], mut missing: usize) -> Vec<NumaSet<'a>> {
     let mut largest: Vec<usize> = sizes.iter().map(|(_, size)| *size).collect();
     largest.sort_unstable_by(|a, b| b.cmp(a));
@@ -150,8 +149,8 @@ fn sum_of_largest(sizes: &[(NumaSet, usize)], count: usize) -> usize {
     sizes.iter().take(count).sum()
 }
 
-/// One open device from each place in turn: first the place that gave this container the fewest,
-/// then the one with the fewest devices in use, then the lowest index.
+/// Returns one open device from each NUMA set in turn. The next set is the one with the fewest devices for this
+/// container, then the fewest devices in use, then the lowest index.
 fn spread<'a>(
     devices: &Devices,
     open: &[&'a Device],
@@ -192,14 +191,14 @@ fn spread<'a>(
     chosen
 }
 
-/// What is known of a place while devices are chosen from it.
+/// The devices of one NUMA set, while [`spread`] chooses from it.
 #[derive(Default)]
 struct Usage<'a> {
-    /// Devices that other containers have.
+    /// The number of devices that are not available, for example because another container holds them.
     in_use: usize,
-    /// Devices that this container gets.
+    /// The number of devices for this container.
     given: usize,
-    /// Devices that are left, the lowest index last.
+    /// The remaining available devices, by descending index.
     open: Vec<&'a Device>,
 }
 
@@ -247,14 +246,14 @@ mod tests {
         let all = devices(8, "0-1");
         check(&all, Policy::Packed, &[0, 1, 2, 3], &[], 2, &[0, 2]);
         check(&all, Policy::Packed, &[0, 1, 3], &[], 2, &[1, 3]);
-        // What must be included decides the node, though lower indexes stand elsewhere.
+        // The must-include device decides the node, although the other node has lower indexes.
         check(&all, Policy::Packed, &[0, 2, 5, 7], &[5], 2, &[5, 7]);
         check(&all, Policy::Packed, &[0, 1, 2, 3], &[], 3, &[0, 1, 2]);
     }
 
     #[test]
     fn packed_prefers_low_indexes_among_equally_few_nodes() {
-        // Node 0: 0 3 6, node 1: 1 4 7, node 2: 2 5 8 11: five need two nodes, any two.
+        // Node 0 has 0 3 6, node 1 has 1 4 7, node 2 has 2 5 8 11. Any two nodes have five devices.
         let all = devices(12, "0-2");
         let available = [0, 1, 2, 3, 4, 5, 6, 7, 8, 11];
         check(&all, Policy::Packed, &available, &[], 5, &[0, 1, 3, 4, 6]);
@@ -289,7 +288,7 @@ mod tests {
             3,
             &[1, 4, 3],
         );
-        // Node 0 already gives one.
+        // Node 0 has the must-include device.
         check(
             &all,
             Policy::Spread,
@@ -317,8 +316,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the kubelet offers: as many as there are up to the size, each once, each
-        /// offered, what must be included first.
+        /// The result has as many distinct available IDs as possible, up to the size, with must-include IDs first.
         #[test]
         fn every_policy_gives_a_valid_hint(
             count in 0_usize..40,
@@ -343,7 +341,7 @@ mod tests {
             prop_assert!(head.is_subset(&first));
         }
 
-        /// No set of fewer NUMA nodes than `packed` uses would have been enough.
+        /// Compares with the smallest of all subsets of nodes that have enough devices.
         #[test]
         fn packed_uses_the_fewest_nodes(
             offered in prop::collection::btree_set(0_usize..24, 1..24),

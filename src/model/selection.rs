@@ -1,42 +1,44 @@
-//! Which devices of a resource are meant: IDs, indexes, ranges of indexes, or all of them.
+//! Device selections, the argument `DEVICES` of commands and faults: IDs, indexes, ranges of indexes, or `all`.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::model::device::{Device, Devices};
 
-/// In bytes.
+/// Maximum length of a selection, in bytes.
 pub(crate) const TEXT_MAX: usize = 4096;
 
-/// Every device, unless one has it for its ID.
+/// Selects every device, unless a device has this ID.
 const ALL: &str = "all";
 
-/// Why nothing can be selected.
+/// Why a selection is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[serde(rename_all = "camelCase")]
 pub enum SelectionError {
-    /// Neither an ID that is there nor an index.
+    /// An element that is neither the ID of a device nor an index or range.
     #[error(
-        "no device {0:?}: expected IDs, indexes as in 0, ranges as in 0-3, comma-separated, or all"
+        "no device {0:?}: expected a comma-separated list of device IDs, indexes (0) or ranges (0-3), or all"
     )]
     Unknown(String),
-    /// Whoever means so many means ranges, or all.
-    #[error("more than {TEXT_MAX} bytes to name devices: ranges as in 0-3, or all, say it shorter")]
+    #[error(
+        "the selection of devices is longer than {TEXT_MAX} bytes: use ranges (0-3) or all instead"
+    )]
     TooLong,
-    /// An index beyond the last.
-    #[error("no device with the index {index}: there are {count}, counted from 0")]
+    #[error(
+        "index {index} is out of range: the number of devices is {count}, and indexes start at 0"
+    )]
     NoIndex {
         index: usize,
-        /// How many devices there are.
+        /// The number of devices that have an index.
         count: usize,
     },
 }
 
-/// The devices that the text means, each once, in the order of the list. An ID wins over what else it could be.
-/// Devices that are pending removal have no index.
+/// Returns the selected devices without duplicates, in the order of the list. An element that is the ID of a device
+/// selects that device, even if it is also an index or range. Devices that are pending removal have no index.
 ///
 /// # Errors
-/// The first part of the text that no device has.
+/// Returns an error for the first element that is invalid or selects a device that does not exist.
 pub fn select<'a>(devices: &'a Devices, text: &str) -> Result<Vec<&'a Device>, SelectionError> {
     if text.len() > TEXT_MAX {
         return Err(SelectionError::TooLong);
@@ -48,14 +50,14 @@ pub fn select<'a>(devices: &'a Devices, text: &str) -> Result<Vec<&'a Device>, S
     Ok(selection.selected().collect())
 }
 
-/// Those that are there of what the text means.
+/// Returns the selected devices that exist. Ignores elements that are invalid or select no existing device.
 pub(crate) fn select_present<'a>(
     devices: &'a Devices,
     text: &str,
 ) -> impl Iterator<Item = &'a Device> {
     let mut selection = Selection::new(devices);
     for part in selection.parts(text) {
-        // What is there is selected all the same.
+        // On an error, `add` has already selected the devices that exist.
         let _ = selection.add(part);
     }
     selection.selected()
@@ -63,9 +65,9 @@ pub(crate) fn select_present<'a>(
 
 struct Selection<'a> {
     devices: &'a Devices,
-    /// By position.
+    /// Indexed by the position of the device.
     is_selected: Vec<bool>,
-    /// The positions that have an index.
+    /// The positions of the devices that have an index, by index.
     indexed: Vec<usize>,
 }
 
@@ -79,7 +81,7 @@ impl<'a> Selection<'a> {
         }
     }
 
-    /// The whole is one where it is an ID, or all.
+    /// Splits the text at commas, unless the whole text is `all` or an ID. IDs can contain commas.
     fn parts<'t>(&self, text: &'t str) -> Vec<&'t str> {
         let text = text.trim();
         if text == ALL || self.devices.position(text).is_some() {
@@ -88,7 +90,8 @@ impl<'a> Selection<'a> {
         text.split(',').map(str::trim).collect()
     }
 
-    /// Selects what is there of a part.
+    /// Selects the devices of one element. If a range ends beyond the last index, selects the devices that exist and
+    /// returns an error.
     fn add(&mut self, part: &str) -> Result<(), SelectionError> {
         if let Some(position) = self.devices.position(part) {
             self.is_selected[position] = true;
@@ -127,7 +130,8 @@ fn range(part: &str) -> Result<(usize, usize), SelectionError> {
     (first <= last).then_some((first, last)).ok_or_else(unknown)
 }
 
-/// Decimal; one beyond all bounds is taken for the highest but one, which no list has.
+/// Parses a decimal index. A number that is too large becomes `usize::MAX - 1`: no device has that index, and adding 1
+/// does not overflow.
 fn index(text: &str) -> Option<usize> {
     let decimal = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
     decimal.then(|| text.parse().unwrap_or(usize::MAX).min(usize::MAX - 1))
@@ -167,7 +171,7 @@ mod tests {
             ("1-2", &["3", "0-1"]),
             ("all", &["a", "3", "0-1", "x,y", "e"]),
             ("gone", &["gone"]),
-            // An ID wins.
+            // An ID takes precedence over an index or range.
             ("3", &["3"]),
             ("0-1", &["0-1"]),
             ("x,y", &["x,y"]),
@@ -202,7 +206,8 @@ mod tests {
                 "{text} {error}"
             );
         }
-        let expected = "no device with the index 5: there are 5, counted from 0";
+        let expected =
+            "index 5 is out of range: the number of devices is 5, and indexes start at 0";
         assert_eq!(selected("5").unwrap_err().to_string(), expected);
         assert_eq!(selected("2-5").unwrap_err().to_string(), expected);
         for beyond in ["18446744073709551615", "99999999999999999999999999"] {

@@ -1,4 +1,4 @@
-//! Texts with placeholders: what a container gets, made of its devices.
+//! Templates for the values that containers receive, such as `GPU_{index}`.
 
 use std::borrow::Cow;
 
@@ -8,8 +8,8 @@ use uuid::Uuid;
 use crate::model::device::Device;
 use crate::util::sanitize::sanitize;
 
-/// A text in which `{…}` stands for something of a device or of all the container's devices. `{{` and
-/// `}}` are braces.
+/// A text with placeholders in braces. A placeholder is replaced by a value of one device, or of all devices of the
+/// container. `{{` and `}}` are literal braces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template(Vec<Part>);
 
@@ -19,28 +19,27 @@ enum Part {
     Value(Source, Vec<Filter>),
 }
 
-/// What a placeholder stands for.
+/// Where the value of a placeholder comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Source {
     Of(Field),
-    /// The place among the container's devices, from 0.
+    /// The position of the device among the container's devices, from 0.
     Position,
-    /// Of all the container's devices, comma-joined.
+    /// The field of each of the container's devices, joined with commas.
     Each(Field),
 }
 
-/// What a device has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Field {
     Id,
     Index,
     Path,
-    /// Several are joined with `+`, as in `NUMA_NODES`.
+    /// Several nodes are joined with `+`, as in `NUMA_NODES`.
     Numa,
     Attribute(String),
 }
 
-/// What a placeholder's text goes through.
+/// A transformation of a placeholder's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Filter {
     Upper,
@@ -48,56 +47,58 @@ enum Filter {
     Uuid,
 }
 
-/// What is the same for every device of a resource on a node.
+/// Values that are the same for all devices of a resource on a node.
 #[derive(Clone, Copy, Debug)]
 pub struct Constants<'a> {
     pub node: &'a str,
     pub resource: &'a str,
 }
 
-/// Why a text is no template.
+/// Why a template is invalid. Each message completes the sentence `expected …`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TemplateError {
-    #[error("a '}}' for every '{{'; a brace itself is written twice")]
+    #[error("a '}}' for every '{{'; write '{{{{' or '}}}}' for a literal brace")]
     Unbalanced,
-    #[error("a placeholder's name, not '{{{0}}}'")]
+    #[error("the name of a placeholder or attribute in the braces, not '{{{0}}}'")]
     NotAName(String),
     #[error("a filter (upper, alnum, uuid), not '{0}'")]
     UnknownFilter(String),
-    #[error("at most {PARTS_MAX} placeholders and texts between them")]
+    #[error(
+        "at most {PARTS_MAX} parts, where each placeholder and each text between them is a part"
+    )]
     TooLong,
 }
 
-/// A container's env has a bound too.
+/// Bounds the work of rendering a template.
 const PARTS_MAX: usize = 100;
 
-/// The names of the placeholders that are not attributes.
+/// The names of the built-in placeholders, which an attribute cannot have.
 pub(crate) const PLACEHOLDERS: [&str; 11] = [
     "id", "index", "position", "path", "numa", "node", "resource", "ids", "indexes", "paths",
     "numas",
 ];
 
 impl Template {
-    /// A text without placeholders, braces and all.
+    /// Creates a template without placeholders. Braces in the text are literal.
     pub(crate) fn verbatim(text: &str) -> Self {
         Self(vec![Part::Text(text.to_owned())])
     }
 
-    /// `<prefix>{index}`, as the prefixes of the variables make it.
+    /// Creates the template `<prefix>{index}`. Braces in the prefix are literal.
     pub fn indexed(prefix: &str) -> Self {
         let index = Part::Value(Source::Of(Field::Index), Vec::new());
         Self(vec![Part::Text(prefix.to_owned()), index])
     }
 
-    /// `{id}`.
+    /// Creates the template `{id}`.
     pub fn id() -> Self {
         Self(vec![Part::Value(Source::Of(Field::Id), Vec::new())])
     }
 
-    /// Reads a text. A name that is no placeholder's is an attribute's.
+    /// Parses a template. A name that is not one of [`PLACEHOLDERS`] refers to an attribute.
     ///
     /// # Errors
-    /// Worded as what was expected.
+    /// Returns an error if the braces are unbalanced, a name or filter is invalid, or the template has too many parts.
     pub fn parse(text: &str, constants: Constants) -> Result<Self, TemplateError> {
         let mut template = Self::default();
         let mut rest = text;
@@ -121,7 +122,7 @@ impl Template {
         Ok(template)
     }
 
-    /// Texts that meet are one.
+    /// Appends a part. Adjacent texts are merged and empty texts are dropped.
     fn push(&mut self, part: Part) {
         match (self.0.last_mut(), part) {
             (_, Part::Text(text)) if text.is_empty() => {}
@@ -130,24 +131,24 @@ impl Template {
         }
     }
 
-    /// Whether it says something else for each device.
+    /// Whether the result can differ between the devices of a container.
     pub(crate) fn is_per_device(&self) -> bool {
         self.sources()
             .any(|source| !matches!(source, Source::Each(_)))
     }
 
-    /// Whether it says something of all the container's devices.
+    /// Whether the template has a placeholder for all of the container's devices, such as `{ids}`.
     pub(crate) fn is_of_all(&self) -> bool {
         self.sources()
             .any(|source| matches!(source, Source::Each(_)))
     }
 
-    /// Whether it depends on which other devices the container has.
+    /// Whether the result depends on the container's other devices.
     pub(crate) fn is_of_container(&self) -> bool {
         self.is_of_all() || self.sources().any(|source| *source == Source::Position)
     }
 
-    /// The name of a placeholder for which the device has nothing.
+    /// Returns the name of the first placeholder for which the device has no value.
     pub fn lacking(&self, device: &Device) -> Option<&str> {
         self.sources().find_map(|source| match source {
             Source::Of(field) | Source::Each(field) => field.lacking(device),
@@ -155,7 +156,7 @@ impl Template {
         })
     }
 
-    /// With what it says of all the container's devices made, so that this is not made again for each of them.
+    /// Renders the placeholders for all devices, such as `{ids}`, so that they are not rendered again for each device.
     #[must_use]
     pub(crate) fn prepared(&self, devices: &[&Device]) -> Self {
         let prepared = |part: &Part| match part {
@@ -167,7 +168,7 @@ impl Template {
         Self(self.0.iter().map(prepared).collect())
     }
 
-    /// The text for the device at this place among all of the container's devices.
+    /// Renders the template for the device at `position` in `devices`, which are all of the container's devices.
     pub fn of(&self, devices: &[&Device], position: usize) -> String {
         let text = |part: &Part| match part {
             Part::Text(text) => text.clone(),
@@ -211,7 +212,7 @@ fn placeholder(inside: &str, constants: Constants) -> Result<Part, TemplateError
     Ok(Part::Value(source, filters))
 }
 
-/// Whether a placeholder can have this name: letters, digits, `.`, `_`, `-` and `/`.
+/// Whether an attribute can have this name, which consists of letters, digits, `.`, `_`, `-` and `/`.
 pub(crate) fn is_attribute(name: &str) -> bool {
     !name.is_empty()
         && name
@@ -235,7 +236,7 @@ fn filtered(text: String, filters: &[Filter]) -> String {
             .chars()
             .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
             .collect(),
-        // Version 5: the same for the same text, on every node and in every version.
+        // A version 5 UUID depends only on the text, so it is the same on every node and in every version.
         Filter::Uuid => Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()).to_string(),
     })
 }
@@ -329,7 +330,7 @@ mod tests {
         ] {
             assert_eq!(parsed(text).unwrap().of(&given, 1), expected, "{text}");
         }
-        // Part of the contract: it must be the same in every version.
+        // The UUID must never change, because users rely on it.
         let uuid = parsed("{id|uuid}").unwrap().of(&given, 0);
         assert_eq!(uuid, "9edf6167-505e-5000-b586-b6717bfb49b7");
     }

@@ -1,8 +1,8 @@
-//! Text that others wrote, made fit for a log line or an error.
+//! Makes untrusted text safe to show in log lines and errors.
 
 const CHARACTERS_MAX: usize = 256;
 
-/// At most 256 characters of the text, what is not printable escaped; `…` where it was cut.
+/// Returns the first 256 characters with non-printable characters escaped, followed by `…` if the text is longer.
 pub fn sanitize(text: &str) -> String {
     let mut characters = text.chars();
     let mut shown = String::new();

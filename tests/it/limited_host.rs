@@ -152,7 +152,7 @@ async fn without_inotify_it_looks_every_2_s() {
         .env("DEVICE_PLUGIN_PATH", dir.path());
     let running = Running::start(&mut command);
     let watched = format!(
-        "cannot watch {}: polling it every 2 s instead",
+        "cannot watch {} with inotify, polling it every 2 s instead",
         dir.path().display()
     );
     running.says(&watched);

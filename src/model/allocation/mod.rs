@@ -1,4 +1,4 @@
-//! Allocate: what a container gets with the devices that the kubelet chose for it.
+//! Allocate: what a container receives with the devices that the kubelet assigned to it.
 
 mod outputs;
 mod size;
@@ -13,10 +13,10 @@ use thiserror::Error;
 use self::size::ANSWER_SIZE_MAX;
 use crate::model::device::{Devices, Health};
 
-/// The answer for at most this many devices of a container is built before its size is checked.
+/// With more devices than this, the size of the response is checked before the response is built.
 const FEW: usize = 64;
 
-/// A device file as the container runtime gets it (`v1beta1.DeviceSpec`).
+/// A device file in the container (`v1beta1.DeviceSpec`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceFile {
@@ -28,7 +28,7 @@ pub struct DeviceFile {
     pub permissions: String,
 }
 
-/// A file or directory of the host in the container (`v1beta1.Mount`).
+/// A file or directory of the host that is mounted into the container (`v1beta1.Mount`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mount {
@@ -36,15 +36,14 @@ pub struct Mount {
     pub container_path: String,
     /// Absolute path on the host.
     pub host_path: String,
-    /// Whether the container can only read it.
     pub(crate) read_only: bool,
 }
 
-/// What one container gets, each list in the order of the resource's devices.
+/// What one container receives. The entries of each list are in the order of the resource's devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allocation {
     pub envs: Vec<(String, String)>,
-    /// Annotations for the container runtime; the Pod never shows them.
+    /// Annotations for the container runtime. They do not appear in the Pod object.
     pub annotations: Vec<(String, String)>,
     pub device_files: Vec<DeviceFile>,
     pub mounts: Vec<Mount>,
@@ -52,34 +51,32 @@ pub struct Allocation {
     pub(crate) cdi_devices: Vec<String>,
 }
 
-/// Why a container gets nothing.
+/// Why Allocate is refused. Pod events show the message.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AllocateError {
-    /// No device of this resource has the ID.
     #[error("unknown device {0}")]
     Unknown(String),
-    /// The device is unhealthy.
     #[error("device {0} is Unhealthy")]
     Unhealthy(String),
-    /// The device is being taken away.
     #[error("device {0} is being removed")]
     Removing(String),
-    /// The kubelet could not receive the answer.
+    /// The response exceeds [`ANSWER_SIZE_MAX`].
     #[error(
-        "the answer for {asked} devices exceeds the 4 MiB that a kubelet can receive: ask for {fit} or fewer"
+        "the Allocate response for {asked} devices exceeds the kubelet's limit of 4 MiB: request {fit} devices or fewer"
     )]
     TooLarge {
-        /// For how many devices it was asked.
+        /// The number of requested devices.
         asked: usize,
-        /// For how many of these, counted from the first of the list, an answer is small enough.
+        /// A number of devices whose response fits, counted from the first requested device.
         fit: usize,
     },
 }
 
-/// Checks every ID, then tells what a container with these devices gets. An ID named twice counts once.
+/// Checks every ID, then returns what a container with these devices receives. Duplicate IDs count once.
 ///
 /// # Errors
-/// The first ID, as the kubelet ordered them, that can't be given; or that they are too many for one answer.
+/// Returns an error for the first ID in request order that is unknown, unhealthy or pending removal, or if the response
+/// is too large.
 pub fn allocate(
     devices: &Devices,
     outputs: &Outputs,
@@ -102,7 +99,7 @@ pub fn allocate(
     given.dedup_by_key(|device| device.index);
     let asked = given.len();
     let too_large = |fit| AllocateError::TooLarge { asked, fit };
-    // The answer for many devices may take gigabytes: check that it fits before it is built.
+    // The response for many devices can take gigabytes, so check its size before building it.
     if asked > FEW {
         let fit = outputs.most_in_an_answer(&given);
         if fit < asked {

@@ -1,11 +1,11 @@
-//! The rules that say what a container gets with its devices.
+//! The configured outputs of a resource: what a container receives with its devices.
 
 use super::{Allocation, DeviceFile, Mount};
 use crate::model::device::Device;
 use crate::model::template::Template;
 
-/// What a container gets with a resource's devices. What speaks of a device is there for each of them,
-/// the rest once.
+/// What a container receives with a resource's devices. A rule whose templates depend on the device applies once per
+/// device, any other rule once per container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outputs {
     /// Environment variables: name and value.
@@ -18,38 +18,33 @@ pub struct Outputs {
     pub(crate) cdi_devices: Vec<Template>,
 }
 
-/// A device file before it is known for which device.
+/// The template of a [`DeviceFile`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceFileRule {
-    /// Its path in the container.
     pub container_path: Template,
-    /// Its path on the host.
     pub host_path: Template,
     /// A subset of `rwm`.
     pub permissions: String,
 }
 
-/// A mount before it is known for which device.
+/// The template of a [`Mount`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountRule {
-    /// Its path in the container.
     pub container_path: Template,
-    /// Its path on the host.
     pub host_path: Template,
-    /// Whether the container can only read it.
     pub(crate) read_only: bool,
 }
 
-/// The variables' way to say what a container gets; `None` is off.
+/// The outputs as configured by variables. `None` disables an output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prefixes {
-    /// Env `<prefix>_<index>` = `/dev/<index>`.
+    /// Sets the environment variable `<prefix>_<index>` to `/dev/<index>`.
     pub env: Option<String>,
-    /// Annotation `<prefix>-<index>` = the device's ID.
+    /// Sets the annotation `<prefix>-<index>` to the device ID.
     pub annotation: Option<String>,
-    /// Device file `/dev/<prefix>-<index>`.
+    /// Adds the device file `/dev/<prefix>-<index>`.
     pub(crate) device_file: Option<String>,
-    /// The host's file behind every device file; `None`: the same path as in the container.
+    /// The host path of every device file. `None` means the same path as in the container.
     pub(crate) device_file_host_path: Option<String>,
 }
 
@@ -84,7 +79,7 @@ impl From<Prefixes> for Outputs {
 }
 
 impl Outputs {
-    /// What a container with these devices gets.
+    /// Returns what a container with these devices receives.
     pub fn of(&self, devices: &[&Device]) -> Allocation {
         if self.templates().any(Template::is_of_all) {
             return self.prepared(devices).made(devices);
@@ -100,7 +95,7 @@ impl Outputs {
         pairs.chain(files).chain(mounts).chain(&self.cdi_devices)
     }
 
-    /// With what they say of all these devices made once, and not for each of them.
+    /// Renders the placeholders for all devices, such as `{ids}`, once instead of for each device.
     fn prepared(&self, devices: &[&Device]) -> Self {
         let mut prepared = self.clone();
         let pairs = prepared.envs.iter_mut().chain(&mut prepared.annotations);
@@ -163,7 +158,7 @@ impl MountRule {
     }
 }
 
-/// What the rules make: device by device what speaks of a device, and once what does not.
+/// Applies rules that depend on the device to each device, device by device, and then every other rule once.
 fn each<R, T>(
     rules: &[R],
     devices: &[&Device],
