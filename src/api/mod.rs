@@ -269,7 +269,7 @@ mod tests {
     proptest! {
         /// `allocate` refuses a response by this size, so it must equal the encoded size.
         #[test]
-        fn the_size_of_an_allocation_is_the_encoded_size(
+        fn allocation_size_is_the_encoded_size(
             envs in pairs(),
             annotations in pairs(),
             paths in prop::collection::vec(("/[a-z]{0,200}", "/[a-z]{0,200}", any::<bool>()), 0..4),
@@ -296,7 +296,7 @@ mod tests {
 
         /// The configuration limits a list by this size, so it must equal the encoded size.
         #[test]
-        fn the_computed_size_is_the_encoded_size(
+        fn list_size_is_the_encoded_size(
             prefix in "[a-z]{1,150}",
             count in 0_usize..300,
             numa in "((0|1|127|128|1023)(\\+(0|5)){0,2})?",

@@ -32,7 +32,7 @@ impl Health {
     }
 }
 
-/// Values of a device that only templates use. The kubelet does not receive them.
+/// Values of a device that only templates use. The list for the kubelet does not contain them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Detail {
     /// The value of the placeholder `{path}`.
@@ -145,12 +145,12 @@ impl Devices {
 
     /// Whether the kubelet receives the same message for both lists.
     pub(crate) fn is_reported_alike(&self, other: &Self) -> bool {
-        let alike = |(one, other): (&Device, &Device)| {
+        let is_equal = |(one, other): (&Device, &Device)| {
             one.id == other.id
                 && one.advertised_health() == other.advertised_health()
                 && one.numa == other.numa
         };
-        self.len() == other.len() && std::iter::zip(&self.list, &other.list).all(alike)
+        self.len() == other.len() && std::iter::zip(&self.list, &other.list).all(is_equal)
     }
 
     /// Sets a device's health. Returns whether the health changed.
@@ -181,7 +181,7 @@ pub struct Counted {
     numa: NumaNodes,
 }
 
-/// The list of so many devices would exceed the kubelet's limit, [`LIST_SIZE_MAX`].
+/// A list of devices is larger than the kubelet accepts, which is [`LIST_SIZE_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[error(
     "at most {fit} devices with IDs of this length, because the kubelet accepts lists of at most 4 MiB"
@@ -207,8 +207,8 @@ impl Counted {
         let nodes = self.numa.as_slice().iter();
         let shared: Vec<Arc<[u16]>> = nodes.map(|node| Arc::from([*node])).collect();
         let device = |index| {
-            let turn = self.numa.turn(index);
-            let numa = turn.map_or(&no_topology, |turn| &shared[turn]);
+            let position = self.numa.position_of(index);
+            let numa = position.map_or(&no_topology, |position| &shared[position]);
             Device::new(self.id(index), index, Arc::clone(numa))
         };
         Devices::from_list((0..count).map(device).collect())
@@ -233,7 +233,7 @@ impl Counted {
                 next_power = next_power.saturating_mul(10);
             }
             let id = self.prefix.len() + 1 + self.node.len() + 1 + digits;
-            total += device_size(id, self.numa.deal(index).as_slice());
+            total += device_size(id, self.numa.node_of(index).as_slice());
             if total > LIST_SIZE_MAX {
                 return Err(ListTooLarge { fit: index });
             }
@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_prefix_node_index() {
+    fn ids_consist_of_prefix_node_and_index() {
         let devices = Counted::new("gpu", "worker", numa("0+2")).devices(11);
         assert_eq!(&*devices.as_slice()[10].id, "gpu-worker-10");
         assert_eq!(*devices.as_slice()[1].numa, [2]);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn health_is_set_by_id() {
+    fn sets_the_health_by_id() {
         let mut devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(2);
         assert_eq!(
             devices.set_health("gpu-worker-1", Health::Unhealthy),
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn too_large_a_list_says_what_fits() {
+    fn refuses_a_list_that_is_too_large_with_the_count_that_fits() {
         let Err(ListTooLarge { fit }) =
             Counted::new("gpu", "worker", NumaNodes::default()).list_size(usize::MAX)
         else {

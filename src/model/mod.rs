@@ -1,5 +1,5 @@
 //! Devices, resource and socket names, and the logic of Allocate and GetPreferredAllocation. Pure: no I/O, no clock.
-//! Parsed values are always ones that the kubelet accepts.
+//! A parsed name is always one that the kubelet accepts.
 
 pub mod allocation;
 pub mod device;

@@ -17,7 +17,7 @@ pub struct NumaNodes(Vec<u16>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NumaNodesError {
     #[error("NUMA nodes, as in 0-1 or 0+2")]
-    Unreadable,
+    Malformed,
     #[error("NUMA nodes from 0 to {NUMA_NODE_MAX}")]
     TooHigh,
     #[error("a range in ascending order, as in 0-1")]
@@ -26,17 +26,17 @@ pub enum NumaNodesError {
 
 impl NumaNodes {
     /// Creates a list of nodes. The caller ensures that none is above [`NUMA_NODE_MAX`].
-    pub(crate) fn dealing(nodes: Vec<u16>) -> Self {
+    pub(crate) fn new(nodes: Vec<u16>) -> Self {
         Self(nodes)
     }
 
     /// Returns the NUMA node of the device with this index, or `None` if there is no topology.
-    pub(crate) fn deal(&self, index: usize) -> Option<u16> {
-        self.turn(index).map(|turn| self.0[turn])
+    pub(crate) fn node_of(&self, index: usize) -> Option<u16> {
+        self.position_of(index).map(|position| self.0[position])
     }
 
     /// Returns the position in [`NumaNodes::as_slice`] of the node of the device with this index.
-    pub fn turn(&self, index: usize) -> Option<usize> {
+    pub fn position_of(&self, index: usize) -> Option<usize> {
         index.checked_rem(self.0.len())
     }
 
@@ -52,7 +52,7 @@ impl FromStr for NumaNodes {
         let mut nodes = Vec::new();
         for term in text.split('+') {
             let (first, last) = term.split_once('-').unwrap_or((term, term));
-            let (first, last) = (node(first)?, node(last)?);
+            let (first, last) = (parse_node(first)?, parse_node(last)?);
             if first > last {
                 return Err(NumaNodesError::Descending);
             }
@@ -62,9 +62,9 @@ impl FromStr for NumaNodes {
     }
 }
 
-fn node(text: &str) -> Result<u16, NumaNodesError> {
+fn parse_node(text: &str) -> Result<u16, NumaNodesError> {
     if text.is_empty() || !text.bytes().all(|c| c.is_ascii_digit()) {
-        return Err(NumaNodesError::Unreadable);
+        return Err(NumaNodesError::Malformed);
     }
     text.parse()
         .ok()
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_ranges_and_lists() {
+    fn parses_ranges_and_lists() {
         assert_eq!(parsed("0-1"), Ok(vec![0, 1]));
         assert_eq!(parsed("0+2"), Ok(vec![0, 2]));
         assert_eq!(parsed("3"), Ok(vec![3]));
@@ -95,10 +95,10 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest() {
+    fn refuses_invalid_lists() {
         use NumaNodesError::*;
         for text in ["", "a", "0,1", "0-", "-1", "0++1", "0 1", "+0", "0-1-2"] {
-            assert_eq!(parsed(text), Err(Unreadable), "{text}");
+            assert_eq!(parsed(text), Err(Malformed), "{text}");
         }
         assert_eq!(parsed("1024"), Err(TooHigh));
         assert_eq!(parsed("99999999999999999999"), Err(TooHigh));
@@ -106,10 +106,10 @@ mod tests {
     }
 
     #[test]
-    fn deals_in_turn() {
+    fn distributes_devices_in_turn() {
         let nodes: NumaNodes = "0+2".parse().unwrap();
-        let dealt: Vec<_> = (0..4).filter_map(|index| nodes.deal(index)).collect();
-        assert_eq!(dealt, [0, 2, 0, 2]);
-        assert_eq!(NumaNodes::default().deal(0), None);
+        let distributed: Vec<_> = (0..4).filter_map(|index| nodes.node_of(index)).collect();
+        assert_eq!(distributed, [0, 2, 0, 2]);
+        assert_eq!(NumaNodes::default().node_of(0), None);
     }
 }

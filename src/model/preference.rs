@@ -66,55 +66,63 @@ pub(crate) fn prefer(
         .collect();
     chosen.truncate(size);
 
-    let mut open: Vec<&Device> = known(devices, available)
+    let mut candidates: Vec<&Device> = existing(devices, available)
         .filter(|device| device.can_be_given() && !included.contains(&*device.id))
         .collect();
-    open.sort_unstable_by_key(|device| device.index);
-    open.dedup_by_key(|device| device.index);
-    let taken: Vec<&Device> = known(devices, &chosen).collect();
+    candidates.sort_unstable_by_key(|device| device.index);
+    candidates.dedup_by_key(|device| device.index);
+    let included_devices: Vec<&Device> = existing(devices, &chosen).collect();
 
     let needed = size - chosen.len();
     let by_policy = match policy {
-        Policy::None | Policy::Ordered => open,
-        Policy::Packed => packed(open, &taken, needed),
-        Policy::Spread => spread(devices, &open, &taken, needed),
+        Policy::None | Policy::Ordered => candidates,
+        Policy::Packed => packed(candidates, &included_devices, needed),
+        Policy::Spread => spread(devices, &candidates, &included_devices, needed),
     };
     chosen.extend(by_policy.iter().take(needed).map(|d| d.id.to_string()));
     chosen
 }
 
-fn known<'a>(devices: &'a Devices, ids: &'a [String]) -> impl Iterator<Item = &'a Device> {
+fn existing<'a>(devices: &'a Devices, ids: &'a [String]) -> impl Iterator<Item = &'a Device> {
     ids.iter().filter_map(|id| devices.get(id))
 }
 
-/// Returns the open devices of the fewest NUMA sets that together have enough, in index order. The sets of `taken`
-/// devices, and devices without topology, do not count.
-fn packed<'a>(open: Vec<&'a Device>, taken: &[&Device], needed: usize) -> Vec<&'a Device> {
-    let mut free: BTreeSet<NumaSet> = taken.iter().map(|device| &*device.numa).collect();
-    free.insert(&[]);
+/// Returns the candidates from the fewest NUMA sets that together have enough devices, in index order. The sets of the
+/// included devices, and the set of devices without topology, do not count.
+fn packed<'a>(
+    candidates: Vec<&'a Device>,
+    included_devices: &[&Device],
+    needed: usize,
+) -> Vec<&'a Device> {
+    let mut uncounted: BTreeSet<NumaSet> = included_devices
+        .iter()
+        .map(|device| &*device.numa)
+        .collect();
+    uncounted.insert(&[]);
 
-    // The number of open devices of each set, in the order of the lowest index.
+    // The number of candidates in each set. The sets are in the order of their lowest index.
     let mut sizes: Vec<(NumaSet, usize)> = Vec::new();
     let mut missing = needed;
-    for device in &open {
-        let place = &*device.numa;
-        if free.contains(place) {
+    for device in &candidates {
+        let set = &*device.numa;
+        if uncounted.contains(set) {
             missing = missing.saturating_sub(1);
-        } else if let Some((_, size)) = sizes.iter_mut().find(|(known, _)| *known == place) {
+        } else if let Some((_, size)) = sizes.iter_mut().find(|(known, _)| *known == set) {
             *size += 1;
         } else {
-            sizes.push((place, 1));
+            sizes.push((set, 1));
         }
     }
-    free.extend(fewest(&sizes, missing));
-    open.into_iter()
-        .filter(|device| free.contains(&*device.numa))
+    uncounted.extend(fewest_sets(&sizes, missing));
+    candidates
+        .into_iter()
+        .filter(|device| uncounted.contains(&*device.numa))
         .collect()
 }
 
 /// Returns the fewest NUMA sets that together have `missing` devices. Of several solutions, returns the one whose sets
 /// come first in `sizes`. Returns all sets if they have too few devices.
-fn fewest<'a>(sizes: &[(NumaSet<'a>, usize)], mut missing: usize) -> Vec<NumaSet<'a>> {
+fn fewest_sets<'a>(sizes: &[(NumaSet<'a>, usize)], mut missing: usize) -> Vec<NumaSet<'a>> {
     let mut largest: Vec<usize> = sizes.iter().map(|(_, size)| *size).collect();
     largest.sort_unstable_by(|a, b| b.cmp(a));
     let mut sum = 0;
@@ -127,20 +135,20 @@ fn fewest<'a>(sizes: &[(NumaSet<'a>, usize)], mut missing: usize) -> Vec<NumaSet
         })
         .count();
 
-    let mut places = Vec::with_capacity(count);
-    for (position, (place, size)) in sizes.iter().enumerate() {
-        if places.len() == count {
+    let mut sets = Vec::with_capacity(count);
+    for (position, (set, size)) in sizes.iter().enumerate() {
+        if sets.len() == count {
             break;
         }
-        let left = count - places.len() - 1;
+        let left = count - sets.len() - 1;
         if size + sum_of_largest(&sizes[position + 1..], left) >= missing
             || sizes.len() - position == left + 1
         {
-            places.push(*place);
+            sets.push(*set);
             missing = missing.saturating_sub(*size);
         }
     }
-    places
+    sets
 }
 
 fn sum_of_largest(sizes: &[(NumaSet, usize)], count: usize) -> usize {
@@ -149,44 +157,44 @@ fn sum_of_largest(sizes: &[(NumaSet, usize)], count: usize) -> usize {
     sizes.iter().take(count).sum()
 }
 
-/// Returns one open device from each NUMA set in turn. The next set is the one with the fewest devices for this
+/// Returns one candidate from each NUMA set in turn. The next set is the one with the fewest devices for this
 /// container, then the fewest devices in use, then the lowest index.
 fn spread<'a>(
     devices: &Devices,
-    open: &[&'a Device],
-    taken: &[&Device],
+    candidates: &[&'a Device],
+    included_devices: &[&Device],
     needed: usize,
 ) -> Vec<&'a Device> {
-    let mut places: BTreeMap<NumaSet, Usage> = BTreeMap::new();
+    let mut sets: BTreeMap<NumaSet, Usage> = BTreeMap::new();
     for device in devices.as_slice() {
-        places.entry(&device.numa).or_default().in_use += 1;
+        sets.entry(&device.numa).or_default().in_use += 1;
     }
-    for device in open.iter().rev() {
-        let usage = places.entry(&device.numa).or_default();
+    for device in candidates.iter().rev() {
+        let usage = sets.entry(&device.numa).or_default();
         usage.in_use -= 1;
-        usage.open.push(device);
+        usage.candidates.push(device);
     }
-    for device in taken {
-        let usage = places.entry(&device.numa).or_default();
+    for device in included_devices {
+        let usage = sets.entry(&device.numa).or_default();
         usage.in_use -= 1;
-        usage.given += 1;
+        usage.chosen += 1;
     }
 
     let mut chosen = Vec::new();
     while chosen.len() < needed {
-        let next = places
+        let next = sets
             .values_mut()
-            .filter(|usage| !usage.open.is_empty())
+            .filter(|usage| !usage.candidates.is_empty())
             .min_by_key(|usage| {
                 (
-                    usage.given,
+                    usage.chosen,
                     usage.in_use,
-                    usage.open.last().map(|d| d.index),
+                    usage.candidates.last().map(|d| d.index),
                 )
             });
         let Some(usage) = next else { break };
-        usage.given += 1;
-        chosen.extend(usage.open.pop());
+        usage.chosen += 1;
+        chosen.extend(usage.candidates.pop());
     }
     chosen
 }
@@ -197,9 +205,9 @@ struct Usage<'a> {
     /// The number of devices that are not available, for example because another container holds them.
     in_use: usize,
     /// The number of devices for this container.
-    given: usize,
-    /// The remaining available devices, by descending index.
-    open: Vec<&'a Device>,
+    chosen: usize,
+    /// The remaining candidates, by descending index.
+    candidates: Vec<&'a Device>,
 }
 
 #[cfg(test)]
@@ -301,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_others_are_no_error() {
+    fn ignores_unknown_ids() {
         let all = devices(2, "0-1");
         for policy in [Policy::Ordered, Policy::Packed, Policy::Spread] {
             let preferred = prefer(
@@ -323,13 +331,13 @@ mod tests {
             numa in "([0-3](\\+[0-3]){0,3})?",
             policy in prop::sample::select(vec![Policy::None, Policy::Ordered, Policy::Packed, Policy::Spread]),
             offered in prop::collection::vec(0_usize..40, 0..40),
-            musts in 0_usize..5,
+            must_include in 0_usize..5,
             size in 0_usize..45,
         ) {
             let devices = devices(count, &numa);
             let offered: Vec<usize> = offered.into_iter().filter(|i| *i < count).collect();
             let available = ids(&offered);
-            let must = &available[..musts.min(available.len())];
+            let must = &available[..must_include.min(available.len())];
             let preferred = prefer(&devices, policy, &available, must, size);
 
             let distinct: BTreeSet<_> = available.iter().collect();

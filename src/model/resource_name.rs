@@ -78,21 +78,21 @@ impl fmt::Display for ResourceName {
 }
 
 fn is_dns_label(label: &str) -> bool {
-    bounded_by(label, |c| c.is_ascii_lowercase() || c.is_ascii_digit())
+    starts_and_ends_with(label, |c| c.is_ascii_lowercase() || c.is_ascii_digit())
         && label
             .bytes()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
 }
 
 fn is_name_part(part: &str) -> bool {
-    bounded_by(part, |c| c.is_ascii_alphanumeric())
+    starts_and_ends_with(part, |c| c.is_ascii_alphanumeric())
         && part
             .bytes()
             .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
 }
 
 /// Whether the first and the last byte satisfy `kind`. False for an empty text.
-fn bounded_by(text: &str, kind: impl Fn(u8) -> bool) -> bool {
+fn starts_and_ends_with(text: &str, kind: impl Fn(u8) -> bool) -> bool {
     let bytes = text.as_bytes();
     matches!((bytes.first(), bytes.last()), (Some(&first), Some(&last)) if kind(first) && kind(last))
 }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_what_the_kubelet_takes() {
+    fn accepts_names_that_the_kubelet_accepts() {
         let longest = format!("{}/{}", "a".repeat(244), "b".repeat(63));
         for name in [
             "example.com/gpu",
@@ -119,11 +119,11 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_the_kubelet_refuses() {
+    fn refuses_names_that_the_kubelet_refuses() {
         use ResourceNameError::*;
         let long_domain = format!("{}/x", "a".repeat(245));
         let long_name = format!("a/{}", "b".repeat(64));
-        for (name, why) in [
+        for (name, error) in [
             ("", NotQualified),
             ("gpu", NotQualified),
             ("a/b/c", NotQualified),
@@ -143,12 +143,12 @@ mod tests {
             ("a/ü", NamePart),
             (&long_name, NamePart),
         ] {
-            assert_eq!(ResourceName::parse(name), Err(why), "{name}");
+            assert_eq!(ResourceName::parse(name), Err(error), "{name}");
         }
     }
 
     #[test]
-    fn knows_its_name_part() {
+    fn name_part_follows_the_slash() {
         let name = ResourceName::parse("example.com/gpu").unwrap();
         assert_eq!(name.name_part(), "gpu");
     }

@@ -44,8 +44,8 @@ pub fn select<'a>(devices: &'a Devices, text: &str) -> Result<Vec<&'a Device>, S
         return Err(SelectionError::TooLong);
     }
     let mut selection = Selection::new(devices);
-    for part in selection.parts(text) {
-        selection.add(part)?;
+    for element in selection.elements(text) {
+        selection.add(element)?;
     }
     Ok(selection.selected().collect())
 }
@@ -56,9 +56,9 @@ pub(crate) fn select_present<'a>(
     text: &str,
 ) -> impl Iterator<Item = &'a Device> {
     let mut selection = Selection::new(devices);
-    for part in selection.parts(text) {
+    for element in selection.elements(text) {
         // On an error, `add` has already selected the devices that exist.
-        let _ = selection.add(part);
+        let _ = selection.add(element);
     }
     selection.selected()
 }
@@ -73,16 +73,16 @@ struct Selection<'a> {
 
 impl<'a> Selection<'a> {
     fn new(devices: &'a Devices) -> Self {
-        let stays = |position: &usize| !devices.as_slice()[*position].removing;
+        let has_index = |position: &usize| !devices.as_slice()[*position].removing;
         Self {
             devices,
             is_selected: vec![false; devices.len()],
-            indexed: (0..devices.len()).filter(stays).collect(),
+            indexed: (0..devices.len()).filter(has_index).collect(),
         }
     }
 
     /// Splits the text at commas, unless the whole text is `all` or an ID. IDs can contain commas.
-    fn parts<'t>(&self, text: &'t str) -> Vec<&'t str> {
+    fn elements<'t>(&self, text: &'t str) -> Vec<&'t str> {
         let text = text.trim();
         if text == ALL || self.devices.position(text).is_some() {
             return vec![text];
@@ -92,16 +92,16 @@ impl<'a> Selection<'a> {
 
     /// Selects the devices of one element. If a range ends beyond the last index, selects the devices that exist and
     /// returns an error.
-    fn add(&mut self, part: &str) -> Result<(), SelectionError> {
-        if let Some(position) = self.devices.position(part) {
+    fn add(&mut self, element: &str) -> Result<(), SelectionError> {
+        if let Some(position) = self.devices.position(element) {
             self.is_selected[position] = true;
             return Ok(());
         }
         let count = self.indexed.len();
-        let (first, last) = match part {
+        let (first, last) = match element {
             ALL if count == 0 => return Ok(()),
             ALL => (0, count - 1),
-            part => range(part)?,
+            element => parse_range(element)?,
         };
         for position in self.indexed.iter().take(last + 1).skip(first) {
             self.is_selected[*position] = true;
@@ -120,21 +120,21 @@ impl<'a> Selection<'a> {
     }
 }
 
-fn range(part: &str) -> Result<(usize, usize), SelectionError> {
-    let unknown = || SelectionError::Unknown(part.chars().take(256).collect());
-    let (first, last) = part.split_once('-').unwrap_or((part, part));
+fn parse_range(element: &str) -> Result<(usize, usize), SelectionError> {
+    let unknown = || SelectionError::Unknown(element.chars().take(256).collect());
+    let (first, last) = element.split_once('-').unwrap_or((element, element));
     let (first, last) = (
-        index(first).ok_or_else(unknown)?,
-        index(last).ok_or_else(unknown)?,
+        parse_index(first).ok_or_else(unknown)?,
+        parse_index(last).ok_or_else(unknown)?,
     );
     (first <= last).then_some((first, last)).ok_or_else(unknown)
 }
 
 /// Parses a decimal index. A number that is too large becomes `usize::MAX - 1`: no device has that index, and adding 1
 /// does not overflow.
-fn index(text: &str) -> Option<usize> {
-    let decimal = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
-    decimal.then(|| text.parse().unwrap_or(usize::MAX).min(usize::MAX - 1))
+fn parse_index(text: &str) -> Option<usize> {
+    let is_decimal = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+    is_decimal.then(|| text.parse().unwrap_or(usize::MAX).min(usize::MAX - 1))
 }
 
 #[cfg(test)]
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_indexes_ranges_and_all() {
+    fn selects_by_id_index_range_and_all() {
         for (text, expected) in [
             ("a", &["a"][..]),
             ("0", &["a"]),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_present_of_it() {
+    fn select_present_ignores_what_does_not_exist() {
         let devices = devices();
         for (text, expected) in [
             ("3-9", &["x,y", "e"][..]),
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_named() {
+    fn refuses_what_does_not_exist_and_names_it() {
         for text in ["", "b", "a,", "-1", "1-", "2-1", "+1", "1-2-3", "x"] {
             let error = selected(text).unwrap_err();
             assert!(

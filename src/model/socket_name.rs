@@ -31,9 +31,9 @@ pub(crate) struct PluginName(String);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum PluginNameError {
     #[error("a file name of letters, digits, '.', '_' and '-' that starts with a letter or digit")]
-    NotAName,
+    NotAFileName,
     #[error("a name other than kubelet: kubelet.sock is the kubelet's own socket")]
-    Kubelet,
+    KubeletSocket,
     #[error(
         "at most {STEM_MAX} characters, because the path of a Unix socket has at most {SOCKET_PATH_MAX} bytes"
     )]
@@ -52,15 +52,15 @@ impl PluginName {
     /// # Errors
     /// Returns an error if the name does not match.
     pub fn parse(name: &str) -> Result<Self, PluginNameError> {
-        let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-        let all_well = name
+        let valid_start = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        let valid_characters = name
             .bytes()
             .all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c));
-        if !starts_well || !all_well {
-            return Err(PluginNameError::NotAName);
+        if !valid_start || !valid_characters {
+            return Err(PluginNameError::NotAFileName);
         }
         if name == "kubelet" {
-            return Err(PluginNameError::Kubelet);
+            return Err(PluginNameError::KubeletSocket);
         }
         Ok(Self(name.to_owned()))
     }
@@ -125,16 +125,16 @@ mod tests {
     }
 
     #[test]
-    fn names_are_files() {
+    fn accepts_only_valid_file_names() {
         for (name, expected) in [
             ("widget", Ok("widget.sock")),
             ("a.b_c-1", Ok("a.b_c-1.sock")),
-            ("", Err(PluginNameError::NotAName)),
-            (".hidden", Err(PluginNameError::NotAName)),
-            ("../up", Err(PluginNameError::NotAName)),
-            ("/run/x", Err(PluginNameError::NotAName)),
-            ("ü", Err(PluginNameError::NotAName)),
-            ("kubelet", Err(PluginNameError::Kubelet)),
+            ("", Err(PluginNameError::NotAFileName)),
+            (".hidden", Err(PluginNameError::NotAFileName)),
+            ("../up", Err(PluginNameError::NotAFileName)),
+            ("/run/x", Err(PluginNameError::NotAFileName)),
+            ("ü", Err(PluginNameError::NotAFileName)),
+            ("kubelet", Err(PluginNameError::KubeletSocket)),
             (&"x".repeat(71), Err(PluginNameError::TooLong)),
         ] {
             let socket = PluginName::parse(name).and_then(|name| name.own_socket());
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn shared_names_carry_the_resource() {
+    fn shared_names_contain_the_resource() {
         assert_eq!(
             shared("simple-device-plugin", "example.com/gpu"),
             "simple-device-plugin-example.com_gpu.sock"
@@ -169,7 +169,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shared_names_fit_and_differ(
+        fn shared_names_fit_into_a_socket_path_and_are_unique(
             plugin in "[A-Za-z0-9][A-Za-z0-9._-]{0,90}",
             one in "[a-z0-9]{1,60}/[A-Za-z0-9]{1,63}",
             other in "[a-z0-9]{1,60}/[A-Za-z0-9]{1,63}",

@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doubles_up_to_the_longest() {
+    fn doubles_up_to_30_seconds() {
         let mut backoff = Backoff::default();
         let pauses: Vec<u128> = (0..11).map(|_| backoff.pause(0.5).as_millis()).collect();
         assert_eq!(
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn is_spread() {
+    fn varies_a_pause_by_20_percent() {
         assert_eq!(Backoff::default().pause(0.0).as_millis(), 80);
         assert_eq!(Backoff::default().pause(1.0).as_millis(), 120);
     }

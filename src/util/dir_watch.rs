@@ -14,10 +14,10 @@ use crate::util::file_id::FileId;
 use crate::util::retry::WarnOnce;
 
 /// Finds changes that inotify does not report: some file systems deliver no events, and the directory can be replaced.
-const POLL: Duration = Duration::from_secs(5);
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The poll interval without inotify, for example when `fs.inotify.max_user_instances` is exhausted.
-const POLL_ALONE: Duration = Duration::from_secs(2);
+const POLL_INTERVAL_WITHOUT_INOTIFY: Duration = Duration::from_secs(2);
 
 /// In bytes. Has room for a burst of events: a starting kubelet removes every socket in its directory.
 const EVENT_BUFFER: usize = 4096;
@@ -51,15 +51,15 @@ impl DirWatch {
 
     /// Waits for an event for which `is_relevant` returns true, for an event on the directory itself, or for the next
     /// poll. Call [`DirWatch::renew`] before reading the directory.
-    pub async fn changed(&mut self, concerns: impl Fn(&Event<OsString>) -> bool) {
+    pub async fn changed(&mut self, is_relevant: impl Fn(&Event<OsString>) -> bool) {
         let Some(active) = &mut self.active else {
-            return sleep(POLL_ALONE).await;
+            return sleep(POLL_INTERVAL_WITHOUT_INOTIFY).await;
         };
-        let broken = tokio::select! {
-            () = sleep(POLL) => false,
-            broken = active.concern(concerns) => broken,
+        let ended = tokio::select! {
+            () = sleep(POLL_INTERVAL) => false,
+            ended = active.relevant_event(is_relevant) => ended,
         };
-        if broken {
+        if ended {
             self.active = None;
         }
     }
@@ -102,14 +102,14 @@ impl DirWatch {
 
 impl Active {
     /// Waits for an event on the directory itself or a relevant one. Returns whether the watch has ended.
-    async fn concern(&mut self, concerns: impl Fn(&Event<OsString>) -> bool) -> bool {
+    async fn relevant_event(&mut self, is_relevant: impl Fn(&Event<OsString>) -> bool) -> bool {
         loop {
             match self.events.next().await {
                 Some(Ok(event)) if event.name.is_none() => {
                     // IGNORED: the directory was removed. A new one may reuse its inode, so the watch must end.
                     return event.mask.contains(EventMask::IGNORED);
                 }
-                Some(Ok(event)) if concerns(&event) => return false,
+                Some(Ok(event)) if is_relevant(&event) => return false,
                 Some(Ok(_)) => {}
                 Some(Err(error)) => {
                     debug!(%error, "inotify watch failed");

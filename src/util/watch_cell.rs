@@ -44,11 +44,11 @@ impl<T> WatchCell<T> {
         });
     }
 
-    fn apply<R>(&self, update: impl FnOnce(&mut T) -> R, wake: bool) -> R {
+    fn apply<R>(&self, update: impl FnOnce(&mut T) -> R, notify: bool) -> R {
         let mut result = None;
         self.0.send_if_modified(|value| {
             result = Some(update(value));
-            wake
+            notify
         });
         result.expect("send_if_modified always calls its closure")
     }

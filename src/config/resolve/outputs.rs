@@ -294,8 +294,12 @@ impl Rules<'_> {
     fn template(&mut self, key: &str, at: &At<String>) -> Result<Template, Reported> {
         let parsed = Template::parse(&at.value, self.constants);
         let template = parsed.map_err(|expected| self.error(key, at, expected))?;
-        let lacking =
-            |device: &Device| Some((sanitize(&device.id), template.lacking(device)?.to_owned()));
+        let lacking = |device: &Device| {
+            Some((
+                sanitize(&device.id),
+                template.missing_value(device)?.to_owned(),
+            ))
+        };
         let lacks: Vec<_> = self.devices.iter().filter_map(lacking).collect();
         let Some((device, name)) = lacks.first() else {
             return Ok(template);

@@ -10,11 +10,11 @@ pub(crate) use size::{ENV_OVERHEAD, ENV_SIZE_MAX, ENVIRONMENT_SIZE_MAX, most_wit
 use serde::Serialize;
 use thiserror::Error;
 
-use self::size::ANSWER_SIZE_MAX;
+use self::size::RESPONSE_SIZE_MAX;
 use crate::model::device::{Devices, Health};
 
 /// With more devices than this, the size of the response is checked before the response is built.
-const FEW: usize = 64;
+const UNCHECKED_DEVICES_MAX: usize = 64;
 
 /// A device file in the container (`v1beta1.DeviceSpec`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -60,14 +60,14 @@ pub enum AllocateError {
     Unhealthy(String),
     #[error("device {0} is being removed")]
     Removing(String),
-    /// The response exceeds [`ANSWER_SIZE_MAX`].
+    /// The response exceeds [`RESPONSE_SIZE_MAX`].
     #[error(
-        "the Allocate response for {asked} devices exceeds the kubelet's limit of 4 MiB: request {fit} devices or fewer"
+        "the Allocate response for {requested} devices exceeds the kubelet's limit of 4 MiB: request {fit} devices or fewer"
     )]
     TooLarge {
         /// The number of requested devices.
-        asked: usize,
-        /// A number of devices whose response fits, counted from the first requested device.
+        requested: usize,
+        /// A number of devices whose response fits, counted from the requested device with the lowest index.
         fit: usize,
     },
 }
@@ -82,7 +82,7 @@ pub fn allocate(
     outputs: &Outputs,
     ids: &[String],
 ) -> Result<Allocation, AllocateError> {
-    let mut given = Vec::with_capacity(ids.len());
+    let mut chosen = Vec::with_capacity(ids.len());
     for id in ids {
         let device = devices
             .get(id)
@@ -93,22 +93,22 @@ pub fn allocate(
         if device.health == Health::Unhealthy {
             return Err(AllocateError::Unhealthy(id.clone()));
         }
-        given.push(device);
+        chosen.push(device);
     }
-    given.sort_by_key(|device| device.index);
-    given.dedup_by_key(|device| device.index);
-    let asked = given.len();
-    let too_large = |fit| AllocateError::TooLarge { asked, fit };
+    chosen.sort_by_key(|device| device.index);
+    chosen.dedup_by_key(|device| device.index);
+    let requested = chosen.len();
+    let too_large = |fit| AllocateError::TooLarge { requested, fit };
     // The response for many devices can take gigabytes, so check its size before building it.
-    if asked > FEW {
-        let fit = outputs.most_in_an_answer(&given);
-        if fit < asked {
+    if requested > UNCHECKED_DEVICES_MAX {
+        let fit = outputs.most_in_an_answer(&chosen);
+        if fit < requested {
             return Err(too_large(fit));
         }
     }
-    let allocation = outputs.of(&given);
-    if allocation.size() > ANSWER_SIZE_MAX {
-        return Err(too_large(outputs.most_in_an_answer(&given)));
+    let allocation = outputs.of(&chosen);
+    if allocation.size() > RESPONSE_SIZE_MAX {
+        return Err(too_large(outputs.most_in_an_answer(&chosen)));
     }
     Ok(allocation)
 }
@@ -148,16 +148,20 @@ mod tests {
 
     #[test]
     fn a_container_gets_each_device_once_in_list_order() {
-        let got = allocate(&devices(), &outputs(Some("/dev/null")), &ids(&[2, 0, 2])).unwrap();
-        assert_eq!(got.envs, [pair("GPU_0", "/dev/0"), pair("GPU_2", "/dev/2")]);
+        let allocation =
+            allocate(&devices(), &outputs(Some("/dev/null")), &ids(&[2, 0, 2])).unwrap();
         assert_eq!(
-            got.annotations,
+            allocation.envs,
+            [pair("GPU_0", "/dev/0"), pair("GPU_2", "/dev/2")]
+        );
+        assert_eq!(
+            allocation.annotations,
             [
                 pair("example.com/gpu-0", "gpu-w-0"),
                 pair("example.com/gpu-2", "gpu-w-2")
             ]
         );
-        let files: Vec<_> = got
+        let files: Vec<_> = allocation
             .device_files
             .iter()
             .map(|f| (&*f.host_path, &*f.container_path, &*f.permissions))
@@ -173,37 +177,44 @@ mod tests {
 
     #[test]
     fn the_host_path_is_the_container_path_by_default() {
-        let got = allocate(&devices(), &outputs(None), &ids(&[1])).unwrap();
-        assert_eq!(got.device_files[0].host_path, "/dev/gpu-1");
+        let allocation = allocate(&devices(), &outputs(None), &ids(&[1])).unwrap();
+        assert_eq!(allocation.device_files[0].host_path, "/dev/gpu-1");
     }
 
     #[test]
-    fn what_is_off_is_not_given() {
-        let got = allocate(&devices(), &Outputs::default(), &ids(&[0])).unwrap();
-        assert_eq!(got, Allocation::default());
+    fn empty_outputs_give_an_empty_allocation() {
+        let allocation = allocate(&devices(), &Outputs::default(), &ids(&[0])).unwrap();
+        assert_eq!(allocation, Allocation::default());
     }
 
     #[test]
-    fn an_answer_that_the_kubelet_cannot_receive_is_refused_with_the_count_that_fits() {
+    fn refuses_a_response_above_4_mib_with_the_count_that_fits() {
         let devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(50_000);
         let ids: Vec<String> = devices
             .as_slice()
             .iter()
             .map(|d| d.id.to_string())
             .collect();
-        let asked = |count: usize| allocate(&devices, &outputs(None), &ids[..count]);
-        let Err(AllocateError::TooLarge { asked: 45_000, fit }) = asked(45_000) else {
+        let allocate_first = |count: usize| allocate(&devices, &outputs(None), &ids[..count]);
+        let Err(AllocateError::TooLarge {
+            requested: 45_000,
+            fit,
+        }) = allocate_first(45_000)
+        else {
             panic!("no refusal");
         };
-        assert!(asked(fit).is_ok_and(|given| given.size() <= ANSWER_SIZE_MAX));
+        assert!(allocate_first(fit).is_ok_and(|allocation| allocation.size() <= RESPONSE_SIZE_MAX));
         assert!(
-            matches!(asked(fit + 100), Err(AllocateError::TooLarge { .. })),
+            matches!(
+                allocate_first(fit + 100),
+                Err(AllocateError::TooLarge { .. })
+            ),
             "{fit}"
         );
     }
 
     #[test]
-    fn what_would_be_far_too_large_is_not_made() {
+    fn does_not_build_a_response_that_is_far_too_large() {
         let devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(50_000);
         let ids: Vec<String> = devices
             .as_slice()
@@ -229,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_id_refuses_all() {
+    fn one_invalid_id_refuses_the_whole_request() {
         let mut devices = devices();
         devices.set_health("gpu-w-1", Health::Unhealthy).unwrap();
         let allocate = |ids: &[String]| allocate(&devices, &outputs(None), ids);

@@ -82,9 +82,9 @@ impl Outputs {
     /// Returns what a container with these devices receives.
     pub fn of(&self, devices: &[&Device]) -> Allocation {
         if self.templates().any(Template::is_of_all) {
-            return self.prepared(devices).made(devices);
+            return self.with_all_devices_rendered(devices).render(devices);
         }
-        self.made(devices)
+        self.render(devices)
     }
 
     fn templates(&self) -> impl Iterator<Item = &Template> {
@@ -96,51 +96,53 @@ impl Outputs {
     }
 
     /// Renders the placeholders for all devices, such as `{ids}`, once instead of for each device.
-    fn prepared(&self, devices: &[&Device]) -> Self {
-        let mut prepared = self.clone();
-        let pairs = prepared.envs.iter_mut().chain(&mut prepared.annotations);
+    fn with_all_devices_rendered(&self, devices: &[&Device]) -> Self {
+        let mut rendered = self.clone();
+        let pairs = rendered.envs.iter_mut().chain(&mut rendered.annotations);
         let pairs = pairs.flat_map(|(name, value)| [name, value]);
-        let files = prepared.device_files.iter_mut();
+        let files = rendered.device_files.iter_mut();
         let files = files.flat_map(|file| [&mut file.container_path, &mut file.host_path]);
-        let mounts = prepared.mounts.iter_mut();
+        let mounts = rendered.mounts.iter_mut();
         let mounts = mounts.flat_map(|mount| [&mut mount.container_path, &mut mount.host_path]);
-        let cdi_devices = prepared.cdi_devices.iter_mut();
+        let cdi_devices = rendered.cdi_devices.iter_mut();
         for template in pairs.chain(files).chain(mounts).chain(cdi_devices) {
-            *template = template.prepared(devices);
+            *template = template.with_all_devices_rendered(devices);
         }
-        prepared
+        rendered
     }
 
-    fn made(&self, devices: &[&Device]) -> Allocation {
+    fn render(&self, devices: &[&Device]) -> Allocation {
         let pairs = |rules: &[(Template, Template)]| {
-            let pair = |(name, value): &(Template, Template), at| {
-                (name.of(devices, at), value.of(devices, at))
+            let pair = |(name, value): &(Template, Template), position| {
+                (name.of(devices, position), value.of(devices, position))
             };
-            each(rules, devices, |(name, value)| [name, value], pair)
+            apply_rules(rules, devices, |(name, value)| [name, value], pair)
         };
         Allocation {
             envs: pairs(&self.envs),
             annotations: pairs(&self.annotations),
-            device_files: each(
+            device_files: apply_rules(
                 &self.device_files,
                 devices,
                 DeviceFileRule::paths,
-                |rule, at| DeviceFile {
-                    container_path: rule.container_path.of(devices, at),
-                    host_path: rule.host_path.of(devices, at),
+                |rule, position| DeviceFile {
+                    container_path: rule.container_path.of(devices, position),
+                    host_path: rule.host_path.of(devices, position),
                     permissions: rule.permissions.clone(),
                 },
             ),
-            mounts: each(&self.mounts, devices, MountRule::paths, |rule, at| Mount {
-                container_path: rule.container_path.of(devices, at),
-                host_path: rule.host_path.of(devices, at),
-                read_only: rule.read_only,
+            mounts: apply_rules(&self.mounts, devices, MountRule::paths, |rule, position| {
+                Mount {
+                    container_path: rule.container_path.of(devices, position),
+                    host_path: rule.host_path.of(devices, position),
+                    read_only: rule.read_only,
+                }
             }),
-            cdi_devices: each(
+            cdi_devices: apply_rules(
                 &self.cdi_devices,
                 devices,
                 |name| [name, name],
-                |name, at| name.of(devices, at),
+                |name, position| name.of(devices, position),
             ),
         }
     }
@@ -159,7 +161,7 @@ impl MountRule {
 }
 
 /// Applies rules that depend on the device to each device, device by device, and then every other rule once.
-fn each<R, T>(
+fn apply_rules<R, T>(
     rules: &[R],
     devices: &[&Device],
     texts: impl Fn(&R) -> [&Template; 2],
@@ -169,13 +171,17 @@ fn each<R, T>(
         return Vec::new();
     }
     let per_device = |rule: &&R| texts(rule).iter().any(|text| text.is_per_device());
-    let of_devices = (0..devices.len())
-        .flat_map(|at| rules.iter().filter(per_device).map(move |rule| (rule, at)));
+    let of_devices = (0..devices.len()).flat_map(|position| {
+        rules
+            .iter()
+            .filter(per_device)
+            .map(move |rule| (rule, position))
+    });
     let once = rules
         .iter()
         .filter(|rule| !per_device(rule) && !devices.is_empty());
     of_devices
         .chain(once.map(|rule| (rule, 0)))
-        .map(|(rule, at)| make(rule, at))
+        .map(|(rule, position)| make(rule, position))
         .collect()
 }

@@ -4,7 +4,7 @@ use super::{Allocation, DeviceFile, Mount, Outputs};
 use crate::model::device::{Device, LIST_SIZE_MAX, delimited};
 
 /// In bytes. The kubelet's gRPC client accepts no larger Allocate response.
-pub(crate) const ANSWER_SIZE_MAX: usize = LIST_SIZE_MAX;
+pub(crate) const RESPONSE_SIZE_MAX: usize = LIST_SIZE_MAX;
 
 /// In bytes. The maximum size of one environment variable of a new process on Linux, as `NAME=value` with the
 /// terminating NUL (`MAX_ARG_STRLEN` in `binfmts.h`, with pages of 4 KiB).
@@ -56,7 +56,7 @@ impl Outputs {
     /// Returns how many of these devices, counted from the first, fit in one Allocate response.
     pub(crate) fn most_in_an_answer(&self, devices: &[&Device]) -> usize {
         let size = |count| self.of(&devices[..count]).size();
-        most_within(ANSWER_SIZE_MAX, devices.len(), size)
+        most_within(RESPONSE_SIZE_MAX, devices.len(), size)
     }
 }
 
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_count_that_fits_is_near_the_largest() {
+    fn most_within_is_close_to_the_largest_count_that_fits() {
         for (limit, count, expected) in [
             (100, 10, 10),
             (100, 11, 10),
