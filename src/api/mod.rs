@@ -31,8 +31,8 @@ pub(crate) const REQUEST_SIZE_MAX: usize = 2 * LIST_SIZE_MAX;
 
 /// The GetPreferredAllocation request for one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PreferenceQuestion {
-    /// The IDs to choose from. The kubelet includes those of `must_include`.
+pub struct PreferenceRequest {
+    /// The IDs to choose from, which contain those of `must_include`.
     pub available: Vec<String>,
     /// The IDs that the response must contain.
     pub must_include: Vec<String>,
@@ -148,7 +148,9 @@ impl From<v1beta1::ContainerAllocateResponse> for Allocation {
 }
 
 /// Returns the device IDs of each container in the request.
-pub(crate) fn allocations(request: v1beta1::AllocateRequest) -> impl Iterator<Item = Vec<String>> {
+pub(crate) fn container_device_ids(
+    request: v1beta1::AllocateRequest,
+) -> impl Iterator<Item = Vec<String>> {
     request
         .container_requests
         .into_iter()
@@ -156,7 +158,7 @@ pub(crate) fn allocations(request: v1beta1::AllocateRequest) -> impl Iterator<It
 }
 
 /// Returns every device ID in the request.
-pub(crate) fn named_in_allocation(
+pub(crate) fn allocate_request_ids(
     request: &v1beta1::AllocateRequest,
 ) -> impl Iterator<Item = &str> {
     let containers = request.container_requests.iter();
@@ -166,7 +168,7 @@ pub(crate) fn named_in_allocation(
 }
 
 /// Returns every device ID in the request. An ID that is both available and must-include is returned twice.
-pub(crate) fn named_in_question(
+pub(crate) fn preferred_allocation_request_ids(
     request: &v1beta1::PreferredAllocationRequest,
 ) -> impl Iterator<Item = &str> {
     let containers = request.container_requests.iter();
@@ -179,41 +181,41 @@ pub(crate) fn named_in_question(
     lists.flatten().map(String::as_str)
 }
 
-/// Builds the Allocate response from one allocation per container, in the order of [`allocations`].
-pub fn allocated(answers: Vec<Allocation>) -> v1beta1::AllocateResponse {
+/// Builds the Allocate response from one allocation per container, in the order of [`container_device_ids`].
+pub fn allocate_response(allocations: Vec<Allocation>) -> v1beta1::AllocateResponse {
     v1beta1::AllocateResponse {
-        container_responses: answers.into_iter().map(Into::into).collect(),
+        container_responses: allocations.into_iter().map(Into::into).collect(),
     }
 }
 
 /// Returns the response for the first container, or `None` if there is none. The kubelet requests one container per call.
-pub fn first_allocated(
+pub fn first_container_response(
     response: v1beta1::AllocateResponse,
 ) -> Option<v1beta1::ContainerAllocateResponse> {
     response.container_responses.into_iter().next()
 }
 
 /// Builds the PreStartContainer request for a container with these devices.
-pub fn pre_start_of(ids: Vec<String>) -> v1beta1::PreStartContainerRequest {
+pub fn pre_start_request(ids: Vec<String>) -> v1beta1::PreStartContainerRequest {
     v1beta1::PreStartContainerRequest { devices_ids: ids }
 }
 
 /// Builds an Allocate request for one container, as the kubelet does.
 #[must_use]
-pub fn allocation_of(ids: Vec<String>) -> v1beta1::AllocateRequest {
+pub fn allocate_request(ids: Vec<String>) -> v1beta1::AllocateRequest {
     v1beta1::AllocateRequest {
         container_requests: vec![v1beta1::ContainerAllocateRequest { devices_ids: ids }],
     }
 }
 
 /// Returns the request of each container. A negative size is treated as 0.
-pub(crate) fn preferences(
+pub(crate) fn preference_requests(
     request: v1beta1::PreferredAllocationRequest,
-) -> impl Iterator<Item = PreferenceQuestion> {
+) -> impl Iterator<Item = PreferenceRequest> {
     request
         .container_requests
         .into_iter()
-        .map(|container| PreferenceQuestion {
+        .map(|container| PreferenceRequest {
             available: container.available_device_i_ds,
             must_include: container.must_include_device_i_ds,
             size: container.allocation_size.try_into().unwrap_or(0),
@@ -222,23 +224,25 @@ pub(crate) fn preferences(
 
 /// Builds a GetPreferredAllocation request for one container, as the kubelet does.
 #[must_use]
-pub fn preference_of(question: PreferenceQuestion) -> v1beta1::PreferredAllocationRequest {
+pub fn preferred_allocation_request(
+    request: PreferenceRequest,
+) -> v1beta1::PreferredAllocationRequest {
     v1beta1::PreferredAllocationRequest {
         container_requests: vec![v1beta1::ContainerPreferredAllocationRequest {
-            available_device_i_ds: question.available,
-            must_include_device_i_ds: question.must_include,
-            allocation_size: question.size.try_into().unwrap_or(i32::MAX),
+            available_device_i_ds: request.available,
+            must_include_device_i_ds: request.must_include,
+            allocation_size: request.size.try_into().unwrap_or(i32::MAX),
         }],
     }
 }
 
-/// Builds the GetPreferredAllocation response from one list of IDs per container, in the order of [`preferences`].
+/// Builds the GetPreferredAllocation response from one list of IDs per container, in the order of [`preference_requests`].
 #[must_use]
-pub fn preferred(
-    answers: impl Iterator<Item = Vec<String>>,
+pub fn preferred_allocation_response(
+    ids_by_container: impl Iterator<Item = Vec<String>>,
 ) -> v1beta1::PreferredAllocationResponse {
     v1beta1::PreferredAllocationResponse {
-        container_responses: answers
+        container_responses: ids_by_container
             .map(|ids| v1beta1::ContainerPreferredAllocationResponse { device_i_ds: ids })
             .collect(),
     }
@@ -291,7 +295,7 @@ mod tests {
                 cdi_devices,
             };
             let size = allocation.size();
-            prop_assert_eq!(size, allocated(vec![allocation]).encoded_len());
+            prop_assert_eq!(size, allocate_response(vec![allocation]).encoded_len());
         }
 
         /// The configuration limits a list by this size, so it must equal the encoded size.

@@ -80,7 +80,7 @@ impl Device {
     }
 
     /// Whether Allocate accepts the device.
-    pub fn can_be_given(&self) -> bool {
+    pub fn is_allocatable(&self) -> bool {
         self.advertised_health() == Health::Healthy
     }
 
@@ -144,7 +144,7 @@ impl Devices {
     }
 
     /// Whether the kubelet receives the same message for both lists.
-    pub(crate) fn is_reported_alike(&self, other: &Self) -> bool {
+    pub(crate) fn is_advertised_alike(&self, other: &Self) -> bool {
         let is_equal = |(one, other): (&Device, &Device)| {
             one.id == other.id
                 && one.advertised_health() == other.advertised_health()

@@ -67,7 +67,7 @@ pub(crate) fn prefer(
     chosen.truncate(size);
 
     let mut candidates: Vec<&Device> = existing(devices, available)
-        .filter(|device| device.can_be_given() && !included.contains(&*device.id))
+        .filter(|device| device.is_allocatable() && !included.contains(&*device.id))
         .collect();
     candidates.sort_unstable_by_key(|device| device.index);
     candidates.dedup_by_key(|device| device.index);

@@ -32,7 +32,7 @@ pub(crate) struct PluginName(String);
 pub(crate) enum PluginNameError {
     #[error("a file name of letters, digits, '.', '_' and '-' that starts with a letter or digit")]
     NotAFileName,
-    #[error("a name other than kubelet: kubelet.sock is the kubelet's own socket")]
+    #[error("another name: kubelet.sock is the kubelet's own socket")]
     KubeletSocket,
     #[error(
         "at most {STEM_MAX} characters, because the path of a Unix socket has at most {SOCKET_PATH_MAX} bytes"
@@ -82,12 +82,12 @@ impl PluginName {
 
     /// Returns the socket of one of the resources that share this name: `<PLUGIN_NAME>-<resource>.sock`.
     pub(crate) fn shared_socket(&self, resource: &ResourceName) -> SocketName {
-        SocketName(self.shared_by(resource).0 + SUFFIX)
+        SocketName(self.with_resource(resource).0 + SUFFIX)
     }
 
     /// Returns the name of one of the resources that share this name: `<PLUGIN_NAME>-<resource>` with `_` in place of
     /// `/`. A name that is too long is cut and ends in a hash of the whole name. The hash is the same in every version.
-    pub(crate) fn shared_by(&self, resource: &ResourceName) -> Self {
+    pub(crate) fn with_resource(&self, resource: &ResourceName) -> Self {
         let mut stem = format!("{}-{}", self.0, resource.as_str().replace('/', "_"));
         if stem.len() > STEM_MAX {
             let mut hasher = fnv::FnvHasher::default();

@@ -63,9 +63,7 @@ pub enum TemplateError {
     InvalidName(String),
     #[error("a filter (upper, alnum, uuid), not '{0}'")]
     UnknownFilter(String),
-    #[error(
-        "at most {PARTS_MAX} parts, where each placeholder and each text between them is a part"
-    )]
+    #[error("at most {PARTS_MAX} placeholders and texts between them, counted together")]
     TooLong,
 }
 
@@ -138,14 +136,14 @@ impl Template {
     }
 
     /// Whether the template has a placeholder for all of the container's devices, such as `{ids}`.
-    pub(crate) fn is_of_all(&self) -> bool {
+    pub(crate) fn uses_all_devices(&self) -> bool {
         self.sources()
             .any(|source| matches!(source, Source::AllDevices(_)))
     }
 
     /// Whether the result depends on the container's other devices.
-    pub(crate) fn is_of_container(&self) -> bool {
-        self.is_of_all() || self.sources().any(|source| *source == Source::Position)
+    pub(crate) fn depends_on_container(&self) -> bool {
+        self.uses_all_devices() || self.sources().any(|source| *source == Source::Position)
     }
 
     /// Returns the name of the first placeholder for which the device has no value.
@@ -373,7 +371,7 @@ mod tests {
         ] {
             let template = parsed(text).unwrap();
             assert_eq!(
-                (template.is_per_device(), template.is_of_all()),
+                (template.is_per_device(), template.uses_all_devices()),
                 (per_device, of_all),
                 "{text}"
             );

@@ -78,7 +78,7 @@ impl Checkpoint {
         let known = self
             .of(resource)
             .and_then(|known| known.registered.as_ref());
-        let can_be_given = || devices.as_slice().iter().any(Device::can_be_given);
+        let can_be_given = || devices.as_slice().iter().any(Device::is_allocatable);
         match known.map(|registered| registered.one.as_deref()) {
             Some(Some(id)) if devices.get(id).is_none() => Standing::OfAnother,
             Some(Some(_)) => Standing::Listed,

@@ -76,7 +76,7 @@ impl DevicePlugin for Service {
             let _until_dropped = &open;
             let devices = offer.devices();
             let is_new = sent.as_ref().is_none_or(|(sent, repeats)| {
-                *repeats != offer.repeats() || !sent.is_reported_alike(devices)
+                *repeats != offer.repeats() || !sent.is_advertised_alike(devices)
             });
             // Also where no new list is needed: a device may have been Unhealthy before its removal began.
             handle.removal().listed(devices, Instant::now());
@@ -96,7 +96,7 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::PreferredAllocationRequest>,
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
-        let asked = api::named_in_question(request.get_ref());
+        let asked = api::preferred_allocation_request_ids(request.get_ref());
         let _in_flight = InFlight::new(&self.handle, asked);
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.get_preferred_allocation");
@@ -108,16 +108,16 @@ impl DevicePlugin for Service {
         let offer = self.now();
         let resource = offer.resource();
         let (devices, policy) = (offer.devices(), resource.preference);
-        let answers = api::preferences(request.into_inner())
+        let answers = api::preference_requests(request.into_inner())
             .map(|q| prefer(devices, policy, &q.available, &q.must_include, q.size));
-        Ok(Response::new(api::preferred(answers)))
+        Ok(Response::new(api::preferred_allocation_response(answers)))
     }
 
     async fn allocate(
         &self,
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
-        let asked = api::named_in_allocation(request.get_ref());
+        let asked = api::allocate_request_ids(request.get_ref());
         let _in_flight = InFlight::new(&self.handle, asked);
         let began = Instant::now();
         self.peers.note_call(connection(&request)?);
@@ -128,14 +128,14 @@ impl DevicePlugin for Service {
             .await;
         // Read and evaluated without a pause: a removal that begins later affects the next call.
         let offer = self.now();
-        let devices = api::named_in_allocation(request.get_ref()).count();
+        let devices = api::allocate_request_ids(request.get_ref()).count();
         let answers: Result<Vec<Allocation>, Status> = refused.and_then(|()| {
-            api::allocations(request.into_inner())
+            api::container_device_ids(request.into_inner())
                 .map(|ids| allocate_container(&offer, &ids))
                 .collect()
         });
         self.note_allocate(&answers, devices, began.elapsed());
-        Ok(Response::new(api::allocated(answers?)))
+        Ok(Response::new(api::allocate_response(answers?)))
     }
 
     async fn pre_start_container(

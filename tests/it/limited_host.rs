@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::support::client::plugin_client;
 use crate::support::process::{Running, binary, output, program};
 use crate::support::{RESOURCE, SOCKET, kubelet, plugin_dir, registrations, shows, text, within};
-use simple_device_plugin::api::{allocation_of, v1beta1};
+use simple_device_plugin::api::{allocate_request, v1beta1};
 use tokio::net::UnixStream;
 
 /// A user that is neither root nor the one of the kubelet.
@@ -79,7 +79,7 @@ async fn a_broken_stderr_harms_nobody() {
         let unread = child.stderr.take().filter(|_| !gone);
         let mut client = plugin_client(&dir.path().join(SOCKET)).await;
         for i in 0..1000 {
-            let request = allocation_of(vec![format!("{i:0200}")]);
+            let request = allocate_request(vec![format!("{i:0200}")]);
             let answer = within("an answer", client.allocate(request)).await;
             assert_eq!(
                 answer.expect_err("no such device").code(),

@@ -101,14 +101,14 @@ pub fn allocate(
     let too_large = |fit| AllocateError::TooLarge { requested, fit };
     // The response for many devices can take gigabytes, so check its size before building it.
     if requested > UNCHECKED_DEVICES_MAX {
-        let fit = outputs.most_in_an_answer(&chosen);
+        let fit = outputs.max_devices_in_response(&chosen);
         if fit < requested {
             return Err(too_large(fit));
         }
     }
     let allocation = outputs.of(&chosen);
     if allocation.size() > RESPONSE_SIZE_MAX {
-        return Err(too_large(outputs.most_in_an_answer(&chosen)));
+        return Err(too_large(outputs.max_devices_in_response(&chosen)));
     }
     Ok(allocation)
 }

@@ -81,7 +81,7 @@ impl From<Prefixes> for Outputs {
 impl Outputs {
     /// Returns what a container with these devices receives.
     pub fn of(&self, devices: &[&Device]) -> Allocation {
-        if self.templates().any(Template::is_of_all) {
+        if self.templates().any(Template::uses_all_devices) {
             return self.with_all_devices_rendered(devices).render(devices);
         }
         self.render(devices)

@@ -54,7 +54,7 @@ pub(crate) fn most_within(limit: usize, count: usize, size: impl Fn(usize) -> us
 
 impl Outputs {
     /// Returns how many of these devices, counted from the first, fit in one Allocate response.
-    pub(crate) fn most_in_an_answer(&self, devices: &[&Device]) -> usize {
+    pub(crate) fn max_devices_in_response(&self, devices: &[&Device]) -> usize {
         let size = |count| self.of(&devices[..count]).size();
         most_within(RESPONSE_SIZE_MAX, devices.len(), size)
     }
