@@ -1,4 +1,4 @@
-//! Compiles the kubelet's APIs without `protoc`: protox reads each `.proto`, tonic writes the Rust.
+//! Generates the kubelet's gRPC APIs. protox parses the `.proto` files, so the build does not need `protoc`.
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let apis = [
@@ -9,7 +9,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         println!("cargo::rerun-if-changed={api}");
     }
     let descriptors = protox::compile(apis, ["proto"])?;
-    // In an order of its own: what a container gets is the same bytes every time.
+    // BTreeMap has a stable order, so equal Allocate responses encode to the same bytes.
     tonic_prost_build::configure()
         .btree_map(".")
         .codec_path("crate::api::codec::SmallBufferCodec")

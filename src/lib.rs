@@ -1,5 +1,5 @@
-//! A device plugin manager for Kubernetes: one small daemon that turns environment variables, or a
-//! config file, into extended resources. ARCHITECTURE.md says what each module is for.
+//! A Kubernetes device plugin manager: one daemon that advertises simulated devices as extended resources, configured by
+//! environment variables or a config file. ARCHITECTURE.md describes each module.
 
 pub mod util;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use kubelet_sim::Kubelet;
-use simple_device_plugin::api::allocation_of;
+use simple_device_plugin::api::allocate_request;
 use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
@@ -48,7 +48,7 @@ impl Called {
 
     async fn round(&mut self) -> Result<()> {
         for _ in 0..CALLS {
-            let request = allocation_of(vec![self.device.clone()]);
+            let request = allocate_request(vec![self.device.clone()]);
             let since = Instant::now();
             self.client.allocate(request).await?;
             self.took.push(since.elapsed());

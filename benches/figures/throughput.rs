@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use simple_device_plugin::api::allocation_of;
+use simple_device_plugin::api::allocate_request;
 
 use crate::Result;
 use crate::allocate::{Called, MeasuredManager};
@@ -44,7 +44,7 @@ impl Took {
 async fn round(called: &Called, took: &mut Took) -> Result<()> {
     let call = || {
         let mut client = called.client.clone();
-        let request = allocation_of(vec![called.device.clone()]);
+        let request = allocate_request(vec![called.device.clone()]);
         async move {
             let since = Instant::now();
             client.allocate(request).await.map(|_| since.elapsed())

@@ -1,4 +1,4 @@
-//! prost's codec with smaller buffers.
+//! The prost codec with smaller buffers than tonic's default, to save memory per stream.
 
 use std::marker::PhantomData;
 
@@ -6,14 +6,14 @@ use prost::Message;
 use tonic::codec::{BufferSettings, Codec};
 use tonic_prost::{ProstCodec, ProstDecoder, ProstEncoder};
 
-/// In bytes: a buffer of each direction is allocated for every call and kept by every stream, and grows as it must. Most
-/// messages of the kubelet are smaller. tonic's default is 8 KiB.
+/// In bytes. Each call allocates one buffer per direction, a stream keeps both, and they grow on demand. Most of the
+/// kubelet's messages are smaller. tonic's default is 8 KiB.
 const BUFFER_SIZE: usize = 1024;
 
-/// In bytes: a stream that has encoded this much is sent. tonic's default.
+/// In bytes. A stream sends its buffer when it reaches this size. Same as tonic's default.
 const YIELD_THRESHOLD: usize = 32 * 1024;
 
-/// The codec of the generated clients and servers.
+/// The codec of the generated clients and servers, set in `build.rs`.
 #[derive(Debug)]
 pub(crate) struct SmallBufferCodec<T, U>(PhantomData<(T, U)>);
 

@@ -1,6 +1,6 @@
-//! gRPC's status codes by their names.
+//! Names of the gRPC status codes.
 
-/// The names by their numbers, as Go prints them.
+/// The name of each status code, indexed by its number and spelled as grpc-go prints it.
 pub(crate) const CODES: [&str; 17] = [
     "OK",
     "Canceled",

@@ -1,15 +1,16 @@
-//! The device plugin API on the wire: the one file that spells the generated field names that are odd.
+//! The kubelet's gRPC APIs: generated types, constants, and conversions from and to the types in `model`.
+//! Code outside of this module does not use generated field names such as `device_i_ds`.
 
 mod codec;
 pub(crate) mod grpc_code;
 
-/// The generated API, as `proto/deviceplugin/v1beta1/api.proto` has it.
+/// The device plugin API, generated from `proto/deviceplugin/v1beta1/api.proto`.
 #[expect(missing_docs, clippy::pedantic, reason = "generated")]
 pub mod v1beta1 {
     tonic::include_proto!("v1beta1");
 }
 
-/// The generated pod-resources API, as `proto/podresources/v1/api.proto` has it.
+/// The pod-resources API, generated from `proto/podresources/v1/api.proto`.
 #[expect(missing_docs, clippy::pedantic, reason = "generated")]
 pub mod podresources {
     tonic::include_proto!("v1");
@@ -18,24 +19,24 @@ pub mod podresources {
 use crate::model::allocation::{Allocation, DeviceFile, Mount};
 use crate::model::device::{Device, Devices, Health, LIST_SIZE_MAX};
 
-/// The only version of the API that kubelets speak.
+/// The version of the device plugin API. The kubelet accepts no other version.
 pub const VERSION: &str = "v1beta1";
 
-/// The authority of every request: what the kubelet sends since 1.26.
+/// The authority of every request, the same as the kubelet's since Kubernetes 1.26.
 pub(crate) const AUTHORITY: &str = "http://localhost";
 
-/// The largest request that a kubelet can have to send, in bytes: the IDs of a whole list, once as
-/// available and once as must-include.
+/// The largest request that the kubelet can send, in bytes: a GetPreferredAllocation that names every device twice, as
+/// available and as must-include.
 pub(crate) const REQUEST_SIZE_MAX: usize = 2 * LIST_SIZE_MAX;
 
-/// One container's question to GetPreferredAllocation.
+/// The GetPreferredAllocation request for one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PreferenceQuestion {
-    /// The IDs to choose from.
+pub struct PreferenceRequest {
+    /// The IDs to choose from, which contain those of `must_include`.
     pub available: Vec<String>,
-    /// The IDs that must be part of the answer.
+    /// The IDs that the response must contain.
     pub must_include: Vec<String>,
-    /// How many IDs to answer.
+    /// The number of IDs to return.
     pub size: usize,
 }
 
@@ -61,19 +62,19 @@ impl From<&Device> for v1beta1::Device {
 }
 
 impl v1beta1::Device {
-    /// The NUMA nodes it is near to.
+    /// Returns the NUMA nodes of the device, empty if it has no topology.
     pub fn numa_nodes(&self) -> Vec<i64> {
         let nodes = self.topology.iter().flat_map(|topology| &topology.nodes);
         nodes.map(|node| node.id).collect()
     }
 
-    /// Whether the kubelet takes it for healthy.
+    /// Whether the kubelet treats the device as healthy.
     #[must_use]
     pub fn is_healthy(&self) -> bool {
         self.health == Health::Healthy.as_str()
     }
 
-    /// Whether its health is a word of the API. The kubelet takes every other for `Unhealthy`.
+    /// Whether the health is a value that the API defines. The kubelet treats any other value as `Unhealthy`.
     #[must_use]
     pub fn has_known_health(&self) -> bool {
         self.is_healthy() || self.health == Health::Unhealthy.as_str()
@@ -146,16 +147,18 @@ impl From<v1beta1::ContainerAllocateResponse> for Allocation {
     }
 }
 
-/// The IDs of each container.
-pub(crate) fn allocations(request: v1beta1::AllocateRequest) -> impl Iterator<Item = Vec<String>> {
+/// Returns the device IDs of each container in the request.
+pub(crate) fn container_device_ids(
+    request: v1beta1::AllocateRequest,
+) -> impl Iterator<Item = Vec<String>> {
     request
         .container_requests
         .into_iter()
         .map(|c| c.devices_ids)
 }
 
-/// Every ID in the request.
-pub(crate) fn named_in_allocation(
+/// Returns every device ID in the request.
+pub(crate) fn allocate_request_ids(
     request: &v1beta1::AllocateRequest,
 ) -> impl Iterator<Item = &str> {
     let containers = request.container_requests.iter();
@@ -164,8 +167,8 @@ pub(crate) fn named_in_allocation(
         .map(String::as_str)
 }
 
-/// Every ID in the request.
-pub(crate) fn named_in_question(
+/// Returns every device ID in the request. An ID that is both available and must-include is returned twice.
+pub(crate) fn preferred_allocation_request_ids(
     request: &v1beta1::PreferredAllocationRequest,
 ) -> impl Iterator<Item = &str> {
     let containers = request.container_requests.iter();
@@ -178,72 +181,74 @@ pub(crate) fn named_in_question(
     lists.flatten().map(String::as_str)
 }
 
-/// The answer to [`allocations`], one for each container.
-pub fn allocated(answers: Vec<Allocation>) -> v1beta1::AllocateResponse {
+/// Builds the Allocate response from one allocation per container, in the order of [`container_device_ids`].
+pub fn allocate_response(allocations: Vec<Allocation>) -> v1beta1::AllocateResponse {
     v1beta1::AllocateResponse {
-        container_responses: answers.into_iter().map(Into::into).collect(),
+        container_responses: allocations.into_iter().map(Into::into).collect(),
     }
 }
 
-/// What the first container of an answer gets: the kubelet asks for one only. `None` for an empty answer.
-pub fn first_allocated(
+/// Returns the response for the first container, or `None` if there is none. The kubelet requests one container per call.
+pub fn first_container_response(
     response: v1beta1::AllocateResponse,
 ) -> Option<v1beta1::ContainerAllocateResponse> {
     response.container_responses.into_iter().next()
 }
 
-/// The announcement that a container with these devices starts.
-pub fn pre_start_of(ids: Vec<String>) -> v1beta1::PreStartContainerRequest {
+/// Builds the PreStartContainer request for a container with these devices.
+pub fn pre_start_request(ids: Vec<String>) -> v1beta1::PreStartContainerRequest {
     v1beta1::PreStartContainerRequest { devices_ids: ids }
 }
 
-/// A request for one container, as the kubelet makes it.
+/// Builds an Allocate request for one container, as the kubelet does.
 #[must_use]
-pub fn allocation_of(ids: Vec<String>) -> v1beta1::AllocateRequest {
+pub fn allocate_request(ids: Vec<String>) -> v1beta1::AllocateRequest {
     v1beta1::AllocateRequest {
         container_requests: vec![v1beta1::ContainerAllocateRequest { devices_ids: ids }],
     }
 }
 
-/// The question of each container; a negative size asks for nothing.
-pub(crate) fn preferences(
+/// Returns the request of each container. A negative size is treated as 0.
+pub(crate) fn preference_requests(
     request: v1beta1::PreferredAllocationRequest,
-) -> impl Iterator<Item = PreferenceQuestion> {
+) -> impl Iterator<Item = PreferenceRequest> {
     request
         .container_requests
         .into_iter()
-        .map(|container| PreferenceQuestion {
+        .map(|container| PreferenceRequest {
             available: container.available_device_i_ds,
             must_include: container.must_include_device_i_ds,
             size: container.allocation_size.try_into().unwrap_or(0),
         })
 }
 
-/// A question for one container, as the kubelet asks it.
+/// Builds a GetPreferredAllocation request for one container, as the kubelet does.
 #[must_use]
-pub fn preference_of(question: PreferenceQuestion) -> v1beta1::PreferredAllocationRequest {
+pub fn preferred_allocation_request(
+    request: PreferenceRequest,
+) -> v1beta1::PreferredAllocationRequest {
     v1beta1::PreferredAllocationRequest {
         container_requests: vec![v1beta1::ContainerPreferredAllocationRequest {
-            available_device_i_ds: question.available,
-            must_include_device_i_ds: question.must_include,
-            allocation_size: question.size.try_into().unwrap_or(i32::MAX),
+            available_device_i_ds: request.available,
+            must_include_device_i_ds: request.must_include,
+            allocation_size: request.size.try_into().unwrap_or(i32::MAX),
         }],
     }
 }
 
-/// The answer to [`preferences`], one list of IDs for each container.
+/// Builds the GetPreferredAllocation response from one list of IDs per container, in the order of [`preference_requests`].
 #[must_use]
-pub fn preferred(
-    answers: impl Iterator<Item = Vec<String>>,
+pub fn preferred_allocation_response(
+    ids_by_container: impl Iterator<Item = Vec<String>>,
 ) -> v1beta1::PreferredAllocationResponse {
     v1beta1::PreferredAllocationResponse {
-        container_responses: answers
+        container_responses: ids_by_container
             .map(|ids| v1beta1::ContainerPreferredAllocationResponse { device_i_ds: ids })
             .collect(),
     }
 }
 
-/// The IDs for the first container of an answer: the kubelet asks for one only.
+/// Returns the IDs for the first container, empty if there is none. The kubelet requests one container per call.
 #[must_use]
 pub fn preferred_ids(response: v1beta1::PreferredAllocationResponse) -> Vec<String> {
     let first = response.container_responses.into_iter().next();
@@ -266,9 +271,9 @@ mod tests {
     }
 
     proptest! {
-        /// The size that an answer is refused by is the size that goes over the wire.
+        /// `allocate` refuses a response by this size, so it must equal the encoded size.
         #[test]
-        fn the_size_of_an_allocation_is_the_encoded_size(
+        fn allocation_size_is_the_encoded_size(
             envs in pairs(),
             annotations in pairs(),
             paths in prop::collection::vec(("/[a-z]{0,200}", "/[a-z]{0,200}", any::<bool>()), 0..4),
@@ -290,12 +295,12 @@ mod tests {
                 cdi_devices,
             };
             let size = allocation.size();
-            prop_assert_eq!(size, allocated(vec![allocation]).encoded_len());
+            prop_assert_eq!(size, allocate_response(vec![allocation]).encoded_len());
         }
 
-        /// The size that the configuration computes is the size that goes over the wire.
+        /// The configuration limits a list by this size, so it must equal the encoded size.
         #[test]
-        fn the_computed_size_is_the_encoded_size(
+        fn list_size_is_the_encoded_size(
             prefix in "[a-z]{1,150}",
             count in 0_usize..300,
             numa in "((0|1|127|128|1023)(\\+(0|5)){0,2})?",

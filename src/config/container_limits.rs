@@ -32,7 +32,7 @@ pub(crate) fn warnings(resource: &Resource) -> Vec<String> {
 
 fn large_answer(resource: &Resource, devices: &[&Device]) -> Option<String> {
     let (name, count) = (&resource.name, devices.len());
-    let fit = resource.outputs.most_in_an_answer(devices);
+    let fit = resource.outputs.max_devices_in_response(devices);
     (fit < count).then(|| {
         format!(
             "{name}: Allocate can refuse a container that asks for more than {fit} of its {count} devices: \
@@ -70,7 +70,7 @@ fn long_variable(
     env: &Template,
     value: &Template,
 ) -> Option<String> {
-    if !value.is_of_all() && !env.is_of_all() {
+    if !value.uses_all_devices() && !env.uses_all_devices() {
         return None;
     }
     let size = |count: usize| {

@@ -271,7 +271,7 @@ impl TryFrom<u16> for NumaNode {
 fn numa_nodes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NumaNodes>, D::Error> {
     let nodes: Option<Vec<NumaNode>> = Option::deserialize(deserializer)?;
     let nodes = nodes.map(|nodes| nodes.into_iter().map(|node| node.0).collect());
-    Ok(nodes.map(NumaNodes::dealing))
+    Ok(nodes.map(NumaNodes::new))
 }
 
 impl<'de> Deserialize<'de> for Pairs {

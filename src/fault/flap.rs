@@ -50,7 +50,10 @@ impl Flaps {
             }
             let meant = select_present(devices, &flap.devices).filter(|device| !device.removing);
             let meant: Vec<&Device> = meant.collect();
-            let healthy = meant.iter().filter(|device| device.can_be_given()).count();
+            let healthy = meant
+                .iter()
+                .filter(|device| device.is_allocatable())
+                .count();
             if healthy > 0 && faults.health(id) {
                 unhealthy_now.push(healthy);
                 phase.until = now + flap.down;

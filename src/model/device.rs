@@ -1,4 +1,4 @@
-//! A resource's devices: their IDs, health and NUMA nodes, and the size of their list on the wire.
+//! A resource's devices: their IDs, health and NUMA nodes, and the encoded size of their list.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use thiserror::Error;
 
 use crate::model::numa::NumaNodes;
 
-/// The largest message that the kubelet's gRPC client takes (grpc-go's default), in bytes.
+/// In bytes. The largest message that the kubelet's gRPC client accepts, which is grpc-go's default.
 pub const LIST_SIZE_MAX: usize = 4 * 1024 * 1024;
 
-/// Health as the kubelet knows it.
+/// The health of a device in the device plugin API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum Health {
-    /// Counts as allocatable.
+    /// The device counts as allocatable.
     Healthy,
-    /// Stays in capacity, leaves allocatable.
+    /// The device counts in the node's capacity but not as allocatable.
     Unhealthy,
 }
 
 impl Health {
-    /// The word on the wire (`v1beta1.Healthy`, `v1beta1.Unhealthy`).
+    /// Returns the value in the API (`v1beta1.Healthy`, `v1beta1.Unhealthy`).
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Healthy => "Healthy",
@@ -32,34 +32,33 @@ impl Health {
     }
 }
 
-/// What a device has besides, for what a container gets with it.
+/// Values of a device that only templates use. The list for the kubelet does not contain them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Detail {
-    /// Stands for `{path}`.
+    /// The value of the placeholder `{path}`.
     pub path: Option<String>,
-    /// Stand for `{<name>}`.
+    /// The values of the placeholders `{<name>}`, by name.
     pub attributes: BTreeMap<String, String>,
 }
 
-/// One device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Device {
-    /// Unique in its resource, the same after every restart.
+    /// Unique in its resource and stable across restarts.
     pub id: Box<str>,
-    /// Its place in the resource's list, from 0.
+    /// Position in the configured list, from 0.
     pub index: usize,
-    /// Reported to the kubelet and checked by Allocate.
+    /// Advertised to the kubelet and checked by Allocate, unless the device is pending removal.
     pub health: Health,
-    /// The NUMA nodes it is near to; empty: no topology. Shared between the devices of a node.
+    /// The NUMA nodes of the device. Empty means no topology. Devices with the same nodes can share the allocation.
     pub numa: Arc<[u16]>,
-    /// Whether it is pending removal: reported as Unhealthy until no pod can have it.
+    /// Whether the device is pending removal: it is advertised as Unhealthy until no pod can hold it.
     pub removing: bool,
-    /// What else it has; none for most, of which there can be many.
+    /// `None` for devices without path and attributes, which saves memory in large lists.
     pub(crate) detail: Option<Arc<Detail>>,
 }
 
 impl Device {
-    /// A healthy one with nothing besides.
+    /// Creates a healthy device without path and attributes.
     pub fn new(id: impl Into<Box<str>>, index: usize, numa: Arc<[u16]>) -> Self {
         Self {
             id: id.into(),
@@ -71,7 +70,7 @@ impl Device {
         }
     }
 
-    /// The health that is reported to the kubelet.
+    /// Returns the health that is advertised to the kubelet.
     pub(crate) fn advertised_health(&self) -> Health {
         if self.removing {
             Health::Unhealthy
@@ -80,17 +79,15 @@ impl Device {
         }
     }
 
-    /// Whether Allocate gives it.
-    pub fn can_be_given(&self) -> bool {
+    /// Whether Allocate accepts the device.
+    pub fn is_allocatable(&self) -> bool {
         self.advertised_health() == Health::Healthy
     }
 
-    /// Its path, where it has one.
     pub fn path(&self) -> Option<&str> {
         self.detail.as_ref()?.path.as_deref()
     }
 
-    /// Its attribute of this name.
     pub(crate) fn attribute(&self, name: &str) -> Option<&str> {
         self.detail
             .as_ref()?
@@ -99,13 +96,13 @@ impl Device {
             .map(String::as_str)
     }
 
-    /// The bytes that it takes in a list on the wire, were it Unhealthy.
+    /// Returns the encoded size of the device in a list, in bytes, as if the device were Unhealthy.
     pub fn list_size(&self) -> usize {
         device_size(self.id.len(), &self.numa)
     }
 }
 
-/// A resource's whole list, in index order.
+/// The devices of a resource, in the order in which they are advertised.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Devices {
     list: Vec<Device>,
@@ -113,65 +110,60 @@ pub struct Devices {
     by_id: Vec<u32>,
 }
 
-/// An ID that no device has.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("no device has this ID")]
 pub struct UnknownDevice;
 
 impl Devices {
-    /// These devices, each with an ID of its own.
+    /// Creates a list from devices with distinct IDs.
     pub(crate) fn from_list(list: Vec<Device>) -> Self {
         let mut by_id: Vec<u32> = (0..).take(list.len()).collect();
         by_id.sort_by(|a, b| list[*a as usize].id.cmp(&list[*b as usize].id));
         Self { list, by_id }
     }
 
-    /// The devices in index order.
     pub fn as_slice(&self) -> &[Device] {
         &self.list
     }
 
-    /// How many there are.
     pub fn len(&self) -> usize {
         self.list.len()
     }
 
-    /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// The device with this ID.
     pub fn get(&self, id: &str) -> Option<&Device> {
         self.position(id).map(|position| &self.list[position])
     }
 
-    /// The bytes of the list on the wire, were every device Unhealthy; never over [`LIST_SIZE_MAX`].
+    /// Returns the encoded size of the list, in bytes, as if every device were Unhealthy.
     pub fn list_size(&self) -> usize {
         self.list.iter().map(Device::list_size).sum()
     }
 
-    /// Whether both are the same to the kubelet.
-    pub(crate) fn is_reported_alike(&self, other: &Self) -> bool {
-        let alike = |(one, other): (&Device, &Device)| {
+    /// Whether the kubelet receives the same message for both lists.
+    pub(crate) fn is_advertised_alike(&self, other: &Self) -> bool {
+        let is_equal = |(one, other): (&Device, &Device)| {
             one.id == other.id
                 && one.advertised_health() == other.advertised_health()
                 && one.numa == other.numa
         };
-        self.len() == other.len() && std::iter::zip(&self.list, &other.list).all(alike)
+        self.len() == other.len() && std::iter::zip(&self.list, &other.list).all(is_equal)
     }
 
-    /// Sets a device's health and tells whether that changed anything.
+    /// Sets a device's health. Returns whether the health changed.
     ///
     /// # Errors
-    /// When no device has this ID.
+    /// Returns an error if no device has this ID.
     pub fn set_health(&mut self, id: &str, health: Health) -> Result<bool, UnknownDevice> {
         let position = self.position(id).ok_or(UnknownDevice)?;
         let old = std::mem::replace(&mut self.list[position].health, health);
         Ok(old != health)
     }
 
-    /// The place in the list of the device with this ID.
+    /// Returns the position in [`Devices::as_slice`] of the device with this ID.
     pub fn position(&self, id: &str) -> Option<usize> {
         self.by_id
             .binary_search_by(|position| (*self.list[*position as usize].id).cmp(id))
@@ -180,25 +172,27 @@ impl Devices {
     }
 }
 
-/// How the devices of a counted resource come about.
+/// Generates the devices of a resource that is configured with a number of devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// IDs are `<prefix>-<node>-<index>`.
+    /// Device IDs have the form `<prefix>-<node>-<index>`.
     prefix: String,
     node: String,
     numa: NumaNodes,
 }
 
-/// A counted list that the kubelet could not receive.
+/// A list of devices is larger than the kubelet accepts, which is [`LIST_SIZE_MAX`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
-#[error("at most {fit} devices with such IDs, or the list passes the kubelet's 4 MiB")]
+#[error(
+    "at most {fit} devices with IDs of this length, because the kubelet accepts lists of at most 4 MiB"
+)]
 pub struct ListTooLarge {
-    /// How many devices would fit.
+    /// The largest number of devices whose list fits.
     pub fit: usize,
 }
 
 impl Counted {
-    /// With IDs of this prefix and node, dealt over `numa` in turn.
+    /// Devices are distributed over the NUMA nodes in turn.
     pub fn new(prefix: &str, node: &str, numa: NumaNodes) -> Self {
         Self {
             prefix: prefix.to_owned(),
@@ -207,14 +201,14 @@ impl Counted {
         }
     }
 
-    /// So many devices, all healthy.
+    /// Generates `count` healthy devices.
     pub fn devices(&self, count: usize) -> Devices {
         let no_topology: Arc<[u16]> = Arc::new([]);
         let nodes = self.numa.as_slice().iter();
         let shared: Vec<Arc<[u16]>> = nodes.map(|node| Arc::from([*node])).collect();
         let device = |index| {
-            let turn = self.numa.turn(index);
-            let numa = turn.map_or(&no_topology, |turn| &shared[turn]);
+            let position = self.numa.position_of(index);
+            let numa = position.map_or(&no_topology, |position| &shared[position]);
             Device::new(self.id(index), index, Arc::clone(numa))
         };
         Devices::from_list((0..count).map(device).collect())
@@ -224,11 +218,11 @@ impl Counted {
         format!("{}-{}-{index}", self.prefix, self.node).into()
     }
 
-    /// The bytes of their list, with every device Unhealthy. It is computed without building it, in a time
-    /// that does not depend on `count` once the list is too large.
+    /// Returns the encoded size, in bytes, of the list of `count` Unhealthy devices. The list is not built, and the
+    /// computation stops at [`LIST_SIZE_MAX`], so the time is bounded for any `count`.
     ///
     /// # Errors
-    /// When the list is over [`LIST_SIZE_MAX`].
+    /// Returns an error if the size exceeds [`LIST_SIZE_MAX`].
     pub fn list_size(&self, count: usize) -> Result<usize, ListTooLarge> {
         let mut total = 0;
         let mut digits = 1;
@@ -239,7 +233,7 @@ impl Counted {
                 next_power = next_power.saturating_mul(10);
             }
             let id = self.prefix.len() + 1 + self.node.len() + 1 + digits;
-            total += device_size(id, self.numa.deal(index).as_slice());
+            total += device_size(id, self.numa.node_of(index).as_slice());
             if total > LIST_SIZE_MAX {
                 return Err(ListTooLarge { fit: index });
             }
@@ -248,13 +242,13 @@ impl Counted {
     }
 }
 
-/// The bytes of one Unhealthy device in a list: the longer of the two words.
+/// Returns the encoded size of an Unhealthy device, in bytes. `Healthy` is shorter, so the size is the maximum.
 fn device_size(id: usize, numa: &[u16]) -> usize {
     let health = Health::Unhealthy.as_str().len();
     delimited(delimited(id) + delimited(health) + topology_size(numa))
 }
 
-/// The bytes of `Device.topology`; proto3 leaves out a NUMA node's ID of 0.
+/// Returns the encoded size of `Device.topology`, in bytes. proto3 omits a NUMA node ID of 0.
 fn topology_size(numa: &[u16]) -> usize {
     let node = |node: &u16| match usize::from(*node) {
         0 => delimited(0),
@@ -266,7 +260,7 @@ fn topology_size(numa: &[u16]) -> usize {
     }
 }
 
-/// The bytes of a length-delimited field with this many bytes in it: tag, length, content.
+/// Returns the encoded size, in bytes, of a length-delimited field with `len` bytes of content: tag, length and content.
 pub const fn delimited(len: usize) -> usize {
     1 + varint_size(len) + len
 }
@@ -289,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_prefix_node_index() {
+    fn ids_consist_of_prefix_node_and_index() {
         let devices = Counted::new("gpu", "worker", numa("0+2")).devices(11);
         assert_eq!(&*devices.as_slice()[10].id, "gpu-worker-10");
         assert_eq!(*devices.as_slice()[1].numa, [2]);
@@ -298,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn health_is_set_by_id() {
+    fn sets_the_health_by_id() {
         let mut devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(2);
         assert_eq!(
             devices.set_health("gpu-worker-1", Health::Unhealthy),
@@ -316,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn too_large_a_list_says_what_fits() {
+    fn refuses_a_list_that_is_too_large_with_the_count_that_fits() {
         let Err(ListTooLarge { fit }) =
             Counted::new("gpu", "worker", NumaNodes::default()).list_size(usize::MAX)
         else {

@@ -1,4 +1,5 @@
-//! The nouns of the device plugin API, as values that the kubelet will accept, and the decisions about them.
+//! Devices, resource and socket names, and the logic of Allocate and GetPreferredAllocation. Pure: no I/O, no clock.
+//! A parsed name is always one that the kubelet accepts.
 
 pub mod allocation;
 pub mod device;

@@ -1,46 +1,45 @@
-//! The NUMA nodes over which devices are dealt.
+//! The NUMA nodes over which a resource's devices are distributed.
 
 use std::str::FromStr;
 
 use thiserror::Error;
 
-/// The highest NUMA node that Linux knows (`CONFIG_NODES_SHIFT` is at most 10).
+/// The highest NUMA node ID on Linux, where `CONFIG_NODES_SHIFT` is at most 10.
 pub(crate) const NUMA_NODE_MAX: u16 = 1023;
 
-/// NUMA nodes in the order in which devices are dealt to them; empty means no topology.
+/// NUMA nodes over which devices are distributed in turn, in this order. Empty means no topology.
 ///
-/// Written `0-1`, `0+2` or `0-1+4`. A node named twice gets twice its share.
+/// The text form is `0-1`, `0+2` or `0-1+4`. A node that occurs twice gets twice as many devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NumaNodes(Vec<u16>);
 
-/// Why a text names no NUMA nodes.
+/// Why a list of NUMA nodes is invalid. Each message completes the sentence `expected …`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum NumaNodesError {
     #[error("NUMA nodes, as in 0-1 or 0+2")]
-    Unreadable,
+    Malformed,
     #[error("NUMA nodes from 0 to {NUMA_NODE_MAX}")]
     TooHigh,
-    #[error("a range whose first node is not above its last")]
+    #[error("a range in ascending order, as in 0-1")]
     Descending,
 }
 
 impl NumaNodes {
-    /// These nodes, in this order; none over [`NUMA_NODE_MAX`].
-    pub(crate) fn dealing(nodes: Vec<u16>) -> Self {
+    /// Creates a list of nodes. The caller ensures that none is above [`NUMA_NODE_MAX`].
+    pub(crate) fn new(nodes: Vec<u16>) -> Self {
         Self(nodes)
     }
 
-    /// The NUMA node of the device with this index; `None` without topology.
-    pub(crate) fn deal(&self, index: usize) -> Option<u16> {
-        self.turn(index).map(|turn| self.0[turn])
+    /// Returns the NUMA node of the device with this index, or `None` if there is no topology.
+    pub(crate) fn node_of(&self, index: usize) -> Option<u16> {
+        self.position_of(index).map(|position| self.0[position])
     }
 
-    /// The place in the dealing order whose turn it is at this index.
-    pub fn turn(&self, index: usize) -> Option<usize> {
+    /// Returns the position in [`NumaNodes::as_slice`] of the node of the device with this index.
+    pub fn position_of(&self, index: usize) -> Option<usize> {
         index.checked_rem(self.0.len())
     }
 
-    /// The nodes in dealing order.
     pub fn as_slice(&self) -> &[u16] {
         &self.0
     }
@@ -53,7 +52,7 @@ impl FromStr for NumaNodes {
         let mut nodes = Vec::new();
         for term in text.split('+') {
             let (first, last) = term.split_once('-').unwrap_or((term, term));
-            let (first, last) = (node(first)?, node(last)?);
+            let (first, last) = (parse_node(first)?, parse_node(last)?);
             if first > last {
                 return Err(NumaNodesError::Descending);
             }
@@ -63,9 +62,9 @@ impl FromStr for NumaNodes {
     }
 }
 
-fn node(text: &str) -> Result<u16, NumaNodesError> {
+fn parse_node(text: &str) -> Result<u16, NumaNodesError> {
     if text.is_empty() || !text.bytes().all(|c| c.is_ascii_digit()) {
-        return Err(NumaNodesError::Unreadable);
+        return Err(NumaNodesError::Malformed);
     }
     text.parse()
         .ok()
@@ -73,7 +72,7 @@ fn node(text: &str) -> Result<u16, NumaNodesError> {
         .ok_or(NumaNodesError::TooHigh)
 }
 
-/// The NUMA nodes in a kernel list such as `0-1,4` (`/sys/devices/system/node/online`); `None` if it can't be read.
+/// Parses a kernel list such as `0-1,4`, as in `/sys/devices/system/node/online`. Returns `None` if it is invalid.
 pub(crate) fn parse_kernel_list(text: &str) -> Option<NumaNodes> {
     text.trim().replace(',', "+").parse().ok()
 }
@@ -87,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_ranges_and_lists() {
+    fn parses_ranges_and_lists() {
         assert_eq!(parsed("0-1"), Ok(vec![0, 1]));
         assert_eq!(parsed("0+2"), Ok(vec![0, 2]));
         assert_eq!(parsed("3"), Ok(vec![3]));
@@ -96,10 +95,10 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_rest() {
+    fn refuses_invalid_lists() {
         use NumaNodesError::*;
         for text in ["", "a", "0,1", "0-", "-1", "0++1", "0 1", "+0", "0-1-2"] {
-            assert_eq!(parsed(text), Err(Unreadable), "{text}");
+            assert_eq!(parsed(text), Err(Malformed), "{text}");
         }
         assert_eq!(parsed("1024"), Err(TooHigh));
         assert_eq!(parsed("99999999999999999999"), Err(TooHigh));
@@ -107,10 +106,10 @@ mod tests {
     }
 
     #[test]
-    fn deals_in_turn() {
+    fn distributes_devices_in_turn() {
         let nodes: NumaNodes = "0+2".parse().unwrap();
-        let dealt: Vec<_> = (0..4).filter_map(|index| nodes.deal(index)).collect();
-        assert_eq!(dealt, [0, 2, 0, 2]);
-        assert_eq!(NumaNodes::default().deal(0), None);
+        let distributed: Vec<_> = (0..4).filter_map(|index| nodes.node_of(index)).collect();
+        assert_eq!(distributed, [0, 2, 0, 2]);
+        assert_eq!(NumaNodes::default().node_of(0), None);
     }
 }

@@ -1,4 +1,4 @@
-//! GetPreferredAllocation: a hint to the kubelet which of the available devices to take.
+//! GetPreferredAllocation: which of the available devices the kubelet should prefer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
@@ -7,24 +7,24 @@ use serde::Deserialize;
 
 use crate::model::device::{Device, Devices};
 
-/// Which free devices a pod gets.
+/// Which of the available devices the kubelet should prefer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Policy {
-    /// The kubelet picks at random.
+    /// GetPreferredAllocation is not offered, and the kubelet picks devices at random.
     #[default]
     None,
-    /// The lowest indexes.
+    /// Devices with the lowest indexes.
     Ordered,
-    /// The fewest NUMA nodes, then the lowest indexes.
+    /// Devices from the fewest NUMA nodes, then with the lowest indexes.
     Packed,
-    /// One from each NUMA node in turn, the least used first.
+    /// One device from each NUMA node in turn, starting with the least used node.
     Spread,
 }
 
 impl Policy {
-    /// The word in `PREFERRED_ALLOCATION`.
+    /// Returns the policy's value in `PREFERRED_ALLOCATION`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -46,12 +46,11 @@ impl FromStr for Policy {
     }
 }
 
-/// The NUMA nodes of a device: what `packed` and `spread` reckon with.
+/// The NUMA nodes of a device. `packed` and `spread` group devices that have the same nodes.
 type NumaSet<'a> = &'a [u16];
 
-/// What must be included first, then by policy, as many as there are, up to `size`. IDs that no
-/// device has or that Allocate would refuse are never chosen by policy, and never an error: an error
-/// would fail the pod.
+/// Returns up to `size` IDs: those of `must_include` first, then available ones by policy. The policy skips IDs that are
+/// unknown or that Allocate would refuse. Such IDs are not an error, because an error would fail the pod.
 pub(crate) fn prefer(
     devices: &Devices,
     policy: Policy,
@@ -67,55 +66,63 @@ pub(crate) fn prefer(
         .collect();
     chosen.truncate(size);
 
-    let mut open: Vec<&Device> = known(devices, available)
-        .filter(|device| device.can_be_given() && !included.contains(&*device.id))
+    let mut candidates: Vec<&Device> = existing(devices, available)
+        .filter(|device| device.is_allocatable() && !included.contains(&*device.id))
         .collect();
-    open.sort_unstable_by_key(|device| device.index);
-    open.dedup_by_key(|device| device.index);
-    let taken: Vec<&Device> = known(devices, &chosen).collect();
+    candidates.sort_unstable_by_key(|device| device.index);
+    candidates.dedup_by_key(|device| device.index);
+    let included_devices: Vec<&Device> = existing(devices, &chosen).collect();
 
     let needed = size - chosen.len();
     let by_policy = match policy {
-        Policy::None | Policy::Ordered => open,
-        Policy::Packed => packed(open, &taken, needed),
-        Policy::Spread => spread(devices, &open, &taken, needed),
+        Policy::None | Policy::Ordered => candidates,
+        Policy::Packed => packed(candidates, &included_devices, needed),
+        Policy::Spread => spread(devices, &candidates, &included_devices, needed),
     };
     chosen.extend(by_policy.iter().take(needed).map(|d| d.id.to_string()));
     chosen
 }
 
-fn known<'a>(devices: &'a Devices, ids: &'a [String]) -> impl Iterator<Item = &'a Device> {
+fn existing<'a>(devices: &'a Devices, ids: &'a [String]) -> impl Iterator<Item = &'a Device> {
     ids.iter().filter_map(|id| devices.get(id))
 }
 
-/// The open devices of the fewest places that have enough, in index order. Places that are taken
-/// from anyway, and none at all, cost nothing.
-fn packed<'a>(open: Vec<&'a Device>, taken: &[&Device], needed: usize) -> Vec<&'a Device> {
-    let mut free: BTreeSet<NumaSet> = taken.iter().map(|device| &*device.numa).collect();
-    free.insert(&[]);
+/// Returns the candidates from the fewest NUMA sets that together have enough devices, in index order. The sets of the
+/// included devices, and the set of devices without topology, do not count.
+fn packed<'a>(
+    candidates: Vec<&'a Device>,
+    included_devices: &[&Device],
+    needed: usize,
+) -> Vec<&'a Device> {
+    let mut uncounted: BTreeSet<NumaSet> = included_devices
+        .iter()
+        .map(|device| &*device.numa)
+        .collect();
+    uncounted.insert(&[]);
 
-    // Places in the order of their lowest index, with how many open devices each has.
+    // The number of candidates in each set. The sets are in the order of their lowest index.
     let mut sizes: Vec<(NumaSet, usize)> = Vec::new();
     let mut missing = needed;
-    for device in &open {
-        let place = &*device.numa;
-        if free.contains(place) {
+    for device in &candidates {
+        let set = &*device.numa;
+        if uncounted.contains(set) {
             missing = missing.saturating_sub(1);
-        } else if let Some((_, size)) = sizes.iter_mut().find(|(known, _)| *known == place) {
+        } else if let Some((_, size)) = sizes.iter_mut().find(|(known, _)| *known == set) {
             *size += 1;
         } else {
-            sizes.push((place, 1));
+            sizes.push((set, 1));
         }
     }
-    free.extend(fewest(&sizes, missing));
-    open.into_iter()
-        .filter(|device| free.contains(&*device.numa))
+    uncounted.extend(fewest_sets(&sizes, missing));
+    candidates
+        .into_iter()
+        .filter(|device| uncounted.contains(&*device.numa))
         .collect()
 }
 
-/// The fewest places that together have `missing` devices; of several such sets the one whose
-/// places come first. All places where even they have too few.
-fn fewest<'a>(sizes: &[(NumaSet<'a>, usize)], mut missing: usize) -> Vec<NumaSet<'a>> {
+/// Returns the fewest NUMA sets that together have `missing` devices. Of several solutions, returns the one whose sets
+/// come first in `sizes`. Returns all sets if they have too few devices.
+fn fewest_sets<'a>(sizes: &[(NumaSet<'a>, usize)], mut missing: usize) -> Vec<NumaSet<'a>> {
     let mut largest: Vec<usize> = sizes.iter().map(|(_, size)| *size).collect();
     largest.sort_unstable_by(|a, b| b.cmp(a));
     let mut sum = 0;
@@ -128,20 +135,20 @@ fn fewest<'a>(sizes: &[(NumaSet<'a>, usize)], mut missing: usize) -> Vec<NumaSet
         })
         .count();
 
-    let mut places = Vec::with_capacity(count);
-    for (position, (place, size)) in sizes.iter().enumerate() {
-        if places.len() == count {
+    let mut sets = Vec::with_capacity(count);
+    for (position, (set, size)) in sizes.iter().enumerate() {
+        if sets.len() == count {
             break;
         }
-        let left = count - places.len() - 1;
+        let left = count - sets.len() - 1;
         if size + sum_of_largest(&sizes[position + 1..], left) >= missing
             || sizes.len() - position == left + 1
         {
-            places.push(*place);
+            sets.push(*set);
             missing = missing.saturating_sub(*size);
         }
     }
-    places
+    sets
 }
 
 fn sum_of_largest(sizes: &[(NumaSet, usize)], count: usize) -> usize {
@@ -150,57 +157,57 @@ fn sum_of_largest(sizes: &[(NumaSet, usize)], count: usize) -> usize {
     sizes.iter().take(count).sum()
 }
 
-/// One open device from each place in turn: first the place that gave this container the fewest,
-/// then the one with the fewest devices in use, then the lowest index.
+/// Returns one candidate from each NUMA set in turn. The next set is the one with the fewest devices for this
+/// container, then the fewest devices in use, then the lowest index.
 fn spread<'a>(
     devices: &Devices,
-    open: &[&'a Device],
-    taken: &[&Device],
+    candidates: &[&'a Device],
+    included_devices: &[&Device],
     needed: usize,
 ) -> Vec<&'a Device> {
-    let mut places: BTreeMap<NumaSet, Usage> = BTreeMap::new();
+    let mut sets: BTreeMap<NumaSet, Usage> = BTreeMap::new();
     for device in devices.as_slice() {
-        places.entry(&device.numa).or_default().in_use += 1;
+        sets.entry(&device.numa).or_default().in_use += 1;
     }
-    for device in open.iter().rev() {
-        let usage = places.entry(&device.numa).or_default();
+    for device in candidates.iter().rev() {
+        let usage = sets.entry(&device.numa).or_default();
         usage.in_use -= 1;
-        usage.open.push(device);
+        usage.candidates.push(device);
     }
-    for device in taken {
-        let usage = places.entry(&device.numa).or_default();
+    for device in included_devices {
+        let usage = sets.entry(&device.numa).or_default();
         usage.in_use -= 1;
-        usage.given += 1;
+        usage.chosen += 1;
     }
 
     let mut chosen = Vec::new();
     while chosen.len() < needed {
-        let next = places
+        let next = sets
             .values_mut()
-            .filter(|usage| !usage.open.is_empty())
+            .filter(|usage| !usage.candidates.is_empty())
             .min_by_key(|usage| {
                 (
-                    usage.given,
+                    usage.chosen,
                     usage.in_use,
-                    usage.open.last().map(|d| d.index),
+                    usage.candidates.last().map(|d| d.index),
                 )
             });
         let Some(usage) = next else { break };
-        usage.given += 1;
-        chosen.extend(usage.open.pop());
+        usage.chosen += 1;
+        chosen.extend(usage.candidates.pop());
     }
     chosen
 }
 
-/// What is known of a place while devices are chosen from it.
+/// The devices of one NUMA set, while [`spread`] chooses from it.
 #[derive(Default)]
 struct Usage<'a> {
-    /// Devices that other containers have.
+    /// The number of devices that are not available, for example because another container holds them.
     in_use: usize,
-    /// Devices that this container gets.
-    given: usize,
-    /// Devices that are left, the lowest index last.
-    open: Vec<&'a Device>,
+    /// The number of devices for this container.
+    chosen: usize,
+    /// The remaining candidates, by descending index.
+    candidates: Vec<&'a Device>,
 }
 
 #[cfg(test)]
@@ -247,14 +254,14 @@ mod tests {
         let all = devices(8, "0-1");
         check(&all, Policy::Packed, &[0, 1, 2, 3], &[], 2, &[0, 2]);
         check(&all, Policy::Packed, &[0, 1, 3], &[], 2, &[1, 3]);
-        // What must be included decides the node, though lower indexes stand elsewhere.
+        // The must-include device decides the node, although the other node has lower indexes.
         check(&all, Policy::Packed, &[0, 2, 5, 7], &[5], 2, &[5, 7]);
         check(&all, Policy::Packed, &[0, 1, 2, 3], &[], 3, &[0, 1, 2]);
     }
 
     #[test]
     fn packed_prefers_low_indexes_among_equally_few_nodes() {
-        // Node 0: 0 3 6, node 1: 1 4 7, node 2: 2 5 8 11: five need two nodes, any two.
+        // Node 0 has 0 3 6, node 1 has 1 4 7, node 2 has 2 5 8 11. Any two nodes have five devices.
         let all = devices(12, "0-2");
         let available = [0, 1, 2, 3, 4, 5, 6, 7, 8, 11];
         check(&all, Policy::Packed, &available, &[], 5, &[0, 1, 3, 4, 6]);
@@ -289,7 +296,7 @@ mod tests {
             3,
             &[1, 4, 3],
         );
-        // Node 0 already gives one.
+        // Node 0 has the must-include device.
         check(
             &all,
             Policy::Spread,
@@ -302,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_of_others_are_no_error() {
+    fn ignores_unknown_ids() {
         let all = devices(2, "0-1");
         for policy in [Policy::Ordered, Policy::Packed, Policy::Spread] {
             let preferred = prefer(
@@ -317,21 +324,20 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the kubelet offers: as many as there are up to the size, each once, each
-        /// offered, what must be included first.
+        /// The result has as many distinct available IDs as possible, up to the size, with must-include IDs first.
         #[test]
         fn every_policy_gives_a_valid_hint(
             count in 0_usize..40,
             numa in "([0-3](\\+[0-3]){0,3})?",
             policy in prop::sample::select(vec![Policy::None, Policy::Ordered, Policy::Packed, Policy::Spread]),
             offered in prop::collection::vec(0_usize..40, 0..40),
-            musts in 0_usize..5,
+            must_include in 0_usize..5,
             size in 0_usize..45,
         ) {
             let devices = devices(count, &numa);
             let offered: Vec<usize> = offered.into_iter().filter(|i| *i < count).collect();
             let available = ids(&offered);
-            let must = &available[..musts.min(available.len())];
+            let must = &available[..must_include.min(available.len())];
             let preferred = prefer(&devices, policy, &available, must, size);
 
             let distinct: BTreeSet<_> = available.iter().collect();
@@ -343,7 +349,7 @@ mod tests {
             prop_assert!(head.is_subset(&first));
         }
 
-        /// No set of fewer NUMA nodes than `packed` uses would have been enough.
+        /// Compares with the smallest of all subsets of nodes that have enough devices.
         #[test]
         fn packed_uses_the_fewest_nodes(
             offered in prop::collection::btree_set(0_usize..24, 1..24),

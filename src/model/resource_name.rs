@@ -1,44 +1,44 @@
-//! The name of an extended resource, by the kubelet's rules.
+//! Names of extended resources, validated by the kubelet's rules.
 
 use std::fmt;
 
 use thiserror::Error;
 
-/// Longest domain: the kubelet validates `requests.<name>` as a DNS subdomain of at most 253 bytes.
+/// In bytes. The kubelet requires that `requests.<domain>` is a DNS subdomain of at most 253 bytes.
 const DOMAIN_MAX: usize = 253 - "requests.".len();
 const NAME_PART_MAX: usize = 63;
 
-/// An extended resource name that the kubelet accepts, as in `example.com/gpu`.
+/// An extended resource name that the kubelet accepts, for example `example.com/gpu`.
 ///
-/// Source of the rules: `IsExtendedResourceName` in the kubelet's `pkg/apis/core/v1/helper`.
+/// The rules are those of `IsExtendedResourceName` in Kubernetes' `pkg/apis/core/v1/helper`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ResourceName(String);
 
-/// Why the kubelet would refuse a resource name.
+/// Why the kubelet refuses a resource name. Each message completes the sentence `expected …`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum ResourceNameError {
     #[error("a name with one '/', as in example.com/gpu")]
     NotQualified,
     #[error("a domain that does not start with 'requests.'")]
     Requests,
-    #[error("a domain outside of kubernetes.io, which is kept for the cluster's own resources")]
+    #[error("a domain that does not end in kubernetes.io, which is reserved for Kubernetes")]
     Native,
     #[error(
-        "a domain of at most {DOMAIN_MAX} lower-case letters, digits, '-' and '.' before the '/'"
+        "a DNS domain of at most {DOMAIN_MAX} lower-case letters, digits, '-' and '.' before the '/'"
     )]
     Domain,
     #[error(
         "1 to {NAME_PART_MAX} letters, digits, '-', '_' and '.' after the '/', \
-         the first and the last a letter or digit"
+         starting and ending with a letter or digit"
     )]
     NamePart,
 }
 
 impl ResourceName {
-    /// Takes a name that the kubelet's Register would accept.
+    /// Parses a name by the rules of the kubelet's Register.
     ///
     /// # Errors
-    /// Which of the kubelet's rules the name breaks, worded as what was expected.
+    /// Returns the first rule that the name breaks.
     pub fn parse(name: &str) -> Result<Self, ResourceNameError> {
         let (domain, name_part) = name
             .split_once('/')
@@ -63,7 +63,7 @@ impl ResourceName {
         &self.0
     }
 
-    /// What stands after the `/`.
+    /// Returns the part after the `/`.
     pub(crate) fn name_part(&self) -> &str {
         self.0
             .split_once('/')
@@ -78,21 +78,21 @@ impl fmt::Display for ResourceName {
 }
 
 fn is_dns_label(label: &str) -> bool {
-    bounded_by(label, |c| c.is_ascii_lowercase() || c.is_ascii_digit())
+    starts_and_ends_with(label, |c| c.is_ascii_lowercase() || c.is_ascii_digit())
         && label
             .bytes()
             .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
 }
 
 fn is_name_part(part: &str) -> bool {
-    bounded_by(part, |c| c.is_ascii_alphanumeric())
+    starts_and_ends_with(part, |c| c.is_ascii_alphanumeric())
         && part
             .bytes()
             .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
 }
 
-/// Whether the first and the last byte are of the given kind; false for an empty text.
-fn bounded_by(text: &str, kind: impl Fn(u8) -> bool) -> bool {
+/// Whether the first and the last byte satisfy `kind`. False for an empty text.
+fn starts_and_ends_with(text: &str, kind: impl Fn(u8) -> bool) -> bool {
     let bytes = text.as_bytes();
     matches!((bytes.first(), bytes.last()), (Some(&first), Some(&last)) if kind(first) && kind(last))
 }
@@ -102,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn takes_what_the_kubelet_takes() {
+    fn accepts_names_that_the_kubelet_accepts() {
         let longest = format!("{}/{}", "a".repeat(244), "b".repeat(63));
         for name in [
             "example.com/gpu",
@@ -119,11 +119,11 @@ mod tests {
     }
 
     #[test]
-    fn refuses_what_the_kubelet_refuses() {
+    fn refuses_names_that_the_kubelet_refuses() {
         use ResourceNameError::*;
         let long_domain = format!("{}/x", "a".repeat(245));
         let long_name = format!("a/{}", "b".repeat(64));
-        for (name, why) in [
+        for (name, error) in [
             ("", NotQualified),
             ("gpu", NotQualified),
             ("a/b/c", NotQualified),
@@ -143,12 +143,12 @@ mod tests {
             ("a/ü", NamePart),
             (&long_name, NamePart),
         ] {
-            assert_eq!(ResourceName::parse(name), Err(why), "{name}");
+            assert_eq!(ResourceName::parse(name), Err(error), "{name}");
         }
     }
 
     #[test]
-    fn knows_its_name_part() {
+    fn name_part_follows_the_slash() {
         let name = ResourceName::parse("example.com/gpu").unwrap();
         assert_eq!(name.name_part(), "gpu");
     }

@@ -1,86 +1,88 @@
-//! Which devices of a resource are meant: IDs, indexes, ranges of indexes, or all of them.
+//! Device selections, the argument `DEVICES` of commands and faults: IDs, indexes, ranges of indexes, or `all`.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::model::device::{Device, Devices};
 
-/// In bytes.
+/// Maximum length of a selection, in bytes.
 pub(crate) const TEXT_MAX: usize = 4096;
 
-/// Every device, unless one has it for its ID.
+/// Selects every device, unless a device has this ID.
 const ALL: &str = "all";
 
-/// Why nothing can be selected.
+/// Why a selection is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[serde(rename_all = "camelCase")]
 pub enum SelectionError {
-    /// Neither an ID that is there nor an index.
+    /// An element that is neither the ID of a device nor an index or range.
     #[error(
-        "no device {0:?}: expected IDs, indexes as in 0, ranges as in 0-3, comma-separated, or all"
+        "no device {0:?}: expected a comma-separated list of device IDs, indexes (0) or ranges (0-3), or all"
     )]
     Unknown(String),
-    /// Whoever means so many means ranges, or all.
-    #[error("more than {TEXT_MAX} bytes to name devices: ranges as in 0-3, or all, say it shorter")]
+    #[error(
+        "the selection of devices is longer than {TEXT_MAX} bytes: use ranges (0-3) or all instead"
+    )]
     TooLong,
-    /// An index beyond the last.
-    #[error("no device with the index {index}: there are {count}, counted from 0")]
+    #[error(
+        "index {index} is out of range: the number of devices is {count}, and indexes start at 0"
+    )]
     NoIndex {
         index: usize,
-        /// How many devices there are.
+        /// The number of devices that have an index.
         count: usize,
     },
 }
 
-/// The devices that the text means, each once, in the order of the list. An ID wins over what else it could be.
-/// Devices that are pending removal have no index.
+/// Returns the selected devices without duplicates, in the order of the list. An element that is the ID of a device
+/// selects that device, even if it is also an index or range. Devices that are pending removal have no index.
 ///
 /// # Errors
-/// The first part of the text that no device has.
+/// Returns an error for the first element that is invalid or selects a device that does not exist.
 pub fn select<'a>(devices: &'a Devices, text: &str) -> Result<Vec<&'a Device>, SelectionError> {
     if text.len() > TEXT_MAX {
         return Err(SelectionError::TooLong);
     }
     let mut selection = Selection::new(devices);
-    for part in selection.parts(text) {
-        selection.add(part)?;
+    for element in selection.elements(text) {
+        selection.add(element)?;
     }
     Ok(selection.selected().collect())
 }
 
-/// Those that are there of what the text means.
+/// Returns the selected devices that exist. Ignores elements that are invalid or select no existing device.
 pub(crate) fn select_present<'a>(
     devices: &'a Devices,
     text: &str,
 ) -> impl Iterator<Item = &'a Device> {
     let mut selection = Selection::new(devices);
-    for part in selection.parts(text) {
-        // What is there is selected all the same.
-        let _ = selection.add(part);
+    for element in selection.elements(text) {
+        // On an error, `add` has already selected the devices that exist.
+        let _ = selection.add(element);
     }
     selection.selected()
 }
 
 struct Selection<'a> {
     devices: &'a Devices,
-    /// By position.
+    /// Indexed by the position of the device.
     is_selected: Vec<bool>,
-    /// The positions that have an index.
+    /// The positions of the devices that have an index, by index.
     indexed: Vec<usize>,
 }
 
 impl<'a> Selection<'a> {
     fn new(devices: &'a Devices) -> Self {
-        let stays = |position: &usize| !devices.as_slice()[*position].removing;
+        let has_index = |position: &usize| !devices.as_slice()[*position].removing;
         Self {
             devices,
             is_selected: vec![false; devices.len()],
-            indexed: (0..devices.len()).filter(stays).collect(),
+            indexed: (0..devices.len()).filter(has_index).collect(),
         }
     }
 
-    /// The whole is one where it is an ID, or all.
-    fn parts<'t>(&self, text: &'t str) -> Vec<&'t str> {
+    /// Splits the text at commas, unless the whole text is `all` or an ID. IDs can contain commas.
+    fn elements<'t>(&self, text: &'t str) -> Vec<&'t str> {
         let text = text.trim();
         if text == ALL || self.devices.position(text).is_some() {
             return vec![text];
@@ -88,17 +90,18 @@ impl<'a> Selection<'a> {
         text.split(',').map(str::trim).collect()
     }
 
-    /// Selects what is there of a part.
-    fn add(&mut self, part: &str) -> Result<(), SelectionError> {
-        if let Some(position) = self.devices.position(part) {
+    /// Selects the devices of one element. If a range ends beyond the last index, selects the devices that exist and
+    /// returns an error.
+    fn add(&mut self, element: &str) -> Result<(), SelectionError> {
+        if let Some(position) = self.devices.position(element) {
             self.is_selected[position] = true;
             return Ok(());
         }
         let count = self.indexed.len();
-        let (first, last) = match part {
+        let (first, last) = match element {
             ALL if count == 0 => return Ok(()),
             ALL => (0, count - 1),
-            part => range(part)?,
+            element => parse_range(element)?,
         };
         for position in self.indexed.iter().take(last + 1).skip(first) {
             self.is_selected[*position] = true;
@@ -117,20 +120,21 @@ impl<'a> Selection<'a> {
     }
 }
 
-fn range(part: &str) -> Result<(usize, usize), SelectionError> {
-    let unknown = || SelectionError::Unknown(part.chars().take(256).collect());
-    let (first, last) = part.split_once('-').unwrap_or((part, part));
+fn parse_range(element: &str) -> Result<(usize, usize), SelectionError> {
+    let unknown = || SelectionError::Unknown(element.chars().take(256).collect());
+    let (first, last) = element.split_once('-').unwrap_or((element, element));
     let (first, last) = (
-        index(first).ok_or_else(unknown)?,
-        index(last).ok_or_else(unknown)?,
+        parse_index(first).ok_or_else(unknown)?,
+        parse_index(last).ok_or_else(unknown)?,
     );
     (first <= last).then_some((first, last)).ok_or_else(unknown)
 }
 
-/// Decimal; one beyond all bounds is taken for the highest but one, which no list has.
-fn index(text: &str) -> Option<usize> {
-    let decimal = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
-    decimal.then(|| text.parse().unwrap_or(usize::MAX).min(usize::MAX - 1))
+/// Parses a decimal index. A number that is too large becomes `usize::MAX - 1`: no device has that index, and adding 1
+/// does not overflow.
+fn parse_index(text: &str) -> Option<usize> {
+    let is_decimal = !text.is_empty() && text.bytes().all(|c| c.is_ascii_digit());
+    is_decimal.then(|| text.parse().unwrap_or(usize::MAX).min(usize::MAX - 1))
 }
 
 #[cfg(test)]
@@ -158,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_indexes_ranges_and_all() {
+    fn selects_by_id_index_range_and_all() {
         for (text, expected) in [
             ("a", &["a"][..]),
             ("0", &["a"]),
@@ -167,7 +171,7 @@ mod tests {
             ("1-2", &["3", "0-1"]),
             ("all", &["a", "3", "0-1", "x,y", "e"]),
             ("gone", &["gone"]),
-            // An ID wins.
+            // An ID takes precedence over an index or range.
             ("3", &["3"]),
             ("0-1", &["0-1"]),
             ("x,y", &["x,y"]),
@@ -177,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_present_of_it() {
+    fn select_present_ignores_what_does_not_exist() {
         let devices = devices();
         for (text, expected) in [
             ("3-9", &["x,y", "e"][..]),
@@ -194,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_named() {
+    fn refuses_what_does_not_exist_and_names_it() {
         for text in ["", "b", "a,", "-1", "1-", "2-1", "+1", "1-2-3", "x"] {
             let error = selected(text).unwrap_err();
             assert!(
@@ -202,7 +206,8 @@ mod tests {
                 "{text} {error}"
             );
         }
-        let expected = "no device with the index 5: there are 5, counted from 0";
+        let expected =
+            "index 5 is out of range: the number of devices is 5, and indexes start at 0";
         assert_eq!(selected("5").unwrap_err().to_string(), expected);
         assert_eq!(selected("2-5").unwrap_err().to_string(), expected);
         for beyond in ["18446744073709551615", "99999999999999999999999999"] {

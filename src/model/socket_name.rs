@@ -1,4 +1,4 @@
-//! The file name of a plugin's socket: the `endpoint` of a registration.
+//! Names of plugins and of their sockets. A socket's file name is the `endpoint` of its registration.
 
 use std::fmt;
 use std::hash::Hasher;
@@ -7,34 +7,36 @@ use thiserror::Error;
 
 use crate::model::resource_name::ResourceName;
 
-/// The kubelet's registration socket in the plugin dir.
+/// File name of the kubelet's registration socket in the plugin dir.
 pub const KUBELET_SOCKET: &str = "kubelet.sock";
 
-/// `sockaddr_un.sun_path` less its closing zero, in bytes.
+/// In bytes. The size of `sockaddr_un.sun_path` without its terminating NUL.
 pub(crate) const SOCKET_PATH_MAX: usize = 107;
 
-/// A unix socket's path holds 107 bytes, `/var/lib/kubelet/device-plugins/` takes 32 of them.
+/// In bytes. A Unix socket path has at most 107 bytes, and `/var/lib/kubelet/device-plugins/` takes 32 of them.
 const SOCKET_NAME_MAX: usize = 75;
 const SUFFIX: &str = ".sock";
 const STEM_MAX: usize = SOCKET_NAME_MAX - SUFFIX.len();
 const HASH_DIGITS: usize = 16;
 
-/// A socket's file name in the plugin dir, as in `simple-device-plugin.sock`.
+/// A socket's file name in the plugin dir, for example `simple-device-plugin.sock`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketName(String);
 
-/// A `PLUGIN_NAME`: letters, digits, `.`, `_` and `-`; never a path, never the kubelet's own socket.
+/// A valid `PLUGIN_NAME`. It never contains a path separator and never names the kubelet's own socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct PluginName(String);
 
-/// Why a text is no plugin name, or makes no socket name.
+/// Why a `PLUGIN_NAME` is invalid. Each message completes the sentence `expected …`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub(crate) enum PluginNameError {
     #[error("a file name of letters, digits, '.', '_' and '-' that starts with a letter or digit")]
-    NotAName,
-    #[error("another name: kubelet.sock is the kubelet's own")]
-    Kubelet,
-    #[error("at most {STEM_MAX} characters, so that the kubelet can dial the socket")]
+    NotAFileName,
+    #[error("another name: kubelet.sock is the kubelet's own socket")]
+    KubeletSocket,
+    #[error(
+        "at most {STEM_MAX} characters, because the path of a Unix socket has at most {SOCKET_PATH_MAX} bytes"
+    )]
     TooLong,
 }
 
@@ -45,20 +47,20 @@ impl Default for PluginName {
 }
 
 impl PluginName {
-    /// Takes `[A-Za-z0-9][A-Za-z0-9._-]*` other than `kubelet`.
+    /// Parses a name that matches `[A-Za-z0-9][A-Za-z0-9._-]*` and is not `kubelet`.
     ///
     /// # Errors
-    /// Worded as what was expected.
+    /// Returns an error if the name does not match.
     pub fn parse(name: &str) -> Result<Self, PluginNameError> {
-        let starts_well = name.starts_with(|c: char| c.is_ascii_alphanumeric());
-        let all_well = name
+        let valid_start = name.starts_with(|c: char| c.is_ascii_alphanumeric());
+        let valid_characters = name
             .bytes()
             .all(|c| c.is_ascii_alphanumeric() || b"._-".contains(&c));
-        if !starts_well || !all_well {
-            return Err(PluginNameError::NotAName);
+        if !valid_start || !valid_characters {
+            return Err(PluginNameError::NotAFileName);
         }
         if name == "kubelet" {
-            return Err(PluginNameError::Kubelet);
+            return Err(PluginNameError::KubeletSocket);
         }
         Ok(Self(name.to_owned()))
     }
@@ -67,10 +69,10 @@ impl PluginName {
         &self.0
     }
 
-    /// The socket of the one resource that has this name: `<PLUGIN_NAME>.sock`.
+    /// Returns the socket of a resource that has this name alone: `<PLUGIN_NAME>.sock`.
     ///
     /// # Errors
-    /// When the kubelet could not dial a path with so long a name.
+    /// Returns [`PluginNameError::TooLong`] if the socket's path would be too long for the kubelet to dial.
     pub fn own_socket(&self) -> Result<SocketName, PluginNameError> {
         if self.0.len() > STEM_MAX {
             return Err(PluginNameError::TooLong);
@@ -78,14 +80,14 @@ impl PluginName {
         Ok(SocketName(format!("{}{SUFFIX}", self.0)))
     }
 
-    /// The socket of one of the resources that share this name: `<PLUGIN_NAME>-<resource>.sock`.
+    /// Returns the socket of one of the resources that share this name: `<PLUGIN_NAME>-<resource>.sock`.
     pub(crate) fn shared_socket(&self, resource: &ResourceName) -> SocketName {
-        SocketName(self.shared_by(resource).0 + SUFFIX)
+        SocketName(self.with_resource(resource).0 + SUFFIX)
     }
 
-    /// The name of one of the resources that share this name: `<PLUGIN_NAME>-<resource>` with `/` written `_`. What
-    /// would be too long ends in a hash of the whole instead, the same in every version.
-    pub(crate) fn shared_by(&self, resource: &ResourceName) -> Self {
+    /// Returns the name of one of the resources that share this name: `<PLUGIN_NAME>-<resource>` with `_` in place of
+    /// `/`. A name that is too long is cut and ends in a hash of the whole name. The hash is the same in every version.
+    pub(crate) fn with_resource(&self, resource: &ResourceName) -> Self {
         let mut stem = format!("{}-{}", self.0, resource.as_str().replace('/', "_"));
         if stem.len() > STEM_MAX {
             let mut hasher = fnv::FnvHasher::default();
@@ -123,16 +125,16 @@ mod tests {
     }
 
     #[test]
-    fn names_are_files() {
+    fn accepts_only_valid_file_names() {
         for (name, expected) in [
             ("widget", Ok("widget.sock")),
             ("a.b_c-1", Ok("a.b_c-1.sock")),
-            ("", Err(PluginNameError::NotAName)),
-            (".hidden", Err(PluginNameError::NotAName)),
-            ("../up", Err(PluginNameError::NotAName)),
-            ("/run/x", Err(PluginNameError::NotAName)),
-            ("ü", Err(PluginNameError::NotAName)),
-            ("kubelet", Err(PluginNameError::Kubelet)),
+            ("", Err(PluginNameError::NotAFileName)),
+            (".hidden", Err(PluginNameError::NotAFileName)),
+            ("../up", Err(PluginNameError::NotAFileName)),
+            ("/run/x", Err(PluginNameError::NotAFileName)),
+            ("ü", Err(PluginNameError::NotAFileName)),
+            ("kubelet", Err(PluginNameError::KubeletSocket)),
             (&"x".repeat(71), Err(PluginNameError::TooLong)),
         ] {
             let socket = PluginName::parse(name).and_then(|name| name.own_socket());
@@ -144,14 +146,14 @@ mod tests {
     }
 
     #[test]
-    fn shared_names_carry_the_resource() {
+    fn shared_names_contain_the_resource() {
         assert_eq!(
             shared("simple-device-plugin", "example.com/gpu"),
             "simple-device-plugin-example.com_gpu.sock"
         );
     }
 
-    /// A reload or an upgrade must not move a socket, so this very name is part of the contract.
+    /// The name must never change: a reload or an upgrade must not move a socket.
     #[test]
     fn long_names_end_in_a_stable_hash() {
         let socket = shared(
@@ -167,7 +169,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn shared_names_fit_and_differ(
+        fn shared_names_fit_into_a_socket_path_and_are_unique(
             plugin in "[A-Za-z0-9][A-Za-z0-9._-]{0,90}",
             one in "[a-z0-9]{1,60}/[A-Za-z0-9]{1,63}",
             other in "[a-z0-9]{1,60}/[A-Za-z0-9]{1,63}",

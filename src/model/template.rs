@@ -1,4 +1,4 @@
-//! Texts with placeholders: what a container gets, made of its devices.
+//! Templates for the values that containers receive, such as `GPU_{index}`.
 
 use std::borrow::Cow;
 
@@ -8,8 +8,8 @@ use uuid::Uuid;
 use crate::model::device::Device;
 use crate::util::sanitize::sanitize;
 
-/// A text in which `{…}` stands for something of a device or of all the container's devices. `{{` and
-/// `}}` are braces.
+/// A text with placeholders in braces. A placeholder is replaced by a value of one device, or of all devices of the
+/// container. `{{` and `}}` are literal braces.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template(Vec<Part>);
 
@@ -19,28 +19,27 @@ enum Part {
     Value(Source, Vec<Filter>),
 }
 
-/// What a placeholder stands for.
+/// Where the value of a placeholder comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Source {
-    Of(Field),
-    /// The place among the container's devices, from 0.
+    Device(Field),
+    /// The position of the device among the container's devices, from 0.
     Position,
-    /// Of all the container's devices, comma-joined.
-    Each(Field),
+    /// The field of each of the container's devices, joined with commas.
+    AllDevices(Field),
 }
 
-/// What a device has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Field {
     Id,
     Index,
     Path,
-    /// Several are joined with `+`, as in `NUMA_NODES`.
+    /// Several nodes are joined with `+`, as in `NUMA_NODES`.
     Numa,
     Attribute(String),
 }
 
-/// What a placeholder's text goes through.
+/// A transformation of a placeholder's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Filter {
     Upper,
@@ -48,68 +47,68 @@ enum Filter {
     Uuid,
 }
 
-/// What is the same for every device of a resource on a node.
+/// Values that are the same for all devices of a resource on a node.
 #[derive(Clone, Copy, Debug)]
 pub struct Constants<'a> {
     pub node: &'a str,
     pub resource: &'a str,
 }
 
-/// Why a text is no template.
+/// Why a template is invalid. Each message completes the sentence `expected …`.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum TemplateError {
-    #[error("a '}}' for every '{{'; a brace itself is written twice")]
+    #[error("a '}}' for every '{{'; write '{{{{' or '}}}}' for a literal brace")]
     Unbalanced,
-    #[error("a placeholder's name, not '{{{0}}}'")]
-    NotAName(String),
+    #[error("the name of a placeholder or attribute in the braces, not '{{{0}}}'")]
+    InvalidName(String),
     #[error("a filter (upper, alnum, uuid), not '{0}'")]
     UnknownFilter(String),
-    #[error("at most {PARTS_MAX} placeholders and texts between them")]
+    #[error("at most {PARTS_MAX} placeholders and texts between them, counted together")]
     TooLong,
 }
 
-/// A container's env has a bound too.
+/// Bounds the work of rendering a template.
 const PARTS_MAX: usize = 100;
 
-/// The names of the placeholders that are not attributes.
+/// The names of the built-in placeholders, which an attribute cannot have.
 pub(crate) const PLACEHOLDERS: [&str; 11] = [
     "id", "index", "position", "path", "numa", "node", "resource", "ids", "indexes", "paths",
     "numas",
 ];
 
 impl Template {
-    /// A text without placeholders, braces and all.
+    /// Creates a template without placeholders. Braces in the text are literal.
     pub(crate) fn verbatim(text: &str) -> Self {
         Self(vec![Part::Text(text.to_owned())])
     }
 
-    /// `<prefix>{index}`, as the prefixes of the variables make it.
+    /// Creates the template `<prefix>{index}`. Braces in the prefix are literal.
     pub fn indexed(prefix: &str) -> Self {
-        let index = Part::Value(Source::Of(Field::Index), Vec::new());
+        let index = Part::Value(Source::Device(Field::Index), Vec::new());
         Self(vec![Part::Text(prefix.to_owned()), index])
     }
 
-    /// `{id}`.
+    /// Creates the template `{id}`.
     pub fn id() -> Self {
-        Self(vec![Part::Value(Source::Of(Field::Id), Vec::new())])
+        Self(vec![Part::Value(Source::Device(Field::Id), Vec::new())])
     }
 
-    /// Reads a text. A name that is no placeholder's is an attribute's.
+    /// Parses a template. A name that is not one of [`PLACEHOLDERS`] refers to an attribute.
     ///
     /// # Errors
-    /// Worded as what was expected.
+    /// Returns an error if the braces are unbalanced, a name or filter is invalid, or the template has too many parts.
     pub fn parse(text: &str, constants: Constants) -> Result<Self, TemplateError> {
         let mut template = Self::default();
         let mut rest = text;
         while let Some(at) = rest.find(['{', '}']) {
             template.push(Part::Text(rest[..at].to_owned()));
-            let (brace, behind) = rest[at..].split_at(1);
-            if behind.starts_with(brace) {
+            let (brace, after) = rest[at..].split_at(1);
+            if after.starts_with(brace) {
                 template.push(Part::Text(brace.to_owned()));
-                rest = &behind[1..];
-            } else if let ("{", Some((inside, behind))) = (brace, behind.split_once('}')) {
-                template.push(placeholder(inside, constants)?);
-                rest = behind;
+                rest = &after[1..];
+            } else if let ("{", Some((inside, after))) = (brace, after.split_once('}')) {
+                template.push(parse_placeholder(inside, constants)?);
+                rest = after;
             } else {
                 return Err(TemplateError::Unbalanced);
             }
@@ -121,7 +120,7 @@ impl Template {
         Ok(template)
     }
 
-    /// Texts that meet are one.
+    /// Appends a part. Adjacent texts are merged and empty texts are dropped.
     fn push(&mut self, part: Part) {
         match (self.0.last_mut(), part) {
             (_, Part::Text(text)) if text.is_empty() => {}
@@ -130,48 +129,48 @@ impl Template {
         }
     }
 
-    /// Whether it says something else for each device.
+    /// Whether the result can differ between the devices of a container.
     pub(crate) fn is_per_device(&self) -> bool {
         self.sources()
-            .any(|source| !matches!(source, Source::Each(_)))
+            .any(|source| !matches!(source, Source::AllDevices(_)))
     }
 
-    /// Whether it says something of all the container's devices.
-    pub(crate) fn is_of_all(&self) -> bool {
+    /// Whether the template has a placeholder for all of the container's devices, such as `{ids}`.
+    pub(crate) fn uses_all_devices(&self) -> bool {
         self.sources()
-            .any(|source| matches!(source, Source::Each(_)))
+            .any(|source| matches!(source, Source::AllDevices(_)))
     }
 
-    /// Whether it depends on which other devices the container has.
-    pub(crate) fn is_of_container(&self) -> bool {
-        self.is_of_all() || self.sources().any(|source| *source == Source::Position)
+    /// Whether the result depends on the container's other devices.
+    pub(crate) fn depends_on_container(&self) -> bool {
+        self.uses_all_devices() || self.sources().any(|source| *source == Source::Position)
     }
 
-    /// The name of a placeholder for which the device has nothing.
-    pub fn lacking(&self, device: &Device) -> Option<&str> {
+    /// Returns the name of the first placeholder for which the device has no value.
+    pub fn missing_value(&self, device: &Device) -> Option<&str> {
         self.sources().find_map(|source| match source {
-            Source::Of(field) | Source::Each(field) => field.lacking(device),
+            Source::Device(field) | Source::AllDevices(field) => field.missing_value(device),
             Source::Position => None,
         })
     }
 
-    /// With what it says of all the container's devices made, so that this is not made again for each of them.
+    /// Renders the placeholders for all devices, such as `{ids}`, so that they are not rendered again for each device.
     #[must_use]
-    pub(crate) fn prepared(&self, devices: &[&Device]) -> Self {
-        let prepared = |part: &Part| match part {
-            Part::Value(source @ Source::Each(_), filters) => {
-                Part::Text(filtered(source.of(devices, 0), filters))
+    pub(crate) fn with_all_devices_rendered(&self, devices: &[&Device]) -> Self {
+        let render = |part: &Part| match part {
+            Part::Value(source @ Source::AllDevices(_), filters) => {
+                Part::Text(apply_filters(source.value(devices, 0), filters))
             }
             part => part.clone(),
         };
-        Self(self.0.iter().map(prepared).collect())
+        Self(self.0.iter().map(render).collect())
     }
 
-    /// The text for the device at this place among all of the container's devices.
+    /// Renders the template for the device at `position` in `devices`, which are all of the container's devices.
     pub fn of(&self, devices: &[&Device], position: usize) -> String {
         let text = |part: &Part| match part {
             Part::Text(text) => text.clone(),
-            Part::Value(source, filters) => filtered(source.of(devices, position), filters),
+            Part::Value(source, filters) => apply_filters(source.value(devices, position), filters),
         };
         self.0.iter().map(text).collect()
     }
@@ -184,34 +183,41 @@ impl Template {
     }
 }
 
-fn placeholder(inside: &str, constants: Constants) -> Result<Part, TemplateError> {
-    let mut words = inside.split('|').map(str::trim);
-    let name = words.next().unwrap_or_default();
-    let filters = words.map(filter).collect::<Result<Vec<_>, _>>()?;
+fn parse_placeholder(inside: &str, constants: Constants) -> Result<Part, TemplateError> {
+    let mut terms = inside.split('|').map(str::trim);
+    let name = terms.next().unwrap_or_default();
+    let filters = terms.map(parse_filter).collect::<Result<Vec<_>, _>>()?;
     let source = match name {
-        "node" => return Ok(Part::Text(filtered(constants.node.to_owned(), &filters))),
+        "node" => {
+            return Ok(Part::Text(apply_filters(
+                constants.node.to_owned(),
+                &filters,
+            )));
+        }
         "resource" => {
-            return Ok(Part::Text(filtered(
+            return Ok(Part::Text(apply_filters(
                 constants.resource.to_owned(),
                 &filters,
             )));
         }
-        "id" => Source::Of(Field::Id),
-        "index" => Source::Of(Field::Index),
-        "path" => Source::Of(Field::Path),
-        "numa" => Source::Of(Field::Numa),
+        "id" => Source::Device(Field::Id),
+        "index" => Source::Device(Field::Index),
+        "path" => Source::Device(Field::Path),
+        "numa" => Source::Device(Field::Numa),
         "position" => Source::Position,
-        "ids" => Source::Each(Field::Id),
-        "indexes" => Source::Each(Field::Index),
-        "paths" => Source::Each(Field::Path),
-        "numas" => Source::Each(Field::Numa),
-        attribute if is_attribute(attribute) => Source::Of(Field::Attribute(attribute.to_owned())),
-        _ => return Err(TemplateError::NotAName(sanitize(inside))),
+        "ids" => Source::AllDevices(Field::Id),
+        "indexes" => Source::AllDevices(Field::Index),
+        "paths" => Source::AllDevices(Field::Path),
+        "numas" => Source::AllDevices(Field::Numa),
+        attribute if is_attribute(attribute) => {
+            Source::Device(Field::Attribute(attribute.to_owned()))
+        }
+        _ => return Err(TemplateError::InvalidName(sanitize(inside))),
     };
     Ok(Part::Value(source, filters))
 }
 
-/// Whether a placeholder can have this name: letters, digits, `.`, `_`, `-` and `/`.
+/// Whether an attribute can have this name, which consists of letters, digits, `.`, `_`, `-` and `/`.
 pub(crate) fn is_attribute(name: &str) -> bool {
     !name.is_empty()
         && name
@@ -219,7 +225,7 @@ pub(crate) fn is_attribute(name: &str) -> bool {
             .all(|c| c.is_ascii_alphanumeric() || "._-/".contains(c))
 }
 
-fn filter(name: &str) -> Result<Filter, TemplateError> {
+fn parse_filter(name: &str) -> Result<Filter, TemplateError> {
     match name {
         "upper" => Ok(Filter::Upper),
         "alnum" => Ok(Filter::Alnum),
@@ -228,25 +234,25 @@ fn filter(name: &str) -> Result<Filter, TemplateError> {
     }
 }
 
-fn filtered(text: String, filters: &[Filter]) -> String {
+fn apply_filters(text: String, filters: &[Filter]) -> String {
     filters.iter().fold(text, |text, filter| match filter {
         Filter::Upper => text.to_uppercase(),
         Filter::Alnum => text
             .chars()
             .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
             .collect(),
-        // Version 5: the same for the same text, on every node and in every version.
+        // A version 5 UUID depends only on the text, so it is the same on every node and in every version.
         Filter::Uuid => Uuid::new_v5(&Uuid::NAMESPACE_OID, text.as_bytes()).to_string(),
     })
 }
 
 impl Source {
-    fn of(&self, devices: &[&Device], position: usize) -> String {
+    fn value(&self, devices: &[&Device], position: usize) -> String {
         match self {
-            Self::Of(field) => field.of(devices[position]).into_owned(),
+            Self::Device(field) => field.value(devices[position]).into_owned(),
             Self::Position => position.to_string(),
-            Self::Each(field) => {
-                let texts: Vec<_> = devices.iter().map(|device| field.of(device)).collect();
+            Self::AllDevices(field) => {
+                let texts: Vec<_> = devices.iter().map(|device| field.value(device)).collect();
                 texts.join(",")
             }
         }
@@ -254,7 +260,7 @@ impl Source {
 }
 
 impl Field {
-    fn of<'a>(&self, device: &'a Device) -> Cow<'a, str> {
+    fn value<'a>(&self, device: &'a Device) -> Cow<'a, str> {
         match self {
             Self::Id => Cow::Borrowed(&*device.id),
             Self::Index => device.index.to_string().into(),
@@ -267,7 +273,7 @@ impl Field {
         }
     }
 
-    fn lacking(&self, device: &Device) -> Option<&str> {
+    fn missing_value(&self, device: &Device) -> Option<&str> {
         match self {
             Self::Path if device.path().is_none() => Some("path"),
             Self::Attribute(name) if device.attribute(name).is_none() => Some(name),
@@ -309,9 +315,9 @@ mod tests {
     }
 
     #[test]
-    fn placeholders_and_filters() {
+    fn renders_placeholders_and_filters() {
         let devices = devices();
-        let given: Vec<&Device> = devices.as_slice()[1..].iter().collect();
+        let container: Vec<&Device> = devices.as_slice()[1..].iter().collect();
         for (text, expected) in [
             ("plain", "plain"),
             (
@@ -327,22 +333,22 @@ mod tests {
             ("{model}", "v-1"),
             ("{{{id}}}", "{gpu-w-2}"),
         ] {
-            assert_eq!(parsed(text).unwrap().of(&given, 1), expected, "{text}");
+            assert_eq!(parsed(text).unwrap().of(&container, 1), expected, "{text}");
         }
-        // Part of the contract: it must be the same in every version.
-        let uuid = parsed("{id|uuid}").unwrap().of(&given, 0);
+        // The UUID must never change, because users rely on it.
+        let uuid = parsed("{id|uuid}").unwrap().of(&container, 0);
         assert_eq!(uuid, "9edf6167-505e-5000-b586-b6717bfb49b7");
     }
 
     #[test]
-    fn what_is_no_template() {
+    fn refuses_invalid_templates() {
         use TemplateError::*;
         for (text, error) in [
             ("{id", Unbalanced),
             ("id}", Unbalanced),
             ("{", Unbalanced),
-            ("{}", NotAName(String::new())),
-            ("{a b}", NotAName("a b".to_owned())),
+            ("{}", InvalidName(String::new())),
+            ("{a b}", InvalidName("a b".to_owned())),
             ("{id|lower}", UnknownFilter("lower".to_owned())),
             ("{id|}", UnknownFilter(String::new())),
         ] {
@@ -355,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn knows_of_whom_it_speaks() {
+    fn detects_which_devices_a_template_depends_on() {
         for (text, per_device, of_all) in [
             ("{node}", false, false),
             ("{id}", true, false),
@@ -365,18 +371,24 @@ mod tests {
         ] {
             let template = parsed(text).unwrap();
             assert_eq!(
-                (template.is_per_device(), template.is_of_all()),
+                (template.is_per_device(), template.uses_all_devices()),
                 (per_device, of_all),
                 "{text}"
             );
         }
         let counted = Counted::new("d", "n", NumaNodes::default()).devices(1);
         let device = &counted.as_slice()[0];
-        assert_eq!(parsed("{id}{index}{numa}").unwrap().lacking(device), None);
         assert_eq!(
-            parsed("{id}{model}").unwrap().lacking(device),
+            parsed("{id}{index}{numa}").unwrap().missing_value(device),
+            None
+        );
+        assert_eq!(
+            parsed("{id}{model}").unwrap().missing_value(device),
             Some("model")
         );
-        assert_eq!(parsed("{paths}").unwrap().lacking(device), Some("path"));
+        assert_eq!(
+            parsed("{paths}").unwrap().missing_value(device),
+            Some("path")
+        );
     }
 }

@@ -78,7 +78,7 @@ impl Checkpoint {
         let registered = self
             .get(resource)
             .and_then(|listed| listed.registered.as_ref());
-        let can_be_given = || devices.as_slice().iter().any(Device::can_be_given);
+        let can_be_given = || devices.as_slice().iter().any(Device::is_allocatable);
         match registered.map(|devices| devices.any_id.as_deref()) {
             Some(Some(id)) if devices.get(id).is_none() => ListingStatus::OtherDevices,
             Some(Some(_)) => ListingStatus::Listed,

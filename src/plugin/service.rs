@@ -77,7 +77,7 @@ impl DevicePlugin for Service {
             let _open = &open;
             let devices = offer.devices();
             let is_new = last_sent.as_ref().is_none_or(|(last_sent, repeats)| {
-                *repeats != offer.repeats() || !last_sent.is_reported_alike(devices)
+                *repeats != offer.repeats() || !last_sent.is_advertised_alike(devices)
             });
             // Also if the list is unchanged: a device may have been Unhealthy before its removal began.
             handle.removal().listed(devices, Instant::now());
@@ -97,7 +97,7 @@ impl DevicePlugin for Service {
         &self,
         request: Request<v1beta1::PreferredAllocationRequest>,
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
-        let device_ids = api::named_in_question(request.get_ref());
+        let device_ids = api::preferred_allocation_request_ids(request.get_ref());
         let _in_flight = InFlightCall::new(&self.handle, device_ids);
         let resource = &self.registered.name;
         trace!(%resource, "DevicePlugin.get_preferred_allocation");
@@ -109,16 +109,16 @@ impl DevicePlugin for Service {
         let offer = self.current_offer();
         let resource = offer.resource();
         let (devices, policy) = (offer.devices(), resource.preference);
-        let answers = api::preferences(request.into_inner())
+        let answers = api::preference_requests(request.into_inner())
             .map(|q| prefer(devices, policy, &q.available, &q.must_include, q.size));
-        Ok(Response::new(api::preferred(answers)))
+        Ok(Response::new(api::preferred_allocation_response(answers)))
     }
 
     async fn allocate(
         &self,
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
-        let device_ids = api::named_in_allocation(request.get_ref());
+        let device_ids = api::allocate_request_ids(request.get_ref());
         let _in_flight = InFlightCall::new(&self.handle, device_ids);
         let began = Instant::now();
         self.peers.note_call(connection(&request)?);
@@ -129,14 +129,14 @@ impl DevicePlugin for Service {
             .await;
         // There is no await between here and the answer, so a concurrent removal affects only the next call.
         let offer = self.current_offer();
-        let devices = api::named_in_allocation(request.get_ref()).count();
+        let devices = api::allocate_request_ids(request.get_ref()).count();
         let answers: Result<Vec<Allocation>, Status> = injected.and_then(|()| {
-            api::allocations(request.into_inner())
+            api::container_device_ids(request.into_inner())
                 .map(|ids| allocate_container(&offer, &ids))
                 .collect()
         });
         self.count_allocate(&answers, devices, began.elapsed());
-        Ok(Response::new(api::allocated(answers?)))
+        Ok(Response::new(api::allocate_response(answers?)))
     }
 
     async fn pre_start_container(

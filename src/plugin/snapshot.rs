@@ -32,7 +32,7 @@ impl PluginSnapshot {
         let devices = self.offer.devices().as_slice();
         let healthy = devices
             .iter()
-            .filter(|device| device.can_be_given())
+            .filter(|device| device.is_allocatable())
             .count();
         (healthy, devices.len() - healthy)
     }

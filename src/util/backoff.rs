@@ -1,11 +1,11 @@
-//! How long to wait before the next try.
+//! Exponential backoff between retries.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// 0.1 s doubling to 30 s, spread by 20 % so that many instances do not try in step.
+/// Delays that double from 0.1 s to 30 s. Each is varied by up to 20 %, so that many instances do not retry in step.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
     next: Duration,
@@ -18,7 +18,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// The next pause; `chance` is from 0 to 1.
+    /// Returns the next delay. `chance` is a random number from 0 to 1 that selects the variation.
     pub fn pause(&mut self, chance: f64) -> Duration {
         let pause = self.next.mul_f64(0.8 + 0.4 * chance.clamp(0.0, 1.0));
         self.next = LONGEST.min(self.next * 2);
@@ -31,7 +31,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn doubles_up_to_the_longest() {
+    fn doubles_up_to_30_seconds() {
         let mut backoff = Backoff::default();
         let pauses: Vec<u128> = (0..11).map(|_| backoff.pause(0.5).as_millis()).collect();
         assert_eq!(
@@ -43,7 +43,7 @@ mod tests {
     }
 
     #[test]
-    fn is_spread() {
+    fn varies_a_pause_by_20_percent() {
         assert_eq!(Backoff::default().pause(0.0).as_millis(), 80);
         assert_eq!(Backoff::default().pause(1.0).as_millis(), 120);
     }

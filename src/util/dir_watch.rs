@@ -1,4 +1,4 @@
-//! Waits for changes in a directory, with inotify where the host has it and by polling in any case.
+//! Waits for changes in a directory with inotify, and polls in addition.
 
 use std::ffi::OsString;
 use std::io;
@@ -13,16 +13,16 @@ use tracing::debug;
 use crate::util::file_id::FileId;
 use crate::util::retry::WarnOnce;
 
-/// For what inotify does not report: file systems without events, a directory that another replaced.
-const POLL: Duration = Duration::from_secs(5);
+/// Finds changes that inotify does not report: some file systems deliver no events, and the directory can be replaced.
+const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The poll where there is no inotify: `fs.inotify.max_user_instances` may be used up.
-const POLL_ALONE: Duration = Duration::from_secs(2);
+/// The poll interval without inotify, for example when `fs.inotify.max_user_instances` is exhausted.
+const POLL_INTERVAL_WITHOUT_INOTIFY: Duration = Duration::from_secs(2);
 
-/// In bytes; room for a burst: a starting kubelet removes every socket at once.
+/// In bytes. Has room for a burst of events: a starting kubelet removes every socket in its directory.
 const EVENT_BUFFER: usize = 4096;
 
-/// A watch on the directory at a path, also after another directory has taken its place.
+/// A watch on the directory at a path. [`DirWatch::renew`] follows the path when the directory is replaced.
 pub(crate) struct DirWatch {
     dir: PathBuf,
     mask: WatchMask,
@@ -37,7 +37,7 @@ struct Active {
 }
 
 impl DirWatch {
-    /// Watches the directory for these events. It need not exist yet.
+    /// Watches the directory for the events in `mask`. The directory need not exist yet.
     pub fn new(dir: PathBuf, mask: WatchMask) -> Self {
         let mut watch = Self {
             dir,
@@ -49,22 +49,22 @@ impl DirWatch {
         watch
     }
 
-    /// Waits for an event that `concerns` the caller, or for the next poll. Call [`DirWatch::renew`] before looking at
-    /// the directory.
-    pub async fn changed(&mut self, concerns: impl Fn(&Event<OsString>) -> bool) {
+    /// Waits for an event for which `is_relevant` returns true, for an event on the directory itself, or for the next
+    /// poll. Call [`DirWatch::renew`] before reading the directory.
+    pub async fn changed(&mut self, is_relevant: impl Fn(&Event<OsString>) -> bool) {
         let Some(active) = &mut self.active else {
-            return sleep(POLL_ALONE).await;
+            return sleep(POLL_INTERVAL_WITHOUT_INOTIFY).await;
         };
-        let broken = tokio::select! {
-            () = sleep(POLL) => false,
-            broken = active.concern(concerns) => broken,
+        let ended = tokio::select! {
+            () = sleep(POLL_INTERVAL) => false,
+            ended = active.relevant_event(is_relevant) => ended,
         };
-        if broken {
+        if ended {
             self.active = None;
         }
     }
 
-    /// Moves the watch to the directory that is at the path now.
+    /// Moves the watch to the directory that is currently at the path.
     pub(crate) fn renew(&mut self) {
         let now = self.dir.metadata().ok().as_ref().map(FileId::from);
         if self.active.as_ref().map(|active| active.dir) == now {
@@ -77,13 +77,15 @@ impl DirWatch {
                 self.active = Some(Active { dir, events });
                 self.failures.reset();
             }
-            // Removed a moment ago; the next poll finds what replaced it.
+            // The directory was removed after its metadata was read. The next poll finds its replacement.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 let dir = self.dir.display();
                 self.failures.log(
                     &error,
-                    &format!("cannot watch {dir}: polling it every 2 s instead"),
+                    &format!(
+                        "cannot watch {dir} with inotify, polling it every 2 s instead; check the fs.inotify sysctl limits"
+                    ),
                 );
             }
         }
@@ -99,18 +101,18 @@ impl DirWatch {
 }
 
 impl Active {
-    /// Waits for an event on the directory itself or one that `concerns` the caller. Returns whether the watch broke.
-    async fn concern(&mut self, concerns: impl Fn(&Event<OsString>) -> bool) -> bool {
+    /// Waits for an event on the directory itself or a relevant one. Returns whether the watch has ended.
+    async fn relevant_event(&mut self, is_relevant: impl Fn(&Event<OsString>) -> bool) -> bool {
         loop {
             match self.events.next().await {
                 Some(Ok(event)) if event.name.is_none() => {
-                    // The directory was removed: a new one may have the same inode.
+                    // IGNORED: the directory was removed. A new one may reuse its inode, so the watch must end.
                     return event.mask.contains(EventMask::IGNORED);
                 }
-                Some(Ok(event)) if concerns(&event) => return false,
+                Some(Ok(event)) if is_relevant(&event) => return false,
                 Some(Ok(_)) => {}
                 Some(Err(error)) => {
-                    debug!(%error, "the watch on a directory broke");
+                    debug!(%error, "inotify watch failed");
                     return true;
                 }
                 None => return true,

@@ -1,4 +1,4 @@
-//! Which file stands at a path, and whether it was changed or replaced since.
+//! Detects whether the file at a path was changed or replaced.
 
 use std::fs::Metadata;
 use std::io;
@@ -6,15 +6,15 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Device and inode. A file system may reuse the inode of a removed file: hold the file open, or compare a
-/// [`FileVersion`].
+/// Device and inode of a file. A file system may reuse the inode of a removed file, so keep the file open or compare
+/// [`FileVersion`]s instead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileId {
     device: u64,
     inode: u64,
 }
 
-/// A file in one state: another file at the same path, or the same file after a change, has another version.
+/// Identifies the state of a file: a changed file, or another file at the same path, has a different version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileVersion {
     id: FileId,
@@ -24,18 +24,19 @@ pub struct FileVersion {
 }
 
 impl FileVersion {
-    /// File systems stamp changes with a coarse clock, of 10 ms at most: within it, two changes look the same.
+    /// Longer than the resolution of file system timestamps (the kernel tick, at most 10 ms). Two changes within one tick
+    /// can have the same version.
     pub(crate) const SETTLES_WITHIN: Duration = Duration::from_millis(20);
 
-    /// The version of the file at this path, symlinks followed; `None` where there is none.
+    /// Returns the version of the file at this path, following symlinks. `None` if its metadata cannot be read.
     pub fn at(path: &Path) -> Option<Self> {
         path.metadata().ok().as_ref().map(Self::from)
     }
 
-    /// The version of the socket at this path; `None` where there is no socket.
+    /// Returns the version of the socket at this path, or `None` if the path does not exist or is not a socket.
     ///
     /// # Errors
-    /// When the path cannot be examined.
+    /// Returns an error if the path's metadata cannot be read.
     pub fn of_socket(path: &Path) -> io::Result<Option<Self>> {
         match path.symlink_metadata() {
             Ok(file) => Ok(file.file_type().is_socket().then(|| Self::from(&file))),
@@ -44,7 +45,7 @@ impl FileVersion {
         }
     }
 
-    /// Whether every later change will give the file another version.
+    /// Whether the last change is old enough that any later change gives the file a different version.
     pub(crate) fn is_settled(&self) -> bool {
         let (seconds, nanoseconds) = self.changed;
         let since = Duration::new(

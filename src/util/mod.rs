@@ -1,4 +1,4 @@
-//! Small tools that know nothing of devices; every other module may use them.
+//! General-purpose helpers that do not depend on any other module.
 
 pub(crate) mod backoff;
 pub(crate) mod dir_watch;

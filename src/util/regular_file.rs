@@ -1,4 +1,4 @@
-//! Files of others, read with a bound and without waiting for what is no file.
+//! Reads files that other processes write: at most a given number of bytes, and never from a pipe or a device.
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -7,7 +7,6 @@ use std::path::Path;
 
 use rustix::fs::OFlags;
 
-/// A regular file that is open.
 #[derive(Debug)]
 pub(crate) struct RegularFile {
     file: File,
@@ -15,10 +14,10 @@ pub(crate) struct RegularFile {
 }
 
 impl RegularFile {
-    /// Opens the file at this path.
+    /// Opens the file without blocking, even if the path is a pipe that has no writer.
     ///
     /// # Errors
-    /// When it cannot be opened or is something else: a pipe might never end.
+    /// Returns an error if the path cannot be opened or is not a regular file.
     pub fn open(path: &Path) -> io::Result<Self> {
         let flags = OFlags::NONBLOCK.bits().cast_signed();
         let file = OpenOptions::new()
@@ -27,20 +26,20 @@ impl RegularFile {
             .open(path)?;
         let metadata = file.metadata()?;
         if !metadata.is_file() {
-            return Err(io::Error::other("it is no file"));
+            return Err(io::Error::other("not a regular file"));
         }
         Ok(Self { file, metadata })
     }
 
-    /// The metadata of the moment when it was opened.
+    /// Returns the metadata that the file had when it was opened.
     pub fn metadata(&self) -> &Metadata {
         &self.metadata
     }
 
-    /// Reads the file, but not more than `limit` bytes.
+    /// Reads the file up to `limit` bytes.
     ///
     /// # Errors
-    /// When it cannot be read.
+    /// Returns an error if a read fails.
     pub(crate) fn read_at_most(self, limit: u64) -> io::Result<Vec<u8>> {
         let mut content = Vec::new();
         self.file.take(limit).read_to_end(&mut content)?;

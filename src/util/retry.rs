@@ -1,4 +1,4 @@
-//! Trying again, without filling the log.
+//! Retries operations without flooding the log.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,14 +8,14 @@ use tracing::{debug, warn};
 
 use crate::util::backoff::Backoff;
 
-/// Logs failures of one kind: the first as a warning, those that follow at level debug.
+/// Logs the first failure as a warning, and repeated failures at debug level.
 #[derive(Debug, Default)]
 pub(crate) struct WarnOnce {
     warned: AtomicBool,
 }
 
 impl WarnOnce {
-    /// Logs a failure, and `what` it means.
+    /// Logs a failure with the message `what`.
     pub fn log(&self, error: &dyn Display, what: &str) {
         if self.warned.swap(true, Ordering::Relaxed) {
             debug!(%error, "{what}");
@@ -24,13 +24,13 @@ impl WarnOnce {
         }
     }
 
-    /// The next failure is a warning again.
+    /// Makes the next failure a warning again.
     pub fn reset(&self) {
         self.warned.store(false, Ordering::Relaxed);
     }
 }
 
-/// Calls `attempt` until it succeeds, with a back-off in between. `what` says in the log what a failure means.
+/// Calls `attempt` with backoff until it succeeds. `what` is the log message of a failure.
 pub(crate) async fn until_ok<T, E: Display>(
     what: &str,
     mut attempt: impl AsyncFnMut() -> Result<T, E>,

@@ -1,21 +1,21 @@
-//! Text that others wrote, made fit for a log line or an error.
+//! Makes untrusted text safe to show in log lines and errors.
 
 const CHARACTERS_MAX: usize = 256;
 
-/// At most 256 characters of the text, what is not printable escaped; `…` where it was cut.
+/// Returns the first 256 characters with non-printable characters escaped, followed by `…` if the text is longer.
 pub fn sanitize(text: &str) -> String {
     let mut characters = text.chars();
-    let mut shown = String::new();
+    let mut sanitized = String::new();
     for character in characters.by_ref().take(CHARACTERS_MAX) {
         match character {
-            '\'' | '"' | '\\' => shown.push(character),
-            other => shown.extend(other.escape_debug()),
+            '\'' | '"' | '\\' => sanitized.push(character),
+            other => sanitized.extend(other.escape_debug()),
         }
     }
     if characters.next().is_some() {
-        shown.push('…');
+        sanitized.push('…');
     }
-    shown
+    sanitized
 }
 
 #[cfg(test)]
@@ -23,7 +23,7 @@ mod tests {
     use super::sanitize;
 
     #[test]
-    fn is_cut_and_escaped() {
+    fn cuts_long_texts_and_escapes_non_printable_characters() {
         assert_eq!(sanitize("the host's \"gpu-0\" ü"), "the host's \"gpu-0\" ü");
         assert_eq!(
             sanitize("a\nINFO faked\u{1b}[31m"),

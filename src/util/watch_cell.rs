@@ -1,8 +1,8 @@
-//! A value that one side changes and others follow.
+//! A shared value whose changes can be awaited.
 
 use tokio::sync::watch;
 
-/// The one place where a value changes. A clone is another handle to the same value.
+/// A shared value with change notifications. Clones are handles to the same value.
 #[derive(Clone, Debug, Default)]
 pub struct WatchCell<T>(watch::Sender<T>);
 
@@ -11,27 +11,28 @@ impl<T> WatchCell<T> {
         Self(watch::Sender::new(value))
     }
 
-    /// The value as it is now. Nobody can change it while the reference lives: hold it briefly, and never across an await.
+    /// Returns a read lock on the current value. It blocks every update, so drop it quickly and never hold it across an
+    /// await.
     pub fn borrow(&self) -> watch::Ref<'_, T> {
         self.0.borrow()
     }
 
-    /// Follows the value, without a way to change it. The receiver is never closed while a handle lives.
+    /// Returns a read-only receiver, which stays open as long as any handle exists.
     pub fn subscribe(&self) -> watch::Receiver<T> {
         self.0.subscribe()
     }
 
-    /// Changes the value, and wakes those who follow it.
+    /// Changes the value and notifies the receivers.
     pub fn update<R>(&self, update: impl FnOnce(&mut T) -> R) -> R {
         self.apply(update, true)
     }
 
-    /// Changes what nobody waits for, and wakes no one.
+    /// Changes the value without notifying the receivers.
     pub fn update_silently<R>(&self, update: impl FnOnce(&mut T) -> R) -> R {
         self.apply(update, false)
     }
 
-    /// Replaces the value, and wakes those who follow it, where `next` returns another one.
+    /// Replaces the value and notifies the receivers if `next` returns a new value.
     pub fn replace(&self, next: impl FnOnce(&T) -> Option<T>) {
         self.0.send_if_modified(|value| {
             let next = next(value);
@@ -43,12 +44,12 @@ impl<T> WatchCell<T> {
         });
     }
 
-    fn apply<R>(&self, update: impl FnOnce(&mut T) -> R, wake: bool) -> R {
+    fn apply<R>(&self, update: impl FnOnce(&mut T) -> R, notify: bool) -> R {
         let mut result = None;
         self.0.send_if_modified(|value| {
             result = Some(update(value));
-            wake
+            notify
         });
-        result.expect("a watch runs the update once")
+        result.expect("send_if_modified always calls its closure")
     }
 }

@@ -222,7 +222,7 @@ fn whatever_is_accepted_registers() {
                 let devices = resource.devices.as_slice();
                 let healthy = devices
                     .iter()
-                    .filter(|device| device.can_be_given())
+                    .filter(|device| device.is_allocatable())
                     .count();
                 shows(&kubelet, resource.name.as_str(), devices.len(), healthy).await;
             }

@@ -9,7 +9,9 @@ use crate::support::{
     within,
 };
 use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
-use simple_device_plugin::api::{PreferenceQuestion, preference_of, preferred_ids, v1beta1};
+use simple_device_plugin::api::{
+    PreferenceRequest, preferred_allocation_request, preferred_ids, v1beta1,
+};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 use tokio_util::task::AbortOnDropHandle;
@@ -45,13 +47,13 @@ async fn answers_the_largest_preferred_allocation_request_of_a_kubelet() {
     shows(&kubelet, RESOURCE, 2, 2).await;
     let mut client = plugin_client(&dir.path().join(SOCKET)).await;
     let ids: Vec<String> = (0..60_000).map(|i| format!("{i:060}")).collect();
-    let question = PreferenceQuestion {
+    let question = PreferenceRequest {
         available: ids.clone(),
         must_include: ids,
         size: 1,
     };
     let answer = client
-        .get_preferred_allocation(preference_of(question))
+        .get_preferred_allocation(preferred_allocation_request(question))
         .await;
     assert_eq!(
         preferred_ids(answer.expect("an answer").into_inner()).len(),

@@ -123,7 +123,7 @@ impl ExampleNode {
                 .devices
                 .as_slice()
                 .iter()
-                .filter(|device| device.can_be_given())
+                .filter(|device| device.is_allocatable())
                 .count();
             shows(
                 &kubelet,

@@ -99,7 +99,7 @@ async fn a_delayed_allocate_is_answered_from_the_devices_after_the_delay() {
 async fn call_allocate(node: &Node, name: &str) {
     let socket = format!("simple-device-plugin-example.com_{name}.sock");
     let mut plugin = plugin_client(&node.dir.path().join(socket)).await;
-    let request = api::allocation_of(vec![format!("{name}-n-0")]);
+    let request = api::allocate_request(vec![format!("{name}-n-0")]);
     let answer = plugin.allocate(request).await;
     answer.expect("an answer");
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use crate::support::client::plugin_client;
 use crate::support::process::{Running, binary, output, program};
 use crate::support::{RESOURCE, SOCKET, kubelet, plugin_dir, registrations, shows, text, within};
-use simple_device_plugin::api::{allocation_of, v1beta1};
+use simple_device_plugin::api::{allocate_request, v1beta1};
 use tokio::net::UnixStream;
 
 /// A user that is neither root nor the kubelet's user.
@@ -79,7 +79,7 @@ async fn keeps_serving_when_stderr_is_unread_or_closed() {
         let unread = child.stderr.take().filter(|_| !closed);
         let mut client = plugin_client(&dir.path().join(SOCKET)).await;
         for i in 0..1000 {
-            let request = allocation_of(vec![format!("{i:0200}")]);
+            let request = allocate_request(vec![format!("{i:0200}")]);
             let answer = within("an answer", client.allocate(request)).await;
             assert_eq!(
                 answer.expect_err("no such device").code(),
@@ -152,7 +152,7 @@ async fn polls_every_2_s_without_inotify() {
         .env("DEVICE_PLUGIN_PATH", dir.path());
     let running = Running::start(&mut command);
     let watched = format!(
-        "cannot watch {}: polling it every 2 s instead",
+        "cannot watch {} with inotify, polling it every 2 s instead",
         dir.path().display()
     );
     running.says(&watched);

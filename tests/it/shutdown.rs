@@ -8,7 +8,7 @@ use crate::support::client::plugin_client;
 use crate::support::fake_kubelet::{Answer, FakeKubelet};
 use crate::support::process::{Running, running_manager};
 use crate::support::{Manager, RESOURCE, SOCKET, kubelet, plugin_dir, shows, sockets, within};
-use simple_device_plugin::api::{allocation_of, v1beta1};
+use simple_device_plugin::api::{allocate_request, v1beta1};
 use simple_device_plugin::node::watcher::DirReplaced;
 
 #[tokio::test]
@@ -28,7 +28,7 @@ async fn a_stopping_plugin_ends_the_stream_with_ok_and_still_allocates() {
     let allocate_while_stopping = async {
         let end = within("the end of the stream", stream.message()).await;
         assert!(matches!(end, Ok(None)), "{end:?}");
-        let request = allocation_of(vec!["simple-device-n-1".to_owned()]);
+        let request = allocate_request(vec!["simple-device-n-1".to_owned()]);
         client
             .allocate(request)
             .await

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use thiserror::Error;
 use tonic::Status;
 
-use simple_device_plugin::api::PreferenceQuestion;
+use simple_device_plugin::api::PreferenceRequest;
 
 use crate::crash::Crash;
 use crate::device_manager::{Assignment, choose_devices};
@@ -160,7 +160,7 @@ impl Kubelet {
         let client = endpoint.client.as_ref().ok_or_else(stopped)?;
         let mut preferred = Vec::new();
         if endpoint.options.get_preferred_allocation_available && !endpoint.is_stopped() {
-            let question = PreferenceQuestion {
+            let question = PreferenceRequest {
                 available: available.clone(),
                 must_include: Vec::new(),
                 size: count,

@@ -11,7 +11,7 @@ use tonic::transport::Channel;
 use tonic::{Response, Status, Streaming};
 
 use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
-use simple_device_plugin::api::{self, PreferenceQuestion, v1beta1};
+use simple_device_plugin::api::{self, PreferenceRequest, v1beta1};
 use simple_device_plugin::node::channel::channel_over;
 use simple_device_plugin::util::sanitize::sanitize;
 
@@ -113,9 +113,9 @@ impl PluginClient {
     /// Returns the device IDs that the plugin prefers.
     pub(crate) async fn preferred_allocation(
         &self,
-        question: PreferenceQuestion,
+        question: PreferenceRequest,
     ) -> Result<Vec<String>, Status> {
-        let request = api::preference_of(question);
+        let request = api::preferred_allocation_request(question);
         let call = async |mut plugin: Plugin| plugin.get_preferred_allocation(request).await;
         let response = self.call(call).await?;
         Ok(api::preferred_ids(response))
@@ -126,14 +126,15 @@ impl PluginClient {
         &self,
         ids: Vec<String>,
     ) -> Result<v1beta1::ContainerAllocateResponse, Status> {
-        let request = api::allocation_of(ids);
+        let request = api::allocate_request(ids);
         let call = async |mut plugin: Plugin| plugin.allocate(request).await;
         let response = self.call(call).await?;
-        api::first_allocated(response).ok_or_else(|| Status::unknown("the answer has no container"))
+        api::first_container_response(response)
+            .ok_or_else(|| Status::unknown("the answer has no container"))
     }
 
     pub(crate) async fn pre_start_container(&self, ids: Vec<String>) -> Result<(), Status> {
-        let request = api::pre_start_of(ids);
+        let request = api::pre_start_request(ids);
         let call = self.call(async |mut plugin: Plugin| plugin.pre_start_container(request).await);
         match timeout(PRE_START_TIMEOUT, call).await {
             Ok(response) => response.map(|_| ()),

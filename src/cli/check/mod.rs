@@ -137,7 +137,7 @@ fn device_range(resource: &Resource) -> String {
         .devices
         .as_slice()
         .iter()
-        .filter(|device| !device.can_be_given())
+        .filter(|device| !device.is_allocatable())
         .count();
     if unhealthy == 0 {
         range

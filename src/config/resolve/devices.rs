@@ -125,7 +125,7 @@ impl Resolver<'_> {
         let numa: Arc<[u16]> = match &settings.numa {
             Some(nodes) => nodes.as_slice().into(),
             None => dealt
-                .and_then(|nodes| nodes.deal(index))
+                .and_then(|nodes| nodes.node_of(index))
                 .into_iter()
                 .collect(),
         };

@@ -251,7 +251,7 @@ impl Rules<'_> {
         at: &At<String>,
         template: &Template,
     ) -> Result<(), Reported> {
-        if template.is_of_container() {
+        if template.depends_on_container() {
             return Err(self.error(key, at, "a path that depends on nothing but its device"));
         }
         let allowed = self.allowed;
@@ -270,7 +270,7 @@ impl Rules<'_> {
     ) -> Result<(), Reported> {
         if !template.is_per_device() {
             let text = template.of(&self.devices.iter().collect::<Vec<_>>(), 0);
-            let good = template.is_of_all() || is_good(&text);
+            let good = template.uses_all_devices() || is_good(&text);
             return if good {
                 Ok(())
             } else {
@@ -294,8 +294,12 @@ impl Rules<'_> {
     fn template(&mut self, key: &str, at: &At<String>) -> Result<Template, Reported> {
         let parsed = Template::parse(&at.value, self.constants);
         let template = parsed.map_err(|expected| self.error(key, at, expected))?;
-        let lacking =
-            |device: &Device| Some((sanitize(&device.id), template.lacking(device)?.to_owned()));
+        let lacking = |device: &Device| {
+            Some((
+                sanitize(&device.id),
+                template.missing_value(device)?.to_owned(),
+            ))
+        };
         let lacks: Vec<_> = self.devices.iter().filter_map(lacking).collect();
         let Some((device, name)) = lacks.first() else {
             return Ok(template);

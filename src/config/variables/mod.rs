@@ -132,7 +132,7 @@ impl VariablesReader<'_> {
             return given.map(|found| found.at.clone());
         };
         let name = if self.several {
-            plugin.shared_by(self.name.as_ref()?)
+            plugin.with_resource(self.name.as_ref()?)
         } else {
             plugin
         };

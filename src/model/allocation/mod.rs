@@ -1,4 +1,4 @@
-//! Allocate: what a container gets with the devices that the kubelet chose for it.
+//! Allocate: what a container receives with the devices that the kubelet assigned to it.
 
 mod outputs;
 mod size;
@@ -10,13 +10,13 @@ pub(crate) use size::{ENV_OVERHEAD, ENV_SIZE_MAX, ENVIRONMENT_SIZE_MAX, most_wit
 use serde::Serialize;
 use thiserror::Error;
 
-use self::size::ANSWER_SIZE_MAX;
+use self::size::RESPONSE_SIZE_MAX;
 use crate::model::device::{Devices, Health};
 
-/// The answer for at most this many devices of a container is built before its size is checked.
-const FEW: usize = 64;
+/// With more devices than this, the size of the response is checked before the response is built.
+const UNCHECKED_DEVICES_MAX: usize = 64;
 
-/// A device file as the container runtime gets it (`v1beta1.DeviceSpec`).
+/// A device file in the container (`v1beta1.DeviceSpec`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeviceFile {
@@ -28,7 +28,7 @@ pub struct DeviceFile {
     pub permissions: String,
 }
 
-/// A file or directory of the host in the container (`v1beta1.Mount`).
+/// A file or directory of the host that is mounted into the container (`v1beta1.Mount`).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Mount {
@@ -36,15 +36,14 @@ pub struct Mount {
     pub container_path: String,
     /// Absolute path on the host.
     pub host_path: String,
-    /// Whether the container can only read it.
     pub(crate) read_only: bool,
 }
 
-/// What one container gets, each list in the order of the resource's devices.
+/// What one container receives. The entries of each list are in the order of the resource's devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Allocation {
     pub envs: Vec<(String, String)>,
-    /// Annotations for the container runtime; the Pod never shows them.
+    /// Annotations for the container runtime. They do not appear in the Pod object.
     pub annotations: Vec<(String, String)>,
     pub device_files: Vec<DeviceFile>,
     pub mounts: Vec<Mount>,
@@ -52,40 +51,38 @@ pub struct Allocation {
     pub(crate) cdi_devices: Vec<String>,
 }
 
-/// Why a container gets nothing.
+/// Why Allocate is refused. Pod events show the message.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AllocateError {
-    /// No device of this resource has the ID.
     #[error("unknown device {0}")]
     Unknown(String),
-    /// The device is unhealthy.
     #[error("device {0} is Unhealthy")]
     Unhealthy(String),
-    /// The device is being taken away.
     #[error("device {0} is being removed")]
     Removing(String),
-    /// The kubelet could not receive the answer.
+    /// The response exceeds [`RESPONSE_SIZE_MAX`].
     #[error(
-        "the answer for {asked} devices exceeds the 4 MiB that a kubelet can receive: ask for {fit} or fewer"
+        "the Allocate response for {requested} devices exceeds the kubelet's limit of 4 MiB: request {fit} devices or fewer"
     )]
     TooLarge {
-        /// For how many devices it was asked.
-        asked: usize,
-        /// For how many of these, counted from the first of the list, an answer is small enough.
+        /// The number of requested devices.
+        requested: usize,
+        /// A number of devices whose response fits, counted from the requested device with the lowest index.
         fit: usize,
     },
 }
 
-/// Checks every ID, then tells what a container with these devices gets. An ID named twice counts once.
+/// Checks every ID, then returns what a container with these devices receives. Duplicate IDs count once.
 ///
 /// # Errors
-/// The first ID, as the kubelet ordered them, that can't be given; or that they are too many for one answer.
+/// Returns an error for the first ID in request order that is unknown, unhealthy or pending removal, or if the response
+/// is too large.
 pub fn allocate(
     devices: &Devices,
     outputs: &Outputs,
     ids: &[String],
 ) -> Result<Allocation, AllocateError> {
-    let mut given = Vec::with_capacity(ids.len());
+    let mut chosen = Vec::with_capacity(ids.len());
     for id in ids {
         let device = devices
             .get(id)
@@ -96,22 +93,22 @@ pub fn allocate(
         if device.health == Health::Unhealthy {
             return Err(AllocateError::Unhealthy(id.clone()));
         }
-        given.push(device);
+        chosen.push(device);
     }
-    given.sort_by_key(|device| device.index);
-    given.dedup_by_key(|device| device.index);
-    let asked = given.len();
-    let too_large = |fit| AllocateError::TooLarge { asked, fit };
-    // The answer for many devices may take gigabytes: check that it fits before it is built.
-    if asked > FEW {
-        let fit = outputs.most_in_an_answer(&given);
-        if fit < asked {
+    chosen.sort_by_key(|device| device.index);
+    chosen.dedup_by_key(|device| device.index);
+    let requested = chosen.len();
+    let too_large = |fit| AllocateError::TooLarge { requested, fit };
+    // The response for many devices can take gigabytes, so check its size before building it.
+    if requested > UNCHECKED_DEVICES_MAX {
+        let fit = outputs.max_devices_in_response(&chosen);
+        if fit < requested {
             return Err(too_large(fit));
         }
     }
-    let allocation = outputs.of(&given);
-    if allocation.size() > ANSWER_SIZE_MAX {
-        return Err(too_large(outputs.most_in_an_answer(&given)));
+    let allocation = outputs.of(&chosen);
+    if allocation.size() > RESPONSE_SIZE_MAX {
+        return Err(too_large(outputs.max_devices_in_response(&chosen)));
     }
     Ok(allocation)
 }
@@ -151,16 +148,20 @@ mod tests {
 
     #[test]
     fn a_container_gets_each_device_once_in_list_order() {
-        let got = allocate(&devices(), &outputs(Some("/dev/null")), &ids(&[2, 0, 2])).unwrap();
-        assert_eq!(got.envs, [pair("GPU_0", "/dev/0"), pair("GPU_2", "/dev/2")]);
+        let allocation =
+            allocate(&devices(), &outputs(Some("/dev/null")), &ids(&[2, 0, 2])).unwrap();
         assert_eq!(
-            got.annotations,
+            allocation.envs,
+            [pair("GPU_0", "/dev/0"), pair("GPU_2", "/dev/2")]
+        );
+        assert_eq!(
+            allocation.annotations,
             [
                 pair("example.com/gpu-0", "gpu-w-0"),
                 pair("example.com/gpu-2", "gpu-w-2")
             ]
         );
-        let files: Vec<_> = got
+        let files: Vec<_> = allocation
             .device_files
             .iter()
             .map(|f| (&*f.host_path, &*f.container_path, &*f.permissions))
@@ -176,37 +177,44 @@ mod tests {
 
     #[test]
     fn the_host_path_is_the_container_path_by_default() {
-        let got = allocate(&devices(), &outputs(None), &ids(&[1])).unwrap();
-        assert_eq!(got.device_files[0].host_path, "/dev/gpu-1");
+        let allocation = allocate(&devices(), &outputs(None), &ids(&[1])).unwrap();
+        assert_eq!(allocation.device_files[0].host_path, "/dev/gpu-1");
     }
 
     #[test]
-    fn what_is_off_is_not_given() {
-        let got = allocate(&devices(), &Outputs::default(), &ids(&[0])).unwrap();
-        assert_eq!(got, Allocation::default());
+    fn empty_outputs_give_an_empty_allocation() {
+        let allocation = allocate(&devices(), &Outputs::default(), &ids(&[0])).unwrap();
+        assert_eq!(allocation, Allocation::default());
     }
 
     #[test]
-    fn an_answer_that_the_kubelet_cannot_receive_is_refused_with_the_count_that_fits() {
+    fn refuses_a_response_above_4_mib_with_the_count_that_fits() {
         let devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(50_000);
         let ids: Vec<String> = devices
             .as_slice()
             .iter()
             .map(|d| d.id.to_string())
             .collect();
-        let asked = |count: usize| allocate(&devices, &outputs(None), &ids[..count]);
-        let Err(AllocateError::TooLarge { asked: 45_000, fit }) = asked(45_000) else {
+        let allocate_first = |count: usize| allocate(&devices, &outputs(None), &ids[..count]);
+        let Err(AllocateError::TooLarge {
+            requested: 45_000,
+            fit,
+        }) = allocate_first(45_000)
+        else {
             panic!("no refusal");
         };
-        assert!(asked(fit).is_ok_and(|given| given.size() <= ANSWER_SIZE_MAX));
+        assert!(allocate_first(fit).is_ok_and(|allocation| allocation.size() <= RESPONSE_SIZE_MAX));
         assert!(
-            matches!(asked(fit + 100), Err(AllocateError::TooLarge { .. })),
+            matches!(
+                allocate_first(fit + 100),
+                Err(AllocateError::TooLarge { .. })
+            ),
             "{fit}"
         );
     }
 
     #[test]
-    fn what_would_be_far_too_large_is_not_made() {
+    fn does_not_build_a_response_that_is_far_too_large() {
         let devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(50_000);
         let ids: Vec<String> = devices
             .as_slice()
@@ -232,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn one_bad_id_refuses_all() {
+    fn one_invalid_id_refuses_the_whole_request() {
         let mut devices = devices();
         devices.set_health("gpu-w-1", Health::Unhealthy).unwrap();
         let allocate = |ids: &[String]| allocate(&devices, &outputs(None), ids);

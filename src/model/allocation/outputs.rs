@@ -1,11 +1,11 @@
-//! The rules that say what a container gets with its devices.
+//! The configured outputs of a resource: what a container receives with its devices.
 
 use super::{Allocation, DeviceFile, Mount};
 use crate::model::device::Device;
 use crate::model::template::Template;
 
-/// What a container gets with a resource's devices. What speaks of a device is there for each of them,
-/// the rest once.
+/// What a container receives with a resource's devices. A rule whose templates depend on the device applies once per
+/// device, any other rule once per container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Outputs {
     /// Environment variables: name and value.
@@ -18,38 +18,33 @@ pub struct Outputs {
     pub(crate) cdi_devices: Vec<Template>,
 }
 
-/// A device file before it is known for which device.
+/// The template of a [`DeviceFile`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceFileRule {
-    /// Its path in the container.
     pub container_path: Template,
-    /// Its path on the host.
     pub host_path: Template,
     /// A subset of `rwm`.
     pub permissions: String,
 }
 
-/// A mount before it is known for which device.
+/// The template of a [`Mount`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MountRule {
-    /// Its path in the container.
     pub container_path: Template,
-    /// Its path on the host.
     pub host_path: Template,
-    /// Whether the container can only read it.
     pub(crate) read_only: bool,
 }
 
-/// The variables' way to say what a container gets; `None` is off.
+/// The outputs as configured by variables. `None` disables an output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prefixes {
-    /// Env `<prefix>_<index>` = `/dev/<index>`.
+    /// Sets the environment variable `<prefix>_<index>` to `/dev/<index>`.
     pub env: Option<String>,
-    /// Annotation `<prefix>-<index>` = the device's ID.
+    /// Sets the annotation `<prefix>-<index>` to the device ID.
     pub annotation: Option<String>,
-    /// Device file `/dev/<prefix>-<index>`.
+    /// Adds the device file `/dev/<prefix>-<index>`.
     pub(crate) device_file: Option<String>,
-    /// The host's file behind every device file; `None`: the same path as in the container.
+    /// The host path of every device file. `None` means the same path as in the container.
     pub(crate) device_file_host_path: Option<String>,
 }
 
@@ -84,12 +79,12 @@ impl From<Prefixes> for Outputs {
 }
 
 impl Outputs {
-    /// What a container with these devices gets.
+    /// Returns what a container with these devices receives.
     pub fn of(&self, devices: &[&Device]) -> Allocation {
-        if self.templates().any(Template::is_of_all) {
-            return self.prepared(devices).made(devices);
+        if self.templates().any(Template::uses_all_devices) {
+            return self.with_all_devices_rendered(devices).render(devices);
         }
-        self.made(devices)
+        self.render(devices)
     }
 
     fn templates(&self) -> impl Iterator<Item = &Template> {
@@ -100,52 +95,54 @@ impl Outputs {
         pairs.chain(files).chain(mounts).chain(&self.cdi_devices)
     }
 
-    /// With what they say of all these devices made once, and not for each of them.
-    fn prepared(&self, devices: &[&Device]) -> Self {
-        let mut prepared = self.clone();
-        let pairs = prepared.envs.iter_mut().chain(&mut prepared.annotations);
+    /// Renders the placeholders for all devices, such as `{ids}`, once instead of for each device.
+    fn with_all_devices_rendered(&self, devices: &[&Device]) -> Self {
+        let mut rendered = self.clone();
+        let pairs = rendered.envs.iter_mut().chain(&mut rendered.annotations);
         let pairs = pairs.flat_map(|(name, value)| [name, value]);
-        let files = prepared.device_files.iter_mut();
+        let files = rendered.device_files.iter_mut();
         let files = files.flat_map(|file| [&mut file.container_path, &mut file.host_path]);
-        let mounts = prepared.mounts.iter_mut();
+        let mounts = rendered.mounts.iter_mut();
         let mounts = mounts.flat_map(|mount| [&mut mount.container_path, &mut mount.host_path]);
-        let cdi_devices = prepared.cdi_devices.iter_mut();
+        let cdi_devices = rendered.cdi_devices.iter_mut();
         for template in pairs.chain(files).chain(mounts).chain(cdi_devices) {
-            *template = template.prepared(devices);
+            *template = template.with_all_devices_rendered(devices);
         }
-        prepared
+        rendered
     }
 
-    fn made(&self, devices: &[&Device]) -> Allocation {
+    fn render(&self, devices: &[&Device]) -> Allocation {
         let pairs = |rules: &[(Template, Template)]| {
-            let pair = |(name, value): &(Template, Template), at| {
-                (name.of(devices, at), value.of(devices, at))
+            let pair = |(name, value): &(Template, Template), position| {
+                (name.of(devices, position), value.of(devices, position))
             };
-            each(rules, devices, |(name, value)| [name, value], pair)
+            apply_rules(rules, devices, |(name, value)| [name, value], pair)
         };
         Allocation {
             envs: pairs(&self.envs),
             annotations: pairs(&self.annotations),
-            device_files: each(
+            device_files: apply_rules(
                 &self.device_files,
                 devices,
                 DeviceFileRule::paths,
-                |rule, at| DeviceFile {
-                    container_path: rule.container_path.of(devices, at),
-                    host_path: rule.host_path.of(devices, at),
+                |rule, position| DeviceFile {
+                    container_path: rule.container_path.of(devices, position),
+                    host_path: rule.host_path.of(devices, position),
                     permissions: rule.permissions.clone(),
                 },
             ),
-            mounts: each(&self.mounts, devices, MountRule::paths, |rule, at| Mount {
-                container_path: rule.container_path.of(devices, at),
-                host_path: rule.host_path.of(devices, at),
-                read_only: rule.read_only,
+            mounts: apply_rules(&self.mounts, devices, MountRule::paths, |rule, position| {
+                Mount {
+                    container_path: rule.container_path.of(devices, position),
+                    host_path: rule.host_path.of(devices, position),
+                    read_only: rule.read_only,
+                }
             }),
-            cdi_devices: each(
+            cdi_devices: apply_rules(
                 &self.cdi_devices,
                 devices,
                 |name| [name, name],
-                |name, at| name.of(devices, at),
+                |name, position| name.of(devices, position),
             ),
         }
     }
@@ -163,8 +160,8 @@ impl MountRule {
     }
 }
 
-/// What the rules make: device by device what speaks of a device, and once what does not.
-fn each<R, T>(
+/// Applies rules that depend on the device to each device, device by device, and then every other rule once.
+fn apply_rules<R, T>(
     rules: &[R],
     devices: &[&Device],
     texts: impl Fn(&R) -> [&Template; 2],
@@ -174,13 +171,17 @@ fn each<R, T>(
         return Vec::new();
     }
     let per_device = |rule: &&R| texts(rule).iter().any(|text| text.is_per_device());
-    let of_devices = (0..devices.len())
-        .flat_map(|at| rules.iter().filter(per_device).map(move |rule| (rule, at)));
+    let of_devices = (0..devices.len()).flat_map(|position| {
+        rules
+            .iter()
+            .filter(per_device)
+            .map(move |rule| (rule, position))
+    });
     let once = rules
         .iter()
         .filter(|rule| !per_device(rule) && !devices.is_empty());
     of_devices
         .chain(once.map(|rule| (rule, 0)))
-        .map(|(rule, at)| make(rule, at))
+        .map(|(rule, position)| make(rule, position))
         .collect()
 }

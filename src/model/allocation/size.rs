@@ -1,26 +1,28 @@
-//! How large what a container gets can be, and how large it is.
+//! The encoded size of an Allocate response, and the limits of the kubelet and of Linux.
 
 use super::{Allocation, DeviceFile, Mount, Outputs};
 use crate::model::device::{Device, LIST_SIZE_MAX, delimited};
 
-/// In bytes: a kubelet's gRPC client takes no larger answer to Allocate.
-pub(crate) const ANSWER_SIZE_MAX: usize = LIST_SIZE_MAX;
+/// In bytes. The kubelet's gRPC client accepts no larger Allocate response.
+pub(crate) const RESPONSE_SIZE_MAX: usize = LIST_SIZE_MAX;
 
-/// In bytes: Linux takes no longer string for a new process, `NAME=value` and its end
-/// (`MAX_ARG_STRLEN` in `binfmts.h`, with pages of 4 KiB).
+/// In bytes. The maximum size of one environment variable of a new process on Linux, as `NAME=value` with the
+/// terminating NUL (`MAX_ARG_STRLEN` in `binfmts.h`, with pages of 4 KiB).
 pub(crate) const ENV_SIZE_MAX: usize = 128 * 1024;
 
-/// In bytes: Linux takes no larger arguments and environment for a new process, a quarter of its stack's limit of 8 MiB
-/// (`fs/exec.c`). Each variable counts with its `=`, its end and a pointer.
+/// In bytes. The maximum size of all arguments and environment variables of a new process on Linux: a quarter of the
+/// stack limit of 8 MiB (`fs/exec.c`).
 pub(crate) const ENVIRONMENT_SIZE_MAX: usize = 2 * 1024 * 1024;
-/// In bytes, of each variable beside its name and value.
+
+/// In bytes. What each variable counts towards [`ENVIRONMENT_SIZE_MAX`] besides its name and value: `=`, the terminating
+/// NUL and a pointer.
 pub(crate) const ENV_OVERHEAD: usize = 2 + size_of::<*const u8>();
 
-/// Returns `count` if its size is within the limit, else a smaller count that is, near the largest such. The size must not
-/// shrink as the count grows.
+/// Returns `count` if its size is within the limit. Otherwise returns a smaller count that fits, close to the largest
+/// one. `size` must not decrease as the count grows.
 pub(crate) fn most_within(limit: usize, count: usize, size: impl Fn(usize) -> usize) -> usize {
     let (mut fits, mut fits_size) = (0, 0);
-    // Doubling first: what is far too large is not made.
+    // Doubling avoids sizes far above the limit, because computing a size can build the whole response.
     let mut tried = 1.min(count);
     let (mut over, mut over_size) = loop {
         let tried_size = size(tried);
@@ -33,7 +35,7 @@ pub(crate) fn most_within(limit: usize, count: usize, size: impl Fn(usize) -> us
         (fits, fits_size) = (tried, tried_size);
         tried = count.min(tried * 2);
     };
-    // Sizes grow evenly, or nearly so.
+    // Interpolate, because sizes grow almost linearly.
     for _ in 0..8 {
         let between = (limit - fits_size) * (over - fits) / (over_size - fits_size);
         if between == 0 || fits + between == over {
@@ -51,15 +53,15 @@ pub(crate) fn most_within(limit: usize, count: usize, size: impl Fn(usize) -> us
 }
 
 impl Outputs {
-    /// How many of these devices, from the first on, a container can get in one answer.
-    pub(crate) fn most_in_an_answer(&self, devices: &[&Device]) -> usize {
+    /// Returns how many of these devices, counted from the first, fit in one Allocate response.
+    pub(crate) fn max_devices_in_response(&self, devices: &[&Device]) -> usize {
         let size = |count| self.of(&devices[..count]).size();
-        most_within(ANSWER_SIZE_MAX, devices.len(), size)
+        most_within(RESPONSE_SIZE_MAX, devices.len(), size)
     }
 }
 
 impl Allocation {
-    /// The bytes of the answer on the wire, with nothing but this container in it.
+    /// Returns the encoded size, in bytes, of an Allocate response that has only this container.
     pub fn size(&self) -> usize {
         let text = |text: &str| match text.len() {
             0 => 0,
@@ -87,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_count_that_fits_is_near_the_largest() {
+    fn most_within_is_close_to_the_largest_count_that_fits() {
         for (limit, count, expected) in [
             (100, 10, 10),
             (100, 11, 10),
