@@ -18,13 +18,13 @@ pub(super) const OUTPUTS_MAX: usize = 2_000_000;
 /// are multiplied by devices. Each takes some hundred bytes of memory, even if a YAML alias repeats it.
 pub(super) const RULES_MAX: usize = 50_000;
 
-/// The expectation for more than [`DEVICES_MAX`] devices.
+/// Returns what was expected instead of more than [`DEVICES_MAX`] devices.
 pub(super) fn devices_expected() -> String {
     format!("at most {DEVICES_MAX} devices for all resources together")
 }
 
 /// # Errors
-/// Returns the expectation if the text is longer than [`TEXT_MAX`].
+/// Returns what was expected if the text is longer than [`TEXT_MAX`].
 pub(super) fn check_text(text: &str) -> Result<(), String> {
     if text.len() <= TEXT_MAX {
         return Ok(());
@@ -38,7 +38,7 @@ pub(super) struct DeviceCount(usize);
 
 impl DeviceCount {
     /// # Errors
-    /// Returns the expectation if the sum exceeds [`DEVICES_MAX`].
+    /// Returns what was expected if the sum exceeds [`DEVICES_MAX`].
     pub(super) fn add(&mut self, count: usize) -> Result<(), String> {
         self.0 = self.0.saturating_add(count);
         if self.0 <= DEVICES_MAX {

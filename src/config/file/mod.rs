@@ -24,7 +24,7 @@ const REMOVAL_GRACE: RangeInclusive<Duration> =
 #[serde(
     rename_all = "camelCase",
     deny_unknown_fields,
-    expecting = "a map with the key resources, and optionally nodes and removalGrace"
+    expecting = "a mapping with the key resources, and optionally nodes and removalGrace"
 )]
 pub struct File {
     /// How long a device pending removal is reported as Unhealthy at least before it is removed. Default: 30s.
@@ -42,7 +42,7 @@ pub struct File {
 #[serde(
     rename_all = "camelCase",
     deny_unknown_fields,
-    expecting = "a map with the keys match and resources"
+    expecting = "a mapping with the keys match and resources"
 )]
 pub(crate) struct NodeSettings {
     /// Name of a node, or a glob such as gpu-* or worker[0-4].

@@ -19,9 +19,9 @@ fn reports_invalid_yaml_with_its_line() {
         ("a: b: c", "c.yaml:1: expected valid YAML: "),
         (
             "",
-            "c.yaml:1: expected a map with the key resources, and optionally nodes and removalGrace",
+            "c.yaml:1: expected a mapping with the key resources, and optionally nodes and removalGrace",
         ),
-        ("[]", "c.yaml:1: expected a map with the key resources"),
+        ("[]", "c.yaml:1: expected a mapping with the key resources"),
         (
             "resources: []\n---\nresources: []",
             "c.yaml:2: expected a single YAML document",
