@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::environment::{Environment, Host};
 use super::error::ConfigErrors;
 use super::host_paths::AllowedHostPaths;
+use super::misspelled;
 use super::program::{self, config_file};
 use super::resolve::resolve;
 use super::settings::ResourceSettings;
@@ -25,6 +26,7 @@ pub(crate) struct ByNode {
     pub others: Vec<ResourceSettings>,
     /// The host paths that `ALLOWED_HOST_PATHS` must allow for the equivalent config file.
     pub host_paths: BTreeSet<String>,
+    pub warnings: Vec<String>,
 }
 
 /// Reads the variables for every node.
@@ -65,6 +67,7 @@ pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, 
         named,
         others,
         host_paths: paths,
+        warnings: misspelled::warnings(environment),
     }))
 }
 

@@ -7,6 +7,7 @@ mod error;
 mod file;
 mod host_paths;
 mod limits;
+mod misspelled;
 mod program;
 pub mod reload;
 mod resolve;
@@ -118,6 +119,7 @@ impl Config {
         let plugins = errors.into_result(plugins)?;
         let mut warnings = warnings::of(&plugins, host.numa.as_ref());
         warnings.extend(warnings::of_control(control, dir));
+        warnings.extend(misspelled::warnings(environment));
         Ok(Self {
             warnings,
             plugins,

@@ -103,6 +103,20 @@ impl ProgramVariables {
     }
 }
 
+/// The variables that configure the program.
+pub(super) const PROGRAM_VARIABLES: [&str; 10] = [
+    "NAMESPACE",
+    "NODE_NAME",
+    "DEVICE_PLUGIN_PATH",
+    "CONFIG_FILE",
+    "ALLOWED_HOST_PATHS",
+    "HTTP_ADDRESS",
+    "CONTROL_SOCKET",
+    "POD_RESOURCES_SOCKET",
+    "RUST_LOG",
+    "LOG_FORMAT",
+];
+
 const PLUGIN_DIR_DEFAULT: &str = "/var/lib/kubelet/device-plugins";
 const POD_RESOURCES_SOCKET_DEFAULT: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
 
@@ -281,6 +295,15 @@ mod tests {
             socket(&[other_dir, named]),
             Some("/tmp/pods.sock".to_owned())
         );
+    }
+
+    #[test]
+    fn program_variables_are_known() {
+        // CONFIG_FILE is a path, which may be invalid UTF-8.
+        for name in PROGRAM_VARIABLES {
+            let is_known = ProgramVariables::is_known(name);
+            assert_eq!(is_known, name != "CONFIG_FILE", "{name}");
+        }
     }
 
     #[test]

@@ -165,6 +165,27 @@ async fn reloads_a_file_that_is_written_or_replaced_and_at_sighup() {
     shows(&kubelet, A, 4, 4).await;
 }
 
+#[test]
+fn warns_about_misspelled_variables_with_and_without_a_config_file() {
+    let dir = plugin_dir();
+    let map = ConfigMap::with(&two_resources(1, 1));
+    let file = map.file();
+    let misspelled = ("NUMBER_DEVICE", "3");
+    let warning = "NUMBER_DEVICE: unknown variable, ignored; did you mean NUMBER_DEVICES?";
+    for variables in [&[misspelled][..], &[misspelled, with_file(&file)[0]]] {
+        let (code, stdout, stderr) = output(program(variables).arg("check"));
+        assert_eq!((code, &*stderr), (Some(0), ""));
+        assert!(stdout.contains(&format!("warning: {warning}")), "{stdout}");
+        Running::manager(dir.path(), variables).says(warning);
+    }
+    let (code, stdout, _) = output(program(&[misspelled]).args(["check", "--yaml"]));
+    assert_eq!(code, Some(0));
+    assert!(
+        stdout.starts_with(&format!("# warning: {warning}\nresources:\n")),
+        "{stdout}"
+    );
+}
+
 /// Generates valid config files.
 fn any_file() -> impl Strategy<Value = String> {
     let id = "[a-zA-Z0-9/_.-]{1,12}";

@@ -16,6 +16,9 @@ const HOST_PATHS_MAX: usize = 1000;
 /// Prints the resources of all nodes, then the differences of each node that variables name. `nodes` in a file cannot remove
 /// a resource. So if the nodes differ in the names of their resources, each node gets a complete entry.
 pub fn print(nodes: &ByNode, out: &mut impl Write) -> io::Result<()> {
+    for warning in &nodes.warnings {
+        writeln!(out, "# warning: {warning}")?;
+    }
     print_host_paths(&nodes.host_paths, out)?;
     let others = &*nodes.others;
     let mut named = nodes.named.values();
