@@ -186,7 +186,7 @@ fn refuses_duplicate_names_and_sockets() {
     );
     refused(
         &[("RESOURCE_NAME", "a/x,")],
-        "RESOURCE_NAME=\"\": expected a name with one '/', as in example.com/gpu",
+        "RESOURCE_NAME=\"a/x,\": expected a resource name in each element; the element with index 1 is empty",
     );
 }
 

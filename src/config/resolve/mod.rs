@@ -92,6 +92,10 @@ impl Resolver<'_> {
     }
 
     fn name(&mut self, name: &At<String>) -> Result<ResourceName, Reported> {
+        // An empty name in variables has been reported with its position in the list.
+        if name.value.is_empty() && matches!(name.origin, Origin::Variable(_)) {
+            return Err(Reported);
+        }
         let parsed = ResourceName::parse(&name.value)
             .map_err(|expected| self.error("name", name, expected))?;
         if let Some(first) = self.names.get(&parsed) {

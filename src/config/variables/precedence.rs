@@ -107,6 +107,7 @@ impl Forms {
             };
             names.insert(0, VariableValue { at, is_own: true });
         }
+        report_empty(&names, list, errors);
         if let Some(gap) = (0..names.len()).find(|index| !names.contains_key(index)) {
             for name in names.range(gap..).map(|(_, name)| name) {
                 let expected = format!("indexes without a gap; RESOURCE_NAME_{gap} is not set");
@@ -157,6 +158,33 @@ impl Forms {
             (None, elements) => elements.get(*index).cloned(),
         };
         indexes.iter().map(value).collect()
+    }
+}
+
+/// Reports names of resources that are empty. A list is reported once, with the index of its first empty element.
+fn report_empty(
+    names: &BTreeMap<usize, VariableValue>,
+    list: Option<&At<String>>,
+    errors: &mut ConfigErrors,
+) {
+    let is_element = |name: &VariableValue| {
+        list.is_some_and(|list| list.origin == name.at.origin && list.value.contains(','))
+    };
+    let empty = names.iter().filter(|(_, name)| name.at.value.is_empty());
+    let (elements, others): (Vec<_>, Vec<_>) = empty.partition(|(_, name)| is_element(name));
+    for (_, name) in others {
+        errors.add_text("", &name.at, "a resource name, as in example.com/gpu");
+    }
+    if let (Some(list), [(first, _), ..]) = (list, &*elements) {
+        let empty = match elements.len() {
+            1 => format!("the element with index {first} is empty"),
+            count => format!("{count} elements are empty, the first has index {first}"),
+        };
+        errors.add_text(
+            "",
+            list,
+            format_args!("a resource name in each element; {empty}"),
+        );
     }
 }
 
@@ -282,6 +310,31 @@ mod tests {
             &[two, ("NUMBER_DEVICES", "3,4"), ("NUMBER_DEVICES_1", "5")],
             &["3", "5"],
         );
+    }
+
+    #[test]
+    fn reports_the_index_of_an_empty_resource_name() {
+        refused(
+            &[("RESOURCE_NAME", "a/x,,a/z")],
+            &[
+                "RESOURCE_NAME=\"a/x,,a/z\": expected a resource name in each element; the element with index 1 is empty",
+            ],
+        );
+        refused(
+            &[("RESOURCE_NAME.n", "a/x, ")],
+            &[
+                "RESOURCE_NAME.n=\"a/x, \": expected a resource name in each element; the element with index 1 is empty",
+            ],
+        );
+        refused(
+            &[("RESOURCE_NAME", ",a/y,"), ("RESOURCE_NAME_3", "")],
+            &[
+                "RESOURCE_NAME_3=\"\": expected a resource name, as in example.com/gpu",
+                "RESOURCE_NAME=\",a/y,\": expected a resource name in each element; 2 elements are empty, the first has index 0",
+            ],
+        );
+        let replaced = [("RESOURCE_NAME", "a/x,"), ("RESOURCE_NAME_1", "a/y")];
+        check(RESOURCE_NAME, &replaced, &["a/x", "a/y"]);
     }
 
     #[test]
