@@ -25,7 +25,7 @@ pub struct Host {
 pub fn utf8(name: &str, value: &OsString, errors: &mut ConfigErrors) -> String {
     let text = value.to_string_lossy();
     if value.to_str().is_none() {
-        errors.add(name, &text, "valid UTF-8");
+        errors.add_not_utf8(name, &text);
     }
     text.into_owned()
 }

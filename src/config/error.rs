@@ -1,5 +1,6 @@
 //! The errors in a configuration.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use thiserror::Error;
@@ -61,6 +62,8 @@ pub struct ConfigErrors {
     more: usize,
     /// The path of the config file, as given in `CONFIG_FILE`.
     file: String,
+    /// Variables whose values are not UTF-8. They have no further errors.
+    not_utf8: BTreeSet<String>,
 }
 
 /// Marks a value that is invalid and whose error has been reported.
@@ -115,6 +118,12 @@ impl ConfigErrors {
         self.push(place, Some(value), expected)
     }
 
+    /// Reports a value that is not UTF-8, and no later error in the same variable.
+    pub(super) fn add_not_utf8(&mut self, variable: &str, value: &str) {
+        self.add(variable, value, "valid UTF-8");
+        self.not_utf8.insert(variable.to_owned());
+    }
+
     /// `key` is the text's key in a config file. Variables do not use it.
     pub(super) fn add_text(
         &mut self,
@@ -145,6 +154,9 @@ impl ConfigErrors {
     }
 
     fn push(&mut self, place: Place, value: Option<&str>, expected: impl fmt::Display) -> Reported {
+        if matches!(&place, Place::Variable(name) if self.not_utf8.contains(name)) {
+            return Reported;
+        }
         let error = ConfigError {
             place,
             value: value.map(str::to_owned),

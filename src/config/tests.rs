@@ -242,6 +242,39 @@ fn refuses_invalid_utf8_in_its_own_variables_only() {
 }
 
 #[test]
+fn reports_invalid_utf8_once() {
+    use std::os::unix::ffi::OsStringExt;
+    let host = Host::default();
+    for name in ["RESOURCE_NAME", "NUMBER_DEVICES", "NUMA_NODES.n"] {
+        let value = std::ffi::OsString::from_vec(vec![b',', 0xff]);
+        let mut environment = environment(&[("NODE_NAME", "n")]);
+        environment.insert(name.to_owned(), value);
+        let errors = Config::from_variables(&environment, &host).expect_err("no error");
+        let expected = format!("{name}=\",\u{fffd}\": expected valid UTF-8");
+        assert_eq!(errors.to_string(), expected);
+
+        let file = FileText {
+            name: "c.yaml".to_owned(),
+            content: Ok(b"resources: []".to_vec()),
+        };
+        let errors = Config::read(&environment, Some(&file), &host).expect_err("no error");
+        let expected = "to be unset, because CONFIG_FILE defines the resources";
+        assert_eq!(errors.as_slice().len(), 1, "{errors}");
+        assert_eq!(errors.as_slice()[0].expected, expected);
+    }
+    let mut environment = environment(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")]);
+    environment.insert(
+        "NODE_NAME".to_owned(),
+        std::ffi::OsString::from_vec(vec![0xff]),
+    );
+    let errors = Config::from_variables(&environment, &host).expect_err("no error");
+    assert_eq!(
+        errors.to_string(),
+        "NODE_NAME=\"\u{fffd}\": expected valid UTF-8"
+    );
+}
+
+#[test]
 fn warns_about_conflicting_resources() {
     let pairs = [
         ("RESOURCE_NAME", "a/x,b/x"),

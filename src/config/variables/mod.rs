@@ -8,7 +8,7 @@ use std::fmt::Display;
 
 use self::names::Form;
 use self::precedence::{ResourceVariables, VariableValue, by_resource};
-use super::environment::{Environment, utf8};
+use super::environment::Environment;
 use super::error::ConfigErrors;
 use super::limits;
 use super::resolve::COUNT_DEFAULT;
@@ -38,10 +38,9 @@ pub(super) fn refuse_beside_file(environment: &Environment, node: &str, errors: 
     for (name, value) in environment {
         let applies = |form: &Form| form.node.is_none_or(|of| of == node);
         if Form::of(name).as_ref().is_some_and(applies) {
-            let value = utf8(name, value, errors);
             errors.add(
                 name,
-                &value,
+                &value.to_string_lossy(),
                 "to be unset, because CONFIG_FILE defines the resources",
             );
         }
