@@ -1,4 +1,5 @@
-//! Decides which host paths a config file may give to containers. The author of a config file may not be root on the node.
+//! Decides which host paths a config file may give to containers. An author of a config file need not be
+//! root on the node.
 
 use std::path::{Component, Path, PathBuf};
 

@@ -95,10 +95,7 @@ fn nearest<const N: usize>(name: &str, variables: [&'static str; N]) -> Option<&
 /// Returns whether the kubelet may have set the variable for a Service: `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT`,
 /// `<NAME>_SERVICE_PORT_<PORT>`, `<NAME>_PORT` or `<NAME>_PORT_<N>_<PROTOCOL>…`.
 fn is_service_link(name: &str) -> bool {
-    name.ends_with("_SERVICE_HOST")
-        || name.ends_with("_PORT")
-        || name.contains("_SERVICE_PORT_")
-        || name.contains("_PORT_")
+    name.ends_with("_SERVICE_HOST") || name.ends_with("_PORT") || name.contains("_PORT_")
 }
 
 #[cfg(test)]
