@@ -24,7 +24,7 @@ pub async fn run(
     host: Host,
     signals: ProcessSignals,
 ) -> anyhow::Result<()> {
-    let file = reload::named(&environment);
+    let file = reload::named_file(&environment);
     let config = Config::read(&environment, file.as_ref(), &host)?;
     let _logging = logging::start(&config.logs, "warn,simple_device_plugin=info")?;
     raise_open_files_limit();

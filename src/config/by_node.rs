@@ -1,10 +1,11 @@
-//! What the variables say for every node, for a config file that says the same.
+//! Reads the variables for every node, so that `check --yaml` can print an equivalent config file.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::environment::{Environment, Host};
 use super::error::ConfigErrors;
 use super::host_paths::AllowedHostPaths;
+use super::misspelled;
 use super::program::{self, config_file};
 use super::resolve::resolve;
 use super::settings::ResourceSettings;
@@ -13,47 +14,48 @@ use super::variables;
 use crate::model::device::Device;
 use crate::offer::resource::Resource;
 
-/// The node that stands for all that no variable names: the name of a variable has no `=`.
+/// Represents all nodes that no variable names. No variable can name it, because a variable's name has no `=`.
 const OTHERS: &str = "=";
 
-/// What the variables say for every node.
+/// The settings of the resources on every node.
 #[derive(Debug)]
 pub(crate) struct ByNode {
-    /// For the nodes that some variable names.
+    /// The resources on each node that a variable names.
     pub named: BTreeMap<String, Vec<ResourceSettings>>,
-    /// For all others.
+    /// The resources on all other nodes.
     pub others: Vec<ResourceSettings>,
-    /// The files of the host that `ALLOWED_HOST_PATHS` must allow for a config file that says the same.
+    /// The host paths that `ALLOWED_HOST_PATHS` must allow for the equivalent config file.
     pub host_paths: BTreeSet<String>,
+    pub warnings: Vec<String>,
 }
 
 /// Reads the variables for every node.
 ///
 /// # Errors
-/// Every error there is, for any node.
+/// Returns the errors of every node, or an error if `CONFIG_FILE` is set.
 pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, ConfigErrors> {
     let mut errors = ConfigErrors::default();
     if let Some(file) = config_file(environment) {
-        let expected = "to be unset: check --yaml prints the variables as a config file";
+        let expected = "to be unset, because check --yaml converts variables to a config file";
         errors.add("CONFIG_FILE", &file.to_string_lossy(), expected);
         return Err(errors);
     }
     let program = program::read(environment, host, &mut errors);
     let mut paths = BTreeSet::new();
-    let mut read = |node: &str, place: Option<&str>| {
-        let mut of_node = ConfigErrors::default();
-        let settings = variables::read(environment, node, &mut of_node);
-        let resources = resolve(&settings, node, &program.allowed, &mut of_node);
+    let mut read = |node: &str, which: Option<&str>| {
+        let mut node_errors = ConfigErrors::default();
+        let settings = variables::read(environment, node, &mut node_errors);
+        let resources = resolve(&settings, node, &program.allowed, &mut node_errors);
         let resources = resources.unwrap_or_default().resources;
-        socket_paths::validate(&program.plugin_dir, &resources, &mut of_node);
+        socket_paths::validate(&program.plugin_dir, &resources, &mut node_errors);
         paths.extend(resources.iter().flat_map(host_paths));
-        errors.add_of_node(of_node, place);
+        errors.add_of_node(node_errors, which);
         settings.resources
     };
     let nodes = variables::nodes(environment).into_iter();
     let nodes: Vec<&str> = nodes.filter(|node| program::is_node_name(node)).collect();
-    let place = (!nodes.is_empty()).then_some("on nodes that no variable names");
-    let others = read(OTHERS, place);
+    let which = (!nodes.is_empty()).then_some("on nodes that no variable names");
+    let others = read(OTHERS, which);
     let named = nodes.into_iter().map(|node| {
         let resources = read(node, Some(&format!("on node {node}")));
         (node.to_owned(), resources)
@@ -61,18 +63,19 @@ pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, 
     let named = named.collect();
     let allowed = AllowedHostPaths::new([], host.resolve);
     paths.retain(|path| !allowed.allow(path));
-    errors.unless_any(Some(ByNode {
+    errors.into_result(Some(ByNode {
         named,
         others,
         host_paths: paths,
+        warnings: misspelled::warnings(environment),
     }))
 }
 
-/// The files behind the devices, or behind the first that there could be.
+/// Returns the host paths of all device files. A resource without devices has those of a first device, if it had one.
 fn host_paths(resource: &Resource) -> Vec<String> {
-    let first = [Device::new("", 0, [].into())];
+    let assumed = [Device::new("", 0, [].into())];
     let devices = match resource.devices.as_slice() {
-        [] => &first,
+        [] => &assumed,
         devices => devices,
     };
     let paths = |device| {

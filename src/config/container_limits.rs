@@ -1,4 +1,4 @@
-//! How many devices one container can get, where that is fewer than the resource has.
+//! Warns if one container cannot use all devices of a resource because of a size limit.
 
 use std::cmp::Reverse;
 
@@ -10,14 +10,14 @@ use crate::model::template::Template;
 use crate::offer::resource::Resource;
 use crate::util::sanitize::sanitize;
 
-/// A warning for each limit that a container with all devices would pass. The work is bounded by the limits, as nothing far
-/// above them is made.
+/// Returns a warning for each limit that a container with all devices would exceed. The limits also bound the time, because
+/// no output far above them is generated.
 pub(crate) fn warnings(resource: &Resource) -> Vec<String> {
     let mut devices: Vec<&Device> = resource.devices.as_slice().iter().collect();
     if devices.is_empty() {
         return Vec::new();
     }
-    // Long IDs first: of others, more fit.
+    // The devices with the longest IDs come first, so that the count fits for any choice of devices.
     devices.sort_by_key(|device| Reverse(device.id.len()));
     let outputs = &resource.outputs;
     let long = outputs.envs.iter();
@@ -35,8 +35,8 @@ fn large_answer(resource: &Resource, devices: &[&Device]) -> Option<String> {
     let fit = resource.outputs.max_devices_in_response(devices);
     (fit < count).then(|| {
         format!(
-            "{name}: Allocate can refuse a container that asks for more than {fit} of its {count} devices: \
-             the answer can be larger than the 4 MiB that a kubelet can receive"
+            "{name}: Allocate may refuse a container that requests more than {fit} of the {count} devices: \
+             its response may exceed the 4 MiB that a kubelet can receive"
         )
     })
 }
@@ -57,13 +57,13 @@ fn large_environment(resource: &Resource, devices: &[&Device]) -> Option<String>
     let fit = most_within(ENVIRONMENT_SIZE_MAX, count, size);
     (fit < count).then(|| {
         format!(
-            "{name}: a container with more than {fit} of its {count} devices may not start: its environment would \
-             be over 2 MiB (\"argument list too long\")"
+            "{name}: a container with more than {fit} of the {count} devices may not start: its environment would \
+             exceed 2 MiB (\"argument list too long\")"
         )
     })
 }
 
-/// A variable that says something of all devices of the container.
+/// Warns about an environment variable whose name or value lists all devices of the container.
 fn long_variable(
     resource: &Resource,
     devices: &[&Device],
@@ -82,8 +82,8 @@ fn long_variable(
     (fit < count).then(|| {
         let env = sanitize(&env.of(devices, 0));
         format!(
-            "{name}: a container with more than {fit} of its {count} devices may not start: the env {env} would be over \
-             128 KiB (\"argument list too long\")"
+            "{name}: a container with more than {fit} of the {count} devices may not start: the environment variable {env} \
+             would exceed 128 KiB (\"argument list too long\")"
         )
     })
 }

@@ -1,4 +1,4 @@
-//! What the configuration is read from: the variables as a process gets them, and the machine.
+//! The inputs of the configuration: environment variables, and facts about the host.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -7,25 +7,25 @@ use super::error::ConfigErrors;
 use crate::config::host_paths::Resolve;
 use crate::model::numa::NumaNodes;
 
-/// Variables by name. The values may be anything.
+/// Variables by name. A value may be invalid UTF-8.
 pub type Environment = BTreeMap<String, OsString>;
 
-/// What the configuration needs to know of the machine.
+/// Facts about the host that the configuration depends on.
 #[derive(Clone, Debug, Default)]
 pub struct Host {
-    /// Names the node where `NODE_NAME` does not.
+    /// The node's name if `NODE_NAME` is not set, except in a pod.
     pub hostname: Option<String>,
-    /// The NUMA nodes that are online; `None` where that is not known.
+    /// The online NUMA nodes, or `None` if unknown.
     pub numa: Option<NumaNodes>,
-    /// Resolves symlinks; `None`: there are none.
+    /// Resolves symlinks. With `None`, paths are compared as written.
     pub resolve: Option<Resolve>,
 }
 
-/// The value as text; what is not UTF-8 is an error and shown as well as it can be.
+/// Returns the value as text. Invalid UTF-8 is reported, and replaced by U+FFFD in the result.
 pub fn utf8(name: &str, value: &OsString, errors: &mut ConfigErrors) -> String {
     let text = value.to_string_lossy();
     if value.to_str().is_none() {
-        errors.add(name, &text, "text in UTF-8");
+        errors.add_not_utf8(name, &text);
     }
     text.into_owned()
 }

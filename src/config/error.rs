@@ -1,5 +1,6 @@
-//! What is wrong with a configuration.
+//! The errors in a configuration.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use thiserror::Error;
@@ -7,28 +8,26 @@ use thiserror::Error;
 use super::settings::{At, Origin};
 use crate::util::sanitize::sanitize;
 
-/// One thing that is wrong: where, what stands there, and what was expected.
+/// One error: where it is, the value found there, and what was expected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     pub place: Place,
-    /// The value, or the element of its list; `None` where it is no text.
+    /// The value, or one element of a list. `None` if it is not a text.
     pub value: Option<String>,
-    /// What was expected instead.
     pub expected: String,
 }
 
-/// Where an error is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Place {
     /// A variable's full name, as in `NUMBER_DEVICES_1.worker2`.
     Variable(String),
     /// A line of the config file.
     File {
-        /// The file as it was named.
+        /// The path as given in `CONFIG_FILE`.
         file: String,
         /// Counted from 1.
         line: usize,
-        /// What the value stands under; empty where that is the file.
+        /// The key of the value. Empty if the error concerns the file itself or an entry without a key.
         key: String,
     },
 }
@@ -38,8 +37,8 @@ impl fmt::Display for ConfigError {
         match &self.place {
             Place::Variable(name) => write!(f, "{}", sanitize(name))?,
             Place::File { file, line, key } => {
-                let blank = if key.is_empty() { "" } else { " " };
-                write!(f, "{}:{line}:{blank}{}", sanitize(file), sanitize(key))?;
+                let space = if key.is_empty() { "" } else { " " };
+                write!(f, "{}:{line}:{space}{}", sanitize(file), sanitize(key))?;
             }
         }
         if let Some(value) = &self.value {
@@ -54,20 +53,23 @@ impl fmt::Display for ConfigError {
     }
 }
 
-/// Everything that is wrong with a configuration, in the order in which it was read.
+/// All errors in a configuration, in the order in which they were found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Error)]
 #[error("{}", self.lines())]
 pub struct ConfigErrors {
     errors: Vec<ConfigError>,
+    /// The number of errors beyond [`ERRORS_MAX`].
     more: usize,
-    /// The config file as it was named: what lines are lines of.
+    /// The path of the config file, as given in `CONFIG_FILE`.
     file: String,
+    /// Variables whose values are not UTF-8. They have no further errors.
+    not_utf8: BTreeSet<String>,
 }
 
-/// The value is wrong, and its error is reported already.
+/// Marks a value that is invalid and whose error has been reported.
 pub(crate) struct Reported;
 
-/// The results, or that one of them was wrong; all are made first, as an error in one must not hide those of the next.
+/// Collects the results like `collect`, but evaluates all of them, so that every error is reported.
 pub(super) fn all<T>(
     results: impl IntoIterator<Item = Result<T, Reported>>,
 ) -> Result<Vec<T>, Reported> {
@@ -75,7 +77,7 @@ pub(super) fn all<T>(
     results.into_iter().collect()
 }
 
-/// Nobody reads more at a time.
+/// The number of errors that are kept. Further errors are only counted.
 const ERRORS_MAX: usize = 200;
 
 impl ConfigErrors {
@@ -83,7 +85,7 @@ impl ConfigErrors {
         &self.errors
     }
 
-    /// How many there are, and where.
+    /// Returns the number of errors and where they are, as in `2 errors in the variables`.
     pub fn summary(&self) -> String {
         let in_file = |error: &ConfigError| match &error.place {
             Place::File { .. } => true,
@@ -101,8 +103,8 @@ impl ConfigErrors {
         }
     }
 
-    /// From here on lines are those of this file.
-    pub(super) fn in_file(&mut self, name: &str) {
+    /// Sets the file that all lines refer to.
+    pub(super) fn set_file(&mut self, name: &str) {
         name.clone_into(&mut self.file);
     }
 
@@ -116,7 +118,13 @@ impl ConfigErrors {
         self.push(place, Some(value), expected)
     }
 
-    /// `key` is what the text stands under in a file.
+    /// Reports a value that is not UTF-8, and no later error in the same variable.
+    pub(super) fn add_not_utf8(&mut self, variable: &str, value: &str) {
+        self.add(variable, value, "valid UTF-8");
+        self.not_utf8.insert(variable.to_owned());
+    }
+
+    /// `key` is the text's key in a config file. Variables do not use it.
     pub(super) fn add_text(
         &mut self,
         key: &str,
@@ -126,7 +134,7 @@ impl ConfigErrors {
         self.add_at(&text.origin, key, Some(&text.value), expected)
     }
 
-    /// `key` is what the value stands under in a file, `value` what stands there, where it is a text.
+    /// Like [`Self::add_text`], for values that are not texts: their `value` is `None`.
     pub(super) fn add_at(
         &mut self,
         origin: &Origin,
@@ -146,12 +154,15 @@ impl ConfigErrors {
     }
 
     fn push(&mut self, place: Place, value: Option<&str>, expected: impl fmt::Display) -> Reported {
+        if matches!(&place, Place::Variable(name) if self.not_utf8.contains(name)) {
+            return Reported;
+        }
         let error = ConfigError {
             place,
             value: value.map(str::to_owned),
             expected: expected.to_string(),
         };
-        // A variable that serves several resources is validated for each of them.
+        // A variable that applies to several resources is validated once for each of them.
         if self.errors.contains(&error) {
             return Reported;
         }
@@ -163,23 +174,24 @@ impl ConfigErrors {
         Reported
     }
 
-    /// Adds the errors of one node, each with the node's `place`, but for those that another node has already.
-    pub(super) fn add_of_node(&mut self, of_node: Self, place: Option<&str>) {
-        for error in of_node.errors {
+    /// Adds the errors of one node. `which` says in the message which node it is. An error that an earlier node has
+    /// already is not added again.
+    pub(super) fn add_of_node(&mut self, node_errors: Self, which: Option<&str>) {
+        for error in node_errors.errors {
             let is_known = self.errors.iter().any(|known| {
                 let is_same = known.place == error.place && known.value == error.value;
                 is_same && known.expected.starts_with(&error.expected)
             });
             if !is_known {
-                let place = place.map_or(String::new(), |place| format!(" ({place})"));
-                let expected = format!("{}{place}", error.expected);
+                let which = which.map_or(String::new(), |which| format!(" ({which})"));
+                let expected = format!("{}{which}", error.expected);
                 self.push(error.place, error.value.as_deref(), expected);
             }
         }
-        self.more += of_node.more;
+        self.more += node_errors.more;
     }
 
-    /// As the file has them; those in the variables first.
+    /// Sorts the errors by line. Errors in variables come first.
     pub(super) fn sort_by_line(&mut self) {
         self.errors.sort_by_key(|error| match error.place {
             Place::Variable(_) => 0,
@@ -187,8 +199,8 @@ impl ConfigErrors {
         });
     }
 
-    /// The value, unless anything is wrong.
-    pub(super) fn unless_any<T>(self, value: Option<T>) -> Result<T, Self> {
+    /// Returns the value, or the errors if there are any.
+    pub(super) fn into_result<T>(self, value: Option<T>) -> Result<T, Self> {
         match value {
             Some(value) if self.errors.is_empty() => Ok(value),
             _ => Err(self),

@@ -1,8 +1,9 @@
-//! Which files of the host a config file may hand out: whoever may edit it need not be root on the node.
+//! Decides which host paths a config file may give to containers. An author of a config file need not be
+//! root on the node.
 
 use std::path::{Component, Path, PathBuf};
 
-/// Files that every node has and that give nothing away.
+/// Files that exist on every node and expose nothing.
 const HARMLESS: [&str; 5] = [
     "/dev/null",
     "/dev/zero",
@@ -11,19 +12,19 @@ const HARMLESS: [&str; 5] = [
     "/dev/urandom",
 ];
 
-/// The host paths under which a config file may name files.
+/// The paths of `ALLOWED_HOST_PATHS`.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct AllowedHostPaths {
-    /// Each as it is written, and with its symlinks resolved.
+    /// Each path as written, and with its symlinks resolved.
     roots: Vec<(PathBuf, PathBuf)>,
     resolve: Option<Resolve>,
 }
 
-/// Resolves the symlinks of a path as far as it exists; `None` where one leads nowhere.
+/// Resolves the symlinks in the existing part of a path, or returns `None` for a dangling symlink.
 pub(crate) type Resolve = fn(&Path) -> Option<PathBuf>;
 
 impl AllowedHostPaths {
-    /// Allows what is under these directories, or is one of these files.
+    /// Allows these files, and every path below these directories.
     pub fn new(roots: impl IntoIterator<Item = PathBuf>, resolve: Option<Resolve>) -> Self {
         let both = |root: PathBuf| Some((clean(&root), clean(&resolved(&root, resolve)?)));
         Self {
@@ -32,13 +33,13 @@ impl AllowedHostPaths {
         }
     }
 
-    /// Whether a config file may name this file; one that is not absolute never.
+    /// Returns whether a config file may use this path. A relative path is never allowed.
     pub fn allow(&self, path: &str) -> bool {
         let path = Path::new(path);
         let Some(real) = resolved(path, self.resolve).filter(|_| path.is_absolute()) else {
             return false;
         };
-        // As it is written too: whoever resolves it on the host sees other files than we do.
+        // The path as written must be allowed too: on the host, its symlinks may resolve to other files than in our container.
         let (path, real) = (clean(path), clean(&real));
         let mut harmless = HARMLESS.iter().map(Path::new);
         let mut roots = self.roots.iter();
@@ -51,7 +52,7 @@ fn resolved(path: &Path, resolve: Option<Resolve>) -> Option<PathBuf> {
     resolve.map_or_else(|| Some(path.to_owned()), |resolve| resolve(path))
 }
 
-/// Without `.`, `..` and empty parts.
+/// Removes `.`, `..` and empty components.
 fn clean(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for component in path.components() {
@@ -69,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_under_an_allowed_path() {
+    fn allows_only_paths_below_an_allowed_path() {
         let allowed = AllowedHostPaths::new(["/opt/widget".into(), "/dev/gpu/../nic".into()], None);
         for path in [
             "/dev/null",
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn symlinks_are_resolved_first() {
+    fn resolves_symlinks_before_comparing() {
         let through = |path: &Path| match path.strip_prefix("/opt/widget/link") {
             Ok(rest) => Some(Path::new("/etc").join(rest)),
             Err(_) if path.ends_with("dangling") => None,
@@ -108,7 +109,7 @@ mod tests {
         assert!(allowed.allow("/opt/widget/file"));
         assert!(!allowed.allow("/opt/widget/link/shadow"));
         assert!(!allowed.allow("/opt/widget/dangling"));
-        // What leads there for us may lead elsewhere on the host.
+        // A path that resolves to an allowed file here may resolve to another file on the host.
         let everywhere = |_: &Path| Some(PathBuf::from("/opt/widget/file"));
         let allowed = AllowedHostPaths::new(["/opt/widget".into()], Some(everywhere));
         assert!(!allowed.allow("/proc/self/cwd/file"));

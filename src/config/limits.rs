@@ -1,30 +1,30 @@
-//! Limits of a configuration, whether it comes from variables or a file. They bound memory and time: what is beyond them is
-//! refused, not slow.
+//! Limits of a configuration, the same for variables and config files. They bound memory and time: a larger configuration
+//! is refused.
 
-/// Each resource is a plugin with a socket, a stream and a task of its own.
+/// Each resource has its own plugin, with a socket, a stream and a task.
 pub(super) const RESOURCES_MAX: usize = 1000;
 
-/// The devices of all resources together. A list of one resource has another limit, the kubelet's: see
+/// For the devices of all resources together. The kubelet limits the list of one resource, see
 /// [`LIST_SIZE_MAX`](crate::model::device::LIST_SIZE_MAX).
 const DEVICES_MAX: usize = 300_000;
 
-/// In bytes, for an ID, a path, a prefix or an attribute: as long as a path can be on Linux (`PATH_MAX`).
+/// In bytes, for an ID, path, prefix or attribute. This is the longest path on Linux (`PATH_MAX`).
 const TEXT_MAX: usize = 4096;
 
-/// Devices times outputs, for one resource: each is made once to be checked.
+/// For the product of devices and outputs of one resource. Each combination is generated once for validation.
 pub(super) const OUTPUTS_MAX: usize = 2_000_000;
 
-/// Env, annotations, device files, mounts and CDI devices of all resources together, each as it is written: each is some
-/// hundred bytes of memory, also where an alias repeats it.
+/// For the environment variables, annotations, device files, mounts and CDI devices of all resources together, before they
+/// are multiplied by devices. Each takes some hundred bytes of memory, even if a YAML alias repeats it.
 pub(super) const RULES_MAX: usize = 50_000;
 
-/// What is expected where there are more than [`DEVICES_MAX`] devices.
+/// Returns what was expected instead of more than [`DEVICES_MAX`] devices.
 pub(super) fn devices_expected() -> String {
-    format!("at most {DEVICES_MAX} devices, of all resources together")
+    format!("at most {DEVICES_MAX} devices for all resources together")
 }
 
 /// # Errors
-/// What was expected, where the text is longer than [`TEXT_MAX`].
+/// Returns what was expected if the text is longer than [`TEXT_MAX`].
 pub(super) fn check_text(text: &str) -> Result<(), String> {
     if text.len() <= TEXT_MAX {
         return Ok(());
@@ -32,15 +32,13 @@ pub(super) fn check_text(text: &str) -> Result<(), String> {
     Err(format!("at most {TEXT_MAX} bytes"))
 }
 
-/// The devices of the resources that were read so far.
+/// The number of devices of the resources read so far.
 #[derive(Default)]
 pub(super) struct DeviceCount(usize);
 
 impl DeviceCount {
-    /// Adds the devices of one resource.
-    ///
     /// # Errors
-    /// What was expected, where there are more than [`DEVICES_MAX`] now.
+    /// Returns what was expected if the sum exceeds [`DEVICES_MAX`].
     pub(super) fn add(&mut self, count: usize) -> Result<(), String> {
         self.0 = self.0.saturating_add(count);
         if self.0 <= DEVICES_MAX {

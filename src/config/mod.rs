@@ -1,4 +1,4 @@
-//! The configuration: parsed once from variables or a config file, into types that cannot be wrong.
+//! Reads the configuration from environment variables or a config file into validated types.
 
 mod by_node;
 mod container_limits;
@@ -7,6 +7,7 @@ mod error;
 mod file;
 mod host_paths;
 mod limits;
+mod misspelled;
 mod program;
 pub mod reload;
 mod resolve;
@@ -34,21 +35,20 @@ use crate::fault::Fault;
 use crate::model::resource_name::ResourceName;
 use crate::offer::resource::Resource;
 
-/// What goes wrong on purpose, by resource.
+/// The configured faults of each resource.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfiguredFaults(BTreeMap<ResourceName, Vec<Fault>>);
 
 impl ConfiguredFaults {
-    /// The faults of this resource.
     pub(crate) fn of(&self, resource: &ResourceName) -> &[Fault] {
         self.0.get(resource).map_or(&[], Vec::as_slice)
     }
 }
 
-/// What the plugins should be like. The supervisor follows it.
+/// The configured resources and faults. The supervisor reconciles the running plugins with them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredPlugins {
-    /// In index order.
+    /// Ordered by index, or as in the config file.
     pub resources: Vec<Resource>,
     pub faults: ConfiguredFaults,
 }
@@ -60,42 +60,39 @@ impl From<Vec<Resource>> for DesiredPlugins {
     }
 }
 
-/// The whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The namespace it runs in, for the log.
+    /// Only logged and shown in the status.
     pub namespace: String,
-    /// The node's name: part of every device's ID.
+    /// The node's name, which is part of the ID of each counted device.
     pub node: String,
     /// The kubelet's device plugin directory.
     pub plugin_dir: PathBuf,
-    /// What is logged, and how.
     pub logs: Logs,
-    /// Where to serve HTTP; `None`: nowhere.
+    /// The address of the HTTP server, or `None` if it is disabled.
     pub http: Option<HttpAddress>,
-    /// Where to listen for commands; `None`: nowhere.
+    /// The path of the control socket, or `None` if it is disabled.
     pub control: Option<PathBuf>,
-    /// The kubelet's pod-resources API; `None`: it is not asked.
+    /// The socket of the kubelet's pod-resources API, or `None` if it is not used.
     pub pod_resources: Option<PathBuf>,
-    /// What to offer.
     pub plugins: DesiredPlugins,
-    /// What works, but probably not as meant.
+    /// Settings that are valid but probably not intended.
     pub(crate) warnings: Vec<String>,
 }
 
 impl Config {
-    /// Reads the variables as this host sees them.
+    /// Reads the configuration from variables alone, even if they name a config file.
     ///
     /// # Errors
-    /// Every error there is.
+    /// Returns every error in the variables.
     pub fn from_variables(environment: &Environment, host: &Host) -> Result<Self, ConfigErrors> {
         Self::read(environment, None, host)
     }
 
-    /// Reads the variables, or the program's variables and the config file.
+    /// Reads the program's settings from variables, and the resources from `file` or, if it is `None`, from variables.
     ///
     /// # Errors
-    /// Every error there is.
+    /// Returns every error in the variables and the file.
     pub fn read(
         environment: &Environment,
         file: Option<&FileText>,
@@ -105,7 +102,7 @@ impl Config {
         let program = program::read(environment, host, &mut errors);
         let (node, allowed) = (&program.node, &program.allowed);
         let settings = if let Some(file) = file {
-            variables::none_beside_file(environment, node, &mut errors);
+            variables::refuse_beside_file(environment, node, &mut errors);
             file::read(file, node, &mut errors)
         } else {
             Some(variables::read(environment, node, &mut errors))
@@ -113,15 +110,16 @@ impl Config {
         let plugins =
             settings.and_then(|settings| resolve::resolve(&settings, node, allowed, &mut errors));
         errors.sort_by_line();
-        let known = plugins
+        let resources = plugins
             .as_ref()
             .map_or(&[][..], |plugins| &plugins.resources);
         let (dir, control) = (&program.plugin_dir, program.control.as_deref());
-        socket_paths::validate(dir, known, &mut errors);
-        socket_paths::validate_control(control, dir, known, &mut errors);
-        let plugins = errors.unless_any(plugins)?;
+        socket_paths::validate(dir, resources, &mut errors);
+        socket_paths::validate_control(control, dir, resources, &mut errors);
+        let plugins = errors.into_result(plugins)?;
         let mut warnings = warnings::of(&plugins, host.numa.as_ref());
         warnings.extend(warnings::of_control(control, dir));
+        warnings.extend(misspelled::warnings(environment));
         Ok(Self {
             warnings,
             plugins,

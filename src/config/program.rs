@@ -1,4 +1,4 @@
-//! The variables that the program has once, whatever its resources.
+//! The variables of the program itself, which do not depend on its resources.
 
 use std::ffi::OsString;
 use std::fmt::Display;
@@ -12,35 +12,33 @@ use super::error::ConfigErrors;
 use super::values::{self, HttpAddress, LogFormat};
 use crate::config::host_paths::AllowedHostPaths;
 
-/// What is logged, and how.
 #[derive(Clone, Debug)]
 pub struct Logs {
-    /// Which lines to log; `None`: the default.
+    /// `None` if `RUST_LOG` is not set.
     pub(crate) levels: Option<Targets>,
-    /// How log lines look.
     pub format: LogFormat,
 }
 
 impl Logs {
-    /// Reads the variables of the log alone.
+    /// Reads only the variables that configure the log.
     ///
     /// # Errors
-    /// Every error in them.
+    /// Returns the errors in these variables, and in any program variable that is not UTF-8.
     pub fn from_variables(environment: &Environment) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
         let set = ProgramVariables::read(environment, &mut errors);
         let logs = logs(&set, &mut errors);
-        errors.unless_any(Some(logs))
+        errors.into_result(Some(logs))
     }
 }
 
-/// A variable: not set, set but empty, or a text.
+/// A variable that is unset, empty, or has a value.
 #[derive(Debug, Default, Deserialize, PartialEq)]
 #[serde(transparent)]
 struct OptionalText(Option<String>);
 
 impl OptionalText {
-    /// What turns some things off.
+    /// An empty value turns some features off.
     fn is_set_but_empty(&self) -> bool {
         self.0.as_deref() == Some("")
     }
@@ -62,7 +60,7 @@ impl OptionalText {
     }
 }
 
-/// The variables as they are set, trimmed; envy reads each into the field of its name in lower case.
+/// The trimmed values. envy reads each variable into the field with its name in lower case.
 #[derive(Debug, Default, Deserialize, PartialEq)]
 #[serde(default)]
 struct ProgramVariables {
@@ -79,11 +77,11 @@ struct ProgramVariables {
 }
 
 impl ProgramVariables {
-    /// One that is not UTF-8 is an error, unless it is another program's.
+    /// Reports a value that is not UTF-8, unless the variable is unknown.
     fn read(environment: &Environment, errors: &mut ConfigErrors) -> Self {
         let text = |(name, value): (&String, &OsString)| {
             let text = value.to_str().map(|text| text.trim().to_owned());
-            if text.is_none() && Self::has(name) {
+            if text.is_none() && Self::is_known(name) {
                 utf8(name, value, errors);
             }
             Some((name.clone(), text?))
@@ -91,19 +89,33 @@ impl ProgramVariables {
         Self::of(environment.iter().filter_map(text))
     }
 
-    fn has(name: &str) -> bool {
+    fn is_known(name: &str) -> bool {
         Self::of([(name.to_owned(), String::new())]) != Self::default()
     }
 
     fn of(variables: impl IntoIterator<Item = (String, String)>) -> Self {
-        // envy takes names in any case, and each once.
+        // envy ignores case, and refuses duplicates.
         let is_upper = |c: char| c.is_ascii_uppercase() || c == '_';
         let upper = variables
             .into_iter()
             .filter(|(name, _)| name.chars().all(is_upper));
-        envy::from_iter(upper).expect("every field is an optional text")
+        envy::from_iter(upper).expect("every field is an optional string")
     }
 }
+
+/// The variables that configure the program.
+pub(super) const PROGRAM_VARIABLES: [&str; 10] = [
+    "NAMESPACE",
+    "NODE_NAME",
+    "DEVICE_PLUGIN_PATH",
+    "CONFIG_FILE",
+    "ALLOWED_HOST_PATHS",
+    "HTTP_ADDRESS",
+    "CONTROL_SOCKET",
+    "POD_RESOURCES_SOCKET",
+    "RUST_LOG",
+    "LOG_FORMAT",
+];
 
 const PLUGIN_DIR_DEFAULT: &str = "/var/lib/kubelet/device-plugins";
 const POD_RESOURCES_SOCKET_DEFAULT: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
@@ -120,13 +132,13 @@ pub(crate) struct Program {
     pub pod_resources: Option<PathBuf>,
 }
 
-/// The config file that the variables name.
+/// Returns the path of the config file, if `CONFIG_FILE` is set and not empty.
 pub fn config_file(environment: &Environment) -> Option<PathBuf> {
     let path = environment.get("CONFIG_FILE")?;
     (!path.to_string_lossy().trim().is_empty()).then(|| path.into())
 }
 
-/// Reads the program's variables. What is set but empty is off where that makes sense, else it counts as not set.
+/// Reads the program's variables. An empty value turns a socket or the HTTP server off; other empty variables count as unset.
 pub fn read(environment: &Environment, host: &Host, errors: &mut ConfigErrors) -> Program {
     let set = ProgramVariables::read(environment, errors);
     let or = |text: &OptionalText, default: &str| text.text().unwrap_or(default).to_owned();
@@ -158,15 +170,15 @@ fn http(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<HttpAddress
     (!set.http_address.is_set_but_empty()).then(|| address.unwrap_or_default())
 }
 
-/// Where a client finds the program, and the program listens for it; set but empty: nowhere.
+/// Returns the path of the control socket, or `None` if `CONTROL_SOCKET` is empty, which turns it off.
 ///
 /// # Errors
-/// What is wrong with it.
+/// Returns an error if the path is invalid, or a program variable is not UTF-8.
 pub fn control_socket(environment: &Environment) -> Result<Option<PathBuf>, ConfigErrors> {
     let mut errors = ConfigErrors::default();
     let set = ProgramVariables::read(environment, &mut errors);
     let socket = control(&set, &mut errors);
-    errors.unless_any(Some(socket))
+    errors.into_result(Some(socket))
 }
 
 fn control(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<PathBuf> {
@@ -179,7 +191,8 @@ fn control(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<PathBuf>
 fn pod_resources(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<PathBuf> {
     let given = &set.pod_resources_socket;
     let path = given.parsed("POD_RESOURCES_SOCKET", values::socket_path, errors);
-    // In another directory there is another kubelet, of whose pods the node's own kubelet knows nothing.
+    // Another plugin directory belongs to another kubelet. The default socket belongs to the node's kubelet, which does not
+    // know the pods of the other one.
     let is_default_dir = set
         .device_plugin_path
         .text()
@@ -197,29 +210,32 @@ fn logs(set: &ProgramVariables, errors: &mut ConfigErrors) -> Logs {
     }
 }
 
-/// The node's name. A pod's hostname is another after every rollout, and with it the devices' IDs
-/// would be others, so inside a pod only `NODE_NAME` counts.
+/// Returns the node's name: `NODE_NAME`, or else the hostname. In a pod, only `NODE_NAME` is used, because the hostname and
+/// thus the device IDs would change with every new pod.
 fn node(set: &ProgramVariables, host: &Host, errors: &mut ConfigErrors) -> String {
     if let Some(name) = set.node_name.text() {
         if !is_node_name(name) {
             let expected =
-                format!("a node's name of at most {NODE_NAME_MAX} bytes, without blanks");
+                format!("the name of a node, of at most {NODE_NAME_MAX} bytes and without spaces");
             errors.add("NODE_NAME", name, expected);
         }
         return name.to_owned();
     }
     let hostname = host.hostname.as_deref().unwrap_or_default().trim();
     if set.kubernetes_service_host.text().is_some() {
-        let expected =
-            "the node's name: set it from the field spec.nodeName, since a pod's hostname changes";
+        let expected = "the name of the node; in a pod, set it from the field spec.nodeName";
         errors.add("NODE_NAME", "", expected);
     } else if hostname.is_empty() {
-        errors.add("NODE_NAME", "", "the node's name, since this host has none");
+        errors.add(
+            "NODE_NAME",
+            "",
+            "the name of the node, because this host has no hostname",
+        );
     }
     hostname.to_lowercase()
 }
 
-/// In bytes: a node's name is a DNS subdomain.
+/// In bytes. A node's name is a DNS subdomain.
 const NODE_NAME_MAX: usize = 253;
 
 pub(crate) fn is_node_name(name: &str) -> bool {
@@ -242,11 +258,13 @@ mod tests {
         let mut errors = ConfigErrors::default();
         let program = read(&environment, &host, &mut errors);
         let node = program.node;
-        errors.unless_any(Some(node)).map_err(|m| m.to_string())
+        errors
+            .into_result(Some(node))
+            .map_err(|errors| errors.to_string())
     }
 
     #[test]
-    fn the_node_is_named_by_variable_or_host() {
+    fn node_name_comes_from_the_variable_or_the_hostname() {
         let host = Some(" Worker.Example ");
         assert_eq!(node_of(&[], host), Ok("worker.example".into()));
         assert_eq!(
@@ -256,9 +274,9 @@ mod tests {
         assert_eq!(node_of(&[("NODE_NAME", "n1 ")], host), Ok("n1".into()));
     }
 
-    /// What the node's own kubelet says of its pods frees devices that pods of another kubelet hold.
+    /// Otherwise devices would be removed that pods of another kubelet hold.
     #[test]
-    fn another_directory_has_no_default_for_the_pod_resources() {
+    fn pod_resources_socket_has_no_default_for_another_plugin_directory() {
         let socket = |pairs: &[(&str, &str)]| {
             let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), value.into());
             let environment = pairs.iter().map(owned).collect();
@@ -280,7 +298,16 @@ mod tests {
     }
 
     #[test]
-    fn names_in_another_case_or_script_are_other_variables() {
+    fn program_variables_are_known() {
+        // CONFIG_FILE is a path, which may be invalid UTF-8.
+        for name in PROGRAM_VARIABLES {
+            let is_known = ProgramVariables::is_known(name);
+            assert_eq!(is_known, name != "CONFIG_FILE", "{name}");
+        }
+    }
+
+    #[test]
+    fn ignores_variables_whose_names_differ_in_case_or_script() {
         let names = [
             "node_name",
             "Node_Name",
@@ -302,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pod_needs_node_name() {
+    fn requires_node_name_in_a_pod() {
         let pod = ("KUBERNETES_SERVICE_HOST", "10.0.0.1");
         assert_eq!(node_of(&[pod, ("NODE_NAME", "n1")], None), Ok("n1".into()));
         for refused in [node_of(&[pod], Some("host")), node_of(&[], None)] {

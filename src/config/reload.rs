@@ -1,4 +1,4 @@
-//! The config file on disk: read at the start, and again when it changes.
+//! Reads the config file at the start, and again when it changes.
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -18,41 +18,40 @@ use crate::util::dir_watch::DirWatch;
 use crate::util::file_id::FileVersion;
 use crate::util::regular_file::RegularFile;
 
-/// Whoever writes a file in several steps is done by then.
-const SETTLES_WITHIN: Duration = Duration::from_millis(50);
+/// The delay between an event and reading the file, for writers that need several steps.
+const WRITE_DELAY: Duration = Duration::from_millis(50);
 
-/// The plugins as they should be; send others here and the supervisor follows.
+/// The channel through which a new configuration reaches the supervisor.
 pub type Configured = watch::Sender<Arc<DesiredPlugins>>;
 
-/// How reading the config file again went.
+/// The results of reading the config file again.
 #[derive(Clone, Debug, Default)]
 pub struct Reloads {
-    /// How often it said something else.
+    /// Number of reloads that changed the configuration.
     pub changed: u64,
-    /// How often it said the same.
+    /// Number of reloads without a change.
     pub unchanged: u64,
-    /// How often it had errors.
+    /// Number of reloads that were refused because of errors.
     pub refused: u64,
-    /// What is wrong with it now, and since when.
+    /// The first error of the current file, and when reloads started to fail. `None` if the current file is in use.
     pub errors: Option<(String, SystemTime)>,
 }
 
-/// Reads the configuration: the variables, and the config file if they name one.
+/// Reads the variables, and the config file if they name one.
 ///
 /// # Errors
-/// Every error there is.
+/// Returns every error in the variables and the file.
 pub fn configuration(environment: &Environment, host: &Host) -> Result<Config, ConfigErrors> {
-    Config::read(environment, named(environment).as_ref(), host)
+    Config::read(environment, named_file(environment).as_ref(), host)
 }
 
-/// Reads the config file, if the variables name one.
-pub fn named(environment: &Environment) -> Option<FileText> {
+/// Reads the config file from disk, if the variables name one.
+pub fn named_file(environment: &Environment) -> Option<FileText> {
     config_file(environment).map(|path| read(&path))
 }
 
-/// Reads the config file, which was `known` so far, again at each change and each `hangup`, and sends the
-/// resources on where they are others. A file with errors is refused whole, and what was configured
-/// before goes on.
+/// Reads the config file at each change and each `hangup`, and sends changed resources to the supervisor. `known` is the file
+/// as last read. A file with any error is refused, and the previous configuration stays in effect.
 pub async fn follow(
     known: Option<FileText>,
     environment: &Environment,
@@ -64,43 +63,43 @@ pub async fn follow(
     let (Some(path), Some(mut known)) = (config_file(environment), known) else {
         loop {
             hangup.notified().await;
-            info!("there is no config file to read again");
+            info!("ignored SIGHUP: there is no config file to reload");
         }
     };
     let mut watch = FileWatch::new(path.clone());
-    let mut asked = false;
+    let mut requested = false;
     loop {
         let file = read(&path);
-        if file != known || asked {
+        if file != known || requested {
             match validate(environment, host, &file).await {
                 Ok(config) => {
-                    let read = apply(config, &file.name, configured);
-                    reloads.send_modify(|reloads| reloads.note(read));
+                    let applied = apply(config, &file.name, configured);
+                    reloads.send_modify(|reloads| reloads.record(applied));
                 }
-                // The panic is logged already.
-                Err(bug) => error!(%bug, "what was configured before goes on"),
+                // The panic itself has been logged.
+                Err(bug) => error!(%bug, "the previous configuration stays in effect"),
             }
         }
         known = file;
-        asked = tokio::select! {
+        requested = tokio::select! {
             () = hangup.notified() => true,
             () = watch.changed() => false,
         };
     }
 }
 
-/// Validates the file on a thread of its own: a large one takes its time.
+/// Validates the file on a separate thread, because a large file takes a while.
 async fn validate(
     environment: &Environment,
     host: &Host,
     file: &FileText,
 ) -> Result<Result<Config, ConfigErrors>, JoinError> {
     let (environment, host, file) = (environment.clone(), host.clone(), file.clone());
-    let validating = move || Config::read(&environment, Some(&file), &host);
-    tokio::task::spawn_blocking(validating).await
+    let read = move || Config::read(&environment, Some(&file), &host);
+    tokio::task::spawn_blocking(read).await
 }
 
-/// Sends the resources on; returns whether they are others, or what is wrong in short.
+/// Sends the configuration to the supervisor and returns whether it changed. If it has errors, logs them and returns a summary.
 fn apply(
     config: Result<Config, ConfigErrors>,
     file: &str,
@@ -112,7 +111,7 @@ fn apply(
         }
         error!(
             file,
-            "{}: what was configured before goes on",
+            "{}: the previous configuration stays in effect",
             errors.summary()
         );
         match errors.as_slice() {
@@ -133,31 +132,31 @@ fn apply(
         }
         changed
     });
-    let what = if changed { "" } else { ", which says the same" };
+    let result = if changed { "" } else { ", no changes" };
     info!(
         file,
         resources = configured.borrow().resources.len(),
-        "read the config file again{what}"
+        "reloaded the config file{result}"
     );
     Ok(changed)
 }
 
 impl Reloads {
-    /// The file was read: it says something else, the same, or has errors.
-    fn note(&mut self, read: Result<bool, String>) {
-        match &read {
+    /// Counts a result of [`apply`].
+    fn record(&mut self, applied: Result<bool, String>) {
+        match &applied {
             Ok(true) => self.changed += 1,
             Ok(false) => self.unchanged += 1,
             Err(_) => self.refused += 1,
         }
         let since = self.errors.as_ref().map(|(_, since)| *since);
         let since = since.unwrap_or_else(SystemTime::now);
-        self.errors = read.err().map(|summary| (summary, since));
+        self.errors = applied.err().map(|summary| (summary, since));
     }
 }
 
 fn read(path: &Path) -> FileText {
-    // One byte more than allowed, so that a larger file is noticed.
+    // One byte more than allowed, to detect a file that is too large.
     let limit = FileText::SIZE_MAX as u64 + 1;
     let content = RegularFile::open(path).and_then(|file| file.read_at_most(limit));
     FileText {
@@ -166,12 +165,11 @@ fn read(path: &Path) -> FileText {
     }
 }
 
-/// Watches for a file to be written, or put in place: a ConfigMap's new version comes as a new symlink
-/// beside it.
+/// Watches for a file to be written or replaced. The kubelet updates a ConfigMap by renaming a symlink in the same directory.
 struct FileWatch {
     path: PathBuf,
     dir: DirWatch,
-    seen: Option<FileVersion>,
+    last: Option<FileVersion>,
 }
 
 impl FileWatch {
@@ -180,19 +178,19 @@ impl FileWatch {
         let dir = dir.unwrap_or(Path::new(".")).to_owned();
         Self {
             dir: DirWatch::new(dir, WatchMask::CLOSE_WRITE | WatchMask::MOVED_TO),
-            seen: FileVersion::at(&path),
+            last: FileVersion::at(&path),
             path,
         }
     }
 
-    /// Waits for a reason to read.
+    /// Waits until the file has another version.
     async fn changed(&mut self) {
         loop {
             self.dir.changed(|_| true).await;
-            sleep(SETTLES_WITHIN).await;
+            sleep(WRITE_DELAY).await;
             self.dir.renew();
             let now = FileVersion::at(&self.path);
-            if std::mem::replace(&mut self.seen, now) != now {
+            if std::mem::replace(&mut self.last, now) != now {
                 return;
             }
         }

@@ -1,5 +1,5 @@
-//! What can be configured of a resource, wherever it is said: each value with its origin. The keys of the config file and its
-//! JSON schema are generated from these types, their comments are the schema's descriptions.
+//! The settings of resources, from variables or a config file, each value with its origin. The config file is deserialized into
+//! these types. `config.schema.json` is generated from them: their doc comments are its descriptions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::model::device::Health;
 use crate::model::numa::{NUMA_NODE_MAX, NumaNodes};
 use crate::model::preference::Policy;
 
-/// What is configured for one node.
+/// The settings of one node.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub removal_grace: Duration,
     pub resources: Vec<ResourceSettings>,
 }
 
-/// Where a value stands. Cheap to clone.
+/// Where a value was set. Cheap to clone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// A variable's full name, as in `NUMBER_DEVICES_1.worker2`.
@@ -30,7 +30,7 @@ pub(crate) enum Origin {
     Line(usize),
 }
 
-/// A value with its origin. The config file's deserializer gives a tuple of line and value.
+/// A value with its origin. The config file's deserializer yields a tuple of line and value.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(from = "(usize, T)")]
 pub(crate) struct At<T> {
@@ -45,7 +45,7 @@ impl<T> From<(usize, T)> for At<T> {
     }
 }
 
-/// In an error about another value.
+/// For errors about another value that conflicts with this one.
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
@@ -55,60 +55,62 @@ impl fmt::Display for Origin {
     }
 }
 
-/// One extended resource. The variable of a key is its name in capitals.
+/// One extended resource.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(
     rename_all = "camelCase",
     deny_unknown_fields,
-    expecting = "a resource with the key name and more"
+    expecting = "a resource with at least the key name"
 )]
 pub(crate) struct ResourceSettings {
-    /// The extended resource's name, as in example.com/gpu.
+    /// Name of the extended resource, for example example.com/gpu.
     pub name: At<String>,
-    /// How many devices, 2 by default, or a list of them.
+    /// Number of devices, or a list of devices. Default: 2.
     pub devices: Option<At<DevicesSetting>>,
-    /// IDs of counted devices are `<deviceIdPrefix>-<node>-<index>`; by default the part of the name after /.
+    /// Prefix of device IDs, which are `<deviceIdPrefix>-<node>-<index>`, unless devices is a list. Default: the part of the
+    /// resource's name after the slash.
     pub(crate) device_id_prefix: Option<At<String>>,
-    /// The plugin's socket is `<pluginName>.sock`.
+    /// Name of the plugin's socket, `<pluginName>.sock`. Default: `simple-device-plugin-<name>`, with the slash written as
+    /// an underscore.
     pub(crate) plugin_name: Option<At<String>>,
-    /// NUMA nodes over which the devices that have none of their own are dealt in turn.
+    /// NUMA nodes that are assigned in turn to the devices without the key numa. Default: no topology.
     #[serde(default, deserialize_with = "numa_nodes")]
     #[cfg_attr(test, schemars(with = "Option<Vec<u16>>", inner(range(max = 1023))))]
     pub numa_nodes: Option<NumaNodes>,
-    /// Which free devices a pod gets.
+    /// Which of the available devices the kubelet should allocate first. Default: none.
     pub preferred_allocation: Option<Policy>,
-    /// A container's env `<envPrefix>_<index>=/dev/<index>`.
+    /// Adds the environment variable `<envPrefix>_<index>=/dev/<index>` for each device of a container. Default: off.
     pub(crate) env_prefix: Option<At<String>>,
-    /// A container's annotation `<annotationPrefix>-<index>=<device ID>`.
+    /// Adds the annotation `<annotationPrefix>-<index>=<device ID>` for each device of a container. Default: off.
     pub(crate) annotation_prefix: Option<At<String>>,
-    /// A container's device file `/dev/<deviceFilePrefix>-<index>`.
+    /// Adds the device file `/dev/<deviceFilePrefix>-<index>` for each device of a container. Default: off.
     pub(crate) device_file_prefix: Option<At<String>>,
-    /// The host's file behind each of these; by default the same path.
+    /// Host path of all device files that deviceFilePrefix adds. Default: the path in the container.
     pub(crate) device_file_host_path: Option<At<String>>,
-    /// Whether the kubelet calls PreStartContainer.
+    /// Whether the kubelet calls PreStartContainer. Default: false.
     pub pre_start: Option<bool>,
-    /// A container's env; a name with a device's placeholder is one variable per device.
+    /// Environment variables of a container. A name with a placeholder of a device, such as {id}, adds one for each device.
     pub env: Option<Pairs>,
-    /// A container's annotations, for the container runtime.
+    /// Annotations of a container. The container runtime gets them, not the Pod object.
     pub annotations: Option<Pairs>,
-    /// A container's device files.
+    /// Device files of a container.
     pub device_files: Option<Vec<DeviceFileSettings>>,
-    /// Files and directories of the host in a container.
+    /// Files and directories of the host that are mounted into a container.
     pub mounts: Option<Vec<MountSettings>>,
-    /// Names of CDI devices whose specification is on the node.
+    /// CDI devices of a container, for example vendor.example/class=name. Their specification must exist on the node.
     pub(crate) cdi_devices: Option<Vec<At<String>>>,
-    /// What goes wrong on purpose.
+    /// Faults to inject.
     pub faults: Option<Vec<At<Fault>>>,
 }
 
-/// How many devices, or a list of them.
+/// Number of devices, or a list of devices.
 #[derive(Clone, Debug)]
 #[cfg_attr(test, derive(schemars::JsonSchema), schemars(untagged))]
 pub(crate) enum DevicesSetting {
-    /// So many, with IDs of their own making.
+    /// Number of devices, with generated IDs.
     Count(usize),
-    /// These.
+    /// The devices.
     List(Vec<DeviceSettings>),
 }
 
@@ -118,64 +120,64 @@ pub(crate) enum DevicesSetting {
 #[serde(
     rename_all = "camelCase",
     deny_unknown_fields,
-    expecting = "a device with the key id and more"
+    expecting = "a device with at least the key id"
 )]
 pub(crate) struct DeviceSettings {
-    /// Unique in its resource; it must stay the same, or running pods lose their devices.
+    /// Device ID, unique in the resource. If it changes, running pods lose their devices.
     pub id: At<String>,
-    /// Stands for `{path}`.
+    /// Value of the placeholder {path}.
     pub path: Option<At<String>>,
-    /// Healthy by default.
+    /// Health of the device. Default: Healthy.
     pub health: Option<Health>,
-    /// All the NUMA nodes that it is near to.
+    /// NUMA nodes of the device. Default: one of the resource's numaNodes, in turn.
     #[serde(default, deserialize_with = "numa_nodes")]
     #[cfg_attr(test, schemars(with = "Option<Vec<u16>>", inner(range(max = 1023))))]
     pub numa: Option<NumaNodes>,
-    /// Each stands for `{<its name>}`.
+    /// Values of further placeholders: the attribute model is the value of {model}.
     pub attributes: Option<Pairs>,
 }
 
-/// A device file.
+/// A device file of a container.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(
     rename_all = "camelCase",
     deny_unknown_fields,
-    expecting = "a device file with the key hostPath and more"
+    expecting = "a device file with at least the key hostPath"
 )]
 pub(crate) struct DeviceFileSettings {
-    /// Its path on the host.
+    /// Path on the host.
     pub host_path: At<String>,
-    /// Its path in the container; by default the same.
+    /// Path in the container. Default: hostPath.
     pub container_path: Option<At<String>>,
-    /// Some of r, w and m; rw by default.
+    /// Permissions: one or more of r, w and m. Default: rw.
     #[cfg_attr(test, schemars(regex(pattern = "^[rwm]{1,3}$")))]
     pub permissions: Option<At<String>>,
 }
 
-/// A file or directory of the host.
+/// A file or directory of the host that is mounted into a container.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(
     rename_all = "camelCase",
     deny_unknown_fields,
-    expecting = "a mount with the key hostPath and more"
+    expecting = "a mount with at least the key hostPath"
 )]
 pub(crate) struct MountSettings {
-    /// Its path on the host.
+    /// Path on the host.
     pub host_path: At<String>,
-    /// Its path in the container; by default the same.
+    /// Path in the container. Default: hostPath.
     pub container_path: Option<At<String>>,
-    /// Whether the container can only read it; true by default.
+    /// Whether the mount is read-only. Default: true.
     pub(crate) read_only: Option<bool>,
 }
 
-/// Names with their values, in the order of the file.
+/// Names and values, in the order of the file.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Pairs(pub Vec<(At<String>, At<String>)>);
 
 impl DeviceSettings {
-    /// All that it says in words of its own.
+    /// Returns the ID, the path, and the names and values of the attributes.
     pub fn texts(&self) -> impl Iterator<Item = &At<String>> {
         let attributes = self.attributes.iter().flat_map(|pairs| &pairs.0);
         let attributes = attributes.flat_map(|(name, value)| [name, value]);
@@ -186,7 +188,8 @@ impl DeviceSettings {
 }
 
 impl ResourceSettings {
-    /// How many rules there are for what a container gets.
+    /// Returns the number of environment variables, annotations, device files, mounts and CDI devices, before they are
+    /// multiplied by devices.
     pub(crate) fn rules(&self) -> usize {
         let pairs = |pairs: &Option<Pairs>| pairs.as_ref().map_or(0, |pairs| pairs.0.len());
         let files = self.device_files.as_ref().map_or(0, Vec::len)
@@ -197,7 +200,7 @@ impl ResourceSettings {
             + self.cdi_devices.as_ref().map_or(0, Vec::len)
     }
 
-    /// The keys that this names, over those of the other.
+    /// Returns these settings, with the keys that they leave out taken from `base`.
     pub fn over(self, base: Self) -> Self {
         Self {
             name: self.name,
@@ -228,7 +231,7 @@ impl<'de> Deserialize<'de> for DevicesSetting {
             type Value = DevicesSetting;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("a whole number, or a list of devices")
+                f.write_str("a whole number, 0 or more, or a list of devices")
             }
 
             fn visit_u64<E: de::Error>(self, count: u64) -> Result<DevicesSetting, E> {
@@ -252,7 +255,7 @@ impl<'de> Deserialize<'de> for DevicesSetting {
     }
 }
 
-/// One of the NUMA nodes that Linux can have.
+/// A number in the range of Linux' NUMA nodes.
 #[derive(Deserialize)]
 #[serde(try_from = "u16")]
 struct NumaNode(u16);
@@ -281,7 +284,7 @@ impl<'de> Deserialize<'de> for Pairs {
             type Value = Pairs;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-                f.write_str("names with their values")
+                f.write_str("a mapping of names to values")
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs, A::Error> {
@@ -337,9 +340,9 @@ mod schema {
         }
     }
 
-    /// Where editors find it: `KEEP=1 cargo test schema` writes it anew.
+    /// `KEEP=1 cargo test schema` updates the file.
     #[test]
-    fn the_kept_schema_is_current() {
+    fn the_schema_file_is_up_to_date() {
         let schema = schemars::schema_for!(File);
         let current = serde_json::to_string_pretty(&schema).unwrap() + "\n";
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config.schema.json");
@@ -347,6 +350,9 @@ mod schema {
             std::fs::write(path, &current).unwrap();
         }
         let kept = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(kept == current, "KEEP=1 cargo test schema keeps it");
+        assert!(
+            kept == current,
+            "run KEEP=1 cargo test schema to update config.schema.json"
+        );
     }
 }

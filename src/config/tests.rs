@@ -1,4 +1,4 @@
-//! Variables, read into a configuration or every error.
+//! Tests that read a configuration from variables.
 
 use super::*;
 use proptest::prelude::*;
@@ -18,7 +18,7 @@ fn config(pairs: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
 }
 
 fn sockets(pairs: &[(&str, &str)]) -> Vec<String> {
-    let config = config(pairs).expect("a good configuration");
+    let config = config(pairs).expect("a valid configuration");
     let socket = |resource: &Resource| resource.socket.to_string();
     config.plugins.resources.iter().map(socket).collect()
 }
@@ -30,7 +30,7 @@ fn refused(pairs: &[(&str, &str)], expected: &str) {
 }
 
 #[test]
-fn nothing_set_is_the_default() {
+fn has_defaults_without_any_variable() {
     let config = config(&[]).unwrap();
     let resource = &config.plugins.resources[0];
     assert_eq!(resource.name.as_str(), "example.com/simple-device");
@@ -46,7 +46,7 @@ fn nothing_set_is_the_default() {
 }
 
 #[test]
-fn ids_carry_the_resource_where_there_are_several() {
+fn default_id_prefix_of_several_resources_is_the_resource_name() {
     let config = config(&[("RESOURCE_NAME", "a/x,a/y"), ("DEVICE_ID_PREFIX", "p,")]).unwrap();
     let first = |resource: &Resource| resource.devices.as_slice()[0].id.to_string();
     let firsts: Vec<String> = config.plugins.resources.iter().map(first).collect();
@@ -54,7 +54,7 @@ fn ids_carry_the_resource_where_there_are_several() {
 }
 
 #[test]
-fn sockets_are_the_resources_own_or_carry_its_name() {
+fn a_shared_plugin_name_is_extended_by_the_resource_name() {
     let two = ("RESOURCE_NAME", "a/x,a/y");
     assert_eq!(sockets(&[("PLUGIN_NAME", "w")]), ["w.sock"]);
     assert_eq!(
@@ -76,7 +76,7 @@ fn sockets_are_the_resources_own_or_carry_its_name() {
 }
 
 #[test]
-fn variables_have_limits() {
+fn refuses_variables_above_the_limits() {
     let names = |count| {
         let names: Vec<String> = (0..count).map(|i| format!("a/r{i}")).collect();
         names.join(",")
@@ -95,9 +95,9 @@ fn variables_have_limits() {
     );
     refused(
         &[("RESOURCE_NAME", &names(31)), ("NUMBER_DEVICES", "10000")],
-        "NUMBER_DEVICES=\"10000\": expected at most 300000 devices, of all resources together",
+        "NUMBER_DEVICES=\"10000\": expected at most 300000 devices for all resources together",
     );
-    // Were each list read once for each resource, these would take many seconds.
+    // Splitting each list once for each resource would take many seconds here.
     let lists = |count| {
         let list = |value: &str| vec![value; count].join(",");
         let (of_all, off) = (list("1"), list(""));
@@ -120,7 +120,7 @@ fn variables_have_limits() {
 }
 
 #[test]
-fn every_mistake_is_told_at_once() {
+fn reports_every_error_at_once() {
     let pairs = [
         ("RESOURCE_NAME", "gpu,a/y,a/y"),
         ("NUMBER_DEVICES", "two,1,300000"),
@@ -170,28 +170,28 @@ fn every_mistake_is_told_at_once() {
 }
 
 #[test]
-fn resources_are_judged_together() {
+fn refuses_duplicate_names_and_sockets() {
     refused(
         &[("RESOURCE_NAME", "a/x,a/x"), ("PLUGIN_NAME", "v,w")],
-        "RESOURCE_NAME=\"a/x\": expected each resource once; RESOURCE_NAME has it already",
+        "RESOURCE_NAME=\"a/x\": expected each resource only once; it is already set in RESOURCE_NAME",
     );
-    // What is made of the name is no further error.
+    // The default socket, which is made from the name, is no further error.
     refused(
         &[("RESOURCE_NAME", "a/x,a/x")],
-        "RESOURCE_NAME=\"a/x\": expected each resource once; RESOURCE_NAME has it already",
+        "RESOURCE_NAME=\"a/x\": expected each resource only once; it is already set in RESOURCE_NAME",
     );
     refused(
         &[("RESOURCE_NAME", "a/x,a/y"), ("PLUGIN_NAME", "v,v")],
-        "PLUGIN_NAME=\"v\": expected a name of its own; PLUGIN_NAME has the socket v.sock already",
+        "PLUGIN_NAME=\"v\": expected a unique name; PLUGIN_NAME already uses the socket v.sock",
     );
     refused(
         &[("RESOURCE_NAME", "a/x,")],
-        "RESOURCE_NAME=\"\": expected a name with one '/', as in example.com/gpu",
+        "RESOURCE_NAME=\"a/x,\": expected a resource name in each element; the element with index 1 is empty",
     );
 }
 
 #[test]
-fn a_list_that_the_kubelet_cannot_take_is_a_mistake() {
+fn refuses_a_list_that_is_too_large_for_the_kubelet() {
     for (count, start) in [
         ("200000", "at most 1"),
         ("99999999999999999999", "at most 300000 devices"),
@@ -206,41 +206,76 @@ fn a_list_that_the_kubelet_cannot_take_is_a_mistake() {
 }
 
 #[test]
-fn a_path_that_no_socket_can_have_is_a_mistake() {
+fn refuses_a_plugin_directory_with_too_long_a_path() {
     let long = format!("/{}", "d".repeat(90));
     let errors = config(&[("DEVICE_PLUGIN_PATH", &long)]).expect_err("no error");
     assert!(
-        errors.to_string().contains("at most 107 bytes, not 117"),
+        errors
+            .to_string()
+            .contains("would have a path of 117 bytes, and a socket can have at most 107"),
         "{errors}"
     );
 }
 
 #[test]
-fn what_is_not_utf8_is_a_mistake_unless_it_is_anothers() {
+fn refuses_invalid_utf8_in_its_own_variables_only() {
     use std::os::unix::ffi::OsStringExt;
-    let broken = || std::ffi::OsString::from_vec(vec![b'a', 0xff]);
+    let invalid = || std::ffi::OsString::from_vec(vec![b'a', 0xff]);
     let mut environment = environment(&[]);
-    environment.insert("HOME".to_owned(), broken());
-    environment.insert("ENV_PREFIX.other".to_owned(), broken());
+    environment.insert("HOME".to_owned(), invalid());
+    environment.insert("ENV_PREFIX.other".to_owned(), invalid());
     let host = Host {
         hostname: Some("n".to_owned()),
         numa: None,
         ..Host::default()
     };
     assert!(Config::from_variables(&environment, &host).is_ok());
-    environment.insert("ENV_PREFIX".to_owned(), broken());
+    environment.insert("ENV_PREFIX".to_owned(), invalid());
     let errors = Config::from_variables(&environment, &host).expect_err("no error");
     assert_eq!(
         errors.to_string(),
-        "ENV_PREFIX=\"a\u{fffd}\": expected text in UTF-8"
+        "ENV_PREFIX=\"a\u{fffd}\": expected valid UTF-8"
     );
-    environment.insert("LOG_FORMAT".to_owned(), broken());
+    environment.insert("LOG_FORMAT".to_owned(), invalid());
     let errors = Config::from_variables(&environment, &host).expect_err("no error");
     assert_eq!(errors.as_slice().len(), 2, "{errors}");
 }
 
 #[test]
-fn warns_of_what_will_not_work_as_meant() {
+fn reports_invalid_utf8_once() {
+    use std::os::unix::ffi::OsStringExt;
+    let host = Host::default();
+    for name in ["RESOURCE_NAME", "NUMBER_DEVICES", "NUMA_NODES.n"] {
+        let value = std::ffi::OsString::from_vec(vec![b',', 0xff]);
+        let mut environment = environment(&[("NODE_NAME", "n")]);
+        environment.insert(name.to_owned(), value);
+        let errors = Config::from_variables(&environment, &host).expect_err("no error");
+        let expected = format!("{name}=\",\u{fffd}\": expected valid UTF-8");
+        assert_eq!(errors.to_string(), expected);
+
+        let file = FileText {
+            name: "c.yaml".to_owned(),
+            content: Ok(b"resources: []".to_vec()),
+        };
+        let errors = Config::read(&environment, Some(&file), &host).expect_err("no error");
+        let expected = "to be unset, because CONFIG_FILE defines the resources";
+        assert_eq!(errors.as_slice().len(), 1, "{errors}");
+        assert_eq!(errors.as_slice()[0].expected, expected);
+    }
+    let mut environment = environment(&[("KUBERNETES_SERVICE_HOST", "10.0.0.1")]);
+    environment.insert(
+        "NODE_NAME".to_owned(),
+        std::ffi::OsString::from_vec(vec![0xff]),
+    );
+    let errors = Config::from_variables(&environment, &host).expect_err("no error");
+    assert_eq!(
+        errors.to_string(),
+        "NODE_NAME=\"\u{fffd}\": expected valid UTF-8"
+    );
+}
+
+#[test]
+fn warns_about_conflicting_resources() {
     let pairs = [
         ("RESOURCE_NAME", "a/x,b/x"),
         ("DEVICE_ID_PREFIX", &"p".repeat(60)),
@@ -253,10 +288,10 @@ fn warns_of_what_will_not_work_as_meant() {
     let starts = [
         "a/x: device ID ppp",
         "b/x: device ID ppp",
-        "a/x and b/x have the device ID ppp",
-        "a/x and b/x have the env E_0 in common: one wins",
-        "a/x and b/x have the annotation n-0 in common",
-        "a/x and b/x have the path in the container /dev/f-0 in common",
+        "a/x and b/x share the device ID ppp",
+        "a/x and b/x share the environment variable E_0: a container",
+        "a/x and b/x share the annotation n-0: a container",
+        "a/x and b/x share the container path /dev/f-0: a container",
         "a/x: this host has no NUMA node 1;",
     ];
     assert_eq!(warnings.len(), starts.len(), "{warnings:#?}");
@@ -265,9 +300,9 @@ fn warns_of_what_will_not_work_as_meant() {
     }
 }
 
-/// The kubelet cannot receive a larger answer; measured, 45,000 of these devices are too many.
+/// Measured: the kubelet cannot receive the response for 45,000 of these devices.
 #[test]
-fn warns_of_more_devices_than_one_answer_can_have() {
+fn warns_about_more_devices_than_one_response_can_contain() {
     let with_outputs = |count: &str| {
         let pairs = [
             ("NUMBER_DEVICES", count),
@@ -278,11 +313,11 @@ fn warns_of_more_devices_than_one_answer_can_have() {
         config(&pairs).unwrap().warnings
     };
     let [warning] = &*with_outputs("50000") else {
-        panic!("no warning, or several");
+        panic!("expected one warning");
     };
-    let (_, after) = warning.split_once("for more than ").expect("a count");
+    let (_, after) = warning.split_once(" more than ").expect("a count");
     let (fit, _) = after
-        .split_once(" of its 50000 devices: ")
+        .split_once(" of the 50000 devices: ")
         .expect("a count");
     assert!(
         (25_000..45_000).contains(&fit.parse::<usize>().unwrap()),
@@ -297,10 +332,8 @@ fn any_name() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    /// Whatever stands in the variables, they are read without a panic, and what is accepted
-    /// holds what the types promise.
     #[test]
-    fn anything_is_read_or_refused(
+    fn does_not_panic_and_accepts_only_unique_names_and_sockets(
         pairs in prop::collection::btree_map(any_name(), "[ -~]{0,12}|[a-c]/[x-z](,[a-c]/[x-z]){0,2}|[0-9](,[0-9]){0,2}", 0..12),
     ) {
         let pairs: Vec<(&str, &str)> = pairs.iter().map(|(n, v)| (&**n, &**v)).collect();
@@ -316,7 +349,7 @@ proptest! {
         }
     }
 
-    /// IDs are unique, found again, and never another device's.
+    /// Each ID is found again and belongs to one device.
     #[test]
     fn device_ids_are_deterministic(prefix in "[!-+--~]{1,20}", count in 0_usize..300) {
         let pairs = [("DEVICE_ID_PREFIX", &*prefix), ("NUMBER_DEVICES", &count.to_string())];

@@ -1,4 +1,4 @@
-//! What a single value may be. Each parser takes a trimmed text that is not empty; its error says what was expected.
+//! Parsers of single values. Each takes a trimmed, non-empty text; the error is the part of the message after `expected`.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -10,16 +10,14 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use super::limits::devices_expected;
 use crate::model::socket_name::SOCKET_PATH_MAX;
 
-/// The target of our own log lines.
+/// The target of the program's own log lines.
 const PROGRAM: &str = "simple_device_plugin";
 
-/// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
     #[default]
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
@@ -35,7 +33,6 @@ impl FromStr for LogFormat {
     }
 }
 
-/// A count of devices.
 pub fn count(text: &str) -> Result<usize, String> {
     if text.bytes().all(|c| c.is_ascii_digit()) {
         text.parse().map_err(|_| devices_expected())
@@ -44,7 +41,6 @@ pub fn count(text: &str) -> Result<usize, String> {
     }
 }
 
-/// The first part of an environment variable's name.
 pub(crate) fn env_prefix(text: &str) -> Result<String, &'static str> {
     if text.contains('=') {
         return Err("the start of a variable's name, without '='");
@@ -52,7 +48,6 @@ pub(crate) fn env_prefix(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// The first part of a device file's path below `/dev/`.
 pub(crate) fn device_file_prefix(text: &str) -> Result<String, &'static str> {
     if text.starts_with('/') || text.contains("..") {
         return Err("a path below /dev/, without '..' or a leading '/'");
@@ -60,7 +55,6 @@ pub(crate) fn device_file_prefix(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// A file on the host.
 pub fn host_path(text: &str) -> Result<String, &'static str> {
     if !text.starts_with('/') {
         return Err("an absolute path, as in /dev/null");
@@ -68,12 +62,10 @@ pub fn host_path(text: &str) -> Result<String, &'static str> {
     Ok(text.to_owned())
 }
 
-/// Where to serve HTTP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HttpAddress {
-    /// On every address of the host, at this port.
+    /// Every address of the host, with this port.
     Every(u16),
-    /// On this one.
     One(SocketAddr),
 }
 
@@ -107,7 +99,6 @@ impl FromStr for HttpAddress {
     }
 }
 
-/// Where a socket of ours is.
 pub(crate) fn socket_path(text: &str) -> Result<PathBuf, &'static str> {
     if text.starts_with('/') && !text.ends_with('/') && text.len() <= SOCKET_PATH_MAX {
         Ok(text.into())
@@ -116,7 +107,7 @@ pub(crate) fn socket_path(text: &str) -> Result<PathBuf, &'static str> {
     }
 }
 
-/// `RUST_LOG` as levels by target: a level alone is the program's own, libraries stay at warn unless one
+/// Parses `RUST_LOG`. A level without a target applies to the program itself; libraries log at `warn` unless a directive
 /// names them.
 pub(crate) fn log_levels(text: &str) -> Result<Targets, &'static str> {
     const EXPECTED: &str =
@@ -124,7 +115,7 @@ pub(crate) fn log_levels(text: &str) -> Result<Targets, &'static str> {
     let mut levels = Targets::new().with_default(LevelFilter::WARN);
     for directive in text.split(',').map(str::trim).filter(|d| !d.is_empty()) {
         let (target, level) = directive.split_once('=').unwrap_or((PROGRAM, directive));
-        // tracing would take an empty one for `error`.
+        // tracing would parse an empty level as `error`.
         let level = Some(level).filter(|level| !level.is_empty());
         let level = level.and_then(|level| level.parse::<LevelFilter>().ok());
         levels = levels.with_target(target, level.ok_or(EXPECTED)?);
@@ -137,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn counts() {
+    fn parses_counts_of_devices() {
         assert_eq!((count("0"), count("007")), (Ok(0), Ok(7)));
         assert_eq!(count("99999999999999999999999"), Err(devices_expected()));
         for text in ["-1", "+1", "1.5", "two"] {
@@ -146,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_level_alone_is_the_programs_own() {
+    fn a_level_without_a_target_applies_to_the_program() {
         use tracing::Level;
         for (text, target, shown, hidden) in [
             ("debug", PROGRAM, Level::DEBUG, Level::TRACE),
@@ -169,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_for_http() {
+    fn parses_http_addresses() {
         for (text, shown) in [
             (":8080", ":8080"),
             ("[::]:0", ":0"),
@@ -194,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn prefixes_and_paths() {
+    fn parses_prefixes_and_paths() {
         assert!(env_prefix("GPU").is_ok() && env_prefix("A=B").is_err());
         assert!(host_path("/dev/null").is_ok() && host_path("dev/null").is_err());
         assert!(socket_path("/run/x.sock").is_ok() && socket_path("x.sock").is_err());

@@ -1,4 +1,4 @@
-//! What works, but probably not as meant.
+//! Warnings about settings that are valid but probably not intended.
 
 use std::borrow::Cow;
 use std::collections::hash_map::Entry;
@@ -13,23 +13,23 @@ use crate::model::template::Template;
 use crate::offer::resource::Resource;
 use crate::util::sanitize::sanitize;
 
-/// Longest device ID that the API's text promises to carry.
+/// In characters. The device plugin API's documentation promises support for device IDs up to this length.
 const ID_MAX: usize = 63;
 
-/// So many devices of each resource are compared in what they give.
+/// How many devices of each resource are compared for conflicting outputs.
 const DEVICES_COMPARED: usize = 1000;
 
-/// So many NUMA nodes are named in a warning.
+/// How many NUMA nodes one warning names.
 const NODES_SHOWN: usize = 8;
 
-/// The warnings about these plugins; `online` are the host's NUMA nodes, where known.
+/// Returns the warnings about the resources and faults. `online` are the host's online NUMA nodes, if known.
 pub fn of(plugins: &DesiredPlugins, online: Option<&NumaNodes>) -> Vec<String> {
     let DesiredPlugins { resources, faults } = plugins;
     let mut warnings: Vec<String> = resources.iter().filter_map(long_id).collect();
     warnings.extend(shared(
         resources,
         "the device ID",
-        "a health update reaches the wrong pod",
+        "the kubelet may report the health of a device on the wrong pod",
         ids,
     ));
     warnings.extend(resources.iter().flat_map(|r| never_injected(r, faults)));
@@ -39,7 +39,7 @@ pub fn of(plugins: &DesiredPlugins, online: Option<&NumaNodes>) -> Vec<String> {
         warnings.extend(shared(
             resources,
             what,
-            "one wins at random when a container has both",
+            "a container that gets both keeps one of them, at random",
             names,
         ));
     }
@@ -49,12 +49,12 @@ pub fn of(plugins: &DesiredPlugins, online: Option<&NumaNodes>) -> Vec<String> {
     warnings
 }
 
-/// The warning about the control socket.
+/// Returns a warning if the control socket is in the plugin directory.
 pub(crate) fn of_control(control: Option<&Path>, plugin_dir: &Path) -> Option<String> {
     let control = control.filter(|control| control.parent() == Some(plugin_dir))?;
     let path = control.display();
     Some(format!(
-        "CONTROL_SOCKET {path} is in the kubelet's directory: the kubelet removes it whenever it starts"
+        "CONTROL_SOCKET {path} is in the kubelet's plugin directory: the kubelet deletes every socket there when it starts"
     ))
 }
 
@@ -66,7 +66,7 @@ fn long_id(resource: &Resource) -> Option<String> {
         .max_by_key(|d| d.id.len())?;
     (longest.id.len() > ID_MAX).then(|| {
         format!(
-            "{}: device ID {} has {} characters, the device plugin API promises to carry {ID_MAX}",
+            "{}: device ID {} has {} characters, more than the {ID_MAX} that the device plugin API supports",
             resource.name,
             sanitize(&longest.id),
             longest.id.len()
@@ -80,7 +80,9 @@ fn never_injected(resource: &Resource, faults: &ConfiguredFaults) -> impl Iterat
         let name = &resource.name;
         if let Err(error) = fault.check_devices(&resource.devices) {
             let error = sanitize(&error.to_string());
-            return Some(format!("{name}: the fault {fault} lacks devices: {error}"));
+            return Some(format!(
+                "{name}: the fault {fault} names a device that does not exist: {error}"
+            ));
         }
         let why = fault.never_injected(resource.options())?;
         Some(format!(
@@ -96,15 +98,15 @@ fn ids(resource: &Resource) -> Vec<Cow<'_, str>> {
 
 type Names = fn(&Outputs) -> Vec<&Template>;
 
-/// What a container should be given once.
+/// Outputs whose names should be unique in a container.
 const OUTPUTS: [(&str, Names); 3] = [
-    ("the env", |outputs| {
+    ("the environment variable", |outputs| {
         outputs.envs.iter().map(|(name, _)| name).collect()
     }),
     ("the annotation", |outputs| {
         outputs.annotations.iter().map(|(key, _)| key).collect()
     }),
-    ("the path in the container", |outputs| {
+    ("the container path", |outputs| {
         let files = outputs.device_files.iter().map(|rule| &rule.container_path);
         files
             .chain(outputs.mounts.iter().map(|rule| &rule.container_path))
@@ -112,7 +114,7 @@ const OUTPUTS: [(&str, Names); 3] = [
     }),
 ];
 
-/// What the first of the resource's devices make of the names, were they all in one container.
+/// Evaluates the names for the first [`DEVICES_COMPARED`] devices of the resource, as if one container had them all.
 fn named(resource: &Resource, names: Names) -> Vec<Cow<'_, str>> {
     let devices = resource.devices.as_slice().iter().take(DEVICES_COMPARED);
     let devices: Vec<&Device> = devices.collect();
@@ -129,7 +131,7 @@ fn named(resource: &Resource, names: Names) -> Vec<Cow<'_, str>> {
     names(&resource.outputs).into_iter().flat_map(of).collect()
 }
 
-/// Says which resources have the same of something, one example for each group, and what comes of it.
+/// Warns about names that several resources, or several devices of one resource, share: one example for each group.
 fn shared<'a>(
     resources: &'a [Resource],
     what: &str,
@@ -163,7 +165,7 @@ fn shared<'a>(
             .map(|place| resources[*place].name.as_str())
             .collect();
         format!(
-            "{} have {what} {} in common: {effect}",
+            "{} share {what} {}: {effect}",
             names.join(" and "),
             sanitize(&name)
         )

@@ -1,8 +1,8 @@
-//! `check --yaml`: from variables to a config file.
+//! Tests `check --yaml`, which converts variables to a config file.
 
 use crate::support::process::{output, program};
 
-/// The README's own example: its variables, and the file that they make.
+/// Returns the variables and the file of the README's example.
 fn example() -> (Vec<(String, String)>, String) {
     let readme = include_str!("../../README.md");
     let (_, example) = readme.split_once("$ env ").expect("the example");
@@ -20,7 +20,7 @@ fn check(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String
 }
 
 #[test]
-fn the_readmes_file_equals_its_variables() {
+fn the_readme_example_is_equivalent_to_its_variables() {
     let (variables, file) = example();
     let variables: Vec<(&str, &str)> = variables.iter().map(|(n, v)| (&**n, &**v)).collect();
     assert_eq!(variables.len(), 5, "{variables:?}");
@@ -46,11 +46,13 @@ fn the_readmes_file_equals_its_variables() {
 }
 
 #[test]
-fn what_no_file_can_be_made_of_is_refused() {
+fn refuses_a_config_file_and_invalid_variables() {
     let (code, _, stderr) = check(&[("CONFIG_FILE", "/c.yaml")], &["--yaml"]);
     assert_eq!(code, Some(78));
     assert!(
-        stderr.starts_with("error: CONFIG_FILE=\"/c.yaml\": expected to be unset: check --yaml"),
+        stderr.starts_with(
+            "error: CONFIG_FILE=\"/c.yaml\": expected to be unset, because check --yaml"
+        ),
         "{stderr}"
     );
     let wrong = [("NUMBER_DEVICES.a", "x"), ("ENV_PREFIX_0.b", "A=B")];

@@ -1,4 +1,4 @@
-//! The program with a config file: how it reports errors, and how it follows changes of the file.
+//! Tests the program with a config file: errors in the file, and reloads.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,7 +14,7 @@ use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use rustix::process::Signal;
 
-/// A ConfigMap as the kubelet mounts it: the file is a symlink through `..data` to a version.
+/// A ConfigMap as the kubelet mounts it: the file is a symlink into `..data`, which is a symlink to a version.
 struct ConfigMap {
     dir: tempfile::TempDir,
     version: u32,
@@ -25,7 +25,7 @@ impl ConfigMap {
         let dir = tempfile::tempdir().expect("a directory");
         symlink("..data/config.yaml", dir.path().join("config.yaml")).expect("a symlink");
         let mut map = Self { dir, version: 0 };
-        map.becomes(text);
+        map.update(text);
         map
     }
 
@@ -33,8 +33,8 @@ impl ConfigMap {
         self.dir.path().join("config.yaml")
     }
 
-    /// As the kubelet's atomic writer does it: a new directory, then one rename of a symlink.
-    fn becomes(&mut self, text: &str) {
+    /// Updates the file as the kubelet's atomic writer does: a new directory, then a rename of a symlink.
+    fn update(&mut self, text: &str) {
         self.version += 1;
         let version = format!("..{}", self.version);
         let dir = self.dir.path();
@@ -49,14 +49,14 @@ fn with_file(file: &Path) -> [(&'static str, &str); 1] {
     [("CONFIG_FILE", text(file))]
 }
 
-fn two(of_a: usize, of_b: usize) -> String {
+fn two_resources(of_a: usize, of_b: usize) -> String {
     format!(
         "removalGrace: 1s\nresources: [{{name: {A}, devices: {of_a}}}, {{name: {B}, devices: {of_b}}}]"
     )
 }
 
 #[test]
-fn every_mistake_is_told_with_its_line_and_nothing_is_touched() {
+fn reports_every_error_with_its_line_and_starts_nothing() {
     let dir = plugin_dir();
     let map = ConfigMap::with("resources:\n- {name: gpu, devices: two}\n- {name: a/b, count: 3}\n");
     for arguments in [&[][..], &["check"], &["check", "--json"]] {
@@ -69,8 +69,11 @@ fn every_mistake_is_told_with_its_line_and_nothing_is_touched() {
         assert_eq!((code, &*stdout), (Some(78), ""), "{stderr}");
         let file = map.file().display().to_string();
         let starts = [
-            "error: NUMBER_DEVICES_3.n=\"1\": expected to be unset: CONFIG_FILE says".to_owned(),
-            format!("error: {file}:2: devices=\"two\": expected a whole number, or a list"),
+            "error: NUMBER_DEVICES_3.n=\"1\": expected to be unset, because CONFIG_FILE defines"
+                .to_owned(),
+            format!(
+                "error: {file}:2: devices=\"two\": expected a whole number, 0 or more, or a list"
+            ),
             format!("error: {file}:2: name=\"gpu\": expected a name with one '/'"),
             format!("error: {file}:3: count: expected one of the keys name, devices"),
             "4 errors in the configuration; nothing was started".to_owned(),
@@ -85,7 +88,7 @@ fn every_mistake_is_told_with_its_line_and_nothing_is_touched() {
 }
 
 #[test]
-fn check_shows_a_file_for_any_node() {
+fn check_prints_the_resources_of_any_node() {
     let file =
         Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/001-three-resources/config.yaml");
     let check = |arguments: &[&str]| {
@@ -111,24 +114,24 @@ fn check_shows_a_file_for_any_node() {
 }
 
 #[tokio::test]
-async fn a_configmaps_change_is_followed_and_a_bad_one_refused() {
+async fn applies_changes_of_a_configmap_and_refuses_an_invalid_one() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
-    let mut map = ConfigMap::with(&two(2, 3));
+    let mut map = ConfigMap::with(&two_resources(2, 3));
     let running = Running::manager(dir.path(), &with_file(&map.file()));
     shows(&kubelet, A, 2, 2).await;
     shows(&kubelet, B, 3, 3).await;
     kubelet.admit(&pod("p", &[(A, 2)])).await.expect("admitted");
 
-    map.becomes(&two(1, 4));
-    // The pod's device stays; b is whole.
+    map.update(&two_resources(1, 4));
+    // The pod keeps its device, so it stays in the list. The other resource is not affected.
     shows(&kubelet, A, 2, 1).await;
     shows(&kubelet, B, 4, 4).await;
 
-    map.becomes("resources:\n- {name: example.com/a, devices: many}\n");
+    map.update("resources:\n- {name: example.com/a, devices: many}\n");
     running.says("config.yaml:2: devices=\"many\": expected a whole number");
-    running.says("1 error in the configuration: what was configured before goes on");
-    map.becomes(&two(2, 5));
+    running.says("1 error in the configuration: the previous configuration stays in effect");
+    map.update(&two_resources(2, 5));
     shows(&kubelet, B, 5, 5).await;
     shows(&kubelet, A, 2, 2).await;
     assert_eq!(registrations(&kubelet, A), 1);
@@ -138,31 +141,52 @@ async fn a_configmaps_change_is_followed_and_a_bad_one_refused() {
 }
 
 #[tokio::test]
-async fn a_file_is_followed_when_it_is_written_replaced_or_asked_for() {
+async fn reloads_a_file_that_is_written_or_replaced_and_at_sighup() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let home = tempfile::tempdir().expect("a directory");
     let file = home.path().join("c.yaml");
-    fs::write(&file, two(1, 1)).expect("a file");
+    fs::write(&file, two_resources(1, 1)).expect("a file");
     let running = Running::manager(dir.path(), &with_file(&file));
     shows(&kubelet, A, 1, 1).await;
-    fs::write(&file, two(2, 1)).expect("a file");
+    fs::write(&file, two_resources(2, 1)).expect("a file");
     shows(&kubelet, A, 2, 2).await;
-    let beside = home.path().join("new");
-    fs::write(&beside, two(3, 1)).expect("a file");
-    fs::rename(beside, &file).expect("one step");
+    let replacement = home.path().join("new");
+    fs::write(&replacement, two_resources(3, 1)).expect("a file");
+    fs::rename(replacement, &file).expect("one step");
     shows(&kubelet, A, 3, 3).await;
     running.signal(Signal::HUP);
-    running.says("read the config file again, which says the same");
+    running.says("reloaded the config file, no changes");
 
     fs::remove_file(&file).expect("a file");
     running.signal(Signal::HUP);
-    running.says("expected a file that can be read: No such file or directory");
-    fs::write(&file, two(4, 1)).expect("a file");
+    running.says("expected a readable file: No such file or directory");
+    fs::write(&file, two_resources(4, 1)).expect("a file");
     shows(&kubelet, A, 4, 4).await;
 }
 
-/// A file of resources, as random as can be accepted.
+#[test]
+fn warns_about_misspelled_variables_with_and_without_a_config_file() {
+    let dir = plugin_dir();
+    let map = ConfigMap::with(&two_resources(1, 1));
+    let file = map.file();
+    let misspelled = ("NUMBER_DEVICE", "3");
+    let warning = "NUMBER_DEVICE: unknown variable, ignored; did you mean NUMBER_DEVICES?";
+    for variables in [&[misspelled][..], &[misspelled, with_file(&file)[0]]] {
+        let (code, stdout, stderr) = output(program(variables).arg("check"));
+        assert_eq!((code, &*stderr), (Some(0), ""));
+        assert!(stdout.contains(&format!("warning: {warning}")), "{stdout}");
+        Running::manager(dir.path(), variables).says(warning);
+    }
+    let (code, stdout, _) = output(program(&[misspelled]).args(["check", "--yaml"]));
+    assert_eq!(code, Some(0));
+    assert!(
+        stdout.starts_with(&format!("# warning: {warning}\nresources:\n")),
+        "{stdout}"
+    );
+}
+
+/// Generates valid config files.
 fn any_file() -> impl Strategy<Value = String> {
     let id = "[a-zA-Z0-9/_.-]{1,12}";
     let device = (id, prop::bool::ANY, prop::collection::vec(0_u16..4, 0..3));
@@ -200,9 +224,8 @@ fn any_file() -> impl Strategy<Value = String> {
     })
 }
 
-/// What `check` accepts starts and registers, whole.
 #[test]
-fn whatever_is_accepted_registers() {
+fn every_valid_file_registers_all_devices() {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -234,7 +257,7 @@ fn whatever_is_accepted_registers() {
 }
 
 #[test]
-fn the_readmes_example_is_accepted() {
+fn the_readme_example_is_valid() {
     let readme = include_str!("../../README.md");
     let (_, section) = readme.split_once("## The config file").expect("a section");
     let (_, example) = section.split_once("```yaml\n").expect("an example");

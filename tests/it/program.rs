@@ -53,7 +53,7 @@ fn a_pod_without_node_name_is_an_error() {
     let (code, _, stderr) = output(command.env_remove("NODE_NAME").arg("check"));
     assert_eq!(code, Some(78));
     assert!(
-        stderr.starts_with("error: NODE_NAME=\"\": expected the node's name"),
+        stderr.starts_with("error: NODE_NAME=\"\": expected the name of the node"),
         "{stderr}"
     );
 }
@@ -80,7 +80,7 @@ example.com/gpu
   devices           4: gpu-worker2-0 … gpu-worker2-3
   NUMA nodes        2 on node 0, 2 on node 1
   preference        none
-  list              132 of at most 4194304 bytes
+  list size         132 of at most 4194304 bytes
   one device gives  env GPU_0=/dev/0
                     device file /dev/gpu-0 (rw), the host's /dev/gpu-0
   host paths        /dev/gpu-0 … /dev/gpu-3
@@ -90,7 +90,7 @@ example.com/nic
   devices     0
   NUMA nodes  no topology
   preference  none
-  list        0 of at most 4194304 bytes
+  list size   0 of at most 4194304 bytes
 "
     );
 }

@@ -1,4 +1,4 @@
-//! `check --json`: the same for programs and diffs, one value a line, always in the same order.
+//! Prints the configuration as JSON for `check --json`, with one value per line and in a stable order, to be compared by diff.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write};
@@ -30,12 +30,12 @@ struct CheckedResource<'a> {
     pre_start: bool,
     /// In seconds.
     removal_grace: f64,
-    /// In bytes, of 4 MiB at most.
+    /// In bytes. The kubelet accepts at most 4 MiB.
     list_size: usize,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     faults: &'a [Fault],
     #[serde(skip_serializing_if = "Option::is_none")]
-    one_device_gives: Option<Given>,
+    one_device_gives: Option<CheckedOutputs>,
 }
 
 #[derive(Serialize)]
@@ -52,7 +52,7 @@ struct CheckedDevice<'a> {
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Given {
+struct CheckedOutputs {
     env: BTreeMap<String, String>,
     annotations: BTreeMap<String, String>,
     device_files: Vec<DeviceFile>,
@@ -60,7 +60,6 @@ struct Given {
     cdi_devices: Vec<String>,
 }
 
-/// Prints the whole configuration.
 pub fn print(config: &Config, out: &mut impl Write) -> io::Result<()> {
     let resources = config.plugins.resources.iter();
     let checked = Checked {
@@ -103,7 +102,7 @@ fn device(device: &Device) -> CheckedDevice<'_> {
     }
 }
 
-impl From<Allocation> for Given {
+impl From<Allocation> for CheckedOutputs {
     fn from(allocation: Allocation) -> Self {
         Self {
             env: allocation.envs.into_iter().collect(),

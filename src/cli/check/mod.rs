@@ -1,4 +1,4 @@
-//! `check`: what the variables or the config file make, without doing it.
+//! The command `check`, which validates the configuration and prints the resulting resources.
 
 mod json;
 mod yaml;
@@ -20,7 +20,7 @@ use crate::util::sanitize::sanitize;
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArguments {
-    /// Check for this node instead of NODE_NAME
+    /// Check the configuration of this node instead of NODE_NAME
     #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     node: Option<String>,
     /// Print JSON
@@ -31,7 +31,7 @@ pub(super) struct CheckArguments {
     yaml: bool,
 }
 
-/// Prints every resource of the node, or returns the errors.
+/// Prints every resource of the node.
 pub fn run(
     mut environment: Environment,
     mut host: Host,
@@ -40,7 +40,7 @@ pub fn run(
 ) -> anyhow::Result<()> {
     if let Some(node) = arguments.node {
         environment.insert("NODE_NAME".to_owned(), node.into());
-        // Another machine: this one's NUMA nodes tell nothing of it.
+        // The NUMA nodes of this host say nothing about another node.
         host.numa = None;
     }
     if arguments.yaml {
@@ -49,7 +49,8 @@ pub fn run(
         if file.len() > FileText::SIZE_MAX {
             let (size, most) = (file.len(), FileText::SIZE_MAX);
             bail!(
-                "the config file would have {size} bytes, and {most} is the most: name fewer nodes or resources"
+                "the config file would have {size} bytes, but at most {most} are allowed: use fewer resources, or variables for \
+                 fewer nodes"
             );
         }
         return Ok(out.write_all(&file)?);
@@ -76,7 +77,7 @@ fn print_tables(config: &Config, out: &mut impl Write) -> io::Result<()> {
         let rows = rows(resource, config.plugins.faults.of(&resource.name)).into_iter();
         print::columns(
             out,
-            rows.map(|(what, value)| format!("  {what}\t{}", sanitize(&value))),
+            rows.map(|(label, value)| format!("  {label}\t{}", sanitize(&value))),
         )?;
     }
     for warning in &config.warnings {
@@ -93,7 +94,7 @@ fn rows(resource: &Resource, faults: &[Fault]) -> Vec<(&'static str, String)> {
         ("NUMA nodes", numa_nodes(resource)),
         ("preference", resource.preference.as_str().to_owned()),
         (
-            "list",
+            "list size",
             format!("{} of at most {LIST_SIZE_MAX} bytes", devices.list_size()),
         ),
     ];
@@ -111,10 +112,10 @@ fn rows(resource: &Resource, faults: &[Fault]) -> Vec<(&'static str, String)> {
     let mut label = "one device gives";
     let mut outputs = print::outputs(&resource.outputs.of(&[first]));
     if outputs.is_empty() {
-        outputs.push(("nothing", "since nothing is set".to_owned()));
+        outputs.push(("nothing", "(no outputs are configured)".to_owned()));
     }
-    for (what, value) in outputs {
-        rows.push((label, format!("{what} {value}")));
+    for (kind, value) in outputs {
+        rows.push((label, format!("{kind} {value}")));
         label = "";
     }
     if let Some(paths) = host_paths(resource) {
@@ -123,7 +124,7 @@ fn rows(resource: &Resource, faults: &[Fault]) -> Vec<(&'static str, String)> {
     rows
 }
 
-/// The number of devices and their IDs, from the first to the last.
+/// Returns the number of devices, and the first and the last ID.
 fn device_range(resource: &Resource) -> String {
     let range = match resource.devices.as_slice() {
         [] => "0".to_owned(),
@@ -146,7 +147,7 @@ fn device_range(resource: &Resource) -> String {
     }
 }
 
-/// The NUMA nodes with how many devices each has.
+/// Returns the number of devices on each NUMA node.
 fn numa_nodes(resource: &Resource) -> String {
     let mut counts = std::collections::BTreeMap::<u16, usize>::new();
     for node in resource
@@ -166,13 +167,13 @@ fn numa_nodes(resource: &Resource) -> String {
     each.collect::<Vec<_>>().join(", ")
 }
 
-/// What must be on the node's host: of the first device, to that of the last.
+/// Returns the host paths of the first and the last device, which must exist on the node.
 fn host_paths(resource: &Resource) -> Option<String> {
     let devices = resource.devices.as_slice();
     let paths = |device| {
-        let given = resource.outputs.of(&[device]);
-        let files = given.device_files.into_iter().map(|file| file.host_path);
-        let mounts = given.mounts.into_iter().map(|mount| mount.host_path);
+        let outputs = resource.outputs.of(&[device]);
+        let files = outputs.device_files.into_iter().map(|file| file.host_path);
+        let mounts = outputs.mounts.into_iter().map(|mount| mount.host_path);
         files.chain(mounts).collect::<Vec<String>>()
     };
     let ranges = std::iter::zip(paths(devices.first()?), paths(devices.last()?));

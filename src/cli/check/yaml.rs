@@ -1,4 +1,4 @@
-//! `check --yaml`: the config file that equals the variables.
+//! Prints a config file that is equivalent to the variables, for `check --yaml`.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -6,15 +6,19 @@ use std::iter;
 
 use crate::config::{At, ByNode, DevicesSetting, ResourceSettings};
 
-/// What some reader of YAML 1.1 or 1.2 takes for something else than a text.
+/// Words that a parser of YAML 1.1 or 1.2 does not read as a string.
 const WORDS: [&str; 9] = ["null", "true", "false", "yes", "no", "on", "off", "y", "n"];
 
-/// More host paths are not listed: a directory is shorter, but only who knows what else is in it can allow that.
+/// Above this, the host paths are not listed. A common directory would be shorter, but may contain files that must not be
+/// allowed.
 const HOST_PATHS_MAX: usize = 1000;
 
-/// Prints what all nodes have, then for each node that variables name what is different. The file cannot take a resource
-/// from a node: where nodes differ in their resources, all is said for each of them.
+/// Prints the resources of all nodes, then the differences of each node that variables name. `nodes` in a file cannot remove
+/// a resource. So if the nodes differ in the names of their resources, each node gets a complete entry.
 pub fn print(nodes: &ByNode, out: &mut impl Write) -> io::Result<()> {
+    for warning in &nodes.warnings {
+        writeln!(out, "# warning: {warning}")?;
+    }
     print_host_paths(&nodes.host_paths, out)?;
     let others = &*nodes.others;
     let mut named = nodes.named.values();
@@ -24,8 +28,8 @@ pub fn print(nodes: &ByNode, out: &mut impl Write) -> io::Result<()> {
 
     let named = nodes.named.iter();
     let named = named.map(|(node, resources)| (glob_of(node), &**resources));
-    let rest = (!have_same_names).then(|| ("*".to_owned(), others));
-    let mut entries: Vec<_> = named.chain(rest).collect();
+    let other_nodes = (!have_same_names).then(|| ("*".to_owned(), others));
+    let mut entries: Vec<_> = named.chain(other_nodes).collect();
     entries.retain(|(_, resources)| !differences(resources, base).is_empty());
     if !entries.is_empty() {
         writeln!(out, "nodes:")?;
@@ -46,9 +50,12 @@ fn print_host_paths(paths: &BTreeSet<String>, out: &mut impl Write) -> io::Resul
     if count > HOST_PATHS_MAX {
         writeln!(
             out,
-            "# {count} files of the host must be allowed: set ALLOWED_HOST_PATHS to a"
+            "# This file uses {count} host paths, which must be allowed. Set"
         )?;
-        return writeln!(out, "# directory that has them and nothing else");
+        return writeln!(
+            out,
+            "# ALLOWED_HOST_PATHS to a directory that contains only these."
+        );
     }
     if count == 0 {
         return Ok(());
@@ -60,7 +67,7 @@ fn print_host_paths(paths: &BTreeSet<String>, out: &mut impl Write) -> io::Resul
         .join(",");
     let are_plain = paths.iter().all(|path| is_plain(path));
     let list = if are_plain { list } else { quoted(&list) };
-    writeln!(out, "# The host's files below must be allowed: set")?;
+    writeln!(out, "# This file uses host paths that must be allowed. Set")?;
     writeln!(out, "# ALLOWED_HOST_PATHS={list}")
 }
 
@@ -85,8 +92,8 @@ fn print_resources(
 
 type Keys = Vec<(&'static str, String)>;
 
-/// The name of each resource that differs from the one in its place in `base`, with the keys that do. Where there is none in
-/// its place, all keys do.
+/// Returns the name of each resource that differs from the one at its index in `base`, with the keys that differ. A resource
+/// without a counterpart has all its keys.
 fn differences(resources: &[ResourceSettings], base: &[ResourceSettings]) -> Vec<(String, Keys)> {
     let base = base.iter().map(Some).chain(iter::repeat(None));
     let named = iter::zip(resources, base).map(|(resource, base)| {
@@ -98,19 +105,19 @@ fn differences(resources: &[ResourceSettings], base: &[ResourceSettings]) -> Vec
 
 fn different_keys(resource: &ResourceSettings, base: Option<&ResourceSettings>) -> Keys {
     let base = base.map(keys);
-    let different = |(place, (key, value, none)): (usize, Key)| match &base {
+    let different = |(index, (key, value, none)): (usize, Key)| match &base {
         None => Some((key, value?)),
-        Some(base) if base[place].1 == value => None,
+        Some(base) if base[index].1 == value => None,
         Some(_) => Some((key, value.unwrap_or(none.to_owned()))),
     };
     let keys = keys(resource).into_iter().enumerate();
     keys.filter_map(different).collect()
 }
 
-/// A key, its value if there is one, and the value that says that there is none.
+/// A key, its value if it is set, and the value that means unset.
 type Key = (&'static str, Option<String>, &'static str);
 
-/// All that variables can say of a resource beside its name.
+/// Returns every key that variables can set, except the name.
 fn keys(resource: &ResourceSettings) -> [Key; 9] {
     const EMPTY: &str = "\"\"";
     let text = |at: &Option<At<String>>| at.as_ref().map(|at| scalar(&at.value));
@@ -143,7 +150,7 @@ fn keys(resource: &ResourceSettings) -> [Key; 9] {
     ]
 }
 
-/// The name as a glob that matches nothing else.
+/// Escapes the name so that the glob matches only this node.
 fn glob_of(node: &str) -> String {
     let mut glob = String::new();
     for c in node.chars() {
@@ -153,7 +160,7 @@ fn glob_of(node: &str) -> String {
     glob
 }
 
-/// The text without quotes where every reader takes it for a text.
+/// Quotes the text, unless every YAML parser reads it as a string without quotes.
 fn scalar(text: &str) -> String {
     if is_plain(text) {
         text.to_owned()
@@ -169,11 +176,11 @@ fn is_plain(text: &str) -> bool {
     starts && text.chars().all(is_safe) && !is_word
 }
 
-/// In double quotes, as in JSON.
+/// Puts the text in double quotes, with the escapes of JSON.
 fn quoted(text: &str) -> String {
-    let json = serde_json::to_string(text).expect("a text is JSON");
+    let json = serde_json::to_string(text).expect("a string can be serialized");
     let escaped = |c: char| match c {
-        // No part of a text to YAML, or the end of a line.
+        // Characters that YAML does not allow in a string, or reads as the end of a line.
         '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}' => true,
         c => c.is_control(),
     };

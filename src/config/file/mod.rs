@@ -1,4 +1,4 @@
-//! The config file: YAML to the settings of one node.
+//! Reads the config file, which is YAML, into the settings of one node.
 
 #[cfg(test)]
 mod tests;
@@ -14,7 +14,7 @@ use super::error::ConfigErrors;
 use super::settings::{At, ResourceSettings, Settings};
 use crate::offer::resource::REMOVAL_GRACE_DEFAULT;
 
-/// Shorter, and the kubelet may still be booking what it picked; longer, and nobody waits for it.
+/// The lower limit leaves the kubelet time to record a device that it has just allocated. The upper limit only catches typos.
 const REMOVAL_GRACE: RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
 
@@ -24,51 +24,51 @@ const REMOVAL_GRACE: RangeInclusive<Duration> =
 #[serde(
     rename_all = "camelCase",
     deny_unknown_fields,
-    expecting = "the keys resources, nodes and removalGrace"
+    expecting = "a mapping with the key resources, and optionally nodes and removalGrace"
 )]
 pub struct File {
-    /// How long a device pending removal stays Unhealthy at least before it is dropped, as in 30s, the default.
+    /// How long a device pending removal is reported as Unhealthy at least before it is removed. Default: 30s.
     pub removal_grace: Option<At<String>>,
-    /// The extended resources of every node.
+    /// The extended resources on every node.
     pub resources: Vec<ResourceSettings>,
-    /// What is different on some nodes; the first entry that matches a node counts.
+    /// Differences on some nodes. Only the first entry that matches a node applies.
     #[serde(default)]
     pub nodes: Vec<NodeSettings>,
 }
 
-/// What is different on the nodes that match.
+/// Differences on the nodes that match.
 #[derive(Clone, Debug, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(
     rename_all = "camelCase",
     deny_unknown_fields,
-    expecting = "an entry with the keys match and resources"
+    expecting = "a mapping with the keys match and resources"
 )]
 pub(crate) struct NodeSettings {
-    /// A node's name, or a glob: `gpu-*`, `worker[0-4]`.
+    /// Name of a node, or a glob such as gpu-* or worker[0-4].
     #[serde(rename = "match")]
     pub matches: At<String>,
-    /// The keys that each names replace those of the resource with its name; a new name adds a resource.
+    /// Keys that replace those of the resource with the same name. A new name adds a resource.
     pub resources: Vec<ResourceSettings>,
 }
 
-/// A config file as it was found.
+/// A config file as read from disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileText {
-    /// As `CONFIG_FILE` names it.
+    /// The path as given in `CONFIG_FILE`.
     pub name: String,
-    /// What is in it, or why it cannot be read.
+    /// The bytes of the file, or the reason why it cannot be read.
     pub content: Result<Vec<u8>, String>,
 }
 
 impl FileText {
-    /// In bytes; no ConfigMap is larger.
+    /// In bytes. A ConfigMap cannot be larger.
     pub const SIZE_MAX: usize = 1 << 20;
 }
 
-/// What the file says for this node; `None` where nothing is left of it.
+/// Reads the settings for this node, or returns `None` if the errors leave no settings to resolve.
 pub fn read(file: &FileText, node: &str, errors: &mut ConfigErrors) -> Option<Settings> {
-    errors.in_file(&file.name);
+    errors.set_file(&file.name);
     let tree = tree::parse(text(file, errors)?, errors)?;
     let file: File = typed::read(tree, errors)?;
     Some(Settings {
@@ -79,13 +79,13 @@ pub fn read(file: &FileText, node: &str, errors: &mut ConfigErrors) -> Option<Se
 
 fn text<'a>(file: &'a FileText, errors: &mut ConfigErrors) -> Option<&'a str> {
     let expected = match &file.content {
-        Err(error) => format!("a file that can be read: {error}"),
+        Err(error) => format!("a readable file: {error}"),
         Ok(content) if content.len() > FileText::SIZE_MAX => {
             format!("a file of at most {} bytes", FileText::SIZE_MAX)
         }
         Ok(content) => match std::str::from_utf8(content) {
             Ok(text) => return Some(text),
-            Err(error) => format!("text in UTF-8; byte {} is none", error.valid_up_to()),
+            Err(error) => format!("valid UTF-8; it is invalid at byte {}", error.valid_up_to()),
         },
     };
     errors.add("CONFIG_FILE", &file.name, expected);
@@ -99,16 +99,16 @@ fn removal_grace(given: Option<&At<String>>, errors: &mut ConfigErrors) -> Durat
     let parsed = humantime::parse_duration(&given.value).ok();
     let grace = parsed.filter(|grace| REMOVAL_GRACE.contains(grace));
     if grace.is_none() {
-        let expected = "a time from 1s to 24h, as in 30s or 5m";
+        let expected = "a duration from 1s to 24h, as in 30s or 5m";
         errors.add_text("removalGrace", given, expected);
     }
     grace.unwrap_or_default()
 }
 
-/// The file's resources with what its first matching entry of `nodes` puts over them.
+/// Returns the file's resources, with the keys of the first entry of `nodes` that matches this node.
 fn of_node(file: File, node: &str, errors: &mut ConfigErrors) -> Vec<ResourceSettings> {
     for entry in &file.nodes {
-        if let Some(expected) = wrong_glob(&entry.matches.value) {
+        if let Some(expected) = invalid_glob(&entry.matches.value) {
             errors.add_text("match", &entry.matches, expected);
         }
     }
@@ -118,16 +118,16 @@ fn of_node(file: File, node: &str, errors: &mut ConfigErrors) -> Vec<ResourceSet
         .into_iter()
         .find(|entry| fast_glob::glob_match(&entry.matches.value, node));
     let overrides = matching.map(|entry| entry.resources).unwrap_or_default();
-    let mut replaced = vec![false; resources.len()];
+    let mut is_replaced = vec![false; resources.len()];
     for keys in overrides {
-        let place = resources
+        let position = resources
             .iter()
             .position(|resource| resource.name.value == keys.name.value);
-        match place {
-            // Each once: a second override of one is a second resource of that name, and reported as such.
-            Some(place) if replaced.get(place) == Some(&false) => {
-                replaced[place] = true;
-                resources[place] = keys.over(resources[place].clone());
+        match position {
+            // A second entry for the same resource is kept as a resource, so that it is reported as a duplicate.
+            Some(position) if is_replaced.get(position) == Some(&false) => {
+                is_replaced[position] = true;
+                resources[position] = keys.over(resources[position].clone());
             }
             _ => resources.push(keys),
         }
@@ -135,10 +135,10 @@ fn of_node(file: File, node: &str, errors: &mut ConfigErrors) -> Vec<ResourceSet
     resources
 }
 
-/// What is expected instead of a glob that can match nothing, or more than it seems to.
-fn wrong_glob(glob: &str) -> Option<String> {
+/// Returns what was expected if the glob is empty, negated or malformed.
+fn invalid_glob(glob: &str) -> Option<String> {
     if glob.is_empty() {
-        return Some("a node's name or a glob, as in gpu-*".to_owned());
+        return Some("the name of a node or a glob, as in gpu-*".to_owned());
     }
     if glob.starts_with('!') {
         return Some("a name or a glob that does not start with '!'".to_owned());

@@ -1,8 +1,7 @@
-//! YAML as a tree whose every node knows its line.
+//! Parses YAML into a tree whose nodes know their lines.
 //!
-//! serde-saphyr 2.1 would read it into types, but stops at the first error, after which nothing is left to check further.
-//! Its errors have a line and no key or value (`invalid u16 at line 2, column 23`), and read into a tree first, as here,
-//! `010` and `1.10` become 10 and 1.1.
+//! serde-saphyr 2.1 could deserialize YAML directly, but it stops at the first error, and its errors name a line but no key or
+//! value (`invalid u16 at line 2, column 23`). Its own tree would turn `010` and `1.10` into 10 and 1.1.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,11 +10,10 @@ use granit_parser::{Event, Parser, ScalarStyle, Span};
 use crate::config::error::ConfigErrors;
 use crate::config::settings::Origin;
 
-/// In bytes. Anchors and aliases count again each time, so that a few lines cannot stand for more than
-/// memory holds. A file of 1 MiB without aliases takes less.
+/// In bytes of memory. The content of an anchor counts again for each alias, so that a small file cannot expand without
+/// limit. A file of 1 MiB without aliases takes less.
 const SIZE_MAX: usize = 16 << 20;
 
-/// A value in the file.
 #[derive(Clone, Debug)]
 pub(crate) struct YamlNode {
     /// Counted from 1.
@@ -25,7 +23,7 @@ pub(crate) struct YamlNode {
 
 #[derive(Clone, Debug)]
 pub(crate) enum YamlValue {
-    /// A scalar as it is written; quotes are what tells `"5"` from `5`.
+    /// The text as written. Only `quoted` distinguishes `"5"` from `5`.
     Scalar {
         text: String,
         quoted: bool,
@@ -34,7 +32,7 @@ pub(crate) enum YamlValue {
     Map(Vec<(YamlNode, YamlNode)>),
 }
 
-/// The whole file; `None` where it cannot be read. Keys that are there twice are errors too.
+/// Parses the file, or returns `None` after a syntax error. Duplicate keys are reported too.
 pub fn parse(text: &str, errors: &mut ConfigErrors) -> Option<YamlNode> {
     let mut builder = Builder {
         errors,
@@ -44,41 +42,42 @@ pub fn parse(text: &str, errors: &mut ConfigErrors) -> Option<YamlNode> {
         root: None,
     };
     for event in Parser::new_from_str(text) {
-        let taken = match event {
-            Ok((event, span)) => builder.take(event, span),
-            Err(error) => Err(Wrong(
+        let handled = match event {
+            Ok((event, span)) => builder.handle(event, span),
+            Err(error) => Err(FatalError(
                 error.marker().line(),
-                format!("YAML: {}", error.info()),
+                format!("valid YAML: {}", error.info()),
             )),
         };
-        if let Err(Wrong(line, expected)) = taken {
+        if let Err(FatalError(line, expected)) = handled {
             let line = Origin::Line(line);
             builder.errors.add_at(&line, "", None, expected);
             return None;
         }
     }
-    let nothing = || YamlNode {
+    let empty_file = || YamlNode {
         line: 1,
         value: YamlValue::Scalar {
             text: String::new(),
             quoted: false,
         },
     };
-    Some(builder.root.unwrap_or_else(nothing))
+    Some(builder.root.unwrap_or_else(empty_file))
 }
 
-/// What cannot be passed over: the line, and what was expected.
-struct Wrong(usize, String);
+/// The line of an error that ends the parsing, and what was expected.
+struct FatalError(usize, String);
 
 struct Builder<'a> {
     errors: &'a mut ConfigErrors,
     open: Vec<OpenCollection>,
     anchors: BTreeMap<usize, YamlNode>,
+    /// In bytes, of all nodes so far, to compare with [`SIZE_MAX`].
     size: usize,
     root: Option<YamlNode>,
 }
 
-/// A list or map whose end has not come yet; a map's keys and values alternate.
+/// A list or map whose end has not been parsed yet. The children of a map alternate between keys and values.
 struct OpenCollection {
     line: usize,
     anchor: usize,
@@ -87,7 +86,7 @@ struct OpenCollection {
 }
 
 impl Builder<'_> {
-    fn take(&mut self, event: Event, span: Span) -> Result<(), Wrong> {
+    fn handle(&mut self, event: Event, span: Span) -> Result<(), FatalError> {
         let line = span.start.line();
         match event {
             Event::Scalar(text, style, anchor, tag) => {
@@ -106,7 +105,7 @@ impl Builder<'_> {
             Event::SequenceEnd | Event::MappingEnd => self.end(),
             Event::Alias(anchor) => self.alias(line, anchor),
             Event::DocumentStart(..) if self.root.is_some() => {
-                Err(Wrong(line, "one document, not several".to_owned()))
+                Err(FatalError(line, "a single YAML document".to_owned()))
             }
             _ => Ok(()),
         }
@@ -118,9 +117,9 @@ impl Builder<'_> {
         anchor: usize,
         text: String,
         quoted: bool,
-    ) -> Result<(), Wrong> {
+    ) -> Result<(), FatalError> {
         if text.contains('\0') {
-            self.refuse(line, "a text without NUL");
+            self.refuse(line, "a string without NUL characters");
         }
         let value = YamlValue::Scalar { text, quoted };
         self.close(anchor, YamlNode { line, value }, 1)
@@ -128,17 +127,20 @@ impl Builder<'_> {
 
     fn refuse_tag(&mut self, is_tagged: bool, line: usize) {
         if is_tagged {
-            self.refuse(line, "no tag: quotes make a text");
+            self.refuse(
+                line,
+                "no tag; put quotes around a value to make it a string",
+            );
         }
     }
 
-    /// Reports what does not keep the rest from being read.
+    /// Reports an error after which parsing continues.
     fn refuse(&mut self, line: usize, expected: &str) {
         self.errors.add_at(&Origin::Line(line), "", None, expected);
     }
 
     /// Ends the innermost open list or map.
-    fn end(&mut self) -> Result<(), Wrong> {
+    fn end(&mut self) -> Result<(), FatalError> {
         let Some(open) = self.open.pop() else {
             return Ok(());
         };
@@ -151,12 +153,12 @@ impl Builder<'_> {
         self.close(open.anchor, YamlNode { line, value }, 1)
     }
 
-    fn alias(&mut self, line: usize, anchor: usize) -> Result<(), Wrong> {
+    fn alias(&mut self, line: usize, anchor: usize) -> Result<(), FatalError> {
         let node = self.anchors.get(&anchor).cloned();
         let node = node.ok_or_else(|| {
-            Wrong(
+            FatalError(
                 line,
-                "an alias of something that ended before it".to_owned(),
+                "an alias whose anchor is complete: a value cannot contain itself".to_owned(),
             )
         })?;
         let size = node.size();
@@ -173,17 +175,17 @@ impl Builder<'_> {
         });
     }
 
-    fn count(&mut self, line: usize, size: usize) -> Result<(), Wrong> {
+    fn count(&mut self, line: usize, size: usize) -> Result<(), FatalError> {
         self.size += size;
         if self.size > SIZE_MAX {
-            let expected = "less: anchors and aliases make more than 16 MiB of it".to_owned();
-            return Err(Wrong(line, expected));
+            let expected = "fewer aliases: they expand the file to more than 16 MiB".to_owned();
+            return Err(FatalError(line, expected));
         }
         Ok(())
     }
 
-    /// Puts a node that is whole into the one around it.
-    fn close(&mut self, anchor: usize, node: YamlNode, size: usize) -> Result<(), Wrong> {
+    /// Adds a complete node to the list or map that contains it.
+    fn close(&mut self, anchor: usize, node: YamlNode, size: usize) -> Result<(), FatalError> {
         self.count(node.line, size)?;
         if anchor != 0 {
             self.count(node.line, node.size())?;
@@ -198,18 +200,18 @@ impl Builder<'_> {
 
     fn map(&mut self, children: Vec<YamlNode>) -> YamlValue {
         let mut entries = Vec::with_capacity(children.len() / 2);
-        let mut known = BTreeSet::new();
+        let mut seen = BTreeSet::new();
         let mut children = children.into_iter();
         while let (Some(key), Some(value)) = (children.next(), children.next()) {
             match &key.value {
-                YamlValue::Scalar { text, .. } if !known.insert(text.clone()) => {
+                YamlValue::Scalar { text, .. } if !seen.insert(text.clone()) => {
                     let line = Origin::Line(key.line);
-                    self.errors.add_at(&line, text, None, "each key once");
+                    self.errors.add_at(&line, text, None, "each key only once");
                 }
                 YamlValue::Scalar { .. } => entries.push((key, value)),
                 _ => {
                     let line = Origin::Line(key.line);
-                    self.errors.add_at(&line, "", None, "a text as key");
+                    self.errors.add_at(&line, "", None, "a string as the key");
                 }
             }
         }
@@ -218,7 +220,7 @@ impl Builder<'_> {
 }
 
 impl YamlNode {
-    /// The bytes that it takes in memory.
+    /// In bytes of memory.
     fn size(&self) -> usize {
         size_of::<Self>()
             + match &self.value {
@@ -231,24 +233,24 @@ impl YamlNode {
             }
     }
 
-    /// The text of a scalar, for an error to show.
-    pub fn shown(&self) -> Option<&str> {
+    /// Returns the text of a scalar.
+    pub fn text(&self) -> Option<&str> {
         match &self.value {
             YamlValue::Scalar { text, .. } => Some(text),
             _ => None,
         }
     }
 
-    /// Takes out what stands at this path: the places of elements and entries from here on.
+    /// Removes the node at this path, which consists of positions in lists and maps.
     pub fn remove(&mut self, path: &[usize]) {
-        let Some((place, rest)) = path.split_first() else {
+        let Some((position, rest)) = path.split_first() else {
             return;
         };
         let child = match &mut self.value {
-            YamlValue::List(list) if rest.is_empty() => return drop(list.remove(*place)),
-            YamlValue::Map(map) if rest.is_empty() => return drop(map.remove(*place)),
-            YamlValue::List(list) => list.get_mut(*place),
-            YamlValue::Map(map) => map.get_mut(*place).map(|(_, value)| value),
+            YamlValue::List(list) if rest.is_empty() => return drop(list.remove(*position)),
+            YamlValue::Map(map) if rest.is_empty() => return drop(map.remove(*position)),
+            YamlValue::List(list) => list.get_mut(*position),
+            YamlValue::Map(map) => map.get_mut(*position).map(|(_, value)| value),
             YamlValue::Scalar { .. } => None,
         };
         if let Some(child) = child {

@@ -1,4 +1,4 @@
-//! The tree as serde sees it, so that what the file can say is written as types.
+//! A serde deserializer for the YAML tree, so that types define the format of the file.
 
 use std::fmt;
 
@@ -13,12 +13,13 @@ use super::tree::{YamlNode, YamlValue};
 use crate::config::error::ConfigErrors;
 use crate::config::settings::Origin;
 
-/// A file with more errors than this has another problem.
+/// Bounds the time: each error means another pass over the tree.
 const ERRORS_MAX: usize = 50;
 
-/// Reads the tree into types; `None` where nothing is left of it. serde stops at the first error: so
-/// that all of them are reported, what is wrong is taken out and the rest is read again. An error about something that
-/// lost a value that way is not reported: it may come of that.
+/// Deserializes the tree, or returns `None` if the errors leave nothing.
+///
+/// serde stops at the first error. To report all errors, this removes the invalid node and deserializes the rest again. A
+/// later error about a node that lost a value this way is not reported, because the removal may have caused it.
 pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut ConfigErrors) -> Option<T> {
     let mut incomplete: Vec<Vec<usize>> = Vec::new();
     for _ in 0..ERRORS_MAX {
@@ -31,28 +32,28 @@ pub fn read<T: DeserializeOwned>(mut tree: YamlNode, errors: &mut ConfigErrors) 
         if !incomplete.contains(&path) {
             error.report(errors);
         }
-        let (_, around) = path.split_last()?;
-        // Errors come in the order of the file: what follows moves up, and is complete.
+        let (_, parent) = path.split_last()?;
+        // Errors come in the order of the file. The nodes that move to this path are still complete.
         incomplete.retain(|known| !known.starts_with(&path));
         if !is_key {
-            incomplete.push(around.to_vec());
+            incomplete.push(parent.to_vec());
         }
         tree.remove(&path);
     }
     None
 }
 
-/// What is wrong, and where.
 #[derive(Debug)]
 pub struct Error {
+    /// 0 until [`Error::at`] sets it.
     line: usize,
-    /// The key that it stands under.
+    /// The nearest key above the invalid node, or the invalid key itself.
     key: Option<String>,
     value: Option<String>,
     expected: String,
-    /// Whether the key itself is wrong, and not its value.
+    /// Whether the key itself is invalid, and not its value.
     is_key: bool,
-    /// The places that lead to it, the innermost first.
+    /// The positions that lead to the invalid node, the innermost first.
     path: Vec<usize>,
 }
 
@@ -77,11 +78,11 @@ impl de::Error for Error {
     }
 
     fn invalid_type(_: Unexpected, expected: &dyn Expected) -> Self {
-        Self::custom(in_our_words(&expected.to_string()))
+        Self::custom(reworded(&expected.to_string()))
     }
 
     fn invalid_value(_: Unexpected, expected: &dyn Expected) -> Self {
-        Self::custom(in_our_words(&expected.to_string()))
+        Self::custom(reworded(&expected.to_string()))
     }
 
     fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
@@ -98,15 +99,14 @@ impl de::Error for Error {
     }
 }
 
-/// What serde says of its own types is for those who write Rust.
-fn in_our_words(expected: &str) -> &str {
+/// Replaces serde's names of Rust types.
+fn reworded(expected: &str) -> &str {
     match expected {
-        "a string" => "a text",
         "a boolean" => "true or false",
         "a sequence" => "a list",
         "u16" => "a NUMA node from 0 to 1023",
-        "u64" => "a whole number",
-        "a nonzero u64" => "a whole number from 1",
+        "u64" => "a whole number, 0 or more",
+        "a nonzero u64" => "a whole number, 1 or more",
         other => other,
     }
 }
@@ -115,31 +115,31 @@ impl Error {
     fn report(self, errors: &mut ConfigErrors) {
         let origin = Origin::Line(self.line);
         let key = self.key.as_deref().unwrap_or_default();
-        // A value without a key is the whole file.
+        // Without a key, the value is the whole file.
         let value = self.value.as_deref().filter(|_| !key.is_empty());
         errors.add_at(&origin, key, value, self.expected);
     }
 
-    /// The place where it went wrong, unless that is known already.
-    fn of(mut self, node: &YamlNode) -> Self {
+    /// Sets the line and the value, unless an inner node has set them.
+    fn at(mut self, node: &YamlNode) -> Self {
         if self.line == 0 {
             self.line = node.line;
-            self.value = node.shown().map(str::to_owned);
+            self.value = node.text().map(str::to_owned);
         }
         self
     }
 
-    /// A key stands for itself.
-    fn of_key(mut self) -> Self {
+    /// Marks an error about a key, which is reported without a value.
+    fn at_key(mut self) -> Self {
         (self.value, self.is_key) = (None, true);
         self
     }
 
-    fn within(mut self, place: usize, key: Option<&YamlNode>) -> Self {
-        self.path.push(place);
+    fn within(mut self, position: usize, key: Option<&YamlNode>) -> Self {
+        self.path.push(position);
         self.key = self
             .key
-            .or_else(|| key.and_then(YamlNode::shown).map(str::to_owned));
+            .or_else(|| key.and_then(YamlNode::text).map(str::to_owned));
         self
     }
 }
@@ -157,15 +157,15 @@ impl<'de> Deserializer<'de> for &'de YamlNode {
                 value: None,
             }),
         };
-        visited.map_err(|error: Error| error.of(self))
+        visited.map_err(|error: Error| error.at(self))
     }
 
-    /// As it is written, whatever it looks like: `010` is no number here.
+    /// Returns any scalar but null as written, so that `010` stays a text.
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         match &self.value {
             YamlValue::Scalar { text, quoted } if *quoted || !is_null(text) => visitor
                 .visit_str(text)
-                .map_err(|error: Error| error.of(self)),
+                .map_err(|error: Error| error.at(self)),
             _ => self.deserialize_any(visitor),
         }
     }
@@ -188,7 +188,7 @@ impl<'de> Deserializer<'de> for &'de YamlNode {
         }
     }
 
-    /// A struct's keys are always named: serde alone would take a list too.
+    /// Accepts only a map. serde's derived visitors would accept a list of values too.
     fn deserialize_struct<V: Visitor<'de>>(
         self,
         _name: &'static str,
@@ -198,7 +198,7 @@ impl<'de> Deserializer<'de> for &'de YamlNode {
         if matches!(self.value, YamlValue::Map(_)) {
             return self.deserialize_any(visitor);
         }
-        Err(<Error as de::Error>::invalid_type(Unexpected::Seq, &visitor).of(self))
+        Err(<Error as de::Error>::invalid_type(Unexpected::Seq, &visitor).at(self))
     }
 
     fn deserialize_newtype_struct<V: Visitor<'de>>(
@@ -209,7 +209,7 @@ impl<'de> Deserializer<'de> for &'de YamlNode {
         visitor.visit_newtype_struct(self)
     }
 
-    /// The file has no tuples: only [`At`](crate::config::settings::At) asks for one, of line and value.
+    /// Only [`At`](crate::config::settings::At) asks for a tuple, of line and value. The file itself has no tuples.
     fn deserialize_tuple<V: Visitor<'de>>(
         self,
         _len: usize,
@@ -227,13 +227,13 @@ impl<'de> Deserializer<'de> for &'de YamlNode {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        let Some(text) = self.shown() else {
-            return Err(<Error as de::Error>::unknown_variant("", variants).of(self));
+        let Some(text) = self.text() else {
+            return Err(<Error as de::Error>::unknown_variant("", variants).at(self));
         };
         let word: StrDeserializer<Error> = text.into_deserializer();
         visitor
             .visit_enum(word)
-            .map_err(|error: Error| error.of(self))
+            .map_err(|error: Error| error.at(self))
     }
 
     forward_to_deserialize_any! {
@@ -242,13 +242,13 @@ impl<'de> Deserializer<'de> for &'de YamlNode {
     }
 }
 
-/// A scalar without quotes, by YAML's core schema.
+/// Deserializes a scalar without quotes, as in YAML's core schema. Only whole numbers are numbers.
 fn plain<'de, V: Visitor<'de>>(text: &str, visitor: V) -> Result<V::Value, Error> {
     match text {
         _ if is_null(text) => visitor.visit_unit(),
         "true" | "True" | "TRUE" => visitor.visit_bool(true),
         "false" | "False" | "FALSE" => visitor.visit_bool(false),
-        // Nothing asks for more than 64 bits, so that it does not matter which larger number it is.
+        // No setting has more than 64 bits, so any larger number stands for all of them.
         _ if text.bytes().all(|c| c.is_ascii_digit()) => match text.parse() {
             Ok(number) => visitor.visit_u64(number),
             Err(_) => visitor.visit_u128(u128::MAX),
@@ -271,11 +271,11 @@ impl<'de> SeqAccess<'de> for Elements<'de> {
         seed: T,
     ) -> Result<Option<T::Value>, Error> {
         let next = self.0.next();
-        let read = next.map(|(place, node)| {
+        let element = next.map(|(position, node)| {
             seed.deserialize(node)
-                .map_err(|error| error.of(node).within(place, None))
+                .map_err(|error| error.at(node).within(position, None))
         });
-        read.transpose()
+        element.transpose()
     }
 }
 
@@ -291,23 +291,23 @@ impl<'de> MapAccess<'de> for Entries<'de> {
         &mut self,
         seed: K,
     ) -> Result<Option<K::Value>, Error> {
-        let Some((place, (key, value))) = self.entries.next() else {
+        let Some((position, (key, value))) = self.entries.next() else {
             return Ok(None);
         };
-        self.value = Some((place, key, value));
+        self.value = Some((position, key, value));
         let read = seed
             .deserialize(key)
-            .map_err(|error| error.of_key().within(place, Some(key)));
+            .map_err(|error| error.at_key().within(position, Some(key)));
         read.map(Some)
     }
 
     fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, Error> {
-        let (place, key, value) = self
+        let (position, key, value) = self
             .value
             .take()
             .ok_or_else(|| de::Error::custom("a value"))?;
         seed.deserialize(value)
-            .map_err(|error| error.of(value).within(place, Some(key)))
+            .map_err(|error| error.at(value).within(position, Some(key)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The devices of a resource: counted ones, or a list.
+//! Resolves the devices of a resource, which are a count or a list.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,11 +14,10 @@ use crate::model::numa::NumaNodes;
 use crate::model::resource_name::ResourceName;
 use crate::model::template::{PLACEHOLDERS, is_attribute};
 
-/// How many devices a resource has by default.
 pub(crate) const COUNT_DEFAULT: usize = 2;
 
 impl Resolver<'_> {
-    /// The devices, and how they come about unless they are a list.
+    /// Returns the devices, and how to generate more of them, unless they are a list.
     pub(super) fn devices(
         &mut self,
         settings: &ResourceSettings,
@@ -62,13 +61,13 @@ impl Resolver<'_> {
         let prefix = prefix?;
         let longest = format!("{prefix}-{}-{count}", self.node);
         check_text(&longest).map_err(|expected| {
-            let expected = format!("IDs of {expected}, not {}", longest.len());
+            let expected = format!("device IDs of {expected}, not {}", longest.len());
             self.errors.add_at(origin, "deviceIdPrefix", None, expected)
         })?;
         Ok((counted.devices(count), Some(counted)))
     }
 
-    /// By default the resource's own, so that another resource that comes changes no IDs.
+    /// The default is part of the resource's name, so that adding another resource changes no IDs.
     fn id_prefix(
         &mut self,
         settings: &ResourceSettings,
@@ -87,36 +86,36 @@ impl Resolver<'_> {
     ) -> Result<Devices, Reported> {
         let mut ids = BTreeMap::new();
         let mut size = 0;
-        let read = |(index, settings): (usize, &DeviceSettings)| {
+        let resolve = |(index, settings): (usize, &DeviceSettings)| {
             let device = self.device(index, settings, numa);
             let id = &settings.id;
             if id.value.is_empty() {
-                return Err(self.error("id", id, "an ID"));
+                return Err(self.error("id", id, "a device ID"));
             }
             if let Some(first) = ids.get(&id.value) {
-                let expected = format!("each ID once; {first} has it already");
+                let expected = format!("each ID only once; it is already set in {first}");
                 return Err(self.error("id", id, expected));
             }
             ids.insert(id.value.clone(), id.origin.clone());
             let device = device?;
-            let before = size;
+            let previous = size;
             size += device.list_size();
-            if size > LIST_SIZE_MAX && before <= LIST_SIZE_MAX {
+            if size > LIST_SIZE_MAX && previous <= LIST_SIZE_MAX {
                 let expected = format!(
-                    "at most {index} devices with such IDs, or the list passes the kubelet's 4 MiB"
+                    "at most {index} devices with IDs of this length: the kubelet accepts a list of at most 4 MiB"
                 );
                 return Err(self.error("id", id, expected));
             }
             Ok(device)
         };
-        all(list.iter().enumerate().map(read)).map(Devices::from_list)
+        all(list.iter().enumerate().map(resolve)).map(Devices::from_list)
     }
 
     fn device(
         &mut self,
         index: usize,
         settings: &DeviceSettings,
-        dealt: Option<&NumaNodes>,
+        shared_numa: Option<&NumaNodes>,
     ) -> Result<Device, Reported> {
         let mut texts = settings.texts();
         texts.try_for_each(|text| self.check_length("devices", text))?;
@@ -124,7 +123,7 @@ impl Resolver<'_> {
         let attributes = attributes.map(|pairs| self.attributes(pairs)).transpose()?;
         let numa: Arc<[u16]> = match &settings.numa {
             Some(nodes) => nodes.as_slice().into(),
-            None => dealt
+            None => shared_numa
                 .and_then(|nodes| nodes.node_of(index))
                 .into_iter()
                 .collect(),
@@ -141,9 +140,9 @@ impl Resolver<'_> {
     }
 
     fn attributes(&mut self, pairs: &Pairs) -> Result<BTreeMap<String, String>, Reported> {
-        let read = all(pairs.0.iter().map(|(name, value)| {
+        let attributes = all(pairs.0.iter().map(|(name, value)| {
             let expected = if PLACEHOLDERS.contains(&&*name.value) {
-                "another name: this one is a placeholder's"
+                "another name: this is the name of a placeholder"
             } else if is_attribute(&name.value) {
                 return Ok((name.value.clone(), value.value.clone()));
             } else {
@@ -151,6 +150,6 @@ impl Resolver<'_> {
             };
             Err(self.error("attributes", name, expected))
         }));
-        Ok(read?.into_iter().collect())
+        Ok(attributes?.into_iter().collect())
     }
 }

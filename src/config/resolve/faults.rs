@@ -1,4 +1,4 @@
-//! The faults of a resource.
+//! Resolves the faults of a resource.
 
 use super::Resolver;
 use crate::config::error::{Reported, all};
@@ -22,17 +22,17 @@ impl Resolver<'_> {
         }
         let flaps = |at: &&At<Fault>| at.value.point() == InjectionPoint::Health;
         if let Some(beyond) = faults.iter().filter(flaps).nth(FLAPS_MAX) {
-            let expected = format!("at most {FLAPS_MAX} faults of health");
+            let expected = format!("at most {FLAPS_MAX} faults with on: health");
             return Err(self.errors.add_at(&beyond.origin, KEY, None, expected));
         }
         all(faults.iter().map(|at| self.fault(at, devices)))
     }
 
-    /// Its devices are checked where those of the resource are known.
+    /// Checks the devices that the fault names, unless the resource's devices are invalid.
     fn fault(&mut self, at: &At<Fault>, devices: Option<&Devices>) -> Result<Fault, Reported> {
         let fault = &at.value;
         match devices.map_or(Ok(()), |devices| fault.check_devices(devices)) {
-            // Another node may have more devices: those that are there flap.
+            // The fault may be meant for nodes with more devices. It applies to the existing ones.
             Ok(()) | Err(SelectionError::NoIndex { .. }) => Ok(fault.clone()),
             Err(error) => {
                 let expected = format!("existing devices: {error}");

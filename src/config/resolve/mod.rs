@@ -1,4 +1,5 @@
-//! Settings to resources, or every error in them: the same limits, defaults and rules, wherever they come from.
+//! Resolves settings into resources, or reports every error in them. Limits, defaults and rules are the same for variables and
+//! the config file.
 
 mod devices;
 mod faults;
@@ -19,7 +20,7 @@ use crate::model::resource_name::ResourceName;
 use crate::model::socket_name::{PluginName, SocketName};
 use crate::offer::resource::Resource;
 
-/// Resolves the settings of this node; `None` where there is an error.
+/// Resolves the settings of this node, or returns `None` after an error.
 pub(super) fn resolve(
     settings: &Settings,
     node: &str,
@@ -49,33 +50,32 @@ pub(super) fn resolve(
     Some(DesiredPlugins { resources, faults })
 }
 
-/// Resolves one resource after the other; what is wrong goes to the errors.
+/// Resolves the resources in turn and reports their errors.
 struct Resolver<'a> {
     settings: &'a Settings,
     node: &'a str,
     allowed: &'a AllowedHostPaths,
     errors: &'a mut ConfigErrors,
-    /// The names of the resources so far, with their origins.
+    /// The names of the resources so far.
     names: BTreeMap<ResourceName, Origin>,
-    /// Their sockets.
+    /// The sockets of the resources so far.
     sockets: BTreeMap<SocketName, Origin>,
     devices: DeviceCount,
-    /// How many rules for outputs there are so far.
+    /// The sum of [`ResourceSettings::rules`] so far.
     rules: usize,
-    /// Their faults.
     faults: ConfiguredFaults,
 }
 
 impl Resolver<'_> {
     fn resource(&mut self, settings: &ResourceSettings) -> Result<Resource, Reported> {
-        // All of it is resolved before anything is given up, so that every error is reported.
+        // Every part is resolved before the first `?`, so that every error is reported.
         let name = self.name(&settings.name);
         let socket = self.socket(settings, name.as_ref().ok());
         let devices = self.devices(settings, name.as_ref().ok());
-        // What is invalid has its own error and counts as empty here.
+        // Invalid devices have been reported and count as no devices here.
         let none = Devices::default();
-        let known_devices = devices.as_ref().map_or(&none, |(devices, _)| devices);
-        let outputs = self.outputs(settings, known_devices);
+        let valid_devices = devices.as_ref().map_or(&none, |(devices, _)| devices);
+        let outputs = self.outputs(settings, valid_devices);
         let faults = self.faults(settings, devices.as_ref().ok().map(|(devices, _)| devices));
         let (name, faults, (devices, counted)) = (name?, faults?, devices?);
         self.faults.0.insert(name.clone(), faults);
@@ -92,17 +92,21 @@ impl Resolver<'_> {
     }
 
     fn name(&mut self, name: &At<String>) -> Result<ResourceName, Reported> {
+        // An empty name in variables has been reported with its position in the list.
+        if name.value.is_empty() && matches!(name.origin, Origin::Variable(_)) {
+            return Err(Reported);
+        }
         let parsed = ResourceName::parse(&name.value)
             .map_err(|expected| self.error("name", name, expected))?;
         if let Some(first) = self.names.get(&parsed) {
-            let expected = format!("each resource once; {first} has it already");
+            let expected = format!("each resource only once; it is already set in {first}");
             return Err(self.error("name", name, expected));
         }
         self.names.insert(parsed.clone(), name.origin.clone());
         Ok(parsed)
     }
 
-    /// By default the resource's own, so that another resource that comes moves no socket.
+    /// The default contains the resource's name, so that adding another resource renames no socket.
     fn socket(
         &mut self,
         settings: &ResourceSettings,
@@ -118,7 +122,7 @@ impl Resolver<'_> {
         };
         let origin = &given.unwrap_or(&settings.name).origin;
         if let Some(first) = self.sockets.get(&socket) {
-            let expected = format!("a name of its own; {first} has the socket {socket} already");
+            let expected = format!("a unique name; {first} already uses the socket {socket}");
             let value = given.map(|given| &*given.value);
             return Err(self.errors.add_at(origin, KEY, value, expected));
         }
@@ -126,7 +130,7 @@ impl Resolver<'_> {
         Ok(socket)
     }
 
-    /// The text; `None` where it is not there or empty, which is off.
+    /// Returns the text, or `None` if it is missing or empty.
     fn text<'s>(
         &mut self,
         key: &str,

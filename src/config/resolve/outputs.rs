@@ -1,4 +1,4 @@
-//! What a container gets: templates, evaluated with the devices they are for.
+//! Resolves what a container gets, by evaluating templates for each device.
 
 use std::fmt::Display;
 
@@ -24,22 +24,22 @@ impl Resolver<'_> {
         self.rules += settings.rules();
         if self.rules > RULES_MAX {
             let expected = format!(
-                "at most {RULES_MAX} env, annotations, device files, mounts and CDI devices, of all resources together"
+                "at most {RULES_MAX} entries in env, annotations, deviceFiles, mounts and cdiDevices, for all resources together"
             );
             let origin = &settings.name.origin;
             return Err(self.errors.add_at(origin, "name", None, expected));
         }
         if settings.rules() * devices.len() > OUTPUTS_MAX {
             let expected = format!(
-                "fewer devices or fewer outputs: together they make more than {OUTPUTS_MAX}"
+                "fewer devices or fewer outputs: devices times outputs exceed {OUTPUTS_MAX}"
             );
             let origin = &settings.name.origin;
             return Err(self.errors.add_at(origin, "name", None, expected));
         }
         let prefixed = self.prefixed(settings);
-        let stand_in = stand_in(settings);
+        let assumed = assumed_devices(settings);
         let devices = if devices.is_empty() {
-            &stand_in
+            &assumed
         } else {
             devices.as_slice()
         };
@@ -64,7 +64,7 @@ impl Resolver<'_> {
         Ok(outputs)
     }
 
-    /// What the prefixes say.
+    /// Returns the outputs of `envPrefix`, `annotationPrefix` and `deviceFilePrefix`.
     fn prefixed(&mut self, settings: &ResourceSettings) -> Result<Outputs, Reported> {
         let env = self.value(
             "envPrefix",
@@ -90,7 +90,7 @@ impl Resolver<'_> {
         }))
     }
 
-    /// The parsed value; `None` where it is not there or empty, which is off.
+    /// Returns the parsed value, or `None` if it is missing or empty.
     fn value<T, E: Display>(
         &mut self,
         key: &str,
@@ -105,8 +105,8 @@ impl Resolver<'_> {
     }
 }
 
-/// Counted devices are all alike: without any, one that there could be is evaluated.
-fn stand_in(settings: &ResourceSettings) -> Vec<Device> {
+/// Returns a device with which to validate the outputs of a resource whose count is 0: counted devices are all alike.
+fn assumed_devices(settings: &ResourceSettings) -> Vec<Device> {
     match settings.devices.as_ref().map(|at| &at.value) {
         Some(DevicesSetting::List(_)) => Vec::new(),
         _ => vec![Device::new("device-0", 0, [].into())],
@@ -140,15 +140,15 @@ impl Rules<'_> {
         })
     }
 
-    /// Evaluates the host's file behind the prefix. Whoever sets variables can set `ALLOWED_HOST_PATHS` too, so only a file
-    /// needs it.
+    /// Checks the host path of `deviceFilePrefix`, if a file sets it. The author of the variables could set
+    /// `ALLOWED_HOST_PATHS` too, so they are not checked.
     fn prefixed_host_path(
         &mut self,
         settings: &ResourceSettings,
         outputs: &Outputs,
     ) -> Result<(), Reported> {
-        let filled = |at: &&At<String>| !at.value.is_empty();
-        let path = settings.device_file_host_path.as_ref().filter(filled);
+        let is_set = |at: &&At<String>| !at.value.is_empty();
+        let path = settings.device_file_host_path.as_ref().filter(is_set);
         let path = path.map(|at| ("deviceFileHostPath", at));
         let prefix = settings.device_file_prefix.as_ref();
         let given = path.or(prefix.map(|at| ("deviceFilePrefix", at)));
@@ -159,7 +159,7 @@ impl Rules<'_> {
         Ok(())
     }
 
-    /// Names and values; a value that speaks of a device needs a name that does.
+    /// Resolves names and values. A name must depend on the device if its value does.
     fn pairs(
         &mut self,
         key: &str,
@@ -170,12 +170,12 @@ impl Rules<'_> {
             let templates = (self.template(key, name), self.template(key, value));
             let (name_template, value_template) = (templates.0?, templates.1?);
             if value_template.is_per_device() && !name_template.is_per_device() {
-                let expected = "a device's placeholder in the name too, or one of all devices, such as {ids}, here";
+                let expected = "a placeholder of the device in the name too, or only placeholders of all devices, such as {ids}, in the value";
                 return Err(self.error(key, value, expected));
             }
             let is_name = |name: &str| !name.is_empty() && !name.contains(['=', '\0']);
-            self.every(key, name, &name_template, "a name, without '='", is_name)?;
-            self.every(key, value, &value_template, "a text without NUL", |value| {
+            self.check(key, name, &name_template, "a name without '='", is_name)?;
+            self.check(key, value, &value_template, "a string without NUL characters", |value| {
                 !value.contains('\0')
             })?;
             Ok((name_template, value_template))
@@ -186,7 +186,7 @@ impl Rules<'_> {
         let paths = self.paths(&settings.host_path, settings.container_path.as_ref());
         let permissions = settings.permissions.as_ref();
         if let Some(given) = permissions.filter(|given| !are_permissions(&given.value)) {
-            return Err(self.error("permissions", given, "some of r, w and m"));
+            return Err(self.error("permissions", given, "one or more of r, w and m"));
         }
         let (container_path, host_path) = paths?;
         Ok(DeviceFileRule {
@@ -206,16 +206,16 @@ impl Rules<'_> {
         })
     }
 
-    /// `vendor/class=name`, by the Container Device Interface's specification.
+    /// `vendor/class=name`, as the Container Device Interface specifies.
     fn cdi_device(&mut self, name: &At<String>) -> Result<Template, Reported> {
         let key = "cdiDevices";
         let template = self.template(key, name)?;
-        let expected = "a CDI device's name, as in vendor.example/class=name";
-        self.every(key, name, &template, expected, is_cdi_device)?;
+        let expected = "the name of a CDI device, as in vendor.example/class=name";
+        self.check(key, name, &template, expected, is_cdi_device)?;
         Ok(template)
     }
 
-    /// In the container and on the host.
+    /// Returns the path in the container and the path on the host.
     fn paths(
         &mut self,
         host: &At<String>,
@@ -226,17 +226,17 @@ impl Rules<'_> {
         let container_template = self.template("containerPath", at)?;
         let host_template = host_template?;
         if host_template.is_per_device() && !container_template.is_per_device() {
-            let expected = "a device's placeholder, since hostPath has one";
+            let expected = "a placeholder of the device, because hostPath has one";
             return Err(self.error("containerPath", at, expected));
         }
         let absolute = |path: &str| {
             path.starts_with('/') && path.len() > 1 && !path.split('/').any(|part| part == "..")
         };
-        let in_container = self.every(
+        let in_container = self.check(
             "containerPath",
             at,
             &container_template,
-            "an absolute path, without ..",
+            "an absolute path without '..'",
             absolute,
         );
         self.host_path("hostPath", host, &host_template)?;
@@ -244,7 +244,7 @@ impl Rules<'_> {
         Ok((container_template, host_template))
     }
 
-    /// Evaluates what the host gives away.
+    /// Checks that every device's host path is allowed.
     fn host_path(
         &mut self,
         key: &str,
@@ -252,26 +252,25 @@ impl Rules<'_> {
         template: &Template,
     ) -> Result<(), Reported> {
         if template.depends_on_container() {
-            return Err(self.error(key, at, "a path that depends on nothing but its device"));
+            return Err(self.error(key, at, "a path that depends only on the device"));
         }
         let allowed = self.allowed;
         let expected = "/dev/null, zero, full, random, urandom or a path under ALLOWED_HOST_PATHS";
-        self.every(key, at, template, expected, |path| allowed.allow(path))
+        self.check(key, at, template, expected, |path| allowed.allow(path))
     }
 
-    /// Evaluates what the template makes of each device.
-    fn every(
+    /// Checks the text of the template for each device.
+    fn check(
         &mut self,
         key: &str,
         at: &At<String>,
         template: &Template,
         expected: &str,
-        is_good: impl Fn(&str) -> bool,
+        is_valid: impl Fn(&str) -> bool,
     ) -> Result<(), Reported> {
         if !template.is_per_device() {
             let text = template.of(&self.devices.iter().collect::<Vec<_>>(), 0);
-            let good = template.uses_all_devices() || is_good(&text);
-            return if good {
+            return if template.uses_all_devices() || is_valid(&text) {
                 Ok(())
             } else {
                 Err(self.error(key, at, expected))
@@ -279,12 +278,12 @@ impl Rules<'_> {
         }
         for device in self.devices {
             let text = template.of(&[device], 0);
-            if !is_good(&text) {
+            if !is_valid(&text) {
                 let (id, text) = (sanitize(&device.id), sanitize(&text));
                 return Err(self.error(
                     key,
                     at,
-                    format_args!("{expected}; device {id} makes it \"{text}\""),
+                    format_args!("{expected}; for device {id} it is \"{text}\""),
                 ));
             }
         }
@@ -305,11 +304,11 @@ impl Rules<'_> {
             return Ok(template);
         };
         let expected = if name == "path" {
-            format!("{{path}} only where every device has one; {device} has none")
+            format!("{{path}} only if every device has a path; {device} has none")
         } else if lacks.len() == self.devices.len() {
-            format!("a placeholder or the name of an attribute, not {{{name}}}")
+            format!("a placeholder or an attribute of the devices, not {{{name}}}")
         } else {
-            format!("an attribute that every device has; {device} lacks {name}")
+            format!("an attribute that every device has; {device} has no {name}")
         };
         Err(self.error(key, at, expected))
     }

@@ -1,4 +1,4 @@
-//! The variables of resources: names, precedence and lists, and the settings that they make.
+//! Reads the variables of resources into settings.
 
 pub(crate) mod names;
 mod precedence;
@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 
 use self::names::Form;
-use self::precedence::{Found, ResourceVariables, by_resource};
-use super::environment::{Environment, utf8};
+use self::precedence::{ResourceVariables, VariableValue, by_resource};
+use super::environment::Environment;
 use super::error::ConfigErrors;
 use super::limits;
 use super::resolve::COUNT_DEFAULT;
@@ -22,41 +22,40 @@ use crate::offer::resource::REMOVAL_GRACE_DEFAULT;
 
 const DEVICE_ID_PREFIX_DEFAULT: &str = "simple-device";
 
-/// Whether any variable of a resource is set, in a form that concerns some node.
+/// Returns whether any variable of a resource is set, for any node.
 pub fn any_set(environment: &Environment) -> bool {
     environment.keys().any(|name| Form::of(name).is_some())
 }
 
-/// The nodes that some variable of a resource names.
+/// Returns the nodes that variables of resources name.
 pub(super) fn nodes(environment: &Environment) -> BTreeSet<&str> {
     let names = environment.keys();
     names.filter_map(|name| Form::of(name)?.node).collect()
 }
 
-/// Reports each variable of a resource that concerns this node: beside a config file there must be none.
-pub(super) fn none_beside_file(environment: &Environment, node: &str, errors: &mut ConfigErrors) {
+/// Reports each variable of a resource that applies to this node. With a config file, none may be set.
+pub(super) fn refuse_beside_file(environment: &Environment, node: &str, errors: &mut ConfigErrors) {
     for (name, value) in environment {
-        let concerns = |form: &Form| form.node.is_none_or(|of| of == node);
-        if Form::of(name).as_ref().is_some_and(concerns) {
-            let value = utf8(name, value, errors);
+        let applies = |form: &Form| form.node.is_none_or(|of| of == node);
+        if Form::of(name).as_ref().is_some_and(applies) {
             errors.add(
                 name,
-                &value,
-                "to be unset: CONFIG_FILE says what the resources are",
+                &value.to_string_lossy(),
+                "to be unset, because CONFIG_FILE defines the resources",
             );
         }
     }
 }
 
-/// What the variables say for this node. Number, IDs and socket of each resource are spelled out: with variables, their
-/// defaults depend on how many resources there are.
+/// Reads the settings for this node. The number of devices, the ID prefix and the plugin name are always set, because the
+/// last two have defaults that depend on the number of resources.
 pub(super) fn read(environment: &Environment, node: &str, errors: &mut ConfigErrors) -> Settings {
     let resources = by_resource(environment, node, errors);
     let several = resources.len() > 1;
-    let mut known = BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let settings = |variables: &ResourceVariables| {
         let name = ResourceName::parse(&variables.name.at.value).ok();
-        let name = name.filter(|name| known.insert(name.clone()));
+        let name = name.filter(|name| seen.insert(name.clone()));
         let reader = VariablesReader {
             variables,
             several,
@@ -74,7 +73,7 @@ pub(super) fn read(environment: &Environment, node: &str, errors: &mut ConfigErr
 struct VariablesReader<'a> {
     variables: &'a ResourceVariables,
     several: bool,
-    /// `None` where it is invalid or another resource has it already, which is reported when it is resolved.
+    /// `None` if it is invalid or a duplicate, which the resolver reports.
     name: Option<ResourceName>,
 }
 
@@ -84,7 +83,7 @@ impl VariablesReader<'_> {
         let count = DevicesSetting::Count(count.unwrap_or(COUNT_DEFAULT));
         ResourceSettings {
             name: self.variables.name.at.clone(),
-            devices: Some(self.spelled_out(names::NUMBER_DEVICES, count)),
+            devices: Some(self.with_origin(names::NUMBER_DEVICES, count)),
             device_id_prefix: self.id_prefix(),
             plugin_name: self.plugin_name(),
             numa_nodes: self.parsed(names::NUMA_NODES, str::parse::<NumaNodes>, errors),
@@ -114,39 +113,39 @@ impl VariablesReader<'_> {
             } else {
                 DEVICE_ID_PREFIX_DEFAULT
             };
-            Some(self.spelled_out(names::DEVICE_ID_PREFIX, default.to_owned()))
+            Some(self.with_origin(names::DEVICE_ID_PREFIX, default.to_owned()))
         })
     }
 
-    /// A name that serves several resources is made one of each resource's own.
+    /// If several resources share a plugin name, each gets its own name, made of the plugin name and the resource's name.
     fn plugin_name(&self) -> Option<At<String>> {
-        let given = self.found(names::PLUGIN_NAME);
-        if let Some(own) = given.filter(|found| found.own || !self.several) {
+        let given = self.value(names::PLUGIN_NAME);
+        if let Some(own) = given.filter(|value| value.is_own || !self.several) {
             return Some(own.at.clone());
         }
-        let plugin = given.map_or(Ok(PluginName::default()), |found| {
-            PluginName::parse(&found.at.value)
+        let plugin = given.map_or(Ok(PluginName::default()), |value| {
+            PluginName::parse(&value.at.value)
         });
         let Ok(plugin) = plugin else {
-            // An invalid name is reported when it is resolved.
-            return given.map(|found| found.at.clone());
+            // The resolver reports an invalid name.
+            return given.map(|value| value.at.clone());
         };
         let name = if self.several {
             plugin.with_resource(self.name.as_ref()?)
         } else {
             plugin
         };
-        Some(self.spelled_out(names::PLUGIN_NAME, name.as_str().to_owned()))
+        Some(self.with_origin(names::PLUGIN_NAME, name.as_str().to_owned()))
     }
 
-    /// The parsed value; `None` where it is not set, empty, or an error.
+    /// Returns the parsed value, or `None` if it is unset, empty or invalid.
     fn parsed<T, E: Display>(
         &self,
         variable: &str,
         parse: impl FnOnce(&str) -> Result<T, E>,
         errors: &mut ConfigErrors,
     ) -> Option<T> {
-        let at = &self.found(variable)?.at;
+        let at = &self.value(variable)?.at;
         let parsed = limits::check_text(&at.value)
             .and_then(|()| parse(&at.value).map_err(|expected| expected.to_string()));
         parsed
@@ -155,20 +154,20 @@ impl VariablesReader<'_> {
     }
 
     fn text(&self, variable: &str) -> Option<At<String>> {
-        self.found(variable).map(|found| found.at.clone())
+        self.value(variable).map(|value| value.at.clone())
     }
 
-    /// What the variable says or, where it says nothing, its default.
-    fn spelled_out<T>(&self, variable: &str, value: T) -> At<T> {
+    /// Adds the origin of the variable's value, or of its default.
+    fn with_origin<T>(&self, variable: &str, value: T) -> At<T> {
         let set = self.variables.others.get(variable);
         let default = || Origin::Variable(variable.into());
-        let origin = set.map_or_else(default, |found| found.at.origin.clone());
+        let origin = set.map_or_else(default, |set| set.at.origin.clone());
         At { origin, value }
     }
 
-    /// Set, and not to an empty text, which is the default or off.
-    fn found(&self, variable: &str) -> Option<&Found> {
-        let found = self.variables.others.get(variable);
-        found.filter(|found| !found.at.value.is_empty())
+    /// Returns the value, or `None` if it is unset or empty.
+    fn value(&self, variable: &str) -> Option<&VariableValue> {
+        let value = self.variables.others.get(variable);
+        value.filter(|value| !value.at.value.is_empty())
     }
 }

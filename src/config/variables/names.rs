@@ -1,4 +1,4 @@
-//! The names of a resource's variables, and the forms that each of them has.
+//! The names of the variables of resources, with their index and node.
 
 pub const RESOURCE_NAME: &str = "RESOURCE_NAME";
 pub const NUMBER_DEVICES: &str = "NUMBER_DEVICES";
@@ -11,7 +11,7 @@ pub const DEVICE_FILE_HOST_PATH: &str = "DEVICE_FILE_HOST_PATH";
 pub const NUMA_NODES: &str = "NUMA_NODES";
 pub const PREFERRED_ALLOCATION: &str = "PREFERRED_ALLOCATION";
 
-/// The variables that each resource has. `RESOURCE_NAME` says how many resources there are.
+/// The variables of each resource. `RESOURCE_NAME` determines the number of resources.
 pub(crate) const RESOURCE_VARIABLES: [&str; 10] = [
     RESOURCE_NAME,
     NUMBER_DEVICES,
@@ -25,7 +25,7 @@ pub(crate) const RESOURCE_VARIABLES: [&str; 10] = [
     PREFERRED_ALLOCATION,
 ];
 
-/// A variable's name taken apart: `NAME`, `NAME_<i>`, `NAME.<node>` or `NAME_<i>.<node>`.
+/// The parts of a variable's name, which is `NAME`, `NAME_<i>`, `NAME.<node>` or `NAME_<i>.<node>`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Form<'a> {
     pub variable: &'static str,
@@ -53,7 +53,7 @@ impl<'a> Form<'a> {
     }
 }
 
-/// A decimal index without leading zeros. One beyond all bounds has no resource, like the highest.
+/// Parses a decimal index without leading zeros. An index that overflows becomes `usize::MAX`, which no resource has.
 fn index(digits: &str) -> Option<usize> {
     let decimal = !digits.is_empty() && digits.bytes().all(|c| c.is_ascii_digit());
     let leading_zero = digits.len() > 1 && digits.starts_with('0');
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn forms_of_a_name() {
+    fn splits_a_name_into_variable_index_and_node() {
         let form = |variable, index, node| {
             Some(Form {
                 variable,

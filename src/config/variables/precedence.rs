@@ -1,4 +1,4 @@
-//! Which variable gives a resource's value: precedence, lists and indexes.
+//! Finds the value of each variable for each resource, by precedence, list and index.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,24 +9,24 @@ use crate::config::settings::{At, Origin};
 
 const RESOURCE_NAME_DEFAULT: &str = "example.com/simple-device";
 
-/// A resource's value of one variable, trimmed; empty where it was set empty.
+/// The trimmed value of a variable for one resource.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
+pub(super) struct VariableValue {
     pub(super) at: At<String>,
-    /// Whether it is meant for this resource alone: given by index or as one of several elements.
-    pub(super) own: bool,
+    /// Whether the value is for this resource only, by its index or as one of several elements.
+    pub(super) is_own: bool,
 }
 
-/// All that the variables say of one resource.
+/// The variables of one resource.
 #[derive(Debug)]
 pub(super) struct ResourceVariables {
-    pub(super) name: Found,
-    /// By the variable's name; what is missing was not set.
-    pub(super) others: BTreeMap<&'static str, Found>,
+    pub(super) name: VariableValue,
+    /// The variables that are set, by name.
+    pub(super) others: BTreeMap<&'static str, VariableValue>,
 }
 
-/// What the variables say of each resource of this node, in index order. Each variable is read once, so that the time
-/// grows with the number of resources and not with its square.
+/// Returns the variables of each resource on this node, in index order. Each list is split once and not once for each
+/// resource, so the time is linear.
 pub(super) fn by_resource(
     environment: &Environment,
     node: &str,
@@ -51,7 +51,7 @@ pub(super) fn by_resource(
     resources
 }
 
-/// One variable's forms that concern this node.
+/// The forms of one variable that apply to this node.
 #[derive(Debug, Default)]
 struct Forms {
     /// 1. `NAME_<i>.<node>`
@@ -73,7 +73,7 @@ impl Forms {
         let mut all: BTreeMap<&'static str, Self> = BTreeMap::new();
         for (name, value) in environment {
             let Some(form) = Form::of(name) else { continue };
-            if form.node.is_some_and(|of| of != node) {
+            if form.node.is_some_and(|other| other != node) {
                 continue;
             }
             let set = At {
@@ -91,12 +91,12 @@ impl Forms {
         all
     }
 
-    /// `RESOURCE_NAME`: the resources' names by index. `NAME.<node>` is the node's whole list, else
-    /// `NAME` with `NAME_<i>` over it; `NAME_<i>.<node>` replaces or appends in any case.
-    fn names(&self, errors: &mut ConfigErrors) -> BTreeMap<usize, Found> {
+    /// Returns the resources' names by index, for `RESOURCE_NAME`. `NAME.<node>` replaces both `NAME` and `NAME_<i>`.
+    /// `NAME_<i>.<node>` always replaces or appends a name.
+    fn names(&self, errors: &mut ConfigErrors) -> BTreeMap<usize, VariableValue> {
         let list = self.node.as_ref().or(self.plain.as_ref());
         let elements = list.map(elements).unwrap_or_default();
-        let mut names: BTreeMap<usize, Found> = elements.into_iter().enumerate().collect();
+        let mut names: BTreeMap<usize, VariableValue> = elements.into_iter().enumerate().collect();
         for (index, set) in self.by_index() {
             names.insert(*index, single(set, errors));
         }
@@ -105,46 +105,51 @@ impl Forms {
                 origin: Origin::Variable(RESOURCE_NAME.into()),
                 value: RESOURCE_NAME_DEFAULT.to_owned(),
             };
-            names.insert(0, Found { at, own: true });
+            names.insert(0, VariableValue { at, is_own: true });
         }
+        report_empty(&names, list, errors);
         if let Some(gap) = (0..names.len()).find(|index| !names.contains_key(index)) {
-            for found in names.range(gap..).map(|(_, found)| found) {
-                let expected = format!("no gap: there is no resource {gap}");
-                errors.add_text("", &found.at, expected);
+            for name in names.range(gap..).map(|(_, name)| name) {
+                let expected = format!("indexes without a gap; RESOURCE_NAME_{gap} is not set");
+                errors.add_text("", &name.at, expected);
             }
         }
         names
     }
 
-    /// What is set for one resource by its index. What the node's own list replaces is meant for other nodes.
+    /// Returns the indexed forms. `NAME.<node>` replaces every `NAME_<i>`.
     fn by_index(&self) -> impl Iterator<Item = (&usize, &At<String>)> {
         let shared = self.indexed.iter().filter(|_| self.node.is_none());
         shared.chain(&self.node_indexed)
     }
 
-    /// Reports indexes that no resource has.
+    /// Reports indexes that do not belong to a resource.
     fn refuse_unknown(&self, indexes: &BTreeSet<usize>, errors: &mut ConfigErrors) {
         for (_, set) in self
             .by_index()
             .filter(|(index, _)| !indexes.contains(index))
         {
             let expected = match indexes.len() {
-                1 => "index 0, there is one resource".to_owned(),
-                count => format!("an index below {count}, there are {count} resources"),
+                1 => "index 0, because there is one resource".to_owned(),
+                count => format!("an index below {count}, because there are {count} resources"),
             };
             errors.add_text("", set, expected);
         }
     }
 
-    /// The value for each of these resources; the first form that is set wins. Where every resource has a value of this
-    /// node's own, the list is meant for other nodes and not validated.
-    fn values(&self, indexes: &BTreeSet<usize>, errors: &mut ConfigErrors) -> Vec<Option<Found>> {
+    /// Returns the value for each of these resources: the first form that is set wins. A list is not validated if every
+    /// resource has a `NAME_<i>.<node>`.
+    fn values(
+        &self,
+        indexes: &BTreeSet<usize>,
+        errors: &mut ConfigErrors,
+    ) -> Vec<Option<VariableValue>> {
         let list = self.node.as_ref().or(self.plain.as_ref());
-        let all_own = indexes
+        let is_list_unused = indexes
             .iter()
             .all(|index| self.node_indexed.contains_key(index));
         let elements = list
-            .filter(|_| !all_own)
+            .filter(|_| !is_list_unused)
             .map_or(Vec::new(), |list| elements_for(indexes.len(), list, errors));
         let by_index: BTreeMap<&usize, &At<String>> = self.by_index().collect();
         let value = |index: &usize| match (by_index.get(index), &*elements) {
@@ -156,47 +161,76 @@ impl Forms {
     }
 }
 
-fn elements(set: &At<String>) -> Vec<Found> {
-    let own = set.value.contains(',');
+/// Reports names of resources that are empty. A list is reported once, with the index of its first empty element.
+fn report_empty(
+    names: &BTreeMap<usize, VariableValue>,
+    list: Option<&At<String>>,
+    errors: &mut ConfigErrors,
+) {
+    let is_element = |name: &VariableValue| {
+        list.is_some_and(|list| list.origin == name.at.origin && list.value.contains(','))
+    };
+    let empty = names.iter().filter(|(_, name)| name.at.value.is_empty());
+    let (elements, others): (Vec<_>, Vec<_>) = empty.partition(|(_, name)| is_element(name));
+    for (_, name) in others {
+        errors.add_text("", &name.at, "a resource name, as in example.com/gpu");
+    }
+    if let (Some(list), [(first, _), ..]) = (list, &*elements) {
+        let empty = match elements.len() {
+            1 => format!("the element with index {first} is empty"),
+            count => format!("{count} elements are empty, the first has index {first}"),
+        };
+        errors.add_text(
+            "",
+            list,
+            format_args!("a resource name in each element; {empty}"),
+        );
+    }
+}
+
+fn elements(set: &At<String>) -> Vec<VariableValue> {
+    let is_own = set.value.contains(',');
     set.value
         .split(',')
-        .map(|value| found(set, value, own))
+        .map(|value| trimmed(set, value, is_own))
         .collect()
 }
 
-/// The elements of a list that serves this many resources: one for all of them, or one for each; none, if their number
-/// is wrong.
-fn elements_for(count: usize, set: &At<String>, errors: &mut ConfigErrors) -> Vec<Found> {
+/// Returns the elements of a list for this many resources: one for all of them, or one for each. If the number of elements
+/// is wrong, reports it and returns none.
+fn elements_for(count: usize, set: &At<String>, errors: &mut ConfigErrors) -> Vec<VariableValue> {
     let elements = elements(set);
     let length = elements.len();
     if length == 1 || length == count {
         return elements;
     }
     let expected = match count {
-        1 => format!("one element for the one resource, not {length}"),
-        _ => format!("1 or {count} elements for the {count} resources, not {length}"),
+        1 => format!("1 element instead of {length}, because there is one resource"),
+        _ => format!(
+            "1 or {count} elements instead of {length}, because there are {count} resources"
+        ),
     };
     errors.add_text("", set, expected);
     Vec::new()
 }
 
-/// The one value of an indexed form. Where it has a comma, its first part stands for it from here
-/// on, so that nothing is reported twice.
-fn single(set: &At<String>, errors: &mut ConfigErrors) -> Found {
+/// Returns the value of an indexed form. A comma is reported, and only the text before it is validated further, so that the
+/// value is reported once.
+fn single(set: &At<String>, errors: &mut ConfigErrors) -> VariableValue {
     if set.value.contains(',') {
-        let expected = "one value without a comma, since the name has an index";
+        let expected = "a single value without a comma, because the name has an index";
         errors.add_text("", set, expected);
     }
     let first = set.value.split(',').next().unwrap_or_default();
-    found(set, first, true)
+    trimmed(set, first, true)
 }
 
-fn found(set: &At<String>, value: &str, own: bool) -> Found {
+fn trimmed(set: &At<String>, value: &str, is_own: bool) -> VariableValue {
     let at = At {
         origin: set.origin.clone(),
         value: value.trim().to_owned(),
     };
-    Found { at, own }
+    VariableValue { at, is_own }
 }
 
 #[cfg(test)]
@@ -219,8 +253,8 @@ mod tests {
         }
         let value = |resource: &ResourceVariables| {
             let name = Some(&resource.name).filter(|_| variable == RESOURCE_NAME);
-            let found = name.or(resource.others.get(variable));
-            found.map_or("-".into(), |found| found.at.value.clone())
+            let value = name.or(resource.others.get(variable));
+            value.map_or("-".into(), |value| value.at.value.clone())
         };
         Ok(resources.iter().map(value).collect())
     }
@@ -257,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn one_element_serves_all_and_several_serve_each() {
+    fn a_list_has_one_element_for_all_resources_or_one_for_each() {
         let two = ("RESOURCE_NAME", "a/x, a/y");
         check(RESOURCE_NAME, &[two], &["a/x", "a/y"]);
         check(
@@ -279,6 +313,31 @@ mod tests {
     }
 
     #[test]
+    fn reports_the_index_of_an_empty_resource_name() {
+        refused(
+            &[("RESOURCE_NAME", "a/x,,a/z")],
+            &[
+                "RESOURCE_NAME=\"a/x,,a/z\": expected a resource name in each element; the element with index 1 is empty",
+            ],
+        );
+        refused(
+            &[("RESOURCE_NAME.n", "a/x, ")],
+            &[
+                "RESOURCE_NAME.n=\"a/x, \": expected a resource name in each element; the element with index 1 is empty",
+            ],
+        );
+        refused(
+            &[("RESOURCE_NAME", ",a/y,"), ("RESOURCE_NAME_3", "")],
+            &[
+                "RESOURCE_NAME_3=\"\": expected a resource name, as in example.com/gpu",
+                "RESOURCE_NAME=\",a/y,\": expected a resource name in each element; 2 elements are empty, the first has index 0",
+            ],
+        );
+        let replaced = [("RESOURCE_NAME", "a/x,"), ("RESOURCE_NAME_1", "a/y")];
+        check(RESOURCE_NAME, &replaced, &["a/x", "a/y"]);
+    }
+
+    #[test]
     fn resources_are_replaced_and_appended_by_index() {
         check(RESOURCE_NAME, &[], &["example.com/simple-device"]);
         check(
@@ -297,22 +356,22 @@ mod tests {
             &[list, ("RESOURCE_NAME_2.n", "a/z")],
             &["a/x", "a/y", "a/z"],
         );
-        // A node's list is its whole list; only what is meant for the node goes over it.
-        let nodes = ("RESOURCE_NAME.n", "a/n");
+        // A node's list replaces everything that is set for all nodes.
+        let of_node = ("RESOURCE_NAME.n", "a/n");
         check(
             RESOURCE_NAME,
-            &[list, nodes, ("RESOURCE_NAME_0", "a/z")],
+            &[list, of_node, ("RESOURCE_NAME_0", "a/z")],
             &["a/n"],
         );
         check(
             RESOURCE_NAME,
-            &[list, nodes, ("RESOURCE_NAME_0.n", "a/z")],
+            &[list, of_node, ("RESOURCE_NAME_0.n", "a/z")],
             &["a/z"],
         );
     }
 
     #[test]
-    fn other_nodes_are_not_judged() {
+    fn does_not_validate_variables_of_other_nodes() {
         check(
             NUMBER_DEVICES,
             &[("NUMBER_DEVICES_7.other", "x,y"), ("NUMBER_DEVICES", "4")],
@@ -326,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn shadowed_forms_are_not_judged() {
+    fn does_not_validate_overridden_forms() {
         let others = [("NUMBER_DEVICES_3", "1"), ("NUMBER_DEVICES", "1,2")];
         let with = |own| [&others[..], &[own]].concat();
         check(NUMBER_DEVICES, &with(("NUMBER_DEVICES.n", "4")), &["4"]);
@@ -334,20 +393,24 @@ mod tests {
         check(NUMBER_DEVICES, &list, &["4"]);
         refused(
             &[others[1], ("NUMBER_DEVICES_0", "4")],
-            &["NUMBER_DEVICES=\"1,2\": expected one element for the one resource, not 2"],
+            &[
+                "NUMBER_DEVICES=\"1,2\": expected 1 element instead of 2, because there is one resource",
+            ],
         );
     }
 
     #[test]
-    fn mistakes_name_the_variable() {
+    fn errors_name_the_variable() {
         refused(
             &[("RESOURCE_NAME", "a/x,a/y"), ("NUMBER_DEVICES", "1,2,3")],
-            &["NUMBER_DEVICES=\"1,2,3\": expected 1 or 2 elements for the 2 resources, not 3"],
+            &[
+                "NUMBER_DEVICES=\"1,2,3\": expected 1 or 2 elements instead of 3, because there are 2 resources",
+            ],
         );
         refused(
             &[("NUMBER_DEVICES_0.n", "1,2")],
             &[
-                "NUMBER_DEVICES_0.n=\"1,2\": expected one value without a comma, since the name has an index",
+                "NUMBER_DEVICES_0.n=\"1,2\": expected a single value without a comma, because the name has an index",
             ],
         );
         refused(
@@ -356,8 +419,8 @@ mod tests {
                 ("ENV_PREFIX_99999999999999999999", "X"),
             ],
             &[
-                "ENV_PREFIX_99999999999999999999=\"X\": expected index 0, there is one resource",
-                "NUMBER_DEVICES_1=\"2\": expected index 0, there is one resource",
+                "ENV_PREFIX_99999999999999999999=\"X\": expected index 0, because there is one resource",
+                "NUMBER_DEVICES_1=\"2\": expected index 0, because there is one resource",
             ],
         );
         refused(
@@ -367,8 +430,8 @@ mod tests {
                 ("NUMBER_DEVICES_2", "3,4"),
             ],
             &[
-                "RESOURCE_NAME_2=\"a/z\": expected no gap: there is no resource 1",
-                "NUMBER_DEVICES_2=\"3,4\": expected one value without a comma, since the name has an index",
+                "RESOURCE_NAME_2=\"a/z\": expected indexes without a gap; RESOURCE_NAME_1 is not set",
+                "NUMBER_DEVICES_2=\"3,4\": expected a single value without a comma, because the name has an index",
             ],
         );
     }

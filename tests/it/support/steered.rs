@@ -107,7 +107,7 @@ impl Node {
     /// Changes the config file, and waits until the program has read it.
     pub fn reloads(&self, config: &str) {
         fs::write(&self.file, config).expect("a file");
-        self.manager.says("read the config file again");
+        self.manager.says("reloaded the config file");
     }
 
     /// Admits a pod that requests one GPU.

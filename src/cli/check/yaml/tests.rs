@@ -1,4 +1,4 @@
-//! A config file that equals the variables, for every node.
+//! Tests that the printed config file is equivalent to the variables on every node.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::{print, scalar};
 use crate::config::{Config, Environment, FileText, Host, by_node};
 use crate::offer::resource::Resource;
 
-/// Node names that variables use, the last of which none does.
+/// Node names in variables, and last one that no variable names.
 const NODES: [&str; 4] = ["n", "m.example", "w*[1]", "other"];
 
 fn printed(environment: &Environment) -> Option<String> {
@@ -21,10 +21,11 @@ fn printed(environment: &Environment) -> Option<String> {
     Some(String::from_utf8(out).expect("UTF-8"))
 }
 
-/// The resources of the variables or, where there is a file, of the file, with what its comment says is allowed.
+/// Returns the resources of the file, with the `ALLOWED_HOST_PATHS` of its comment. Without a file, returns the resources of
+/// the variables.
 fn resources(variables: &Environment, file: Option<&str>, node: &str) -> Vec<Resource> {
     let mut environment = Environment::from([("NODE_NAME".to_owned(), node.into())]);
-    let text = file.map(|text| {
+    let file_text = file.map(|text| {
         let mut lines = text.lines();
         let allowed = lines.find_map(|line| line.strip_prefix("# ALLOWED_HOST_PATHS="));
         let paths = allowed.map(|list| serde_json::from_str(list).unwrap_or(list.to_owned()));
@@ -34,17 +35,17 @@ fn resources(variables: &Environment, file: Option<&str>, node: &str) -> Vec<Res
             content: Ok(text.as_bytes().to_vec()),
         }
     });
-    if text.is_none() {
+    if file_text.is_none() {
         environment.extend(variables.clone());
     }
-    let config = Config::read(&environment, text.as_ref(), &Host::default());
+    let config = Config::read(&environment, file_text.as_ref(), &Host::default());
     let file = file.unwrap_or_default();
     let config = config.unwrap_or_else(|errors| panic!("{errors}\n{variables:?}\n{file}"));
     config.plugins.resources
 }
 
 #[test]
-fn texts_have_quotes_where_a_reader_needs_them() {
+fn quotes_texts_that_yaml_would_not_read_as_strings() {
     for text in [
         "gpu",
         "example.com/gpu",
@@ -78,7 +79,7 @@ fn texts_have_quotes_where_a_reader_needs_them() {
     }
 }
 
-/// A text of one element: without commas and NUL, which a variable's element cannot have.
+/// Generates an element of a list, which cannot contain commas or NUL characters.
 fn any_text() -> impl Strategy<Value = String> {
     let odd = prop::sample::select(vec![
         "yes",
@@ -113,7 +114,7 @@ fn any_text() -> impl Strategy<Value = String> {
     prop_oneof![odd.prop_map(str::to_owned), "[a-z]{1,4}", "[^,\0\\s]{0,6}"]
 }
 
-/// One variable of a resource: its name, its value for one resource, and what the value must be to be valid.
+/// Generates a valid value of this variable for one resource.
 fn any_value(variable: &'static str) -> BoxedStrategy<String> {
     let words =
         |words: &[&'static str]| prop::sample::select(words.to_vec()).prop_map(str::to_owned);
@@ -139,7 +140,7 @@ const VARIABLES: [&str; 9] = [
     "PREFERRED_ALLOCATION",
 ];
 
-/// A variable for all resources, for each of them or by index, for all nodes or one.
+/// Generates a variable for all resources, for each of them or for one index, on all nodes or on one.
 fn any_variable() -> impl Strategy<Value = (String, String)> {
     let node = prop::sample::select(vec!["", "", ".n", ".m.example", ".w*[1]"]);
     prop::sample::select(VARIABLES.to_vec()).prop_flat_map(move |variable| {
@@ -170,20 +171,19 @@ fn any_environment() -> impl Strategy<Value = Environment> {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 256, max_global_rejects: 20_000, ..ProptestConfig::default() })]
 
-    /// Devices, IDs, sockets, outputs and policy are the same, on nodes that variables name and on others.
     #[test]
-    fn the_file_equals_the_variables(environment in any_environment()) {
+    fn the_file_is_equivalent_to_the_variables_on_every_node(environment in any_environment()) {
         let file = printed(&environment);
         prop_assume!(file.is_some());
         for node in NODES {
-            let of_file = resources(&environment, file.as_deref(), node);
-            prop_assert_eq!(of_file, resources(&environment, None, node), "{}", file.unwrap_or_default());
+            let from_file = resources(&environment, file.as_deref(), node);
+            prop_assert_eq!(from_file, resources(&environment, None, node), "{}", file.unwrap_or_default());
         }
     }
 }
 
 #[test]
-fn an_error_says_which_nodes_it_is_about() {
+fn an_error_names_the_nodes_that_it_applies_to() {
     let errors = |pairs: &[(&str, &str)]| {
         let pairs = pairs.iter();
         let environment = pairs.map(|(name, value)| ((*name).to_owned(), value.into()));
@@ -196,9 +196,9 @@ fn an_error_says_which_nodes_it_is_about() {
     };
     assert_eq!(
         errors(&[("RESOURCE_NAME.n", "a/x,a/y"), ("NUMBER_DEVICES", "1,2")]),
-        "NUMBER_DEVICES=\"1,2\": expected one element for the one resource, not 2 (on nodes that no variable names)"
+        "NUMBER_DEVICES=\"1,2\": expected 1 element instead of 2, because there is one resource (on nodes that no variable names)"
     );
-    // One that all nodes have is reported once.
+    // An error on all nodes is reported once.
     assert_eq!(
         errors(&[("ENV_PREFIX.n", "E"), ("NUMBER_DEVICES", "two")]),
         "NUMBER_DEVICES=\"two\": expected a whole number, 0 or more (on nodes that no variable names)"

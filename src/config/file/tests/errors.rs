@@ -1,9 +1,9 @@
-//! Every error of a file, with its line.
+//! Tests of errors, which name the line, key and value.
 
 use super::{errors_of, refused};
 
 #[test]
-fn all_mistakes_of_form_are_told_with_their_lines() {
+fn reports_every_error_of_syntax_and_type_with_its_line() {
     refused(
         "removalGrace: soon\nresource: []\nresources:\n\
          - {name: a/b, devices: many, count: 4}\n\
@@ -11,27 +11,27 @@ fn all_mistakes_of_form_are_told_with_their_lines() {
          \x20 deviceFiles: [{containerPath: /x}]\n  devices: [{id: a, health: Sick}, {path: x}, text]\n\
          \x20 preStart: yes\n  devices: 3\n- devices: 2\n- text\n",
         &[
-            r#"c.yaml:1: removalGrace="soon": expected a time from 1s to 24h"#,
+            r#"c.yaml:1: removalGrace="soon": expected a duration from 1s to 24h"#,
             "c.yaml:2: resource: expected one of the keys removalGrace, resources, nodes",
-            r#"c.yaml:4: devices="many": expected a whole number, or a list of devices"#,
+            r#"c.yaml:4: devices="many": expected a whole number, 0 or more, or a list of devices"#,
             "c.yaml:4: count: expected one of the keys name, devices,",
             r#"c.yaml:6: preferredAllocation="best": expected none, ordered, packed or spread"#,
             r#"c.yaml:7: numaNodes="x": expected a NUMA node from 0 to 1023"#,
-            "c.yaml:8: F: expected a text",
+            "c.yaml:8: F: expected a string",
             "c.yaml:9: deviceFiles: expected the key hostPath",
             r#"c.yaml:10: health="Sick": expected Healthy or Unhealthy"#,
             "c.yaml:10: devices: expected the key id",
-            r#"c.yaml:10: devices="text": expected a device with the key id"#,
+            r#"c.yaml:10: devices="text": expected a device with at least the key id"#,
             r#"c.yaml:11: preStart="yes": expected true or false"#,
-            "c.yaml:12: devices: expected each key once",
+            "c.yaml:12: devices: expected each key only once",
             "c.yaml:13: resources: expected the key name",
-            r#"c.yaml:14: resources="text": expected a resource"#,
+            r#"c.yaml:14: resources="text": expected a resource with at least the key name"#,
         ],
     );
 }
 
 #[test]
-fn all_mistakes_of_sense_are_told_with_their_lines() {
+fn reports_every_invalid_value_with_its_line() {
     refused(
         "resources:\n\
          - {name: a/b, devices: 99999999999999999999999, numaNodes: [2000], pluginName: kubelet}\n\
@@ -44,21 +44,21 @@ fn all_mistakes_of_sense_are_told_with_their_lines() {
             "c.yaml:2: devices=\"99999999999999999999999\": expected at most 300000 devices",
             "c.yaml:2: numaNodes=\"2000\": expected a NUMA node from 0 to 1023",
             "c.yaml:2: pluginName=\"kubelet\": expected another name",
-            "c.yaml:3: name=\"a/b\": expected each resource once; line 2 has it already",
-            "c.yaml:3: id=\"x\": expected each ID once; line 3 has it already",
-            "c.yaml:3: id=\"\": expected an ID",
+            "c.yaml:3: name=\"a/b\": expected each resource only once; it is already set in line 2",
+            "c.yaml:3: id=\"x\": expected each ID only once; it is already set in line 3",
+            "c.yaml:3: id=\"\": expected a device ID",
             "c.yaml:4: name=\"b\": expected a name with one '/'",
-            "c.yaml:4: pluginName=\"p\": expected a name of its own; line 3 has the socket p.sock already",
+            "c.yaml:4: pluginName=\"p\": expected a unique name; line 3 already uses the socket p.sock",
             "c.yaml:4: attributes=\"id\": expected another name",
             "c.yaml:4: attributes=\"a b\": expected a name of letters",
             "c.yaml:6: match=\"gpu-[\": expected a valid glob: unclosed character class at byte 4; missing ']'",
-            "c.yaml:7: name=\"c/d\": expected each resource once; line 7 has it already",
+            "c.yaml:7: name=\"c/d\": expected each resource only once; it is already set in line 7",
         ],
     );
 }
 
 #[test]
-fn a_third_of_one_name_names_the_first() {
+fn every_duplicate_refers_to_the_first() {
     refused(
         "resources:\n\
          - {name: a/b, devices: [{id: x},\n\
@@ -66,16 +66,16 @@ fn a_third_of_one_name_names_the_first() {
          \x20 {id: x}]}\n\
          - name: a/b\n- name: a/b\n",
         &[
-            "c.yaml:3: id=\"x\": expected each ID once; line 2 has it already",
-            "c.yaml:4: id=\"x\": expected each ID once; line 2 has it already",
-            "c.yaml:5: name=\"a/b\": expected each resource once; line 2 has it already",
-            "c.yaml:6: name=\"a/b\": expected each resource once; line 2 has it already",
+            "c.yaml:3: id=\"x\": expected each ID only once; it is already set in line 2",
+            "c.yaml:4: id=\"x\": expected each ID only once; it is already set in line 2",
+            "c.yaml:5: name=\"a/b\": expected each resource only once; it is already set in line 2",
+            "c.yaml:6: name=\"a/b\": expected each resource only once; it is already set in line 2",
         ],
     );
 }
 
 #[test]
-fn what_others_wrote_is_escaped() {
+fn escapes_text_from_the_file() {
     let errors = errors_of(
         "resources: [{name: a/b, devices: [{id: \"x\\nINFO fake\", path: /x}, {id: y}], env: {A: '{paths}', 'B_{\\e}': x}}]",
     );
@@ -86,7 +86,7 @@ fn what_others_wrote_is_escaped() {
 }
 
 #[test]
-fn an_error_that_comes_of_another_is_not_reported() {
+fn does_not_report_consequences_of_another_error() {
     let text = "
 resources:
   - name: [example.com/gpu]
@@ -115,7 +115,7 @@ resources:
             "c.yaml:9: delay=\"61s\"",
             "c.yaml:10: faults",
             "c.yaml:11: devices=\"many\"",
-            // An unknown key is no reason for the missing one.
+            // The unknown key does not hide the error about the missing key.
             "c.yaml:12: count",
             "c.yaml:12: resources",
         ],

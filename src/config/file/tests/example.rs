@@ -1,13 +1,13 @@
-//! A file with every key, and one with few.
+//! Tests of a file with almost every key, and of minimal files.
 
 use std::time::Duration;
 
-use super::{EXAMPLE, all_given, pairs, resources};
+use super::{EXAMPLE, allocate_all, pairs, resources};
 use crate::model::device::Health;
 use crate::model::preference::Policy;
 
 #[test]
-fn the_example_says_what_it_says() {
+fn reads_every_key() {
     let resources = resources(EXAMPLE);
     let [gpu, widget] = &resources[..] else {
         panic!("{resources:?}")
@@ -20,7 +20,7 @@ fn the_example_says_what_it_says() {
     assert_eq!(*gpu.devices.as_slice()[3].numa, [1]);
     assert_eq!((gpu.preference, gpu.pre_start), (Policy::Packed, true));
     assert_eq!(gpu.removal_grace, Duration::from_secs(60));
-    assert_eq!(pairs(&all_given(gpu).envs[..1]), ["GPU_0=/dev/0"]);
+    assert_eq!(pairs(&allocate_all(gpu).envs[..1]), ["GPU_0=/dev/0"]);
 
     assert_eq!(widget.socket.as_str(), "widget.sock");
     let ids: Vec<&str> = widget.devices.as_slice().iter().map(|d| &*d.id).collect();
@@ -30,15 +30,15 @@ fn the_example_says_what_it_says() {
 }
 
 #[test]
-fn little_is_enough() {
+fn reads_minimal_files() {
     assert!(resources("resources: []").is_empty());
     let [one] = &resources("resources: [{name: a/b}]")[..] else {
         panic!()
     };
     let ids: Vec<&str> = one.devices.as_slice().iter().map(|d| &*d.id).collect();
-    // Not simple-device: a second resource must not change the first one's IDs.
+    // Not simple-device: adding a resource must not change the IDs of the first one.
     assert_eq!(ids, ["b-n-0", "b-n-1"]);
     assert_eq!(one.removal_grace, Duration::from_secs(30));
     let anchors = "resources: [&x {name: a/b, env: &e {A: b}}, {name: a/c, env: *e}]";
-    assert_eq!(pairs(&all_given(&resources(anchors)[1]).envs), ["A=b"]);
+    assert_eq!(pairs(&allocate_all(&resources(anchors)[1]).envs), ["A=b"]);
 }

@@ -1,11 +1,11 @@
-//! The faults of a resource.
+//! Tests of the key `faults`.
 
 use super::{errors_of, plugins, read_on};
 
 const ONE: &str = "resources: [{name: example.com/gpu, faults: FAULTS}]";
 
 #[test]
-fn a_fault_has_the_words_of_the_command_line() {
+fn a_fault_is_displayed_as_on_the_command_line() {
     let text = ONE.replace(
         "FAULTS",
         "[{on: allocate, delay: 10s, probability: 0.5, after: 3, times: 2, seed: 7},
@@ -76,7 +76,7 @@ fn errors_in_faults_name_the_key() {
         ),
         (
             "[{on: stream, after: x}]",
-            "after=\"x\": expected a whole number",
+            "after=\"x\": expected a whole number, 0 or more",
         ),
         (
             "[{on: options, error: OK}]",
@@ -99,7 +99,7 @@ fn errors_in_faults_name_the_key() {
 }
 
 #[test]
-fn errors_in_faults_have_the_line_of_the_value_or_of_the_fault() {
+fn errors_in_faults_name_the_line_of_the_value_or_of_the_fault() {
     let text = "
 resources:
   - name: example.com/gpu
@@ -118,7 +118,7 @@ resources:
 }
 
 #[test]
-fn faults_of_a_node_replace_those_of_all() {
+fn faults_of_a_node_replace_those_of_the_resource() {
     let text = "
 resources:
   - {name: example.com/gpu, devices: 4, faults: [{on: stream}, {on: health, devices: 0-3, up: 1s, down: 1s}]}
@@ -133,7 +133,7 @@ nodes:
             .map(|resource| plugins.faults.of(&resource.name).len())
             .collect()
     };
-    // Devices that another node lacks are no error there.
+    // Indexes of devices that do not exist on this node are not an error.
     assert_eq!(faults("n"), [2, 0]);
     assert_eq!(faults("m"), [2, 1]);
     let many = ONE.replace(
@@ -144,14 +144,14 @@ nodes:
         ),
     );
     assert!(
-        errors_of(&many).contains("at most 8 faults of health"),
+        errors_of(&many).contains("at most 8 faults with on: health"),
         "{}",
         errors_of(&many)
     );
 }
 
 #[test]
-fn faults_that_are_never_injected_give_a_warning() {
+fn warns_about_faults_that_are_never_injected() {
     let text = ONE.replace(
         "FAULTS",
         "[{on: pre-start, delay: 1s}, {on: preferred, delay: 1s}, {on: allocate, delay: 1s}]",

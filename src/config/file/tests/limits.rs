@@ -1,10 +1,9 @@
-//! Files that are too large, or would make too much.
+//! Tests of the limits on files and on the resources in them.
 
 use super::{errors_of, read_on};
 
-/// What would take memory or time without end is refused instead.
 #[test]
-fn no_file_is_too_much() {
+fn refuses_files_that_would_take_too_much_memory_or_time() {
     let long = "x".repeat(5000);
     let scalars = format!(
         "a: &a \"{}\"\nb: [{}]\n",
@@ -20,8 +19,8 @@ fn no_file_is_too_much() {
     let parts = "{id} ".repeat(80_000);
     let rules: Vec<String> = (0..300).map(|i| format!("'A{i}_{{index}}': x")).collect();
     for (text, expected) in [
-        (scalars, "anchors and aliases make more than 16 MiB"),
-        (anchors, "anchors and aliases make more than 16 MiB"),
+        (scalars, "they expand the file to more than 16 MiB"),
+        (anchors, "they expand the file to more than 16 MiB"),
         (
             format!("resources: [{{name: a/b, env: {{'X_{{id}}': \"{parts}\"}}}}]"),
             "at most 100 placeholders",
@@ -55,7 +54,9 @@ fn no_file_is_too_much() {
         env.join(", "),
         aliases.join(",")
     );
-    assert!(errors_of(&repeated).contains("at most 50000 env, annotations, device files"));
+    assert!(
+        errors_of(&repeated).contains("at most 50000 entries in env, annotations, deviceFiles")
+    );
     let resources: Vec<String> = (0..1001).map(|i| format!("{{name: a/b{i}}}")).collect();
     let errors = errors_of(&format!("resources: [{}]", resources.join(",")));
     assert!(

@@ -1,4 +1,4 @@
-//! What a file says, and what is wrong with one.
+//! Tests that read config files.
 
 mod errors;
 mod example;
@@ -31,7 +31,7 @@ fn read_on(node: &str, text: impl Into<Vec<u8>>) -> Result<DesiredPlugins, Confi
     let settings = read(&file, node, &mut errors);
     let plugins = settings.and_then(|settings| resolve(&settings, node, &allowed, &mut errors));
     errors.sort_by_line();
-    errors.unless_any(plugins)
+    errors.into_result(plugins)
 }
 
 #[track_caller]
@@ -54,8 +54,8 @@ fn refused(text: &str, expected: &[&str]) {
     }
 }
 
-/// What a container with all of the devices gets.
-fn all_given(resource: &Resource) -> Allocation {
+/// Returns the outputs for a container with all devices.
+fn allocate_all(resource: &Resource) -> Allocation {
     let ids: Vec<String> = resource
         .devices
         .as_slice()
@@ -72,7 +72,7 @@ fn pairs(pairs: &[(String, String)]) -> Vec<String> {
         .collect()
 }
 
-/// The example of the README, whole.
+/// A file that uses every key except `faults`.
 const EXAMPLE: &str = r#"
 removalGrace: 1m
 resources:

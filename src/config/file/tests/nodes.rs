@@ -1,4 +1,4 @@
-//! What is different on some nodes.
+//! Tests of the key `nodes`.
 
 use super::{EXAMPLE, read_on};
 
@@ -11,6 +11,6 @@ fn the_first_matching_node_replaces_keys_and_adds_resources() {
         ["example.com/gpu", "ska-sdp.org/widget", "example.com/nic"]
     );
     assert!(on_gpu[0].devices.is_empty() && on_gpu[0].outputs.envs.is_empty());
-    assert!(on_gpu[0].pre_start, "what is not named stays");
+    assert!(on_gpu[0].pre_start, "keys without an override are kept");
     assert_eq!(read_on("gpu-7", EXAMPLE).unwrap().resources.len(), 2);
 }

@@ -1,16 +1,16 @@
-//! What a container gets.
+//! Tests of what a container gets.
 
-use super::{EXAMPLE, all_given, errors_of, pairs, plugins, refused, resources};
+use super::{EXAMPLE, allocate_all, errors_of, pairs, plugins, refused, resources};
 use crate::model::device::Health;
 
 #[test]
-fn outputs_are_made_of_templates() {
+fn evaluates_templates_for_each_device() {
     let mut widget = resources(EXAMPLE).remove(1);
     let devices = std::sync::Arc::make_mut(&mut widget.devices);
     devices.set_health("w0", Health::Healthy).unwrap();
-    let got = all_given(&widget);
+    let allocation = allocate_all(&widget);
     assert_eq!(
-        pairs(&got.envs),
+        pairs(&allocation.envs),
         [
             "DEV_0=w0",
             "SNAFFLER_w0=0+1",
@@ -22,21 +22,24 @@ fn outputs_are_made_of_templates() {
             "PLAIN=1.50",
         ]
     );
-    assert_eq!(pairs(&got.annotations)[1], "widget.example/1=010 on n");
-    assert_eq!(got.device_files[2].container_path, "/dev/widget-2");
-    assert_eq!(got.device_files[2].permissions, "r");
-    let mounts: Vec<_> = got
+    assert_eq!(
+        pairs(&allocation.annotations)[1],
+        "widget.example/1=010 on n"
+    );
+    assert_eq!(allocation.device_files[2].container_path, "/dev/widget-2");
+    assert_eq!(allocation.device_files[2].permissions, "r");
+    let mounts: Vec<_> = allocation
         .mounts
         .iter()
         .map(|m| (&*m.host_path, &*m.container_path, m.read_only))
         .collect();
     assert_eq!(mounts[0], ("/opt/w0", "/w/w0", false));
     assert_eq!(mounts[3], ("/opt/widget", "/opt/widget", true));
-    assert_eq!(got.cdi_devices.len(), 4);
+    assert_eq!(allocation.cdi_devices.len(), 4);
 }
 
 #[test]
-fn what_a_container_gets_is_judged_with_the_devices() {
+fn validates_outputs_with_each_device() {
     refused(
         "resources:\n\
          - name: a/b\n\
@@ -52,31 +55,31 @@ fn what_a_container_gets_is_judged_with_the_devices() {
          \x20 cdiDevices: [a.b/c]\n\
          \x20 deviceFilePrefix: gpu\n",
         &[
-            "4: env=\"{id}\": expected a device's placeholder in the name too",
-            "4: env=\"B=C\": expected a name, without '='",
-            "4: env=\"C_{nope}\": expected a placeholder or the name of an attribute, not {nope}",
+            "4: env=\"{id}\": expected a placeholder of the device in the name too",
+            "4: env=\"B=C\": expected a name without '='",
+            "4: env=\"C_{nope}\": expected a placeholder or an attribute of the devices, not {nope}",
             "4: env=\"D_{id\": expected a '}' for every '{'",
             "4: env=\"E_{id|low}\": expected a filter (upper, alnum, uuid), not 'low'",
-            "4: env=\"{paths}\": expected {path} only where every device has one; y has none",
-            "4: env=\"G_{ok}\": expected an attribute that every device has; y lacks ok",
-            "4: env=\"H_{sign}\": expected a name, without '='; device x makes it \"H_=\"",
+            "4: env=\"{paths}\": expected {path} only if every device has a path; y has none",
+            "4: env=\"G_{ok}\": expected an attribute that every device has; y has no ok",
+            "4: env=\"H_{sign}\": expected a name without '='; for device x it is \"H_=\"",
             "6: hostPath=\"/etc/shadow\": expected /dev/null, zero",
-            "7: containerPath=\"/dev/../etc/passwd\": expected an absolute path, without ..",
+            "7: containerPath=\"/dev/../etc/passwd\": expected an absolute path without '..'",
             "7: hostPath=\"/dev/../etc/passwd\": expected /dev/null, zero",
-            "7: permissions=\"rx\": expected some of r, w and m",
-            "8: containerPath=\"x{index}\": expected an absolute path, without ..; device x makes it \"x0\"",
-            "9: hostPath=\"/opt/{ids}\": expected a path that depends on nothing but its device",
-            "10: containerPath=\"/a\": expected a device's placeholder, since hostPath has one",
-            "11: containerPath=\"/opt/../{id}\": expected an absolute path, without ..; device x",
+            "7: permissions=\"rx\": expected one or more of r, w and m",
+            "8: containerPath=\"x{index}\": expected an absolute path without '..'; for device x it is \"x0\"",
+            "9: hostPath=\"/opt/{ids}\": expected a path that depends only on the device",
+            "10: containerPath=\"/a\": expected a placeholder of the device, because hostPath has one",
+            "11: containerPath=\"/opt/../{id}\": expected an absolute path without '..'; for device x",
             "11: hostPath=\"/opt/../{id}\": expected /dev/null",
-            "12: cdiDevices=\"a.b/c\": expected a CDI device's name",
+            "12: cdiDevices=\"a.b/c\": expected the name of a CDI device",
             "13: deviceFilePrefix=\"gpu\": expected /dev/null, zero",
         ],
     );
 }
 
 #[test]
-fn without_devices_what_a_container_gets_is_judged_all_the_same() {
+fn validates_outputs_without_devices() {
     let outputs = "env: {'A_{nope}': ''}, mounts: [{hostPath: /etc}], deviceFileHostPath: /dev/mem, deviceFilePrefix: mem";
     for devices in ["devices: 0", "devices: 2", "numaNodes: [5000]"] {
         let errors = errors_of(&format!("resources: [{{name: a/b, {devices}, {outputs}}}]"));
@@ -94,17 +97,17 @@ fn without_devices_what_a_container_gets_is_judged_all_the_same() {
     assert!(listed.contains("hostPath=\"/etc\""), "{listed}");
 }
 
-/// Texts that are short whatever they are made of, a thing for each device: were they made for each, this would take minutes.
+/// `{ids|uuid}` is short, but evaluating it once for each device would take minutes.
 #[test]
-fn what_is_said_of_all_devices_is_made_once() {
+fn evaluates_placeholders_of_all_devices_once() {
     let text = "resources: [{name: a/b, devices: 20000, annotations: {'a-{id}': '{ids|uuid}'}}]";
     let plugins = plugins(text);
     assert!(crate::config::warnings::of(&plugins, None).is_empty());
     let resource = &plugins.resources[0];
     let devices: Vec<_> = resource.devices.as_slice().iter().collect();
-    let given = resource.outputs.of(&devices[..2]);
-    let [first, second] = &*given.annotations else {
-        panic!("not one for each device")
+    let of_two = resource.outputs.of(&devices[..2]);
+    let [first, second] = &*of_two.annotations else {
+        panic!("expected an annotation for each device")
     };
     assert_eq!(first.1, second.1);
     assert_ne!(first.1, resource.outputs.of(&devices[..1]).annotations[0].1);

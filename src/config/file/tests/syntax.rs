@@ -1,4 +1,4 @@
-//! Text that is no YAML, and YAML that is no config file.
+//! Tests with invalid YAML, and with YAML that is not a config file.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::{EXAMPLE, FileText, read_on};
 use crate::config::error::Place;
 
 #[test]
-fn what_is_no_yaml_is_told_with_its_line() {
+fn reports_invalid_yaml_with_its_line() {
     let deep = format!("resources: {}", "[".repeat(3000));
     let doubling = ('b'..='i').zip('a'..).map(|(name, of)| {
         let of = vec![format!("*{of}"); 9].join(",");
@@ -15,28 +15,28 @@ fn what_is_no_yaml_is_told_with_its_line() {
     let doubling: Vec<String> = doubling.collect();
     let bomb = format!("a: &a [1,1,1,1,1,1,1,1,1]\n{}", doubling.join("\n"));
     for (text, expected) in [
-        ("resources: [1,\n", "c.yaml:1: expected YAML: "),
-        ("a: b: c", "c.yaml:1: expected YAML: "),
+        ("resources: [1,\n", "c.yaml:1: expected valid YAML: "),
+        ("a: b: c", "c.yaml:1: expected valid YAML: "),
         (
             "",
-            "c.yaml:1: expected the keys resources, nodes and removalGrace",
+            "c.yaml:1: expected a mapping with the key resources, and optionally nodes and removalGrace",
         ),
-        ("[]", "c.yaml:1: expected the keys resources"),
+        ("[]", "c.yaml:1: expected a mapping with the key resources"),
         (
             "resources: []\n---\nresources: []",
-            "c.yaml:2: expected one document",
+            "c.yaml:2: expected a single YAML document",
         ),
         ("resources: !!seq []", "c.yaml:1: expected no tag"),
-        ("resources: *x", "c.yaml:1: expected YAML: "),
+        ("resources: *x", "c.yaml:1: expected valid YAML: "),
         (
             "resources: &x [*x]",
-            "c.yaml:1: expected an alias of something that ended before it",
+            "c.yaml:1: expected an alias whose anchor is complete",
         ),
         ("nodes: []", "c.yaml:1: expected the key resources"),
-        (&deep, "c.yaml:1: expected YAML: "),
+        (&deep, "c.yaml:1: expected valid YAML: "),
         (
             &bomb,
-            "expected less: anchors and aliases make more than 16 MiB of it",
+            "expected fewer aliases: they expand the file to more than 16 MiB",
         ),
     ] {
         let errors = read_on("n", text).expect_err(text).to_string();
@@ -46,7 +46,7 @@ fn what_is_no_yaml_is_told_with_its_line() {
         read_on("n", b"\xff".to_vec())
             .unwrap_err()
             .to_string()
-            .contains("text in UTF-8")
+            .contains("valid UTF-8; it is invalid at byte 0")
     );
     let large = read_on("n", vec![b' '; FileText::SIZE_MAX + 1])
         .unwrap_err()
@@ -54,7 +54,7 @@ fn what_is_no_yaml_is_told_with_its_line() {
     assert!(large.contains("a file of at most 1048576 bytes"), "{large}");
 }
 
-/// YAML that looks like a config file, here and there.
+/// Generates texts of tokens that are common in config files.
 fn any_yaml() -> impl Strategy<Value = String> {
     let words = prop::sample::select(vec![
         "resources",
@@ -105,21 +105,21 @@ fn any_yaml() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_file_makes_it_panic(text in any_yaml()) {
+    fn does_not_panic_for_any_text(text in any_yaml()) {
         let _ = read_on("n", text);
     }
 
     #[test]
-    fn no_bytes_make_it_panic(at in 0..EXAMPLE.len(), bytes in prop::collection::vec(any::<u8>(), 0..20)) {
+    fn does_not_panic_for_any_bytes(at in 0..EXAMPLE.len(), bytes in prop::collection::vec(any::<u8>(), 0..20)) {
         let mut text = EXAMPLE.as_bytes().to_vec();
         let end = (at + bytes.len()).min(text.len());
         text.splice(at..end, bytes);
         let _ = read_on("n", text);
     }
 
-    /// Whatever is cut out of a good file: it is read, or the error has a line of the file.
+    /// Removes a part of a valid file.
     #[test]
-    fn mistakes_have_a_line_of_the_file(from in 0..EXAMPLE.len(), length in 0_usize..40) {
+    fn errors_have_a_line_of_the_file(from in 0..EXAMPLE.len(), length in 0_usize..40) {
         let to = (from + length).min(EXAMPLE.len());
         let text = format!("{}{}", &EXAMPLE[..from], &EXAMPLE[to..]);
         if let Err(errors) = read_on("n", &*text) {

@@ -1,21 +1,22 @@
-//! Warnings about what a container gets.
+//! Tests of warnings about what a container gets.
 
 use super::plugins;
 
 #[test]
-fn one_name_for_several_devices_is_warned_of() {
+fn warns_about_a_name_shared_by_several_devices() {
     let plugins =
         plugins("resources: [{name: a/b, devices: [{id: a-1}, {id: a1}], env: {'{id|alnum}': x}}]");
     let warnings = crate::config::warnings::of(&plugins, None);
     assert!(
-        warnings[0].starts_with("a/b has the env a1 for several devices: one wins"),
+        warnings[0]
+            .starts_with("a/b has the environment variable a1 for several devices: a container"),
         "{warnings:?}"
     );
 }
 
-/// Measured with IDs of 18 bytes: 6,800 of them in one variable run, and 7,000 do not.
+/// Measured with IDs of 18 bytes: a container with 6,800 of them in one variable starts, and one with 7,000 does not.
 #[test]
-fn a_variable_that_keeps_a_container_from_starting_is_warned_of() {
+fn warns_about_a_variable_that_may_be_too_long() {
     let with = |count: usize| {
         let text = format!(
             "resources: [{{name: a/b, deviceIdPrefix: eleven-char, devices: {count}, env: {{GPUS: '{{ids}}'}}}}]"
@@ -24,13 +25,13 @@ fn a_variable_that_keeps_a_container_from_starting_is_warned_of() {
     };
     assert!(with(6_800).is_empty(), "{:?}", with(6_800));
     let [warning] = &*with(7_500) else {
-        panic!("no warning, or several");
+        panic!("expected one warning");
     };
     let (before, after) = warning.split_once("more than ").expect("a count");
     assert_eq!(before, "a/b: a container with ");
-    let (fit, after) = after.split_once(" of its 7500 devices ").expect("a count");
+    let (fit, after) = after.split_once(" of the 7500 devices ").expect("a count");
     assert!(
-        after.starts_with("may not start: the env GPUS would be over 128 KiB"),
+        after.starts_with("may not start: the environment variable GPUS would exceed 128 KiB"),
         "{after}"
     );
     assert!(
@@ -39,9 +40,10 @@ fn a_variable_that_keeps_a_container_from_starting_is_warned_of() {
     );
 }
 
-/// Measured with IDs of 86 characters in a variable each: 20,000 run, and 25,000 do not.
+/// Measured with IDs of 86 characters, each in its own variable: a container with 20,000 of them starts, and one with
+/// 25,000 does not.
 #[test]
-fn an_environment_that_keeps_a_container_from_starting_is_warned_of() {
+fn warns_about_an_environment_that_may_be_too_large() {
     let with = |count: usize| {
         let prefix = "x".repeat(78);
         let text = format!(
@@ -54,10 +56,10 @@ fn an_environment_that_keeps_a_container_from_starting_is_warned_of() {
     };
     assert!(with(18_000).is_empty(), "{:?}", with(18_000));
     let [warning] = &*with(25_000) else {
-        panic!("no warning, or several");
+        panic!("expected one warning");
     };
     let (_, after) = warning.split_once("more than ").expect("a count");
-    let (fit, _) = after.split_once(" of its 25000 devices ").expect("a count");
+    let (fit, _) = after.split_once(" of the 25000 devices ").expect("a count");
     assert!(
         (18_000..21_000).contains(&fit.parse::<usize>().unwrap()),
         "{fit}"
