@@ -11,7 +11,7 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::Result;
-use crate::floor;
+use crate::empty_service;
 use crate::processor::OneProcessor;
 use crate::program::{DEADLINE, Load, MeasuredProgram, Outputs, Views};
 use crate::table::Figure;
@@ -102,7 +102,7 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     let two_with_all = load(2, Outputs::All, Views::On(0));
     let mut all = MeasuredManager::start(program, &of("all"), two_with_all).await?;
     let socket = of("floor.sock");
-    let _floor = floor::start(&socket)?;
+    let _floor = empty_service::start(&socket)?;
     let mut floor = Called::dial(&socket, "gpu-worker-1").await?;
     let mut called = [
         &mut floor,

@@ -3,7 +3,7 @@
 mod allocate;
 mod back;
 mod check;
-mod floor;
+mod empty_service;
 mod idle;
 mod processor;
 mod program;
@@ -24,9 +24,9 @@ fn main() -> Result<()> {
         .build()?;
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [command, socket] = &*arguments
-        && command == floor::COMMAND
+        && command == empty_service::COMMAND
     {
-        return runtime.block_on(floor::serve(socket));
+        return runtime.block_on(empty_service::serve(socket));
     }
     // Cargo's own.
     arguments.retain(|argument| argument != "--bench");

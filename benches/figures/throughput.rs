@@ -8,7 +8,7 @@ use simple_device_plugin::api::allocation_of;
 
 use crate::Result;
 use crate::allocate::{Called, MeasuredManager};
-use crate::floor;
+use crate::empty_service;
 use crate::processor::OneProcessor;
 use crate::program::{Load, Outputs, Views};
 use crate::table::Figure;
@@ -76,7 +76,7 @@ pub async fn measure(program: &std::path::Path) -> Result<Vec<Figure>> {
     };
     let manager = MeasuredManager::start(program, &dir.path().join("manager"), load).await?;
     let socket = dir.path().join("floor.sock");
-    let _floor = floor::start(&socket)?;
+    let _floor = empty_service::start(&socket)?;
     let floor = Called::dial(&socket, "gpu-worker-1").await?;
     let (mut ours, mut empty) = (Took::default(), Took::default());
     for _ in 0..ROUNDS {

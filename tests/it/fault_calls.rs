@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::client::plugin_client;
-use crate::support::steered::{CALLED, FOUR, Node};
+use crate::support::running_node::{CALLED, FOUR, Node};
 use crate::support::{GPU, assert_alive, held, shows, until, within};
 use rustix::process::Signal;
 use simple_device_plugin::api;

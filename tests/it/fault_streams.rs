@@ -1,6 +1,6 @@
 //! Faults of the registration and of the ListAndWatch stream, and faults of the devices' health.
 
-use crate::support::steered::{CALLED, FOUR, Node};
+use crate::support::running_node::{CALLED, FOUR, Node};
 use crate::support::{GPU, held, registrations, until, within};
 use simple_device_plugin::control::{FaultReply, HealthReply};
 

@@ -4,6 +4,7 @@ mod support;
 
 mod addresses;
 mod check_yaml;
+mod command_soak;
 mod config_file;
 mod connections;
 mod control_socket;
@@ -30,4 +31,3 @@ mod removal;
 mod shutdown;
 mod soak;
 mod status;
-mod steer_soak;

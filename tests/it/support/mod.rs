@@ -6,8 +6,8 @@ pub mod fake_kubelet;
 pub mod fake_plugin;
 pub mod http;
 pub mod process;
+pub mod running_node;
 pub mod soak;
-pub mod steered;
 
 mod directory;
 mod kubelets;

@@ -7,8 +7,8 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::support::control::control;
+use crate::support::running_node::Node;
 use crate::support::soak::{count, seed};
-use crate::support::steered::Node;
 use crate::support::{DEADLINE, assert_alive, held, pod, shows, strict_kubelet};
 use enum_map::Enum;
 use fastrand::Rng;
@@ -47,9 +47,9 @@ resources:
 
 #[tokio::test]
 async fn ten_thousand_commands_leave_everything_as_configured() {
-    let seed = seed("STEER_SEED");
+    let seed = seed("COMMAND_SEED");
     let commands = count("COMMANDS", COMMANDS);
-    eprintln!("STEER_SEED={seed}");
+    eprintln!("COMMAND_SEED={seed}");
     let node = Node::with_kubelet(CONFIG, strict_kubelet);
     as_configured(&node.kubelet).await;
     let control = control(node.dir.path());
