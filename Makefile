@@ -70,9 +70,9 @@ SOAK_LOG = $(or $(CARGO_TARGET_DIR),target)/soak.log
 HAS_PASSED = tee $(SOAK_LOG) && grep -q '1 passed' $(SOAK_LOG)
 
 soak: build ## 1,000 kubelet restarts and other trouble, then 1,000 reloads, then 100,000 commands; SEED=... replays one
-	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) $(ONE_TEST) soak::whatever_is_broken_all_is_whole_in_the_end | $(HAS_PASSED)
-	RELOAD_SEED=$(SEED) RELOADS=$(or $(RESTARTS),1000) $(ONE_TEST) reload_soak::random_reloads_leave_nothing_behind | $(HAS_PASSED)
-	TESTED_PROGRAM=$(PROGRAM) COMMAND_SEED=$(SEED) COMMANDS=$(or $(COMMANDS),100000) $(ONE_TEST) command_soak::ten_thousand_commands_leave_everything_as_configured | $(HAS_PASSED)
+	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) $(ONE_TEST) soak::recovers_from_random_restarts_and_failures | $(HAS_PASSED)
+	RELOAD_SEED=$(SEED) RELOADS=$(or $(RESTARTS),1000) $(ONE_TEST) reload_soak::random_reloads_leak_nothing | $(HAS_PASSED)
+	TESTED_PROGRAM=$(PROGRAM) COMMAND_SEED=$(SEED) COMMANDS=$(or $(COMMANDS),100000) $(ONE_TEST) command_soak::random_commands_and_a_reset_leave_everything_as_configured | $(HAS_PASSED)
 
 # What libFuzzer needs of the compiler; cargo-fuzz sets the same, and a sanitizer that needs nightly.
 COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::client::plugin_client;
-use crate::support::running_node::{CALLED, FOUR, Node};
+use crate::support::running_node::{FOUR, FOUR_PRE_START, Node};
 use crate::support::{GPU, assert_alive, held, shows, until, within};
 use rustix::process::Signal;
 use simple_device_plugin::api;
@@ -140,7 +140,7 @@ async fn all_delays_together_are_bounded() {
 
 #[tokio::test]
 async fn a_refused_call_has_its_code_and_message() {
-    let node = Node::with(CALLED);
+    let node = Node::with(FOUR_PRE_START);
     node.shows(4, 4).await;
     let refusals = [
         ("allocate", "Allocate failed: Unavailable: no luck"),

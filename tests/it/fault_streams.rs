@@ -1,6 +1,6 @@
 //! Faults of the registration and of the ListAndWatch stream, and faults of the devices' health.
 
-use crate::support::running_node::{CALLED, FOUR, Node};
+use crate::support::running_node::{FOUR, FOUR_PRE_START, Node};
 use crate::support::{GPU, held, registrations, until, within};
 use simple_device_plugin::control::{FaultReply, HealthReply};
 
@@ -44,7 +44,7 @@ async fn a_registration_is_suspended_until_the_fault_is_cleared() {
     );
     // Neither a kubelet restart nor other options end it.
     let node = node.with_another_kubelet().await;
-    node.reloads(&CALLED.replace("devices: 4", "devices: 3"));
+    node.reloads(&FOUR_PRE_START.replace("devices: 4", "devices: 3"));
     node.manager
         .says("other options or another socket: starting over");
     assert_eq!(registrations(&node.kubelet, GPU), 0);

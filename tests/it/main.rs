@@ -1,4 +1,4 @@
-//! The daemon as its users meet it, over the simulated kubelet or as a process. Each file tests one subject.
+//! Integration tests of the daemon, with the simulated kubelet. Each file tests one subject.
 
 mod support;
 
