@@ -70,9 +70,9 @@ SOAK_LOG = $(or $(CARGO_TARGET_DIR),target)/soak.log
 HAS_PASSED = tee $(SOAK_LOG) && grep -q '1 passed' $(SOAK_LOG)
 
 soak: build ## Run the soak tests: RESTARTS=1000 (kubelet restarts, then reloads) and COMMANDS=100000; SEED=N replays a run
-	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) $(ONE_TEST) soak::whatever_is_broken_all_is_whole_in_the_end | $(HAS_PASSED)
-	RELOAD_SEED=$(SEED) RELOADS=$(or $(RESTARTS),1000) $(ONE_TEST) reload_soak::random_reloads_leave_nothing_behind | $(HAS_PASSED)
-	TESTED_PROGRAM=$(PROGRAM) STEER_SEED=$(SEED) COMMANDS=$(or $(COMMANDS),100000) $(ONE_TEST) steer_soak::ten_thousand_commands_leave_everything_as_configured | $(HAS_PASSED)
+	TESTED_PROGRAM=$(PROGRAM) SOAK_SEED=$(SEED) SOAK_RESTARTS=$(or $(RESTARTS),1000) $(ONE_TEST) soak::recovers_from_random_restarts_and_failures | $(HAS_PASSED)
+	RELOAD_SEED=$(SEED) RELOADS=$(or $(RESTARTS),1000) $(ONE_TEST) reload_soak::random_reloads_leak_nothing | $(HAS_PASSED)
+	TESTED_PROGRAM=$(PROGRAM) COMMAND_SEED=$(SEED) COMMANDS=$(or $(COMMANDS),100000) $(ONE_TEST) command_soak::random_commands_and_a_reset_leave_everything_as_configured | $(HAS_PASSED)
 
 # The compiler flags that libFuzzer requires. cargo-fuzz also enables a sanitizer, which needs a nightly toolchain.
 COVERAGE := -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

@@ -1,5 +1,5 @@
-//! Allocate of one device against the floor, called in turn over one connection each. Servers and caller
-//! share a processor: where a scheduler puts them makes more of a difference than what they do.
+//! The latency of Allocate for one device, compared with an empty gRPC service. Servers and caller share one processor,
+//! because their placement by the scheduler would affect the result more than their work.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -11,23 +11,24 @@ use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 
 use crate::Result;
-use crate::floor;
+use crate::empty_service;
 use crate::processor::OneProcessor;
 use crate::program::{DEADLINE, Load, MeasuredProgram, Outputs, Views};
 use crate::table::Figure;
 
-/// Calls in turn, so that what else the machine does hits all alike.
+/// The number of rounds. Each round calls all servers, so that other load on the machine affects them equally.
 const ROUNDS: usize = 200;
+/// The number of calls to each server in a round.
 const CALLS: usize = 50;
 
-/// One that is called.
-pub struct Called {
+/// A client of a measured server.
+pub struct MeasuredClient {
     pub client: DevicePluginClient<Channel>,
     pub device: String,
-    took: Vec<Duration>,
+    latencies: Vec<Duration>,
 }
 
-impl Called {
+impl MeasuredClient {
     pub async fn dial(socket: &Path, device: &str) -> Result<Self> {
         let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()))?;
         let connected = async {
@@ -42,7 +43,7 @@ impl Called {
         Ok(Self {
             client: DevicePluginClient::new(channel),
             device: device.to_owned(),
-            took: Vec::with_capacity(ROUNDS * CALLS),
+            latencies: Vec::with_capacity(ROUNDS * CALLS),
         })
     }
 
@@ -51,20 +52,20 @@ impl Called {
             let request = allocate_request(vec![self.device.clone()]);
             let since = Instant::now();
             self.client.allocate(request).await?;
-            self.took.push(since.elapsed());
+            self.latencies.push(since.elapsed());
         }
         Ok(())
     }
 
     fn median(&mut self) -> Duration {
-        self.took.sort();
-        self.took[self.took.len() / 2]
+        self.latencies.sort();
+        self.latencies[self.latencies.len() / 2]
     }
 }
 
-/// A manager of one resource, registered with a kubelet of its own, and the way to call it.
+/// A daemon with one resource, registered with a separate kubelet, and a client of its plugin.
 pub struct MeasuredManager {
-    pub called: Called,
+    pub client: MeasuredClient,
     _kubelet: Kubelet,
     _running: MeasuredProgram,
 }
@@ -73,9 +74,9 @@ impl MeasuredManager {
     pub async fn start(program: &Path, dir: &Path, load: Load) -> Result<Self> {
         let (kubelet, running) = load.running(program, dir).await?;
         let device = format!("gpu-worker-{}", load.devices * 2 / 3);
-        let called = Called::dial(&dir.join("simple-device-plugin.sock"), &device).await?;
+        let client = MeasuredClient::dial(&dir.join("simple-device-plugin.sock"), &device).await?;
         Ok(Self {
-            called,
+            client,
             _kubelet: kubelet,
             _running: running,
         })
@@ -84,8 +85,8 @@ impl MeasuredManager {
 
 pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     let dir = tempfile::tempdir()?;
-    let of = |name: &str| dir.path().join(name);
-    // Inherited by whoever is started from here on.
+    let path = |name: &str| dir.path().join(name);
+    // All processes that are started from here on inherit this.
     let _shared = OneProcessor::share()?;
     let load = |devices, outputs, views| Load {
         resources: 1,
@@ -94,45 +95,52 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
         views,
     };
     let two = load(2, Outputs::None, Views::On(0));
-    let mut few = MeasuredManager::start(program, &of("few"), two).await?;
-    let two_unseen = load(2, Outputs::None, Views::Off);
-    let mut unseen = MeasuredManager::start(program, &of("unseen"), two_unseen).await?;
+    let mut few = MeasuredManager::start(program, &path("few"), two).await?;
+    let two_without_views = load(2, Outputs::None, Views::Off);
+    let mut without_views =
+        MeasuredManager::start(program, &path("without-views"), two_without_views).await?;
     let fifty_thousand = load(50_000, Outputs::None, Views::On(0));
-    let mut many = MeasuredManager::start(program, &of("many"), fifty_thousand).await?;
+    let mut many = MeasuredManager::start(program, &path("many"), fifty_thousand).await?;
     let two_with_all = load(2, Outputs::All, Views::On(0));
-    let mut all = MeasuredManager::start(program, &of("all"), two_with_all).await?;
-    let socket = of("floor.sock");
-    let _floor = floor::start(&socket)?;
-    let mut floor = Called::dial(&socket, "gpu-worker-1").await?;
-    let mut called = [
-        &mut floor,
-        &mut few.called,
-        &mut unseen.called,
-        &mut many.called,
-        &mut all.called,
+    let mut all = MeasuredManager::start(program, &path("all"), two_with_all).await?;
+    let socket = path("empty.sock");
+    let _server = empty_service::start(&socket)?;
+    let mut empty = MeasuredClient::dial(&socket, "gpu-worker-1").await?;
+    let mut clients = [
+        &mut empty,
+        &mut few.client,
+        &mut without_views.client,
+        &mut many.client,
+        &mut all.client,
     ];
     for _ in 0..ROUNDS {
-        for one in &mut called {
-            one.round().await?;
+        for client in &mut clients {
+            client.round().await?;
         }
-        // Whoever was before one leaves it the processor's caches.
-        fastrand::shuffle(&mut called);
+        // The previous server affects the processor's caches, so the order changes.
+        fastrand::shuffle(&mut clients);
     }
-    let empty = floor.median();
-    let against = |called: &mut Called, base: Duration, what: &str| {
-        let took = called.median();
-        let how = format!("{} µs, {what} {} µs", took.as_micros(), base.as_micros());
-        (took.as_secs_f64() / base.as_secs_f64(), how)
+    let empty = empty.median();
+    let compare = |client: &mut MeasuredClient, base: Duration, what: &str| {
+        let latency = client.median();
+        let note = format!("{} µs, {what} {} µs", latency.as_micros(), base.as_micros());
+        (latency.as_secs_f64() / base.as_secs_f64(), note)
     };
-    let floor = "an empty service";
-    let (ratio, how) = against(&mut few.called, empty, floor);
-    let two = Figure::new("Allocate, 2 devices", ratio, 1.15, "×").how(&how);
-    let unseen = unseen.called.median();
-    let (ratio, how) = against(&mut few.called, unseen, "without HTTP and control socket");
-    let seen = Figure::new("Allocate, with HTTP and control socket", ratio, 1.05, "×").how(&how);
-    let (ratio, how) = against(&mut many.called, empty, floor);
-    let many = Figure::new("Allocate, 50,000 devices", ratio, 1.3, "×").how(&how);
-    let (ratio, how) = against(&mut all.called, empty, floor);
-    let all = Figure::shown("Allocate with env, annotation, device file", ratio, "×").how(&how);
-    Ok(vec![two, seen, many, all])
+    let what = "an empty service";
+    let (ratio, note) = compare(&mut few.client, empty, what);
+    let two = Figure::at_most("Allocate, 2 devices", ratio, 1.15, "×").note(&note);
+    let without_views = without_views.client.median();
+    let (ratio, note) = compare(
+        &mut few.client,
+        without_views,
+        "without HTTP and control socket",
+    );
+    let with_views =
+        Figure::at_most("Allocate, with HTTP and control socket", ratio, 1.05, "×").note(&note);
+    let (ratio, note) = compare(&mut many.client, empty, what);
+    let many = Figure::at_most("Allocate, 50,000 devices", ratio, 1.3, "×").note(&note);
+    let (ratio, note) = compare(&mut all.client, empty, what);
+    let all =
+        Figure::without_goal("Allocate with env, annotation, device file", ratio, "×").note(&note);
+    Ok(vec![two, with_views, many, all])
 }

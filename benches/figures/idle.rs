@@ -1,4 +1,5 @@
-//! One resource, registered and left alone, with and without what makes it visible; and the size of the program.
+//! Memory, threads and wake-ups of an idle daemon with one resource, with and without HTTP and control socket. Also the
+//! size of the program.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,10 +10,10 @@ use crate::Result;
 use crate::program::{Load, MeasuredProgram, Outputs, Views};
 use crate::table::Figure;
 
-/// The kubelet's checkpoint is looked at once in it.
-const WATCHED: Duration = Duration::from_secs(60);
+/// How long wake-ups are counted. The daemon reads the kubelet's checkpoint once in this time.
+const MEASURED_TIME: Duration = Duration::from_secs(60);
 
-/// An idle manager.
+/// An idle daemon.
 struct Idle {
     before: u64,
     running: MeasuredProgram,
@@ -39,32 +40,31 @@ impl Idle {
     #[expect(clippy::cast_precision_loss, reason = "small numbers")]
     fn wake_ups(&self) -> Result<f64> {
         let count = self.running.wake_ups()? - self.before;
-        Ok(count as f64 / WATCHED.as_secs_f64())
+        Ok(count as f64 / MEASURED_TIME.as_secs_f64())
     }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "small numbers")]
 pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     let dir = tempfile::tempdir()?;
-    let unseen = Idle::start(program, &dir.path().join("unseen"), Views::Off).await?;
-    let seen = Idle::start(program, &dir.path().join("seen"), Views::On(0)).await?;
-    tokio::time::sleep(WATCHED).await;
-    let (wake_ups, without) = (seen.wake_ups()?, unseen.wake_ups()?);
-    let (resident, smaller) = (seen.running.resident()?, unseen.running.resident()?);
-    let threads = seen.running.thread_count()? as f64;
+    let without = Idle::start(program, &dir.path().join("without-views"), Views::Off).await?;
+    let with = Idle::start(program, &dir.path().join("with-views"), Views::On(0)).await?;
+    tokio::time::sleep(MEASURED_TIME).await;
+    let (wake_ups, wake_ups_without) = (with.wake_ups()?, without.wake_ups()?);
+    let (resident, resident_without) = (with.running.resident()?, without.running.resident()?);
+    let threads = with.running.thread_count()? as f64;
     let size = program.metadata()?.len() as f64 / (1024.0 * 1024.0);
-    let compared = |what: &str| format!("{what} without HTTP and control socket");
+    let note = format!("{wake_ups_without:.2} without HTTP and control socket");
     Ok(vec![
-        Figure::new("Idle, resident", resident, 6.0, "MiB"),
-        Figure::new(
+        Figure::at_most("Idle, resident", resident, 6.0, "MiB"),
+        Figure::at_most(
             "Idle, resident for HTTP and control socket",
-            (resident - smaller).max(0.0),
+            (resident - resident_without).max(0.0),
             1.0,
             "MiB",
         ),
-        Figure::new("Idle, threads", threads, 2.0, ""),
-        Figure::new("Idle, wake-ups a second", wake_ups, 1.0, "")
-            .how(&compared(&format!("{without:.2}"))),
-        Figure::new("The program's file", size, 4.6, "MiB"),
+        Figure::at_most("Idle, threads", threads, 2.0, ""),
+        Figure::at_most("Idle, wake-ups per second", wake_ups, 1.0, "").note(&note),
+        Figure::at_most("The program's file", size, 4.6, "MiB"),
     ])
 }

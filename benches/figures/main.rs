@@ -1,9 +1,9 @@
-//! `make bench`: the figures of the README, measured in one run on the program as it is shipped.
+//! `make bench`: measures the performance figures of the README, in one run of the release program.
 
 mod allocate;
 mod back;
 mod check;
-mod floor;
+mod empty_service;
 mod idle;
 mod processor;
 mod program;
@@ -24,14 +24,14 @@ fn main() -> Result<()> {
         .build()?;
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [command, socket] = &*arguments
-        && command == floor::COMMAND
+        && command == empty_service::COMMAND
     {
-        return runtime.block_on(floor::serve(socket));
+        return runtime.block_on(empty_service::serve(socket));
     }
-    // Cargo's own.
+    // cargo bench passes this argument.
     arguments.retain(|argument| argument != "--bench");
-    let program =
-        std::env::var_os("PROGRAM").ok_or("PROGRAM: the program to measure; see make bench")?;
+    let program = std::env::var_os("PROGRAM")
+        .ok_or("PROGRAM: expected the path of the program to measure; run make bench")?;
     let figures = runtime.block_on(measure(Path::new(&program), &arguments))?;
     table::print(&figures)
 }
@@ -46,7 +46,7 @@ const GROUPS: [&str; 7] = [
     "idle",
 ];
 
-/// Measures the groups that are wanted; all of them where none is named.
+/// Measures the groups in `wanted`, or all groups if it is empty.
 async fn measure(program: &Path, wanted: &[String]) -> Result<Vec<Figure>> {
     if let Some(unknown) = wanted.iter().find(|name| !GROUPS.contains(&name.as_str())) {
         return Err(format!("{unknown}: expected one of {}", GROUPS.join(", ")).into());

@@ -1,9 +1,9 @@
-//! One processor for this process and whoever it starts from then on.
+//! Binding of this process and its later child processes to one processor.
 
 use rustix::io;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// All are on one processor until this is dropped.
+/// While this exists, the process and the children that it starts run on one processor.
 pub struct OneProcessor {
     before: CpuSet,
 }
@@ -23,6 +23,6 @@ impl OneProcessor {
 
 impl Drop for OneProcessor {
     fn drop(&mut self) {
-        sched_setaffinity(None, &self.before).expect("they were ours");
+        sched_setaffinity(None, &self.before).expect("the process had this affinity before");
     }
 }

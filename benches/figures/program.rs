@@ -1,4 +1,4 @@
-//! A process under measurement, and what the kernel tells of it.
+//! A measured process, and what `/proc` reports about it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,10 +9,10 @@ use tokio::time::timeout;
 
 use crate::Result;
 
-/// Far beyond what anything here takes.
+/// Far longer than any measured step takes.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-/// A process, killed with its owner.
+/// A process, which is killed on drop.
 pub struct MeasuredProgram(Child);
 
 impl MeasuredProgram {
@@ -20,7 +20,7 @@ impl MeasuredProgram {
         Ok(Self(command.stdin(Stdio::null()).spawn()?))
     }
 
-    /// A field of `/proc/PID/status`, as a number.
+    /// Returns a numeric field of `/proc/PID/status`, or of a thread's status.
     fn status(&self, thread: Option<&Path>, field: &str) -> Result<u64> {
         let process = self.proc();
         let path = thread.unwrap_or(&process).join("status");
@@ -39,18 +39,17 @@ impl MeasuredProgram {
         threads.map(|thread| Ok(thread?.path())).collect()
     }
 
-    /// Resident memory, in MiB.
+    /// Returns the resident memory, in MiB.
     #[expect(clippy::cast_precision_loss, reason = "KiB of a process")]
     pub fn resident(&self) -> Result<f64> {
         Ok(self.status(None, "VmRSS:")? as f64 / 1024.0)
     }
 
-    /// How many threads there are.
     pub fn thread_count(&self) -> Result<usize> {
         Ok(self.threads()?.len())
     }
 
-    /// How often its threads have given up the processor until now: each time they were woken.
+    /// Returns the number of voluntary context switches of all threads so far. Each of them ends with a wake-up.
     pub fn wake_ups(&self) -> Result<u64> {
         let threads = self.threads()?;
         let each = threads
@@ -62,49 +61,50 @@ impl MeasuredProgram {
 
 impl Drop for MeasuredProgram {
     fn drop(&mut self) {
-        // It may have ended by itself.
+        // Both fail if the process has already exited.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// So many resources of so many devices each.
+/// The resources of a measured daemon, and its options.
 #[derive(Clone, Copy)]
 pub struct Load {
     pub resources: usize,
+    /// The number of devices of each resource.
     pub devices: usize,
     pub outputs: Outputs,
     pub views: Views,
 }
 
-/// Whether the program can be looked at.
+/// Whether the daemon serves HTTP and a control socket.
 #[derive(Clone, Copy)]
 pub enum Views {
     /// Neither HTTP nor a control socket.
     Off,
-    /// HTTP at this port of this machine, 0 for any, and a control socket.
+    /// HTTP on this port of 127.0.0.1, where 0 means any free port, and a control socket.
     On(u16),
 }
 
-/// What a container gets with each device.
+/// What a container gets for each device.
 #[derive(Clone, Copy)]
 pub enum Outputs {
-    /// Nothing, as by default.
+    /// Nothing, which is the default.
     None,
     /// A variable, an annotation and a device file.
     All,
 }
 
 impl Load {
-    /// A kubelet in this directory, and the manager with all of this load registered with it.
+    /// Starts a kubelet in this directory and the daemon, and waits until all devices are allocatable.
     pub async fn running(self, program: &Path, dir: &Path) -> Result<(Kubelet, MeasuredProgram)> {
         let kubelet = Kubelet::start(KubeletSettings::new(dir))?;
         let running = self.start(program, dir)?;
-        self.whole(&kubelet).await?;
+        self.wait_until_allocatable(&kubelet).await?;
         Ok((kubelet, running))
     }
 
-    /// The manager with this load in this directory.
+    /// Starts the daemon with this plugin directory.
     pub fn start(self, program: &Path, dir: &Path) -> Result<MeasuredProgram> {
         let names: Vec<String> = (0..self.resources).map(name).collect();
         let mut command = Command::new(program);
@@ -132,19 +132,19 @@ impl Load {
         MeasuredProgram::start(&mut command)
     }
 
-    /// Waits until the node shows all of it.
-    pub async fn whole(self, kubelet: &Kubelet) -> Result<()> {
+    /// Waits until all devices of all resources are allocatable.
+    pub async fn wait_until_allocatable(self, kubelet: &Kubelet) -> Result<()> {
         let mut node = kubelet.node();
-        let whole = node.wait_for(|node| {
-            let whole = node.values().filter(|q| q.allocatable == self.devices);
-            whole.count() == self.resources
+        let allocatable = node.wait_for(|node| {
+            let complete = node.values().filter(|q| q.allocatable == self.devices);
+            complete.count() == self.resources
         });
-        timeout(DEADLINE, whole).await??;
+        timeout(DEADLINE, allocatable).await??;
         Ok(())
     }
 }
 
-/// The resource with this index.
+/// Returns the name of the resource with this index.
 pub fn name(index: usize) -> String {
     format!("example.com/gpu-{index}")
 }

@@ -1,4 +1,4 @@
-//! How long `/metrics` takes.
+//! The response time of `/metrics`.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -31,12 +31,12 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
         stream.read_to_string(&mut text)?;
         took.push(ms(since.elapsed()));
         if !text.ends_with("# EOF\n") {
-            return Err("these are no metrics".into());
+            return Err("the response does not end with # EOF".into());
         }
         size = text.len();
-        // As if another came later: no thread is left from the last.
+        // Scrapes are normally far apart, so each one must start without a thread of the previous one.
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
-    let figure = Figure::new("Metrics of 100 resources", median(took), 5.0, "ms");
-    Ok(vec![figure.how(&format!("{} KiB", size / 1024))])
+    let figure = Figure::at_most("Metrics of 100 resources", median(took), 5.0, "ms");
+    Ok(vec![figure.note(&format!("{} KiB", size / 1024))])
 }

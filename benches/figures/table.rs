@@ -1,4 +1,4 @@
-//! The figures as a table, ready for the README.
+//! The table of measured figures, which the README shows.
 
 use std::io::Write;
 use std::time::Duration;
@@ -7,16 +7,16 @@ use tabwriter::TabWriter;
 
 use crate::Result;
 
-/// A figure is the median of so many.
+/// The number of measurements of which a figure is the median.
 pub const TIMES: usize = 7;
 
-/// Something measured, with its goal.
+/// A measured value and its goal.
 pub struct Figure {
     what: String,
     measured: f64,
     goal: Option<Goal>,
     unit: &'static str,
-    how: String,
+    note: String,
 }
 
 #[derive(Clone, Copy)]
@@ -26,39 +26,41 @@ enum Goal {
 }
 
 impl Figure {
-    pub fn new(what: &str, measured: f64, most: f64, unit: &'static str) -> Self {
+    pub fn at_most(what: &str, measured: f64, most: f64, unit: &'static str) -> Self {
         Self {
             goal: Some(Goal::AtMost(most)),
-            ..Self::shown(what, measured, unit)
+            ..Self::without_goal(what, measured, unit)
         }
     }
 
     pub fn at_least(what: &str, measured: f64, least: f64, unit: &'static str) -> Self {
         Self {
             goal: Some(Goal::AtLeast(least)),
-            ..Self::shown(what, measured, unit)
+            ..Self::without_goal(what, measured, unit)
         }
     }
 
-    /// One without a goal.
-    pub fn shown(what: &str, measured: f64, unit: &'static str) -> Self {
+    pub fn without_goal(what: &str, measured: f64, unit: &'static str) -> Self {
         Self {
             what: what.to_owned(),
             measured,
             goal: None,
             unit,
-            how: String::new(),
+            note: String::new(),
         }
     }
 
-    /// Adds how to read it.
-    pub fn how(mut self, how: &str) -> Self {
-        how.clone_into(&mut self.how);
+    /// Adds a text that is shown after the goal.
+    pub fn note(mut self, note: &str) -> Self {
+        note.clone_into(&mut self.note);
         self
     }
 }
 
-/// Prints them; an error where one misses its goal.
+/// Prints the table.
+///
+/// # Errors
+/// Returns an error if a figure misses its goal, after printing all figures.
 pub fn print(figures: &[Figure]) -> Result<()> {
     let mut missed_count = 0;
     let mut table = TabWriter::new(std::io::stdout()).padding(2);
@@ -69,7 +71,7 @@ pub fn print(figures: &[Figure]) -> Result<()> {
             measured,
             goal,
             unit,
-            how,
+            note,
         } = figure;
         let missed = match *goal {
             Some(Goal::AtMost(most)) => *measured > most,
@@ -88,22 +90,21 @@ pub fn print(figures: &[Figure]) -> Result<()> {
         } else {
             format!("{measured:.0}")
         };
-        let notes = [verdict, how].join(" ");
+        let notes = [verdict, note].join(" ");
         writeln!(table, "{what}\t{measured} {unit}\t{goal}\t{}", notes.trim())?;
     }
     table.flush()?;
     if missed_count > 0 {
-        return Err(format!("{missed_count} miss the goal").into());
+        return Err(format!("{missed_count} figures miss their goals").into());
     }
     Ok(())
 }
 
-/// Milliseconds.
-pub fn ms(took: Duration) -> f64 {
-    took.as_secs_f64() * 1_000.0
+/// Converts a duration to milliseconds.
+pub fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1_000.0
 }
 
-/// The one in the middle.
 pub fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures[figures.len() / 2]

@@ -1,5 +1,5 @@
-//! Allocate with many calls in flight over one connection, against the floor. Servers and caller share a processor, as for
-//! the calls one after the other.
+//! The throughput of Allocate with many calls in flight over one connection, compared with an empty gRPC service.
+//! Servers and caller share one processor, as in `allocate`.
 
 use std::time::{Duration, Instant};
 
@@ -7,27 +7,28 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use simple_device_plugin::api::allocate_request;
 
 use crate::Result;
-use crate::allocate::{Called, MeasuredManager};
-use crate::floor;
+use crate::allocate::{MeasuredClient, MeasuredManager};
+use crate::empty_service;
 use crate::processor::OneProcessor;
 use crate::program::{Load, Outputs, Views};
 use crate::table::Figure;
 
 const IN_FLIGHT: usize = 32;
 
-/// Calls in turn, so that what else the machine does hits both alike.
+/// The number of rounds. Each round calls both servers, so that other load on the machine affects them equally.
 const ROUNDS: usize = 200;
+/// The number of calls to each server in a round.
 const CALLS: usize = 640;
 
-/// How long each round took, and each call.
+/// The durations of all rounds and calls.
 #[derive(Default)]
-struct Took {
+struct Durations {
     rounds: Vec<Duration>,
     calls: Vec<Duration>,
 }
 
-impl Took {
-    /// The calls of a second, in the median of all rounds.
+impl Durations {
+    /// Returns the calls per second of the median round.
     #[expect(clippy::cast_precision_loss, reason = "some hundred calls")]
     fn per_second(&mut self) -> f64 {
         self.rounds.sort();
@@ -41,10 +42,10 @@ impl Took {
 }
 
 /// Makes the calls of a round, with [`IN_FLIGHT`] of them in flight.
-async fn round(called: &Called, took: &mut Took) -> Result<()> {
+async fn round(measured: &MeasuredClient, durations: &mut Durations) -> Result<()> {
     let call = || {
-        let mut client = called.client.clone();
-        let request = allocate_request(vec![called.device.clone()]);
+        let mut client = measured.client.clone();
+        let request = allocate_request(vec![measured.device.clone()]);
         async move {
             let since = Instant::now();
             client.allocate(request).await.map(|_| since.elapsed())
@@ -53,20 +54,20 @@ async fn round(called: &Called, took: &mut Took) -> Result<()> {
     let began = Instant::now();
     let mut in_flight: FuturesUnordered<_> = (0..IN_FLIGHT).map(|_| call()).collect();
     let mut left = CALLS - IN_FLIGHT;
-    while let Some(call_took) = in_flight.next().await {
-        took.calls.push(call_took?);
+    while let Some(duration) = in_flight.next().await {
+        durations.calls.push(duration?);
         if left > 0 {
             left -= 1;
             in_flight.push(call());
         }
     }
-    took.rounds.push(began.elapsed());
+    durations.rounds.push(began.elapsed());
     Ok(())
 }
 
 pub async fn measure(program: &std::path::Path) -> Result<Vec<Figure>> {
     let dir = tempfile::tempdir()?;
-    // Inherited by whoever is started from here on.
+    // All processes that are started from here on inherit this.
     let _shared = OneProcessor::share()?;
     let load = Load {
         resources: 1,
@@ -75,29 +76,29 @@ pub async fn measure(program: &std::path::Path) -> Result<Vec<Figure>> {
         views: Views::On(0),
     };
     let manager = MeasuredManager::start(program, &dir.path().join("manager"), load).await?;
-    let socket = dir.path().join("floor.sock");
-    let _floor = floor::start(&socket)?;
-    let floor = Called::dial(&socket, "gpu-worker-1").await?;
-    let (mut ours, mut empty) = (Took::default(), Took::default());
+    let socket = dir.path().join("empty.sock");
+    let _server = empty_service::start(&socket)?;
+    let empty_client = MeasuredClient::dial(&socket, "gpu-worker-1").await?;
+    let (mut ours, mut empty) = (Durations::default(), Durations::default());
     for _ in 0..ROUNDS {
-        round(&manager.called, &mut ours).await?;
-        round(&floor, &mut empty).await?;
+        round(&manager.client, &mut ours).await?;
+        round(&empty_client, &mut empty).await?;
     }
-    let (rate, floor_rate) = (ours.per_second(), empty.per_second());
-    let how = format!("{rate:.0}, an empty service {floor_rate:.0}");
+    let (rate, empty_rate) = (ours.per_second(), empty.per_second());
+    let rate_note = format!("{rate:.0}, an empty service {empty_rate:.0}");
     let rate = Figure::at_least(
         "Allocate per second, 32 in flight",
-        rate / floor_rate,
+        rate / empty_rate,
         0.9,
         "×",
     );
-    let (slow, floor_slow) = (ours.percentile_99(), empty.percentile_99());
-    let slow_how = format!(
+    let (slow, empty_slow) = (ours.percentile_99(), empty.percentile_99());
+    let slow_note = format!(
         "{} µs, an empty service {} µs",
         slow.as_micros(),
-        floor_slow.as_micros()
+        empty_slow.as_micros()
     );
-    let slow = slow.as_secs_f64() / floor_slow.as_secs_f64();
-    let slow = Figure::new("Allocate, 32 in flight, 99th percentile", slow, 1.15, "×");
-    Ok(vec![rate.how(&how), slow.how(&slow_how)])
+    let slow = slow.as_secs_f64() / empty_slow.as_secs_f64();
+    let slow = Figure::at_most("Allocate, 32 in flight, 99th percentile", slow, 1.15, "×");
+    Ok(vec![rate.note(&rate_note), slow.note(&slow_note)])
 }

@@ -1,4 +1,4 @@
-//! Any bytes as the kubelet's checkpoint.
+//! Parses arbitrary bytes as the kubelet's checkpoint.
 
 #![no_main]
 
@@ -6,7 +6,7 @@ use kubelet_sim::checkpoint;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    // Whatever it holds, it is read or refused.
+    // Both parsers must return, with a checkpoint or an error.
     let _ = checkpoint::parse(bytes);
     let _ = simple_device_plugin::node::checkpoint::parse(bytes);
 });

@@ -1,4 +1,4 @@
-//! Bytes as a config file: every one is resources that hold what they promise, or errors with lines of it.
+//! Reads arbitrary bytes as a config file. The result must be valid resources, or errors whose lines are in the file.
 
 #![no_main]
 
@@ -6,7 +6,7 @@ use libfuzzer_sys::{Corpus, fuzz_target};
 use simple_device_plugin::config::{Config, Environment, FileText, Host, Place};
 use simple_device_plugin::model::device::{Device, LIST_SIZE_MAX};
 
-/// Longer numbers make as many devices: that takes time and finds nothing.
+/// Inputs with longer numbers are rejected: they configure many devices, which is slow and finds no further errors.
 const DIGITS_MAX: usize = 4;
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
@@ -28,8 +28,8 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         Ok(config) => config.plugins.resources.iter().for_each(|resource| {
             assert!(resource.devices.list_size() <= LIST_SIZE_MAX);
             let devices: Vec<&Device> = resource.devices.as_slice().iter().take(3).collect();
-            let given = resource.outputs.of(&devices);
-            for file in given.device_files {
+            let outputs = resource.outputs.of(&devices);
+            for file in outputs.device_files {
                 assert!(file.container_path.starts_with('/'));
                 let harmless = [
                     "/dev/null",
@@ -39,7 +39,9 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
                     "/dev/urandom",
                 ];
                 assert!(
-                    harmless.iter().any(|path| same(path, &file.host_path)),
+                    harmless
+                        .iter()
+                        .any(|path| is_same_file(path, &file.host_path)),
                     "{}",
                     file.host_path
                 );
@@ -58,8 +60,8 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
     Corpus::Keep
 });
 
-/// Whether the path leads to the file, `.`, `..` and empty parts taken away.
-fn same(file: &str, path: &str) -> bool {
+/// Returns whether the path names the file after `.`, `..` and empty parts are resolved.
+fn is_same_file(file: &str, path: &str) -> bool {
     let mut parts = Vec::new();
     for part in path.split('/') {
         match part {

@@ -1,5 +1,5 @@
-//! Any bytes on a plugin's socket: as they are, as HTTP/2 frames, or as the message of an RPC. The
-//! plugin goes on and the kubelet sees nothing of it.
+//! Sends arbitrary bytes to a plugin's socket: unchanged, as HTTP/2 frames, or as the message of an RPC. The plugin
+//! must keep running, and the kubelet must not notice.
 
 #![no_main]
 
@@ -25,14 +25,14 @@ const RPCS: [&str; 5] = [
     "PreStartContainer",
 ];
 
-/// How long an answer may take: a connection that stays open is none of the plugin's faults.
-const ANSWERED_WITHIN: Duration = Duration::from_millis(200);
+/// How long to read from a connection. The plugin may keep a connection open, which is no error.
+const READ_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The options as a message of five bytes and its length: GetPreferredAllocation is there.
-const OK: &[u8] = &[0, 0, 0, 0, 2, 0x10, 1];
+/// The response to GetDevicePluginOptions as a length-prefixed gRPC message: GetPreferredAllocation is available.
+const OPTIONS_RESPONSE: &[u8] = &[0, 0, 0, 0, 2, 0x10, 1];
 
-/// Far beyond what a sound plugin takes.
-const SURELY_ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+/// How long the plugin may take to respond to a valid request, which is far longer than it needs.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Plugin {
     socket: PathBuf,
@@ -51,9 +51,9 @@ fuzz_target!(|bytes: &[u8]| {
         1 => [&preface()[..], rest].concat(),
         rpc => call(RPCS[usize::from(rpc - 2)], rest),
     };
-    talk(plugin, &sent);
-    // Of this input, not of a later one: whatever it did is done when the next call is answered.
-    ask(plugin);
+    send(plugin, &sent);
+    // When the plugin responds to this call, it has processed the input, so a failure belongs to this input.
+    call_options(plugin);
     assert_eq!(plugin.registrations.borrow().values().sum::<u64>(), 1);
     let node = plugin.node.borrow();
     assert!(
@@ -62,7 +62,7 @@ fuzz_target!(|bytes: &[u8]| {
     );
 });
 
-/// A manager and a kubelet in a thread of their own, for as long as the process lives.
+/// Starts a supervisor and a kubelet on a separate thread, where they run until the process exits.
 fn start() -> Plugin {
     let dir = tempfile::tempdir().expect("a directory").keep();
     let (ready, started) = std::sync::mpsc::channel();
@@ -86,15 +86,16 @@ fn start() -> Plugin {
             let config = Config::from_variables(&environment, &host).expect("a configuration");
             let supervisor = Supervisor::new(config.plugins.resources, &in_dir);
             let mut node = kubelet.node();
-            let whole = async {
-                let whole = node.wait_for(|node| node.values().any(|shown| shown.allocatable == 2));
-                whole.await.expect("a kubelet");
-                let seen = (kubelet.registrations(), kubelet.node());
-                ready.send(seen).expect("a listener");
+            let report_ready = async {
+                let registered =
+                    node.wait_for(|node| node.values().any(|shown| shown.allocatable == 2));
+                registered.await.expect("a kubelet");
+                let receivers = (kubelet.registrations(), kubelet.node());
+                ready.send(receivers).expect("a receiver");
                 std::future::pending::<()>().await;
             };
             tokio::select! {
-                () = whole => {}
+                () = report_ready => {}
                 ended = supervisor.run(CancellationToken::new()) => panic!("ended: {ended:?}"),
             }
         });
@@ -107,47 +108,50 @@ fn start() -> Plugin {
     }
 }
 
-/// Sends it, and reads whatever comes back.
-fn talk(plugin: &Plugin, sent: &[u8]) {
-    let mut stream = connect(plugin, ANSWERED_WITHIN);
-    // The plugin may hang up at any byte.
+/// Sends bytes, and reads the response until it ends or times out.
+fn send(plugin: &Plugin, sent: &[u8]) {
+    let mut stream = connect(plugin, READ_TIMEOUT);
+    // The plugin may close the connection at any time.
     let _ = stream.write_all(sent);
     let _ = stream.shutdown(std::net::Shutdown::Write);
     let _ = stream.read_to_end(&mut Vec::new());
 }
 
-/// Asks for the options, and insists on an answer.
-fn ask(plugin: &Plugin) {
-    let mut stream = connect(plugin, SURELY_ANSWERED_WITHIN);
+/// Calls GetDevicePluginOptions, and fails without a response.
+fn call_options(plugin: &Plugin) {
+    let mut stream = connect(plugin, RESPONSE_TIMEOUT);
     stream.write_all(&call(RPCS[0], &[])).expect("a listener");
-    let mut answer: Vec<u8> = Vec::new();
-    while !answer.windows(OK.len()).any(|bytes| bytes == OK) {
+    let mut response: Vec<u8> = Vec::new();
+    while !response
+        .windows(OPTIONS_RESPONSE.len())
+        .any(|bytes| bytes == OPTIONS_RESPONSE)
+    {
         let mut bytes = [0; 1024];
         let count = match stream.read(&mut bytes) {
-            // libFuzzer's clock.
+            // libFuzzer's timer signal interrupts the read.
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            count => count.expect("an answer in time"),
+            count => count.expect("a response before the timeout"),
         };
-        assert!(count > 0, "no answer but {answer:?}");
-        answer.extend(&bytes[..count]);
+        assert!(count > 0, "the connection ended after {response:?}");
+        response.extend(&bytes[..count]);
     }
 }
 
-fn connect(plugin: &Plugin, within: Duration) -> UnixStream {
+fn connect(plugin: &Plugin, timeout: Duration) -> UnixStream {
     let stream = UnixStream::connect(&plugin.socket).expect("a plugin that listens");
-    stream.set_read_timeout(Some(within)).expect("a limit");
-    stream.set_write_timeout(Some(within)).expect("a limit");
+    stream.set_read_timeout(Some(timeout)).expect("a timeout");
+    stream.set_write_timeout(Some(timeout)).expect("a timeout");
     stream
 }
 
-/// The client's greeting and its empty SETTINGS.
+/// Returns the client's connection preface with an empty SETTINGS frame.
 fn preface() -> Vec<u8> {
     let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     bytes.extend(frame(4, 0, 0, &[]));
     bytes
 }
 
-/// A call of the RPC on stream 1 with these bytes as its message.
+/// Returns the bytes of an RPC on stream 1, after the preface.
 fn call(rpc: &str, message: &[u8]) -> Vec<u8> {
     let path = format!("/v1beta1.DevicePlugin/{rpc}");
     let fields = [
@@ -172,7 +176,7 @@ fn call(rpc: &str, message: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A header field without indexing (RFC 7541, 6.2.2).
+/// Encodes a header field without indexing (RFC 7541, 6.2.2).
 fn literal(name: &str, value: &str) -> Vec<u8> {
     let text = |text: &str| {
         let mut bytes = vec![u8::try_from(text.len()).expect("a short text")];
@@ -182,7 +186,7 @@ fn literal(name: &str, value: &str) -> Vec<u8> {
     [vec![0], text(name), text(value)].concat()
 }
 
-/// An HTTP/2 frame (RFC 9113, 4.1).
+/// Encodes an HTTP/2 frame (RFC 9113, 4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len())
         .expect("a short frame")

@@ -1,5 +1,4 @@
-//! Lines of `NAME=VALUE` as the environment: every one is a configuration that holds what it promises,
-//! or errors with a text.
+//! Reads lines of `NAME=VALUE` as the environment. The result must be a valid configuration, or errors with a text.
 
 #![no_main]
 
@@ -11,7 +10,7 @@ use simple_device_plugin::config::{Config, Environment, Host};
 use simple_device_plugin::model::allocation::allocate;
 use simple_device_plugin::model::device::LIST_SIZE_MAX;
 
-/// Longer numbers make as many devices: that takes time and finds nothing.
+/// Inputs with longer numbers are rejected: they configure many devices, which is slow and finds no further errors.
 const DIGITS_MAX: usize = 4;
 
 fuzz_target!(|bytes: &[u8]| -> Corpus {
@@ -27,7 +26,7 @@ fuzz_target!(|bytes: &[u8]| -> Corpus {
         ..Host::default()
     };
     match Config::from_variables(&environment(bytes), &host) {
-        Ok(config) => holds(&config),
+        Ok(config) => check_resources(&config),
         Err(errors) => assert!(!errors.to_string().is_empty()),
     }
     Corpus::Keep
@@ -45,17 +44,27 @@ fn environment(bytes: &[u8]) -> Environment {
         .collect()
 }
 
-fn holds(config: &Config) {
+/// Checks that the resources are within their limits, can be allocated, and have different sockets.
+fn check_resources(config: &Config) {
     assert!(!config.plugins.resources.is_empty());
     for resource in &config.plugins.resources {
         assert!(resource.devices.list_size() <= LIST_SIZE_MAX);
         for device in resource.devices.as_slice().iter().take(3) {
             let ids = [device.id.to_string()];
-            allocate(&resource.devices, &resource.outputs, &ids).expect("a device of its own");
+            allocate(&resource.devices, &resource.outputs, &ids)
+                .expect("the device is in the list");
         }
-        let same = |other: &&simple_device_plugin::offer::resource::Resource| {
+        let has_same_socket = |other: &&simple_device_plugin::offer::resource::Resource| {
             other.socket == resource.socket
         };
-        assert_eq!(config.plugins.resources.iter().filter(same).count(), 1);
+        assert_eq!(
+            config
+                .plugins
+                .resources
+                .iter()
+                .filter(has_same_socket)
+                .count(),
+            1
+        );
     }
 }

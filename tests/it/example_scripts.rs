@@ -1,11 +1,11 @@
-//! Every example with a script runs to its end on the simulated kubelet and prints what its document shows.
+//! Tests that each example script succeeds on the simulated kubelet and prints the expected text.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::process::binary;
 
-/// Runs the script; what it prints has these words, one after the other.
+/// Runs the script, and checks that its output contains these texts in this order.
 #[track_caller]
 fn shows(example: &str, words: &[&str]) {
     let script = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -26,13 +26,13 @@ fn shows(example: &str, words: &[&str]) {
     for words in words {
         let at = rest
             .find(words)
-            .unwrap_or_else(|| panic!("no {words:?} any more:\n{stdout}"));
+            .unwrap_or_else(|| panic!("no {words:?} after the previous text:\n{stdout}"));
         rest = &rest[at + words.len()..];
     }
 }
 
 #[test]
-fn a_sick_device() {
+fn unhealthy_device() {
     let words = [
         "pod train is admitted",
         "set gpu-node-0 to Unhealthy",
@@ -46,7 +46,7 @@ fn a_sick_device() {
 }
 
 #[test]
-fn a_flapping_device() {
+fn flapping_device() {
     let words = [
         "gpu-node-3 Unhealthy",
         "gpu-node-3 Healthy",
@@ -60,11 +60,11 @@ fn a_flapping_device() {
 }
 
 #[test]
-fn a_slow_allocate() {
+fn slow_allocate() {
     let words = [
         "pod train is admitted",
         "pod slow is admitted",
-        // Whole seconds, and the machine has its own delays.
+        // The number of seconds depends on the machine.
         "after ",
         "1 of 2, exhausted  configuration  allocate --delay 3s --after 1 --times 1",
         "pod unlucky: UnexpectedAdmissionError: example.com/gpu: Allocate failed: Unavailable: no luck",
@@ -74,7 +74,7 @@ fn a_slow_allocate() {
 }
 
 #[test]
-fn a_lost_stream() {
+fn lost_stream() {
     let words = [
         "pod train is admitted",
         "example.com/gpu lost: its stream ended",
@@ -87,7 +87,7 @@ fn a_lost_stream() {
 }
 
 #[test]
-fn a_late_node() {
+fn late_node() {
     let words = [
         "example.com/gpu  suspended",
         "no plugin has registered yet",

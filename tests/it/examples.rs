@@ -1,4 +1,4 @@
-//! Every other example on the simulated kubelet: its pods get the devices and print the logs that its document shows.
+//! Tests of the examples without a script: on the simulated kubelet, their pods get the expected devices and logs.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,12 +22,12 @@ fn text(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The configuration of an example on a node.
+/// Reads the configuration of an example, on a node.
 fn config(name: &str, node: &str) -> Config {
     config_of_file(&text(&example(name).join("config.yaml")), node)
 }
 
-/// A Pod, or a Deployment with one.
+/// The manifest of a Pod, or of a Deployment, whose pod is in `spec.template`.
 #[derive(Deserialize)]
 struct Manifest {
     metadata: Metadata,
@@ -87,10 +87,10 @@ fn pods(name: &str) -> Vec<ExamplePod> {
         assert_eq!((&**sh, &**c), ("sh", "-c"));
         let script = script
             .strip_suffix("exec sleep 3600")
-            .expect("a script that stays");
+            .expect("a script that keeps the pod running");
         ExamplePod {
             logs: example(name).join("logs").join(&manifest.metadata.name),
-            // The shell's own variables, those that it cannot name too.
+            // The script reads the environment of process 1. In this test, the shell is another process.
             script: script.replace("/proc/1/", "/proc/$$/"),
             pod: Pod {
                 name: manifest.metadata.name,
@@ -101,7 +101,7 @@ fn pods(name: &str) -> Vec<ExamplePod> {
     manifests.into_iter().map(pod).collect()
 }
 
-/// A node with an example on it.
+/// A node that runs the configuration of an example.
 struct ExampleNode {
     name: &'static str,
     kubelet: Kubelet,
@@ -149,7 +149,7 @@ impl ExampleNode {
             .collect()
     }
 
-    /// Admits the pod and runs its script as its container would.
+    /// Admits the pod, runs its script with the container's variables, and returns the script's output.
     async fn logs(&self, pod: &ExamplePod) -> Result<String, AdmissionError> {
         let got = self.kubelet.admit(&pod.pod).await?;
         let envs = got.iter().flat_map(|assignment| &assignment.response.envs);
@@ -166,7 +166,7 @@ impl ExampleNode {
 
     #[track_caller]
     fn compare(&self, pod: &ExamplePod, logs: &str) {
-        // dash quotes as busybox does; other shells leave plain texts alone.
+        // dash and busybox quote all values; other shells quote only values with special characters.
         let unquoted = |text: &str| text.replace('\'', "");
         assert_eq!(
             unquoted(logs),
@@ -181,7 +181,7 @@ impl ExampleNode {
 }
 
 #[tokio::test]
-async fn two_resources_align_on_the_control_plane_and_nowhere_else() {
+async fn two_resources_on_two_numa_nodes() {
     let name = "000-two-numa-nodes";
     let [both] = &pods(name)[..] else {
         panic!("one pod")
@@ -201,7 +201,10 @@ async fn two_resources_align_on_the_control_plane_and_nowhere_else() {
     node.end().await;
 
     let node = ExampleNode::with(name, "kind-worker", TopologyPolicy::SingleNumaNode).await;
-    let refused = node.logs(both).await.expect_err("nothing is on one node");
+    let refused = node
+        .logs(both)
+        .await
+        .expect_err("no NUMA node has both resources");
     assert_eq!(refused.reason(), "TopologyAffinityError");
     node.end().await;
 }
@@ -226,8 +229,8 @@ async fn three_resources_over_two_workers() {
     let worker = ExampleNode::with(name, "kind-worker2", TopologyPolicy::None).await;
     assert_eq!(counts(&worker), [0, 1, 3]);
     worker.compare(two, &worker.logs(two).await.expect("admitted"));
-    // It waits for both of its kinds until the second pod is gone.
-    worker.logs(three).await.expect_err("mydevice-2 is taken");
+    // The pod needs both resources, and is rejected until the second pod is deleted.
+    worker.logs(three).await.expect_err("mydevice-2 is in use");
     worker.kubelet.delete("dp1-2");
     worker.compare(three, &worker.logs(three).await.expect("admitted"));
     worker.end().await;
@@ -249,7 +252,7 @@ async fn one_resource_as_variables_and_as_a_file() {
     );
     node.end().await;
 
-    // The variables say it as their document does: by index.
+    // With variables, the names in the container contain the device's index instead of its ID.
     let variables = text(&example(name).join("variables.env"));
     let variables: Vec<(&str, &str)> = variables
         .lines()
@@ -273,7 +276,7 @@ async fn one_resource_as_variables_and_as_a_file() {
 }
 
 #[tokio::test]
-async fn a_list_of_widgets() {
+async fn a_list_of_devices_with_attributes() {
     let name = "003-widgets";
     let [ghost] = &pods(name)[..] else {
         panic!("one pod")
@@ -302,13 +305,13 @@ async fn a_list_of_widgets() {
 }
 
 #[tokio::test]
-async fn four_devices_and_a_pod_that_wants_five() {
+async fn four_devices_and_a_pod_that_requests_five() {
     let name = "004-sample-device";
     let [two, five] = &pods(name)[..] else {
         panic!("two pods")
     };
     let node = ExampleNode::with(name, "worker", TopologyPolicy::None).await;
-    node.logs(five).await.expect_err("there are four");
+    node.logs(five).await.expect_err("only four devices exist");
     node.compare(two, &node.logs(two).await.expect("admitted"));
     node.end().await;
 }
@@ -326,7 +329,7 @@ async fn eight_gpus_and_two_nics() {
 }
 
 #[test]
-fn every_example_is_tried_and_named_in_the_readme() {
+fn every_example_has_a_test_and_a_readme_entry() {
     let readme = text(&example("README.md"));
     for entry in std::fs::read_dir(example("")).expect("examples") {
         let name = entry.expect("an entry").file_name();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::client::plugin_client;
-use crate::support::steered::{CALLED, FOUR, Node};
+use crate::support::running_node::{FOUR, FOUR_PRE_START, Node};
 use crate::support::{GPU, assert_alive, held, shows, until, within};
 use rustix::process::Signal;
 use simple_device_plugin::api;
@@ -149,7 +149,7 @@ async fn the_sum_of_all_delays_is_limited() {
 
 #[tokio::test]
 async fn a_refused_call_returns_the_code_and_message_of_the_fault() {
-    let node = Node::with(CALLED);
+    let node = Node::with(FOUR_PRE_START);
     node.shows(4, 4).await;
     let refusals = [
         ("allocate", "Allocate failed: Unavailable: no luck"),

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::http::Http;
 use crate::support::process::{output, program};
-use crate::support::steered::{FOUR, Node};
+use crate::support::running_node::{FOUR, Node};
 use crate::support::{GPU, Manager, plugin_dir, pod, resources, shows, text, until};
 use serde_json::Value;
 use simple_device_plugin::control::{ClearReply, FaultReply, Refusal};

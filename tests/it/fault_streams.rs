@@ -1,6 +1,6 @@
 //! Faults of the ListAndWatch stream, of the registration, and of device health.
 
-use crate::support::steered::{CALLED, FOUR, Node};
+use crate::support::running_node::{FOUR, FOUR_PRE_START, Node};
 use crate::support::{GPU, held, registrations, until, within};
 use simple_device_plugin::control::{FaultReply, HealthReply};
 
@@ -47,7 +47,7 @@ async fn a_registration_is_suspended_until_the_fault_is_cleared() {
     );
     // Neither a kubelet restart nor a configuration change ends the suspension.
     let node = node.with_another_kubelet().await;
-    node.reloads(&CALLED.replace("devices: 4", "devices: 3"));
+    node.reloads(&FOUR_PRE_START.replace("devices: 4", "devices: 3"));
     node.manager
         .says("the registration options or the socket changed; registering again");
     assert_eq!(registrations(&node.kubelet, GPU), 0);

@@ -1,11 +1,11 @@
-//! The modules of the daemon: each imports only from those above it in the table of ARCHITECTURE.md.
+//! Tests that each module of the daemon imports only from modules above it in the table of ARCHITECTURE.md.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const ARCHITECTURE: &str = include_str!("../../ARCHITECTURE.md");
 
-/// The modules in the order of the table.
+/// Returns the modules in the order of the table.
 fn modules() -> Vec<&'static str> {
     let lines = ARCHITECTURE.lines();
     let rows = lines.filter_map(|line| line.strip_prefix("| `"));
@@ -27,7 +27,7 @@ fn sources(dir: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// The modules that a source file imports, but for its tests. The path is relative to `src`.
+/// Returns the modules that a source file imports outside of its unit tests. The path is relative to `src`.
 fn imports(path: &Path, source: &str) -> Vec<String> {
     let code = source.split("#[cfg(test)]\nmod tests {").next();
     let is_mod = path.file_name().is_some_and(|name| name == "mod.rs");
@@ -68,7 +68,7 @@ fn a_module_imports_only_from_modules_above_it() {
 }
 
 #[test]
-fn every_way_to_write_an_import_is_seen() {
+fn finds_absolute_and_relative_imports() {
     let source = "use crate::model::device::Device;\n#[cfg(test)]\nmod tests;\nuse super::super::node;\n\
                   #[cfg(test)]\nmod tests {\n    use crate::cli;\n}\n";
     assert_eq!(

@@ -1,9 +1,10 @@
-//! The daemon as its users meet it, over the simulated kubelet or as a process. Each file tests one subject.
+//! Integration tests of the daemon, with the simulated kubelet. Each file tests one subject.
 
 mod support;
 
 mod addresses;
 mod check_yaml;
+mod command_soak;
 mod config_file;
 mod connections;
 mod control_socket;
@@ -30,4 +31,3 @@ mod removal;
 mod shutdown;
 mod soak;
 mod status;
-mod steer_soak;

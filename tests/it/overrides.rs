@@ -3,7 +3,7 @@
 use std::fs;
 
 use crate::support::control::does;
-use crate::support::steered::{FOUR, Node};
+use crate::support::running_node::{FOUR, Node};
 use crate::support::{GPU, assert_alive, held, pod, registrations, until};
 use simple_device_plugin::control::{HealthReply, Refusal, ScaleReply};
 use simple_device_plugin::model::device::Health;

@@ -1,4 +1,5 @@
-//! Random reloads while pods come and go: no crash, no lost device, no needless registration, no leak.
+//! Soak test: random reloads while pods are admitted and deleted. It fails on a kubelet crash, a lost device, a
+//! needless registration or a leak.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use fastrand::Rng;
 use kubelet_sim::Kubelet;
 use simple_device_plugin::offer::resource::Resource;
 
-/// How many reloads there are, unless `RELOADS` says otherwise; `make soak` does a thousand.
+/// The default number of reloads, which the variable `RELOADS` overrides. `make soak` runs 1,000.
 const RELOADS: usize = 30;
 const RESOURCES: [&str; 4] = [
     "example.com/a",
@@ -23,61 +24,61 @@ const RESOURCES: [&str; 4] = [
 ];
 
 #[tokio::test]
-async fn random_reloads_leave_nothing_behind() {
-    if !is_alone("reload_soak::random_reloads_leave_nothing_behind") {
+async fn random_reloads_leak_nothing() {
+    if !is_alone("reload_soak::random_reloads_leak_nothing") {
         return;
     }
     let seed = seed("RELOAD_SEED");
     eprintln!("RELOAD_SEED={seed}");
-    let mut story = ReloadStory::begin(seed).await;
+    let mut test = ReloadTest::start(seed).await;
     let (tasks_before, descriptors_before) = (alive_tasks(), descriptors());
     let reloads = count("RELOADS", RELOADS);
-    while story.reloads < reloads {
-        story.step().await;
+    while test.reloads < reloads {
+        test.step().await;
     }
-    let story = story.settle().await;
-    // Streams and sockets close a moment after the end of their use.
-    let left = || {
+    let test = test.settle().await;
+    // Streams and sockets are closed shortly after their last use.
+    let leaked = || {
         (
             alive_tasks().saturating_sub(tasks_before),
             descriptors().saturating_sub(descriptors_before),
         )
     };
-    let look = async {
-        while left() != (0, 0) {
+    let all_closed = async {
+        while leaked() != (0, 0) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let closed = tokio::time::timeout(DEADLINE, look).await;
+    let closed = tokio::time::timeout(DEADLINE, all_closed).await;
     assert!(
         closed.is_ok(),
-        "left over: {:?} tasks and descriptors",
-        left()
+        "leaked tasks and descriptors: {:?}",
+        leaked()
     );
-    story.manager.stop().await;
+    test.manager.stop().await;
 }
 
-struct ReloadStory {
+struct ReloadTest {
     rng: Rng,
     kubelet: Kubelet,
     manager: Manager,
     configured: Vec<Resource>,
-    /// What each pod holds.
+    /// The device IDs that each pod holds.
     pods: BTreeMap<String, Vec<String>>,
-    /// How often each resource must have been registered.
+    /// The expected number of Register calls, by resource.
     expected: BTreeMap<String, u64>,
     next_pod: u32,
     reloads: usize,
     _dir: tempfile::TempDir,
 }
 
-impl ReloadStory {
-    async fn begin(seed: u64) -> Self {
+impl ReloadTest {
+    async fn start(seed: u64) -> Self {
         let dir = plugin_dir();
         let kubelet = strict_kubelet(dir.path());
-        let configured = whole();
+        let configured = full_config();
         let manager = Manager::of(dir.path(), configured.clone());
-        let mut story = Self {
+        let mut test = Self {
             rng: Rng::with_seed(seed),
             kubelet,
             manager,
@@ -88,8 +89,8 @@ impl ReloadStory {
             reloads: 0,
             _dir: dir,
         };
-        story.all_registered().await;
-        story
+        test.all_registered().await;
+        test
     }
 
     async fn step(&mut self) {
@@ -111,7 +112,7 @@ impl ReloadStory {
         self.apply(configured).await;
     }
 
-    /// Sends a configuration, and waits until the kubelet has all of it.
+    /// Applies a configuration, and waits until the kubelet shows it.
     async fn apply(&mut self, configured: Vec<Resource>) {
         for resource in &configured {
             let mut before = self.configured.iter();
@@ -125,19 +126,19 @@ impl ReloadStory {
         self.all_registered().await;
     }
 
-    /// Waits until every resource is registered as often as it must be, no more, no less, and those that went
-    /// are gone: what comes back at once has not gone.
+    /// Waits until the kubelet shows every configured resource with the expected number of registrations, and no device
+    /// of the other resources.
     async fn all_registered(&mut self) {
         for name in RESOURCES {
-            let stays = self
+            let is_configured = self
                 .configured
                 .iter()
                 .any(|resource| resource.name.as_str() == name);
             let mut node = self.kubelet.node();
-            let gone = node.wait_for(|node| {
-                stays || node.get(name).is_none_or(|shown| shown.allocatable == 0)
+            let removed = node.wait_for(|node| {
+                is_configured || node.get(name).is_none_or(|shown| shown.allocatable == 0)
             });
-            within(name, gone).await.expect("a kubelet");
+            within(name, removed).await.expect("a kubelet");
         }
         for resource in &self.configured {
             let name = resource.name.as_str();
@@ -156,7 +157,7 @@ impl ReloadStory {
             assert_eq!(
                 registrations(&self.kubelet, name),
                 expected,
-                "{name} registered without need"
+                "{name} registered needlessly"
             );
         }
     }
@@ -179,7 +180,7 @@ impl ReloadStory {
             self.kubelet
                 .admit(&pod(name, &[]))
                 .await
-                .expect("it keeps its devices");
+                .expect("the pod keeps its devices");
         }
     }
 
@@ -191,13 +192,13 @@ impl ReloadStory {
         }
     }
 
-    /// All as in the beginning: what went is dropped. A new kubelet closes what the old one leaked, as a real one
-    /// does where a reload cuts a registration short.
+    /// Deletes all pods, restores the first configuration, and restarts the kubelet. The restart closes connections
+    /// that the old kubelet leaked, as a real one does when a reload interrupts a registration.
     async fn settle(mut self) -> Self {
         for pod in std::mem::take(&mut self.pods).into_keys() {
             self.kubelet.delete(&pod);
         }
-        self.apply(whole()).await;
+        self.apply(full_config()).await;
         for name in RESOURCES {
             shows(&self.kubelet, name, 4, 4).await;
         }
@@ -208,7 +209,7 @@ impl ReloadStory {
     }
 }
 
-fn whole() -> Vec<Resource> {
+fn full_config() -> Vec<Resource> {
     let each = RESOURCES.map(|name| format!("{{name: {name}, devices: 4, numaNodes: [0, 1]}}"));
     from_file(&format!("resources: [{}]", each.join(", ")))
 }

@@ -1,4 +1,5 @@
-//! Random restarts, lost streams and failed registrations while pods come and go; `make soak` runs it longer.
+//! Soak test: random kubelet restarts, lost streams and failed registrations while pods are admitted and deleted. `make
+//! soak` runs more of them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,63 +22,69 @@ const RESOURCES: [&str; 4] = [
 const DEVICES: usize = 8;
 const PODS_MAX: usize = 6;
 
-/// Restarts of the kubelet in the short form.
+/// The default number of kubelet restarts.
 const RESTARTS: usize = 12;
-/// The long form tells how far it is once in so many restarts.
+/// The number of kubelet restarts between two lines of progress.
 const PROGRESS_EVERY: usize = 100;
-/// An allocator does not return memory at once, so only more growth than this is a leak.
+/// In KiB. Less growth is not reported as a leak, because an allocator does not return memory at once.
 const GROWTH_MAX_KIB: u64 = 1024;
 
-/// Tells how to see a failure again.
-struct Replay(u64, usize);
+/// Prints the command that repeats a failed run.
+struct PrintReplayOnPanic {
+    seed: u64,
+    restarts: usize,
+}
 
-impl Drop for Replay {
+impl Drop for PrintReplayOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!(
-                "to see it again: make soak SEED={} RESTARTS={}",
-                self.0, self.1
+                "to repeat this run: make soak SEED={} RESTARTS={}",
+                self.seed, self.restarts
             );
         }
     }
 }
 
 #[tokio::test]
-async fn whatever_is_broken_all_is_whole_in_the_end() {
+async fn recovers_from_random_restarts_and_failures() {
     let restarts = count("SOAK_RESTARTS", RESTARTS);
     let seed = seed("SOAK_SEED");
     println!("seed {seed}, {restarts} restarts");
-    let _replay = Replay(seed, restarts);
+    let _replay = PrintReplayOnPanic { seed, restarts };
     let mut node = SoakedNode::start(seed).await;
     while node.restarts < restarts.div_ceil(4) {
         node.step().await;
     }
-    // Measure only now: what the program allocates at first is no leak.
+    // The first measurement is here, because the daemon's initial allocations are not a leak.
     node.settle().await;
     let early = node.measure();
     while node.restarts < restarts {
         node.step().await;
     }
     node.settle().await;
-    // The last registration's connection may not be closed yet.
-    until("what was open for a while to be closed", || {
-        let now = node.measure();
-        now.descriptors <= early.descriptors && now.threads <= early.threads
-    })
+    // The connection of the last registration may still be open.
+    until(
+        "the descriptors and threads of the first measurement",
+        || {
+            let now = node.measure();
+            now.descriptors <= early.descriptors && now.threads <= early.threads
+        },
+    )
     .await;
     let late = node.measure();
     println!(
-        "{early:?} after a quarter, {late:?} in the end; {:?}",
+        "{early:?} after a quarter, {late:?} at the end; {:?}",
         node.done
     );
     assert!(
         late.resident_kib <= early.resident_kib + GROWTH_MAX_KIB,
-        "memory grew"
+        "resident memory grew"
     );
     node.end().await;
 }
 
-/// What the manager's process holds.
+/// The resources of the daemon's process.
 #[derive(Debug)]
 struct Measured {
     descriptors: usize,
@@ -85,19 +92,19 @@ struct Measured {
     resident_kib: u64,
 }
 
-/// A node on which things are broken.
+/// A node whose kubelet, sockets and registrations are broken at random.
 struct SoakedNode {
     rng: Rng,
     dir: TempDir,
     kubelet: Option<Kubelet>,
     manager: Running,
-    /// What each pod must hold.
+    /// The device IDs that each pod must hold.
     pods: BTreeMap<String, Vec<String>>,
-    pods_made: usize,
-    /// Resources that were broken on purpose in this life of the kubelet.
+    pods_created: usize,
+    /// Resources that the test broke since the kubelet started. They may register more than once.
     broken: BTreeSet<&'static str>,
-    /// Resources whose registrations are not answered in earnest.
-    spoilt: BTreeSet<&'static str>,
+    /// Resources whose registrations the kubelet refuses or leaves hanging.
+    blocked: BTreeSet<&'static str>,
     restarts: usize,
     done: BTreeMap<&'static str, usize>,
 }
@@ -116,9 +123,9 @@ impl SoakedNode {
             kubelet: Some(kubelet),
             manager,
             pods: BTreeMap::new(),
-            pods_made: 0,
+            pods_created: 0,
             broken: BTreeSet::new(),
-            spoilt: BTreeSet::new(),
+            blocked: BTreeSet::new(),
             restarts: 0,
             done: BTreeMap::new(),
         };
@@ -130,30 +137,30 @@ impl SoakedNode {
         self.kubelet.as_ref().expect("a kubelet")
     }
 
-    /// Does one thing, and half of the time waits until all is whole again.
+    /// Runs one random action. With probability 0.5, then waits until everything has recovered.
     async fn step(&mut self) {
-        // Of its own: what a step draws by what it finds must not change the next step.
+        // Each step has its own generator, because how many numbers a step draws depends on timing.
         let mut rng = Rng::with_seed(self.rng.u64(..));
         let resource = RESOURCES[rng.usize(..RESOURCES.len())];
-        let what = match rng.u32(..20) {
+        let action = match rng.u32(..20) {
             0..8 => self.restart().await,
             8 => self.disconnect_plugin(resource).await,
             9 | 10 => self.delete_socket(resource).await,
             11 => self.refuse(resource).await,
             12 => self.hang(resource).await,
-            13..17 => self.pod_comes(&mut rng).await,
-            _ => self.pod_goes(&mut rng),
+            13..17 => self.admit_pod(&mut rng).await,
+            _ => self.delete_pod(&mut rng),
         };
-        *self.done.entry(what).or_default() += 1;
+        *self.done.entry(action).or_default() += 1;
         if rng.bool() {
             self.settle().await;
         }
     }
 
-    /// Waits until every resource is whole, then looks whether all is as it must be.
+    /// Waits until all devices of every resource are allocatable, then checks registrations, pods and sockets.
     async fn settle(&mut self) {
         let devices = DEVICES;
-        for resource in std::mem::take(&mut self.spoilt) {
+        for resource in std::mem::take(&mut self.blocked) {
             self.kubelet()
                 .set_registration_mode(resource, RegistrationMode::Normal);
         }
@@ -177,9 +184,9 @@ impl SoakedNode {
         kubelet.stop().await;
         let pods = self.pods.keys().cloned().collect();
         let kubelet = Kubelet::start_with_pods(settings(self.dir.path()), pods);
-        self.kubelet = Some(kubelet.expect("a new life"));
+        self.kubelet = Some(kubelet.expect("a kubelet"));
         self.broken.clear();
-        self.spoilt.clear();
+        self.blocked.clear();
         self.restarts += 1;
         if self.restarts.is_multiple_of(PROGRESS_EVERY) {
             println!("{} restarts", self.restarts);
@@ -187,7 +194,7 @@ impl SoakedNode {
         "restart"
     }
 
-    /// Breaks the connection and waits until the kubelet has seen it.
+    /// Closes the connection to a plugin, and waits until the kubelet has noticed it.
     async fn disconnect_plugin(&mut self, resource: &'static str) -> &'static str {
         let mut events = self.kubelet().events();
         self.broken.insert(resource);
@@ -204,7 +211,7 @@ impl SoakedNode {
     }
 
     async fn delete_socket(&mut self, resource: &'static str) -> &'static str {
-        // A socket that is deleted before the kubelet dials it is a registration broken on purpose.
+        // Settles first: if the socket is deleted before the kubelet dials it, the registration fails.
         self.settle().await;
         let name = resource.replace('/', "_");
         let socket = format!("simple-device-plugin-{name}.sock");
@@ -213,7 +220,7 @@ impl SoakedNode {
     }
 
     async fn refuse(&mut self, resource: &'static str) -> &'static str {
-        if !self.spoilt.insert(resource) {
+        if !self.blocked.insert(resource) {
             return "nothing";
         }
         let mut events = self.kubelet().events();
@@ -227,9 +234,9 @@ impl SoakedNode {
         "refused registration"
     }
 
-    /// Leaves a registration hanging; what is next, the others included, must not mind.
+    /// Lets a registration hang, which must not affect other resources or later steps.
     async fn hang(&mut self, resource: &'static str) -> &'static str {
-        if !self.spoilt.insert(resource) {
+        if !self.blocked.insert(resource) {
             return "nothing";
         }
         self.kubelet()
@@ -237,18 +244,18 @@ impl SoakedNode {
         self.disconnect_plugin(resource).await;
         let before = registrations(self.kubelet(), resource);
         let mut counts = self.kubelet().registrations();
-        let asked = counts.wait_for(|counts| counts.get(resource) > Some(&before));
-        within("a registration", asked).await.expect("a kubelet");
+        let counted = counts.wait_for(|counts| counts.get(resource) > Some(&before));
+        within("a registration", counted).await.expect("a kubelet");
         "hanging registration"
     }
 
-    /// Only where a resource is in trouble, or on its way back, may a pod be refused.
-    async fn pod_comes(&mut self, rng: &mut Rng) -> &'static str {
+    /// Admits a pod. The kubelet may reject it only if a resource has not recovered yet.
+    async fn admit_pod(&mut self, rng: &mut Rng) -> &'static str {
         if self.pods.len() == PODS_MAX {
-            return self.pod_goes(rng);
+            return self.delete_pod(rng);
         }
-        self.pods_made += 1;
-        let name = format!("p{}", self.pods_made);
+        self.pods_created += 1;
+        let name = format!("p{}", self.pods_created);
         let settled = rng.bool();
         if settled {
             self.settle().await;
@@ -266,19 +273,19 @@ impl SoakedNode {
                     requests.iter().map(|(_, n)| n).sum::<usize>()
                 );
                 let twice = self.pods.values().flatten().find(|id| devices.contains(id));
-                assert_eq!(twice, None, "{name} holds what another pod holds");
+                assert_eq!(twice, None, "{name} holds a device of another pod");
                 self.pods.insert(name, devices);
             }
             Err(error) => {
                 use AdmissionError::{NoHealthyDevice, Plugin, Stopped};
-                let gone = matches!(error, NoHealthyDevice(_) | Stopped(_) | Plugin { .. });
-                assert!(!settled && gone, "{name}: {error}");
+                let is_broken = matches!(error, NoHealthyDevice(_) | Stopped(_) | Plugin { .. });
+                assert!(!settled && is_broken, "{name}: {error}");
             }
         }
-        "pod comes"
+        "admitted pod"
     }
 
-    fn pod_goes(&mut self, rng: &mut Rng) -> &'static str {
+    fn delete_pod(&mut self, rng: &mut Rng) -> &'static str {
         if self.pods.is_empty() {
             return "nothing";
         }
@@ -286,7 +293,7 @@ impl SoakedNode {
         let name = self.pods.keys().nth(index).cloned().expect("a pod");
         self.kubelet().delete(&name);
         self.pods.remove(&name);
-        "pod goes"
+        "deleted pod"
     }
 
     fn measure(&self) -> Measured {

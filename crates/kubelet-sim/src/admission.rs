@@ -1,4 +1,4 @@
-//! Admission of pods: choosing their devices and calling their plugins. It follows `Allocate`, `devicesToAllocate` and
+//! Pod admission: chooses devices and calls plugins. It follows `Allocate`, `devicesToAllocate` and
 //! `callPreStartContainerIfNeeded` in `pkg/kubelet/cm/devicemanager/manager.go`.
 
 use std::collections::BTreeMap;
@@ -27,7 +27,7 @@ pub struct Pod {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AdmissionError {
     /// The resource is registered, but has no healthy device.
-    #[error("{0}: there is no healthy device")]
+    #[error("{0}: no healthy device is available")]
     NoHealthyDevice(String),
     /// Fewer healthy devices are free than the pod requests.
     #[error("{resource}: {requested} devices are requested, {available} are available")]
@@ -72,13 +72,14 @@ impl AdmissionError {
 }
 
 impl Kubelet {
-    /// Admits a pod: chooses its devices and calls Allocate of each resource's plugin. Returns the pod's assignments.
-    /// A pod that holds devices already keeps them, and no plugin is called; with a topology manager, the kubelet
-    /// checks them again, which can crash it.
+    /// Admits a pod: chooses its devices, calls each plugin's Allocate, and returns the pod's assignments.
+    ///
+    /// A pod that already holds devices keeps them, and no plugin is called. With a topology manager, the kubelet
+    /// checks those devices again, which can crash it.
     ///
     /// # Errors
-    /// If too few devices are free, or a plugin returns an error. The pod then holds no device, nor does it if the
-    /// future is dropped before the last plugin has answered.
+    /// Returns an error if too few devices are free, or if a plugin returns an error. The pod then holds no device.
+    /// The same is true if the future is dropped before the last plugin responds.
     pub async fn admit(&self, pod: &Pod) -> Result<Vec<Assignment>, AdmissionError> {
         let _admission = self.admission.lock().await;
         let held = self.assignments(&pod.name);
@@ -114,8 +115,8 @@ impl Kubelet {
     /// Starts the container of a pod: calls PreStartContainer of each plugin that requires it.
     ///
     /// # Errors
-    /// The plugin's error, which is `CreateContainerConfigError` in a cluster. The pod keeps its devices; a real kubelet
-    /// tries again.
+    /// Returns the plugin's error, which a cluster shows as `CreateContainerConfigError`. The pod keeps its devices; a
+    /// real kubelet retries.
     pub async fn start_container(&self, pod: &str) -> Result<(), Status> {
         for assignment in self.assignments(pod) {
             let endpoint = self.state.manager().endpoint(&assignment.resource).cloned();
@@ -132,8 +133,8 @@ impl Kubelet {
         Ok(())
     }
 
-    /// Returns the resources of a pod that no plugin registered, or whose plugin the kubelet forgot. The kubelet runs
-    /// the pod without their devices; a scheduler would not have placed it here.
+    /// Returns the requested resources that have no endpoint: no plugin registered them, or the kubelet forgot the
+    /// plugin. The kubelet runs the pod without their devices; a scheduler would not have placed the pod here.
     pub fn unregistered_resources(&self, pod: &Pod) -> Vec<String> {
         let manager = self.state.manager();
         let resources = requests(pod).into_iter().map(|(resource, _)| resource);
@@ -143,8 +144,8 @@ impl Kubelet {
             .collect()
     }
 
-    /// Allocates devices of one resource, from one NUMA node if one is given. Returns `None` if no plugin registered the
-    /// resource.
+    /// Allocates devices of one resource, from one NUMA node if one is given. Returns `None` if no plugin registered
+    /// the resource.
     async fn allocate(
         &self,
         pod: &str,
@@ -185,7 +186,10 @@ impl Kubelet {
         Ok(Some(assignment?))
     }
 
-    /// The free devices from which `count` can be chosen, only those of one NUMA node if one is given.
+    /// Returns the free devices of a resource, restricted to one NUMA node if one is given.
+    ///
+    /// # Errors
+    /// Returns an error if fewer than `count` devices are free on all NUMA nodes together.
     fn available_devices(
         &self,
         resource: &str,
@@ -201,7 +205,7 @@ impl Kubelet {
         Ok(available)
     }
 
-    /// Whether the resource has no endpoint, or one that the kubelet refuses to call.
+    /// Returns whether the resource has no endpoint, or one that the kubelet refuses to call.
     fn is_stopped(&self, resource: &str) -> bool {
         match self.state.manager().endpoint(resource) {
             Some(endpoint) => endpoint.is_stopped(),
@@ -210,7 +214,7 @@ impl Kubelet {
     }
 }
 
-/// The resources of which a pod requests devices. A request of 0 asks for nothing.
+/// Returns the pod's requests as resource name and count, without those for 0 devices.
 fn requests(pod: &Pod) -> Vec<(&str, usize)> {
     let requests = pod.requests.iter().filter(|(_, count)| **count > 0);
     requests

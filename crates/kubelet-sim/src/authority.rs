@@ -1,8 +1,8 @@
 //! A proxy that replaces the HTTP/2 authority of every request by `localhost`.
 //!
-//! gRPC's C core, and with it the Python and C++ libraries, sends the percent-encoded path of a unix socket as the
-//! authority. The kubelet's server accepts that, but the server here (the h2 crate) refuses it as malformed. The proxy
-//! forwards all frames and encodes the header blocks again.
+//! gRPC's C core, which the Python and C++ libraries use, sends the percent-encoded path of a unix socket as the
+//! authority. The kubelet's server accepts that, but the server here (the h2 crate) rejects it as malformed. The proxy
+//! forwards all frames and re-encodes the header blocks.
 
 use std::convert::Infallible;
 use std::io;
@@ -13,13 +13,13 @@ use tokio::net::UnixStream;
 
 /// The length in bytes of `PRI * HTTP/2.0…` (RFC 9113, 3.4).
 const PREFACE_LENGTH: usize = 24;
-/// In bytes. The limit of a peer that does not change it in its SETTINGS, as the server here does not (RFC 9113, 4.2).
+/// In bytes: the default limit, which the server here does not change in its SETTINGS (RFC 9113, 4.2).
 const FRAME_PAYLOAD_MAX: usize = 16 * 1024;
-/// In bytes. No gRPC client sends as many headers.
+/// In bytes, far more than a gRPC client sends.
 const HEADER_BLOCK_MAX: usize = 64 * 1024;
 
 /// Forwards all bytes between a client and the server, and replaces the authority of the client's requests. Returns
-/// when the server closed the connection.
+/// when the server closes the connection.
 pub(crate) async fn proxy_as_localhost(client: UnixStream, server: UnixStream) {
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
@@ -179,7 +179,7 @@ impl Frame {
         to.write_all(&bytes).await
     }
 
-    /// The header block fragment of a HEADERS frame, without padding and priority (RFC 9113, 6.2).
+    /// Returns the header block fragment of a HEADERS frame, without padding and priority (RFC 9113, 6.2).
     fn fragment(&self) -> io::Result<&[u8]> {
         let mut rest = &*self.payload;
         let mut padding = 0;
@@ -207,7 +207,7 @@ mod tests {
         bytes
     }
 
-    /// What the server receives when a client sends these frames.
+    /// Returns what the server receives when a client sends these frames.
     async fn forwarded(frames: &[u8]) -> Vec<u8> {
         let mut received = Vec::new();
         let preface = [b'P'; PREFACE_LENGTH];

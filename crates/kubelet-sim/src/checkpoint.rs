@@ -1,5 +1,5 @@
-//! `kubelet_internal_checkpoint`: the file from which a kubelet restores device assignments when it restarts. It follows
-//! `pkg/kubelet/cm/devicemanager/checkpoint/checkpoint.go`.
+//! `kubelet_internal_checkpoint`: the file from which a kubelet restores device assignments when it restarts. It
+//! follows `pkg/kubelet/cm/devicemanager/checkpoint/checkpoint.go`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;
@@ -20,12 +20,12 @@ use crate::device_manager::Assignment;
 /// The name of the one container of each pod.
 pub(crate) const CONTAINER: &str = "main";
 
-/// What a checkpoint has.
+/// The contents of a checkpoint.
 #[derive(Debug, Default)]
 pub struct CheckpointContents {
     /// The names of the resources that plugins had registered.
     pub registered: Vec<String>,
-    /// The device assignments of pods, also of pods that were deleted shortly before the kubelet wrote the file.
+    /// The device assignments of pods, including pods that were deleted shortly before the kubelet wrote the file.
     pub assignments: Vec<Assignment>,
 }
 
@@ -34,7 +34,8 @@ pub struct CheckpointContents {
 #[serde(rename_all = "PascalCase")]
 struct StoredCheckpoint {
     data: StoredData,
-    /// The kubelet hashes how Go prints `Data`, the simulator hashes its JSON: neither accepts the other's file.
+    /// The kubelet hashes Go's printed form of `Data`, and the simulator hashes its JSON, so neither accepts the
+    /// other's file.
     checksum: u64,
 }
 
@@ -62,11 +63,11 @@ struct StoredEntry {
     alloc_resp: String,
 }
 
-/// Reads the checkpoint in a device plugin directory. If there is none, the contents are empty.
+/// Reads the checkpoint in a device plugin directory. If there is no checkpoint, the contents are empty.
 ///
 /// # Errors
-/// If the file cannot be read, is not a regular file of at most 64 MiB, is not valid, or was not written by the
-/// simulator.
+/// Returns an error if the file cannot be read, is not a regular file of at most 64 MiB, is not valid, or was not
+/// written by the simulator.
 pub fn read(dir: &Path) -> io::Result<CheckpointContents> {
     let path = dir.join(FILE);
     let metadata = match path.metadata() {
@@ -77,7 +78,7 @@ pub fn read(dir: &Path) -> io::Result<CheckpointContents> {
         Err(error) => return Err(error),
     };
     if !metadata.is_file() || metadata.len() > SIZE_MAX {
-        return Err(invalid(&"it is no file of at most 64 MiB"));
+        return Err(invalid(&"expected a regular file of at most 64 MiB"));
     }
     let text = std::fs::read(path)?;
     let checkpoint: StoredCheckpoint = serde_json::from_slice(&text)?;
@@ -87,10 +88,10 @@ pub fn read(dir: &Path) -> io::Result<CheckpointContents> {
     contents(checkpoint.data)
 }
 
-/// Parses the text of a checkpoint and ignores its checksum, so that a fuzzer gets past it.
+/// Parses a checkpoint without verifying its checksum, which a fuzzer cannot guess.
 ///
 /// # Errors
-/// If the text is not a valid checkpoint.
+/// Returns an error if the text is not a valid checkpoint.
 pub fn parse(text: &[u8]) -> io::Result<CheckpointContents> {
     let checkpoint: StoredCheckpoint = serde_json::from_slice(text)?;
     contents(checkpoint.data)
@@ -107,11 +108,14 @@ fn contents(data: StoredData) -> io::Result<CheckpointContents> {
     })
 }
 
-/// Returns the name if a plugin could have registered it.
+/// Returns the name if it is a valid resource name.
 fn valid_resource_name(name: String) -> io::Result<String> {
     match ResourceName::parse(&name) {
         Ok(_) => Ok(name),
-        Err(_) => Err(invalid(&format!("{} is no resource", sanitize(&name)))),
+        Err(_) => Err(invalid(&format!(
+            "invalid resource name {}",
+            sanitize(&name)
+        ))),
     }
 }
 
@@ -119,7 +123,7 @@ fn invalid(error: &dyn std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
-/// Writes the checkpoint beside the old one and replaces that by a rename, so that a reader never sees half a file.
+/// Writes the checkpoint to a temporary file and renames that, so that a reader never sees a partial file.
 pub(crate) fn write(
     dir: &Path,
     registered: BTreeMap<String, Vec<String>>,

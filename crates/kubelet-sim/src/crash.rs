@@ -1,17 +1,17 @@
-//! How a plugin makes a kubelet crash. The device manager dereferences a device in the plugin's list without checking
-//! that the list still has it.
+//! How a plugin can make a kubelet crash: the device manager dereferences a device of the plugin's list without
+//! checking that the list still contains it.
 
 use thiserror::Error;
 
-/// The rule that a plugin violated. A real kubelet ends with a nil dereference and no such explanation. A third way to
-/// crash needs init containers, which the pods here do not have.
+/// The rule that a plugin violated. A real kubelet panics with a nil dereference and does not name the rule. A third
+/// way to crash it needs init containers, which are not simulated.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum Crash {
     /// The plugin removed a device that an allocation in flight had chosen (`devicesToAllocate` and `Allocate` in
     /// `devicemanager/manager.go`).
     #[error(
-        "{resource}: device {id} went from the list while an allocation that picked it was in flight; \
-         a device must stay, as Unhealthy, until no call can pick it"
+        "{resource}: the plugin removed device {id} from its list during an allocation that had chosen it; \
+         keep a device in the list, as Unhealthy, until no allocation can choose it"
     )]
     RemovedDuringAllocation {
         /// The resource name.
@@ -22,8 +22,8 @@ pub enum Crash {
     /// The plugin removed a device that a pod holds, and the pod was admitted again with a topology manager
     /// (`generateDeviceTopologyHints` in `devicemanager/topology_hints.go`).
     #[error(
-        "{resource}: device {id} went from the list while pod {pod} holds it, and the pod was admitted again; \
-         a device must stay, as Unhealthy, until no pod holds it"
+        "{resource}: the plugin removed device {id} from its list while pod {pod} held it, and the pod was admitted \
+         again; keep a device in the list, as Unhealthy, until no pod holds it"
     )]
     RemovedWhileHeld {
         /// The resource name.

@@ -1,19 +1,18 @@
-//! What the kubelet observes of its plugins.
+//! The events by which the kubelet reports what plugins do.
 
 use std::fmt;
 
-/// Something that the kubelet observed of the plugin of a resource.
+/// An action of a resource's plugin that the kubelet observed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// The resource name in the plugin's request, which need not be valid. It is at most 256 characters long, and
-    /// control characters are escaped.
+    /// The resource name in the plugin's request, which may be invalid. It is cut to 256 characters, and control
+    /// characters are escaped.
     pub resource: String,
-    /// What happened.
+    /// The action and its details.
     pub kind: EventKind,
 }
 
-/// What can happen to a resource. Texts from the plugin are at most 256 characters long, and control characters are
-/// escaped.
+/// The kind of an event. Text from the plugin is cut to 256 characters, and control characters are escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// The plugin registered and answered GetDevicePluginOptions.
@@ -25,7 +24,7 @@ pub enum EventKind {
         /// Whether the plugin implements GetPreferredAllocation.
         preferred: bool,
     },
-    /// The connected plugin registered again with the same socket, and the kubelet ignored it: see
+    /// The connected plugin registered again with the same socket, and the kubelet ignored the registration. See
     /// [`Behavior::Newer`](crate::Behavior::Newer).
     Ignored {
         /// The file name of the plugin's socket.
@@ -44,9 +43,9 @@ pub enum EventKind {
         healthy: usize,
         /// The number of unhealthy devices.
         unhealthy: usize,
-        /// The first health that is neither `Healthy` nor `Unhealthy`. The kubelet takes such a device for unhealthy.
+        /// The first health that is neither `Healthy` nor `Unhealthy`. The kubelet treats such a device as unhealthy.
         unknown_health: Option<String>,
-        /// The differences from the list before; none if that was empty or this is the first list.
+        /// The differences from the previous list; empty if that list was empty or this is the first one.
         changes: Vec<DeviceChange>,
     },
     /// The plugin's stream ended, and the kubelet marked all devices as unhealthy.
@@ -65,14 +64,14 @@ pub struct DeviceChange {
     pub state: DeviceState,
 }
 
-/// The state of a device in a list. It is displayed as `Healthy`, `Unhealthy` or `gone`.
+/// The state of a device in a list, displayed as `Healthy`, `Unhealthy` or `removed`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceState {
-    /// The device is healthy, and was unhealthy or not in the list before.
+    /// The device is healthy; before, it was unhealthy or not in the list.
     Healthy,
-    /// The device is unhealthy, and was healthy or not in the list before.
+    /// The device is unhealthy; before, it was healthy or not in the list.
     Unhealthy,
-    /// The device was in the list before and is no longer.
+    /// The device is no longer in the list.
     Removed,
 }
 
@@ -81,7 +80,7 @@ impl fmt::Display for DeviceState {
         f.write_str(match self {
             Self::Healthy => "Healthy",
             Self::Unhealthy => "Unhealthy",
-            Self::Removed => "gone",
+            Self::Removed => "removed",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! The life of a kubelet, from its start to its stop, and what a caller can observe of it.
+//! The simulated kubelet: start, stop, restart, and the methods to observe and control it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -24,10 +24,10 @@ use crate::plugin_client::PluginClient;
 use crate::settings::{KubeletSettings, RegistrationMode};
 use crate::state::KubeletState;
 
-/// How long [`Kubelet::stop`] waits for the kubelet's tasks, which end when their connections are closed.
+/// How long [`Kubelet::stop`] waits for the kubelet's tasks to end after their connections are closed.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A running kubelet. When it is stopped or dropped, its socket file stays on disk, like that of a real kubelet.
+/// A running kubelet. Its socket file stays on disk when it is stopped or dropped, as with a real kubelet.
 #[derive(Debug)]
 pub struct Kubelet {
     pub(crate) state: Arc<KubeletState>,
@@ -37,20 +37,21 @@ pub struct Kubelet {
 
 impl Kubelet {
     /// Reads the checkpoint, removes every socket in the device plugin directory, and listens on `kubelet.sock`. Every
-    /// pod in the checkpoint counts as running. A checkpoint that cannot be read is logged and ignored. Must be called
-    /// within a Tokio runtime.
+    /// pod in the checkpoint counts as running. If the checkpoint cannot be read, the kubelet logs a warning and starts
+    /// without it. Must be called within a Tokio runtime.
     ///
     /// # Errors
-    /// If the directory cannot be created or read, if another kubelet serves it, or if a socket cannot be bound.
+    /// Returns an error if the directory cannot be created or read, if another kubelet serves it, or if a socket cannot
+    /// be bound.
     pub fn start(settings: KubeletSettings) -> io::Result<Self> {
         Self::start_with(settings, None)
     }
 
-    /// Starts like [`Kubelet::start`], but with these pods running: a real kubelet learns them from the API server, and
-    /// its checkpoint may also have pods that were deleted.
+    /// Starts like [`Kubelet::start`], but with `pods` as the running pods. A real kubelet gets them from the API
+    /// server, because its checkpoint may contain deleted pods.
     ///
     /// # Errors
-    /// As [`Kubelet::start`].
+    /// Returns the same errors as [`Kubelet::start`].
     pub fn start_with_pods(settings: KubeletSettings, pods: BTreeSet<String>) -> io::Result<Self> {
         Self::start_with(settings, Some(pods))
     }
@@ -59,7 +60,7 @@ impl Kubelet {
         std::fs::create_dir_all(&settings.dir)?;
         let socket = settings.dir.join(KUBELET_SOCKET);
         if answers(&socket)? {
-            let taken = "another kubelet serves this directory";
+            let taken = "another kubelet serves this directory; choose another directory";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
         }
         let (manager, checkpoint_pods) = restore(&settings);
@@ -84,13 +85,13 @@ impl Kubelet {
         })
     }
 
-    /// Stops like a process that ends: closes every connection and leaves the socket file on disk.
+    /// Closes every connection and leaves the socket file on disk, as the exit of a kubelet process does.
     pub async fn stop(&self) {
         self.state.shut_down();
         self.state.tasks.close();
         let ended = timeout(SHUTDOWN_TIMEOUT, self.state.tasks.wait()).await;
         if ended.is_err() {
-            warn!("a task outlives its kubelet");
+            warn!("a task is still running after the kubelet stopped");
         }
         self.state.save_if_outdated();
     }
@@ -98,7 +99,7 @@ impl Kubelet {
     /// Stops, and starts again with the same settings, the same running pods and the assignments of the checkpoint.
     ///
     /// # Errors
-    /// As [`Kubelet::start`].
+    /// Returns the same errors as [`Kubelet::start`].
     pub async fn restart(&self) -> io::Result<Self> {
         let settings = self.state.settings.clone();
         let pods = self.state.pods().clone();
@@ -106,8 +107,8 @@ impl Kubelet {
         Self::start_with_pods(settings, pods)
     }
 
-    /// Returns a receiver of the Node object's extended resources. A real kubelet updates the Node object every 10 s,
-    /// this one at once.
+    /// Returns a receiver of the Node object's extended resources. A real kubelet updates the Node object every 10 s;
+    /// the simulated one updates it immediately.
     pub fn node(&self) -> watch::Receiver<NodeResources> {
         self.state.node.subscribe()
     }
@@ -117,18 +118,18 @@ impl Kubelet {
         self.state.registrations.subscribe()
     }
 
-    /// Returns a receiver of the events from now on.
+    /// Returns a receiver of all events that are emitted after this call.
     pub fn events(&self) -> broadcast::Receiver<Event> {
         self.state.events.subscribe()
     }
 
-    /// Returns a receiver that has a value once a plugin made the kubelet crash. As with a process that crashed, all its
-    /// connections are closed then.
+    /// Returns a receiver whose value is set when a plugin makes the kubelet crash. All connections are then closed, as
+    /// after the crash of a process.
     pub fn crashed(&self) -> watch::Receiver<Option<Crash>> {
         self.state.crash.subscribe()
     }
 
-    /// Sets how Register is answered for this resource from now on, also to calls in flight.
+    /// Sets how Register is answered for this resource, including calls in flight.
     pub fn set_registration_mode(&self, resource: &str, mode: RegistrationMode) {
         self.state.registration_modes.send_modify(|modes| {
             modes.insert(resource.to_owned(), mode);
@@ -146,7 +147,7 @@ impl Kubelet {
             .collect()
     }
 
-    /// Returns the device assignments of a pod; none if it is not running.
+    /// Returns the device assignments of a pod, or nothing if the pod is not running.
     pub fn assignments(&self, pod: &str) -> Vec<Assignment> {
         let mut assignments = self.all_assignments();
         assignments.retain(|assignment| assignment.pod == pod);
@@ -170,8 +171,8 @@ impl Kubelet {
         self.state.pods_known.store(true, Ordering::Relaxed);
     }
 
-    /// Deletes a pod. As in a real kubelet, its devices are freed when the next pod with devices is admitted or the
-    /// pod-resources API is called, and the checkpoint has the pod until it is written after that.
+    /// Deletes a pod. As in a real kubelet, its devices are freed when the next pod with devices is admitted or when
+    /// the pod-resources API is called. The checkpoint contains the pod until the next write after that.
     pub fn delete(&self, pod: &str) {
         self.state.pods().remove(pod);
     }
@@ -183,10 +184,10 @@ impl Drop for Kubelet {
     }
 }
 
-/// Restores the device manager from the checkpoint. Returns it with the pods that the checkpoint has.
+/// Restores the device manager from the checkpoint. Also returns the pods in the checkpoint.
 fn restore(settings: &KubeletSettings) -> (DeviceManager<Arc<PluginClient>>, BTreeSet<String>) {
     let checkpoint = checkpoint::read(&settings.dir).unwrap_or_else(|error| {
-        warn!(%error, "the checkpoint cannot be read: starting without");
+        warn!(%error, "cannot read the checkpoint, starting without it");
         CheckpointContents::default()
     });
     let pods = checkpoint.assignments.iter().map(|a| a.pod.clone());
@@ -208,7 +209,7 @@ fn remove_sockets(dir: &Path) -> io::Result<()> {
             continue;
         }
         match std::fs::remove_file(entry.path()) {
-            // A plugin that stopped has removed its own socket meanwhile.
+            // A plugin that stops at the same time removes its own socket.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             removed => removed?,
         }

@@ -1,12 +1,12 @@
-//! A simulated kubelet for device plugins: the device manager of a real one, without a cluster.
+//! A simulated kubelet for testing device plugins without a cluster.
 //!
-//! It keeps the structure of the original (`pkg/kubelet/cm/devicemanager`, Kubernetes 1.36), because the defects that a
-//! device plugin has to avoid follow from that structure.
+//! The code mirrors the kubelet's device manager (`pkg/kubelet/cm/devicemanager`, Kubernetes 1.36), because the kubelet
+//! bugs that a device plugin must avoid follow from its structure.
 //!
 //! - [`Kubelet`] serves the registration socket and the pod-resources API, admits pods and restarts.
 //! - [`KubeletSettings`] sets its directory and its timeouts.
-//! - [`Event`] is what it reports about plugins, [`Crash`] how a plugin made it crash.
-//! - [`checkpoint`] reads the file in which it keeps device assignments over a restart.
+//! - [`Event`] reports what a plugin did, and [`Crash`] how a plugin made the kubelet crash.
+//! - [`checkpoint`] reads the file that keeps device assignments across kubelet restarts.
 
 mod admission;
 mod authority;

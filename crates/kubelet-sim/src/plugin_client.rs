@@ -18,8 +18,8 @@ use simple_device_plugin::util::sanitize::sanitize;
 /// The pause before the next attempt to connect to a socket that no plugin serves yet.
 const DIAL_RETRY_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The only deadline of a call to a plugin (`KubeletPreStartContainerRPCTimeoutInSecs`); the kubelet sets none for the
-/// others.
+/// The deadline of PreStartContainer (`KubeletPreStartContainerRPCTimeoutInSecs`). The kubelet sets no deadline for the
+/// other calls.
 const PRE_START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The client of a plugin that called Register.
@@ -34,8 +34,8 @@ pub(crate) struct PluginClient {
 }
 
 impl PluginClient {
-    /// A client that is not connected yet. An absolute endpoint counts as a path below the directory, as Go's
-    /// `filepath.Join` treats it.
+    /// Returns a client that is not connected yet. An absolute endpoint is a path below the directory, as with Go's
+    /// `filepath.Join`.
     pub(crate) fn new(resource: String, dir: &Path, endpoint: String) -> Self {
         Self {
             resource,
@@ -46,16 +46,16 @@ impl PluginClient {
         }
     }
 
-    /// The endpoint in the plugin's request, without control characters.
+    /// Returns the endpoint in the plugin's request, with control characters escaped.
     pub(crate) fn endpoint(&self) -> String {
         sanitize(&self.endpoint)
     }
 
-    /// Connects to the plugin's socket. Like grpc-go's dial, it tries again until the timeout.
+    /// Connects to the plugin's socket, and retries until the timeout, as grpc-go does.
     pub(crate) async fn dial(&self, timeout: Duration) -> Result<(), Status> {
         let dial = self.dial_until(Instant::now() + timeout);
         match self.closed.run_until_cancelled(dial).await {
-            Some(dialled) => dialled,
+            Some(dialed) => dialed,
             None => Err(connection_closed()),
         }
     }
@@ -67,7 +67,7 @@ impl PluginClient {
                     *self.channel.lock() = Some(channel);
                     return Ok(());
                 }
-                // The outermost error of tonic says only that it is a transport error.
+                // tonic's outermost error only says that the transport failed.
                 Ok(Err(error)) => error.root_cause().to_string(),
                 Err(_) => "timed out".to_owned(),
             };
@@ -99,7 +99,7 @@ impl PluginClient {
             .await
     }
 
-    /// Receives the next list of a ListAndWatch stream; `None` at its end.
+    /// Receives the next list of a ListAndWatch stream. Returns `None` at the end of the stream.
     pub(crate) async fn next_list(
         &self,
         stream: &mut Streaming<v1beta1::ListAndWatchResponse>,
@@ -130,7 +130,7 @@ impl PluginClient {
         let call = async |mut plugin: Plugin| plugin.allocate(request).await;
         let response = self.call(call).await?;
         api::first_container_response(response)
-            .ok_or_else(|| Status::unknown("the answer has no container"))
+            .ok_or_else(|| Status::unknown("the response has no container"))
     }
 
     pub(crate) async fn pre_start_container(&self, ids: Vec<String>) -> Result<(), Status> {

@@ -1,4 +1,4 @@
-//! The connection to a plugin, from Register until the kubelet marks its endpoint as stopped. It follows
+//! The connection to a plugin, from Register until its endpoint is marked as stopped. It follows
 //! `pkg/kubelet/cm/devicemanager/plugin/v1beta1/handler.go`.
 
 use std::sync::Arc;
@@ -16,12 +16,12 @@ use crate::plugin_client::PluginClient;
 use crate::state::{KubeletState, describe_status};
 
 impl KubeletState {
-    /// Handles a valid registration: connects to the plugin, calls GetDevicePluginOptions, and follows ListAndWatch in a
-    /// task (`connectClient`).
+    /// Handles a valid registration: connects to the plugin, calls GetDevicePluginOptions, and reads the ListAndWatch
+    /// stream in a task (`connectClient`).
     ///
     /// # Errors
-    /// If the plugin cannot be reached or returns an error. The kubelet then also forgets the client that was
-    /// registered before, and does not notice when that plugin disconnects.
+    /// Returns an error if the plugin cannot be reached or returns an error. The kubelet then also forgets the client
+    /// that was registered before, and does not notice when that plugin disconnects.
     pub(crate) async fn connect_plugin(
         self: Arc<Self>,
         client: Arc<PluginClient>,
@@ -59,8 +59,8 @@ impl KubeletState {
         Ok(())
     }
 
-    /// Receives the plugin's lists until its stream ends. Then disconnects whichever client is registered for the
-    /// resource, this one or a successor, and marks its endpoint as stopped after a delay (`runClient`).
+    /// Receives the plugin's lists until its stream ends. Then disconnects the client that is currently registered for
+    /// the resource, which may be a successor, and marks its endpoint as stopped after a delay (`runClient`).
     async fn run_client(self: Arc<Self>, client: Arc<PluginClient>) {
         let resource = client.resource.clone();
         let ended = self.receive_lists(&client).await;

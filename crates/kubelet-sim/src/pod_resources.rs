@@ -1,4 +1,4 @@
-//! The pod-resources API: which pods hold which devices. It follows
+//! The pod-resources API, which lists the devices of each pod. It follows
 //! `pkg/kubelet/apis/podresources/server_v1.go`.
 
 use std::collections::BTreeMap;
@@ -32,7 +32,7 @@ struct PodResourcesService {
 }
 
 impl KubeletState {
-    /// Serves the API on a socket until the kubelet stops. Replaces a file of that name.
+    /// Serves the API on a socket until the kubelet stops. An existing file at that path is replaced.
     pub(crate) fn serve_pod_resources(self: Arc<Self>, socket: &Path) -> io::Result<()> {
         if let Some(dir) = socket.parent() {
             std::fs::create_dir_all(dir)?;
@@ -50,13 +50,13 @@ impl KubeletState {
                 warn!(%error, "the pod-resources server failed");
             }
         };
-        // A graceful shutdown would wait for clients that keep their connection, so the server is dropped instead.
+        // The server is dropped, because a graceful shutdown would wait for clients that keep their connection open.
         tasks.spawn(stop.run_until_cancelled_owned(serve));
         Ok(())
     }
 
-    /// Returns the assignments of each running pod, none before the pods are known. Frees the devices of deleted pods
-    /// without a write of the checkpoint (`List` calls `UpdateAllocatedDevices`).
+    /// Returns the assignments of each running pod, or nothing before the pods are known. Also frees the devices of
+    /// deleted pods without writing the checkpoint (`List` calls `UpdateAllocatedDevices`).
     fn assignments_by_pod(&self) -> BTreeMap<String, Vec<Assignment>> {
         if !self.are_pods_known() {
             return BTreeMap::new();
@@ -82,7 +82,7 @@ impl PodResourcesLister for PodResourcesService {
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
         if self.state.stop.is_cancelled() {
-            return Err(Status::unavailable("the kubelet stops"));
+            return Err(Status::unavailable("the kubelet is stopping"));
         }
         let pods = self.state.assignments_by_pod().into_iter();
         Ok(Response::new(ListPodResourcesResponse {

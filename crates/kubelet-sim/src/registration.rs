@@ -26,11 +26,11 @@ use crate::plugin_client::PluginClient;
 use crate::settings::{Behavior, RegistrationMode};
 use crate::state::KubeletState;
 
-/// The number of connections to `kubelet.sock`; each plugin has one. A real kubelet has no limit but its file
+/// The maximum number of connections to `kubelet.sock`; each plugin has one. A real kubelet is limited only by its file
 /// descriptors.
 const CONNECTIONS_MAX: usize = 1024;
 
-/// In bytes: the longest file name of Linux. A real kubelet dials a longer endpoint too, and fails.
+/// In bytes: the longest file name on Linux. A real kubelet dials a longer endpoint and fails.
 const ENDPOINT_MAX: usize = 255;
 
 impl KubeletState {
@@ -53,11 +53,11 @@ impl KubeletState {
             let server = Server::builder().add_service(service);
             let stopped = stop.cancelled_owned();
             if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {
-                warn!(%error, "the kubelet's server failed");
+                warn!(%error, "the registration server failed");
             }
             // Dropping the sender would end the stream of connections.
             drop(listeners);
-            // Closing is not enough: a child process has a copy of the listener between fork and exec.
+            // Closing is not enough: between fork and exec, a child process has a copy of the listener.
             if let Err(error) = shutdown(&*listener, Shutdown::Both) {
                 warn!(%error, "cannot shut down kubelet.sock");
             }
@@ -106,7 +106,7 @@ impl RegistrationService {
             self.state.emit(&client.resource, ignored);
             return Ok(Empty {});
         }
-        // In a task of its own, because a Go handler continues when its caller has disconnected.
+        // Runs in a separate task, because a Go handler continues after its caller disconnects.
         let connecting = Arc::clone(&self.state).connect_plugin(Arc::new(client));
         let stop = self.state.stop.clone();
         let connecting = stop.run_until_cancelled_owned(connecting);
@@ -131,7 +131,7 @@ impl RegistrationService {
         }
     }
 
-    /// Whether the kubelet ignores the registration, because it holds a client of the same resource and socket.
+    /// Returns whether the kubelet ignores the registration because it has a client of the same resource and socket.
     fn is_ignored(&self, client: &PluginClient) -> bool {
         let clients = self.state.clients();
         let held = clients.get(&client.resource);
@@ -141,20 +141,22 @@ impl RegistrationService {
 }
 
 fn stopping() -> Status {
-    Status::unavailable("the kubelet stops")
+    Status::unavailable("the kubelet is stopping")
 }
 
 /// # Errors
-/// Status Unknown if the version, the endpoint or the resource name is not valid.
+/// Returns the status Unknown if the version, the endpoint or the resource name is not valid.
 fn validate(request: &RegisterRequest) -> Result<(), Status> {
     if request.version != VERSION {
         let version = sanitize(&request.version);
         return Err(Status::unknown(format!(
-            "version {version} is not {VERSION}"
+            "unsupported version {version}: expected {VERSION}"
         )));
     }
     if request.endpoint.len() > ENDPOINT_MAX {
-        return Err(Status::unknown("the endpoint is no file name: too long"));
+        return Err(Status::unknown(
+            "invalid endpoint: expected a file name of at most 255 bytes",
+        ));
     }
     match ResourceName::parse(&request.resource_name) {
         Ok(_) => Ok(()),

@@ -30,32 +30,32 @@ pub enum TopologyPolicy {
 /// How the kubelet answers Register for a resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RegistrationMode {
-    /// As a real kubelet does.
+    /// Responds as a real kubelet does.
     #[default]
     Normal,
-    /// With the status Unknown, before the kubelet calls the plugin.
+    /// Returns the status Unknown without calling the plugin.
     Refuse,
-    /// Not until another mode is set.
+    /// Does not respond until another mode is set.
     Hang,
 }
 
-/// The settings of a kubelet. [`KubeletSettings::new`] has the values of a real one.
+/// The settings of a kubelet. [`KubeletSettings::new`] returns the values of a real kubelet.
 #[derive(Clone, Debug)]
 pub struct KubeletSettings {
     /// The device plugin directory. The kubelet creates it if it does not exist, and removes every socket in it.
     pub dir: PathBuf,
     /// Default: [`Behavior::V1_36`].
     pub behavior: Behavior,
-    /// How long a resource keeps its capacity after its plugin disconnected (`endpointStopGracePeriod` in
+    /// How long a resource keeps its capacity after its plugin disconnects (`endpointStopGracePeriod` in
     /// `devicemanager/types.go`). Default: 5 minutes.
     pub endpoint_stop_grace_period: Duration,
     /// How long Register tries to connect to the plugin's socket. Default: 10 s.
     pub dial_timeout: Duration,
     /// The delay between closing a plugin's connection and marking the resource's endpoint as stopped. A plugin that
-    /// registers within it is marked as stopped too. Default: 20 ms, as measured on a real kubelet.
+    /// registers during this delay is marked as stopped too. Default: 20 ms, as measured on a real kubelet.
     pub disconnect_delay: Duration,
-    /// With a policy other than none, a pod that is admitted again needs all devices that it holds in the plugin's list,
-    /// or the kubelet crashes. Default: [`TopologyPolicy::None`].
+    /// With a policy other than none, the kubelet crashes when it admits a pod again that holds a device that is no
+    /// longer in the plugin's list. Default: [`TopologyPolicy::None`].
     pub topology_policy: TopologyPolicy,
     /// Whether the kubelet knows the pods of this node when it starts. A real kubelet waits for the API server
     /// (`sourcesReady`); until then its pod-resources API returns no pods, and it frees no devices. Default: true.

@@ -1,4 +1,4 @@
-//! The state that the kubelet's tasks share, and how it reaches the checkpoint, the Node object and observers.
+//! The state that the kubelet's tasks share, and its propagation to the checkpoint, the Node object and observers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
@@ -24,14 +24,14 @@ use crate::event::{Event, EventKind};
 use crate::plugin_client::PluginClient;
 use crate::settings::{KubeletSettings, RegistrationMode, TopologyPolicy};
 
-/// The delay between a list and the write of the checkpoint. Lists that arrive within it share one write, because a
-/// checkpoint with the devices of a hundred resources has megabytes. A real kubelet writes it for every list.
+/// The delay between a list and the write of the checkpoint. Lists that arrive during the delay share one write,
+/// because a checkpoint of a hundred resources takes megabytes. A real kubelet writes the checkpoint for every list.
 const CHECKPOINT_DELAY: Duration = Duration::from_millis(100);
 
-/// The number of events that wait for a slow receiver. When more arrive, the receiver misses the oldest.
+/// The number of events that are buffered for a slow receiver. When more arrive, the receiver misses the oldest.
 const EVENTS_MAX: usize = 4096;
 
-/// The number of clients that stay open after the kubelet forgot them. A real kubelet has no limit but its file
+/// The number of clients that stay open after the kubelet forgot them. A real kubelet is limited only by its file
 /// descriptors.
 const LEAKED_CLIENTS_MAX: usize = 1024;
 
@@ -39,7 +39,7 @@ const LEAKED_CLIENTS_MAX: usize = 1024;
 #[derive(Debug)]
 pub(crate) struct KubeletState {
     pub(crate) settings: KubeletSettings,
-    /// Held while the checkpoint is written: the last writer must have the latest state.
+    /// Locked while the checkpoint is written, so that the last writer writes the latest state.
     saving: Mutex<()>,
     manager: Mutex<DeviceManager<Arc<PluginClient>>>,
     /// The names of the pods that are admitted and not deleted. The device manager may also have assignments of deleted
@@ -49,15 +49,15 @@ pub(crate) struct KubeletState {
     pub(crate) pods_known: AtomicBool,
     /// The clients by resource, as the registration server knows them (`clients` in `plugin/v1beta1/server.go`).
     clients: Mutex<BTreeMap<String, Arc<PluginClient>>>,
-    /// Clients whose connection the kubelet forgets to close, the oldest first.
+    /// Clients whose connection the kubelet never closes, oldest first.
     leaked: Mutex<VecDeque<Arc<PluginClient>>>,
     pub(crate) node: watch::Sender<NodeResources>,
     /// The number of valid calls of Register, by resource.
     pub(crate) registrations: watch::Sender<BTreeMap<String, u64>>,
     pub(crate) events: broadcast::Sender<Event>,
-    /// How Register is answered, by resource; [`RegistrationMode::Normal`] for the others.
+    /// How Register is answered, by resource. The default is [`RegistrationMode::Normal`].
     pub(crate) registration_modes: watch::Sender<BTreeMap<String, RegistrationMode>>,
-    /// The resources whose pods were admitted again since the kubelet's start.
+    /// The resources whose pods were admitted again since the kubelet started.
     readmitted: Mutex<BTreeSet<String>>,
     pub(crate) crash: watch::Sender<Option<Crash>>,
     /// Notified when an endpoint was marked as stopped.
@@ -67,7 +67,7 @@ pub(crate) struct KubeletState {
     /// Notified when `checkpoint_outdated` is set.
     checkpoint_due: Notify,
     pub(crate) tasks: TaskTracker,
-    /// Cancelled when the kubelet stops or crashes.
+    /// Canceled when the kubelet stops or crashes.
     pub(crate) stop: CancellationToken,
 }
 
@@ -138,11 +138,11 @@ impl KubeletState {
 
     pub(crate) fn emit(&self, resource: &str, kind: EventKind) {
         let resource = sanitize(resource);
-        // Sending fails if there is no receiver, and none is required.
+        // Sending fails if there is no receiver, which is no error here.
         let _ = self.events.send(Event { resource, kind });
     }
 
-    /// Updates the Node object. Its receivers are notified only of a change.
+    /// Updates the Node object, and notifies its receivers if it changed.
     fn update_node(&self) {
         let node = self.manager().node_resources(Instant::now());
         self.node.send_if_modified(|current| {
@@ -158,7 +158,7 @@ impl KubeletState {
         }
     }
 
-    /// Writes the checkpoint; an error is logged only, as in a real kubelet.
+    /// Writes the checkpoint. As in a real kubelet, an error is only logged.
     pub(crate) fn save(&self) {
         let _saving = self.saving.lock();
         self.checkpoint_outdated.store(false, Ordering::Relaxed);
@@ -167,12 +167,12 @@ impl KubeletState {
             (manager.healthy_devices(), manager.assignments().to_vec())
         };
         if let Err(error) = checkpoint::write(&self.settings.dir, registered, &assignments) {
-            warn!(%error, "the checkpoint is not written");
+            warn!(%error, "cannot write the checkpoint");
         }
     }
 
-    /// Updates the Node object and has the checkpoint written soon. Only a list and the expiry of an endpoint do this:
-    /// the kubelet does not write its checkpoint when a pod is deleted or a plugin disconnects.
+    /// Updates the Node object and schedules a write of the checkpoint. Only a list and the expiry of an endpoint do
+    /// this: the kubelet does not write its checkpoint when a pod is deleted or a plugin disconnects.
     pub(crate) fn devices_changed(&self) {
         self.checkpoint_outdated.store(true, Ordering::Relaxed);
         self.checkpoint_due.notify_one();
@@ -218,7 +218,10 @@ impl KubeletState {
     }
 
     /// Admits the pods that hold devices of this resource again, as a topology manager does. Without a topology
-    /// manager, nothing reads their devices.
+    /// manager, this does nothing.
+    ///
+    /// # Errors
+    /// Returns the crash if a held device is no longer in the list.
     pub(crate) fn readmit_pods(&self, resource: &str) -> Result<(), Crash> {
         if self.settings.topology_policy == TopologyPolicy::None {
             return Ok(());
@@ -230,17 +233,17 @@ impl KubeletState {
         admitted
     }
 
-    /// Admits the pods of this resource again, once in the kubelet's life: at its start, a real kubelet admits all
-    /// running pods again.
+    /// Admits the pods of this resource again, once per kubelet start, because a real kubelet admits all running pods
+    /// again when it starts.
     pub(crate) fn readmit_pods_once(&self, resource: &str) {
         let is_first = self.readmitted.lock().insert(resource.to_owned());
         if is_first {
-            // A crash has its own receiver.
+            // A crash is reported through `crash`.
             let _ = self.readmit_pods(resource);
         }
     }
 
-    /// Ends like a process that crashed: the checkpoint stays as it was written last.
+    /// Stops as after a crash of the process: the checkpoint is not written again.
     pub(crate) fn crash(&self, crash: &Crash) {
         self.crash.send_if_modified(|first| {
             let is_first = first.is_none();
@@ -263,7 +266,7 @@ impl KubeletState {
     }
 }
 
-/// The code and the message of a status, without control characters.
+/// Returns the code and the message of a status, with control characters escaped.
 pub(crate) fn describe_status(status: &Status) -> String {
     format!("{:?}: {}", status.code(), sanitize(status.message()))
 }

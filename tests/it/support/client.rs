@@ -1,4 +1,4 @@
-//! gRPC clients of a plugin and of the kubelet.
+//! gRPC clients for a plugin and for the kubelet.
 
 use std::path::Path;
 
@@ -10,13 +10,13 @@ use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
-/// A connection to the socket at this path.
+/// Connects to the unix socket at this path.
 pub async fn dial(socket: &Path) -> Result<Channel, tonic::transport::Error> {
     let endpoint = Endpoint::from_shared(format!("unix:{}", socket.display()));
     endpoint.expect("a path").connect().await
 }
 
-/// A client of the plugin at this socket.
+/// Connects to the plugin at this socket.
 pub async fn plugin_client(socket: &Path) -> DevicePluginClient<Channel> {
     DevicePluginClient::new(dial(socket).await.expect("a plugin"))
 }

@@ -1,4 +1,4 @@
-//! The program as a process with a control socket, and commands for it.
+//! The daemon as a process with a control socket, and commands for it.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -10,19 +10,19 @@ use tempfile::TempDir;
 use super::process::{Running, output, program};
 use super::{DEADLINE, GPU, kubelet, plugin_dir, pod, shows, text};
 
-/// Where the control socket of a test's program is.
+/// Returns the path of the control socket in a test's directory.
 pub fn control(dir: &Path) -> PathBuf {
     dir.join("run/control.sock")
 }
 
-/// Code, stdout and stderr of a command for the program whose control socket is in this directory.
+/// Runs a command for the daemon whose control socket is in this directory. Returns its exit code, stdout and stderr.
 pub fn does(dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let control = control(dir);
     let mut command = program(&[("CONTROL_SOCKET", text(&control))]);
     output(command.args(arguments))
 }
 
-/// A plugin directory, and the path of a control socket for the program.
+/// A plugin directory, and the path of a control socket for the daemon.
 pub struct ControlledNode {
     pub dir: TempDir,
     pub control: PathBuf,
@@ -43,7 +43,7 @@ impl ControlledNode {
         text(&self.control)
     }
 
-    /// Two resources, and the control socket.
+    /// Returns the daemon's variables for two resources and the control socket.
     pub fn variables(&self) -> [(&str, &str); 4] {
         [
             ("CONTROL_SOCKET", self.control()),
@@ -53,7 +53,7 @@ impl ControlledNode {
         ]
     }
 
-    /// A kubelet and the program, with both resources registered and a pod that holds a GPU.
+    /// Starts a kubelet and the daemon, waits until both resources are registered, and admits a pod that holds a GPU.
     pub async fn running(&self) -> (Running, Kubelet) {
         let kubelet = kubelet(self.path());
         let mut variables = self.variables().to_vec();
@@ -67,7 +67,7 @@ impl ControlledNode {
         (manager, kubelet)
     }
 
-    /// Code, stdout and stderr of `status`.
+    /// Runs `status`. Returns its exit code, stdout and stderr.
     pub fn status(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         let mut command = program(&[("CONTROL_SOCKET", self.control())]);
         output(command.arg("status").args(arguments))
@@ -79,14 +79,14 @@ impl ControlledNode {
         stream
     }
 
-    /// What the control socket answers to this request.
+    /// Sends bytes to the control socket and returns the response.
     pub fn ask(&self, request: &[u8]) -> String {
         let mut stream = self.connect();
-        // The program may close the connection before it has read everything.
+        // The daemon may close the connection before it has read everything.
         let _ = stream.write_all(request);
         let _ = stream.shutdown(std::net::Shutdown::Write);
-        let mut answer = String::new();
-        let _ = stream.read_to_string(&mut answer);
-        answer
+        let mut response = String::new();
+        let _ = stream.read_to_string(&mut response);
+        response
     }
 }

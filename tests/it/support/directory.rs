@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use simple_device_plugin::node::checkpoint_file;
 use tempfile::TempDir;
 
-/// A plugin directory that only this test uses.
+/// Creates a temporary plugin directory.
 pub fn plugin_dir() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
 
-/// The path as a variable or an argument has it.
+/// Returns the path as text, for a variable or an argument.
 pub fn text(path: &Path) -> &str {
     path.to_str().expect("UTF-8")
 }
 
-/// The sockets in the directory, without the kubelet's.
+/// Returns the sockets in the directory without `kubelet.sock`, sorted.
 pub fn sockets(dir: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(dir).expect("the plugin dir");
     let paths = entries.map(|entry| entry.expect("an entry").path());
@@ -27,14 +27,14 @@ pub fn sockets(dir: &Path) -> Vec<PathBuf> {
     sockets
 }
 
-/// Whether there are this many sockets, and a process listens on each of them.
+/// Returns whether the directory has `count` sockets and each of them accepts connections.
 pub fn all_served(dir: &Path, count: usize) -> bool {
     let sockets = sockets(dir);
     let served = |socket: &PathBuf| std::os::unix::net::UnixStream::connect(socket).is_ok();
     sockets.len() == count && sockets.iter().all(served)
 }
 
-/// Writes the kubelet's checkpoint: these resources are registered, with these devices.
+/// Writes a kubelet checkpoint with these registered resources and their devices, and without pods.
 pub fn write_checkpoint(dir: &Path, registered: &[(&str, &[&str])]) {
     let lists = registered
         .iter()
@@ -46,7 +46,7 @@ pub fn write_checkpoint(dir: &Path, registered: &[(&str, &[&str])]) {
     replace_checkpoint(dir, &text);
 }
 
-/// Replaces the kubelet's checkpoint file in one step.
+/// Replaces the kubelet's checkpoint file atomically.
 pub fn replace_checkpoint(dir: &Path, text: &str) {
     let new = dir.join("checkpoint.new");
     std::fs::write(&new, text).expect("a file");

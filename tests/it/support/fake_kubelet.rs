@@ -1,4 +1,4 @@
-//! A kubelet that answers Register as the test says, including what a kubelet should not do.
+//! A fake kubelet whose responses to Register are set by the test, including responses of no real kubelet.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,28 +17,28 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::client::dial;
 
-/// How a fake kubelet answers Register.
+/// How a fake kubelet responds to Register.
 #[derive(Clone, Copy)]
 pub enum Answer {
-    /// With an error.
+    /// Returns an error.
     Refuse,
-    /// Never.
+    /// Never returns.
     Hang,
-    /// OK, without a call to the plugin, as newer kubelets do.
+    /// Returns OK without calling the plugin, as newer kubelets may do.
     Ignore,
-    /// OK after GetDevicePluginOptions, but without ListAndWatch.
+    /// Returns OK after GetDevicePluginOptions, and does not call ListAndWatch.
     OptionsOnly,
-    /// OK, with ListAndWatch. It dials the endpoint only once.
+    /// Returns OK after GetDevicePluginOptions and ListAndWatch. Dials the endpoint only once.
     Accept,
 }
 
-/// A kubelet that answers each resource as the test says.
+/// A running fake kubelet.
 pub struct FakeKubelet {
-    /// How often each resource was registered.
+    /// The number of Register calls, by resource.
     pub registered: watch::Receiver<BTreeMap<String, u32>>,
-    /// The resources whose stream it opened.
+    /// The resources whose ListAndWatch stream the kubelet opened, in order.
     pub streaming: watch::Receiver<Vec<String>>,
-    /// The registrations in progress, and the most that there were at once.
+    /// The number of Register calls in progress, and the highest number so far.
     pub in_flight: watch::Receiver<(usize, usize)>,
     server: AbortOnDropHandle<()>,
 }
@@ -49,7 +49,8 @@ struct FakeRegistrar {
     registered: watch::Sender<BTreeMap<String, u32>>,
     streaming: watch::Sender<Vec<String>>,
     in_flight: watch::Sender<(usize, usize)>,
-    held: Mutex<Vec<Streaming<v1beta1::ListAndWatchResponse>>>,
+    /// The open ListAndWatch streams, kept so that they do not end.
+    streams: Mutex<Vec<Streaming<v1beta1::ListAndWatchResponse>>>,
 }
 
 impl FakeKubelet {
@@ -64,7 +65,7 @@ impl FakeKubelet {
             registered,
             streaming,
             in_flight,
-            held: Mutex::default(),
+            streams: Mutex::default(),
         };
         let served = Server::builder()
             .add_service(RegistrationServer::from_arc(Arc::new(registrar)))
@@ -78,7 +79,7 @@ impl FakeKubelet {
         }
     }
 
-    /// Ends the kubelet, as a process ends: nobody listens on its socket any more.
+    /// Stops the kubelet. As after the exit of a process, its socket file stays and refuses connections.
     pub async fn stop(self) {
         self.server.abort();
         let ended = self.server.await;
@@ -122,7 +123,7 @@ impl FakeRegistrar {
         plugin.get_device_plugin_options(Empty {}).await?;
         if matches!((self.answer)(&resource), Answer::Accept) {
             let stream = plugin.list_and_watch(Empty {}).await?.into_inner();
-            self.held.lock().expect("no panic").push(stream);
+            self.streams.lock().expect("no panic").push(stream);
             self.streaming
                 .send_modify(|streaming| streaming.push(resource));
         }

@@ -1,4 +1,4 @@
-//! A device plugin that does what the test says, including what a plugin should not do.
+//! A fake device plugin whose behavior is set by the test, including behavior that a plugin must avoid.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -15,22 +15,22 @@ use tonic::{Request, Response, Status};
 
 use super::within;
 
-/// A list of the stream, or its end.
+/// The device IDs to send on the ListAndWatch stream, or an error. `None` ends the stream.
 type Listed = Option<Result<Vec<String>, Status>>;
 
-/// A plugin with the list, options and end of stream that the test says.
+/// A running fake plugin.
 #[allow(dead_code, reason = "only the tests of kubelet-sim read some fields")]
 pub struct FakePlugin {
     pub list: watch::Sender<Listed>,
-    /// Whether it answers Allocate.
+    /// Whether the plugin responds to Allocate; while false, calls wait.
     pub answers: watch::Sender<bool>,
-    /// How many Allocate calls came.
+    /// The number of Allocate calls.
     pub allocates: watch::Receiver<u32>,
-    /// How often ListAndWatch was called.
+    /// The number of ListAndWatch calls.
     pub streams: watch::Receiver<u32>,
-    /// How many streams are open.
+    /// The number of open ListAndWatch streams.
     pub open: watch::Receiver<u32>,
-    /// The devices of each PreStartContainer call.
+    /// The device IDs of each PreStartContainer call.
     pub started: watch::Receiver<Vec<Vec<String>>>,
     _server: AbortOnDropHandle<()>,
 }
@@ -45,17 +45,17 @@ struct FakeService {
     allocates: watch::Sender<u32>,
 }
 
-/// Counts a stream for as long as it is open.
-struct Open(watch::Sender<u32>);
+/// Counts an open stream until it is dropped.
+struct OpenStream(watch::Sender<u32>);
 
-impl Open {
+impl OpenStream {
     fn new(count: &watch::Sender<u32>) -> Self {
         count.send_modify(|open| *open += 1);
         Self(count.clone())
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.send_modify(|open| *open -= 1);
     }
@@ -109,7 +109,7 @@ impl FakePlugin {
         }
     }
 
-    /// Ends the stream, and waits until the kubelet closed it.
+    /// Ends the stream, and waits until the kubelet has closed its side.
     pub async fn end_stream(&mut self) {
         self.list.send_replace(None);
         let closed = self.open.wait_for(|open| *open == 0);
@@ -136,7 +136,7 @@ impl DevicePlugin for FakeService {
         _: Request<Empty>,
     ) -> Result<Response<Self::ListAndWatchStream>, Status> {
         self.streams.send_modify(|count| *count += 1);
-        // `a@1` is device a on NUMA node 1.
+        // The ID `a@1` means device a on NUMA node 1.
         let device = |id: String| {
             let (id, node) = match id.split_once('@') {
                 Some((id, node)) => (id.to_owned(), node.parse().ok()),
@@ -153,7 +153,7 @@ impl DevicePlugin for FakeService {
         let response = move |ids: Vec<String>| v1beta1::ListAndWatchResponse {
             devices: ids.into_iter().map(device).collect(),
         };
-        let open = Open::new(&self.open);
+        let open = OpenStream::new(&self.open);
         let lists = WatchStream::new(self.list.clone());
         let lists = lists.map_while(|list| list).map(move |list| {
             let _until_dropped = &open;
@@ -166,7 +166,9 @@ impl DevicePlugin for FakeService {
         &self,
         _: Request<v1beta1::PreferredAllocationRequest>,
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
-        Err(Status::unimplemented("never asked for"))
+        Err(Status::unimplemented(
+            "the fake plugin has no GetPreferredAllocation",
+        ))
     }
 
     async fn allocate(

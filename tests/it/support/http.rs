@@ -1,4 +1,4 @@
-//! Requests to a manager's HTTP server, which has a port of its own.
+//! A manager's HTTP server on a free port, and requests to it.
 
 use std::net::SocketAddr;
 
@@ -8,9 +8,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{DEADLINE, LOOK_AGAIN, Manager, plugin_dir, within};
+use super::{DEADLINE, Manager, POLL_INTERVAL, plugin_dir, within};
 
-/// A manager in a plugin directory of its own, and its HTTP server.
+/// A manager in a temporary plugin directory, with an HTTP server.
 pub struct Observed {
     pub dir: TempDir,
     pub manager: Manager,
@@ -49,7 +49,7 @@ impl Http {
             .expect("a connection")
     }
 
-    /// The status and the body of the answer.
+    /// Sends a GET request and returns the status code and the body.
     pub async fn get(&self, path: &str) -> (u16, String) {
         self.send(&format!("GET {path} HTTP/1.1\r\nhost: n\r\n\r\n"))
             .await
@@ -57,7 +57,7 @@ impl Http {
 
     pub async fn send(&self, request: &str) -> (u16, String) {
         let mut stream = self.connect().await;
-        let answer = within("an answer", async {
+        let answer = within("a response", async {
             stream
                 .write_all(request.as_bytes())
                 .await
@@ -67,7 +67,7 @@ impl Http {
         answer.await
     }
 
-    /// Waits until `/readyz` answers with this status and these words.
+    /// Waits until `/readyz` returns this status code, and a body that contains `words`.
     #[track_caller]
     pub fn readiness(&self, status: u16, words: &str) -> impl Future<Output = ()> {
         let what = format!("{status} {words}");
@@ -81,7 +81,7 @@ impl Http {
                         return;
                     }
                     last = Some((code, text));
-                    tokio::time::sleep(LOOK_AGAIN).await;
+                    tokio::time::sleep(POLL_INTERVAL).await;
                 }
             });
             assert!(waited.await.is_ok(), "{at}: not {what}: {last:?}");
@@ -89,10 +89,10 @@ impl Http {
     }
 }
 
-/// Reads to the end of the connection: the status, and the body.
+/// Reads the response until the server closes the connection. Returns the status code and the body.
 pub async fn answer(stream: &mut TcpStream) -> (u16, String) {
     let mut text = String::new();
-    // The server may reset the connection when it has read enough.
+    // The server may reset the connection without reading the whole request.
     let _ = stream.read_to_string(&mut text).await;
     let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
     let body = text.split_once("\r\n\r\n").map_or("", |(_, body)| body);

@@ -1,4 +1,4 @@
-//! The simulated kubelet in this process: how a test starts it, and what it shows.
+//! The simulated kubelet in the process of the test: how to start it, and how to wait for what it shows.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use super::{DEADLINE, RESOURCE, within};
 
-/// KubeletSettings with a short time to dial a plugin, so that no test waits for the real one.
+/// Returns settings with a short dial timeout, so that no test waits for the default of 10 s.
 pub fn settings(dir: &Path) -> KubeletSettings {
     KubeletSettings {
         dial_timeout: Duration::from_millis(500),
@@ -20,34 +20,35 @@ pub fn settings(dir: &Path) -> KubeletSettings {
     }
 }
 
-/// A kubelet 1.36.
+/// Starts a kubelet 1.36.
 pub fn kubelet(dir: &Path) -> Kubelet {
     kubelet_with(dir, |_| {})
 }
 
-/// A kubelet with changed settings.
+/// Starts a kubelet with changed settings.
 pub fn kubelet_with(dir: &Path, change: impl FnOnce(&mut KubeletSettings)) -> Kubelet {
     let mut settings = settings(dir);
     change(&mut settings);
     Kubelet::start(settings).expect("a kubelet")
 }
 
-/// A kubelet with the topology policy single-numa-node: it crashes when a plugin removes a device that a pod holds.
+/// Starts a kubelet with the topology policy single-numa-node, which crashes when it admits a pod again that holds a
+/// removed device.
 pub fn strict_kubelet(dir: &Path) -> Kubelet {
     kubelet_with(dir, |settings| {
         settings.topology_policy = TopologyPolicy::SingleNumaNode;
     })
 }
 
-/// A kubelet that marks a resource as stopped 300 ms after the plugin's stream ended. A plugin that registers before
-/// then stays marked as stopped.
+/// Starts a kubelet that marks an endpoint as stopped 300 ms after its stream ended. A plugin that registers during
+/// this delay is marked as stopped too.
 pub fn late_kubelet(dir: &Path) -> Kubelet {
     kubelet_with(dir, |settings| {
         settings.disconnect_delay = Duration::from_millis(300);
     })
 }
 
-/// A kubelet newer than 1.36.2.
+/// Starts a kubelet newer than 1.36.2.
 pub fn newer_kubelet(dir: &Path) -> Kubelet {
     kubelet_with(dir, |settings| settings.behavior = Behavior::Newer)
 }
@@ -57,7 +58,7 @@ pub fn assert_alive(kubelet: &Kubelet) {
     assert_eq!(*kubelet.crashed().borrow(), None);
 }
 
-/// Waits until the node shows this capacity and allocatable.
+/// Waits until the Node object shows this capacity and allocatable.
 #[track_caller]
 pub fn shows(
     kubelet: &Kubelet,
@@ -65,7 +66,7 @@ pub fn shows(
     capacity: usize,
     allocatable: usize,
 ) -> impl Future<Output = ()> + use<> {
-    let wanted = Quantities {
+    let expected = Quantities {
         capacity,
         allocatable,
     };
@@ -73,17 +74,17 @@ pub fn shows(
     let resource = resource.to_owned();
     let at = std::panic::Location::caller();
     async move {
-        let shown = node.wait_for(|node| node.get(&resource) == Some(&wanted));
-        let waited = timeout(DEADLINE, shown).await.is_err();
+        let shown = node.wait_for(|node| node.get(&resource) == Some(&expected));
+        let timed_out = timeout(DEADLINE, shown).await.is_err();
         assert!(
-            !waited,
-            "{at}: {resource} is not {allocatable}/{capacity}: {:?}",
+            !timed_out,
+            "{at}: expected {allocatable} of {capacity} allocatable for {resource}, found {:?}",
             *node.borrow()
         );
     }
 }
 
-/// Waits until the kubelet reports such an event of the resource.
+/// Waits until the kubelet emits an event of the resource that `expected` accepts.
 #[track_caller]
 pub fn happens(
     events: &mut broadcast::Receiver<Event>,
@@ -100,7 +101,7 @@ pub fn happens(
     })
 }
 
-/// A pod that requests so many devices of each resource.
+/// Returns a pod that requests these numbers of devices, by resource.
 pub fn pod(name: &str, requests: &[(&str, usize)]) -> Pod {
     Pod {
         name: name.to_owned(),
@@ -111,7 +112,7 @@ pub fn pod(name: &str, requests: &[(&str, usize)]) -> Pod {
     }
 }
 
-/// Admits a pod that requests one device of the default resource, and deletes it again: the kubelet calls Allocate.
+/// Makes the kubelet call Allocate: admits a pod with one device of the default resource, and deletes the pod.
 pub async fn allocates(kubelet: &Kubelet) {
     let probe = pod("probe", &[(RESOURCE, 1)]);
     within("an admission", kubelet.admit(&probe))
@@ -120,7 +121,7 @@ pub async fn allocates(kubelet: &Kubelet) {
     kubelet.delete("probe");
 }
 
-/// The IDs that a pod holds, sorted.
+/// Returns the IDs of the devices that a pod holds, sorted.
 pub fn held(kubelet: &Kubelet, pod: &str) -> Vec<String> {
     let assignments = kubelet.assignments(pod);
     let ids = assignments
@@ -131,7 +132,7 @@ pub fn held(kubelet: &Kubelet, pod: &str) -> Vec<String> {
     ids
 }
 
-/// How often plugins registered the resource with this kubelet.
+/// Returns the number of valid Register calls for the resource since this kubelet started.
 pub fn registrations(kubelet: &Kubelet, resource: &str) -> u64 {
     kubelet
         .registrations()

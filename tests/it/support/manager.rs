@@ -1,4 +1,4 @@
-//! The daemon's manager, run in the process of the test.
+//! The daemon's supervisor, run in the process of the test.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
-use super::{LOOK_AGAIN, resources, within};
+use super::{POLL_INTERVAL, resources, within};
 
 /// A manager that runs in this process.
 pub struct Manager {
@@ -72,66 +72,66 @@ impl Manager {
         self.configured.send_replace(plugins.into());
     }
 
-    /// The plugin of a resource.
+    /// Returns the plugin of a resource.
     pub fn plugin(&self, resource: &str) -> &PluginHandle {
         &self.handles[resource]
     }
 
-    /// Waits until a device that is pending removal waits for such an event.
+    /// Waits until a device that is pending removal waits for something that `is_expected` accepts.
     #[track_caller]
     pub fn device_waits(
         &self,
         resource: &'static str,
         id: &'static str,
-        is_it: impl Fn(Wait) -> bool,
+        is_expected: impl Fn(Wait) -> bool,
     ) -> impl Future<Output = ()> {
         let observer = self.observer.clone();
-        within("what a device waits for", async move {
+        within("a wait of a device that is pending removal", async move {
             loop {
                 let view = observer.snapshot_with_waits().await;
                 let mut plugins = view.plugins.iter();
                 let plugin = plugins.find(|plugin| plugin.name() == resource);
                 if plugin
                     .and_then(|plugin| plugin.waits.get(id))
-                    .is_some_and(|wait| is_it(*wait))
+                    .is_some_and(|wait| is_expected(*wait))
                 {
                     return;
                 }
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         })
     }
 
-    /// Waits until a resource's plugin is at this step of its run.
+    /// Waits until a resource's plugin has reached this step of its run.
     #[track_caller]
     pub fn is_at(&self, resource: &str, step: Step) -> impl Future<Output = Record> {
         self.record(resource, "a step", move |record| record.is_at(step))
     }
 
-    /// Waits until a resource's record is like this.
+    /// Waits until `is_expected` accepts a resource's record, and returns the record.
     #[track_caller]
     pub fn record(
         &self,
         resource: &str,
         what: &str,
-        like: impl FnMut(&Record) -> bool,
+        is_expected: impl FnMut(&Record) -> bool,
     ) -> impl Future<Output = Record> {
         let mut record = self.handles[resource].records();
         within(what, async move {
-            let record = record.wait_for(like).await.expect("a handle");
+            let record = record.wait_for(is_expected).await.expect("a handle");
             record.clone()
         })
     }
 
-    /// Waits until it ends by itself.
+    /// Waits until the manager ends without being stopped.
     pub async fn ended(self) -> Result<(), DirReplaced> {
-        within("the manager's end", self.task)
+        within("the end of the manager", self.task)
             .await
             .expect("no panic")
     }
 
     pub async fn stop(self) {
         self.stop.cancel();
-        self.ended().await.expect("an end in order");
+        self.ended().await.expect("an end without an error");
     }
 }

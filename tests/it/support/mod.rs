@@ -1,4 +1,5 @@
-//! What the tests share: a plugin directory, a simulated kubelet, and the daemon in this process or in one of its own.
+//! Shared test helpers: a plugin directory, a simulated kubelet, and the daemon in the process of the test or as a
+//! process.
 
 pub mod client;
 pub mod control;
@@ -6,8 +7,8 @@ pub mod fake_kubelet;
 pub mod fake_plugin;
 pub mod http;
 pub mod process;
+pub mod running_node;
 pub mod soak;
-pub mod steered;
 
 mod directory;
 mod kubelets;

@@ -1,4 +1,4 @@
-//! Waiting for a plugin to bind a new socket.
+//! Waiting until a plugin binds a new socket.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use simple_device_plugin::util::file_id::FileVersion;
 
 use super::within;
 
-/// Waits until a socket stands at the path that is not the one `before`.
+/// Waits until there is a socket at the path, and it is not the socket `before`.
 #[track_caller]
 pub fn new_socket(path: &Path, before: Option<FileVersion>) -> impl Future<Output = ()> {
     let inotify = Inotify::init().expect("inotify");

@@ -1,4 +1,4 @@
-//! The programs of this workspace as processes, and what they print.
+//! The programs of this workspace as processes, and their output.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -11,10 +11,10 @@ use tempfile::TempDir;
 
 use super::{DEADLINE, RESOURCE, kubelet, plugin_dir, shows};
 
-/// How many of the last lines a failed test shows.
+/// The number of stderr lines that a failed test shows.
 const LINES_SHOWN: usize = 40;
 
-/// A program of this workspace, which cargo builds beside the directory of this test.
+/// Returns the path of a program of this workspace, which cargo builds one directory above the test program.
 pub fn binary(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("a path");
     let built = this
@@ -24,14 +24,14 @@ pub fn binary(name: &str) -> PathBuf {
         .join(name);
     assert!(
         built.exists(),
-        "{} is not built: test the whole workspace",
+        "{} is not built; run cargo test for the whole workspace",
         built.display()
     );
     built
 }
 
-/// Runs this test in a process of its own, for a test that counts what its whole process holds. Returns true in that
-/// process, and false in the one that started it. The name is the test's whole path.
+/// Runs a test in a separate process, for tests that count the resources of their whole process. `test` is the full
+/// path of the calling test. Returns true in the separate process, and false in the process that started it.
 pub fn is_alone(test: &str) -> bool {
     const ALONE: &str = "TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
@@ -45,18 +45,18 @@ pub fn is_alone(test: &str) -> bool {
         .stderr(Stdio::inherit());
     let output = command.output().expect("the test");
     let text = String::from_utf8_lossy(&output.stdout);
-    // A test that no longer exists is none, and passes.
+    // The status is also a success if no test has this name.
     let passed = output.status.success() && text.contains("1 passed");
     assert!(
         passed,
-        "{test} in a process of its own: {}\n{text}",
+        "{test} failed in a separate process: {}\n{text}",
         output.status
     );
     false
 }
 
-/// The daemon's program, or the one that `TESTED_PROGRAM` names, on node `n` with only these variables. Tests run side
-/// by side, so it serves neither HTTP nor a control socket unless the variables say so.
+/// Returns the command of the daemon, or of the program in `TESTED_PROGRAM`, on node `n` with only these variables.
+/// HTTP and the control socket are off by default, because tests run in parallel.
 pub fn program(variables: &[(&str, &str)]) -> Command {
     let built = || binary("simple-device-plugin").into();
     let mut command = Command::new(std::env::var_os("TESTED_PROGRAM").unwrap_or_else(built));
@@ -70,7 +70,7 @@ pub fn program(variables: &[(&str, &str)]) -> Command {
     command
 }
 
-/// A running program. Dropping this kills it.
+/// A running program, which is killed on drop.
 pub struct Running {
     pub child: Child,
     pub stderr: mpsc::Receiver<String>,
@@ -83,7 +83,7 @@ impl Running {
         Self { child, stderr }
     }
 
-    /// The daemon with this plugin directory.
+    /// Starts the daemon with this plugin directory.
     pub fn manager(dir: &Path, variables: &[(&str, &str)]) -> Self {
         Self::start(program(variables).env("DEVICE_PLUGIN_PATH", dir).env(
             "POD_RESOURCES_SOCKET",
@@ -96,21 +96,22 @@ impl Running {
         rustix::process::kill_process(pid, signal).expect("a process");
     }
 
-    /// Waits for a line on stderr that contains these words.
+    /// Waits for a line on stderr that contains `words`, and returns it.
     #[track_caller]
     pub fn says(&self, words: &str) -> String {
-        heard(&self.stderr, words)
+        wait_for_line(&self.stderr, words)
     }
 
-    /// Waits until the program ends, which closes its stderr.
+    /// Waits until the program exits.
     #[track_caller]
     pub fn ends(mut self) -> ExitStatus {
-        let until = Instant::now() + DEADLINE;
+        let deadline = Instant::now() + DEADLINE;
         loop {
-            match self.stderr.recv_timeout(until - Instant::now()) {
+            // The program's exit closes its stderr.
+            match self.stderr.recv_timeout(deadline - Instant::now()) {
                 Ok(_) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => panic!("it does not end"),
+                Err(RecvTimeoutError::Timeout) => panic!("the program did not exit"),
             }
         }
         self.child.wait().expect("a status")
@@ -120,17 +121,17 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let said: Vec<String> = self.stderr.try_iter().collect();
-            let last = said.len().saturating_sub(LINES_SHOWN);
-            eprintln!("the program said last:\n{}", said[last..].join("\n"));
+            let lines: Vec<String> = self.stderr.try_iter().collect();
+            let first = lines.len().saturating_sub(LINES_SHOWN);
+            eprintln!("last lines of stderr:\n{}", lines[first..].join("\n"));
         }
-        // The program may have ended by itself.
+        // Both fail if the program has already exited.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-/// A kubelet, and the daemon as a process with its default resource registered.
+/// Starts a kubelet and the daemon as a process, and waits until the daemon's default resource is registered.
 pub async fn running_manager(variables: &[(&str, &str)]) -> (TempDir, Kubelet, Running) {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
@@ -139,32 +140,32 @@ pub async fn running_manager(variables: &[(&str, &str)]) -> (TempDir, Kubelet, R
     (dir, kubelet, running)
 }
 
-/// Waits for a line that contains these words.
+/// Waits for a line that contains `words`, and returns it.
 #[track_caller]
-pub fn heard(lines: &mpsc::Receiver<String>, words: &str) -> String {
-    let until = Instant::now() + DEADLINE;
-    let mut heard = Vec::new();
-    while let Ok(line) = lines.recv_timeout(until - Instant::now()) {
+pub fn wait_for_line(lines: &mpsc::Receiver<String>, words: &str) -> String {
+    let deadline = Instant::now() + DEADLINE;
+    let mut received = Vec::new();
+    while let Ok(line) = lines.recv_timeout(deadline - Instant::now()) {
         if line.contains(words) {
             return line;
         }
-        heard.push(line);
+        received.push(line);
     }
-    panic!("never said {words:?}, but {heard:#?}");
+    panic!("no line contains {words:?}: {received:#?}");
 }
 
-/// The lines of this output as they come.
+/// Returns a receiver of the lines of this output.
 pub fn lines(output: impl Read + Send + 'static) -> mpsc::Receiver<String> {
-    let (said, heard) = mpsc::channel();
+    let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let mut lines = BufReader::new(output).lines().map_while(Result::ok);
-        // A receiver that is gone ends this thread, which closes the pipe.
-        let _ = lines.try_for_each(|line| said.send(line));
+        // If the receiver was dropped, this thread ends, which closes the pipe.
+        let _ = lines.try_for_each(|line| sender.send(line));
     });
-    heard
+    receiver
 }
 
-/// Runs the command to its end: code, stdout and stderr.
+/// Runs the command until it exits. Returns its exit code, stdout and stderr.
 pub fn output(command: &mut Command) -> (Option<i32>, String, String) {
     let output = command.output().expect("the program");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");

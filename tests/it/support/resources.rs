@@ -1,11 +1,11 @@
-//! The resources that tests configure, on node `n` unless a test names another.
+//! The resources that tests configure, on node `n` by default.
 
 use std::time::Duration;
 
 use simple_device_plugin::config::{Config, Environment, FileText, Host};
 use simple_device_plugin::offer::resource::Resource;
 
-/// The resource that the daemon has without any variable, and its socket.
+/// The daemon's default resource, and its socket.
 pub const RESOURCE: &str = "example.com/simple-device";
 pub const SOCKET: &str = "simple-device-plugin.sock";
 
@@ -21,13 +21,13 @@ pub const ONE: &[(&str, &str)] = &[
 /// The variables of resources a and b.
 pub const BOTH: &[(&str, &str)] = &[("RESOURCE_NAME", "example.com/a,example.com/b")];
 
-/// The configuration of these variables on a node.
+/// Reads the configuration from variables, on a node.
 pub fn config_of_variables(variables: &[(&str, &str)], node: &str) -> Config {
     let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), value.into());
     read(&variables.iter().map(owned).collect(), None, node)
 }
 
-/// The configuration of a config file on a node.
+/// Reads the configuration from the text of a config file, on a node.
 pub fn config_of_file(text: &str, node: &str) -> Config {
     let file = FileText {
         name: "config.yaml".to_owned(),
@@ -45,12 +45,12 @@ fn read(environment: &Environment, file: Option<&FileText>, node: &str) -> Confi
     config.unwrap_or_else(|errors| panic!("{errors}\n{environment:?} {file:?}"))
 }
 
-/// The resources of these variables.
+/// Reads the resources from variables.
 pub fn resources(variables: &[(&str, &str)]) -> Vec<Resource> {
     config_of_variables(variables, "n").plugins.resources
 }
 
-/// The resources of a config file, with a short grace before a device is removed, so that no test waits for a real one.
+/// Reads the resources from the text of a config file, and sets a removal grace of 50 ms to keep tests short.
 pub fn from_file(text: &str) -> Vec<Resource> {
     let mut resources = config_of_file(text, "n").plugins.resources;
     for resource in &mut resources {
@@ -59,7 +59,7 @@ pub fn from_file(text: &str) -> Vec<Resource> {
     resources
 }
 
-/// The config file of resource a with this many devices, all on NUMA node 0.
+/// Returns the text of a config file with resource a and this number of devices, all on NUMA node 0.
 pub fn counted(count: usize) -> String {
     format!("resources: [{{name: {A}, devices: {count}, numaNodes: [0]}}]")
 }

@@ -1,29 +1,29 @@
-//! What the long-running tests share: numbers from the environment, and what this process holds.
+//! Helpers of the soak tests: numbers from the environment, and counts of this process's tasks and descriptors.
 
-/// A number from the environment, as `make soak` sets it; `None` where the variable is unset or empty.
+/// Returns a number from the environment, which `make soak` sets. `None` if the variable is unset or empty.
 pub fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok().filter(|text| !text.is_empty())?;
     Some(text.parse().expect("a whole number"))
 }
 
-/// A count from the environment, or this one.
-pub fn count(name: &str, otherwise: usize) -> usize {
-    number(name).map_or(otherwise, |count| count.try_into().expect("a count"))
+/// Returns a count from the environment, or the default.
+pub fn count(name: &str, default: usize) -> usize {
+    number(name).map_or(default, |count| count.try_into().expect("a count"))
 }
 
-/// The seed from the environment, or a random one.
+/// Returns the seed from the environment, or a random seed.
 pub fn seed(name: &str) -> u64 {
     number(name).unwrap_or_else(|| fastrand::u64(..))
 }
 
-/// How many tasks the runtime of this test has that did not end yet.
+/// Returns the number of tasks of the test's runtime that have not ended.
 pub fn alive_tasks() -> usize {
     tokio::runtime::Handle::current()
         .metrics()
         .num_alive_tasks()
 }
 
-/// How many file descriptors this process has open.
+/// Returns the number of open file descriptors of this process.
 pub fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd")
         .expect("descriptors")

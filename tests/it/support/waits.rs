@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-/// Far longer than anything here takes: a test that waits this long has failed.
+/// Far longer than any awaited event takes; a test that waits this long fails.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// The pause between two looks at something that sends no event when it changes, such as the kernel's tables.
-pub const LOOK_AGAIN: Duration = Duration::from_millis(10);
+/// The interval between checks of a state that sends no event when it changes, such as the kernel's tables.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Waits for the event, at most until the deadline.
+/// Waits for an event, at most for [`DEADLINE`]. The failure names the caller and `what`.
 #[track_caller]
 pub fn within<F: Future>(what: &str, event: F) -> impl Future<Output = F::Output> {
     let at = std::panic::Location::caller();
@@ -23,12 +23,12 @@ pub fn within<F: Future>(what: &str, event: F) -> impl Future<Output = F::Output
     }
 }
 
-/// Waits until the condition is true, by looking again and again.
+/// Waits until the condition is true, by checking it every [`POLL_INTERVAL`].
 #[track_caller]
-pub fn until(what: &str, is_so: impl Fn() -> bool) -> impl Future<Output = ()> {
+pub fn until(what: &str, is_true: impl Fn() -> bool) -> impl Future<Output = ()> {
     within(what, async move {
-        while !is_so() {
-            tokio::time::sleep(LOOK_AGAIN).await;
+        while !is_true() {
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     })
 }

@@ -1,5 +1,5 @@
-//! Which devices a pod gets, and which ones pods hold. It follows `devicesToAllocate` and `allocateContainerResources`
-//! in `manager.go`, and `pod_devices.go`.
+//! The choice of devices for a pod, and the devices that pods hold. It follows `devicesToAllocate` and
+//! `allocateContainerResources` in `manager.go`, and `pod_devices.go`.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -17,15 +17,15 @@ pub struct Assignment {
     pub pod: String,
     /// The resource name.
     pub resource: String,
-    /// The device IDs by NUMA node; -1 stands for devices without topology information. A device of several NUMA nodes is
-    /// listed under each.
+    /// The device IDs by NUMA node; -1 is the key of devices without topology information. A device on several NUMA
+    /// nodes is listed under each.
     pub devices: BTreeMap<i64, BTreeSet<String>>,
     /// The plugin's response to Allocate.
     pub response: v1beta1::ContainerAllocateResponse,
 }
 
 impl Assignment {
-    /// The device IDs, each once.
+    /// Returns the device IDs, each once.
     pub fn ids(&self) -> BTreeSet<&str> {
         self.devices
             .values()
@@ -39,7 +39,7 @@ impl<C> DeviceManager<C> {
     /// Returns all healthy devices of the resource that no pod holds, at least `requested` of them.
     ///
     /// # Errors
-    /// If the resource has no healthy device, or fewer free ones than requested.
+    /// Returns an error if the resource has no healthy device, or fewer free devices than requested.
     pub(crate) fn free_devices(
         &self,
         resource: &str,
@@ -63,12 +63,12 @@ impl<C> DeviceManager<C> {
         Ok(free)
     }
 
-    /// Builds the assignment of these devices to a pod, with their NUMA nodes from the current list. The devices count
-    /// as held only after [`Self::record_assignments`].
+    /// Builds the assignment of these devices to a pod, with the NUMA nodes of the current list. The pod holds the
+    /// devices only after [`Self::record_assignments`].
     ///
     /// # Errors
-    /// [`Crash::RemovedDuringAllocation`] if a device is no longer in the list: the kubelet dereferences it without a nil
-    /// check.
+    /// Returns [`Crash::RemovedDuringAllocation`] if a device is no longer in the list: the kubelet dereferences it
+    /// without a nil check.
     pub(crate) fn new_assignment(
         &self,
         pod: &str,
@@ -100,7 +100,7 @@ impl<C> DeviceManager<C> {
         self.assignments.extend_from_slice(assignments);
     }
 
-    /// Frees the devices of all other pods.
+    /// Frees the devices of all pods that are not in `pods`.
     pub(crate) fn retain_pods(&mut self, pods: &BTreeSet<String>) {
         self.assignments
             .retain(|assignment| pods.contains(&assignment.pod));
@@ -110,14 +110,14 @@ impl<C> DeviceManager<C> {
         self.assignments.retain(|assignment| assignment.pod != pod);
     }
 
-    /// The assignments of all pods, also of deleted ones whose devices are not freed yet.
+    /// Returns the assignments of all pods, including deleted pods whose devices are not freed yet.
     pub(crate) fn assignments(&self) -> &[Assignment] {
         &self.assignments
     }
 }
 
-/// Chooses `count` of the available devices: those that the plugin prefers come first. The sets of the kubelet have no
-/// order, so the rest is chosen at random, and no plugin can rely on an order.
+/// Chooses `count` of the available devices, those that the plugin prefers first. The rest is chosen at random, because
+/// the kubelet's sets have no order that a plugin could rely on.
 pub(crate) fn choose_devices(
     mut available: Vec<String>,
     preferred: &[String],

@@ -1,4 +1,4 @@
-//! The devices of one resource, as the plugin listed them last.
+//! The devices in a plugin's most recent ListAndWatch message.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,8 +6,8 @@ use simple_device_plugin::api::v1beta1;
 
 use crate::event::{DeviceChange, DeviceState};
 
-/// The devices of one ListAndWatch message. The kubelet keeps the IDs of healthy and of unhealthy devices in two sets,
-/// so an ID that is listed with both healths is in both and counts twice.
+/// The devices of one ListAndWatch message. The kubelet keeps healthy and unhealthy device IDs in two sets, so an ID
+/// that is listed with both healths is in both sets and counts twice.
 #[derive(Debug, Default)]
 pub(super) struct DeviceList {
     pub(super) healthy: BTreeSet<String>,
@@ -21,7 +21,7 @@ impl DeviceList {
         self.healthy.contains(id) || self.unhealthy.contains(id)
     }
 
-    /// Whether any device has topology information (`deviceHasTopologyAlignment` in `topology_hints.go`).
+    /// Returns whether any device has topology information (`deviceHasTopologyAlignment` in `topology_hints.go`).
     pub(super) fn has_topology(&self) -> bool {
         !self.numa_nodes.is_empty()
     }
@@ -30,7 +30,7 @@ impl DeviceList {
         self.unhealthy.append(&mut self.healthy);
     }
 
-    /// The devices that differ from the list before. A first list, or one after an empty list, has no changes.
+    /// Returns the devices that differ from the previous list, or nothing if the previous list was empty.
     pub(super) fn changes_since(&self, before: &Self) -> Vec<DeviceChange> {
         if before.healthy.is_empty() && before.unhealthy.is_empty() {
             return Vec::new();

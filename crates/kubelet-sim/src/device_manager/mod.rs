@@ -1,5 +1,5 @@
-//! The state of the device manager: which plugin serves which resource, which devices it listed, and which pod holds
-//! which device. It follows `pkg/kubelet/cm/devicemanager/manager.go`. It does no I/O, and callers pass the time.
+//! The state of the device manager: the plugin and the devices of each resource, and the devices that pods hold. It
+//! follows `pkg/kubelet/cm/devicemanager/manager.go`. It does no I/O, and callers pass the time.
 
 mod allocation;
 mod device_list;
@@ -17,19 +17,19 @@ use device_list::DeviceList;
 pub use allocation::Assignment;
 pub(crate) use allocation::choose_devices;
 
-/// The key of devices without topology information, in the kubelet's checkpoint too (`nodeWithoutTopology`).
+/// The key of devices without topology information, also in the kubelet's checkpoint (`nodeWithoutTopology`).
 const NO_NUMA_NODE: i64 = -1;
 
-/// What the Node object shows of one extended resource.
+/// The capacity and allocatable that the Node object shows for one extended resource.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Quantities {
-    /// The number of devices, whatever their health.
+    /// The number of devices, healthy or not.
     pub capacity: usize,
-    /// The number of healthy devices. Devices that pods hold are included.
+    /// The number of healthy devices, including those that pods hold.
     pub allocatable: usize,
 }
 
-/// The extended resources of the Node object by name. As on a real node, a resource that the kubelet forgot stays, with
+/// The extended resources of the Node object, by name. As on a real node, a resource that the kubelet forgot stays with
 /// both quantities 0.
 pub type NodeResources = BTreeMap<String, Quantities>;
 
@@ -44,26 +44,26 @@ pub(crate) struct Endpoint<C> {
 }
 
 impl<C> Endpoint<C> {
-    /// Whether the kubelet refuses to call the plugin, although it may still be connected (`isStopped`).
+    /// Returns whether the kubelet refuses to call the plugin, which may still be connected (`isStopped`).
     pub(crate) fn is_stopped(&self) -> bool {
         self.stopped.is_some()
     }
 }
 
-/// The state of the device manager. `C` is the client of a plugin; the tests here need none and use `()`.
+/// The state of the device manager. `C` is the client of a plugin; the unit tests use `()`.
 #[derive(Debug)]
 pub(crate) struct DeviceManager<C> {
     endpoint_stop_grace_period: Duration,
     endpoints: BTreeMap<String, Endpoint<C>>,
     lists: BTreeMap<String, DeviceList>,
     assignments: Vec<Assignment>,
-    /// Every resource that the Node object shows: resources are never removed from it.
+    /// Every resource that the Node object shows. The kubelet never removes a resource from the Node object.
     known_resources: BTreeSet<String>,
 }
 
 impl<C> DeviceManager<C> {
-    /// The state after a kubelet start with the contents of a checkpoint. Each registered resource is known, but its
-    /// endpoint is stopped and it has no devices until its plugin registers again.
+    /// Returns the state after a kubelet start with the contents of a checkpoint. Each registered resource is known,
+    /// but its endpoint is stopped and it has no devices until its plugin registers again.
     pub(crate) fn from_checkpoint(
         endpoint_stop_grace_period: Duration,
         registered: Vec<String>,
@@ -90,7 +90,7 @@ impl<C> DeviceManager<C> {
         }
     }
 
-    /// `PluginConnected`: the newest plugin takes over the resource.
+    /// `PluginConnected`: the plugin that registered last takes over the resource.
     pub(crate) fn plugin_connected(
         &mut self,
         resource: &str,
@@ -105,8 +105,8 @@ impl<C> DeviceManager<C> {
         self.endpoints.insert(resource.to_owned(), endpoint);
     }
 
-    /// `PluginDisconnected`: marks the resource's current endpoint as stopped, whichever plugin that is, and its
-    /// devices as unhealthy.
+    /// `PluginDisconnected`: marks the resource's current endpoint as stopped, even if another plugin has taken it
+    /// over, and its devices as unhealthy.
     pub(crate) fn plugin_disconnected(&mut self, resource: &str, now: Instant) {
         let Some(endpoint) = self.endpoints.get_mut(resource) else {
             return;
@@ -117,8 +117,8 @@ impl<C> DeviceManager<C> {
         list.mark_all_unhealthy();
     }
 
-    /// `PluginListAndWatchReceiver`: replaces the list of the resource, whichever stream the message came from. Returns
-    /// the differences from the list before.
+    /// `PluginListAndWatchReceiver`: replaces the resource's list, even if the message came from the stream of a
+    /// replaced plugin. Returns the differences from the previous list.
     pub(crate) fn update_devices(
         &mut self,
         resource: &str,
@@ -132,14 +132,14 @@ impl<C> DeviceManager<C> {
         changes
     }
 
-    /// When the grace period of the next stopped endpoint ends; `None` if no endpoint is stopped.
+    /// Returns when the first grace period of a stopped endpoint ends, or `None` if no endpoint is stopped.
     pub(crate) fn next_expiry(&self) -> Option<Instant> {
         let stopped = self.endpoints.values().filter_map(|e| e.stopped);
         let first = stopped.min()?;
         Some(first + self.endpoint_stop_grace_period)
     }
 
-    /// The resource's quantities; both are 0 for an unknown resource.
+    /// Returns the resource's quantities; both are 0 for an unknown resource.
     pub(crate) fn quantities(&self, resource: &str) -> Quantities {
         match self.lists.get(resource) {
             Some(list) => Quantities {
@@ -167,13 +167,13 @@ impl<C> DeviceManager<C> {
             .collect()
     }
 
-    /// The endpoint of a resource. `None` if no plugin ever registered the resource, or if the kubelet forgot it: the
-    /// kubelet then starts pods without devices of that resource.
+    /// Returns the endpoint of a resource, or `None` if no plugin ever registered the resource or the kubelet forgot
+    /// it. The kubelet then starts pods without devices of that resource.
     pub(crate) fn endpoint(&self, resource: &str) -> Option<&Endpoint<C>> {
         self.endpoints.get(resource)
     }
 
-    /// The healthy devices of each resource, as the checkpoint has them.
+    /// Returns the healthy devices of each resource, in the form of the checkpoint.
     pub(crate) fn healthy_devices(&self) -> BTreeMap<String, Vec<String>> {
         let healthy = |list: &DeviceList| list.healthy.iter().cloned().collect();
         self.lists
@@ -201,7 +201,7 @@ mod tests {
         }
     }
 
-    /// A device manager with one resource, `r`, and these devices.
+    /// Returns a device manager with one resource, `r`, and these devices.
     fn manager_with(devices: Vec<v1beta1::Device>, now: Instant) -> DeviceManager<()> {
         let grace_period = Duration::from_secs(300);
         let mut manager = DeviceManager::from_checkpoint(grace_period, Vec::new(), Vec::new(), now);
@@ -210,14 +210,14 @@ mod tests {
         manager
     }
 
-    /// Capacity and allocatable of `r`.
+    /// Returns capacity and allocatable of `r`.
     fn quantities(manager: &mut DeviceManager<()>, now: Instant) -> (usize, usize) {
         let quantities = manager.node_resources(now)["r"];
         (quantities.capacity, quantities.allocatable)
     }
 
     #[test]
-    fn an_id_counts_once_but_twice_with_two_healths() {
+    fn a_repeated_id_counts_once_per_health() {
         let now = Instant::now();
         let healthy = || device("a", Health::Healthy);
         let mut manager = manager_with(vec![healthy(), healthy()], now);
@@ -242,11 +242,11 @@ mod tests {
         assert!(changes(&[("a", Healthy), ("b", Healthy)]).is_empty());
         assert!(changes(&[("b", Healthy), ("a", Healthy)]).is_empty());
         let changed = changes(&[("a", Unhealthy), ("c", Healthy)]);
-        assert_eq!(changed, ["a Unhealthy", "c Healthy", "b gone"]);
+        assert_eq!(changed, ["a Unhealthy", "c Healthy", "b removed"]);
     }
 
     #[test]
-    fn capacity_is_kept_for_the_grace_period_and_the_resource_for_ever() {
+    fn capacity_is_kept_for_the_grace_period_and_the_resource_forever() {
         let now = Instant::now();
         let mut manager = manager_with(vec![device("a", Health::Healthy)], now);
         manager.plugin_disconnected("r", now);

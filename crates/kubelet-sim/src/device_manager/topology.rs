@@ -8,11 +8,11 @@ use crate::crash::Crash;
 use super::{DeviceManager, NO_NUMA_NODE};
 
 impl<C> DeviceManager<C> {
-    /// Returns the lowest NUMA node that has enough free devices for every request, a resource name and a number of
-    /// devices each. Resources without topology fit on any node; if none of the resources has topology, returns `None`.
+    /// Returns the lowest NUMA node that has enough free devices for every request. A request is a resource name and a
+    /// count. Resources without topology fit on any node; if no resource has topology, returns `None`.
     ///
     /// # Errors
-    /// [`AdmissionError::TopologyAffinity`] if no node has enough free devices.
+    /// Returns [`AdmissionError::TopologyAffinity`] if no node has enough free devices.
     pub(crate) fn numa_node_for(
         &self,
         requests: &[(&str, usize)],
@@ -47,7 +47,7 @@ impl<C> DeviceManager<C> {
         on_node.count() >= count
     }
 
-    /// Whether the device is attached to the NUMA node. If the resource has no topology, every device counts as attached.
+    /// Returns whether the device is on the NUMA node. If the resource has no topology, every device is on every node.
     pub(crate) fn is_on_numa_node(&self, resource: &str, id: &str, node: i64) -> bool {
         !self.has_topology(resource) || self.numa_nodes(resource, id).contains(&node)
     }
@@ -56,8 +56,8 @@ impl<C> DeviceManager<C> {
     /// admits them again after a kubelet start or for an in-place resize (`generateDeviceTopologyHints`).
     ///
     /// # Errors
-    /// [`Crash::RemovedWhileHeld`] if a held device is no longer in the list: the kubelet dereferences it without a nil
-    /// check.
+    /// Returns [`Crash::RemovedWhileHeld`] if a held device is no longer in the list: the kubelet dereferences it
+    /// without a nil check.
     pub(crate) fn readmit_pods(&self, resource: &str) -> Result<(), Crash> {
         if !self.has_topology(resource) {
             return Ok(());
@@ -83,7 +83,7 @@ impl<C> DeviceManager<C> {
         list.is_some_and(super::DeviceList::has_topology)
     }
 
-    /// The NUMA nodes of a device, or [`NO_NUMA_NODE`] alone.
+    /// Returns the NUMA nodes of a device, or only [`NO_NUMA_NODE`] if the device has none.
     pub(super) fn numa_nodes(&self, resource: &str, id: &str) -> Vec<i64> {
         let list = self.lists.get(resource);
         match list.and_then(|list| list.numa_nodes.get(id)) {

@@ -1,4 +1,4 @@
-//! The simulated kubelet admits and rejects pods as a real one does, and calls PreStartContainer.
+//! Tests of pod admission, rejection and PreStartContainer.
 
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
@@ -8,17 +8,17 @@ use simple_device_plugin::api::v1beta1::DevicePluginOptions;
 const RESOURCE: &str = "example.com/thing";
 
 #[tokio::test]
-async fn a_resource_that_was_never_offered_is_not_missed() {
+async fn admits_a_pod_without_devices_of_a_resource_that_was_never_registered() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let admitted = kubelet
-        .admit(&pod("p", &[("example.com/unheard-of", 1)]))
+        .admit(&pod("p", &[("example.com/unregistered", 1)]))
         .await;
     assert_eq!(admitted, Ok(Vec::new()));
 }
 
 #[tokio::test]
-async fn a_plugin_that_asks_for_it_is_told_before_its_container_starts() {
+async fn calls_pre_start_container_if_the_plugin_requires_it() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let options = DevicePluginOptions {
@@ -40,7 +40,7 @@ async fn a_plugin_that_asks_for_it_is_told_before_its_container_starts() {
 }
 
 #[tokio::test]
-async fn a_pod_whose_devices_are_on_two_nodes_gets_topology_affinity_error() {
+async fn rejects_a_pod_whose_devices_are_on_two_numa_nodes_with_topology_affinity_error() {
     let dir = plugin_dir();
     let kubelet = strict_kubelet(dir.path());
     let _a = FakePlugin::serve(dir.path(), "a.sock", &["a0@0", "a1@1"]);
@@ -69,13 +69,13 @@ async fn a_pod_whose_devices_are_on_two_nodes_gets_topology_affinity_error() {
     kubelet
         .admit(&all)
         .await
-        .expect("node 1 has both, and the third has no topology");
+        .expect("NUMA node 1 has a1 and b1, and c has no topology");
     assert_eq!(held(&kubelet, "all"), ["a1", "b1", "c"]);
     let refused = kubelet
         .admit(&pod("more", &[("example.com/a", 1), ("example.com/b", 1)]))
         .await;
     assert_eq!(
-        refused.expect_err("b1 is taken").reason(),
+        refused.expect_err("b1 is in use").reason(),
         "TopologyAffinityError"
     );
 }

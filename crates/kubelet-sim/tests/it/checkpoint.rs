@@ -1,4 +1,4 @@
-//! The checkpoint has the form of a real one, and lists the devices of a deleted pod for a while.
+//! Tests of the checkpoint: its format, and how long it contains the devices of a deleted pod.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use simple_device_plugin::node::pod_resources::PodResources;
 const RESOURCE: &str = "example.com/thing";
 
 #[tokio::test]
-async fn a_checkpoint_that_cannot_be_read_is_no_reason_not_to_start() {
+async fn starts_with_an_invalid_checkpoint() {
     let dir = plugin_dir();
     std::fs::write(dir.path().join("kubelet_internal_checkpoint"), "{").expect("a file");
     let kubelet = kubelet(dir.path());
@@ -21,7 +21,7 @@ async fn a_checkpoint_that_cannot_be_read_is_no_reason_not_to_start() {
 }
 
 #[tokio::test]
-async fn its_checkpoint_is_that_of_a_real_one() {
+async fn writes_the_checkpoint_in_the_format_of_a_real_kubelet() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let _plugin = FakePlugin::serve(dir.path(), "a.sock", &["a", "b"]);
@@ -46,17 +46,17 @@ async fn its_checkpoint_is_that_of_a_real_one() {
     assert!(file["Checksum"].is_u64());
 }
 
-/// The IDs of the devices that pods hold, according to the checkpoint.
+/// Returns the IDs of the devices that pods hold according to the checkpoint.
 async fn in_checkpoint(dir: &Path) -> Vec<String> {
     let written = CheckpointFile::new(dir).read().await.expect("a checkpoint");
     let held = written.checkpoint.held(RESOURCE).into_iter();
     held.map(|device| device.id.into()).collect()
 }
 
-/// A kubelet frees the devices of a deleted pod when it admits the next pod or answers the pod-resources API. It writes
-/// the checkpoint with the next list of a plugin.
+/// A kubelet frees the devices of a deleted pod when it admits the next pod or answers a pod-resources request. It
+/// writes the checkpoint when a plugin sends its next list.
 #[tokio::test]
-async fn a_deleted_pod_is_forgotten_late_and_stays_in_the_checkpoint() {
+async fn a_deleted_pod_stays_in_the_checkpoint_until_the_next_list() {
     let dir = plugin_dir();
     let settings = settings(dir.path());
     let pod_resources = PodResources::new(settings.pod_resources_socket());
@@ -70,7 +70,10 @@ async fn a_deleted_pod_is_forgotten_late_and_stays_in_the_checkpoint() {
     let pod_of = |name| pod(name, &[(RESOURCE, 1)]);
     kubelet.admit(&pod_of("first")).await.expect("admitted");
     kubelet.delete("first");
-    kubelet.admit(&pod_of("second")).await.expect("free again");
+    kubelet
+        .admit(&pod_of("second"))
+        .await
+        .expect("the device is free again");
     assert!(
         pod_resources
             .list()
@@ -90,11 +93,11 @@ async fn a_deleted_pod_is_forgotten_late_and_stays_in_the_checkpoint() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    within("an answer without the deleted pod", freed).await;
+    within("a response without the deleted pod", freed).await;
     assert_eq!(
         in_checkpoint(dir.path()).await,
         ["x"],
-        "a list writes nothing"
+        "a pod-resources request does not write the checkpoint"
     );
     let ids = |ids: &[&str]| Some(Ok(ids.iter().map(|id| (*id).to_owned()).collect()));
     plugin.list.send_replace(ids(&["x", "y"]));

@@ -1,4 +1,4 @@
-//! The kubelet crashes, as a real one does, when a plugin removes a device that is in use.
+//! Tests that the kubelet crashes, as a real one does, when a plugin removes a device that is in use.
 
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
@@ -9,8 +9,8 @@ use kubelet_sim::{AdmissionError, Crash, EventKind, Kubelet, TopologyPolicy};
 
 const RESOURCE: &str = "example.com/thing";
 
-/// Sends another list, and waits until the kubelet received it.
-async fn list(kubelet: &Kubelet, plugin: &FakePlugin, ids: &[&str]) {
+/// Makes the plugin send this list, and waits until the kubelet received it.
+async fn send_list(kubelet: &Kubelet, plugin: &FakePlugin, ids: &[&str]) {
     let mut events = kubelet.events();
     let ids = ids.iter().map(|id| (*id).to_owned()).collect();
     plugin.list.send_replace(Some(Ok(ids)));
@@ -21,7 +21,7 @@ async fn list(kubelet: &Kubelet, plugin: &FakePlugin, ids: &[&str]) {
 }
 
 #[tokio::test]
-async fn crashes_when_a_device_goes_while_an_allocation_that_picked_it_is_in_flight() {
+async fn crashes_when_a_device_is_removed_during_an_allocation_that_chose_it() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let mut plugin = FakePlugin::serve(dir.path(), "p.sock", &["a"]);
@@ -31,29 +31,29 @@ async fn crashes_when_a_device_goes_while_an_allocation_that_picked_it_is_in_fli
     shows(&kubelet, RESOURCE, 1, 1).await;
     plugin.answers.send_replace(false);
     let pod = pod("p", &[(RESOURCE, 1)]);
-    let going = async {
-        let asked = plugin.allocates.wait_for(|count| *count == 1);
-        within("Allocate", asked).await.expect("a plugin");
-        list(&kubelet, &plugin, &["b"]).await;
+    let remove_device = async {
+        let called = plugin.allocates.wait_for(|count| *count == 1);
+        within("Allocate", called).await.expect("a plugin");
+        send_list(&kubelet, &plugin, &["b"]).await;
         plugin.answers.send_replace(true);
     };
-    let (refused, ()) = tokio::join!(kubelet.admit(&pod), going);
+    let (refused, ()) = tokio::join!(kubelet.admit(&pod), remove_device);
     let crash = Crash::RemovedDuringAllocation {
         resource: RESOURCE.to_owned(),
         id: "a".to_owned(),
     };
     assert_eq!(refused, Err(AdmissionError::Crashed(crash.clone())));
     assert_eq!(*kubelet.crashed().borrow(), Some(crash));
-    // The crash closes the connections, as the end of a process does.
+    // The crash closes all connections, as the exit of a process does.
     let closed = plugin.open.wait_for(|open| *open == 0);
     within("the end of the stream", closed)
         .await
         .expect("a plugin");
 }
 
-/// With a topology policy, the kubelet looks up the devices of a pod in the list when it admits the pod again.
+/// With a topology policy, the kubelet looks up the pod's devices in the list when it admits the pod again.
 #[tokio::test]
-async fn crashes_when_a_pod_that_is_admitted_again_holds_a_device_that_went() {
+async fn crashes_when_it_admits_a_pod_again_that_holds_a_removed_device() {
     let dir = plugin_dir();
     for (policy, crashes) in [
         (TopologyPolicy::None, false),
@@ -67,11 +67,11 @@ async fn crashes_when_a_pod_that_is_admitted_again_holds_a_device_that_went() {
         shows(&kubelet, RESOURCE, 1, 1).await;
         let pod = pod("p", &[(RESOURCE, 1)]);
         kubelet.admit(&pod).await.expect("admitted");
-        list(&kubelet, &plugin, &["b@0"]).await;
+        send_list(&kubelet, &plugin, &["b@0"]).await;
         assert_eq!(
             *kubelet.crashed().borrow(),
             None,
-            "not before the pod is admitted again"
+            "the kubelet must not crash before it admits the pod again"
         );
         let again = kubelet.admit(&pod).await;
         assert_eq!(again.is_err(), crashes, "{again:?}");
@@ -88,7 +88,7 @@ async fn crashes_when_a_pod_that_is_admitted_again_holds_a_device_that_went() {
                 crash
                     .expect("a crash")
                     .to_string()
-                    .contains("device a went from the list while pod p holds it")
+                    .contains("removed device a from its list while pod p held it")
             );
         } else {
             registered.expect("registered");

@@ -1,10 +1,10 @@
-//! `kubelet-sim demo` shows everything that a device plugin does, with our own daemon as the plugin.
+//! Tests of `kubelet-sim demo`, with simple-device-plugin as the plugin.
 
 use std::process::{Command, Stdio};
 
 use crate::support::process::{Running, binary, output};
 
-/// The demo in an environment of these variables alone, on node `n`.
+/// Returns the command for the demo with only these variables, on node `n`.
 fn demo(variables: &[(&str, &str)]) -> Command {
     let mut command = Command::new(binary("kubelet-sim"));
     command
@@ -16,17 +16,17 @@ fn demo(variables: &[(&str, &str)]) -> Command {
 }
 
 #[test]
-fn it_shows_the_whole_job() {
+fn shows_registration_allocation_and_kubelet_restart() {
     let (code, stdout, stderr) = output(&mut demo(&[]));
     assert_eq!((code, &*stderr), (Some(0), ""), "{stdout}");
     for words in [
         "RESOURCE_NAME=example.com/gpu,example.com/nic",
         "example.com/gpu  4         4",
-        "Pod demo asks for 2 example.com/gpu, 2 example.com/nic",
+        "Pod demo requests 2 example.com/gpu, 2 example.com/nic",
         "GPU_0=/dev/0",
         "example.com/nic-1=nic-n-1",
         "/dev/gpu-2 (rw), the host's /dev/null",
-        "The kubelet restarted; all resources back after",
+        "The kubelet restarted; all resources registered again after",
         "Pod demo kept its devices: gpu-n-0, gpu-n-2, nic-n-0, nic-n-1",
     ] {
         assert!(stdout.contains(words), "{words} is not in\n{stdout}");
@@ -34,7 +34,7 @@ fn it_shows_the_whole_job() {
 }
 
 #[test]
-fn it_takes_the_daemons_variables() {
+fn uses_the_variables_of_the_daemon() {
     let variables = [
         ("RESOURCE_NAME", "a.io/x"),
         ("NUMBER_DEVICES", "1"),
@@ -42,12 +42,12 @@ fn it_takes_the_daemons_variables() {
     ];
     let (code, stdout, _) = output(&mut demo(&variables));
     assert_eq!(code, Some(0));
-    assert!(stdout.contains("Pod demo asks for 1 a.io/x"), "{stdout}");
+    assert!(stdout.contains("Pod demo requests 1 a.io/x"), "{stdout}");
     assert!(stdout.contains("X_0=/dev/0"), "{stdout}");
 }
 
 #[test]
-fn a_plugin_that_ends_by_itself_ends_it() {
+fn fails_if_the_plugin_exits_early() {
     let (code, stdout, stderr) = output(&mut demo(&[("NUMBER_DEVICES", "two")]));
     assert_eq!(code, Some(1), "{stdout}");
     assert!(
@@ -55,31 +55,31 @@ fn a_plugin_that_ends_by_itself_ends_it() {
         "{stderr}"
     );
     assert!(
-        stderr.ends_with("error: the plugin ended by itself, with exit status: 78\n"),
+        stderr.ends_with("error: the plugin exited before the end of the demo: exit status: 78\n"),
         "{stderr}"
     );
 }
 
-/// A plugin in any language finds the directory by a variable or an argument.
+/// A plugin finds the plugin directory by a variable or an argument.
 #[test]
-fn another_plugin_is_told_where_the_kubelet_is() {
+fn another_plugin_gets_the_directory_as_an_argument_and_a_variable() {
     let mut command = demo(&[("PATH", "/usr/bin:/bin")]);
     let script = "echo \"$1 is $DEVICE_PLUGIN_PATH\"; test \"$1\" = \"$DEVICE_PLUGIN_PATH\" && ls \"$1\"; exit 7";
     command.args(["--", "sh", "-c", script, "sh", "{dir}"]);
     let (code, stdout, stderr) = output(&mut command);
     assert_eq!(code, Some(1), "{stdout}");
     assert!(stdout.contains("kubelet.sock"), "{stdout}");
-    assert!(stderr.contains("with exit status: 7"), "{stderr}");
+    assert!(stderr.contains("exit status: 7"), "{stderr}");
     let mut missing = demo(&[]);
     let (_, _, stderr) = output(missing.args(["--", "/no/such/plugin"]));
     assert!(stderr.contains("cannot start /no/such/plugin"), "{stderr}");
 }
 
 #[test]
-fn it_holds_until_ctrl_c() {
+fn hold_runs_until_ctrl_c() {
     let mut command = demo(&[("RUST_LOG", "info")]);
     let running = Running::start(command.arg("--hold").stdout(Stdio::piped()));
-    // Registered with two lives of the kubelet, for two resources.
+    // Two resources register, once before and once after the kubelet restart.
     for _ in 0..4 {
         running.says(" registered ");
     }
@@ -88,14 +88,17 @@ fn it_holds_until_ctrl_c() {
     assert_eq!(running.ends().code(), Some(0));
 }
 
-/// A shell or a build tool may stand between the demo and the plugin.
+/// The command may be a shell or a build tool that starts the plugin.
 #[test]
-fn a_plugin_behind_a_shell_ends_with_it() {
+fn stops_a_plugin_that_a_shell_started() {
     let daemon = binary("simple-device-plugin");
     let mut command = demo(&[("PATH", "/usr/bin:/bin"), ("RESOURCE_NAME", "a.io/x")]);
     command.args(["--", "sh", "-c", "\"$0\"; true"]).arg(daemon);
-    // The plugin has the output open: it has ended when this returns.
+    // The plugin has the output open, so this returns only after the plugin exited.
     let (code, stdout, stderr) = output(&mut command);
     assert_eq!(code, Some(0), "{stderr}");
-    assert!(stdout.contains("all resources back after"), "{stdout}");
+    assert!(
+        stdout.contains("all resources registered again after"),
+        "{stdout}"
+    );
 }

@@ -1,4 +1,4 @@
-//! The simulated kubelet behaves like a real one, and its program does what its users expect.
+//! Tests of the simulated kubelet, as a library and as the program `kubelet-sim`.
 
 mod support;
 

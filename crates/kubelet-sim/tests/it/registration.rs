@@ -1,4 +1,4 @@
-//! Register and ListAndWatch as in a real kubelet: what it rejects, and what the late end of a stream does.
+//! Tests of Register and ListAndWatch: rejected registrations, and the effects of a stream that ends late.
 
 use std::path::Path;
 
@@ -10,21 +10,21 @@ use kubelet_sim::{AdmissionError, Kubelet};
 const RESOURCE: &str = "example.com/thing";
 
 #[tokio::test]
-async fn removes_sockets_at_start_and_leaves_its_own_at_the_end() {
+async fn removes_sockets_when_it_starts_and_keeps_its_own_when_it_stops() {
     let dir = plugin_dir();
     drop(std::os::unix::net::UnixListener::bind(dir.path().join("old.sock")).expect("a socket"));
-    std::fs::write(dir.path().join("file"), "stays").expect("a file");
+    std::fs::write(dir.path().join("file"), "kept").expect("a file");
     std::fs::create_dir(dir.path().join("folder")).expect("a folder");
     let kubelet = kubelet(dir.path());
     assert!(sockets(dir.path()).is_empty());
     kubelet.stop().await;
-    for stays in ["kubelet.sock", "file", "folder"] {
-        assert!(dir.path().join(stays).exists(), "{stays}");
+    for kept in ["kubelet.sock", "file", "folder"] {
+        assert!(dir.path().join(kept).exists(), "{kept}");
     }
 }
 
 #[tokio::test]
-async fn refuses_names_that_a_kubelet_refuses() {
+async fn rejects_invalid_resource_names() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let _plugin = FakePlugin::serve(dir.path(), "a.sock", &["a"]);
@@ -41,17 +41,17 @@ async fn refuses_names_that_a_kubelet_refuses() {
 }
 
 #[tokio::test]
-async fn dials_for_its_time_and_then_refuses() {
+async fn rejects_a_plugin_that_it_cannot_dial() {
     let dir = plugin_dir();
     let _kubelet = kubelet(dir.path());
-    let refused = register(dir.path(), RESOURCE, "nobody.sock")
+    let refused = register(dir.path(), RESOURCE, "missing.sock")
         .await
         .expect_err("registered");
     assert!(refused.message().contains("failed to dial"), "{refused}");
 }
 
 #[tokio::test]
-async fn an_old_streams_end_disconnects_the_successor() {
+async fn the_end_of_an_old_stream_disconnects_the_successor() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let mut old = FakePlugin::serve(dir.path(), "old.sock", &["a", "b"]);
@@ -69,7 +69,7 @@ async fn an_old_streams_end_disconnects_the_successor() {
 }
 
 #[tokio::test]
-async fn a_registration_before_the_late_leave_is_stopped_while_all_looks_well() {
+async fn a_registration_before_the_late_disconnect_is_stopped_although_its_devices_are_healthy() {
     let dir = plugin_dir();
     let kubelet = late_kubelet(dir.path());
     let mut old = FakePlugin::serve(dir.path(), "old.sock", &["a"]);
@@ -79,7 +79,7 @@ async fn a_registration_before_the_late_leave_is_stopped_while_all_looks_well() 
     shows(&kubelet, RESOURCE, 1, 1).await;
     let new = FakePlugin::serve(dir.path(), "new.sock", &["a", "b"]);
     old.end_stream().await;
-    // The successor registers too early: the kubelet has not marked the resource as stopped yet.
+    // The successor registers too early: the kubelet has not marked the endpoint as stopped yet.
     register(dir.path(), RESOURCE, "new.sock")
         .await
         .expect("registered");
@@ -95,8 +95,8 @@ async fn a_registration_before_the_late_leave_is_stopped_while_all_looks_well() 
     );
 }
 
-/// Another plugin comes and goes, after which the kubelet has done everything that it had to do before.
-async fn another_comes_and_goes(kubelet: &Kubelet, dir: &Path) {
+/// Connects and disconnects another plugin. When that is done, the kubelet has also processed all earlier events.
+async fn connect_and_disconnect_another(kubelet: &Kubelet, dir: &Path) {
     let mut other = FakePlugin::serve(dir, "other.sock", &["x"]);
     register(dir, "example.com/other", "other.sock")
         .await
@@ -107,7 +107,7 @@ async fn another_comes_and_goes(kubelet: &Kubelet, dir: &Path) {
 }
 
 #[tokio::test]
-async fn a_failed_second_registration_makes_it_blind() {
+async fn after_a_failed_second_registration_the_end_of_the_stream_is_not_noticed() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let mut plugin = FakePlugin::serve(dir.path(), "a.sock", &["a", "b"]);
@@ -115,18 +115,18 @@ async fn a_failed_second_registration_makes_it_blind() {
         .await
         .expect("registered");
     shows(&kubelet, RESOURCE, 2, 2).await;
-    register(dir.path(), RESOURCE, "nobody.sock")
+    register(dir.path(), RESOURCE, "missing.sock")
         .await
         .expect_err("registered");
     plugin.end_stream().await;
-    another_comes_and_goes(&kubelet, dir.path()).await;
-    // The kubelet still shows the devices, although the plugin is gone.
+    connect_and_disconnect_another(&kubelet, dir.path()).await;
+    // The kubelet still shows the devices as healthy, although the plugin disconnected.
     let shown = kubelet.node().borrow()[RESOURCE];
     assert_eq!((shown.capacity, shown.allocatable), (2, 2));
 }
 
 #[tokio::test]
-async fn a_newer_one_ignores_the_same_socket_again() {
+async fn a_newer_kubelet_ignores_a_second_registration_of_the_same_socket() {
     let dir = plugin_dir();
     let kubelet = newer_kubelet(dir.path());
     let plugin = FakePlugin::serve(dir.path(), "a.sock", &["a"]);
@@ -137,12 +137,12 @@ async fn a_newer_one_ignores_the_same_socket_again() {
     register(dir.path(), RESOURCE, "a.sock")
         .await
         .expect("ignored");
-    another_comes_and_goes(&kubelet, dir.path()).await;
+    connect_and_disconnect_another(&kubelet, dir.path()).await;
     assert_eq!(*plugin.streams.borrow(), 1);
 }
 
 #[tokio::test]
-async fn a_list_over_4_mib_breaks_the_stream() {
+async fn a_list_above_4_mib_ends_the_stream() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let plugin = FakePlugin::serve(dir.path(), "a.sock", &["a"]);

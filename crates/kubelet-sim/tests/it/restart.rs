@@ -1,4 +1,4 @@
-//! The restart of a simulated kubelet within one process.
+//! Restarts of a simulated kubelet within one process.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::{kubelet, plugin_dir};
 
-/// Between fork and exec a child process holds every socket of its parent, also one that was just closed.
+/// Between fork and exec, a child process has a copy of every socket of its parent, including sockets that the parent
+/// closed in the meantime.
 #[tokio::test]
-async fn processes_that_start_meanwhile_do_not_keep_the_socket() {
+async fn restarts_while_other_threads_start_processes() {
     let dir = plugin_dir();
     let mut kubelet = kubelet(dir.path());
     let is_over = Arc::new(AtomicBool::new(false));

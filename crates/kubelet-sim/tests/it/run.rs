@@ -1,4 +1,4 @@
-//! `kubelet-sim run`, as the author of a device plugin uses it.
+//! Tests of `kubelet-sim run`.
 
 use std::io::Write;
 use std::path::Path;
@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
-use crate::support::process::{Running, binary, heard, lines, output};
+use crate::support::process::{Running, binary, lines, output, wait_for_line};
 use crate::support::{DEADLINE, plugin_dir};
 use rustix::io::ioctl_fionread;
 
-/// `kubelet-sim run`, in an empty environment.
+/// Returns the command `kubelet-sim run`, with an empty environment.
 fn sim() -> Command {
     let mut command = Command::new(binary("kubelet-sim"));
     command.env_clear().arg("run");
     command
 }
 
-/// The command with its standard input; what it prints is heard.
+/// A running `kubelet-sim run`, with its standard input and the lines of its standard output.
 struct Kubelet {
     running: Running,
     printed: std::sync::mpsc::Receiver<String>,
@@ -38,105 +38,108 @@ impl Kubelet {
         }
     }
 
-    fn told(&mut self, line: &str) {
+    fn enter(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("an open input");
         writeln!(stdin, "{line}").expect("a reader");
     }
 
     #[track_caller]
     fn prints(&self, words: &str) -> String {
-        heard(&self.printed, words)
+        wait_for_line(&self.printed, words)
     }
 }
 
 #[test]
-fn it_shows_our_own_manager_come_and_go() {
+fn executes_commands_and_shows_the_events_of_the_daemon() {
     let dir = plugin_dir();
     let mut kubelet = Kubelet::start(dir.path(), &[]);
     kubelet.prints("plugins register at");
-    kubelet.told("status");
+    kubelet.enter("status");
     kubelet.prints("no plugin has registered yet");
     let manager = Running::manager(dir.path(), &[("ENV_PREFIX", "D")]);
     kubelet.prints("example.com/simple-device registered at simple-device-plugin.sock");
     kubelet.prints("listed 2 devices, all healthy");
     kubelet.prints("example.com/simple-device  2         2");
 
-    kubelet.told("pod p example.com/simple-device=2 example.com/other=1");
+    kubelet.enter("pod p example.com/simple-device=2 example.com/other=1");
     kubelet.prints("pod p is admitted");
     kubelet.prints("  env                      D_0=/dev/0");
-    kubelet.prints("no plugin offers example.com/other: a kubelet runs the pod");
-    kubelet.told("pod q example.com/simple-device=1");
+    kubelet.prints("no plugin has registered example.com/other: the kubelet runs the pod");
+    kubelet.enter("pod q example.com/simple-device=1");
     kubelet.prints("pod q: UnexpectedAdmissionError: example.com/simple-device: 1");
-    kubelet.told("pod p example.com/simple-device=1");
-    kubelet.prints("pod p is there already: delete it first");
-    kubelet.told("restart");
+    kubelet.enter("pod p example.com/simple-device=1");
+    kubelet.prints("pod p already exists: delete it first");
+    kubelet.enter("restart");
     kubelet.prints("restarted");
-    kubelet.told("wait example.com/simple-device=2");
-    kubelet.told("status");
+    kubelet.enter("wait example.com/simple-device=2");
+    kubelet.enter("status");
     kubelet.prints("p    example.com/simple-device");
-    kubelet.told("delete p");
+    kubelet.enter("delete p");
     kubelet.prints("pod p is deleted");
-    kubelet.told("pod q example.com/simple-device=1");
+    kubelet.enter("pod q example.com/simple-device=1");
     kubelet.prints("pod q is admitted");
 
-    kubelet.told("lose example.com/simple-device");
+    kubelet.enter("lose example.com/simple-device");
     kubelet.prints("lost: its stream ended");
     kubelet.prints("registered at");
     kubelet.prints("listed 2 devices");
     manager.signal(rustix::process::Signal::TERM);
     kubelet.prints("lost: its stream ended");
     kubelet.prints("example.com/simple-device  2         0");
-    kubelet.told("quit");
+    kubelet.enter("quit");
     assert_eq!(kubelet.running.ends().code(), Some(0));
     assert_eq!(manager.ends().code(), Some(0));
 }
 
 #[test]
-fn it_tells_what_a_line_should_have_been() {
+fn an_invalid_line_prints_the_expected_syntax() {
     let dir = plugin_dir();
     let mut kubelet = Kubelet::start(dir.path(), &["--behavior", "newer"]);
     kubelet.prints("newer than 1.36.2");
     for (line, answer) in [
-        ("pod", "expected pod NAME RESOURCE=COUNT..."),
-        ("stop", "stop: no such command; help shows what there is"),
+        ("pod", "usage: pod NAME RESOURCE=COUNT..."),
+        (
+            "stop",
+            "stop: unknown command; type help for a list of commands",
+        ),
         ("delete p", "pod p holds no device"),
-        ("lose a.io/x", "a.io/x has no plugin here"),
+        ("lose a.io/x", "a.io/x: no plugin is connected"),
         ("help", "show the resources and the pods"),
     ] {
-        kubelet.told(line);
+        kubelet.enter(line);
         kubelet.prints(answer);
     }
 }
 
 #[test]
-fn a_plugin_that_hangs_holds_up_nothing() {
+fn a_plugin_that_hangs_does_not_block_other_commands() {
     use rustix::process::Signal;
     let dir = plugin_dir();
     let mut kubelet = Kubelet::start(dir.path(), &[]);
     let manager = Running::manager(dir.path(), &[]);
     kubelet.prints("listed 2 devices");
     manager.signal(Signal::STOP);
-    kubelet.told("pod p example.com/simple-device=1");
-    kubelet.told("pod q example.com/simple-device=1");
-    kubelet.prints("not now: a pod waits for its plugins");
-    kubelet.told("lose example.com/simple-device");
+    kubelet.enter("pod p example.com/simple-device=1");
+    kubelet.enter("pod q example.com/simple-device=1");
+    kubelet.prints("not now: a pod is waiting for its plugins");
+    kubelet.enter("lose example.com/simple-device");
     kubelet.prints("pod p: UnexpectedAdmissionError");
     manager.signal(Signal::CONT);
     kubelet.prints("listed 2 devices");
     manager.signal(Signal::STOP);
-    kubelet.told("pod p example.com/simple-device=1");
-    kubelet.told("quit");
+    kubelet.enter("pod p example.com/simple-device=1");
+    kubelet.enter("quit");
     assert_eq!(kubelet.running.ends().code(), Some(0));
-    // Half a pod would be in the checkpoint.
+    // The checkpoint must not contain the pod, whose admission did not complete.
     let mut kubelet = Kubelet::start(dir.path(), &[]);
     manager.signal(Signal::CONT);
     kubelet.prints("listed 2 devices");
-    kubelet.told("status");
+    kubelet.enter("status");
     kubelet.prints("no pod holds a device");
 }
 
 #[test]
-fn an_output_that_nobody_reads_holds_up_nothing() {
+fn blocked_output_does_not_block_the_kubelet() {
     let dir = plugin_dir();
     let mut command = sim();
     command.arg("--dir").arg(dir.path());
@@ -145,14 +148,14 @@ fn an_output_that_nobody_reads_holds_up_nothing() {
     let mut stdin = running.child.stdin.take().expect("a pipe");
     let first = Running::manager(dir.path(), &[]);
     first.says("registered");
-    // What they print is far more than the pipe takes, and they are less than the way in takes.
+    // Their output is far larger than the pipe's buffer, and the lines fit into the buffer of standard input.
     for _ in 0..2_000 {
         writeln!(stdin, "status").expect("a reader");
     }
     let full = 65_536 - 4096;
     let began = Instant::now();
     while ioctl_fionread(&unread).expect("a pipe") < full {
-        assert!(began.elapsed() < DEADLINE, "the pipe does not fill");
+        assert!(began.elapsed() < DEADLINE, "the pipe did not fill");
         std::thread::sleep(Duration::from_millis(10));
     }
     drop(first);
@@ -167,7 +170,7 @@ fn an_output_that_nobody_reads_holds_up_nothing() {
 }
 
 #[test]
-fn it_ends_with_its_reader() {
+fn exits_when_the_reader_of_its_output_closes_the_pipe() {
     let dir = plugin_dir();
     let mut kubelet = Kubelet::start(dir.path(), &[]);
     kubelet.prints("plugins register at");
@@ -175,14 +178,14 @@ fn it_ends_with_its_reader() {
         &mut kubelet.printed,
         std::sync::mpsc::channel().1,
     ));
-    // The next line that comes closes the pipe, and one after that finds it closed.
+    // The next line that is received closes the pipe, and a later write fails.
     let mut stdin = kubelet.stdin.take().expect("an open input");
     std::thread::spawn(move || while writeln!(stdin, "help").is_ok() {});
     assert_eq!(kubelet.running.ends().code(), Some(0));
 }
 
 #[test]
-fn what_is_another_kubelets_is_left_alone() {
+fn does_not_touch_the_directory_of_another_kubelet() {
     let dir = plugin_dir();
     let kubelet = Kubelet::start(dir.path(), &[]);
     kubelet.prints("plugins register at");
@@ -208,7 +211,7 @@ fn what_is_another_kubelets_is_left_alone() {
 }
 
 #[test]
-fn the_end_of_its_input_is_not_its_end() {
+fn keeps_running_after_the_end_of_its_input() {
     let dir = plugin_dir();
     let mut kubelet = Kubelet::start(dir.path(), &[]);
     kubelet.stdin = None;
@@ -219,14 +222,17 @@ fn the_end_of_its_input_is_not_its_end() {
 }
 
 #[test]
-fn a_directory_that_cannot_be_had_is_named() {
+fn an_error_names_the_directory_that_cannot_be_used() {
     let dir = plugin_dir();
     let file = dir.path().join("file");
     std::fs::write(&file, "").expect("a file");
     let mut command = sim();
     let (code, _, stderr) = output(command.arg("--dir").arg(&file));
     assert_eq!(code, Some(1));
-    assert!(stderr.contains("error: no kubelet in "), "{stderr}");
+    assert!(
+        stderr.contains("error: cannot start a kubelet in "),
+        "{stderr}"
+    );
     let (code, _, stderr) = output(sim().args(["--dir", "d", "--behavior", "1"]));
     assert_eq!(code, Some(2));
     assert!(
@@ -235,10 +241,10 @@ fn a_directory_that_cannot_be_had_is_named() {
     );
 }
 
-/// A plugin whose device goes while a pod holds it: a real kubelet crashes, and says no such word.
+/// The plugin removes a device that a pod holds. A real kubelet crashes without naming the reason.
 #[test]
-fn a_plugin_that_crashes_it_is_told_by_which_rule() {
-    // The plugins run beside this thread, which waits for what is printed.
+fn a_crash_names_the_rule_that_the_plugin_violated() {
+    // The plugins run on another thread, because this thread blocks on the kubelet's output.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -254,19 +260,20 @@ fn a_plugin_that_crashes_it_is_told_by_which_rule() {
     let registered = register(dir.path(), "example.com/thing", "p.sock");
     plugins.block_on(registered).expect("registered");
     kubelet.prints("listed 2 devices");
-    kubelet.told("pod two example.com/thing=2");
+    kubelet.enter("pod two example.com/thing=2");
     kubelet.prints("pod two: TopologyAffinityError: Resources cannot be allocated with Topology");
-    kubelet.told("pod p example.com/thing=1");
+    kubelet.enter("pod p example.com/thing=1");
     kubelet.prints("pod p is admitted");
     plugin.list.send_replace(Some(Ok(vec!["b@1".to_owned()])));
-    kubelet.prints("a gone");
-    kubelet.told("restart");
+    kubelet.prints("a removed");
+    kubelet.enter("restart");
     kubelet.prints("the kubelet restarted");
     drop(plugin);
     let _plugin = FakePlugin::serve(dir.path(), "q.sock", &["b@1"]);
-    // It crashes while it answers, or just after.
+    // The kubelet crashes during the response or just after it.
     let _ = plugins.block_on(register(dir.path(), "example.com/thing", "q.sock"));
-    let why = "error: a real kubelet would have crashed: example.com/thing: device a went";
-    kubelet.running.says(why);
+    let error =
+        "error: a real kubelet would have crashed: example.com/thing: the plugin removed device a";
+    kubelet.running.says(error);
     assert_eq!(kubelet.running.ends().code(), Some(1));
 }

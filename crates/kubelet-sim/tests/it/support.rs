@@ -1,4 +1,4 @@
-//! The helpers of the daemon's tests that these tests use as well.
+//! The helpers that these tests share with the daemon's tests.
 
 #![allow(dead_code, reason = "these tests use only a part of each file")]
 

@@ -1,4 +1,4 @@
-//! `demo`: runs a device plugin on a simulated kubelet in a temporary directory, and shows its registration, an
+//! `demo`: runs a device plugin on a simulated kubelet in a temporary directory, and shows a registration, an
 //! allocation and a kubelet restart.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,10 +20,10 @@ use tokio_util::sync::CancellationToken;
 use super::print;
 use super::screen::Screen;
 
-/// The plugin that runs if the command line names none.
+/// The default plugin.
 const DAEMON: &str = "simple-device-plugin";
 
-/// The daemon's variables if none of a resource is set: two resources, each on two NUMA nodes.
+/// The daemon's variables if no resource is configured: two resources, each on two NUMA nodes.
 const DEMO_VARIABLES: [(&str, &str); 8] = [
     ("RESOURCE_NAME", "example.com/gpu,example.com/nic"),
     ("NUMBER_DEVICES", "4,2"),
@@ -35,24 +35,24 @@ const DEMO_VARIABLES: [(&str, &str); 8] = [
     ("DEVICE_FILE_HOST_PATH", "/dev/null"),
 ];
 
-/// The time for each step, which takes milliseconds if nothing is wrong.
+/// The time limit of each step. A step normally takes milliseconds.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the node must not change until the registrations count as complete: a plugin registers its resources one
-/// after the other.
+/// How long the Node object must stay unchanged before the registrations count as complete. A plugin may register its
+/// resources one after the other.
 const REGISTRATIONS_SETTLE: Duration = Duration::from_millis(300);
-/// How often it checks whether the plugin's process has ended.
+/// The interval between checks whether the plugin's process has exited.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// The time for the plugin to stop after SIGTERM.
+/// How long the plugin may take to exit after SIGTERM.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 const POD: &str = "demo";
-/// The number of devices of each resource that the pod requests, or all if there are fewer.
+/// The number of devices of each resource that the pod requests. If there are fewer, it requests all of them.
 const POD_DEVICES: usize = 2;
 
-/// Runs the demo. With `hold`, the plugin and the kubelet then run until `stop` is cancelled.
+/// Runs the demo. With `hold`, the plugin and the kubelet keep running until `stop` is canceled.
 ///
 /// # Errors
-/// If a step fails or takes too long, or if the plugin's process ends by itself.
+/// Returns an error if a step fails or takes too long, or if the plugin's process exits early.
 pub(crate) async fn run(
     environment: Environment,
     command: Vec<OsString>,
@@ -60,10 +60,13 @@ pub(crate) async fn run(
     mut out: Screen<impl Write>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let dir = tempfile::tempdir().context("no temporary directory for the kubelet")?;
+    let dir = tempfile::tempdir().context("cannot create a temporary directory for the kubelet")?;
     let mut variables = Vec::new();
     if command.is_empty() && !any_set(&environment) && config_file(&environment).is_none() {
-        writeln!(out, "No resource is set, so these are shown:\n")?;
+        writeln!(
+            out,
+            "No resource is configured; the demo uses these variables:\n"
+        )?;
         for (name, value) in DEMO_VARIABLES {
             writeln!(out, "  {name}={value}")?;
             variables.push((name, value));
@@ -71,7 +74,7 @@ pub(crate) async fn run(
         writeln!(out)?;
     }
     let settings = KubeletSettings::new(dir.path());
-    let text = format!("A kubelet in {}", dir.path().display());
+    let text = format!("Starting a simulated kubelet in {}", dir.path().display());
     out.write_wrapped(&text, 2)?;
     let mut command = plugin_command(command, &settings)?;
     command.envs(variables);
@@ -81,18 +84,21 @@ pub(crate) async fn run(
     let steps = run_steps(kubelet, started, &dir, hold, &mut out, &stop);
     let result = tokio::select! {
         result = stop.run_until_cancelled(steps) => result.unwrap_or(Ok(())),
-        ended = plugin.wait() => Err(anyhow::anyhow!("the plugin ended by itself, with {}", ended?)),
+        ended = plugin.wait() => Err(anyhow::anyhow!("the plugin exited before the end of the demo: {}", ended?)),
     };
     let stopped = plugin.stop().await;
-    // Why the demo failed says more than why its plugin does not end.
+    // The error of the demo is more useful than the error of stopping the plugin.
     result.and(stopped)
 }
 
-/// The plugin's command line, with the kubelet's directory in place of `{dir}` and in the environment.
+/// Returns the plugin's command line. The kubelet's directory replaces `{dir}` and is set in the environment.
 fn plugin_command(command: Vec<OsString>, settings: &KubeletSettings) -> anyhow::Result<Command> {
     let mut words = command.into_iter();
     let mut plugin = Command::new(words.next().unwrap_or_else(daemon));
-    let dir = settings.dir.to_str().context("a directory in UTF-8")?;
+    let dir = settings
+        .dir
+        .to_str()
+        .context("the path of the temporary directory is not UTF-8")?;
     // An argument that is not UTF-8 is passed unchanged.
     plugin.args(words.map(|word| match word.into_string() {
         Ok(word) => word.replace("{dir}", dir).into(),
@@ -109,11 +115,11 @@ fn plugin_command(command: Vec<OsString>, settings: &KubeletSettings) -> anyhow:
     Ok(plugin)
 }
 
-/// The daemon in the directory of this program, or else the one in `PATH`.
+/// Returns the daemon's program: the one in the directory of this program, or else the one in `PATH`.
 fn daemon() -> OsString {
-    let beside = std::env::current_exe().map(|this| this.with_file_name(DAEMON));
-    let beside = beside.ok().filter(|path| path.exists());
-    beside.map_or_else(|| DAEMON.into(), Into::into)
+    let sibling = std::env::current_exe().map(|this| this.with_file_name(DAEMON));
+    let sibling = sibling.ok().filter(|path| path.exists());
+    sibling.map_or_else(|| DAEMON.into(), Into::into)
 }
 
 async fn run_steps(
@@ -131,12 +137,12 @@ async fn run_steps(
 
     let pod = demo_pod(&before_restart);
     if pod.requests.is_empty() {
-        bail!("no resource has a healthy device to give to a pod");
+        bail!("no resource has a healthy device that a pod could request");
     }
     let before = kubelet.admit(&pod).await;
-    let before = before.context("the pod is not admitted")?;
+    let before = before.context("cannot admit the pod")?;
     let started = kubelet.start_container(POD).await;
-    started.context("the container does not start")?;
+    started.context("cannot start the container")?;
     print_pod(out, &pod, &before)?;
 
     let kubelet = kubelet.restart().await?;
@@ -145,21 +151,21 @@ async fn run_steps(
     let took = milliseconds(restarted.elapsed());
     writeln!(
         out,
-        "\nThe kubelet restarted; {GOOD}all resources back{GOOD:#} after {took}\n"
+        "\nThe kubelet restarted; {GOOD}all resources registered again{GOOD:#} after {took}\n"
     )?;
     let node = kubelet.node().borrow().clone();
     print::print_node(out, &node)?;
     print_kept_devices(out, &before, &kubelet.assignments(POD))?;
     if hold {
         let dir = dir.path().display();
-        writeln!(out, "\nStaying up until Ctrl-C: see the sockets in {dir}")?;
+        writeln!(out, "\nRunning until Ctrl-C; the sockets are in {dir}")?;
         out.flush()?;
         stop.cancelled().await;
     }
     Ok(())
 }
 
-/// Waits until the plugin has registered its resources. Returns them, and the time of the last change.
+/// Waits until the plugin has registered its resources. Returns the resources and the time of their last change.
 async fn wait_for_registrations(
     kubelet: &Kubelet,
     out: &mut Screen<impl Write>,
@@ -183,7 +189,7 @@ async fn wait_for_registrations(
             Err(_) if node.is_empty() => {
                 let seconds = STEP_TIMEOUT.as_secs();
                 bail!(
-                    "no plugin registered within {seconds} s; it must register at kubelet.sock in the directory above"
+                    "no plugin registered within {seconds} s; the plugin must register at kubelet.sock in the directory above"
                 );
             }
             Err(_) => return Ok((node, last_change)),
@@ -197,7 +203,7 @@ async fn wait_for_return(
     before: &NodeResources,
     out: &mut Screen<impl Write>,
 ) -> anyhow::Result<()> {
-    out.show_progress("waiting for the resources")?;
+    out.show_progress("waiting until all resources are registered again")?;
     let mut receiver = kubelet.node();
     let back = receiver.wait_for(|node| node == before);
     let back = timeout_at((Instant::now() + STEP_TIMEOUT).into(), back).await;
@@ -209,7 +215,7 @@ async fn wait_for_return(
         let name = missing.map_or("a resource", |(name, _)| name);
         let seconds = STEP_TIMEOUT.as_secs();
         format!(
-            "{name} is not back within {seconds} s after the kubelet's restart: its plugin must register again"
+            "{name} did not return within {seconds} s after the kubelet restart; its plugin must register again"
         )
     };
     back.with_context(missing)??;
@@ -241,7 +247,7 @@ fn print_pod(
         .map(|(r, n)| format!("{n} {r}"))
         .collect();
     let requests = requests.join(", ");
-    let text = format!("Pod {STRONG}{POD}{STRONG:#} asks for {requests}; its container gets");
+    let text = format!("Pod {STRONG}{POD}{STRONG:#} requests {requests}; its container gets:");
     writeln!(out)?;
     out.write_wrapped(&text, 2)?;
     writeln!(out)?;
@@ -264,7 +270,7 @@ fn print_kept_devices(
     let (before, after) = (held(before), held(after));
     anyhow::ensure!(
         before == after,
-        "the pod held {before:?} and now holds {after:?}"
+        "the pod held {before:?} before the kubelet restart and holds {after:?} after it"
     );
     let ids: Vec<String> = after.into_values().flatten().collect();
     let ids = ids.join(", ");
@@ -277,8 +283,8 @@ fn milliseconds(duration: Duration) -> String {
     format!("{} ms", duration.as_millis())
 }
 
-/// The plugin's process, and those that it started: signals go to the whole process group, since a shell or a build tool
-/// may stand between. They are killed when this is dropped.
+/// The plugin's process group, which is killed on drop. Signals are sent to the whole group, because the command may be
+/// a shell or a build tool that starts the plugin.
 struct PluginProcess(Child);
 
 impl PluginProcess {
@@ -297,14 +303,14 @@ impl PluginProcess {
         }
     }
 
-    /// Sends SIGTERM and waits until the process has ended.
+    /// Sends SIGTERM and waits until the process exits.
     async fn stop(&mut self) -> anyhow::Result<()> {
         if self.0.try_wait()?.is_none() {
             self.signal(Signal::TERM)?;
             let ended = timeout_at((Instant::now() + STOP_TIMEOUT).into(), self.wait()).await;
             let Ok(status) = ended else {
                 let seconds = STOP_TIMEOUT.as_secs();
-                bail!("the plugin does not end within {seconds} s after SIGTERM");
+                bail!("the plugin did not exit within {seconds} s after SIGTERM");
             };
             status?;
         }
@@ -318,7 +324,7 @@ impl PluginProcess {
 
 impl Drop for PluginProcess {
     fn drop(&mut self) {
-        // Both fail if the processes have ended already.
+        // Both fail if the processes have already exited.
         let _ = self.signal(Signal::KILL);
         let _ = self.0.wait();
     }

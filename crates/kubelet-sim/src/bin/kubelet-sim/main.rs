@@ -1,4 +1,4 @@
-//! The program `kubelet-sim`: a kubelet's device manager without a cluster, for the authors of device plugins.
+//! `kubelet-sim`: a simulated kubelet for authors of device plugins.
 
 mod demo;
 mod print;
@@ -17,9 +17,9 @@ use simple_device_plugin::cli::logging;
 use simple_device_plugin::cli::signals::until_signal;
 use simple_device_plugin::config::{Environment, Logs};
 
-/// A kubelet's device manager without a cluster, with the traps of the real one.
+/// Test a device plugin on a simulated kubelet, without a cluster
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = "Example:\n  kubelet-sim run --dir /tmp/plugins")]
 struct SimArgs {
     #[command(subcommand)]
     command: SimCommand,
@@ -27,30 +27,48 @@ struct SimArgs {
 
 #[derive(Debug, Subcommand)]
 enum SimCommand {
-    /// Run a kubelet for device plugins of any kind: show what they do, admit pods and restart as the
-    /// lines of standard input say
+    /// Run a simulated kubelet that reads commands from standard input
     #[command(after_help = repl::help())]
     Run {
-        /// Its device plugin directory; every socket in it is removed, as a kubelet does
+        /// The device plugin directory; the kubelet removes every socket in it
         #[arg(long)]
         dir: PathBuf,
-        /// Which kubelet to be; newer: one after 1.36.2
-        #[arg(long = "behavior", value_name = "BEHAVIOR", default_value = "1.36", value_parser = behavior())]
+        /// The kubelet version to simulate; newer means later than 1.36.2
+        /// [default: 1.36] [possible values: 1.36, newer]
+        #[arg(
+            long = "behavior",
+            value_name = "BEHAVIOR",
+            default_value = "1.36",
+            value_parser = behavior(),
+            verbatim_doc_comment,
+            hide_default_value = true,
+            hide_possible_values = true
+        )]
         behavior: Behavior,
-        /// The topology manager's policy; with single-numa-node, pods whose devices cannot come from one
-        /// NUMA node get TopologyAffinityError
-        #[arg(long, default_value = "none", value_parser = topology_policy())]
+        /// The topology manager policy; single-numa-node rejects a pod with
+        /// TopologyAffinityError if its devices do not fit on one NUMA node
+        /// [default: none] [possible values: none, single-numa-node]
+        #[arg(
+            long,
+            value_name = "POLICY",
+            default_value = "none",
+            value_parser = topology_policy(),
+            verbatim_doc_comment,
+            hide_default_value = true,
+            hide_possible_values = true
+        )]
         topology_policy: TopologyPolicy,
     },
-    /// Run a device plugin on a kubelet in a directory of its own: let it register, give devices to a pod,
-    /// restart the kubelet
+    /// Run a plugin through a registration, an allocation and a kubelet restart
+    #[command(after_help = "Example:\n  kubelet-sim demo -- ./my-plugin --plugin-dir {dir}")]
     Demo {
-        /// Stay up until Ctrl-C
+        /// Keep the plugin and the kubelet running until Ctrl-C
         #[arg(long)]
         hold: bool,
-        /// The plugin and its arguments, in which {dir} is the kubelet's directory, as is the variable
-        /// DEVICE_PLUGIN_PATH [default: simple-device-plugin]
-        #[arg(last = true)]
+        /// The plugin and its arguments; {dir} and the variable
+        /// DEVICE_PLUGIN_PATH are set to the kubelet's directory
+        /// [default: simple-device-plugin]
+        #[arg(last = true, verbatim_doc_comment)]
         command: Vec<OsString>,
     },
 }
@@ -82,7 +100,7 @@ fn main() -> ExitCode {
 }
 
 fn run(command: SimCommand) -> anyhow::Result<()> {
-    // No variable that is read here has a name that is not UTF-8.
+    // Variables whose names are not UTF-8 are skipped: none of them is read here.
     let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
     let environment: Environment = std::env::vars_os().filter_map(utf8).collect();
     let _logging = logging::start(&Logs::from_variables(&environment)?, "warn,h2=error")?;
@@ -105,7 +123,7 @@ fn run(command: SimCommand) -> anyhow::Result<()> {
     }
 }
 
-/// Whether the error is that the reader of the output ended, as `head` does. It is no failure.
+/// Returns whether the reader of standard output closed the pipe, as `head` does. That is not a failure.
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io = error.downcast_ref::<io::Error>();
     io.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)

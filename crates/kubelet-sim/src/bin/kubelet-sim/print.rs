@@ -31,7 +31,7 @@ fn style(quantities: Quantities) -> Style {
     }
 }
 
-/// Prints the devices of a pod's container and what each plugin's response to Allocate adds to the container.
+/// Prints the devices of a pod's container, and what each plugin's Allocate response adds to the container.
 pub(crate) fn print_assignments(
     out: &mut impl Write,
     assignments: &[Assignment],
@@ -50,7 +50,7 @@ pub(crate) fn print_assignments(
     columns(out, rows)
 }
 
-/// The kind and the value of everything in a response to Allocate.
+/// Returns the kind and the value of each item in an Allocate response.
 fn allocation_rows(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'static str, String)> {
     let mut rows = outputs(&Allocation::from(response.clone()));
     if rows.is_empty() {
@@ -59,10 +59,10 @@ fn allocation_rows(response: &v1beta1::ContainerAllocateResponse) -> Vec<(&'stat
     rows
 }
 
-/// The number of device IDs that are printed for a NUMA node; the rest is counted.
+/// The maximum number of device IDs that are printed for a NUMA node; further ones are only counted.
 const DEVICES_SHOWN_MAX: usize = 4;
 
-/// The device IDs of an assignment by NUMA node.
+/// Formats the device IDs of an assignment, by NUMA node.
 pub(crate) fn format_devices(assignment: &Assignment) -> String {
     let by_node = assignment.devices.iter().map(|(node, ids)| {
         let shown = ids.iter().take(DEVICES_SHOWN_MAX).map(|id| sanitize(id));

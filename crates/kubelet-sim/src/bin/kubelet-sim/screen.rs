@@ -1,4 +1,4 @@
-//! Standard output: lines that stay, and on a terminal one progress line that the next output replaces.
+//! Standard output with a progress line, which the next output replaces. Only a terminal shows the progress line.
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -15,14 +15,14 @@ const ERASE_LINE: &str = "\r\x1b[2K";
 #[derive(Debug)]
 pub(crate) struct Screen<W: Write> {
     out: W,
-    /// Whether the output is a terminal that takes escape sequences. Only then is there a progress line.
+    /// Whether the output is a terminal that supports escape sequences, which the progress line requires.
     interactive: bool,
-    /// The width of the terminal; `None` if the output is not one.
+    /// The width of the terminal; `None` if the output is not a terminal or its width is unknown.
     columns: Option<u16>,
     progress_shown: bool,
 }
 
-/// Standard output. It has colors if it is a terminal and no variable such as `NO_COLOR` forbids them.
+/// Returns standard output. It has colors if it is a terminal and no variable such as `NO_COLOR` disables them.
 pub(crate) fn stdout() -> Screen<impl Write> {
     let choice = AutoStream::choice(&io::stdout());
     Screen {
@@ -33,7 +33,7 @@ pub(crate) fn stdout() -> Screen<impl Write> {
     }
 }
 
-/// The width of the terminal on standard output. A terminal that does not know its width reports 0.
+/// Returns the width of the terminal on standard output. A terminal that does not know its width reports 0.
 fn columns() -> Option<u16> {
     match tcgetwinsize(io::stdout()).ok()?.ws_col {
         0 => None,
@@ -42,8 +42,8 @@ fn columns() -> Option<u16> {
 }
 
 impl<W: Write> Screen<W> {
-    /// Shows a progress line until the next output. It is cut at the width of the terminal, because only one line can
-    /// be erased. If the output is not a terminal, this does nothing.
+    /// Shows a progress line until the next output. The text is cut at the width of the terminal, because only one line
+    /// can be erased. If the output is not a terminal, this does nothing.
     pub(crate) fn show_progress(&mut self, text: impl Display) -> io::Result<()> {
         if !self.interactive {
             return Ok(());
@@ -55,7 +55,7 @@ impl<W: Write> Screen<W> {
         self.out.flush()
     }
 
-    /// Prints a text, wrapped to the width of the terminal. All lines but the first are indented by that many columns.
+    /// Prints a text, wrapped to the width of the terminal. All lines but the first are indented by `indent` columns.
     pub(crate) fn write_wrapped(&mut self, text: &str, indent: usize) -> io::Result<()> {
         let Some(columns) = self
             .columns

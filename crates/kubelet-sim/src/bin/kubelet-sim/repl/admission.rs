@@ -1,4 +1,4 @@
-//! The command `pod`, and the commands that are executed while its plugins do not respond.
+//! The command `pod`, and the commands that are executed while `pod` waits for its plugins.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -14,8 +14,8 @@ use kubelet_sim::{Kubelet, Pod};
 use simple_device_plugin::cli::style::{BAD, GOOD, ODD};
 use simple_device_plugin::util::sanitize::sanitize;
 
-/// How long a pod's plugins may take before further lines are executed meanwhile. It makes the commands of a script run
-/// one after another.
+/// How long `pod` waits for plugins before it executes further lines. During this time, the commands of a script run
+/// one after the other.
 const INPUT_DELAY: Duration = Duration::from_secs(1);
 
 /// Admits a pod, prints the devices that it gets, and starts its container.
@@ -27,7 +27,7 @@ pub(crate) async fn admit<W: Write>(
 ) -> io::Result<ControlFlow<ReplExit>> {
     let name = sanitize(&pod.name);
     if !kubelet.assignments(&pod.name).is_empty() {
-        let text = format!("{BAD}pod {name} is there already{BAD:#}: delete it first");
+        let text = format!("{BAD}pod {name} already exists{BAD:#}: delete it first");
         session.out.write_wrapped(&text, 2)?;
         return Ok(ControlFlow::Continue(()));
     }
@@ -47,8 +47,9 @@ pub(crate) async fn admit<W: Write>(
     print::print_assignments(session.out, &assignments)?;
     for resource in unregistered_resources {
         let resource = sanitize(&resource);
-        let effect = "a kubelet runs the pod without it, a scheduler would not have placed it";
-        let text = format!("{ODD}no plugin offers {resource}: {effect}{ODD:#}");
+        let effect =
+            "the kubelet runs the pod without it; a scheduler would not place the pod here";
+        let text = format!("{ODD}no plugin has registered {resource}: {effect}{ODD:#}");
         session.out.write_wrapped(&text, 2)?;
     }
     let started = kubelet.start_container(&pod.name);
@@ -64,7 +65,7 @@ pub(crate) async fn admit<W: Write>(
     }
 }
 
-/// Waits for a call to the plugins of a pod. After [`INPUT_DELAY`], it executes the commands that arrive meanwhile.
+/// Waits for a call to the plugins of a pod. After [`INPUT_DELAY`], executes the commands that arrive during the wait.
 async fn wait_for_plugins<W: Write, T>(
     kubelet: &Kubelet,
     pod: &Pod,

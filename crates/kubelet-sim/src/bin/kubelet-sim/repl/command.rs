@@ -29,33 +29,33 @@ pub(crate) enum ReplCommand {
 pub(crate) const HELP: [(&str, &str); 8] = [
     (
         "pod NAME RESOURCE=COUNT...",
-        "admit a pod; shows what its container gets",
+        "admit a pod and show what its container gets",
     ),
-    ("delete NAME", "delete a pod; its devices are free again"),
-    ("lose RESOURCE", "break the connection to its plugin"),
+    ("delete NAME", "delete a pod, which frees its devices"),
+    ("lose RESOURCE", "close the connection to its plugin"),
     ("restart", "restart the kubelet"),
     (
         "wait RESOURCE=COUNT",
-        "wait until so many are allocatable, 60 s at most",
+        "wait until COUNT devices are allocatable, at most 60 s",
     ),
     ("status", "show the resources and the pods"),
-    ("help", "show this"),
-    ("quit", "end, as Ctrl-C does"),
+    ("help", "show this list"),
+    ("quit", "stop the kubelet and exit, as Ctrl-C does"),
 ];
 
 /// Why a line is not a command.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub(crate) enum ReplCommandError {
-    #[error("{0}: no such command; help shows what there is")]
+    #[error("{0}: unknown command; type help for a list of commands")]
     Unknown(String),
-    #[error("expected {0}")]
     /// The expected syntax.
+    #[error("usage: {0}")]
     Expected(&'static str),
-    #[error("{0} stands alone: expected no word after it")]
+    #[error("{0}: expected no arguments")]
     UnexpectedArgument(String),
     #[error("{0}: expected RESOURCE=COUNT, as in example.com/gpu=2")]
     InvalidRequest(String),
-    #[error("{0} is asked for twice")]
+    #[error("{0}: requested twice; expected each resource once")]
     DuplicateResource(String),
 }
 
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pod_has_requests() {
+    fn pod_parses_the_requests() {
         let Ok(ReplCommand::Pod(pod)) = "  pod p a.io/x=2  b.io/y=0".parse() else {
             panic!("no pod");
         };
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_parsed() {
+    fn parses_commands() {
         assert_eq!(" ".parse(), Ok(ReplCommand::Blank));
         assert_eq!("delete p".parse(), Ok(ReplCommand::Delete("p".to_owned())));
         assert_eq!(
@@ -151,8 +151,8 @@ mod tests {
                 .to_string()
         };
         for (line, expected) in [
-            ("pod", "expected pod NAME RESOURCE=COUNT..."),
-            ("pod p", "expected pod NAME RESOURCE=COUNT..."),
+            ("pod", "usage: pod NAME RESOURCE=COUNT..."),
+            ("pod p", "usage: pod NAME RESOURCE=COUNT..."),
             (
                 "pod p a.io/x",
                 "a.io/x: expected RESOURCE=COUNT, as in example.com/gpu=2",
@@ -161,14 +161,17 @@ mod tests {
                 "pod p a.io/x=-1",
                 "a.io/x=-1: expected RESOURCE=COUNT, as in example.com/gpu=2",
             ),
-            ("pod p a.io/x=1 a.io/x=2", "a.io/x is asked for twice"),
-            ("delete", "expected delete NAME"),
             (
-                "restart now",
-                "restart stands alone: expected no word after it",
+                "pod p a.io/x=1 a.io/x=2",
+                "a.io/x: requested twice; expected each resource once",
             ),
-            ("wait", "expected wait RESOURCE=COUNT"),
-            ("stop", "stop: no such command; help shows what there is"),
+            ("delete", "usage: delete NAME"),
+            ("restart now", "restart: expected no arguments"),
+            ("wait", "usage: wait RESOURCE=COUNT"),
+            (
+                "stop",
+                "stop: unknown command; type help for a list of commands",
+            ),
         ] {
             assert_eq!(error(line), expected, "{line}");
         }

@@ -1,4 +1,4 @@
-//! The commands that need no response from a plugin, and `wait`.
+//! The command `wait`, and the commands that need no response from a plugin.
 
 use std::io::{self, Write};
 use std::ops::ControlFlow;
@@ -13,7 +13,7 @@ use kubelet_sim::Kubelet;
 use simple_device_plugin::cli::style::{BAD, DIM};
 use simple_device_plugin::util::sanitize::sanitize;
 
-/// How long `wait` waits, so that a script ends.
+/// The time limit of `wait`, so that a script always ends.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// Why the prompt stops the kubelet.
@@ -22,8 +22,8 @@ pub(crate) enum ReplExit {
     Quit,
 }
 
-/// Executes a command, or prints why the line is none. `pod` and `wait` are refused: this is also called while a pod
-/// waits for its plugins.
+/// Executes a command, or prints the error of an invalid line. `pod` and `wait` are rejected here, because this is
+/// called for them only while another pod waits for its plugins.
 pub(crate) fn execute<W: Write>(
     kubelet: &Kubelet,
     command: Result<ReplCommand, ReplCommandError>,
@@ -38,7 +38,8 @@ pub(crate) fn execute<W: Write>(
         Ok(ReplCommand::Delete(pod)) => delete_pod(kubelet, &pod, session.out)?,
         Ok(ReplCommand::Lose(resource)) => disconnect_plugin(kubelet, &resource, session.out)?,
         Ok(ReplCommand::Pod(_) | ReplCommand::Wait(..)) => {
-            let reason = "a pod waits for its plugins; lose, restart and quit end that";
+            let reason =
+                "a pod is waiting for its plugins; end the wait with lose, restart or quit";
             let text = format!("{BAD}not now{BAD:#}: {reason}");
             session.out.write_wrapped(&text, 2)?;
         }
@@ -63,7 +64,7 @@ fn print_status<W: Write>(kubelet: &Kubelet, session: &mut Session<'_, W>) -> io
     view::print_pods(session.out, &assignments)
 }
 
-/// Waits until the resource has at least `count` allocatable devices, for [`WAIT_MAX`] at most.
+/// Waits until the resource has at least `count` allocatable devices, at most for [`WAIT_MAX`].
 pub(crate) async fn wait<W: Write>(
     kubelet: &Kubelet,
     resource: &str,
@@ -79,7 +80,9 @@ pub(crate) async fn wait<W: Write>(
         Some(Ok(_)) => {}
         Some(Err(_)) => {
             let seconds = WAIT_MAX.as_secs();
-            let text = format!("{BAD}{name}: not {count} allocatable after {seconds} s{BAD:#}");
+            let text = format!(
+                "{BAD}{name}: fewer than {count} devices allocatable after {seconds} s{BAD:#}"
+            );
             session.out.write_wrapped(&text, 2)?;
         }
     }
@@ -92,7 +95,7 @@ fn delete_pod(kubelet: &Kubelet, pod: &str, out: &mut impl Write) -> io::Result<
         return writeln!(out, "{BAD}pod {name} holds no device{BAD:#}");
     }
     kubelet.delete(pod);
-    writeln!(out, "pod {name} is deleted: its devices are free")
+    writeln!(out, "pod {name} is deleted; its devices are free")
 }
 
 fn disconnect_plugin(kubelet: &Kubelet, resource: &str, out: &mut impl Write) -> io::Result<()> {
@@ -100,5 +103,5 @@ fn disconnect_plugin(kubelet: &Kubelet, resource: &str, out: &mut impl Write) ->
         return Ok(());
     }
     let resource = sanitize(resource);
-    writeln!(out, "{BAD}{resource} has no plugin here{BAD:#}")
+    writeln!(out, "{BAD}{resource}: no plugin is connected{BAD:#}")
 }

@@ -12,8 +12,8 @@ const LINE_MAX: u64 = 64 * 1024;
 /// The lines of standard input.
 pub(crate) type Lines = mpsc::Receiver<String>;
 
-/// Reads standard input until it ends, in a thread, because only a blocking read works for a terminal, a pipe and a file
-/// alike. The thread ends with the process if it waits for a line.
+/// Reads standard input in a thread, because only a blocking read works for terminals, pipes and files alike. A thread
+/// that waits for a line ends with the process.
 pub(crate) fn lines() -> Lines {
     let (sender, lines) = mpsc::channel(LINES_MAX);
     std::thread::spawn(move || {
@@ -27,7 +27,7 @@ pub(crate) fn lines() -> Lines {
     lines
 }
 
-/// Waits for the next line. At the end of standard input it waits for ever, because the kubelet continues to run.
+/// Waits for the next line. Never returns after the end of standard input, because the kubelet keeps running.
 pub(crate) async fn next_line(lines: &mut Lines) -> String {
     match lines.recv().await {
         Some(line) => line,
@@ -35,7 +35,7 @@ pub(crate) async fn next_line(lines: &mut Lines) -> String {
     }
 }
 
-/// Reads the next line; `None` at the end.
+/// Reads the next line. Returns `None` at the end of the input.
 fn read_line(input: &mut impl BufRead) -> io::Result<Option<String>> {
     let mut line = Vec::new();
     if input.take(LINE_MAX).read_until(b'\n', &mut line)? == 0 {

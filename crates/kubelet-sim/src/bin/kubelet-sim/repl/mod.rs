@@ -1,4 +1,4 @@
-//! `run`: a simulated kubelet with a prompt, for plugins in any language.
+//! `run`: a simulated kubelet that executes commands from standard input, for plugins in any language.
 
 mod admission;
 mod command;
@@ -29,11 +29,11 @@ use execute::{ReplExit, execute, wait};
 use input::{Lines, next_line};
 use session::Session;
 
-/// How long the program waits at its end for the last output, which nobody may read.
+/// How long the program waits for its last output to be written when it exits: the reader may be blocked.
 const OUTPUT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Runs a kubelet with a prompt until `quit`, or until `stop` is cancelled. The kubelet runs on the current runtime and
-/// the prompt on a thread of its own, so that a blocked output does not block the kubelet.
+/// Runs a kubelet and a prompt until `quit` or until `stop` is canceled. The kubelet runs on the current runtime and
+/// the prompt on a separate thread, so that blocked output does not block the kubelet.
 pub(crate) async fn run(settings: KubeletSettings, stop: CancellationToken) -> anyhow::Result<()> {
     let (sender, mut result) = oneshot::channel();
     let running = watch::Sender::new(None);
@@ -57,15 +57,15 @@ pub(crate) async fn run(settings: KubeletSettings, stop: CancellationToken) -> a
         },
     };
     let kubelet: Option<Arc<Kubelet>> = kubelet.borrow().clone();
-    // One that crashed writes no checkpoint.
+    // A kubelet that crashed must not write the checkpoint again, which `stop` could do.
     if let Some(kubelet) = kubelet.filter(|kubelet| kubelet.crashed().borrow().is_none()) {
         kubelet.stop().await;
     }
     result
 }
 
-/// Starts a kubelet on the given runtime, and executes commands until the program ends. The kubelet that runs is sent
-/// to `running`; the caller stops it.
+/// Starts a kubelet on the given runtime, and executes commands until the program ends. The running kubelet is sent to
+/// `running`; the caller stops it.
 async fn run_prompt(
     settings: KubeletSettings,
     kubelet_runtime: Handle,
@@ -76,14 +76,15 @@ async fn run_prompt(
     let dir = settings.dir.display().to_string();
     // The directory may be that of a real kubelet, whose checkpoint must not be overwritten.
     checkpoint::read(&settings.dir).with_context(|| {
-        let remedy = "if it is another kubelet's, take another directory";
-        format!("no kubelet in {dir}: cannot use the checkpoint there; {remedy}")
+        let remedy = "if it is the checkpoint of a real kubelet, choose another directory";
+        format!("cannot start a kubelet in {dir}: cannot use the checkpoint there; {remedy}")
     })?;
     let behavior = settings.behavior;
     let started = kubelet_runtime
         .spawn(async { Kubelet::start(settings) })
         .await?;
-    let mut kubelet = Arc::new(started.with_context(|| format!("no kubelet in {dir}"))?);
+    let mut kubelet =
+        Arc::new(started.with_context(|| format!("cannot start a kubelet in {dir}"))?);
     running.send_replace(Some(Arc::clone(&kubelet)));
     print_introduction(&mut screen, behavior, &dir, &kubelet)?;
     let mut session = Session::new(&mut screen, &kubelet, stop);
@@ -92,10 +93,10 @@ async fn run_prompt(
         let restarted = kubelet_runtime
             .spawn(async move { kubelet.restart().await })
             .await?;
-        kubelet = Arc::new(restarted.context("the kubelet does not restart")?);
+        kubelet = Arc::new(restarted.context("cannot restart the kubelet")?);
         running.send_replace(Some(Arc::clone(&kubelet)));
         session.set_kubelet(&kubelet);
-        session.print_line("the kubelet restarted: plugins must register again")?;
+        session.print_line("the kubelet restarted; plugins must register again")?;
     }
     if let Some(crash) = kubelet.crashed().borrow().clone() {
         screen.flush()?;
@@ -116,24 +117,24 @@ fn print_introduction(
     };
     writeln!(
         out,
-        "{STRONG}A kubelet, {behavior}{STRONG:#}: plugins register at {dir}/{KUBELET_SOCKET}"
+        "{STRONG}Simulated kubelet {behavior}{STRONG:#}: plugins register at {dir}/{KUBELET_SOCKET}"
     )?;
     let pod_resources = KubeletSettings::new(dir).pod_resources_socket();
     writeln!(
         out,
-        "Pod resources are served at {}",
+        "The pod-resources API is at {}",
         pod_resources.display()
     )?;
     let assignments = kubelet.all_assignments();
     if !assignments.is_empty() {
-        writeln!(out, "Pods of an earlier run, from its checkpoint:\n")?;
+        writeln!(out, "Pods in the checkpoint of an earlier run:\n")?;
         view::print_pods(out, &assignments)?;
         writeln!(out)?;
     }
-    writeln!(out, "Type {STRONG}help{STRONG:#} for what it can do.\n")
+    writeln!(out, "Type {STRONG}help{STRONG:#} for a list of commands.\n")
 }
 
-/// Executes the lines of standard input until one of them stops the kubelet, or the program stops.
+/// Executes the lines of standard input until a command stops the kubelet or the program stops.
 async fn execute_lines<W: Write>(
     kubelet: &Kubelet,
     session: &mut Session<'_, W>,
@@ -164,10 +165,11 @@ fn print_help(out: &mut impl Write) -> io::Result<()> {
     )
 }
 
-/// The list of commands for the help text of `run`.
+/// Returns the list of commands, for the help text of `run`.
 pub(crate) fn help() -> String {
-    let mut text = b"Lines:\n".to_vec();
+    let mut text = b"Commands on standard input:\n".to_vec();
     // Writing to memory cannot fail.
     let _ = print_help(&mut text);
+    text.extend(b"\nExample:\n  kubelet-sim run --dir /tmp/plugins");
     String::from_utf8_lossy(&text).into_owned()
 }

@@ -1,4 +1,4 @@
-//! The output of the prompt: the kubelet's events as they arrive, and the node's table when it has settled.
+//! The output of the prompt: the kubelet's events as they arrive, and the node's table after its changes.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -14,10 +14,10 @@ use crate::print;
 use crate::screen::Screen;
 use kubelet_sim::{Crash, Event, Kubelet, NodeResources};
 
-/// The delay between a change of the node and the print of its table, which then shows all changes of that time.
+/// The delay between a change of the node and the output of its table, so that one table shows several changes.
 const NODE_SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// Shows a kubelet and its successors after a restart on one screen.
+/// Shows a kubelet on a screen, and the kubelets that replace it after a restart.
 pub(crate) struct Session<'a, W: Write> {
     pub(crate) out: &'a mut Screen<W>,
     stop: CancellationToken,
@@ -42,7 +42,7 @@ impl<'a, W: Write> Session<'a, W> {
         }
     }
 
-    /// Shows this kubelet, which has just started, from now on.
+    /// Switches to this kubelet, which has just started.
     pub(crate) fn set_kubelet(&mut self, kubelet: &Kubelet) {
         self.started = Instant::now();
         self.events = kubelet.events();
@@ -56,8 +56,8 @@ impl<'a, W: Write> Session<'a, W> {
         view::print_line(self.out, self.started.elapsed(), text)
     }
 
-    /// Runs a future and meanwhile shows what the kubelet does. Returns `None` if the program stops or the kubelet
-    /// crashes first. The progress line names `waiting_for` once a second.
+    /// Runs a future, and shows the kubelet's events until it completes. Returns `None` if the program stops or the
+    /// kubelet crashes first. The progress line shows `waiting_for` and is updated once a second.
     pub(crate) async fn run_until<T>(
         &mut self,
         waiting_for: Option<&str>,
@@ -83,7 +83,7 @@ impl<'a, W: Write> Session<'a, W> {
                 Some(()) = settled => self.print_node_paragraph()?,
                 _ = second.tick(), if waiting_for.is_some() => {
                     let (what, seconds) = (waiting_for.unwrap_or_default(), start.elapsed().as_secs());
-                    self.out.show_progress(format_args!("waiting {seconds} s for {what}"))?;
+                    self.out.show_progress(format_args!("waiting for {what}, {seconds} s"))?;
                 }
             }
         }
@@ -92,7 +92,7 @@ impl<'a, W: Write> Session<'a, W> {
     fn print_event(&mut self, event: &Result<Event, MissedEvents>) -> io::Result<()> {
         match event {
             Ok(event) => view::print_event(self.out, self.started.elapsed(), event),
-            Err(MissedEvents(count)) => self.print_line(&format!("{count} events more")),
+            Err(MissedEvents(count)) => self.print_line(&format!("{count} events not shown")),
         }
     }
 
@@ -110,7 +110,7 @@ impl<'a, W: Write> Session<'a, W> {
     /// Prints the node's table now, so that it is not printed again until the node changes.
     pub(crate) fn print_node(&mut self) -> io::Result<()> {
         self.print_node_at = None;
-        // Cloned, since a blocked output must not keep the lock: the kubelet waits for it.
+        // Cloned, because blocked output must not hold the lock, for which the kubelet waits.
         let node = self.node.borrow_and_update().clone();
         print::print_node(self.out, &node)
     }
@@ -124,10 +124,10 @@ async fn crashed(mut crash: watch::Receiver<Option<Crash>>) {
     }
 }
 
-/// The number of events that were dropped because they arrived faster than they were shown.
+/// The number of events that were dropped because they arrived faster than they could be shown.
 struct MissedEvents(u64);
 
-/// Waits for the next event; `None` if the kubelet was dropped.
+/// Waits for the next event. Returns `None` if the kubelet was dropped.
 async fn next_event(
     events: &mut broadcast::Receiver<Event>,
 ) -> Option<Result<Event, MissedEvents>> {

@@ -1,4 +1,4 @@
-//! The texts for the kubelet's events and for device assignments.
+//! The text of the kubelet's events and of device assignments.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use simple_device_plugin::cli::print::table;
 use simple_device_plugin::cli::style::{BAD, DIM, GOOD, ODD, PLAIN};
 use simple_device_plugin::util::sanitize::sanitize;
 
-/// The number of changed devices up to which an event names them; more are only counted.
+/// The maximum number of changed devices that an event names; if more changed, it shows only their number.
 const CHANGES_SHOWN_MAX: usize = 3;
 
 /// The width of the time at the start of a line, in columns.
@@ -55,10 +55,12 @@ fn describe(kind: &EventKind) -> (Style, String) {
             (GOOD, format!("registered at {endpoint}{options}"))
         }
         EventKind::Ignored { endpoint } => {
-            let text = format!("registered again at {endpoint}: ignored, while its stream is open");
+            let text = format!("registered again at {endpoint}: ignored while its stream is open");
             (ODD, text)
         }
-        EventKind::Refused { endpoint, error } => (BAD, format!("refused at {endpoint}: {error}")),
+        EventKind::Refused { endpoint, error } => {
+            (BAD, format!("registration at {endpoint} failed: {error}"))
+        }
         EventKind::Listed {
             healthy,
             unhealthy,
@@ -68,16 +70,16 @@ fn describe(kind: &EventKind) -> (Style, String) {
             let style = if *unhealthy > 0 { ODD } else { PLAIN };
             let mut text = describe_list(*healthy, *unhealthy) + &describe_changes(changes);
             if let Some(health) = unknown_health {
-                text = format!("{text}; a kubelet takes {health:?} for Unhealthy");
+                text = format!("{text}; the kubelet treats {health:?} as Unhealthy");
             }
             (style, text)
         }
         EventKind::Disconnected { error } => {
-            let why = match error {
+            let reason = match error {
                 Some(error) => format!(" with {error}"),
                 None => String::new(),
             };
-            let text = format!("lost: its stream ended{why}; its devices count as Unhealthy");
+            let text = format!("lost: its stream ended{reason}; all its devices are now Unhealthy");
             (BAD, text)
         }
     }
@@ -136,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_names_few_changed_devices_and_counts_many() {
+    fn a_list_names_up_to_three_changed_devices() {
         assert_eq!(list_text(0, 0, &[]), "listed no devices");
         assert_eq!(list_text(4, 0, &[]), "listed 4 devices, all healthy");
         assert_eq!(list_text(0, 1, &[]), "listed 1 device, Unhealthy");
@@ -158,7 +160,7 @@ mod tests {
             unknown_health: Some("healthy".to_owned()),
             changes: Vec::new(),
         };
-        let expected = r#"listed 2 devices, 1 healthy; a kubelet takes "healthy" for Unhealthy"#;
+        let expected = r#"listed 2 devices, 1 healthy; the kubelet treats "healthy" as Unhealthy"#;
         assert_eq!(describe(&listed).1, expected);
     }
 

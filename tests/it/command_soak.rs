@@ -1,4 +1,5 @@
-//! Random commands, reloads and restarts while pods come and go; in the end everything is as configured.
+//! Soak test: random commands, reloads and kubelet restarts while pods are admitted and deleted. After a reset, all
+//! resources must be as configured.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,8 +8,8 @@ use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use crate::support::control::control;
+use crate::support::running_node::Node;
 use crate::support::soak::{count, seed};
-use crate::support::steered::Node;
 use crate::support::{DEADLINE, assert_alive, held, pod, shows, strict_kubelet};
 use enum_map::Enum;
 use fastrand::Rng;
@@ -20,22 +21,24 @@ use simple_device_plugin::model::device::Health;
 use simple_device_plugin::observe::status::WithDevices;
 use tokio::task::JoinHandle;
 
-/// How many commands there are, unless `COMMANDS` says otherwise; `make soak` gives a hundred thousand.
+/// The default number of commands, which the variable `COMMANDS` overrides. `make soak` runs 100,000.
 const COMMANDS: usize = 10_000;
-const HANDS: usize = 2;
-/// The resources and their device counts; the config file lists the devices of the second one.
+/// The number of threads that send commands.
+const SENDERS: usize = 2;
+/// The resources and their device counts. The config file lists the devices of the second resource.
 const RESOURCES: [(&str, usize); 3] = [
     ("example.com/gpu", 8),
     ("example.com/nic", 4),
     ("example.com/fpga", 4),
 ];
 
-/// Now and then both hands rest until devices have flapped, which takes an undisturbed second. Pods still come and go.
-const RESTS: usize = 10;
+/// The number of pauses, in which both threads send no commands until a health fault made devices Unhealthy. Such a
+/// fault needs a second without other commands. Pods are still admitted and deleted.
+const PAUSES: usize = 10;
 const FLAPPING: &str = "example.com/nic";
 
-/// A resource comes back from a fault, if nothing keeps it.
-const COMES_WITHIN: Duration = Duration::from_millis(20);
+/// How long to wait for a resource that recovers from a fault. A suspended resource takes longer.
+const RECOVERY_TIME: Duration = Duration::from_millis(20);
 
 const CONFIG: &str = "
 removalGrace: 1s
@@ -46,36 +49,37 @@ resources:
 ";
 
 #[tokio::test]
-async fn ten_thousand_commands_leave_everything_as_configured() {
-    let seed = seed("STEER_SEED");
+async fn random_commands_and_a_reset_leave_everything_as_configured() {
+    let seed = seed("COMMAND_SEED");
     let commands = count("COMMANDS", COMMANDS);
-    eprintln!("STEER_SEED={seed}");
+    eprintln!("COMMAND_SEED={seed}");
     let node = Node::with_kubelet(CONFIG, strict_kubelet);
-    as_configured(&node.kubelet).await;
+    wait_for_configured_devices(&node.kubelet).await;
     let control = control(node.dir.path());
-    let hands_may_act = Arc::new(RwLock::new(()));
-    let hand = |hand: u64| {
+    // Each command holds the lock for reading, and a pause holds it for writing.
+    let pause_lock = Arc::new(RwLock::new(()));
+    let spawn_sender = |sender: u64| {
         let control = control.clone();
-        let hands_may_act = Arc::clone(&hands_may_act);
-        let mut rng = Rng::with_seed(seed.wrapping_add(hand));
+        let pause_lock = Arc::clone(&pause_lock);
+        let mut rng = Rng::with_seed(seed.wrapping_add(sender));
         tokio::task::spawn_blocking(move || {
-            let commands = commands / HANDS;
+            let commands = commands / SENDERS;
             for count in 1..=commands {
                 {
-                    let _acts = hands_may_act.read().expect("no panic");
-                    give(&control, &random(&mut rng));
+                    let _command = pause_lock.read().expect("no panic");
+                    send(&control, &random_request(&mut rng));
                 }
-                if hand == 1 && count % (commands / RESTS).max(1) == 0 {
-                    let _rests = hands_may_act.write().expect("no panic");
-                    rest_until_devices_flap(&control);
+                if sender == 1 && count % (commands / PAUSES).max(1) == 0 {
+                    let _pause = pause_lock.write().expect("no panic");
+                    wait_until_devices_flap(&control);
                 }
             }
-            // A pod may be waiting for a delay that nobody clears any more.
-            give(&control, &Request::ClearAll {});
+            // A pod may still be waiting because of a delay fault.
+            send(&control, &Request::ClearAll {});
         })
     };
-    let hands = [hand(1), hand(2)];
-    let mut story = SteerStory {
+    let senders = [spawn_sender(1), spawn_sender(2)];
+    let mut test = CommandTest {
         rng: Rng::with_seed(seed),
         node,
         control,
@@ -84,23 +88,23 @@ async fn ten_thousand_commands_leave_everything_as_configured() {
         kubelets: 1,
         reloads: 0,
     };
-    while !hands.iter().all(JoinHandle::is_finished) {
-        story = story.step().await;
+    while !senders.iter().all(JoinHandle::is_finished) {
+        test = test.step().await;
     }
-    for hand in hands {
-        hand.await.expect("every command is answered");
+    for sender in senders {
+        sender.await.expect("every command gets a response");
     }
-    let (admitted, kubelets, reloads) = (story.admitted, story.kubelets, story.reloads);
+    let (admitted, kubelets, reloads) = (test.admitted, test.kubelets, test.reloads);
     eprintln!(
         "{commands} commands, {admitted} pods admitted, {kubelets} kubelets, {reloads} reloads"
     );
-    assert!(admitted > 20, "few pods came");
-    story.inject_the_rest().await.settle().await;
+    assert!(admitted > 20, "only {admitted} pods were admitted");
+    test.inject_every_kind().await.settle().await;
 }
 
-/// The kinds of faults that were injected so far.
-fn injected(control: &Path) -> BTreeSet<String> {
-    let Some(Reply::Status(status)) = give(
+/// Returns the injection points of all faults that were injected so far.
+fn injected_points(control: &Path) -> BTreeSet<String> {
+    let Some(Reply::Status(status)) = send(
         control,
         &Request::Status {
             devices: WithDevices::None,
@@ -114,27 +118,28 @@ fn injected(control: &Path) -> BTreeSet<String> {
         .collect()
 }
 
-fn rest_until_devices_flap(control: &Path) {
+/// Adds a health fault without other faults or overrides, and waits until it is injected.
+fn wait_until_devices_flap(control: &Path) {
     let resource = FLAPPING.to_owned();
-    give(control, &Request::ClearAll {});
-    give(control, &Request::Reset { resource });
-    let before = flaps(control);
+    send(control, &Request::ClearAll {});
+    send(control, &Request::Reset { resource });
+    let before = health_injections(control);
     let fault = r#"{"on": "health", "devices": "all", "up": "1s", "down": "1s"}"#;
     let flap = Request::Fault {
         resource: FLAPPING.to_owned(),
         fault: serde_json::from_str(fault).expect("a fault"),
     };
-    assert!(give(control, &flap).is_some(), "there is room");
+    assert!(send(control, &flap).is_some(), "the fault was refused");
     let began = Instant::now();
-    while flaps(control) == before {
-        assert!(began.elapsed() < DEADLINE, "no device flaps");
+    while health_injections(control) == before {
+        assert!(began.elapsed() < DEADLINE, "no device became Unhealthy");
         std::thread::sleep(Duration::from_millis(50));
     }
 }
 
-/// How often a fault made devices of the resource Unhealthy.
-fn flaps(control: &Path) -> u64 {
-    let status = give(
+/// Returns how often a health fault was injected into the resource.
+fn health_injections(control: &Path) -> u64 {
+    let status = send(
         control,
         &Request::Status {
             devices: WithDevices::Of(FLAPPING.to_owned()),
@@ -150,8 +155,8 @@ fn flaps(control: &Path) -> u64 {
         .unwrap_or(0)
 }
 
-/// Gives a command. The program may refuse it, but it must answer.
-fn give(control: &Path, request: &Request) -> Option<Reply> {
+/// Sends a request. The daemon may refuse it for some reasons, but it must respond.
+fn send(control: &Path, request: &Request) -> Option<Reply> {
     match client::ask(control, request) {
         Ok(Reply::Refused(
             Refusal::TooManyFaults { .. } | Refusal::Devices { .. } | Refusal::Count { .. },
@@ -162,7 +167,7 @@ fn give(control: &Path, request: &Request) -> Option<Reply> {
     }
 }
 
-fn random(rng: &mut Rng) -> Request {
+fn random_request(rng: &mut Rng) -> Request {
     let resource = rng.choice(&RESOURCES).expect("a resource").0.to_owned();
     match rng.u8(..20) {
         0..=5 => Request::Health {
@@ -182,7 +187,7 @@ fn random(rng: &mut Rng) -> Request {
         10..=11 => Request::Reset { resource },
         12..=16 => Request::Fault {
             resource,
-            fault: serde_json::from_str(fault(rng)).expect("a fault"),
+            fault: serde_json::from_str(random_fault(rng)).expect("a fault"),
         },
         17 => Request::Clear { resource },
         18 => Request::ClearAll {},
@@ -192,8 +197,8 @@ fn random(rng: &mut Rng) -> Request {
     }
 }
 
-fn fault(rng: &mut Rng) -> &'static str {
-    // After these a resource needs a moment to come back: were they as frequent, no pod would ever come.
+fn random_fault(rng: &mut Rng) -> &'static str {
+    // A resource needs time to recover from these faults. If they were frequent, no pod would ever be admitted.
     let streams = [
         r#"{"on": "stream"}"#,
         r#"{"on": "stream", "times": 2, "after": 1}"#,
@@ -219,18 +224,18 @@ fn fault(rng: &mut Rng) -> &'static str {
     rng.choice(faults).copied().expect("a fault")
 }
 
-struct SteerStory {
+struct CommandTest {
     rng: Rng,
     node: Node,
     control: PathBuf,
-    /// What each pod holds.
+    /// The device IDs that each pod holds.
     pods: BTreeMap<String, Vec<String>>,
     admitted: u32,
     kubelets: u32,
     reloads: u32,
 }
 
-impl SteerStory {
+impl CommandTest {
     async fn step(mut self) -> Self {
         match self.rng.u8(..200) {
             0 => {
@@ -238,7 +243,7 @@ impl SteerStory {
                 self.kubelets += 1;
             }
             1..=3 => {
-                // Something else than the pods and the hands care for.
+                // Changes a value that affects neither the pods nor the commands.
                 let grace = self.rng.u8(1..9);
                 let config =
                     CONFIG.replace("removalGrace: 1s", &format!("removalGrace: 1s{grace}ms"));
@@ -247,8 +252,8 @@ impl SteerStory {
             }
             4..=100 => self.admit().await,
             101..=149 => self.delete(),
-            150 => self.list_has_what_pods_hold(),
-            _ => self.start().await,
+            150 => self.check_that_held_devices_are_listed(),
+            _ => self.start_container().await,
         }
         assert_alive(&self.node.kubelet);
         self
@@ -263,14 +268,13 @@ impl SteerStory {
         if self.pods.contains_key(&pod.name) {
             return;
         }
-        // It may be suspended for longer.
         let mut node = self.node.kubelet.node();
-        let there = node.wait_for(|node| {
+        let recovered = node.wait_for(|node| {
             node.get(resource)
                 .is_some_and(|shown| shown.allocatable > 0)
         });
-        let _ = tokio::time::timeout(COMES_WITHIN, there).await;
-        // Too few devices and faults are no fault.
+        let _ = tokio::time::timeout(RECOVERY_TIME, recovered).await;
+        // The kubelet may reject the pod because of a fault or too few devices.
         if self.node.kubelet.admit(&pod).await.is_ok() {
             self.admitted += 1;
             self.pods
@@ -278,9 +282,10 @@ impl SteerStory {
         }
     }
 
-    /// As the program tells it: a kubelet crashes over what is not there any more.
-    fn list_has_what_pods_hold(&self) {
-        let Some(Reply::Status(status)) = give(
+    /// Checks that the daemon's status lists every device that a pod holds. A kubelet crashes if such a device is
+    /// removed.
+    fn check_that_held_devices_are_listed(&self) {
+        let Some(Reply::Status(status)) = send(
             &self.control,
             &Request::Status {
                 devices: WithDevices::All,
@@ -294,15 +299,18 @@ impl SteerStory {
             .flat_map(|resource| &resource.devices);
         let listed: BTreeSet<&str> = devices.flatten().map(|device| &*device.id).collect();
         for (pod, held) in &self.pods {
-            let lacking: Vec<&String> = held.iter().filter(|id| !listed.contains(&***id)).collect();
-            assert!(lacking.is_empty(), "{pod} holds {lacking:?}");
+            let missing: Vec<&String> = held.iter().filter(|id| !listed.contains(&***id)).collect();
+            assert!(
+                missing.is_empty(),
+                "{pod} holds {missing:?}, which are not listed"
+            );
         }
     }
 
-    async fn start(&mut self) {
+    async fn start_container(&mut self) {
         let names: Vec<&String> = self.pods.keys().collect();
         if let Some(name) = self.rng.choice(&names) {
-            // A fault may be in the way.
+            // A fault may make this fail.
             let _ = self.node.kubelet.start_container(name).await;
         }
     }
@@ -315,35 +323,35 @@ impl SteerStory {
         }
     }
 
-    /// Chance may have left out a kind of fault.
-    async fn inject_the_rest(mut self) -> Self {
-        // The one whose plugin is asked for everything.
+    /// Adds each kind of fault until it is injected, because the random commands may have missed some kinds.
+    async fn inject_every_kind(mut self) -> Self {
+        // The kubelet makes every kind of call to this plugin.
         let resource = "example.com/gpu".to_owned();
-        give(&self.control, &Request::Reset { resource });
+        send(&self.control, &Request::Reset { resource });
         for point in (0..InjectionPoint::LENGTH).map(InjectionPoint::from_usize) {
             let point = point.as_str();
-            let with = match point {
+            let options = match point {
                 "stream" | "registration" => "",
                 "health" => r#", "devices": "all", "up": "1s", "down": "1s""#,
                 _ => r#", "delay": "10ms", "times": "unlimited""#,
             };
             let began = Instant::now();
-            while !injected(&self.control).contains(point) {
-                assert!(began.elapsed() < DEADLINE, "{point} is not injected");
-                let fault = format!(r#"{{"on": "{point}"{with}}}"#);
+            while !injected_points(&self.control).contains(point) {
+                assert!(began.elapsed() < DEADLINE, "no {point} fault was injected");
+                let fault = format!(r#"{{"on": "{point}"{options}}}"#);
                 let fault = Request::Fault {
                     resource: "example.com/gpu".to_owned(),
                     fault: serde_json::from_str(&fault).expect("a fault"),
                 };
-                give(&self.control, &fault);
+                send(&self.control, &fault);
                 self = self.step().await;
             }
-            give(&self.control, &Request::ClearAll {});
+            send(&self.control, &Request::ClearAll {});
         }
         self
     }
 
-    /// The overrides are removed, and the pods go.
+    /// Resets all resources, deletes all pods, and checks that everything is as configured.
     async fn settle(self) {
         let control = &*self.control;
         let Node {
@@ -354,13 +362,13 @@ impl SteerStory {
         } = self.node;
         for (resource, _) in RESOURCES {
             let resource = resource.to_owned();
-            give(control, &Request::Reset { resource });
+            send(control, &Request::Reset { resource });
         }
         for pod in self.pods.keys() {
             kubelet.delete(pod);
         }
-        as_configured(&kubelet).await;
-        let Some(Reply::Status(status)) = give(
+        wait_for_configured_devices(&kubelet).await;
+        let Some(Reply::Status(status)) = send(
             control,
             &Request::Status {
                 devices: WithDevices::All,
@@ -388,7 +396,8 @@ impl SteerStory {
     }
 }
 
-async fn as_configured(kubelet: &Kubelet) {
+/// Waits until the kubelet shows the configured devices.
+async fn wait_for_configured_devices(kubelet: &Kubelet) {
     for (resource, count) in RESOURCES {
         shows(kubelet, resource, count, count).await;
     }

@@ -1,4 +1,4 @@
-//! A node with a kubelet and the program, which a test steers by commands, faults and config file.
+//! A node with a kubelet and the daemon, which a test controls by commands, faults and the config file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,12 +13,12 @@ use super::control::{control, does};
 use super::process::Running;
 use super::{GPU, kubelet, plugin_dir, pod, shows, text};
 
-/// Four devices.
+/// A config file with four devices.
 pub const FOUR: &str = "{removalGrace: 1s, resources: [{name: example.com/gpu, devices: 4, preferredAllocation: ordered}]}";
-/// Four devices of a resource for which the kubelet makes every call, PreStartContainer too.
-pub const CALLED: &str = "{removalGrace: 1s, resources: [{name: example.com/gpu, devices: 4, preferredAllocation: ordered, preStart: true}]}";
+/// A config file with four devices of a resource for which the kubelet also calls PreStartContainer.
+pub const FOUR_PRE_START: &str = "{removalGrace: 1s, resources: [{name: example.com/gpu, devices: 4, preferredAllocation: ordered, preStart: true}]}";
 
-/// A kubelet, and the program with a config file and a control socket.
+/// A kubelet, and the daemon as a process with a config file and a control socket.
 pub struct Node {
     pub dir: TempDir,
     pub file: PathBuf,
@@ -52,12 +52,12 @@ impl Node {
         }
     }
 
-    /// Code, stdout and stderr of a command.
+    /// Runs a command of the daemon. Returns its exit code, stdout and stderr.
     pub fn does(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
         does(self.dir.path(), arguments)
     }
 
-    /// Runs a command that succeeds, and returns its reply.
+    /// Runs a command with `--json` that must succeed, and returns the reply.
     #[track_caller]
     pub fn done<T: DeserializeOwned>(&self, arguments: &[&str]) -> T {
         let (code, stdout, stderr) = self.does(&[arguments, &["--json"]].concat());
@@ -65,7 +65,7 @@ impl Node {
         serde_json::from_str(&stdout).expect("a reply")
     }
 
-    /// Runs a command that the program refuses, and returns why.
+    /// Runs a command with `--json` that the daemon must refuse, and returns the refusal.
     #[track_caller]
     pub fn refusal(&self, arguments: &[&str]) -> Refusal {
         let (code, stdout, stderr) = self.does(&[arguments, &["--json"]].concat());
@@ -76,14 +76,14 @@ impl Node {
         serde_json::from_value(reply["refused"].clone()).expect("a refusal")
     }
 
-    /// Removes the overrides and the faults that were set at run time.
+    /// Runs `reset`, which removes the overrides and faults that were set at run time.
     #[track_caller]
     pub fn resets(&self) {
         let ResetReply { resource } = self.done(&["reset", GPU]);
         assert_eq!(resource, GPU);
     }
 
-    /// Waits until the node shows this many GPUs.
+    /// Waits until the Node object shows these numbers of GPUs.
     pub async fn shows(&self, capacity: usize, allocatable: usize) {
         shows(&self.kubelet, GPU, capacity, allocatable).await;
     }
@@ -97,14 +97,14 @@ impl Node {
             kubelet,
         } = self;
         Self {
-            kubelet: kubelet.restart().await.expect("a new life"),
+            kubelet: kubelet.restart().await.expect("a kubelet"),
             dir,
             file,
             manager,
         }
     }
 
-    /// Changes the config file, and waits until the program has read it.
+    /// Changes the config file, and waits until the daemon has read it.
     pub fn reloads(&self, config: &str) {
         fs::write(&self.file, config).expect("a file");
         self.manager.says("reloaded the config file");
@@ -116,7 +116,7 @@ impl Node {
         self.kubelet.admit(&pod).await.map(drop)
     }
 
-    /// Admits a pod that requests one GPU, and returns the message of its UnexpectedAdmissionError.
+    /// Admits a pod that requests one GPU and must be rejected. Returns the message of its UnexpectedAdmissionError.
     #[track_caller]
     pub fn refused(&self, name: &str) -> impl Future<Output = String> {
         let pod = pod(name, &[(GPU, 1)]);
@@ -127,14 +127,14 @@ impl Node {
         }
     }
 
-    /// The first resource, as `status --json` shows it.
+    /// Returns the first resource in the output of `status --json`.
     pub fn status(&self) -> Value {
         let (_, json, _) = self.does(&["status", "--json"]);
         let status: Value = serde_json::from_str(&json).expect("JSON");
         status["resources"][0].clone()
     }
 
-    /// Clears all faults.
+    /// Clears all faults, and checks that none is left.
     pub fn clears_all_faults(&self) {
         let cleared = self.does(&["fault", "clear"]);
         assert_eq!(cleared.0, Some(0), "{}", cleared.2);

@@ -1,4 +1,4 @@
-//! The floor: a tonic service on a unix socket that does nothing, as a process of its own.
+//! The baseline of the measurements: a tonic service on a unix socket that does nothing, as a separate process.
 
 use std::path::Path;
 use std::pin::Pin;
@@ -19,27 +19,27 @@ use tonic::{Request, Response, Status};
 use crate::Result;
 use crate::program::MeasuredProgram;
 
-/// With this argument the benchmark is the floor.
-pub const COMMAND: &str = "floor";
+/// With this argument, the benchmark program runs the empty service.
+pub const COMMAND: &str = "empty-service";
 
-/// Starts the floor on this socket.
+/// Starts a process that runs the empty service on this socket.
 pub fn start(socket: &Path) -> Result<MeasuredProgram> {
     let mut command = Command::new(std::env::current_exe()?);
     MeasuredProgram::start(command.arg(COMMAND).arg(socket))
 }
 
-/// Is the floor.
+/// Runs the empty service.
 pub async fn serve(socket: &str) -> Result<()> {
     let incoming = UnixListenerStream::new(UnixListener::bind(socket)?);
     let mut server = Server::builder();
-    let served = server.add_service(DevicePluginServer::new(Floor));
+    let served = server.add_service(DevicePluginServer::new(EmptyService));
     Ok(served.serve_with_incoming(incoming).await?)
 }
 
-struct Floor;
+struct EmptyService;
 
 #[tonic::async_trait]
-impl DevicePlugin for Floor {
+impl DevicePlugin for EmptyService {
     type ListAndWatchStream =
         Pin<Box<dyn Stream<Item = std::result::Result<ListAndWatchResponse, Status>> + Send>>;
 
@@ -54,7 +54,7 @@ impl DevicePlugin for Floor {
         &self,
         _: Request<Empty>,
     ) -> std::result::Result<Response<Self::ListAndWatchStream>, Status> {
-        Err(Status::unimplemented("the floor lists nothing"))
+        Err(Status::unimplemented("the empty service has no devices"))
     }
 
     async fn get_preferred_allocation(
