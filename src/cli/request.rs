@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::bail;
 
 use crate::control::{ClearReply, FaultReply, HealthReply, Reply, Request, ScaleReply, client};
-use crate::fault::{BOUNDS, BOUNDS_FOR};
+use crate::fault::{DELAY_LIMITS, DELAY_LIMITS_REASON};
 
 /// A daemon of this version never replies so.
 pub const UNEXPECTED: &str = "the daemon's reply does not fit the command";
@@ -96,7 +96,7 @@ fn fault(done: &FaultReply) -> String {
     let bounds = done
         .fault
         .is_delay()
-        .then(|| format!("{BOUNDS}:\n{BOUNDS_FOR}"));
+        .then(|| format!("{DELAY_LIMITS}:\n{DELAY_LIMITS_REASON}"));
     let lines = [set].into_iter().chain(never).chain(bounds);
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -182,7 +182,7 @@ mod tests {
             Some(UncalledRpc::PreStart),
         );
         let expected = format!(
-            "pre-start --delay 1s\nit is never injected: preStart is false, so the kubelet does not call it\n{BOUNDS}:\n{BOUNDS_FOR}"
+            "pre-start --delay 1s\nit is never injected: preStart is false, so the kubelet does not call it\n{DELAY_LIMITS}:\n{DELAY_LIMITS_REASON}"
         );
         says(&delay, &expected);
     }

@@ -8,7 +8,7 @@ pub struct FaultId(pub(super) u64);
 
 /// A fault that is set, and how often it was injected.
 #[derive(Clone, Debug)]
-pub struct Armed {
+pub struct ArmedFault {
     pub id: FaultId,
     /// With its seed, also where that is made up.
     pub fault: Fault,
@@ -20,14 +20,14 @@ pub struct Armed {
     pub injected: u64,
     /// Calls that it delays now.
     pub(super) delaying: usize,
-    pub(super) asked: Fault,
-    chance: fastrand::Rng,
+    pub(super) requested: Fault,
+    rng: fastrand::Rng,
 }
 
-impl Armed {
+impl ArmedFault {
     /// Where the fault needs a seed and names none, it gets this one.
-    pub(super) fn new(id: FaultId, asked: Fault, set_at_run_time: bool, seed: u64) -> Self {
-        let mut fault = asked.clone();
+    pub(super) fn new(id: FaultId, requested: Fault, set_at_run_time: bool, seed: u64) -> Self {
+        let mut fault = requested.clone();
         let schedule = &mut fault.schedule;
         let seed = schedule.seed.unwrap_or(seed);
         // Without a probability, no seed is shown: it would change nothing.
@@ -40,33 +40,33 @@ impl Armed {
             seen: 0,
             injected: 0,
             delaying: 0,
-            asked,
-            chance: fastrand::Rng::with_seed(seed),
+            requested,
+            rng: fastrand::Rng::with_seed(seed),
         }
     }
 
     /// Whether it has been injected as often as it may be. Its effect may last.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.fault.times().are_reached_by(self.injected)
+        self.fault.times().is_reached_by(self.injected)
     }
 
     /// Whether taking it away changes nothing.
-    pub(super) fn is_over(&self) -> bool {
-        let goes_on = match &self.fault.on {
+    pub(super) fn is_finished(&self) -> bool {
+        let has_effect = match &self.fault.on {
             FaultKind::Stream => false,
             FaultKind::Registration { .. } | FaultKind::Health(_) => true,
             _ => self.delaying > 0,
         };
-        self.is_exhausted() && !goes_on
+        self.is_exhausted() && !has_effect
     }
 
     /// Whether it is injected this time. The same seed gives the same sequence.
     pub(super) fn injects(&mut self) -> bool {
         let schedule = &self.fault.schedule;
-        let drawn = self.chance.f64();
-        let is_likely = schedule.probability.is_none_or(|p| drawn < p.get());
+        let draw = self.rng.f64();
+        let passes = schedule.probability.is_none_or(|p| draw < p.get());
         self.seen += 1;
-        let injects = self.seen > schedule.after && !self.is_exhausted() && is_likely;
+        let injects = self.seen > schedule.after && !self.is_exhausted() && passes;
         self.injected += u64::from(injects);
         injects
     }
@@ -79,7 +79,7 @@ mod tests {
     /// At which of these times it is injected.
     fn injected(json: &str, times: usize) -> Vec<usize> {
         let fault = serde_json::from_str(json).expect("a fault");
-        let mut armed = Armed::new(FaultId(0), fault, true, 1);
+        let mut armed = ArmedFault::new(FaultId(0), fault, true, 1);
         (0..times).filter(|_| armed.injects()).collect()
     }
 

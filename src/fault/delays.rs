@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 pub(super) const DELAY_MAX: Duration = Duration::from_secs(60);
 
 /// All calls together are delayed by this at most, within any [`WINDOW`].
-const DELAYS_MAX: Duration = Duration::from_secs(120);
+const TOTAL_MAX: Duration = Duration::from_secs(120);
 
 /// A delay that ends at once counts for this: so no more than 12,000 are remembered.
 const CHARGED_MIN: Duration = Duration::from_millis(10);
@@ -18,10 +18,10 @@ const CHARGED_MIN: Duration = Duration::from_millis(10);
 const WINDOW: Duration = Duration::from_secs(300);
 
 /// All of that in words.
-pub(crate) const BOUNDS: &str =
+pub(crate) const DELAY_LIMITS: &str =
     "one call is delayed by 60s at most, all of the program together by 120s within 5 minutes";
 
-pub(crate) const BOUNDS_FOR: &str = "the kubelet admits one pod after the other, and calls itself unhealthy when that takes 5 minutes";
+pub(crate) const DELAY_LIMITS_REASON: &str = "the kubelet admits one pod after the other, and calls itself unhealthy when that takes 5 minutes";
 
 /// The delays of all resources. The time is an argument.
 #[derive(Debug, Default)]
@@ -51,7 +51,7 @@ impl Delays {
         // Whatever window the new delay falls into, those that ended before cannot be in it.
         self.granted.retain(|granted| granted.ended + WINDOW > now);
         let used: Duration = self.granted.iter().map(|g| g.ended - g.began).sum();
-        let length = wanted.min(DELAY_MAX).min(DELAYS_MAX.saturating_sub(used));
+        let length = wanted.min(DELAY_MAX).min(TOTAL_MAX.saturating_sub(used));
         let id = self.next;
         self.next += 1;
         if !length.is_zero() {
@@ -65,7 +65,7 @@ impl Delays {
     }
 
     /// It is over at this moment: what is left of it is free again.
-    pub fn over(&mut self, grant: &Grant, now: Instant) {
+    pub fn end(&mut self, grant: &Grant, now: Instant) {
         if let Some(granted) = self
             .granted
             .iter_mut()
@@ -101,12 +101,12 @@ mod tests {
         let (mut delays, start) = (Delays::default(), Instant::now());
         let grants = [0, 1].map(|_| delays.grant(seconds(60), start));
         assert_eq!(delays.grant(seconds(60), start).length, Duration::ZERO);
-        delays.over(&grants[0], start + seconds(5));
+        delays.end(&grants[0], start + seconds(5));
         let third = delays.grant(seconds(60), start + seconds(5));
         assert_eq!(third.length, seconds(55));
-        delays.over(&third, start + seconds(5));
+        delays.end(&third, start + seconds(5));
         // Not twice.
-        delays.over(&grants[0], start + seconds(90));
+        delays.end(&grants[0], start + seconds(90));
         let fourth = delays.grant(seconds(60), start + seconds(90));
         assert_eq!(fourth.length + CHARGED_MIN, seconds(55));
     }
@@ -123,7 +123,7 @@ mod tests {
             for (pause, wanted, lasts) in calls {
                 now += seconds(pause);
                 for (grant, ends) in open.extract_if(.., |(_, ends)| *ends <= now) {
-                    delays.over(&grant, ends);
+                    delays.end(&grant, ends);
                 }
                 let grant = delays.grant(seconds(wanted), now);
                 let ends = now + grant.length.min(seconds(lasts));
@@ -136,7 +136,7 @@ mod tests {
                         (*to).min(window + WINDOW).saturating_sub((*from).max(window))
                     };
                     let sum: Duration = spent.iter().map(within).sum();
-                    prop_assert!(sum <= DELAYS_MAX, "{sum:?}");
+                    prop_assert!(sum <= TOTAL_MAX, "{sum:?}");
                 }
             }
         }
@@ -150,7 +150,7 @@ mod tests {
         }
         let granted = (0..100).filter(|_| {
             let grant = delays.grant(CHARGED_MIN, now);
-            delays.over(&grant, now);
+            delays.end(&grant, now);
             !grant.length.is_zero()
         });
         assert_eq!(granted.count(), 10);

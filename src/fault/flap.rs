@@ -22,14 +22,14 @@ struct Phase {
 impl Flaps {
     /// Advances the phases to this moment. A fault whose devices are all missing or unhealthy already is not injected.
     /// Returns for each fault that was injected how many devices became unhealthy.
-    pub fn follow(&mut self, faults: &mut Faults, now: Instant, devices: &Devices) -> Vec<usize> {
+    pub fn advance(&mut self, faults: &mut Faults, now: Instant, devices: &Devices) -> Vec<usize> {
         self.0.retain(|id, _| faults.has(*id));
         let flapping = faults.armed().iter();
         let flapping = flapping.filter_map(|armed| match &armed.fault.on {
             FaultKind::Health(flap) => Some((armed.id, flap.clone(), armed.is_exhausted())),
             _ => None,
         });
-        let mut unhealthy_now = Vec::new();
+        let mut injected = Vec::new();
         for (id, flap, is_exhausted) in flapping.collect::<Vec<_>>() {
             let is_unhealthy = |phase: &Phase| phase.unhealthy.is_some();
             if is_exhausted && !self.0.get(&id).is_some_and(is_unhealthy) {
@@ -48,17 +48,20 @@ impl Flaps {
             if phase.unhealthy.take().is_some() {
                 continue;
             }
-            let meant = select_present(devices, &flap.devices).filter(|device| !device.removing);
-            let meant: Vec<&Device> = meant.collect();
-            let healthy = meant.iter().filter(|device| device.can_be_given()).count();
+            let selected = select_present(devices, &flap.devices).filter(|device| !device.removing);
+            let selected: Vec<&Device> = selected.collect();
+            let healthy = selected
+                .iter()
+                .filter(|device| device.can_be_given())
+                .count();
             if healthy > 0 && faults.health(id) {
-                unhealthy_now.push(healthy);
+                injected.push(healthy);
                 phase.until = now + flap.down;
                 // Those too that are unhealthy already: they must not become healthy meanwhile.
-                phase.unhealthy = Some(meant.iter().map(|device| device.id.clone()).collect());
+                phase.unhealthy = Some(selected.iter().map(|device| device.id.clone()).collect());
             }
         }
-        unhealthy_now
+        injected
     }
 
     /// The devices that are unhealthy.
@@ -96,10 +99,10 @@ mod tests {
         set(&mut faults, json);
         let mut at = |second: u64, faults: &mut Faults, count: usize| {
             let now = start + Duration::from_secs(second);
-            let unhealthy_now = flaps.follow(faults, now, &devices(count));
+            let injected = flaps.advance(faults, now, &devices(count));
             let next = flaps.next().map(|next| (next - start).as_secs());
             (
-                unhealthy_now.iter().sum::<usize>(),
+                injected.iter().sum::<usize>(),
                 flaps.unhealthy().len(),
                 next,
             )
@@ -136,9 +139,9 @@ mod tests {
         );
         let mut devices = devices(3);
         devices.set_health("d0", Health::Unhealthy).expect("there");
-        flaps.follow(&mut faults, start, &devices);
-        let unhealthy_now = flaps.follow(&mut faults, start + Duration::from_secs(1), &devices);
-        assert_eq!((unhealthy_now, flaps.unhealthy().len()), (vec![1], 2));
+        flaps.advance(&mut faults, start, &devices);
+        let injected = flaps.advance(&mut faults, start + Duration::from_secs(1), &devices);
+        assert_eq!((injected, flaps.unhealthy().len()), (vec![1], 2));
     }
 
     #[test]
@@ -149,7 +152,7 @@ mod tests {
             r#"{"on": "health", "devices": "all", "up": "1s", "down": "1h"}"#,
         );
         for (second, unhealthy) in [(0, 0), (1, 2)] {
-            flaps.follow(
+            flaps.advance(
                 &mut faults,
                 start + Duration::from_secs(second),
                 &devices(2),
@@ -157,7 +160,7 @@ mod tests {
             assert_eq!(flaps.unhealthy().len(), unhealthy);
         }
         faults.clear();
-        flaps.follow(&mut faults, start + Duration::from_secs(2), &devices(2));
+        flaps.advance(&mut faults, start + Duration::from_secs(2), &devices(2));
         assert!(flaps.unhealthy().is_empty());
     }
 }

@@ -77,9 +77,9 @@ enum KeysError {
 }
 
 impl FaultKeys {
-    fn fault(mut self) -> Result<Fault, KeysError> {
+    fn into_fault(mut self) -> Result<Fault, KeysError> {
         let on = self.take_kind()?;
-        if let Some(key) = self.left() {
+        if let Some(key) = self.unused_key() {
             return Err(KeysError::CannotUse { key, on: self.on });
         }
         let schedule = Schedule {
@@ -123,7 +123,7 @@ impl FaultKeys {
     }
 
     /// The first key that the kind did not take.
-    fn left(&self) -> Option<&'static str> {
+    fn unused_key(&self) -> Option<&'static str> {
         let keys = [
             ("devices", self.devices.is_some()),
             ("delay", self.delay.is_some()),
@@ -133,14 +133,15 @@ impl FaultKeys {
             ("up", self.up.is_some()),
             ("down", self.down.is_some()),
         ];
-        keys.into_iter().find_map(|(key, left)| left.then_some(key))
+        keys.into_iter()
+            .find_map(|(key, is_unused)| is_unused.then_some(key))
     }
 }
 
 impl<'de> Deserialize<'de> for Fault {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let keys = FaultKeys::deserialize(deserializer)?;
-        keys.fault().map_err(|error| {
+        keys.into_fault().map_err(|error| {
             let expected = format!("a valid fault: {error}");
             de::Error::invalid_value(Unexpected::Map, &&*expected)
         })

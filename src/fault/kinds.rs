@@ -196,11 +196,11 @@ impl FaultKind {
             Self::Stream | Self::Registration { duration: None } => Vec::new(),
             Self::Registration {
                 duration: Some(duration),
-            } => vec![("for", values::one_word(*duration))],
+            } => vec![("for", values::format_duration(*duration))],
             Self::Health(flap) => vec![
                 ("devices", flap.devices.clone()),
-                ("up", values::one_word(flap.up)),
-                ("down", values::one_word(flap.down)),
+                ("up", values::format_duration(flap.up)),
+                ("down", values::format_duration(flap.down)),
             ],
         }
     }
@@ -222,7 +222,7 @@ impl CallFault {
 
     fn keys(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::Delay(delay) => vec![("delay", values::one_word(*delay))],
+            Self::Delay(delay) => vec![("delay", values::format_duration(*delay))],
             Self::Error { code, message } => {
                 let message = message.clone().map(|message| ("message", message));
                 std::iter::once(("error", code.to_string()))
@@ -238,7 +238,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(self.point().as_str())?;
         for (key, value) in self.on.keys() {
-            let value = quoted(&value);
+            let value = shell_quoted(&value);
             match key {
                 "devices" => write!(f, " {value}")?,
                 _ => write!(f, " --{key} {value}")?,
@@ -268,7 +268,7 @@ impl fmt::Display for Schedule {
 }
 
 /// One word for a shell.
-fn quoted(text: &str) -> String {
+fn shell_quoted(text: &str) -> String {
     let is_word = |c: char| c.is_ascii_alphanumeric() || "-_.,/:".contains(c);
     if text.chars().all(is_word) && !text.is_empty() {
         return text.to_owned();

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::values::ErrorCode;
-use super::{Armed, CallFault, Fault, FaultId, FaultKind, InjectionPoint};
+use super::{ArmedFault, CallFault, Fault, FaultId, FaultKind, InjectionPoint};
 
 /// For one resource, set at run time, and as many of its configuration; each is evaluated at every call.
 pub(crate) const FAULTS_MAX: usize = 64;
@@ -24,7 +24,7 @@ pub(crate) type Evaluated = BTreeSet<FaultId>;
 
 /// What is injected into one call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OfCall {
+pub struct CallInjections {
     /// It waits for the sum of these.
     pub delays: Vec<(FaultId, Duration)>,
     /// The refusal, and the fault that it comes from.
@@ -49,7 +49,7 @@ pub struct Suspension {
 /// There are too many faults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[serde(rename_all = "camelCase")]
-pub enum TooMany {
+pub enum TooManyFaults {
     #[error("{FAULTS_MAX} faults were already set at run time; `fault clear` removes them")]
     Faults,
     /// That make devices flap.
@@ -62,7 +62,7 @@ pub enum TooMany {
 /// All faults of one resource.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    armed: Vec<Armed>,
+    armed: Vec<ArmedFault>,
     next: u64,
     /// As the configuration has them, whatever became of them.
     configured: Arc<[Fault]>,
@@ -70,7 +70,7 @@ pub struct Faults {
 
 impl Faults {
     /// The faults that are set.
-    pub(crate) fn armed(&self) -> &[Armed] {
+    pub(crate) fn armed(&self) -> &[ArmedFault] {
         &self.armed
     }
 
@@ -80,7 +80,7 @@ impl Faults {
     }
 
     /// Whether a fault is set on this point.
-    pub(crate) fn threaten(&self, point: InjectionPoint) -> bool {
+    pub(crate) fn has_fault_on(&self, point: InjectionPoint) -> bool {
         self.armed.iter().any(|armed| armed.fault.point() == point)
     }
 
@@ -88,21 +88,21 @@ impl Faults {
     ///
     /// # Errors
     /// When there are too many.
-    pub fn set(&mut self, fault: Fault, seed: u64) -> Result<&Armed, TooMany> {
-        let at_run_time = |armed: &&Armed| armed.set_at_run_time;
-        let flaps = |fault: &Fault| fault.point() == InjectionPoint::Health;
-        let flapping = self.armed.iter().filter(at_run_time);
-        if flaps(&fault) && flapping.filter(|armed| flaps(&armed.fault)).count() >= FLAPS_MAX {
-            return Err(TooMany::Flaps);
+    pub fn set(&mut self, fault: Fault, seed: u64) -> Result<&ArmedFault, TooManyFaults> {
+        let is_set_at_run_time = |armed: &&ArmedFault| armed.set_at_run_time;
+        let is_flap = |fault: &Fault| fault.point() == InjectionPoint::Health;
+        let flapping = self.armed.iter().filter(is_set_at_run_time);
+        if is_flap(&fault) && flapping.filter(|armed| is_flap(&armed.fault)).count() >= FLAPS_MAX {
+            return Err(TooManyFaults::Flaps);
         }
-        if self.armed.iter().filter(at_run_time).count() >= FAULTS_MAX {
+        if self.armed.iter().filter(is_set_at_run_time).count() >= FAULTS_MAX {
             let mut over = self.armed.iter();
-            let over = over.position(|armed| armed.set_at_run_time && armed.is_over());
-            self.armed.remove(over.ok_or(TooMany::Faults)?);
+            let over = over.position(|armed| armed.set_at_run_time && armed.is_finished());
+            self.armed.remove(over.ok_or(TooManyFaults::Faults)?);
         }
         let armed = self.arm(fault, true, seed);
         self.armed.push(armed);
-        self.armed.last().ok_or(TooMany::Faults)
+        self.armed.last().ok_or(TooManyFaults::Faults)
     }
 
     /// Whether these are the configured faults.
@@ -121,11 +121,11 @@ impl Faults {
         let mut new = Vec::new();
         for fault in configured {
             let was_configured = before.iter().position(|before| *before == fault);
-            let goes_on = known.iter().position(|armed| armed.asked == *fault);
+            let kept = known.iter().position(|armed| armed.requested == *fault);
             if let Some(place) = was_configured {
                 before.swap_remove(place);
             }
-            match (goes_on, was_configured) {
+            match (kept, was_configured) {
                 (Some(place), _) => self.armed.push(known.remove(place)),
                 // It was cleared.
                 (None, Some(_)) => {}
@@ -153,29 +153,31 @@ impl Faults {
     }
 
     /// Evaluates a call of an RPC.
-    pub fn call(&mut self, point: InjectionPoint) -> OfCall {
-        let mut of_call = OfCall::default();
+    pub fn call(&mut self, point: InjectionPoint) -> CallInjections {
+        let mut injections = CallInjections::default();
         for armed in self.inject(point, |_| true) {
             match armed.fault.on.call() {
                 Some(CallFault::Delay(delay)) => {
                     armed.delaying += 1;
-                    of_call.delays.push((armed.id, *delay));
+                    injections.delays.push((armed.id, *delay));
                 }
                 // One answer is all that it can get.
-                Some(CallFault::Error { .. }) if of_call.refusal.is_some() => armed.injected -= 1,
+                Some(CallFault::Error { .. }) if injections.refusal.is_some() => {
+                    armed.injected -= 1;
+                }
                 Some(CallFault::Error { code, message }) => {
                     let message = message.as_deref().unwrap_or(MESSAGE_DEFAULT).to_owned();
                     let code = *code;
-                    of_call.refusal = Some((armed.id, Refusal { code, message }));
+                    injections.refusal = Some((armed.id, Refusal { code, message }));
                 }
                 None => {}
             }
         }
-        of_call
+        injections
     }
 
     /// A call that these delayed waits no more.
-    pub fn delayed(&mut self, ids: &[FaultId]) {
+    pub fn delay_ended(&mut self, ids: &[FaultId]) {
         for armed in &mut self.armed {
             if ids.contains(&armed.id) {
                 armed.delaying = armed.delaying.saturating_sub(1);
@@ -184,7 +186,7 @@ impl Faults {
     }
 
     /// They were injected into a call without effect: it does not count.
-    pub(crate) fn take_back(&mut self, ids: &[FaultId]) {
+    pub(crate) fn uncount(&mut self, ids: &[FaultId]) {
         for armed in &mut self.armed {
             if ids.contains(&armed.id) {
                 armed.injected = armed.injected.saturating_sub(1);
@@ -224,20 +226,20 @@ impl Faults {
         &mut self,
         point: InjectionPoint,
         mut is_meant: impl FnMut(FaultId) -> bool,
-    ) -> Vec<&mut Armed> {
-        let of_point = self
+    ) -> Vec<&mut ArmedFault> {
+        let on_point = self
             .armed
             .iter_mut()
             .filter(|armed| armed.fault.point() == point);
-        of_point
+        on_point
             .filter_map(|armed| (is_meant(armed.id) && armed.injects()).then_some(armed))
             .collect()
     }
 
-    fn arm(&mut self, asked: Fault, set_at_run_time: bool, seed: u64) -> Armed {
+    fn arm(&mut self, requested: Fault, set_at_run_time: bool, seed: u64) -> ArmedFault {
         let id = FaultId(self.next);
         self.next += 1;
-        Armed::new(id, asked, set_at_run_time, seed)
+        ArmedFault::new(id, requested, set_at_run_time, seed)
     }
 }
 
@@ -261,13 +263,15 @@ mod tests {
         ] {
             faults.set(fault(json), 1).expect("room");
         }
-        let of_call = faults.call(InjectionPoint::Allocate);
-        let delays: Vec<u64> = of_call.delays.iter().map(|(_, d)| d.as_secs()).collect();
+        let injections = faults.call(InjectionPoint::Allocate);
+        let delays: Vec<u64> = injections.delays.iter().map(|(_, d)| d.as_secs()).collect();
         assert_eq!(delays, [1, 2]);
-        let written = of_call.refusal.map(|(_, refusal)| refusal.code.to_string());
+        let written = injections
+            .refusal
+            .map(|(_, refusal)| refusal.code.to_string());
         assert_eq!(written.as_deref(), Some("ABORTED"));
-        let ids: Vec<FaultId> = of_call.delays.iter().map(|(id, _)| *id).collect();
-        faults.take_back(&ids);
+        let ids: Vec<FaultId> = injections.delays.iter().map(|(id, _)| *id).collect();
+        faults.uncount(&ids);
         let injected: Vec<u64> = faults.armed().iter().map(|armed| armed.injected).collect();
         assert_eq!(injected, [0, 1, 0, 0, 0]);
     }
@@ -313,8 +317,8 @@ mod tests {
         assert_eq!(injected, [0, 1, 0]);
         faults.configure(&[], || 7);
         assert_eq!(faults.armed().len(), 1);
-        assert!(faults.has(another) && faults.threaten(InjectionPoint::Registration));
-        assert!(!faults.threaten(InjectionPoint::Stream));
+        assert!(faults.has(another) && faults.has_fault_on(InjectionPoint::Registration));
+        assert!(!faults.has_fault_on(InjectionPoint::Stream));
         assert_eq!(faults.clear(), 1);
         assert!(!faults.has(another));
         // What was cleared stays so; a second one alike is new.
@@ -350,11 +354,11 @@ mod tests {
         while faults.set(stream.clone(), 1).is_ok() {}
         assert!(!faults.armed()[2].is_exhausted());
         assert_eq!(faults.stream(&mut Evaluated::new()), FAULTS_MAX - 2);
-        assert!(faults.armed().iter().all(Armed::is_exhausted));
+        assert!(faults.armed().iter().all(ArmedFault::is_exhausted));
         for _ in 2..FAULTS_MAX {
             faults.set(stream.clone(), 1).expect("the place of another");
         }
-        assert_eq!(faults.set(stream, 1).unwrap_err(), TooMany::Faults);
+        assert_eq!(faults.set(stream, 1).unwrap_err(), TooManyFaults::Faults);
         let lasting = faults.armed()[..2].iter().map(|armed| armed.fault.point());
         assert_eq!(
             lasting.collect::<Vec<_>>(),
@@ -362,7 +366,7 @@ mod tests {
         );
         // A delay that nobody waits for any more makes room.
         let delay = faults.armed()[1].id;
-        faults.delayed(&[delay]);
+        faults.delay_ended(&[delay]);
         let stream = fault(r#"{"on": "stream", "after": 1}"#);
         faults.set(stream, 1).expect("the place of the delay");
         assert!(!faults.has(delay));
@@ -371,6 +375,6 @@ mod tests {
         for _ in 0..FLAPS_MAX {
             faults.set(health.clone(), 1).expect("room");
         }
-        assert_eq!(faults.set(health, 1).unwrap_err(), TooMany::Flaps);
+        assert_eq!(faults.set(health, 1).unwrap_err(), TooManyFaults::Flaps);
     }
 }

@@ -22,47 +22,47 @@ const MESSAGE_MAX: usize = 256;
 
 /// How much later a call is answered.
 pub(crate) fn delay(text: &str) -> Result<Duration, String> {
-    time(text, DELAY_MIN..=DELAY_MAX)
+    duration(text, DELAY_MIN..=DELAY_MAX)
 }
 
 /// How long a registration is suspended.
 pub(crate) fn suspension(text: &str) -> Result<Duration, String> {
-    time(text, Duration::from_millis(1)..=DAY)
+    duration(text, Duration::from_millis(1)..=DAY)
 }
 
 /// How long devices are Healthy, or Unhealthy.
 pub(crate) fn phase(text: &str) -> Result<Duration, String> {
-    time(text, Duration::from_secs(1)..=DAY)
+    duration(text, Duration::from_secs(1)..=DAY)
 }
 
-fn time(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
+fn duration(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
     let parsed = humantime::parse_duration(text).ok();
     parsed.filter(|time| bounds.contains(time)).ok_or_else(|| {
-        let [min, max] = [bounds.start(), bounds.end()].map(|bound| one_word(*bound));
+        let [min, max] = [bounds.start(), bounds.end()].map(|bound| format_duration(*bound));
         format!("a time from {min} to {max}, as in 10s")
     })
 }
 
 /// A time that can be parsed again, without blanks.
-pub(super) fn one_word(time: Duration) -> String {
-    humantime::format_duration(time)
+pub(super) fn format_duration(duration: Duration) -> String {
+    humantime::format_duration(duration)
         .to_string()
         .replace(' ', "")
 }
 
 /// The message of an error.
 pub(crate) fn message(text: &str) -> Result<String, String> {
-    printable(text, MESSAGE_MAX)
+    printable_text(text, MESSAGE_MAX)
 }
 
 /// The devices that flap: see [`selection`].
 pub(crate) fn devices(text: &str) -> Result<String, String> {
-    printable(text, selection::TEXT_MAX)
+    printable_text(text, selection::TEXT_MAX)
 }
 
-fn printable(text: &str, most: usize) -> Result<String, String> {
-    let fits = (1..=most).contains(&text.len()) && !text.chars().any(char::is_control);
-    let expected = || format!("1 to {most} bytes without control characters");
+fn printable_text(text: &str, max: usize) -> Result<String, String> {
+    let fits = (1..=max).contains(&text.len()) && !text.chars().any(char::is_control);
+    let expected = || format!("1 to {max} bytes without control characters");
     fits.then(|| text.to_owned()).ok_or_else(expected)
 }
 
@@ -115,7 +115,7 @@ impl Times {
     }
 
     /// Whether this count is all of them.
-    pub(super) fn are_reached_by(self, count: u64) -> bool {
+    pub(super) fn is_reached_by(self, count: u64) -> bool {
         match self {
             Self::Unlimited => false,
             Self::AtMost(most) => count >= most.get(),
@@ -201,7 +201,7 @@ mod tests {
         for (parse, right, wrong, expected) in parsers {
             for text in right {
                 let time = parse(text).unwrap();
-                assert_eq!(parse(&one_word(time)), Ok(time), "{text}");
+                assert_eq!(parse(&format_duration(time)), Ok(time), "{text}");
             }
             for text in wrong.iter().chain(&["", "10", "-1s", "ten"]) {
                 assert_eq!(parse(text).unwrap_err(), expected, "{text}");
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn a_time_is_written_as_one_word() {
         for (text, expected) in [("60s", "1m"), ("1500ms", "1s500ms"), ("100ms", "100ms")] {
-            assert_eq!(delay(text).map(one_word).unwrap(), expected);
+            assert_eq!(delay(text).map(format_duration).unwrap(), expected);
         }
     }
 

@@ -18,12 +18,12 @@ impl WatchCell<Arc<Offer>> {
     }
 
     /// Adds the devices that pods hold to the list, also where the configuration lacks them.
-    pub fn hold(&self, held: &[Device]) {
-        let unknown = |offer: &Offer| {
+    pub fn add_held(&self, held: &[Device]) {
+        let has_unknown = |offer: &Offer| {
             held.iter()
                 .any(|device| offer.devices().get(&device.id).is_none())
         };
-        self.change(|offer| unknown(offer).then(|| offer.holding(held)));
+        self.change(|offer| has_unknown(offer).then(|| offer.with_held(held)));
     }
 
     /// Sends the same list once more.
@@ -37,7 +37,7 @@ impl WatchCell<Arc<Offer>> {
             offer
                 .removing()
                 .any(|device| ids.contains(&*device.id))
-                .then(|| offer.without(ids))
+                .then(|| offer.without_dropped(ids))
         });
     }
 
@@ -62,10 +62,14 @@ impl WatchCell<Arc<Offer>> {
     ///
     /// # Errors
     /// When no such device is there.
-    pub fn set_health(&self, meant: &str, health: Health) -> Result<Vec<Box<str>>, SelectionError> {
+    pub fn set_health(
+        &self,
+        selection: &str,
+        health: Health,
+    ) -> Result<Vec<Box<str>>, SelectionError> {
         let mut ids = Vec::new();
         self.set(|offer| {
-            let selected = select(offer.devices(), meant)?;
+            let selected = select(offer.devices(), selection)?;
             ids = selected.iter().map(|device| device.id.clone()).collect();
             Ok(offer.with_health(ids.iter().map(|id| &**id), health))
         })?;
@@ -98,20 +102,19 @@ mod tests {
         };
         let config = Config::from_variables(&Environment::default(), &host).unwrap();
         let offer = Offer::new(config.plugins.resources[0].clone());
-        let handle = WatchCell::new(Arc::new(offer));
-        let mut offer = handle.subscribe();
+        let cell = WatchCell::new(Arc::new(offer));
+        let mut offer = cell.subscribe();
         let known = offer.borrow().devices().as_slice().to_vec();
-        assert!(handle.set_health("other", Health::Unhealthy).is_err());
-        handle.reconfigure(&config.plugins.resources[0]);
-        handle.hold(&known);
-        handle.drop_removing(&BTreeSet::from(["simple-device-n-0"]));
+        assert!(cell.set_health("other", Health::Unhealthy).is_err());
+        cell.reconfigure(&config.plugins.resources[0]);
+        cell.add_held(&known);
+        cell.drop_removing(&BTreeSet::from(["simple-device-n-0"]));
         assert!(!offer.has_changed().unwrap());
-        handle
-            .set_health("simple-device-n-1", Health::Unhealthy)
+        cell.set_health("simple-device-n-1", Health::Unhealthy)
             .unwrap();
         assert!(offer.has_changed().unwrap());
         offer.mark_unchanged();
-        handle.set_health("1", Health::Unhealthy).unwrap();
+        cell.set_health("1", Health::Unhealthy).unwrap();
         assert!(!offer.has_changed().unwrap());
         let devices = Arc::clone(offer.borrow().devices());
         assert_eq!(

@@ -118,32 +118,32 @@ impl Offer {
             overrides,
             ..self.clone()
         }
-        .made()
+        .rebuilt()
     }
 
     /// As the configuration says, without overrides.
     #[must_use]
-    pub fn as_configured(&self) -> Self {
+    pub(crate) fn as_configured(&self) -> Self {
         Self {
             overrides: Overrides::default(),
             ..self.clone()
         }
-        .made()
+        .rebuilt()
     }
 
     /// What pods hold of this resource is in the list from the start, also where the configuration lacks it.
     #[must_use]
-    pub fn holding(&self, held: &[Device]) -> Self {
+    pub(crate) fn with_held(&self, held: &[Device]) -> Self {
         let known: Vec<Device> = self.removing().chain(held).cloned().collect();
-        self.clone().knowing(&known)
+        self.clone().rebuilt_with(&known)
     }
 
     /// Without these of the devices that are pending removal; those that waited for room move up.
     #[must_use]
-    pub fn without(&self, gone: &BTreeSet<&str>) -> Self {
-        let stays = |device: &&Device| !(device.removing && gone.contains(&*device.id));
-        let known = self.devices.as_slice().iter().filter(stays).cloned();
-        self.clone().knowing(&known.collect::<Vec<_>>())
+    pub(crate) fn without_dropped(&self, dropped: &BTreeSet<&str>) -> Self {
+        let remains = |device: &&Device| !(device.removing && dropped.contains(&*device.id));
+        let remaining = self.devices.as_slice().iter().filter(remains).cloned();
+        self.clone().rebuilt_with(&remaining.collect::<Vec<_>>())
     }
 
     /// With this many devices, set at run time: those that are too many are pending removal from here on.
@@ -161,7 +161,7 @@ impl Offer {
             overrides,
             ..self.clone()
         }
-        .made())
+        .rebuilt())
     }
 
     /// With this health of these devices, set at run time.
@@ -177,7 +177,7 @@ impl Offer {
             overrides,
             ..self.clone()
         }
-        .made()
+        .rebuilt()
     }
 
     /// With these devices, and no others, Unhealthy by a fault.
@@ -187,18 +187,18 @@ impl Offer {
             fault_unhealthy,
             ..self.clone()
         }
-        .made()
+        .rebuilt()
     }
 
     /// Rebuilds the list, beside the devices that the kubelet knows.
-    fn made(self) -> Self {
+    fn rebuilt(self) -> Self {
         let known = Arc::clone(&self.devices);
-        self.knowing(known.as_slice())
+        self.rebuilt_with(known.as_slice())
     }
 
     /// The devices anew: what is configured, over it what was set at run time, over that what faults make Unhealthy; beside
     /// those that the kubelet may know.
-    fn knowing(mut self, known: &[Device]) -> Self {
+    fn rebuilt_with(mut self, known: &[Device]) -> Self {
         let mut wanted = match (self.overrides.count, &self.resource.counted) {
             (Some(count), Some(counted)) => Arc::new(counted.devices(count)),
             _ => Arc::clone(&self.resource.devices),
@@ -218,7 +218,7 @@ impl Offer {
                 let _ = Arc::make_mut(&mut wanted).set_health(id, health);
             }
         }
-        self.devices = list::reported(&wanted, known);
+        self.devices = list::reported_devices(&wanted, known);
         self
     }
 }
@@ -257,7 +257,7 @@ mod tests {
             reported(&fewer),
             ["d-n-0 Healthy", "d-n-1 Unhealthy", "d-n-2 Unhealthy"]
         );
-        let dropped = fewer.without(&BTreeSet::from(["d-n-2", "d-n-0"]));
+        let dropped = fewer.without_dropped(&BTreeSet::from(["d-n-2", "d-n-0"]));
         assert_eq!(reported(&dropped), ["d-n-0 Healthy", "d-n-1 Unhealthy"]);
         assert_eq!(
             reported(&dropped.reconfigured(resource(0))),
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn what_pods_hold_is_told_though_nobody_configured_it() {
         let held = ["d-n-0", "old"].map(|id| Device::new(id, 0, [1].into()));
-        let offer = Offer::new(resource(1)).holding(&held);
+        let offer = Offer::new(resource(1)).with_held(&held);
         assert_eq!(reported(&offer), ["d-n-0 Healthy", "old Unhealthy"]);
         assert_eq!(*offer.devices().get("old").unwrap().numa, [1]);
         // What the configuration says of it counts.
@@ -292,7 +292,7 @@ mod tests {
             reported(&unhealthy),
             ["d-n-0 Unhealthy", "d-n-1 Healthy", "d-n-2 Unhealthy"]
         );
-        let dropped = unhealthy.without(&BTreeSet::from(["d-n-2"]));
+        let dropped = unhealthy.without_dropped(&BTreeSet::from(["d-n-2"]));
         assert_eq!(reported(&dropped), ["d-n-0 Unhealthy", "d-n-1 Healthy"]);
         let again = dropped.reconfigured(resource(1));
         assert_eq!(reported(&again), ["d-n-0 Unhealthy", "d-n-1 Unhealthy"]);
@@ -369,7 +369,7 @@ mod tests {
             .take(20_000)
             .map(|d| d.id.to_string())
             .collect();
-        let later = both.without(&gone.iter().map(String::as_str).collect());
+        let later = both.without_dropped(&gone.iter().map(String::as_str).collect());
         assert!(new(&later) > new(&both));
         assert!(later.devices().list_size() <= LIST_SIZE_MAX);
     }

@@ -78,12 +78,12 @@ impl fmt::Display for Wait {
 
 impl Removal {
     /// A list was sent on the stream.
-    pub fn listed(&mut self, devices: &Devices, now: Instant) {
-        let mut before = std::mem::take(&mut self.pending);
+    pub fn list_sent(&mut self, devices: &Devices, now: Instant) {
+        let mut previous = std::mem::take(&mut self.pending);
         let removing = devices.as_slice().iter().filter(|device| device.removing);
         self.pending = removing
             .map(|device| {
-                let known = before.remove(&device.id);
+                let known = previous.remove(&device.id);
                 let pending = known.unwrap_or(Pending {
                     reported: now,
                     first_call_after: self.next_call,
@@ -116,10 +116,11 @@ impl Removal {
 
     /// It was answered, or given up.
     pub(crate) fn call_ended(&mut self, call: CallId, now: Instant) {
-        let place = self
+        let position = self
             .in_flight
             .binary_search_by_key(&call, |(call, _)| *call);
-        let named = place.map_or_else(|_| Vec::new(), |place| self.in_flight.remove(place).1);
+        let named =
+            position.map_or_else(|_| Vec::new(), |position| self.in_flight.remove(position).1);
         for id in &named {
             if let Some(pending) = self.pending.get_mut(id) {
                 pending.answered = Some(now);
@@ -137,7 +138,7 @@ impl Removal {
     }
 
     /// The checkpoint was read, from this moment on; `holds` says whether a pod holds the device in it.
-    pub fn read(&mut self, began: Instant, holds: impl Fn(&str) -> bool) {
+    pub fn checkpoint_read(&mut self, began: Instant, holds: impl Fn(&str) -> bool) {
         for (id, pending) in &mut self.pending {
             // What was written before the report says nothing of a pod that got it until then.
             if began >= pending.reported {
@@ -151,7 +152,7 @@ impl Removal {
     }
 
     /// The checkpoint could not be read.
-    pub(crate) fn not_read(&mut self) {
+    pub(crate) fn checkpoint_not_read(&mut self) {
         for pending in self.pending.values_mut() {
             pending.holder = KnownHolder::Unknown;
         }
@@ -165,8 +166,8 @@ impl Removal {
         every: Duration,
         now: Instant,
     ) -> Vec<Box<str>> {
-        let lately = self.asked_pods.is_some_and(|asked| now - asked < every);
-        if lately || !self.in_flight.is_empty() {
+        let asked_recently = self.asked_pods.is_some_and(|asked| now - asked < every);
+        if asked_recently || !self.in_flight.is_empty() {
             return Vec::new();
         }
         let held = self.pending.iter().filter(|(_, pending)| {
@@ -180,14 +181,14 @@ impl Removal {
         held
     }
 
-    /// The devices that can be dropped, if [`Removal::read`] was called just now.
-    pub fn free(&self, grace: Duration, now: Instant) -> impl Iterator<Item = &str> {
+    /// The devices that can be dropped, if [`Removal::checkpoint_read`] was called just now.
+    pub fn droppable(&self, grace: Duration, now: Instant) -> impl Iterator<Item = &str> {
         let named = self.named_in_flight();
-        let free = self
+        let droppable = self
             .pending
             .iter()
             .filter(move |(id, pending)| self.wait(id, pending, &named, grace, now).is_none());
-        free.map(|(id, _)| &**id)
+        droppable.map(|(id, _)| &**id)
     }
 
     /// What each of these devices, which are pending removal, waits for; those that are about to be dropped wait for
@@ -256,9 +257,9 @@ mod tests {
     }
 
     /// With a checkpoint in which nobody holds anything.
-    fn free(removal: &mut Removal, now: Instant) -> Vec<&str> {
-        removal.read(now, |_| false);
-        removal.free(GRACE, now).collect()
+    fn droppable(removal: &mut Removal, now: Instant) -> Vec<&str> {
+        removal.checkpoint_read(now, |_| false);
+        removal.droppable(GRACE, now).collect()
     }
 
     fn wait(removal: &Removal, id: &'static str, now: Instant) -> Option<Wait> {
@@ -271,21 +272,21 @@ mod tests {
         let start = Instant::now();
         let mut removal = Removal::default();
         assert_eq!(wait(&removal, "a", start), Some(Wait::Report));
-        removal.listed(&removing(&["a"]), start);
-        removal.listed(&removing(&["a", "b"]), start + GRACE / 2);
-        assert!(free(&mut removal, start + GRACE / 2).is_empty());
+        removal.list_sent(&removing(&["a"]), start);
+        removal.list_sent(&removing(&["a", "b"]), start + GRACE / 2);
+        assert!(droppable(&mut removal, start + GRACE / 2).is_empty());
         assert_eq!(
             wait(&removal, "a", start + GRACE / 2),
             Some(Wait::Grace(GRACE / 2))
         );
-        assert_eq!(free(&mut removal, start + GRACE), ["a"]);
-        assert_eq!(free(&mut removal, start + GRACE * 2), ["a", "b"]);
+        assert_eq!(droppable(&mut removal, start + GRACE), ["a"]);
+        assert_eq!(droppable(&mut removal, start + GRACE * 2), ["a", "b"]);
         assert_eq!(wait(&removal, "a", start + GRACE * 2), None);
         // It came back meanwhile.
-        removal.listed(&removing(&["b"]), start + GRACE);
-        assert_eq!(free(&mut removal, start + GRACE * 2), ["b"]);
+        removal.list_sent(&removing(&["b"]), start + GRACE);
+        assert_eq!(droppable(&mut removal, start + GRACE * 2), ["b"]);
         removal.stream_ended();
-        assert!(free(&mut removal, start + GRACE * 9).is_empty());
+        assert!(droppable(&mut removal, start + GRACE * 9).is_empty());
     }
 
     #[test]
@@ -293,27 +294,27 @@ mod tests {
         let start = Instant::now();
         let mut removal = Removal::default();
         let [first, second] = [(); 2].map(|()| removal.call_began(["stays"].into_iter()));
-        removal.listed(&removing(&["a"]), start);
+        removal.list_sent(&removing(&["a"]), start);
         removal.call_ended(first, start + GRACE);
-        assert!(free(&mut removal, start + GRACE * 3).is_empty());
+        assert!(droppable(&mut removal, start + GRACE * 3).is_empty());
         assert_eq!(wait(&removal, "a", start + GRACE * 3), Some(Wait::Call));
         removal.call_ended(second, start + GRACE * 3);
-        assert!(free(&mut removal, start + GRACE * 3 + GRACE / 2).is_empty());
-        assert_eq!(free(&mut removal, start + GRACE * 4), ["a"]);
+        assert!(droppable(&mut removal, start + GRACE * 3 + GRACE / 2).is_empty());
+        assert_eq!(droppable(&mut removal, start + GRACE * 4), ["a"]);
     }
 
     #[test]
     fn of_later_calls_those_that_name_it_count_and_no_others() {
         let start = Instant::now();
         let mut removal = Removal::default();
-        removal.listed(&removing(&["a", "b"]), start);
+        removal.list_sent(&removing(&["a", "b"]), start);
         let names_a = removal.call_began(["stays", "a"].into_iter());
         let names_none = removal.call_began(["stays"].into_iter());
-        assert_eq!(free(&mut removal, start + GRACE), ["b"]);
+        assert_eq!(droppable(&mut removal, start + GRACE), ["b"]);
         removal.call_ended(names_a, start + GRACE);
         removal.call_ended(names_none, start + GRACE);
-        assert_eq!(free(&mut removal, start + GRACE), ["b"]);
-        assert_eq!(free(&mut removal, start + GRACE * 2), ["a", "b"]);
+        assert_eq!(droppable(&mut removal, start + GRACE), ["b"]);
+        assert_eq!(droppable(&mut removal, start + GRACE * 2), ["a", "b"]);
     }
 
     #[test]
@@ -321,19 +322,19 @@ mod tests {
         let start = Instant::now();
         let later = start + GRACE * 9;
         let mut removal = Removal::default();
-        removal.listed(&removing(&["a"]), start + GRACE);
+        removal.list_sent(&removing(&["a"]), start + GRACE);
         assert_eq!(wait(&removal, "a", later), Some(Wait::Holders));
-        removal.read(start, |_| false);
+        removal.checkpoint_read(start, |_| false);
         assert_eq!(
             wait(&removal, "a", later),
             Some(Wait::Holders),
             "read before the report"
         );
-        removal.read(later, |id| id == "a");
+        removal.checkpoint_read(later, |id| id == "a");
         assert_eq!(wait(&removal, "a", later), Some(Wait::Pod));
-        removal.read(later, |_| false);
+        removal.checkpoint_read(later, |_| false);
         assert_eq!(wait(&removal, "a", later), None);
-        removal.not_read();
+        removal.checkpoint_not_read();
         assert_eq!(wait(&removal, "a", later), Some(Wait::Holders));
     }
 
@@ -341,11 +342,11 @@ mod tests {
     fn the_kubelet_is_asked_about_pods_of_the_checkpoint_once_in_a_while() {
         let start = Instant::now();
         let mut removal = Removal::default();
-        removal.listed(&removing(&["a", "b"]), start);
+        removal.list_sent(&removing(&["a", "b"]), start);
         let asked = |removal: &mut Removal, at: Instant| {
             removal.held_by_checkpoint(GRACE, GRACE * 2, at).len()
         };
-        removal.read(start + GRACE, |id| id == "a");
+        removal.checkpoint_read(start + GRACE, |id| id == "a");
         assert_eq!(
             asked(&mut removal, start + GRACE / 2),
             0,

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
-use crate::fault::{Delays, Fault, TooMany};
+use crate::fault::{Delays, Fault, TooManyFaults};
 use crate::model::device::{Device, Health};
 use crate::model::selection::SelectionError;
 use crate::node::checkpoint::Checkpoint;
@@ -87,7 +87,7 @@ impl PluginHandle {
 
     /// Adds the devices that pods hold to the list, also where the configuration lacks them.
     pub(super) fn hold(&self, held: &[Device]) {
-        self.offer.hold(held);
+        self.offer.add_held(held);
     }
 
     /// Drops these of the devices that are pending removal.
@@ -137,7 +137,7 @@ impl PluginHandle {
     ///
     /// # Errors
     /// When there are too many.
-    pub fn set_fault(&self, fault: Fault) -> Result<Fault, TooMany> {
+    pub fn set_fault(&self, fault: Fault) -> Result<Fault, TooManyFaults> {
         self.injector.set(fault)
     }
 

@@ -11,8 +11,8 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::fault::{
-    BOUNDS, Delays, Evaluated, Fault, FaultId, Faults, Flaps, Grant, InjectionPoint, OfCall,
-    Suspension, TooMany,
+    CallInjections, DELAY_LIMITS, Delays, Evaluated, Fault, FaultId, Faults, Flaps, Grant,
+    InjectionPoint, Suspension, TooManyFaults,
 };
 use crate::model::resource_name::ResourceName;
 use crate::offer::Offer;
@@ -61,7 +61,7 @@ impl FaultInjector {
     ///
     /// # Errors
     /// When there are too many.
-    pub fn set(&self, fault: Fault) -> Result<Fault, TooMany> {
+    pub fn set(&self, fault: Fault) -> Result<Fault, TooManyFaults> {
         let set = |faults: &mut Faults| faults.set(fault, seed()).map(|armed| armed.fault.clone());
         self.faults.update(set)
     }
@@ -131,10 +131,10 @@ impl FaultInjector {
         let length = granted.grant.length;
         if length < wanted {
             let (resource, fault) = (&self.resource, point.as_str());
-            warn!(%resource, fault, ?wanted, granted = ?length, "a delay is cut: {BOUNDS}");
+            warn!(%resource, fault, ?wanted, granted = ?length, "a delay is cut: {DELAY_LIMITS}");
         }
         if length.is_zero() {
-            return self.faults.update_silently(|faults| faults.take_back(&ids));
+            return self.faults.update_silently(|faults| faults.uncount(&ids));
         }
         for _ in &ids {
             self.injected(point, format_args!("delayed, in all by {length:?}"));
@@ -212,7 +212,7 @@ impl FaultInjector {
             let devices = Arc::clone(offer.borrow().devices());
             let injected = self
                 .faults
-                .update_silently(|faults| flaps.follow(faults, Instant::now(), &devices));
+                .update_silently(|faults| flaps.advance(faults, Instant::now(), &devices));
             for count in injected {
                 let devices = if count == 1 {
                     "device becomes"
@@ -237,9 +237,9 @@ impl FaultInjector {
     }
 
     /// Evaluates a call of an RPC.
-    fn call(&self, point: InjectionPoint) -> OfCall {
-        if !self.faults.borrow().threaten(point) {
-            return OfCall::default();
+    fn call(&self, point: InjectionPoint) -> CallInjections {
+        if !self.faults.borrow().has_fault_on(point) {
+            return CallInjections::default();
         }
         self.faults.update_silently(|faults| faults.call(point))
     }
@@ -273,7 +273,7 @@ struct Delayed<'a> {
 impl Drop for Delayed<'_> {
     fn drop(&mut self) {
         self.faults
-            .update_silently(|faults| faults.delayed(self.ids));
+            .update_silently(|faults| faults.delay_ended(self.ids));
     }
 }
 
@@ -292,7 +292,7 @@ impl GrantedDelay {
 
 impl Drop for GrantedDelay {
     fn drop(&mut self) {
-        self.delays.lock().over(&self.grant, Instant::now());
+        self.delays.lock().end(&self.grant, Instant::now());
     }
 }
 

@@ -79,7 +79,7 @@ impl DevicePlugin for Service {
                 *repeats != offer.repeats() || !sent.is_reported_alike(devices)
             });
             // Also where no new list is needed: a device may have been Unhealthy before its removal began.
-            handle.removal().listed(devices, Instant::now());
+            handle.removal().list_sent(devices, Instant::now());
             let list = is_new.then(|| {
                 let count = devices.len();
                 trace!(%resource, count, "DevicePlugin.list_and_watch.send");
