@@ -182,7 +182,7 @@ mod tests {
             Some(UncalledRpc::PreStart),
         );
         let expected = format!(
-            "pre-start --delay 1s\nit is never injected: preStart is false, so the kubelet does not call it\n{DELAY_LIMITS}:\n{DELAY_LIMITS_REASON}"
+            "pre-start --delay 1s\nit is never injected: preStart is false, so the kubelet does not call PreStartContainer\n{DELAY_LIMITS}:\n{DELAY_LIMITS_REASON}"
         );
         says(&delay, &expected);
     }

@@ -1,4 +1,4 @@
-//! Faults on demand: what can go wrong with a resource, and when. The time and chance are arguments.
+//! Fault injection: the kinds of faults, their schedules and their limits. The current time and random seeds are arguments.
 
 mod armed;
 mod delays;

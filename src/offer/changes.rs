@@ -1,4 +1,4 @@
-//! How a resource's offer changes while the program runs. Each change is sent on every open stream.
+//! The changes of an offer at run time. Every open ListAndWatch stream sends each changed list.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use crate::offer::resource::Resource;
 use crate::util::watch_cell::WatchCell;
 
 impl WatchCell<Arc<Offer>> {
-    /// Another configuration of the same resource; nothing happens where it is the same.
+    /// Replaces the configuration of the resource, if it differs.
     pub fn reconfigure(&self, resource: &Resource) {
         self.change(|offer| {
             (**offer.resource() != *resource).then(|| offer.reconfigured(resource.clone()))
         });
     }
 
-    /// Adds the devices that pods hold to the list, also where the configuration lacks them.
+    /// Adds the devices that pods hold to the list. Those that are not configured are pending removal.
     pub fn add_held(&self, held: &[Device]) {
         let has_unknown = |offer: &Offer| {
             held.iter()
@@ -26,12 +26,12 @@ impl WatchCell<Arc<Offer>> {
         self.change(|offer| has_unknown(offer).then(|| offer.with_held(held)));
     }
 
-    /// Sends the same list once more.
+    /// Sends the same list again, which makes the kubelet write its checkpoint.
     pub fn repeat(&self) {
         self.change(|offer| Some(offer.repeated()));
     }
 
-    /// Drops these of the devices that are pending removal.
+    /// Drops the devices with these IDs that are pending removal.
     pub(crate) fn drop_removing(&self, ids: &BTreeSet<&str>) {
         self.change(|offer| {
             offer
@@ -41,11 +41,11 @@ impl WatchCell<Arc<Offer>> {
         });
     }
 
-    /// Sets something at run time. Where that changes nothing, nothing is sent: every message makes the kubelet
-    /// write its checkpoint.
+    /// Changes the overrides. If `set` returns the same overrides, no list is sent: every list makes the kubelet write its
+    /// checkpoint.
     ///
     /// # Errors
-    /// What `set` has against it; then nothing changed.
+    /// Returns the error of `set`. The offer is unchanged then.
     pub fn set<E>(&self, set: impl FnOnce(&Offer) -> Result<Offer, E>) -> Result<(), E> {
         let mut outcome = Ok(());
         self.change(|offer| match set(offer) {
@@ -58,10 +58,10 @@ impl WatchCell<Arc<Offer>> {
         outcome
     }
 
-    /// Sets the health of the devices that are meant (see [`select`]), and returns their IDs.
+    /// Overrides the health of the selected devices (see [`select`]), and returns their IDs.
     ///
     /// # Errors
-    /// When no such device is there.
+    /// Returns an error if a part of the selection matches no device.
     pub fn set_health(
         &self,
         selection: &str,
@@ -76,7 +76,7 @@ impl WatchCell<Arc<Offer>> {
         Ok(ids)
     }
 
-    /// Makes these devices, and no others, Unhealthy by a fault.
+    /// Replaces the set of devices that a fault makes Unhealthy.
     pub(crate) fn set_fault_unhealthy(&self, fault_unhealthy: BTreeSet<Box<str>>) {
         self.change(|offer| {
             (*offer.fault_unhealthy() != fault_unhealthy)
@@ -95,7 +95,7 @@ mod tests {
     use crate::config::{Config, Environment, Host};
 
     #[test]
-    fn only_a_change_is_sent() {
+    fn an_unchanged_list_is_not_sent() {
         let host = Host {
             hostname: Some("n".to_owned()),
             ..Host::default()

@@ -1,11 +1,11 @@
-//! The list of devices that the kubelet gets.
+//! Builds the device list that is reported to the kubelet.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::model::device::{Device, Devices, LIST_SIZE_MAX};
 
-/// The configured devices that there is room for, and the known ones that the configuration lacks.
+/// Returns the configured devices that fit, followed by the known devices that are not configured, as pending removal.
 pub(super) fn reported_devices(configured: &Arc<Devices>, known: &[Device]) -> Arc<Devices> {
     let mut ids = BTreeSet::new();
     let unconfigured = known
@@ -23,8 +23,8 @@ pub(super) fn reported_devices(configured: &Arc<Devices>, known: &[Device]) -> A
     fit(configured, removing, &Devices::from_list(known.to_vec())).into()
 }
 
-/// The configured devices that fit beside those that are pending removal; the kubelet cannot receive more than
-/// [`LIST_SIZE_MAX`]. Those that it knows come first.
+/// Adds the devices pending removal to the configured ones. If the list would exceed [`LIST_SIZE_MAX`], configured devices
+/// that the kubelet does not know yet are left out.
 fn fit(configured: &Devices, removing: Vec<Device>, known: &Devices) -> Devices {
     let is_known = |device: &&Device| known.get(&device.id).is_some();
     let configured = configured.as_slice();

@@ -131,7 +131,7 @@ pub(crate) struct CallFlags {
     /// Answer with this gRPC status code, as in UNAVAILABLE
     #[arg(long, value_name = "CODE", value_parser = expecting(ErrorCode::parse))]
     error: Option<ErrorCode>,
-    /// Set the error's message [default: a fault on demand]
+    /// Set the error's message [default: injected fault]
     #[arg(
         long,
         value_name = "TEXT",
