@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::bail;
 
 use crate::control::{ClearReply, FaultReply, HealthReply, Reply, Request, ScaleReply, client};
-use crate::fault::{BOUNDS, BOUNDS_FOR};
+use crate::fault::{DELAY_LIMITS, DELAY_LIMITS_REASON};
 
 /// The error text for a reply of the wrong type, which would be a bug of the daemon.
 pub const UNEXPECTED_REPLY: &str = "unexpected reply from the daemon";
@@ -96,7 +96,7 @@ fn fault(reply: &FaultReply) -> String {
     let bounds = reply
         .fault
         .is_delay()
-        .then(|| format!("{BOUNDS}:\n{BOUNDS_FOR}"));
+        .then(|| format!("{DELAY_LIMITS}:\n{DELAY_LIMITS_REASON}"));
     let lines = [set].into_iter().chain(never).chain(bounds);
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -182,7 +182,7 @@ mod tests {
             Some(UncalledRpc::PreStart),
         );
         let expected = format!(
-            "set fault pre-start --delay 1s\nthis fault is never injected: preStart is false, so the kubelet does not call it\n{BOUNDS}:\n{BOUNDS_FOR}"
+            "set fault pre-start --delay 1s\nthis fault is never injected: preStart is false, so the kubelet does not call PreStartContainer\n{DELAY_LIMITS}:\n{DELAY_LIMITS_REASON}"
         );
         assert_text(&delay, &expected);
     }

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::fault::{Fault, TooMany, UncalledRpc};
+use crate::fault::{Fault, TooManyFaults, UncalledRpc};
 use crate::model::device::Health;
 use crate::model::selection::SelectionError;
 use crate::observe::status::{Status, WithDevices};
@@ -149,7 +149,10 @@ pub enum Refusal {
         reason: CountError,
     },
     #[error("{}: {reason}", sanitize(.resource))]
-    TooManyFaults { resource: String, reason: TooMany },
+    TooManyFaults {
+        resource: String,
+        reason: TooManyFaults,
+    },
     #[error("internal error: see the daemon's log")]
     Internal,
 }

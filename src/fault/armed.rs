@@ -1,36 +1,37 @@
-//! One fault while the program runs: how often it was injected, and whether it is injected this time.
+//! A fault that is set: its counters, and the decision whether the next injection happens.
 
 use super::{Fault, FaultKind};
 
-/// Which fault of a resource; never used again.
+/// Identifies a fault of a resource. IDs are not reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FaultId(pub(super) u64);
 
-/// A fault that is set, and how often it was injected.
+/// A fault that is set, with its counters.
 #[derive(Clone, Debug)]
-pub struct Armed {
+pub struct ArmedFault {
     pub id: FaultId,
-    /// With its seed, also where that is made up.
+    /// The fault with its seed, including a random one.
     pub fault: Fault,
-    /// Whether it was set at run time, not by the configuration.
+    /// Whether the fault was set at run time. If not, it comes from the configuration.
     pub(crate) set_at_run_time: bool,
-    /// How often it was evaluated.
+    /// The number of calls, streams, registrations or phases that it was evaluated for.
     pub seen: u64,
-    /// How often it did.
+    /// The number of injections.
     pub injected: u64,
-    /// Calls that it delays now.
+    /// The number of calls that it currently delays.
     pub(super) delaying: usize,
-    pub(super) asked: Fault,
-    chance: fastrand::Rng,
+    /// The fault as configured or as set at run time, without a random seed.
+    pub(super) requested: Fault,
+    rng: fastrand::Rng,
 }
 
-impl Armed {
-    /// Where the fault needs a seed and names none, it gets this one.
-    pub(super) fn new(id: FaultId, asked: Fault, set_at_run_time: bool, seed: u64) -> Self {
-        let mut fault = asked.clone();
+impl ArmedFault {
+    /// `seed` is used if the fault has none.
+    pub(super) fn new(id: FaultId, requested: Fault, set_at_run_time: bool, seed: u64) -> Self {
+        let mut fault = requested.clone();
         let schedule = &mut fault.schedule;
         let seed = schedule.seed.unwrap_or(seed);
-        // Without a probability, no seed is shown: it would change nothing.
+        // Without a probability, the seed has no effect and is not shown.
         let needed = schedule.probability.map(|_| seed);
         schedule.seed = schedule.seed.or(needed);
         Self {
@@ -40,33 +41,33 @@ impl Armed {
             seen: 0,
             injected: 0,
             delaying: 0,
-            asked,
-            chance: fastrand::Rng::with_seed(seed),
+            requested,
+            rng: fastrand::Rng::with_seed(seed),
         }
     }
 
-    /// Whether it has been injected as often as it may be. Its effect may last.
+    /// Whether the fault reached its maximum number of injections. The effect of the last one may still last.
     pub(crate) fn is_exhausted(&self) -> bool {
-        self.fault.times().are_reached_by(self.injected)
+        self.fault.times().is_reached_by(self.injected)
     }
 
-    /// Whether taking it away changes nothing.
-    pub(super) fn is_over(&self) -> bool {
-        let goes_on = match &self.fault.on {
+    /// Whether the fault is exhausted and has no lasting effect, so that removing it changes nothing.
+    pub(super) fn is_finished(&self) -> bool {
+        let has_effect = match &self.fault.on {
             FaultKind::Stream => false,
             FaultKind::Registration { .. } | FaultKind::Health(_) => true,
             _ => self.delaying > 0,
         };
-        self.is_exhausted() && !goes_on
+        self.is_exhausted() && !has_effect
     }
 
-    /// Whether it is injected this time. The same seed gives the same sequence.
+    /// Evaluates the fault once and counts the result. The same seed gives the same sequence.
     pub(super) fn injects(&mut self) -> bool {
         let schedule = &self.fault.schedule;
-        let drawn = self.chance.f64();
-        let is_likely = schedule.probability.is_none_or(|p| drawn < p.get());
+        let draw = self.rng.f64();
+        let passes = schedule.probability.is_none_or(|p| draw < p.get());
         self.seen += 1;
-        let injects = self.seen > schedule.after && !self.is_exhausted() && is_likely;
+        let injects = self.seen > schedule.after && !self.is_exhausted() && passes;
         self.injected += u64::from(injects);
         injects
     }
@@ -76,15 +77,15 @@ impl Armed {
 mod tests {
     use super::*;
 
-    /// At which of these times it is injected.
-    fn injected(json: &str, times: usize) -> Vec<usize> {
+    /// Evaluates the fault repeatedly, and returns the indexes of the evaluations that injected it.
+    fn injected(json: &str, evaluations: usize) -> Vec<usize> {
         let fault = serde_json::from_str(json).expect("a fault");
-        let mut armed = Armed::new(FaultId(0), fault, true, 1);
-        (0..times).filter(|_| armed.injects()).collect()
+        let mut armed = ArmedFault::new(FaultId(0), fault, true, 1);
+        (0..evaluations).filter(|_| armed.injects()).collect()
     }
 
     #[test]
-    fn it_is_injected_after_the_skipped_calls_until_its_times_are_reached() {
+    fn skips_the_first_calls_and_stops_after_the_maximum() {
         let always = r#"{"on": "allocate", "delay": "1s", "times": "unlimited"}"#;
         assert_eq!(injected(always, 3), [0, 1, 2]);
         let some = r#"{"on": "allocate", "delay": "1s", "after": 3, "times": 2}"#;
@@ -92,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_seed_gives_the_same_injections_and_another_gives_others() {
+    fn the_seed_determines_which_calls_are_injected() {
         let seeded = |seed: u64| {
             let json = r#"{"on": "allocate", "delay": "1s", "probability": 0.5, "seed": SEED, "times": "unlimited"}"#;
             injected(&json.replace("SEED", &seed.to_string()), 200)
@@ -100,14 +101,14 @@ mod tests {
         assert_eq!(seeded(7), seeded(7));
         assert_ne!(seeded(7), seeded(8));
         assert!((70..130).contains(&seeded(7).len()), "{}", seeded(7).len());
-        // What goes by is drawn too, so that `after` shifts nothing.
+        // Skipped calls advance the generator too, so `after` does not shift the sequence.
         let after = r#"{"on": "allocate", "delay": "1s", "probability": 0.5, "seed": 7, "after": 50, "times": "unlimited"}"#;
-        let of_the_rest: Vec<usize> = seeded(7).into_iter().filter(|n| *n >= 50).collect();
-        assert_eq!(injected(after, 200), of_the_rest);
+        let later: Vec<usize> = seeded(7).into_iter().filter(|n| *n >= 50).collect();
+        assert_eq!(injected(after, 200), later);
     }
 
     #[test]
-    fn probabilities_of_0_and_1_are_certain() {
+    fn probability_0_never_injects_and_1_always_does() {
         let with = |p: &str| {
             injected(
                 &r#"{"on": "allocate", "delay": "1s", "probability": P, "times": "unlimited"}"#
@@ -120,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_injected_once_by_default_and_flaps_without_end() {
+    fn default_is_one_injection_except_for_health() {
         for (json, expected) in [
             (r#"{"on": "stream"}"#, 1),
             (r#"{"on": "stream", "times": "unlimited"}"#, 5),

@@ -1,32 +1,32 @@
-//! How long the calls of all resources together may be delayed.
+//! Limits the total delay that faults add to the calls of all resources.
 //!
-//! The kubelet admits pods one after the other, each with its calls of Allocate, and calls itself unhealthy when
-//! one turn of that loop takes 5 minutes (`SyncLoopHealthCheck` in `kubelet.go`).
+//! The kubelet admits pods one at a time and calls Allocate during the admission. Its `syncloop` health check fails if one
+//! iteration of that loop takes longer than 5 minutes (`SyncLoopHealthCheck` in `kubelet.go`).
 
 use std::time::{Duration, Instant};
 
-/// One call is delayed by this at most.
+/// The maximum delay of one call.
 pub(super) const DELAY_MAX: Duration = Duration::from_secs(60);
 
-/// All calls together are delayed by this at most, within any [`WINDOW`].
-const DELAYS_MAX: Duration = Duration::from_secs(120);
+/// The maximum total delay of all calls within any [`WINDOW`].
+const TOTAL_MAX: Duration = Duration::from_secs(120);
 
-/// A delay that ends at once counts for this: so no more than 12,000 are remembered.
+/// The minimum that a delay counts for. It limits the number of remembered delays to 12,000.
 const CHARGED_MIN: Duration = Duration::from_millis(10);
 
-/// The kubelet's patience.
+/// The limit of the kubelet's `syncloop` health check.
 const WINDOW: Duration = Duration::from_secs(300);
 
-/// All of that in words.
-pub(crate) const BOUNDS: &str =
-    "one call is delayed by 60s at most, all of the program together by 120s within 5 minutes";
+/// The limits, shown in the log and to a client that sets a delay.
+pub(crate) const DELAY_LIMITS: &str = "a call is delayed by at most 60s, and all calls of the daemon together by at most 120s in any 5 minutes";
 
-pub(crate) const BOUNDS_FOR: &str = "the kubelet admits one pod after the other, and calls itself unhealthy when that takes 5 minutes";
+/// The reason for [`DELAY_LIMITS`].
+pub(crate) const DELAY_LIMITS_REASON: &str = "the kubelet admits pods one at a time, and its health check fails if that takes longer than 5 minutes";
 
-/// The delays of all resources. The time is an argument.
+/// The delays of the calls of all resources.
 #[derive(Debug, Default)]
 pub struct Delays {
-    /// Those that may still count.
+    /// The delays that may still count within the current window.
     granted: Vec<LedgerEntry>,
     next: u64,
 }
@@ -38,20 +38,21 @@ struct LedgerEntry {
     ended: Instant,
 }
 
-/// A delay that was granted.
+/// A granted delay. Pass it to [`Delays::end`] when the delay ends.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Grant {
     id: u64,
+    /// How long the call may be delayed: the requested duration or less, down to zero.
     pub length: Duration,
 }
 
 impl Delays {
-    /// How long a call may be delayed that should be for so long.
+    /// Grants a delay of at most `wanted`, within the limits.
     pub(crate) fn grant(&mut self, wanted: Duration, now: Instant) -> Grant {
-        // Whatever window the new delay falls into, those that ended before cannot be in it.
+        // No window that contains the new delay can contain these older delays.
         self.granted.retain(|granted| granted.ended + WINDOW > now);
         let used: Duration = self.granted.iter().map(|g| g.ended - g.began).sum();
-        let length = wanted.min(DELAY_MAX).min(DELAYS_MAX.saturating_sub(used));
+        let length = wanted.min(DELAY_MAX).min(TOTAL_MAX.saturating_sub(used));
         let id = self.next;
         self.next += 1;
         if !length.is_zero() {
@@ -64,8 +65,8 @@ impl Delays {
         Grant { id, length }
     }
 
-    /// It is over at this moment: what is left of it is free again.
-    pub fn over(&mut self, grant: &Grant, now: Instant) {
+    /// Ends a delay, so that its unused rest can be granted again.
+    pub fn end(&mut self, grant: &Grant, now: Instant) {
         if let Some(granted) = self
             .granted
             .iter_mut()
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn two_minutes_are_used_up_and_free_again_after_five() {
+    fn grants_two_minutes_in_any_five_minutes() {
         let (mut delays, start) = (Delays::default(), Instant::now());
         let mut grant = |wanted, at| delays.grant(seconds(wanted), start + seconds(at)).length;
         assert_eq!(grant(90, 0), seconds(60));
@@ -97,60 +98,60 @@ mod tests {
     }
 
     #[test]
-    fn unused_delay_is_free_again() {
+    fn the_unused_rest_of_a_delay_can_be_granted_again() {
         let (mut delays, start) = (Delays::default(), Instant::now());
         let grants = [0, 1].map(|_| delays.grant(seconds(60), start));
         assert_eq!(delays.grant(seconds(60), start).length, Duration::ZERO);
-        delays.over(&grants[0], start + seconds(5));
+        delays.end(&grants[0], start + seconds(5));
         let third = delays.grant(seconds(60), start + seconds(5));
         assert_eq!(third.length, seconds(55));
-        delays.over(&third, start + seconds(5));
-        // Not twice.
-        delays.over(&grants[0], start + seconds(90));
+        delays.end(&third, start + seconds(5));
+        // Ending the same delay again has no effect.
+        delays.end(&grants[0], start + seconds(90));
         let fourth = delays.grant(seconds(60), start + seconds(90));
         assert_eq!(fourth.length + CHARGED_MIN, seconds(55));
     }
 
     proptest! {
         #[test]
-        fn no_five_minutes_have_more_than_two_of_delays(
+        fn no_window_has_more_than_the_maximum_delay(
             calls in prop::collection::vec((0_u64..100, 1_u64..90, 0_u64..90), 1..40),
         ) {
             let (mut delays, start) = (Delays::default(), Instant::now());
             let mut now = start;
             let mut open: Vec<(Grant, Instant)> = Vec::new();
-            let mut spent: Vec<(Duration, Duration)> = Vec::new();
+            let mut delays_made: Vec<(Duration, Duration)> = Vec::new();
             for (pause, wanted, lasts) in calls {
                 now += seconds(pause);
                 for (grant, ends) in open.extract_if(.., |(_, ends)| *ends <= now) {
-                    delays.over(&grant, ends);
+                    delays.end(&grant, ends);
                 }
                 let grant = delays.grant(seconds(wanted), now);
                 let ends = now + grant.length.min(seconds(lasts));
-                spent.push((now - start, ends - start));
+                delays_made.push((now - start, ends - start));
                 open.push((grant, ends));
             }
-            for (begin, end) in &spent {
+            for (begin, end) in &delays_made {
                 for window in [*begin, begin.saturating_sub(WINDOW), end.saturating_sub(WINDOW)] {
                     let within = |(from, to): &(Duration, Duration)| {
                         (*to).min(window + WINDOW).saturating_sub((*from).max(window))
                     };
-                    let sum: Duration = spent.iter().map(within).sum();
-                    prop_assert!(sum <= DELAYS_MAX, "{sum:?}");
+                    let sum: Duration = delays_made.iter().map(within).sum();
+                    prop_assert!(sum <= TOTAL_MAX, "{sum:?}");
                 }
             }
         }
     }
 
     #[test]
-    fn delays_that_end_at_once_are_limited_in_number() {
+    fn each_delay_counts_for_at_least_the_minimum() {
         let (mut delays, now) = (Delays::default(), Instant::now());
-        for long in [60_000, 59_900] {
-            delays.grant(Duration::from_millis(long), now);
+        for millis in [60_000, 59_900] {
+            delays.grant(Duration::from_millis(millis), now);
         }
         let granted = (0..100).filter(|_| {
             let grant = delays.grant(CHARGED_MIN, now);
-            delays.over(&grant, now);
+            delays.end(&grant, now);
             !grant.length.is_zero()
         });
         assert_eq!(granted.count(), 10);

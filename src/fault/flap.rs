@@ -1,4 +1,4 @@
-//! Devices that become Unhealthy and Healthy again, repeatedly.
+//! Runs the `health` faults, which make devices Unhealthy and Healthy again, repeatedly.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -8,32 +8,34 @@ use crate::model::selection::select_present;
 
 use super::{FaultId, FaultKind, Faults};
 
-/// Where the flapping faults of one resource stand. The time is an argument.
+/// The current phase of each `health` fault of one resource.
 #[derive(Debug, Default)]
 pub struct Flaps(BTreeMap<FaultId, Phase>);
 
 #[derive(Debug)]
 struct Phase {
-    /// The devices that are unhealthy, until it ends; `None`: they are healthy.
+    /// The devices that the fault keeps Unhealthy. `None`: the devices are Healthy in this phase.
     unhealthy: Option<Vec<Box<str>>>,
+    /// When the phase ends.
     until: Instant,
 }
 
 impl Flaps {
-    /// Advances the phases to this moment. A fault whose devices are all missing or unhealthy already is not injected.
-    /// Returns for each fault that was injected how many devices became unhealthy.
-    pub fn follow(&mut self, faults: &mut Faults, now: Instant, devices: &Devices) -> Vec<usize> {
+    /// Starts the phases that are due. A fault is not injected if its devices are all missing or Unhealthy already.
+    ///
+    /// Returns the number of devices that became Unhealthy, for each fault that was injected.
+    pub fn advance(&mut self, faults: &mut Faults, now: Instant, devices: &Devices) -> Vec<usize> {
         self.0.retain(|id, _| faults.has(*id));
         let flapping = faults.armed().iter();
         let flapping = flapping.filter_map(|armed| match &armed.fault.on {
             FaultKind::Health(flap) => Some((armed.id, flap.clone(), armed.is_exhausted())),
             _ => None,
         });
-        let mut unhealthy_now = Vec::new();
+        let mut injected = Vec::new();
         for (id, flap, is_exhausted) in flapping.collect::<Vec<_>>() {
             let is_unhealthy = |phase: &Phase| phase.unhealthy.is_some();
             if is_exhausted && !self.0.get(&id).is_some_and(is_unhealthy) {
-                // Nothing is left to wait for.
+                // An exhausted fault has no further phase.
                 self.0.remove(&id);
                 continue;
             }
@@ -48,29 +50,29 @@ impl Flaps {
             if phase.unhealthy.take().is_some() {
                 continue;
             }
-            let meant = select_present(devices, &flap.devices).filter(|device| !device.removing);
-            let meant: Vec<&Device> = meant.collect();
-            let healthy = meant
+            let selected = select_present(devices, &flap.devices).filter(|device| !device.removing);
+            let selected: Vec<&Device> = selected.collect();
+            let healthy = selected
                 .iter()
                 .filter(|device| device.is_allocatable())
                 .count();
             if healthy > 0 && faults.health(id) {
-                unhealthy_now.push(healthy);
+                injected.push(healthy);
                 phase.until = now + flap.down;
-                // Those too that are unhealthy already: they must not become healthy meanwhile.
-                phase.unhealthy = Some(meant.iter().map(|device| device.id.clone()).collect());
+                // Include devices that are Unhealthy already, so that they do not become Healthy during the phase.
+                phase.unhealthy = Some(selected.iter().map(|device| device.id.clone()).collect());
             }
         }
-        unhealthy_now
+        injected
     }
 
-    /// The devices that are unhealthy.
+    /// The IDs of the devices that the faults keep Unhealthy.
     pub fn unhealthy(&self) -> BTreeSet<Box<str>> {
         let unhealthy = self.0.values().filter_map(|phase| phase.unhealthy.as_ref());
         unhealthy.flatten().cloned().collect()
     }
 
-    /// When the next phase ends.
+    /// When the next phase ends. `None`: no fault has a phase.
     pub fn next(&self) -> Option<Instant> {
         self.0.values().map(|phase| phase.until).min()
     }
@@ -99,10 +101,10 @@ mod tests {
         set(&mut faults, json);
         let mut at = |second: u64, faults: &mut Faults, count: usize| {
             let now = start + Duration::from_secs(second);
-            let unhealthy_now = flaps.follow(faults, now, &devices(count));
+            let injected = flaps.advance(faults, now, &devices(count));
             let next = flaps.next().map(|next| (next - start).as_secs());
             (
-                unhealthy_now.iter().sum::<usize>(),
+                injected.iter().sum::<usize>(),
                 flaps.unhealthy().len(),
                 next,
             )
@@ -110,17 +112,17 @@ mod tests {
         for (second, count, expected) in [
             (0, 3, (0, 0, Some(10))),
             (9, 3, (0, 0, Some(10))),
-            // The first goes by.
+            // The first injection is skipped.
             (10, 3, (0, 0, Some(20))),
             (20, 3, (2, 2, Some(25))),
             (24, 3, (0, 2, Some(25))),
             (25, 3, (0, 0, Some(35))),
-            // No device is there to become unhealthy.
+            // The selected devices are missing.
             (35, 1, (0, 0, Some(45))),
-            // One is.
+            // One of the selected devices exists.
             (45, 2, (1, 1, Some(50))),
             (50, 3, (0, 0, Some(60))),
-            // Twice is enough.
+            // The fault is exhausted.
             (60, 3, (0, 0, None)),
         ] {
             assert_eq!(at(second, &mut faults, count), expected, "at {second} s");
@@ -131,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_device_that_was_unhealthy_before_stays_so_meanwhile() {
+    fn a_device_that_is_already_unhealthy_stays_unhealthy_during_the_phase() {
         let (mut faults, mut flaps, start) = (Faults::default(), Flaps::default(), Instant::now());
         set(
             &mut faults,
@@ -139,9 +141,9 @@ mod tests {
         );
         let mut devices = devices(3);
         devices.set_health("d0", Health::Unhealthy).expect("there");
-        flaps.follow(&mut faults, start, &devices);
-        let unhealthy_now = flaps.follow(&mut faults, start + Duration::from_secs(1), &devices);
-        assert_eq!((unhealthy_now, flaps.unhealthy().len()), (vec![1], 2));
+        flaps.advance(&mut faults, start, &devices);
+        let injected = flaps.advance(&mut faults, start + Duration::from_secs(1), &devices);
+        assert_eq!((injected, flaps.unhealthy().len()), (vec![1], 2));
     }
 
     #[test]
@@ -152,7 +154,7 @@ mod tests {
             r#"{"on": "health", "devices": "all", "up": "1s", "down": "1h"}"#,
         );
         for (second, unhealthy) in [(0, 0), (1, 2)] {
-            flaps.follow(
+            flaps.advance(
                 &mut faults,
                 start + Duration::from_secs(second),
                 &devices(2),
@@ -160,7 +162,7 @@ mod tests {
             assert_eq!(flaps.unhealthy().len(), unhealthy);
         }
         faults.clear();
-        flaps.follow(&mut faults, start + Duration::from_secs(2), &devices(2));
+        flaps.advance(&mut faults, start + Duration::from_secs(2), &devices(2));
         assert!(flaps.unhealthy().is_empty());
     }
 }

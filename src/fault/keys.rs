@@ -1,4 +1,4 @@
-//! A fault as keys with values, in the config file, on the control socket and in the status.
+//! The serialized form of a fault, in the config file, on the control socket and in the status.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,77 +10,77 @@ use thiserror::Error;
 use super::values::{self, ErrorCode, Probability, Times};
 use super::{CallFault, Fault, FaultKind, Flap, InjectionPoint, Schedule};
 
-/// The keys of all kinds. serde's tagged enums would buffer the values, without their lines, and `010` as a number.
+/// The keys of all kinds. An internally tagged serde enum is no alternative: it buffers the values, which loses their line
+/// numbers and reads `010` as a number.
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(deny_unknown_fields, expecting = "a fault with the key on and more")]
+#[serde(deny_unknown_fields, expecting = "a mapping with the key on")]
 pub(super) struct FaultKeys {
     #[cfg_attr(test, schemars(with = "String"))]
     on: InjectionPoint,
-    /// IDs, indexes or ranges of indexes, comma-separated, as in 0,2-3; or all.
+    /// Device IDs, indexes or index ranges, separated by commas, for example 0,2-3; or all.
     #[serde(default, deserialize_with = "devices")]
     #[cfg_attr(test, schemars(with = "String"))]
     devices: Option<String>,
-    /// How much later a call is answered: 10ms to 60s, and 120s for all calls of the program in any 5 minutes.
+    /// How long each call is delayed: 10ms to 60s. All calls of the daemon together are delayed by at most 120s in any 5 minutes.
     #[serde(default, deserialize_with = "delay")]
     #[cfg_attr(test, schemars(with = "String"))]
     delay: Option<Duration>,
-    /// The gRPC status code that a call gets instead of an answer, as in UNAVAILABLE.
+    /// The gRPC status code that each call returns, for example UNAVAILABLE.
     #[serde(default, deserialize_with = "error")]
     #[cfg_attr(test, schemars(with = "String"))]
     error: Option<ErrorCode>,
-    /// The message of the error: 1 to 256 bytes.
+    /// The error message: 1 to 256 bytes.
     #[serde(default, deserialize_with = "message")]
     #[cfg_attr(test, schemars(with = "String"))]
     message: Option<String>,
-    /// How long the registration is suspended, 1ms to 24h; by default until the fault is cleared.
+    /// How long the registration is suspended: 1ms to 24h. Default: until the fault is cleared.
     #[serde(default, deserialize_with = "suspension")]
     #[cfg_attr(test, schemars(with = "String"))]
     r#for: Option<Duration>,
-    /// How long the devices are Healthy first: 1s to 24h.
+    /// How long the devices stay Healthy before each Unhealthy phase: 1s to 24h.
     #[serde(default, deserialize_with = "phase")]
     #[cfg_attr(test, schemars(with = "String"))]
     up: Option<Duration>,
-    /// How long they are Unhealthy then: 1s to 24h.
+    /// How long the devices stay Unhealthy: 1s to 24h.
     #[serde(default, deserialize_with = "phase")]
     #[cfg_attr(test, schemars(with = "String"))]
     down: Option<Duration>,
-    /// Probability of each injection after those that are skipped; 1 by default.
+    /// The probability of each injection: 0 to 1. Default: 1.
     #[serde(default, deserialize_with = "probability")]
     #[cfg_attr(test, schemars(with = "f64", range(min = 0, max = 1)))]
     probability: Option<Probability>,
-    /// How many calls, streams, registrations or phases are skipped first; 0 by default.
+    /// How many calls, streams, registrations or phases are skipped first. Default: 0.
     #[cfg_attr(test, schemars(with = "u64"))]
     after: Option<u64>,
-    /// How many injections there are, or unlimited; by default 1, with health unlimited.
+    /// The maximum number of injections, or unlimited. Default: 1; for health: unlimited.
     #[serde(default, deserialize_with = "times")]
     #[cfg_attr(test, schemars(with = "serde_json::Value", extend("anyOf" = [{"type": "integer", "minimum": 1}, {"const": "unlimited"}])))]
     times: Option<Times>,
-    /// The same seed selects the same calls again; random by default.
+    /// The seed of the probability. The same seed selects the same calls again. Default: random.
     #[cfg_attr(test, schemars(with = "u64"))]
     seed: Option<u64>,
 }
 
-/// Why the keys do not make a fault.
+/// Why the keys do not make a fault. The texts follow the word "expected".
 #[derive(Debug, Error)]
 enum KeysError {
-    #[error("on: {} needs {needs}", on.as_str())]
-    Needs {
-        on: InjectionPoint,
-        needs: &'static str,
-    },
-    #[error("\"{key}\" cannot be used with on: {}", on.as_str())]
-    CannotUse {
+    #[error("either delay or error with on: {}; message only with error", on.as_str())]
+    NoCallFault { on: InjectionPoint },
+    #[error("devices, up and down with on: health")]
+    NoFlap,
+    #[error("no key \"{key}\" with on: {}", on.as_str())]
+    Unused {
         key: &'static str,
         on: InjectionPoint,
     },
 }
 
 impl FaultKeys {
-    fn fault(mut self) -> Result<Fault, KeysError> {
+    fn into_fault(mut self) -> Result<Fault, KeysError> {
         let on = self.take_kind()?;
-        if let Some(key) = self.left() {
-            return Err(KeysError::CannotUse { key, on: self.on });
+        if let Some(key) = self.unused_key() {
+            return Err(KeysError::Unused { key, on: self.on });
         }
         let schedule = Schedule {
             probability: self.probability,
@@ -108,22 +108,18 @@ impl FaultKeys {
 
     fn take_call(&mut self) -> Result<CallFault, KeysError> {
         let call = CallFault::new(self.delay.take(), self.error.take(), self.message.take());
-        call.ok_or_else(|| self.needs("either delay or error; message goes with error"))
+        call.ok_or(KeysError::NoCallFault { on: self.on })
     }
 
     fn take_flap(&mut self) -> Result<Flap, KeysError> {
         match (self.devices.take(), self.up.take(), self.down.take()) {
             (Some(devices), Some(up), Some(down)) => Ok(Flap { devices, up, down }),
-            _ => Err(self.needs("devices, up and down")),
+            _ => Err(KeysError::NoFlap),
         }
     }
 
-    fn needs(&self, needs: &'static str) -> KeysError {
-        KeysError::Needs { on: self.on, needs }
-    }
-
-    /// The first key that the kind did not take.
-    fn left(&self) -> Option<&'static str> {
+    /// The first key that does not belong to the kind. Call it after [`Self::take_kind`].
+    fn unused_key(&self) -> Option<&'static str> {
         let keys = [
             ("devices", self.devices.is_some()),
             ("delay", self.delay.is_some()),
@@ -133,15 +129,16 @@ impl FaultKeys {
             ("up", self.up.is_some()),
             ("down", self.down.is_some()),
         ];
-        keys.into_iter().find_map(|(key, left)| left.then_some(key))
+        keys.into_iter()
+            .find_map(|(key, is_unused)| is_unused.then_some(key))
     }
 }
 
 impl<'de> Deserialize<'de> for Fault {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let keys = FaultKeys::deserialize(deserializer)?;
-        keys.fault().map_err(|error| {
-            let expected = format!("a valid fault: {error}");
+        keys.into_fault().map_err(|error| {
+            let expected = error.to_string();
             de::Error::invalid_value(Unexpected::Map, &&*expected)
         })
     }
@@ -166,10 +163,10 @@ impl Serialize for Fault {
     }
 }
 
-/// The text of a number or a text. The config file's reader has whole numbers alone: other numbers are texts there.
+/// Reads a number or string as a string. In the config file, a number with a fraction is a string already.
 fn scalar<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     #[derive(Deserialize)]
-    #[serde(untagged, expecting = "a number or a text")]
+    #[serde(untagged, expecting = "a number or a string")]
     enum Scalar {
         Whole(u64),
         Fraction(f64),
@@ -235,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_keys_in_json() {
+    fn each_kind_is_read_and_written_as_json() {
         for json in [
             r#"{"on":"allocate","delay":"10s","probability":0.5,"after":3,"times":2,"seed":7}"#,
             r#"{"on":"preferred","error":"UNAVAILABLE","message":"no luck","times":"unlimited"}"#,
@@ -252,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_read_as_numbers_and_as_texts() {
+    fn numbers_are_read_from_json_numbers_and_strings() {
         let probability = |json: &str| {
             let fault = read(&r#"{"on":"stream","probability":P}"#.replace('P', json)).unwrap();
             fault.schedule.probability.map(Probability::get)
@@ -274,55 +271,55 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_do_not_belong_together_are_named() {
+    fn errors_name_missing_and_unused_keys() {
         for (json, expected) in [
             (
                 r#"{"on": "allocate"}"#,
-                "on: allocate needs either delay or error",
+                "expected either delay or error with on: allocate",
             ),
             (
                 r#"{"on": "options", "delay": "1s", "error": "INTERNAL"}"#,
-                "on: options needs either delay or error",
+                "expected either delay or error with on: options",
             ),
             (
                 r#"{"on": "preferred", "delay": "1s", "message": "m"}"#,
-                "on: preferred needs either delay or error; message goes with error",
+                "expected either delay or error with on: preferred; message only with error",
             ),
             (
                 r#"{"on": "pre-start", "delay": "1s", "devices": "0"}"#,
-                "\"devices\" cannot be used with on: pre-start",
+                "expected no key \"devices\" with on: pre-start",
             ),
             (
                 r#"{"on": "stream", "up": "1s"}"#,
-                "\"up\" cannot be used with on: stream",
+                "expected no key \"up\" with on: stream",
             ),
             (
                 r#"{"on": "stream", "down": "1s"}"#,
-                "\"down\" cannot be used with on: stream",
+                "expected no key \"down\" with on: stream",
             ),
             (
                 r#"{"on": "stream", "error": "INTERNAL"}"#,
-                "\"error\" cannot be used with on: stream",
+                "expected no key \"error\" with on: stream",
             ),
             (
                 r#"{"on": "stream", "message": "m"}"#,
-                "\"message\" cannot be used with on: stream",
+                "expected no key \"message\" with on: stream",
             ),
             (
                 r#"{"on": "registration", "delay": "1s"}"#,
-                "\"delay\" cannot be used with on: registration",
+                "expected no key \"delay\" with on: registration",
             ),
             (
                 r#"{"on": "health", "devices": "all", "up": "1s", "down": "1s", "for": "1s"}"#,
-                "\"for\" cannot be used with on: health",
+                "expected no key \"for\" with on: health",
             ),
             (
                 r#"{"on": "health", "devices": "all", "up": "1s"}"#,
-                "on: health needs devices, up and down",
+                "expected devices, up and down with on: health",
             ),
             (
                 r#"{"on": "health", "devices": "", "up": "1s", "down": "1s"}"#,
-                "expected 1 to 4096 bytes",
+                "expected text of 1 to 4096 bytes",
             ),
             (
                 r#"{"rpc": "stream"}"#,

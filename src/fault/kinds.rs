@@ -1,4 +1,4 @@
-//! What a fault is: what it is injected into, what it does there, and when.
+//! The types of a fault: its injection point, its effect and its schedule.
 
 use std::fmt;
 use std::time::Duration;
@@ -12,70 +12,70 @@ use crate::model::selection::{SelectionError, select};
 
 use super::values::{self, ErrorCode, Probability, Times};
 
-/// One fault of a resource.
+/// A fault to inject into one resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     pub(crate) on: FaultKind,
     pub(crate) schedule: Schedule,
 }
 
-/// What a fault is injected into, and what it does there.
+/// The injection point of a fault, with its effect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FaultKind {
     Allocate(CallFault),
     Preferred(CallFault),
     PreStart(CallFault),
     Options(CallFault),
-    /// The stream of ListAndWatch ends.
+    /// Ends the ListAndWatch stream.
     Stream,
-    /// The resource is not registered for this long. `None`: until the fault is cleared.
+    /// Suspends the registration of the resource for this long. `None`: until the fault is cleared.
     Registration {
         duration: Option<Duration>,
     },
     Health(Flap),
 }
 
-/// What happens to a call of the kubelet.
+/// The effect of a fault on a call from the kubelet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CallFault {
-    /// It is answered this much later.
+    /// Delays the answer.
     Delay(Duration),
-    /// It gets this error instead of an answer.
+    /// Returns this error instead of an answer.
     Error {
         code: ErrorCode,
         message: Option<String>,
     },
 }
 
-/// Devices that become Unhealthy and Healthy again, repeatedly.
+/// Makes devices Unhealthy and Healthy again, repeatedly.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Flap {
-    /// Which devices: see [`crate::model::selection`].
+    /// The selected devices, in the syntax of [`crate::model::selection`].
     pub devices: String,
-    /// How long they are Healthy.
+    /// How long the devices stay Healthy before each Unhealthy phase.
     pub up: Duration,
-    /// How long they are Unhealthy then.
+    /// How long the devices stay Unhealthy.
     pub down: Duration,
 }
 
-/// Into which calls, streams, registrations or phases a fault is injected.
+/// Selects the calls, streams, registrations or phases that a fault is injected into.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Schedule {
-    /// `None`: always.
+    /// `None`: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub probability: Option<Probability>,
-    /// How many are skipped first.
+    /// How many calls, streams, registrations or phases are skipped first.
     #[serde(skip_serializing_if = "is_zero")]
     pub after: u64,
-    /// `None`: the default of the kind.
+    /// `None`: the default of the injection point, see [`Fault::times`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub times: Option<Times>,
-    /// `None`: a random one, where the probability needs one.
+    /// `None`: random, if there is a probability.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
 }
 
-/// What a fault is injected into. Injections are counted by it.
+/// What a fault is injected into. The metric `faults_injected_total` has this value as the label `fault`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InjectionPoint {
@@ -88,7 +88,7 @@ pub enum InjectionPoint {
     Health,
 }
 
-/// A call that the kubelet never makes, by the options of the plugin.
+/// An RPC that the kubelet never calls, because the plugin's options do not ask for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum UncalledRpc {
@@ -99,14 +99,16 @@ pub enum UncalledRpc {
 impl fmt::Display for UncalledRpc {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(match self {
-            Self::Preferred => "preferredAllocation is none, so the kubelet does not ask for it",
-            Self::PreStart => "preStart is false, so the kubelet does not call it",
+            Self::Preferred => {
+                "preferredAllocation is none, so the kubelet does not call GetPreferredAllocation"
+            }
+            Self::PreStart => "preStart is false, so the kubelet does not call PreStartContainer",
         })
     }
 }
 
 impl InjectionPoint {
-    /// As the command line, the config file and the metric's label have it.
+    /// The name on the command line, in the config file and in metric labels.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Allocate => "allocate",
@@ -133,8 +135,8 @@ impl Fault {
         }
     }
 
-    /// How often it is injected at most. Without a bound, an error makes a controller create failing pods by the
-    /// thousand, so the default is once; devices flap until the fault is cleared.
+    /// The maximum number of injections. The default is 1, because an unlimited error makes a controller create thousands
+    /// of failing pods. Only `health` is unlimited by default.
     pub(super) fn times(&self) -> Times {
         let default = match self.on {
             FaultKind::Health(_) => Times::Unlimited,
@@ -143,10 +145,10 @@ impl Fault {
         self.schedule.times.unwrap_or(default)
     }
 
-    /// Checks that the resource has the devices that flap.
+    /// Checks that the resource has all devices that this fault selects.
     ///
     /// # Errors
-    /// The first part of the selection that no device has.
+    /// Returns an error that names the first part of the selection that matches no device.
     pub(crate) fn check_devices(&self, devices: &Devices) -> Result<(), SelectionError> {
         match &self.on {
             FaultKind::Health(flap) => select(devices, &flap.devices).map(drop),
@@ -154,7 +156,7 @@ impl Fault {
         }
     }
 
-    /// Why it is never injected, where a kubelet that knows these options does not make the call.
+    /// Returns the RPC that the kubelet never calls with these options, if this fault needs that RPC.
     pub(crate) fn never_injected(
         &self,
         options: v1beta1::DevicePluginOptions,
@@ -168,14 +170,13 @@ impl Fault {
         }
     }
 
-    /// Whether it delays calls.
     pub(crate) fn is_delay(&self) -> bool {
         matches!(self.on.call(), Some(CallFault::Delay(_)))
     }
 }
 
 impl FaultKind {
-    /// What happens to the call, where it is one.
+    /// The effect on a call, or `None` if this kind is not about calls.
     pub(crate) fn call(&self) -> Option<&CallFault> {
         match self {
             Self::Allocate(call)
@@ -186,7 +187,7 @@ impl FaultKind {
         }
     }
 
-    /// The keys of the kind with their values.
+    /// The keys and values of this kind, as in the config file.
     pub(super) fn keys(&self) -> Vec<(&'static str, String)> {
         match self {
             Self::Allocate(call)
@@ -196,18 +197,18 @@ impl FaultKind {
             Self::Stream | Self::Registration { duration: None } => Vec::new(),
             Self::Registration {
                 duration: Some(duration),
-            } => vec![("for", values::one_word(*duration))],
+            } => vec![("for", values::format_duration(*duration))],
             Self::Health(flap) => vec![
                 ("devices", flap.devices.clone()),
-                ("up", values::one_word(flap.up)),
-                ("down", values::one_word(flap.down)),
+                ("up", values::format_duration(flap.up)),
+                ("down", values::format_duration(flap.down)),
             ],
         }
     }
 }
 
 impl CallFault {
-    /// `None` where it is not exactly one of both.
+    /// Returns `None` unless exactly one of `delay` and `error` is set, or if a message comes without an error.
     pub(crate) fn new(
         delay: Option<Duration>,
         error: Option<ErrorCode>,
@@ -222,7 +223,7 @@ impl CallFault {
 
     fn keys(&self) -> Vec<(&'static str, String)> {
         match self {
-            Self::Delay(delay) => vec![("delay", values::one_word(*delay))],
+            Self::Delay(delay) => vec![("delay", values::format_duration(*delay))],
             Self::Error { code, message } => {
                 let message = message.clone().map(|message| ("message", message));
                 std::iter::once(("error", code.to_string()))
@@ -233,12 +234,12 @@ impl CallFault {
     }
 }
 
-/// As the command line has it, without the resource.
+/// The arguments of `simple-device-plugin fault`, without the resource.
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         f.write_str(self.point().as_str())?;
         for (key, value) in self.on.keys() {
-            let value = quoted(&value);
+            let value = shell_quoted(&value);
             match key {
                 "devices" => write!(f, " {value}")?,
                 _ => write!(f, " --{key} {value}")?,
@@ -248,7 +249,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Each part begins with a blank.
+/// Options of the command line, each with a leading space.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         if let Some(probability) = self.probability {
@@ -267,8 +268,8 @@ impl fmt::Display for Schedule {
     }
 }
 
-/// One word for a shell.
-fn quoted(text: &str) -> String {
+/// Quotes the text for a POSIX shell, if needed.
+fn shell_quoted(text: &str) -> String {
     let is_word = |c: char| c.is_ascii_alphanumeric() || "-_.,/:".contains(c);
     if text.chars().all(is_word) && !text.is_empty() {
         return text.to_owned();
@@ -276,7 +277,10 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "skip_serializing_if passes a reference"
+)]
 fn is_zero(count: &u64) -> bool {
     *count == 0
 }

@@ -1,4 +1,4 @@
-//! The faults of one resource while the program runs.
+//! The faults that are set on one resource.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,30 +8,31 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use super::values::ErrorCode;
-use super::{Armed, CallFault, Fault, FaultId, FaultKind, InjectionPoint};
+use super::{ArmedFault, CallFault, Fault, FaultId, FaultKind, InjectionPoint};
 
-/// For one resource, set at run time, and as many of its configuration; each is evaluated at every call.
+/// The maximum number of faults of one resource that are set at run time, and also of those in its configuration. Every
+/// call evaluates all of them.
 pub(crate) const FAULTS_MAX: usize = 64;
 
-/// How many faults of `health` a resource can have; each goes through the list of devices at every change.
+/// The same maximum for `health` faults. Every phase of such a fault searches the whole device list.
 pub(crate) const FLAPS_MAX: usize = 8;
 
-/// The message of an error that has none of its own.
-const MESSAGE_DEFAULT: &str = "a fault on demand";
+/// The message of an error fault without `message`. It appears in pod events.
+const MESSAGE_DEFAULT: &str = "injected fault";
 
-/// The faults that were evaluated for one stream, or one registration: each is evaluated once.
+/// The faults that were already evaluated for the current stream or registration. Each is evaluated only once.
 pub(crate) type Evaluated = BTreeSet<FaultId>;
 
-/// What is injected into one call.
+/// The faults that are injected into one call.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct OfCall {
-    /// It waits for the sum of these.
+pub struct CallInjections {
+    /// The delays. The call is delayed by their sum.
     pub delays: Vec<(FaultId, Duration)>,
-    /// The refusal, and the fault that it comes from.
+    /// The error that the call returns, with the fault that causes it.
     pub refusal: Option<(FaultId, Refusal)>,
 }
 
-/// The error that the kubelet gets instead of an answer.
+/// An error that the kubelet gets instead of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub code: ErrorCode,
@@ -42,19 +43,21 @@ pub struct Refusal {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Suspension {
     pub id: FaultId,
-    /// `None`: until the fault is cleared.
+    /// When the suspension ends. `None`: when the fault is cleared.
     pub until: Option<Instant>,
 }
 
-/// There are too many faults.
+/// The maximum number of faults is reached. The variants are part of the control protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[serde(rename_all = "camelCase")]
-pub enum TooMany {
-    #[error("{FAULTS_MAX} faults were already set at run time; `fault clear` removes them")]
-    Faults,
-    /// That make devices flap.
+pub enum TooManyFaults {
     #[error(
-        "{FLAPS_MAX} faults of health were already set at run time; `fault clear` removes them"
+        "the limit of {FAULTS_MAX} faults set at run time is reached: remove all faults with `fault clear`"
+    )]
+    Faults,
+    /// Too many `health` faults.
+    #[error(
+        "the limit of {FLAPS_MAX} health faults set at run time is reached: remove all faults with `fault clear`"
     )]
     Flaps,
 }
@@ -62,56 +65,56 @@ pub enum TooMany {
 /// All faults of one resource.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    armed: Vec<Armed>,
+    armed: Vec<ArmedFault>,
     next: u64,
-    /// As the configuration has them, whatever became of them.
+    /// The faults in the configuration, including those that were cleared.
     configured: Arc<[Fault]>,
 }
 
 impl Faults {
     /// The faults that are set.
-    pub(crate) fn armed(&self) -> &[Armed] {
+    pub(crate) fn armed(&self) -> &[ArmedFault] {
         &self.armed
     }
 
-    /// Whether this fault is still there.
+    /// Whether this fault is still set.
     pub fn has(&self, id: FaultId) -> bool {
         self.armed.iter().any(|armed| armed.id == id)
     }
 
-    /// Whether a fault is set on this point.
-    pub(crate) fn threaten(&self, point: InjectionPoint) -> bool {
+    /// Whether any fault is set on this injection point.
+    pub(crate) fn has_fault_on(&self, point: InjectionPoint) -> bool {
         self.armed.iter().any(|armed| armed.fault.point() == point)
     }
 
-    /// Adds a fault at run time. Where there are too many, it replaces one that is over. Where it needs a seed and names none it gets this one. Returns it as it is armed.
+    /// Adds a fault at run time. If the maximum is reached, it replaces a finished fault. `seed` is used if the fault has none.
     ///
     /// # Errors
-    /// When there are too many.
-    pub fn set(&mut self, fault: Fault, seed: u64) -> Result<&Armed, TooMany> {
-        let at_run_time = |armed: &&Armed| armed.set_at_run_time;
-        let flaps = |fault: &Fault| fault.point() == InjectionPoint::Health;
-        let flapping = self.armed.iter().filter(at_run_time);
-        if flaps(&fault) && flapping.filter(|armed| flaps(&armed.fault)).count() >= FLAPS_MAX {
-            return Err(TooMany::Flaps);
+    /// Returns an error if the maximum is reached and no fault is finished.
+    pub fn set(&mut self, fault: Fault, seed: u64) -> Result<&ArmedFault, TooManyFaults> {
+        let is_set_at_run_time = |armed: &&ArmedFault| armed.set_at_run_time;
+        let is_flap = |fault: &Fault| fault.point() == InjectionPoint::Health;
+        let flapping = self.armed.iter().filter(is_set_at_run_time);
+        if is_flap(&fault) && flapping.filter(|armed| is_flap(&armed.fault)).count() >= FLAPS_MAX {
+            return Err(TooManyFaults::Flaps);
         }
-        if self.armed.iter().filter(at_run_time).count() >= FAULTS_MAX {
-            let mut over = self.armed.iter();
-            let over = over.position(|armed| armed.set_at_run_time && armed.is_over());
-            self.armed.remove(over.ok_or(TooMany::Faults)?);
+        if self.armed.iter().filter(is_set_at_run_time).count() >= FAULTS_MAX {
+            let mut armed = self.armed.iter();
+            let finished = armed.position(|armed| armed.set_at_run_time && armed.is_finished());
+            self.armed.remove(finished.ok_or(TooManyFaults::Faults)?);
         }
         let armed = self.arm(fault, true, seed);
         self.armed.push(armed);
-        self.armed.last().ok_or(TooMany::Faults)
+        self.armed.last().ok_or(TooManyFaults::Faults)
     }
 
-    /// Whether these are the configured faults.
+    /// Whether `configured` equals the current configuration.
     pub(crate) fn are_configured(&self, configured: &[Fault]) -> bool {
         *self.configured == *configured
     }
 
-    /// Replaces the configured faults by others. Those that both configurations have go on, or stay cleared; so do
-    /// those set at run time. Returns those that are new.
+    /// Replaces the configured faults. A fault in both configurations keeps its state, or stays cleared. Faults set at run
+    /// time stay. Returns the faults that are new.
     pub fn configure(&mut self, configured: &[Fault], mut seed: impl FnMut() -> u64) -> Vec<Fault> {
         let before = std::mem::replace(&mut self.configured, configured.into());
         let all = std::mem::take(&mut self.armed);
@@ -121,13 +124,13 @@ impl Faults {
         let mut new = Vec::new();
         for fault in configured {
             let was_configured = before.iter().position(|before| *before == fault);
-            let goes_on = known.iter().position(|armed| armed.asked == *fault);
-            if let Some(place) = was_configured {
-                before.swap_remove(place);
+            let kept = known.iter().position(|armed| armed.requested == *fault);
+            if let Some(position) = was_configured {
+                before.swap_remove(position);
             }
-            match (goes_on, was_configured) {
-                (Some(place), _) => self.armed.push(known.remove(place)),
-                // It was cleared.
+            match (kept, was_configured) {
+                (Some(position), _) => self.armed.push(known.remove(position)),
+                // The fault was cleared at run time.
                 (None, Some(_)) => {}
                 (None, None) => {
                     let armed = self.arm(fault.clone(), false, seed());
@@ -140,42 +143,44 @@ impl Faults {
         new
     }
 
-    /// Back to the configured faults, from their beginning.
+    /// Removes all faults and sets the configured ones again, with new counters.
     pub fn reset(&mut self, seed: impl FnMut() -> u64) {
         self.clear();
         let configured = std::mem::take(&mut self.configured);
         self.configure(&configured, seed);
     }
 
-    /// Takes all away; returns how many.
+    /// Removes all faults, including configured ones, and returns how many there were.
     pub fn clear(&mut self) -> usize {
         std::mem::take(&mut self.armed).len()
     }
 
-    /// Evaluates a call of an RPC.
-    pub fn call(&mut self, point: InjectionPoint) -> OfCall {
-        let mut of_call = OfCall::default();
+    /// Evaluates the faults on this injection point for one call.
+    pub fn call(&mut self, point: InjectionPoint) -> CallInjections {
+        let mut injections = CallInjections::default();
         for armed in self.inject(point, |_| true) {
             match armed.fault.on.call() {
                 Some(CallFault::Delay(delay)) => {
                     armed.delaying += 1;
-                    of_call.delays.push((armed.id, *delay));
+                    injections.delays.push((armed.id, *delay));
                 }
-                // One answer is all that it can get.
-                Some(CallFault::Error { .. }) if of_call.refusal.is_some() => armed.injected -= 1,
+                // A call returns only the first error.
+                Some(CallFault::Error { .. }) if injections.refusal.is_some() => {
+                    armed.injected -= 1;
+                }
                 Some(CallFault::Error { code, message }) => {
                     let message = message.as_deref().unwrap_or(MESSAGE_DEFAULT).to_owned();
                     let code = *code;
-                    of_call.refusal = Some((armed.id, Refusal { code, message }));
+                    injections.refusal = Some((armed.id, Refusal { code, message }));
                 }
                 None => {}
             }
         }
-        of_call
+        injections
     }
 
-    /// A call that these delayed waits no more.
-    pub fn delayed(&mut self, ids: &[FaultId]) {
+    /// Records that a call that these faults delayed waits no longer.
+    pub fn delay_ended(&mut self, ids: &[FaultId]) {
         for armed in &mut self.armed {
             if ids.contains(&armed.id) {
                 armed.delaying = armed.delaying.saturating_sub(1);
@@ -183,8 +188,8 @@ impl Faults {
         }
     }
 
-    /// They were injected into a call without effect: it does not count.
-    pub(crate) fn take_back(&mut self, ids: &[FaultId]) {
+    /// Takes back one injection of each of these faults, because it had no effect.
+    pub(crate) fn uncount(&mut self, ids: &[FaultId]) {
         for armed in &mut self.armed {
             if ids.contains(&armed.id) {
                 armed.injected = armed.injected.saturating_sub(1);
@@ -192,13 +197,13 @@ impl Faults {
         }
     }
 
-    /// Evaluates a stream; returns by how many faults it is dropped.
+    /// Evaluates the `stream` faults, and returns how many of them end the stream.
     pub fn stream(&mut self, evaluated: &mut Evaluated) -> usize {
         self.inject(InjectionPoint::Stream, |id| evaluated.insert(id))
             .len()
     }
 
-    /// Evaluates a registration; returns what suspends it.
+    /// Evaluates the `registration` faults, and returns those that suspend the registration.
     pub fn registration(&mut self, evaluated: &mut Evaluated, now: Instant) -> Vec<Suspension> {
         let injected = self.inject(InjectionPoint::Registration, |id| evaluated.insert(id));
         let suspensions = injected
@@ -213,31 +218,31 @@ impl Faults {
         suspensions.collect()
     }
 
-    /// Evaluates whether the devices of this fault become Unhealthy.
+    /// Evaluates this `health` fault, and returns whether its devices become Unhealthy.
     pub(super) fn health(&mut self, id: FaultId) -> bool {
         !self
-            .inject(InjectionPoint::Health, |meant| meant == id)
+            .inject(InjectionPoint::Health, |other| other == id)
             .is_empty()
     }
 
     fn inject(
         &mut self,
         point: InjectionPoint,
-        mut is_meant: impl FnMut(FaultId) -> bool,
-    ) -> Vec<&mut Armed> {
-        let of_point = self
+        mut is_selected: impl FnMut(FaultId) -> bool,
+    ) -> Vec<&mut ArmedFault> {
+        let on_point = self
             .armed
             .iter_mut()
             .filter(|armed| armed.fault.point() == point);
-        of_point
-            .filter_map(|armed| (is_meant(armed.id) && armed.injects()).then_some(armed))
+        on_point
+            .filter_map(|armed| (is_selected(armed.id) && armed.injects()).then_some(armed))
             .collect()
     }
 
-    fn arm(&mut self, asked: Fault, set_at_run_time: bool, seed: u64) -> Armed {
+    fn arm(&mut self, requested: Fault, set_at_run_time: bool, seed: u64) -> ArmedFault {
         let id = FaultId(self.next);
         self.next += 1;
-        Armed::new(id, asked, set_at_run_time, seed)
+        ArmedFault::new(id, requested, set_at_run_time, seed)
     }
 }
 
@@ -250,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_waits_for_all_of_its_delays_and_is_then_refused() {
+    fn a_call_gets_the_sum_of_all_delays_and_the_first_error() {
         let mut faults = Faults::default();
         for json in [
             r#"{"on": "allocate", "delay": "1s"}"#,
@@ -261,19 +266,21 @@ mod tests {
         ] {
             faults.set(fault(json), 1).expect("room");
         }
-        let of_call = faults.call(InjectionPoint::Allocate);
-        let delays: Vec<u64> = of_call.delays.iter().map(|(_, d)| d.as_secs()).collect();
+        let injections = faults.call(InjectionPoint::Allocate);
+        let delays: Vec<u64> = injections.delays.iter().map(|(_, d)| d.as_secs()).collect();
         assert_eq!(delays, [1, 2]);
-        let written = of_call.refusal.map(|(_, refusal)| refusal.code.to_string());
-        assert_eq!(written.as_deref(), Some("ABORTED"));
-        let ids: Vec<FaultId> = of_call.delays.iter().map(|(id, _)| *id).collect();
-        faults.take_back(&ids);
+        let code = injections
+            .refusal
+            .map(|(_, refusal)| refusal.code.to_string());
+        assert_eq!(code.as_deref(), Some("ABORTED"));
+        let ids: Vec<FaultId> = injections.delays.iter().map(|(id, _)| *id).collect();
+        faults.uncount(&ids);
         let injected: Vec<u64> = faults.armed().iter().map(|armed| armed.injected).collect();
         assert_eq!(injected, [0, 1, 0, 0, 0]);
     }
 
     #[test]
-    fn each_is_evaluated_once_for_each_registration() {
+    fn each_fault_is_evaluated_once_per_registration() {
         let (mut faults, now) = (Faults::default(), Instant::now());
         for json in [
             r#"{"on": "registration", "for": "2s"}"#,
@@ -295,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_arms_what_is_new_and_clear_takes_all() {
+    fn configure_sets_only_new_faults_and_clear_removes_all() {
         let mut faults = Faults::default();
         let one = fault(r#"{"on": "stream", "probability": 1}"#);
         let other = fault(r#"{"on": "registration"}"#);
@@ -305,7 +312,7 @@ mod tests {
         let another = faults.set(other.clone(), 6).expect("room").id;
         let seeds = faults.armed().iter().map(|armed| armed.fault.schedule.seed);
         assert_eq!(seeds.collect::<Vec<_>>(), [Some(5), None, None]);
-        // One that it has already goes on.
+        // A fault in both configurations keeps its counters.
         assert_eq!(faults.stream(&mut Evaluated::new()), 1);
         let second = [other.clone(), one];
         assert!(faults.configure(&second, || 7).is_empty());
@@ -313,11 +320,11 @@ mod tests {
         assert_eq!(injected, [0, 1, 0]);
         faults.configure(&[], || 7);
         assert_eq!(faults.armed().len(), 1);
-        assert!(faults.has(another) && faults.threaten(InjectionPoint::Registration));
-        assert!(!faults.threaten(InjectionPoint::Stream));
+        assert!(faults.has(another) && faults.has_fault_on(InjectionPoint::Registration));
+        assert!(!faults.has_fault_on(InjectionPoint::Stream));
         assert_eq!(faults.clear(), 1);
         assert!(!faults.has(another));
-        // What was cleared stays so; a second one alike is new.
+        // A cleared fault stays cleared, but a second equal fault is new.
         faults.configure(&second, || 7);
         faults.clear();
         let more = [
@@ -337,40 +344,42 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_makes_room_and_what_lasts_does_not() {
+    fn only_finished_faults_are_replaced() {
         let mut faults = Faults::default();
         let stream = fault(r#"{"on": "stream"}"#);
         let registration = fault(r#"{"on": "registration"}"#);
         let delay = fault(r#"{"on": "allocate", "delay": "1s", "times": 1}"#);
-        for lasts in [registration, delay] {
-            faults.set(lasts, 1).expect("room");
+        for lasting in [registration, delay] {
+            faults.set(lasting, 1).expect("room");
         }
         faults.registration(&mut Evaluated::new(), Instant::now());
         faults.call(InjectionPoint::Allocate);
         while faults.set(stream.clone(), 1).is_ok() {}
         assert!(!faults.armed()[2].is_exhausted());
         assert_eq!(faults.stream(&mut Evaluated::new()), FAULTS_MAX - 2);
-        assert!(faults.armed().iter().all(Armed::is_exhausted));
+        assert!(faults.armed().iter().all(ArmedFault::is_exhausted));
         for _ in 2..FAULTS_MAX {
-            faults.set(stream.clone(), 1).expect("the place of another");
+            faults
+                .set(stream.clone(), 1)
+                .expect("replaces a finished fault");
         }
-        assert_eq!(faults.set(stream, 1).unwrap_err(), TooMany::Faults);
+        assert_eq!(faults.set(stream, 1).unwrap_err(), TooManyFaults::Faults);
         let lasting = faults.armed()[..2].iter().map(|armed| armed.fault.point());
         assert_eq!(
             lasting.collect::<Vec<_>>(),
             [InjectionPoint::Registration, InjectionPoint::Allocate]
         );
-        // A delay that nobody waits for any more makes room.
+        // A delay fault is finished once no call waits for it.
         let delay = faults.armed()[1].id;
-        faults.delayed(&[delay]);
+        faults.delay_ended(&[delay]);
         let stream = fault(r#"{"on": "stream", "after": 1}"#);
-        faults.set(stream, 1).expect("the place of the delay");
+        faults.set(stream, 1).expect("replaces the delay");
         assert!(!faults.has(delay));
         let health = fault(r#"{"on": "health", "devices": "0", "up": "1s", "down": "1s"}"#);
         faults.clear();
         for _ in 0..FLAPS_MAX {
             faults.set(health.clone(), 1).expect("room");
         }
-        assert_eq!(faults.set(health, 1).unwrap_err(), TooMany::Flaps);
+        assert_eq!(faults.set(health, 1).unwrap_err(), TooManyFaults::Flaps);
     }
 }

@@ -1,4 +1,4 @@
-//! Faults on demand: what can go wrong with a resource, and when. The time and chance are arguments.
+//! Fault injection: the kinds of faults, their schedules and their limits. The current time and random seeds are arguments.
 
 mod armed;
 mod delays;
@@ -10,10 +10,10 @@ mod list;
 mod schema;
 pub(crate) mod values;
 
-pub(crate) use armed::{Armed, FaultId};
-pub(crate) use delays::{BOUNDS, BOUNDS_FOR, Delays, Grant};
+pub(crate) use armed::{ArmedFault, FaultId};
+pub(crate) use delays::{DELAY_LIMITS, DELAY_LIMITS_REASON, Delays, Grant};
 pub(crate) use flap::Flaps;
 pub(crate) use kinds::{CallFault, FaultKind, Flap, Schedule};
 pub use kinds::{Fault, InjectionPoint, UncalledRpc};
-pub(crate) use list::{Evaluated, FAULTS_MAX, FLAPS_MAX, OfCall, Suspension};
-pub use list::{Faults, TooMany};
+pub(crate) use list::{CallInjections, Evaluated, FAULTS_MAX, FLAPS_MAX, Suspension};
+pub use list::{Faults, TooManyFaults};

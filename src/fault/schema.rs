@@ -1,4 +1,4 @@
-//! The JSON schema of a fault: one alternative for each kind, so that editors offer no other keys.
+//! The JSON schema of a fault. It has one alternative for each kind, so that editors offer only the keys of that kind.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use super::keys::FaultKeys;
 
 const CALLS: &[&str] = &["allocate", "preferred", "pre-start", "options"];
 
-/// What a fault can be: `on`, the keys that it needs beside it, and those that it can have.
+/// The kinds of faults: the values of `on`, the required keys and the optional keys.
 const KINDS: [(&[&str], &[&str], &[&str]); 5] = [
     (CALLS, &["delay"], &[]),
     (CALLS, &["error"], &["message"]),
@@ -30,31 +30,31 @@ impl JsonSchema for Fault {
         let all = FaultKeys::json_schema(generator);
         let property = |key: &str| {
             let mut property = all.as_value()["properties"][key].clone();
-            // It is null for every key that can be left out, and tells nothing.
+            // The default is null for every optional key, which is of no use to an editor.
             property
                 .as_object_mut()
                 .map(|property| property.remove("default"));
             property
         };
-        let kinds = KINDS.map(|(on, needs, takes)| {
-            let keys = needs.iter().chain(takes).chain(&SCHEDULE);
+        let kinds = KINDS.map(|(on, required_keys, optional_keys)| {
+            let keys = required_keys.iter().chain(optional_keys).chain(&SCHEDULE);
             let on = ("on".to_owned(), json!({"enum": on}));
             let keys = keys.map(|key| ((*key).to_owned(), property(key)));
             let properties: Map<String, Value> = std::iter::once(on).chain(keys).collect();
-            let required: Vec<&str> = std::iter::once("on").chain(needs.iter().copied()).collect();
+            let required: Vec<&str> = std::iter::once("on").chain(required_keys.iter().copied()).collect();
             json!({"type": "object", "properties": properties, "required": required, "additionalProperties": false})
         });
-        json_schema!({"description": "What goes wrong, and when.", "oneOf": kinds})
+        json_schema!({"description": "A fault to inject, and its schedule.", "oneOf": kinds})
     }
 }
 
 #[test]
-fn the_kinds_of_the_schema_are_those_that_can_be_read() {
+fn every_kind_in_the_schema_can_be_deserialized() {
     let sample = |key: &str| match key {
         "error" => "INTERNAL",
         _ => "10s",
     };
-    for (on, needs, takes) in KINDS {
+    for (on, required_keys, optional_keys) in KINDS {
         for on in on {
             let keys = |keys: &[&str]| -> Map<String, Value> {
                 let on = ("on".to_owned(), json!(on));
@@ -64,12 +64,15 @@ fn the_kinds_of_the_schema_are_those_that_can_be_read() {
                 std::iter::once(on).chain(keys).collect()
             };
             let is_fault = |keys| serde_json::from_value::<Fault>(Value::Object(keys)).is_ok();
-            assert!(is_fault(keys(needs)), "{on} {needs:?}");
-            assert!(is_fault(keys(&[needs, takes].concat())), "{on} {takes:?}");
-            for left_out in needs {
-                let mut fewer = keys(needs);
-                fewer.remove(*left_out);
-                assert!(!is_fault(fewer), "{on} without {left_out}");
+            assert!(is_fault(keys(required_keys)), "{on} {required_keys:?}");
+            assert!(
+                is_fault(keys(&[required_keys, optional_keys].concat())),
+                "{on} {optional_keys:?}"
+            );
+            for missing in required_keys {
+                let mut incomplete = keys(required_keys);
+                incomplete.remove(*missing);
+                assert!(!is_fault(incomplete), "{on} without {missing}");
             }
         }
     }

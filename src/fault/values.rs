@@ -1,4 +1,4 @@
-//! The values of a fault, parsed from text. What a parser returns as its error is what it expected.
+//! Parsers for the values of a fault. On failure they return the expected value, a text that follows the word "expected".
 
 use std::fmt;
 use std::num::NonZeroU64;
@@ -12,75 +12,79 @@ use crate::model::selection;
 
 use super::delays::DELAY_MAX;
 
-/// Beside the work of a call itself, a shorter delay shows nothing.
+/// A shorter delay is lost in the duration of the call itself.
 const DELAY_MIN: Duration = Duration::from_millis(10);
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// In bytes: a message stands in a pod's events.
+/// In bytes. The message appears in pod events.
 const MESSAGE_MAX: usize = 256;
 
-/// How much later a call is answered.
+/// Parses the delay of a call.
 pub(crate) fn delay(text: &str) -> Result<Duration, String> {
-    time(text, DELAY_MIN..=DELAY_MAX)
+    duration(text, DELAY_MIN..=DELAY_MAX, "10ms to 60s")
 }
 
-/// How long a registration is suspended.
+/// Parses how long a registration is suspended.
 pub(crate) fn suspension(text: &str) -> Result<Duration, String> {
-    time(text, Duration::from_millis(1)..=DAY)
+    duration(text, Duration::from_millis(1)..=DAY, "1ms to 24h")
 }
 
-/// How long devices are Healthy, or Unhealthy.
+/// Parses how long devices stay Healthy or Unhealthy.
 pub(crate) fn phase(text: &str) -> Result<Duration, String> {
-    time(text, Duration::from_secs(1)..=DAY)
+    duration(text, Duration::from_secs(1)..=DAY, "1s to 24h")
 }
 
-fn time(text: &str, bounds: RangeInclusive<Duration>) -> Result<Duration, String> {
+/// `range_text` names the range in the units of the documentation: `humantime` writes 60s as `1m`, and 24h as `1day`.
+fn duration(
+    text: &str,
+    range: RangeInclusive<Duration>,
+    range_text: &str,
+) -> Result<Duration, String> {
     let parsed = humantime::parse_duration(text).ok();
-    parsed.filter(|time| bounds.contains(time)).ok_or_else(|| {
-        let [min, max] = [bounds.start(), bounds.end()].map(|bound| one_word(*bound));
-        format!("a time from {min} to {max}, as in 10s")
-    })
+    parsed
+        .filter(|duration| range.contains(duration))
+        .ok_or_else(|| format!("a duration from {range_text}, for example 10s"))
 }
 
-/// A time that can be parsed again, without blanks.
-pub(super) fn one_word(time: Duration) -> String {
-    humantime::format_duration(time)
+/// Formats a duration without spaces, so that it is one argument on the command line. It can be parsed again.
+pub(super) fn format_duration(duration: Duration) -> String {
+    humantime::format_duration(duration)
         .to_string()
         .replace(' ', "")
 }
 
-/// The message of an error.
+/// Parses the message of an error.
 pub(crate) fn message(text: &str) -> Result<String, String> {
-    printable(text, MESSAGE_MAX)
+    printable_text(text, MESSAGE_MAX)
 }
 
-/// The devices that flap: see [`selection`].
+/// Parses a device selection. Whether the devices exist is checked later: see [`selection`].
 pub(crate) fn devices(text: &str) -> Result<String, String> {
-    printable(text, selection::TEXT_MAX)
+    printable_text(text, selection::TEXT_MAX)
 }
 
-fn printable(text: &str, most: usize) -> Result<String, String> {
-    let fits = (1..=most).contains(&text.len()) && !text.chars().any(char::is_control);
-    let expected = || format!("1 to {most} bytes without control characters");
+fn printable_text(text: &str, max: usize) -> Result<String, String> {
+    let fits = (1..=max).contains(&text.len()) && !text.chars().any(char::is_control);
+    let expected = || format!("text of 1 to {max} bytes without control characters");
     fits.then(|| text.to_owned()).ok_or_else(expected)
 }
 
-/// How likely an injection is, from 0 to 1.
+/// The probability of an injection, from 0 to 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub(crate) struct Probability(f64);
 
-/// It is never NaN.
+/// Total equality holds, because the value is never NaN.
 impl Eq for Probability {}
 
 impl Probability {
     pub fn parse(text: &str) -> Result<Self, String> {
         let number = text.parse().ok();
         let number = number.filter(|number| (0.0..=1.0).contains(number));
-        // The sum has no negative zero.
+        // Adding 0.0 turns -0.0 into 0.0.
         number
             .map(|number: f64| Self(number + 0.0))
-            .ok_or_else(|| "a number from 0 to 1, as in 0.5".to_owned())
+            .ok_or_else(|| "a number from 0 to 1, for example 0.5".to_owned())
     }
 
     pub(super) fn get(self) -> f64 {
@@ -94,7 +98,7 @@ impl fmt::Display for Probability {
     }
 }
 
-/// How often a fault is injected at most.
+/// The maximum number of injections of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Times {
@@ -111,11 +115,11 @@ impl Times {
             return Ok(Self::Unlimited);
         }
         let count = text.parse().map(Self::AtMost);
-        count.map_err(|_| "a whole number from 1, or unlimited".to_owned())
+        count.map_err(|_| "a whole number, 1 or more, or unlimited".to_owned())
     }
 
-    /// Whether this count is all of them.
-    pub(super) fn are_reached_by(self, count: u64) -> bool {
+    /// Whether a fault that was injected `count` times is exhausted.
+    pub(super) fn is_reached_by(self, count: u64) -> bool {
         match self {
             Self::Unlimited => false,
             Self::AtMost(most) => count >= most.get(),
@@ -132,15 +136,15 @@ impl fmt::Display for Times {
     }
 }
 
-/// The number of a gRPC status code other than OK.
+/// A gRPC status code other than OK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ErrorCode(u8);
 
 impl ErrorCode {
-    /// Accepts `FAILED_PRECONDITION` and `FailedPrecondition` alike.
+    /// Parses a code in either spelling: `FAILED_PRECONDITION` or `FailedPrecondition`. Case does not matter.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let bare = text.replace('_', "");
-        // gRPC itself has two spellings.
+        // The gRPC specification writes CANCELLED, and grpc-go also Canceled.
         let bare = if bare.eq_ignore_ascii_case("cancelled") {
             "Canceled"
         } else {
@@ -150,7 +154,7 @@ impl ErrorCode {
         let found = numbered.find(|(_, name)| name.eq_ignore_ascii_case(bare));
         found
             .map(|(number, _)| Self(number))
-            .ok_or_else(|| "a gRPC status code other than OK, as in UNAVAILABLE".to_owned())
+            .ok_or_else(|| "a gRPC status code other than OK, for example UNAVAILABLE".to_owned())
     }
 
     pub(crate) fn number(self) -> i32 {
@@ -161,8 +165,8 @@ impl ErrorCode {
 impl fmt::Display for ErrorCode {
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         let name = CODES[usize::from(self.0)];
-        for (place, letter) in name.char_indices() {
-            if place > 0 && letter.is_uppercase() {
+        for (position, letter) in name.char_indices() {
+            if position > 0 && letter.is_uppercase() {
                 f.write_str("_")?;
             }
             write!(f, "{}", letter.to_ascii_uppercase())?;
@@ -176,32 +180,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_outside_its_bounds_is_an_error() {
+    fn refuses_a_duration_outside_its_range() {
         type Parser = fn(&str) -> Result<Duration, String>;
         let parsers: [(Parser, &[&str], &[&str], &str); 3] = [
             (
                 delay,
                 &["10ms", "1500ms", "60s", "1m"],
                 &["9ms", "60001ms"],
-                "a time from 10ms to 1m, as in 10s",
+                "a duration from 10ms to 60s, for example 10s",
             ),
             (
                 suspension,
                 &["1ms", "24h"],
                 &["999us", "24h1ms"],
-                "a time from 1ms to 1day, as in 10s",
+                "a duration from 1ms to 24h, for example 10s",
             ),
             (
                 phase,
                 &["1s", "24h"],
                 &["999ms", "25h"],
-                "a time from 1s to 1day, as in 10s",
+                "a duration from 1s to 24h, for example 10s",
             ),
         ];
         for (parse, right, wrong, expected) in parsers {
             for text in right {
-                let time = parse(text).unwrap();
-                assert_eq!(parse(&one_word(time)), Ok(time), "{text}");
+                let duration = parse(text).unwrap();
+                assert_eq!(parse(&format_duration(duration)), Ok(duration), "{text}");
             }
             for text in wrong.iter().chain(&["", "10", "-1s", "ten"]) {
                 assert_eq!(parse(text).unwrap_err(), expected, "{text}");
@@ -210,21 +214,21 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_written_as_one_word() {
+    fn a_duration_is_formatted_without_spaces() {
         for (text, expected) in [("60s", "1m"), ("1500ms", "1s500ms"), ("100ms", "100ms")] {
-            assert_eq!(delay(text).map(one_word).unwrap(), expected);
+            assert_eq!(delay(text).map(format_duration).unwrap(), expected);
         }
     }
 
     #[test]
-    fn a_text_has_a_length_and_no_control_characters() {
+    fn refuses_text_of_the_wrong_length_or_with_control_characters() {
         let longest = "x".repeat(256);
         for text in ["no luck", "é", &longest] {
             assert_eq!(message(text).unwrap(), text);
         }
         let longer = "x".repeat(257);
         for text in ["", "a\u{1b}[2J", "a\nb", &longer] {
-            let expected = "1 to 256 bytes without control characters";
+            let expected = "text of 1 to 256 bytes without control characters";
             assert_eq!(message(text).unwrap_err(), expected, "{text:?}");
         }
         assert_eq!(devices(&longer).unwrap(), longer);
@@ -232,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_read_in_both_spellings() {
+    fn status_codes_are_parsed_in_both_spellings() {
         for (text, number, name) in [
             ("UNAVAILABLE", 14, "UNAVAILABLE"),
             ("Unavailable", 14, "UNAVAILABLE"),
@@ -242,16 +246,16 @@ mod tests {
             let code = ErrorCode::parse(text).unwrap();
             assert_eq!((code.number(), &*code.to_string()), (number, name));
         }
-        for wrong in ["", "OK", "14", "SICK"] {
+        for wrong in ["", "OK", "14", "BROKEN"] {
             assert_eq!(
                 ErrorCode::parse(wrong).unwrap_err(),
-                "a gRPC status code other than OK, as in UNAVAILABLE"
+                "a gRPC status code other than OK, for example UNAVAILABLE"
             );
         }
     }
 
     #[test]
-    fn a_probability_is_from_0_to_1() {
+    fn parses_probabilities_from_0_to_1() {
         for (text, number) in [
             ("0", "0"),
             ("-0", "0"),
@@ -267,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_a_number_from_1_or_unlimited() {
+    fn parses_times_of_1_or_more_and_unlimited() {
         for text in ["1", "3", "18446744073709551615", "unlimited"] {
             assert_eq!(Times::parse(text).unwrap().to_string(), text);
         }

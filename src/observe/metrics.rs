@@ -142,7 +142,7 @@ fn encode_faults(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result
     let mut injected = metric(encoder, "faults_injected", help, MetricType::Counter)?;
     for plugin in &snapshot.plugins {
         for (point, count) in plugin.record.faults {
-            if count > 0 || plugin.faults.threaten(point) {
+            if count > 0 || plugin.faults.has_fault_on(point) {
                 let labels = [("resource", plugin.name()), ("fault", point.as_str())];
                 counter(&mut injected, &labels, count)?;
             }

@@ -7,7 +7,7 @@ use enum_map::{EnumArray, EnumMap};
 use humantime::format_rfc3339_seconds;
 use serde::{Deserialize, Serialize};
 
-use crate::fault::{Armed, Fault, InjectionPoint};
+use crate::fault::{ArmedFault, Fault, InjectionPoint};
 use crate::model::device::Device;
 use crate::node::checkpoint::{CheckpointedResource, Holder};
 use crate::observe::{PluginSnapshot, Snapshot};
@@ -260,7 +260,7 @@ fn overrides(overrides: &Overrides) -> Option<OverridesStatus> {
     (*overrides != Overrides::default()).then_some(status)
 }
 
-fn fault(armed: &Armed) -> FaultStatus {
+fn fault(armed: &ArmedFault) -> FaultStatus {
     FaultStatus {
         fault: armed.fault.clone(),
         set_at_run_time: armed.set_at_run_time,

@@ -1,4 +1,4 @@
-//! How a resource's offer changes while the program runs. Each change is sent on every open stream.
+//! The changes of an offer at run time. Every open ListAndWatch stream sends each changed list.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,42 +10,42 @@ use crate::offer::resource::Resource;
 use crate::util::watch_cell::WatchCell;
 
 impl WatchCell<Arc<Offer>> {
-    /// Another configuration of the same resource; nothing happens where it is the same.
+    /// Replaces the configuration of the resource, if it differs.
     pub fn reconfigure(&self, resource: &Resource) {
         self.change(|offer| {
             (**offer.resource() != *resource).then(|| offer.reconfigured(resource.clone()))
         });
     }
 
-    /// Adds the devices that pods hold to the list, also where the configuration lacks them.
-    pub fn hold(&self, held: &[Device]) {
-        let unknown = |offer: &Offer| {
+    /// Adds the devices that pods hold to the list. Those that are not configured are pending removal.
+    pub fn add_held(&self, held: &[Device]) {
+        let has_unknown = |offer: &Offer| {
             held.iter()
                 .any(|device| offer.devices().get(&device.id).is_none())
         };
-        self.change(|offer| unknown(offer).then(|| offer.holding(held)));
+        self.change(|offer| has_unknown(offer).then(|| offer.with_held(held)));
     }
 
-    /// Sends the same list once more.
+    /// Sends the same list again, which makes the kubelet write its checkpoint.
     pub fn repeat(&self) {
         self.change(|offer| Some(offer.repeated()));
     }
 
-    /// Drops these of the devices that are pending removal.
+    /// Drops the devices with these IDs that are pending removal.
     pub(crate) fn drop_removing(&self, ids: &BTreeSet<&str>) {
         self.change(|offer| {
             offer
                 .removing()
                 .any(|device| ids.contains(&*device.id))
-                .then(|| offer.without(ids))
+                .then(|| offer.without_dropped(ids))
         });
     }
 
-    /// Sets something at run time. Where that changes nothing, nothing is sent: every message makes the kubelet
-    /// write its checkpoint.
+    /// Changes the overrides. If `set` returns the same overrides, no list is sent: every list makes the kubelet write its
+    /// checkpoint.
     ///
     /// # Errors
-    /// What `set` has against it; then nothing changed.
+    /// Returns the error of `set`. The offer is unchanged then.
     pub fn set<E>(&self, set: impl FnOnce(&Offer) -> Result<Offer, E>) -> Result<(), E> {
         let mut outcome = Ok(());
         self.change(|offer| match set(offer) {
@@ -58,21 +58,25 @@ impl WatchCell<Arc<Offer>> {
         outcome
     }
 
-    /// Sets the health of the devices that are meant (see [`select`]), and returns their IDs.
+    /// Overrides the health of the selected devices (see [`select`]), and returns their IDs.
     ///
     /// # Errors
-    /// When no such device is there.
-    pub fn set_health(&self, meant: &str, health: Health) -> Result<Vec<Box<str>>, SelectionError> {
+    /// Returns an error if a part of the selection matches no device.
+    pub fn set_health(
+        &self,
+        selection: &str,
+        health: Health,
+    ) -> Result<Vec<Box<str>>, SelectionError> {
         let mut ids = Vec::new();
         self.set(|offer| {
-            let selected = select(offer.devices(), meant)?;
+            let selected = select(offer.devices(), selection)?;
             ids = selected.iter().map(|device| device.id.clone()).collect();
             Ok(offer.with_health(ids.iter().map(|id| &**id), health))
         })?;
         Ok(ids)
     }
 
-    /// Makes these devices, and no others, Unhealthy by a fault.
+    /// Replaces the set of devices that a fault makes Unhealthy.
     pub(crate) fn set_fault_unhealthy(&self, fault_unhealthy: BTreeSet<Box<str>>) {
         self.change(|offer| {
             (*offer.fault_unhealthy() != fault_unhealthy)
@@ -91,27 +95,26 @@ mod tests {
     use crate::config::{Config, Environment, Host};
 
     #[test]
-    fn only_a_change_is_sent() {
+    fn an_unchanged_list_is_not_sent() {
         let host = Host {
             hostname: Some("n".to_owned()),
             ..Host::default()
         };
         let config = Config::from_variables(&Environment::default(), &host).unwrap();
         let offer = Offer::new(config.plugins.resources[0].clone());
-        let handle = WatchCell::new(Arc::new(offer));
-        let mut offer = handle.subscribe();
+        let cell = WatchCell::new(Arc::new(offer));
+        let mut offer = cell.subscribe();
         let known = offer.borrow().devices().as_slice().to_vec();
-        assert!(handle.set_health("other", Health::Unhealthy).is_err());
-        handle.reconfigure(&config.plugins.resources[0]);
-        handle.hold(&known);
-        handle.drop_removing(&BTreeSet::from(["simple-device-n-0"]));
+        assert!(cell.set_health("other", Health::Unhealthy).is_err());
+        cell.reconfigure(&config.plugins.resources[0]);
+        cell.add_held(&known);
+        cell.drop_removing(&BTreeSet::from(["simple-device-n-0"]));
         assert!(!offer.has_changed().unwrap());
-        handle
-            .set_health("simple-device-n-1", Health::Unhealthy)
+        cell.set_health("simple-device-n-1", Health::Unhealthy)
             .unwrap();
         assert!(offer.has_changed().unwrap());
         offer.mark_unchanged();
-        handle.set_health("1", Health::Unhealthy).unwrap();
+        cell.set_health("1", Health::Unhealthy).unwrap();
         assert!(!offer.has_changed().unwrap());
         let devices = Arc::clone(offer.borrow().devices());
         assert_eq!(

@@ -1,17 +1,17 @@
-//! The list of devices that the kubelet gets.
+//! Builds the device list that is reported to the kubelet.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::model::device::{Device, Devices, LIST_SIZE_MAX};
 
-/// The configured devices that there is room for, and the known ones that the configuration lacks.
-pub(super) fn reported(configured: &Arc<Devices>, known: &[Device]) -> Arc<Devices> {
+/// Returns the configured devices that fit, followed by the known devices that are not configured, as pending removal.
+pub(super) fn reported_devices(configured: &Arc<Devices>, known: &[Device]) -> Arc<Devices> {
     let mut ids = BTreeSet::new();
-    let lacking = known
+    let unconfigured = known
         .iter()
         .filter(|device| configured.get(&device.id).is_none() && ids.insert(&device.id));
-    let removing: Vec<Device> = lacking
+    let removing: Vec<Device> = unconfigured
         .map(|device| Device {
             removing: true,
             ..device.clone()
@@ -20,12 +20,12 @@ pub(super) fn reported(configured: &Arc<Devices>, known: &[Device]) -> Arc<Devic
     if removing.is_empty() {
         return Arc::clone(configured);
     }
-    beside(configured, removing, &Devices::from_list(known.to_vec())).into()
+    fit(configured, removing, &Devices::from_list(known.to_vec())).into()
 }
 
-/// The configured devices that fit beside those that are pending removal; the kubelet cannot receive more than
-/// [`LIST_SIZE_MAX`]. Those that it knows come first.
-fn beside(configured: &Devices, removing: Vec<Device>, known: &Devices) -> Devices {
+/// Adds the devices pending removal to the configured ones. If the list would exceed [`LIST_SIZE_MAX`], configured devices
+/// that the kubelet does not know yet are left out.
+fn fit(configured: &Devices, removing: Vec<Device>, known: &Devices) -> Devices {
     let is_known = |device: &&Device| known.get(&device.id).is_some();
     let configured = configured.as_slice();
     let mut size: usize = configured
@@ -35,9 +35,9 @@ fn beside(configured: &Devices, removing: Vec<Device>, known: &Devices) -> Devic
         .map(Device::list_size)
         .sum();
     let mut fits = |device: &&Device| {
-        let room = size + device.list_size() <= LIST_SIZE_MAX;
-        size += if room { device.list_size() } else { 0 };
-        room
+        let has_room = size + device.list_size() <= LIST_SIZE_MAX;
+        size += if has_room { device.list_size() } else { 0 };
+        has_room
     };
     let reported = configured
         .iter()

@@ -1,9 +1,9 @@
-//! What the kubelet sees of a resource: the configured devices, over them what was set at run time and what faults make
-//! Unhealthy, and the devices that are pending removal.
+//! The device list that a resource reports to the kubelet. It combines the configuration, the overrides set at run time,
+//! the faults that make devices Unhealthy, and the devices pending removal.
 //!
-//! A kubelet crashes when a device disappears from the list that a pod holds or an Allocate in flight may
-//! pick (`devicemanager/manager.go` looks it up without asking whether it is there). So a device that the
-//! configuration lacks is reported as Unhealthy until it is known that no pod has it.
+//! The kubelet crashes if a device disappears from the list while a pod holds it or an Allocate in flight may pick it:
+//! `devicemanager/manager.go` looks the device up without checking that it exists. A device that is no longer configured
+//! is therefore reported as Unhealthy until no pod can hold it.
 
 mod changes;
 mod list;
@@ -19,39 +19,40 @@ use thiserror::Error;
 use crate::model::device::{Device, Devices, Health, ListTooLarge};
 use crate::offer::resource::Resource;
 
-/// A resource as it is offered now. Cheap to clone.
+/// A resource with its overrides, faults and the resulting device list. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Offer {
     resource: Arc<Resource>,
     overrides: Overrides,
     fault_unhealthy: BTreeSet<Box<str>>,
     devices: Arc<Devices>,
-    /// How often the same list was to be sent once more.
+    /// How many times an unchanged list was sent again.
     repeats: u64,
 }
 
-/// What was set at run time and overrides the configuration.
+/// Settings made at run time, which override the configuration.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
-    /// How many devices there are.
+    /// The number of devices. `None`: as configured.
     pub count: Option<usize>,
-    /// The health of devices, by ID.
+    /// The health of devices, by ID. The IDs of missing devices are kept: such a device may come back.
     pub health: BTreeMap<Box<str>, Health>,
 }
 
-/// Why the number of devices cannot be set at run time.
+/// Why the number of devices cannot be set at run time. The variants are part of the control protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[serde(rename_all = "camelCase")]
 pub enum CountError {
-    /// The configuration names each device.
-    #[error("the devices of this resource are a list, of which there is no other number")]
+    #[error(
+        "the number of devices cannot be set, because the config file lists each device: change the list there"
+    )]
     Listed,
     #[error("expected {0}")]
     TooMany(#[from] ListTooLarge),
 }
 
 impl Offer {
-    /// The resource as configured.
+    /// An offer of the resource as configured, without overrides or faults.
     pub fn new(resource: Resource) -> Self {
         Self {
             overrides: Overrides::default(),
@@ -67,23 +68,23 @@ impl Offer {
         &self.resource
     }
 
-    /// What was set at run time.
+    /// The settings made at run time.
     pub fn overrides(&self) -> &Overrides {
         &self.overrides
     }
 
-    /// The devices that a fault makes Unhealthy.
+    /// The IDs of the devices that a fault makes Unhealthy.
     pub fn fault_unhealthy(&self) -> &BTreeSet<Box<str>> {
         &self.fault_unhealthy
     }
 
-    /// The devices as reported to the kubelet: the wanted ones that there is room for, then those that are pending
-    /// removal.
+    /// The devices as reported to the kubelet. Devices pending removal come last. If the list would be too large for the
+    /// kubelet, new devices are left out until others are dropped.
     pub fn devices(&self) -> &Arc<Devices> {
         &self.devices
     }
 
-    /// The same list to be sent once more: each makes the kubelet write its checkpoint.
+    /// Returns an offer whose list is sent again although it is unchanged. Every list makes the kubelet write its checkpoint.
     #[must_use]
     pub(crate) fn repeated(&self) -> Self {
         Self {
@@ -92,12 +93,12 @@ impl Offer {
         }
     }
 
-    /// How often the same list was to be sent once more.
+    /// How many times an unchanged list was sent again. A stream sends the list whenever this number changes.
     pub(crate) fn repeats(&self) -> u64 {
         self.repeats
     }
 
-    /// The devices that are pending removal.
+    /// The devices pending removal.
     pub fn removing(&self) -> impl Iterator<Item = &Device> {
         self.devices
             .as_slice()
@@ -105,8 +106,8 @@ impl Offer {
             .filter(|device| device.removing)
     }
 
-    /// Another configuration of the same resource: what it lacks is pending removal from here on. What was set at run time
-    /// stays, but a count of devices that are a list now.
+    /// Replaces the configuration. Devices that are no longer configured become pending removal. Overrides are kept, except
+    /// a device count if the new configuration lists each device.
     #[must_use]
     pub(crate) fn reconfigured(&self, resource: Resource) -> Self {
         let overrides = Overrides {
@@ -118,38 +119,38 @@ impl Offer {
             overrides,
             ..self.clone()
         }
-        .made()
+        .rebuilt()
     }
 
-    /// As the configuration says, without overrides.
+    /// Removes the overrides. Faults stay.
     #[must_use]
-    pub fn as_configured(&self) -> Self {
+    pub(crate) fn as_configured(&self) -> Self {
         Self {
             overrides: Overrides::default(),
             ..self.clone()
         }
-        .made()
+        .rebuilt()
     }
 
-    /// What pods hold of this resource is in the list from the start, also where the configuration lacks it.
+    /// Adds the devices that pods hold. Those that are not configured are pending removal.
     #[must_use]
-    pub fn holding(&self, held: &[Device]) -> Self {
+    pub(crate) fn with_held(&self, held: &[Device]) -> Self {
         let known: Vec<Device> = self.removing().chain(held).cloned().collect();
-        self.clone().knowing(&known)
+        self.clone().rebuilt_with(&known)
     }
 
-    /// Without these of the devices that are pending removal; those that waited for room move up.
+    /// Drops the devices with these IDs that are pending removal. New devices that did not fit take their room.
     #[must_use]
-    pub fn without(&self, gone: &BTreeSet<&str>) -> Self {
-        let stays = |device: &&Device| !(device.removing && gone.contains(&*device.id));
-        let known = self.devices.as_slice().iter().filter(stays).cloned();
-        self.clone().knowing(&known.collect::<Vec<_>>())
+    pub(crate) fn without_dropped(&self, dropped: &BTreeSet<&str>) -> Self {
+        let remains = |device: &&Device| !(device.removing && dropped.contains(&*device.id));
+        let remaining = self.devices.as_slice().iter().filter(remains).cloned();
+        self.clone().rebuilt_with(&remaining.collect::<Vec<_>>())
     }
 
-    /// With this many devices, set at run time: those that are too many are pending removal from here on.
+    /// Overrides the number of devices. Surplus devices become pending removal.
     ///
     /// # Errors
-    /// When there cannot be so many.
+    /// Returns an error if the configuration lists each device, or if the list would be too large for the kubelet.
     pub(crate) fn with_count(&self, count: usize) -> Result<Self, CountError> {
         let counted = self.resource.counted.as_ref().ok_or(CountError::Listed)?;
         counted.list_size(count)?;
@@ -161,10 +162,10 @@ impl Offer {
             overrides,
             ..self.clone()
         }
-        .made())
+        .rebuilt())
     }
 
-    /// With this health of these devices, set at run time.
+    /// Overrides the health of the devices with these IDs.
     #[must_use]
     pub(crate) fn with_health<'a>(
         &self,
@@ -177,28 +178,28 @@ impl Offer {
             overrides,
             ..self.clone()
         }
-        .made()
+        .rebuilt()
     }
 
-    /// With these devices, and no others, Unhealthy by a fault.
+    /// Replaces the set of devices that a fault makes Unhealthy.
     #[must_use]
     pub(crate) fn with_fault_unhealthy(&self, fault_unhealthy: BTreeSet<Box<str>>) -> Self {
         Self {
             fault_unhealthy,
             ..self.clone()
         }
-        .made()
+        .rebuilt()
     }
 
-    /// Rebuilds the list, beside the devices that the kubelet knows.
-    fn made(self) -> Self {
+    /// Rebuilds the list. The devices of the current list may be known to the kubelet.
+    fn rebuilt(self) -> Self {
         let known = Arc::clone(&self.devices);
-        self.knowing(known.as_slice())
+        self.rebuilt_with(known.as_slice())
     }
 
-    /// The devices anew: what is configured, over it what was set at run time, over that what faults make Unhealthy; beside
-    /// those that the kubelet may know.
-    fn knowing(mut self, known: &[Device]) -> Self {
+    /// Rebuilds the list from all layers: configuration, then overrides, then faults. Devices in `known` that are not
+    /// configured stay in the list as pending removal.
+    fn rebuilt_with(mut self, known: &[Device]) -> Self {
         let mut wanted = match (self.overrides.count, &self.resource.counted) {
             (Some(count), Some(counted)) => Arc::new(counted.devices(count)),
             _ => Arc::clone(&self.resource.devices),
@@ -214,11 +215,11 @@ impl Offer {
             .map(|id| (id, Health::Unhealthy));
         for (id, health) in overrides.chain(by_fault) {
             if wanted.get(id).is_some_and(|device| device.health != health) {
-                // It is there.
+                // Cannot fail: the device exists.
                 let _ = Arc::make_mut(&mut wanted).set_health(id, health);
             }
         }
-        self.devices = list::reported(&wanted, known);
+        self.devices = list::reported_devices(&wanted, known);
         self
     }
 }
@@ -251,13 +252,13 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_stays_as_unhealthy_until_it_is_dropped() {
+    fn a_device_pending_removal_is_unhealthy_until_it_is_dropped() {
         let fewer = Offer::new(resource(3)).reconfigured(resource(1));
         assert_eq!(
             reported(&fewer),
             ["d-n-0 Healthy", "d-n-1 Unhealthy", "d-n-2 Unhealthy"]
         );
-        let dropped = fewer.without(&BTreeSet::from(["d-n-2", "d-n-0"]));
+        let dropped = fewer.without_dropped(&BTreeSet::from(["d-n-2", "d-n-0"]));
         assert_eq!(reported(&dropped), ["d-n-0 Healthy", "d-n-1 Unhealthy"]);
         assert_eq!(
             reported(&dropped.reconfigured(resource(0))),
@@ -266,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_is_healthy_again() {
+    fn a_device_that_is_configured_again_is_healthy() {
         let back = Offer::new(resource(2))
             .reconfigured(resource(0))
             .reconfigured(resource(2));
@@ -275,24 +276,24 @@ mod tests {
     }
 
     #[test]
-    fn what_pods_hold_is_told_though_nobody_configured_it() {
+    fn a_held_device_that_is_not_configured_is_reported_as_unhealthy() {
         let held = ["d-n-0", "old"].map(|id| Device::new(id, 0, [1].into()));
-        let offer = Offer::new(resource(1)).holding(&held);
+        let offer = Offer::new(resource(1)).with_held(&held);
         assert_eq!(reported(&offer), ["d-n-0 Healthy", "old Unhealthy"]);
         assert_eq!(*offer.devices().get("old").unwrap().numa, [1]);
-        // What the configuration says of it counts.
+        // A configured device keeps its configured NUMA nodes.
         assert!(offer.devices().get("d-n-0").unwrap().numa.is_empty());
     }
 
     #[test]
-    fn health_that_was_set_outlives_a_drop_and_a_reload() {
+    fn a_health_override_survives_a_drop_and_a_reload() {
         let fewer = Offer::new(resource(3)).reconfigured(resource(2));
         let unhealthy = fewer.with_health(["d-n-0", "other"].into_iter(), Health::Unhealthy);
         assert_eq!(
             reported(&unhealthy),
             ["d-n-0 Unhealthy", "d-n-1 Healthy", "d-n-2 Unhealthy"]
         );
-        let dropped = unhealthy.without(&BTreeSet::from(["d-n-2"]));
+        let dropped = unhealthy.without_dropped(&BTreeSet::from(["d-n-2"]));
         assert_eq!(reported(&dropped), ["d-n-0 Unhealthy", "d-n-1 Healthy"]);
         let again = dropped.reconfigured(resource(1));
         assert_eq!(reported(&again), ["d-n-0 Unhealthy", "d-n-1 Unhealthy"]);
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_that_was_set_lies_over_the_configuration() {
+    fn a_count_override_takes_precedence_over_the_configuration() {
         let mut counted = resource(2);
         counted.counted = Some(Counted::new("d", "n", NumaNodes::default()));
         let more = Offer::new(counted.clone()).with_count(3).unwrap();
@@ -317,7 +318,7 @@ mod tests {
             reported(&fewer),
             ["d-n-0 Healthy", "d-n-1 Unhealthy", "d-n-2 Unhealthy"]
         );
-        // A reload with another count changes nothing of it.
+        // A reload with another count keeps the override.
         let mut four = resource(4);
         four.counted.clone_from(&counted.counted);
         assert_eq!(
@@ -336,7 +337,7 @@ mod tests {
             Offer::new(listed.clone()).with_count(1).unwrap_err(),
             CountError::Listed
         );
-        // A list has no other number.
+        // A configuration that lists each device removes the override.
         assert_eq!(
             reported(&fewer.reconfigured(listed)),
             ["d-n-0 Healthy", "d-n-1 Healthy", "d-n-2 Unhealthy"]
@@ -344,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn new_devices_wait_where_the_list_has_no_room_for_all() {
+    fn new_devices_that_do_not_fit_are_added_once_others_are_dropped() {
         let large = |prefix: &str| {
             let mut resource = resource(0);
             resource.devices = Counted::new(prefix, &"n".repeat(100), NumaNodes::default())
@@ -364,18 +365,18 @@ mod tests {
         assert_eq!(both.removing().count(), 30_000);
         assert!((1..30_000).contains(&new(&both)), "{}", new(&both));
         assert!(both.devices().list_size() <= LIST_SIZE_MAX);
-        let gone: Vec<String> = both
+        let dropped: Vec<String> = both
             .removing()
             .take(20_000)
             .map(|d| d.id.to_string())
             .collect();
-        let later = both.without(&gone.iter().map(String::as_str).collect());
+        let later = both.without_dropped(&dropped.iter().map(String::as_str).collect());
         assert!(new(&later) > new(&both));
         assert!(later.devices().list_size() <= LIST_SIZE_MAX);
     }
 
     #[test]
-    fn a_fault_keeps_a_device_unhealthy_whatever_else_is_set() {
+    fn a_fault_takes_precedence_over_a_health_override() {
         let fault_unhealthy = BTreeSet::from(["d-n-1".into()]);
         let offer = Offer::new(resource(2)).with_fault_unhealthy(fault_unhealthy);
         let expected = ["d-n-0 Healthy", "d-n-1 Unhealthy"];

@@ -1,7 +1,7 @@
-//! When a device that is pending removal can be dropped from the list without harm to the kubelet.
+//! Decides when a device pending removal can be dropped from the list.
 //!
-//! A kubelet crashes when a device leaves the list while a call that may pick it is in flight, or while a pod holds it
-//! (`devicemanager/manager.go` and `topology_hints.go` look it up without asking whether it is there).
+//! The kubelet crashes if a device is dropped while a call that may pick it is in flight, or while a pod holds it:
+//! `devicemanager/manager.go` and `topology_hints.go` look the device up without checking that it exists.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,81 +9,81 @@ use std::time::{Duration, Instant};
 
 use crate::model::device::Devices;
 
-/// What was reported to the kubelet about one resource, and what it asked. The time is an argument.
+/// Tracks the devices of one resource that are pending removal, and the calls that may pick them.
 #[derive(Debug, Default)]
 pub struct Removal {
-    /// The devices pending removal that the open stream has reported, by ID.
+    /// The devices pending removal that the open stream reported as Unhealthy, by ID.
     pending: BTreeMap<Box<str>, Pending>,
-    /// Allocate and GetPreferredAllocation calls that are not answered yet, in the order of their arrival, with the pending
-    /// devices that they name. There are few at a time: the kubelet makes one call after the other.
+    /// The unanswered Allocate and GetPreferredAllocation calls in order of arrival, each with the pending devices that the
+    /// request names. The list is short, because the kubelet makes one call at a time.
     in_flight: Vec<(CallId, Vec<Box<str>>)>,
     next_call: CallId,
-    /// When the kubelet was last asked whether pods of the checkpoint are deleted.
+    /// When [`Self::held_by_checkpoint`] last returned devices.
     asked_pods: Option<Instant>,
 }
 
-/// Numbers the calls in the order of their arrival.
+/// The number of a call, in order of arrival.
 pub(crate) type CallId = u64;
 
 #[derive(Debug)]
 struct Pending {
     /// When the open stream first reported it as Unhealthy.
     reported: Instant,
-    /// Calls with a lower number were there at that moment: the kubelet may have picked the device for them.
+    /// The number of the first call after that report. The kubelet may have picked the device for any earlier call.
     first_call_after: CallId,
-    /// When the last call that may have picked it was answered: the kubelet may still be booking what it picked.
+    /// When the last call that may have picked the device ended. The kubelet may still be recording what it picked.
     answered: Option<Instant>,
     holder: KnownHolder,
 }
 
-/// Whether a pod holds a device, by the kubelet's checkpoint.
+/// Whether a pod holds a device according to the kubelet's checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KnownHolder {
-    /// The checkpoint cannot be read.
+    /// The checkpoint was not read since the report, or the last read failed.
     Unknown,
-    /// A pod, which may be deleted.
+    /// A pod. It may be deleted already: the checkpoint is updated late.
     Pod,
     Nobody,
 }
 
-/// What a device that is pending removal waits for.
+/// What a device pending removal waits for. The text is shown as `waitsFor` in the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// The kubelet does not know yet that it is Unhealthy.
+    /// No open stream has reported the device as Unhealthy.
     Report,
-    /// A call that may pick it.
+    /// A call in flight may pick the device.
     Call,
-    /// The pod that holds it in the kubelet's checkpoint. Where that is deleted, the kubelet to forget it.
+    /// A pod holds the device in the kubelet's checkpoint.
     Pod,
-    /// The rest of the removal grace.
+    /// The rest of the removal grace period.
     Grace(Duration),
-    /// Word of who holds it.
+    /// The kubelet's checkpoint was not read since the report, or the last read failed.
     Holders,
 }
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Report => f.write_str("the kubelet to receive the health Unhealthy"),
-            Self::Call => f.write_str("a call in flight that may pick devices"),
-            Self::Pod => f.write_str("a pod, by the kubelet's checkpoint"),
+            Self::Report => f.write_str("ListAndWatch to report it as Unhealthy"),
+            Self::Call => f.write_str("an Allocate or GetPreferredAllocation call in flight"),
+            Self::Pod => f.write_str("a pod that holds it in the kubelet's checkpoint"),
             Self::Grace(rest) => {
                 let seconds = rest.as_millis().div_ceil(1000);
-                write!(f, "the removal grace, {seconds} s more")
+                write!(f, "the removal grace period, {seconds}s left")
             }
-            Self::Holders => f.write_str("the kubelet's checkpoint, which is to be read again"),
+            Self::Holders => f.write_str("a successful read of the kubelet's checkpoint"),
         }
     }
 }
 
 impl Removal {
-    /// A list was sent on the stream.
-    pub fn listed(&mut self, devices: &Devices, now: Instant) {
-        let mut before = std::mem::take(&mut self.pending);
+    /// Records that the stream reported these devices.
+    pub fn list_sent(&mut self, devices: &Devices, now: Instant) {
+        let mut previous = std::mem::take(&mut self.pending);
         let removing = devices.as_slice().iter().filter(|device| device.removing);
         self.pending = removing
             .map(|device| {
-                let known = before.remove(&device.id);
+                let known = previous.remove(&device.id);
                 let pending = known.unwrap_or(Pending {
                     reported: now,
                     first_call_after: self.next_call,
@@ -95,12 +95,12 @@ impl Removal {
             .collect();
     }
 
-    /// The stream ended: the next one reports anew, and what the kubelet said of pods was said by another life of it.
+    /// Forgets all reports when the stream ends: the next stream may belong to another kubelet process.
     pub(crate) fn stream_ended(&mut self) {
         self.pending.clear();
     }
 
-    /// Allocate or GetPreferredAllocation began and names these devices.
+    /// Records the start of an Allocate or GetPreferredAllocation call that names these devices.
     pub(crate) fn call_began<'a>(&mut self, ids: impl Iterator<Item = &'a str>) -> CallId {
         let named = if self.pending.is_empty() {
             Vec::new()
@@ -114,12 +114,13 @@ impl Removal {
         call
     }
 
-    /// It was answered, or given up.
+    /// Records that a call was answered or canceled.
     pub(crate) fn call_ended(&mut self, call: CallId, now: Instant) {
-        let place = self
+        let position = self
             .in_flight
             .binary_search_by_key(&call, |(call, _)| *call);
-        let named = place.map_or_else(|_| Vec::new(), |place| self.in_flight.remove(place).1);
+        let named =
+            position.map_or_else(|_| Vec::new(), |position| self.in_flight.remove(position).1);
         for id in &named {
             if let Some(pending) = self.pending.get_mut(id) {
                 pending.answered = Some(now);
@@ -131,15 +132,15 @@ impl Removal {
         }
     }
 
-    /// Whether it is worth asking the kubelet who holds what.
+    /// Whether the open stream reported any device pending removal. If not, there is no need to read the checkpoint.
     pub(crate) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
 
-    /// The checkpoint was read, from this moment on; `holds` says whether a pod holds the device in it.
-    pub fn read(&mut self, began: Instant, holds: impl Fn(&str) -> bool) {
+    /// Records a successful read of the checkpoint that began at `began`. `holds` returns whether a pod holds the device.
+    pub fn checkpoint_read(&mut self, began: Instant, holds: impl Fn(&str) -> bool) {
         for (id, pending) in &mut self.pending {
-            // What was written before the report says nothing of a pod that got it until then.
+            // An earlier read may miss a pod that got the device before the report.
             if began >= pending.reported {
                 pending.holder = if holds(id) {
                     KnownHolder::Pod
@@ -150,23 +151,26 @@ impl Removal {
         }
     }
 
-    /// The checkpoint could not be read.
-    pub(crate) fn not_read(&mut self) {
+    /// Records that the checkpoint could not be read.
+    pub(crate) fn checkpoint_not_read(&mut self) {
         for pending in self.pending.values_mut() {
             pending.holder = KnownHolder::Unknown;
         }
     }
 
-    /// The devices for which the checkpoint alone has a pod, so that it is worth finding out whether that is deleted; at most
-    /// once in `every`, and not while a call is in flight: asked meanwhile, kubelets forget what they are allocating.
+    /// Returns the devices that only wait for a pod in the checkpoint, which may be deleted already. The caller asks the
+    /// kubelet's pod-resources API about them.
+    ///
+    /// Returns none if the last such answer is less than `every` ago, or while a call is in flight: a kubelet that is asked
+    /// meanwhile forgets what it is allocating.
     pub(crate) fn held_by_checkpoint(
         &mut self,
         grace: Duration,
         every: Duration,
         now: Instant,
     ) -> Vec<Box<str>> {
-        let lately = self.asked_pods.is_some_and(|asked| now - asked < every);
-        if lately || !self.in_flight.is_empty() {
+        let asked_recently = self.asked_pods.is_some_and(|asked| now - asked < every);
+        if asked_recently || !self.in_flight.is_empty() {
             return Vec::new();
         }
         let held = self.pending.iter().filter(|(_, pending)| {
@@ -180,18 +184,17 @@ impl Removal {
         held
     }
 
-    /// The devices that can be dropped, if [`Removal::read`] was called just now.
-    pub fn free(&self, grace: Duration, now: Instant) -> impl Iterator<Item = &str> {
+    /// Returns the devices that can be dropped. Call [`Removal::checkpoint_read`] immediately before.
+    pub fn droppable(&self, grace: Duration, now: Instant) -> impl Iterator<Item = &str> {
         let named = self.named_in_flight();
-        let free = self
+        let droppable = self
             .pending
             .iter()
             .filter(move |(id, pending)| self.wait(id, pending, &named, grace, now).is_none());
-        free.map(|(id, _)| &**id)
+        droppable.map(|(id, _)| &**id)
     }
 
-    /// What each of these devices, which are pending removal, waits for; those that are about to be dropped wait for
-    /// nothing.
+    /// Returns what each of these devices, all pending removal, waits for. Devices that can be dropped are left out.
     pub fn waits<'a>(
         &self,
         ids: impl Iterator<Item = &'a str>,
@@ -251,14 +254,14 @@ mod tests {
             removing: true,
             ..Device::new(*id, 0, [].into())
         };
-        let stays = Device::new("stays", 0, [].into());
-        Devices::from_list(ids.iter().map(device).chain([stays]).collect())
+        let configured = Device::new("configured", 0, [].into());
+        Devices::from_list(ids.iter().map(device).chain([configured]).collect())
     }
 
-    /// With a checkpoint in which nobody holds anything.
-    fn free(removal: &mut Removal, now: Instant) -> Vec<&str> {
-        removal.read(now, |_| false);
-        removal.free(GRACE, now).collect()
+    /// Reads a checkpoint without pods first.
+    fn droppable(removal: &mut Removal, now: Instant) -> Vec<&str> {
+        removal.checkpoint_read(now, |_| false);
+        removal.droppable(GRACE, now).collect()
     }
 
     fn wait(removal: &Removal, id: &'static str, now: Instant) -> Option<Wait> {
@@ -267,91 +270,91 @@ mod tests {
     }
 
     #[test]
-    fn the_grace_counts_from_the_first_message_that_reported_it() {
+    fn the_grace_period_starts_with_the_first_report_of_a_device() {
         let start = Instant::now();
         let mut removal = Removal::default();
         assert_eq!(wait(&removal, "a", start), Some(Wait::Report));
-        removal.listed(&removing(&["a"]), start);
-        removal.listed(&removing(&["a", "b"]), start + GRACE / 2);
-        assert!(free(&mut removal, start + GRACE / 2).is_empty());
+        removal.list_sent(&removing(&["a"]), start);
+        removal.list_sent(&removing(&["a", "b"]), start + GRACE / 2);
+        assert!(droppable(&mut removal, start + GRACE / 2).is_empty());
         assert_eq!(
             wait(&removal, "a", start + GRACE / 2),
             Some(Wait::Grace(GRACE / 2))
         );
-        assert_eq!(free(&mut removal, start + GRACE), ["a"]);
-        assert_eq!(free(&mut removal, start + GRACE * 2), ["a", "b"]);
+        assert_eq!(droppable(&mut removal, start + GRACE), ["a"]);
+        assert_eq!(droppable(&mut removal, start + GRACE * 2), ["a", "b"]);
         assert_eq!(wait(&removal, "a", start + GRACE * 2), None);
-        // It came back meanwhile.
-        removal.listed(&removing(&["b"]), start + GRACE);
-        assert_eq!(free(&mut removal, start + GRACE * 2), ["b"]);
+        // Device a is configured again.
+        removal.list_sent(&removing(&["b"]), start + GRACE);
+        assert_eq!(droppable(&mut removal, start + GRACE * 2), ["b"]);
         removal.stream_ended();
-        assert!(free(&mut removal, start + GRACE * 9).is_empty());
+        assert!(droppable(&mut removal, start + GRACE * 9).is_empty());
     }
 
     #[test]
-    fn a_call_that_was_in_flight_at_the_report_counts_whatever_it_names() {
+    fn a_call_in_flight_at_the_report_blocks_every_device() {
         let start = Instant::now();
         let mut removal = Removal::default();
-        let [first, second] = [(); 2].map(|()| removal.call_began(["stays"].into_iter()));
-        removal.listed(&removing(&["a"]), start);
+        let [first, second] = [(); 2].map(|()| removal.call_began(["configured"].into_iter()));
+        removal.list_sent(&removing(&["a"]), start);
         removal.call_ended(first, start + GRACE);
-        assert!(free(&mut removal, start + GRACE * 3).is_empty());
+        assert!(droppable(&mut removal, start + GRACE * 3).is_empty());
         assert_eq!(wait(&removal, "a", start + GRACE * 3), Some(Wait::Call));
         removal.call_ended(second, start + GRACE * 3);
-        assert!(free(&mut removal, start + GRACE * 3 + GRACE / 2).is_empty());
-        assert_eq!(free(&mut removal, start + GRACE * 4), ["a"]);
+        assert!(droppable(&mut removal, start + GRACE * 3 + GRACE / 2).is_empty());
+        assert_eq!(droppable(&mut removal, start + GRACE * 4), ["a"]);
     }
 
     #[test]
-    fn of_later_calls_those_that_name_it_count_and_no_others() {
+    fn a_call_after_the_report_blocks_only_the_devices_it_names() {
         let start = Instant::now();
         let mut removal = Removal::default();
-        removal.listed(&removing(&["a", "b"]), start);
-        let names_a = removal.call_began(["stays", "a"].into_iter());
-        let names_none = removal.call_began(["stays"].into_iter());
-        assert_eq!(free(&mut removal, start + GRACE), ["b"]);
+        removal.list_sent(&removing(&["a", "b"]), start);
+        let names_a = removal.call_began(["configured", "a"].into_iter());
+        let names_none = removal.call_began(["configured"].into_iter());
+        assert_eq!(droppable(&mut removal, start + GRACE), ["b"]);
         removal.call_ended(names_a, start + GRACE);
         removal.call_ended(names_none, start + GRACE);
-        assert_eq!(free(&mut removal, start + GRACE), ["b"]);
-        assert_eq!(free(&mut removal, start + GRACE * 2), ["a", "b"]);
+        assert_eq!(droppable(&mut removal, start + GRACE), ["b"]);
+        assert_eq!(droppable(&mut removal, start + GRACE * 2), ["a", "b"]);
     }
 
     #[test]
-    fn what_cannot_be_read_frees_nothing() {
+    fn no_device_is_dropped_without_a_checkpoint_read_after_the_report() {
         let start = Instant::now();
         let later = start + GRACE * 9;
         let mut removal = Removal::default();
-        removal.listed(&removing(&["a"]), start + GRACE);
+        removal.list_sent(&removing(&["a"]), start + GRACE);
         assert_eq!(wait(&removal, "a", later), Some(Wait::Holders));
-        removal.read(start, |_| false);
+        removal.checkpoint_read(start, |_| false);
         assert_eq!(
             wait(&removal, "a", later),
             Some(Wait::Holders),
             "read before the report"
         );
-        removal.read(later, |id| id == "a");
+        removal.checkpoint_read(later, |id| id == "a");
         assert_eq!(wait(&removal, "a", later), Some(Wait::Pod));
-        removal.read(later, |_| false);
+        removal.checkpoint_read(later, |_| false);
         assert_eq!(wait(&removal, "a", later), None);
-        removal.not_read();
+        removal.checkpoint_not_read();
         assert_eq!(wait(&removal, "a", later), Some(Wait::Holders));
     }
 
     #[test]
-    fn the_kubelet_is_asked_about_pods_of_the_checkpoint_once_in_a_while() {
+    fn devices_held_by_the_checkpoint_are_returned_at_most_once_per_interval() {
         let start = Instant::now();
         let mut removal = Removal::default();
-        removal.listed(&removing(&["a", "b"]), start);
+        removal.list_sent(&removing(&["a", "b"]), start);
         let asked = |removal: &mut Removal, at: Instant| {
             removal.held_by_checkpoint(GRACE, GRACE * 2, at).len()
         };
-        removal.read(start + GRACE, |id| id == "a");
+        removal.checkpoint_read(start + GRACE, |id| id == "a");
         assert_eq!(
             asked(&mut removal, start + GRACE / 2),
             0,
-            "within the grace"
+            "within the grace period"
         );
-        let call = removal.call_began(["stays"].into_iter());
+        let call = removal.call_began(["configured"].into_iter());
         assert_eq!(
             asked(&mut removal, start + GRACE),
             0,
@@ -359,7 +362,11 @@ mod tests {
         );
         removal.call_ended(call, start + GRACE);
         assert_eq!(asked(&mut removal, start + GRACE), 1);
-        assert_eq!(asked(&mut removal, start + GRACE * 2), 0, "a moment later");
+        assert_eq!(
+            asked(&mut removal, start + GRACE * 2),
+            0,
+            "within the interval"
+        );
         assert_eq!(asked(&mut removal, start + GRACE * 3), 1);
     }
 }

@@ -1,4 +1,4 @@
-//! One extended resource as configured.
+//! The configuration of one extended resource.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,32 +10,31 @@ use crate::model::preference::Policy;
 use crate::model::resource_name::ResourceName;
 use crate::model::socket_name::SocketName;
 
-/// How long a device pending removal stays Unhealthy at least.
+/// The default of [`Resource::removal_grace`].
 pub(crate) const REMOVAL_GRACE_DEFAULT: Duration = Duration::from_secs(30);
 
-/// What one plugin offers to the kubelet.
+/// One extended resource as configured. Each resource is served by one plugin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
-    /// The name it registers.
     pub name: ResourceName,
-    /// The socket that it serves: the endpoint of its registration.
+    /// The file name of the plugin's socket: `RegisterRequest.endpoint`.
     pub socket: SocketName,
-    /// The devices it starts with.
+    /// The configured devices, without overrides.
     pub devices: Arc<Devices>,
-    /// How they come about, unless they are a list.
+    /// How to make any number of devices. `None` if the configuration lists each device.
     pub counted: Option<Counted>,
-    /// How it answers GetPreferredAllocation.
+    /// The policy of GetPreferredAllocation.
     pub preference: Policy,
-    /// What a container gets with its devices.
+    /// The env, annotations, mounts, device files and CDI devices in the answer to Allocate.
     pub outputs: Outputs,
     /// Whether the kubelet calls PreStartContainer.
     pub pre_start: bool,
-    /// How long a device pending removal stays Unhealthy at least before it is dropped.
+    /// The minimum time that a device pending removal is reported as Unhealthy before it is dropped.
     pub removal_grace: Duration,
 }
 
 impl Resource {
-    /// The answer to GetDevicePluginOptions. The kubelet ignores the options in the registration and uses these.
+    /// The answer to GetDevicePluginOptions. The kubelet uses these options and ignores those of the RegisterRequest.
     pub fn options(&self) -> v1beta1::DevicePluginOptions {
         v1beta1::DevicePluginOptions {
             pre_start_required: self.pre_start,
@@ -43,7 +42,6 @@ impl Resource {
         }
     }
 
-    /// The request with which it registers.
     pub fn registration(&self) -> v1beta1::RegisterRequest {
         v1beta1::RegisterRequest {
             version: VERSION.to_owned(),
@@ -53,8 +51,8 @@ impl Resource {
         }
     }
 
-    /// Whether a kubelet that registered one of them knows all that it needs of the other. It asks for the options
-    /// only at a registration.
+    /// Whether both resources have the same registration. If not, a change from one to the other needs a new registration,
+    /// because the kubelet asks for the options only then.
     pub fn registers_like(&self, other: &Self) -> bool {
         self.registration() == other.registration()
     }

@@ -8,7 +8,7 @@ use std::time::SystemTime;
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
 
-use crate::fault::{Delays, Fault, TooMany};
+use crate::fault::{Delays, Fault, TooManyFaults};
 use crate::model::device::{Device, Health};
 use crate::model::selection::SelectionError;
 use crate::node::checkpoint::Checkpoint;
@@ -87,7 +87,7 @@ impl PluginHandle {
 
     /// Adds the devices that pods hold to the list, even if they are no longer configured.
     pub(super) fn add_held_devices(&self, held: &[Device]) {
-        self.offer.hold(held);
+        self.offer.add_held(held);
     }
 
     /// Removes these devices from the list if they are pending removal.
@@ -138,7 +138,7 @@ impl PluginHandle {
     ///
     /// # Errors
     /// Returns an error if the resource already has too many faults.
-    pub fn set_fault(&self, fault: Fault) -> Result<Fault, TooMany> {
+    pub fn set_fault(&self, fault: Fault) -> Result<Fault, TooManyFaults> {
         self.injector.set(fault)
     }
 

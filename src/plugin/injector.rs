@@ -11,8 +11,8 @@ use tonic::Status;
 use tracing::warn;
 
 use crate::fault::{
-    BOUNDS, Delays, Evaluated, Fault, FaultId, Faults, Flaps, Grant, InjectionPoint, OfCall,
-    Suspension, TooMany,
+    CallInjections, DELAY_LIMITS, Delays, Evaluated, Fault, FaultId, Faults, Flaps, Grant,
+    InjectionPoint, Suspension, TooManyFaults,
 };
 use crate::model::resource_name::ResourceName;
 use crate::offer::Offer;
@@ -59,7 +59,7 @@ impl FaultInjector {
     ///
     /// # Errors
     /// Returns an error if the resource already has too many faults.
-    pub fn set(&self, fault: Fault) -> Result<Fault, TooMany> {
+    pub fn set(&self, fault: Fault) -> Result<Fault, TooManyFaults> {
         let set = |faults: &mut Faults| {
             faults
                 .set(fault, random_seed())
@@ -133,10 +133,10 @@ impl FaultInjector {
         let length = granted.grant.length;
         if length < requested {
             let (resource, fault) = (&self.resource, point.as_str());
-            warn!(%resource, fault, ?requested, granted = ?length, "the injected delay is shortened: {BOUNDS}");
+            warn!(%resource, fault, ?requested, granted = ?length, "the injected delay is shortened: {DELAY_LIMITS}");
         }
         if length.is_zero() {
-            return self.faults.update_silently(|faults| faults.take_back(&ids));
+            return self.faults.update_silently(|faults| faults.uncount(&ids));
         }
         for _ in &ids {
             self.count_injection(point, format_args!("call delayed by {length:?} in total"));
@@ -214,7 +214,7 @@ impl FaultInjector {
             let devices = Arc::clone(offer.borrow().devices());
             let injected = self
                 .faults
-                .update_silently(|faults| flaps.follow(faults, Instant::now(), &devices));
+                .update_silently(|faults| flaps.advance(faults, Instant::now(), &devices));
             for count in injected {
                 let devices = if count == 1 {
                     "device becomes"
@@ -238,9 +238,9 @@ impl FaultInjector {
         }
     }
 
-    fn evaluate_call(&self, point: InjectionPoint) -> OfCall {
-        if !self.faults.borrow().threaten(point) {
-            return OfCall::default();
+    fn evaluate_call(&self, point: InjectionPoint) -> CallInjections {
+        if !self.faults.borrow().has_fault_on(point) {
+            return CallInjections::default();
         }
         self.faults.update_silently(|faults| faults.call(point))
     }
@@ -272,7 +272,7 @@ struct DelayedCall<'a> {
 impl Drop for DelayedCall<'_> {
     fn drop(&mut self) {
         self.faults
-            .update_silently(|faults| faults.delayed(self.ids));
+            .update_silently(|faults| faults.delay_ended(self.ids));
     }
 }
 
@@ -291,7 +291,7 @@ impl GrantedDelay {
 
 impl Drop for GrantedDelay {
     fn drop(&mut self) {
-        self.delays.lock().over(&self.grant, Instant::now());
+        self.delays.lock().end(&self.grant, Instant::now());
     }
 }
 

@@ -80,7 +80,7 @@ impl DevicePlugin for Service {
                 *repeats != offer.repeats() || !last_sent.is_advertised_alike(devices)
             });
             // Also if the list is unchanged: a device may have been Unhealthy before its removal began.
-            handle.removal().listed(devices, Instant::now());
+            handle.removal().list_sent(devices, Instant::now());
             let list = is_new.then(|| {
                 let count = devices.len();
                 trace!(%resource, count, "DevicePlugin.list_and_watch.send");

@@ -50,16 +50,16 @@ async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource
     match read {
         Ok(written) => {
             let known = written.checkpoint.get(name.as_str());
-            removal.read(began, |id| {
+            removal.checkpoint_read(began, |id| {
                 known.is_some_and(|known| known.held.contains_key(id))
             });
         }
         Err(error) => {
             debug!(resource = %name, %error, "cannot read the kubelet's checkpoint; devices pending removal stay in the list");
-            removal.not_read();
+            removal.checkpoint_not_read();
         }
     }
-    let free = removal.free(resource.removal_grace, Instant::now());
+    let free = removal.droppable(resource.removal_grace, Instant::now());
     let free: BTreeSet<&str> = free.collect();
     if !free.is_empty() {
         info!(resource = %name, devices = free.len(), "removed devices that no pod holds");

@@ -16,7 +16,7 @@ async fn a_delayed_allocate_delays_only_its_pod() {
     let set = node.does(&["fault", "allocate", GPU, "--delay", "60s", "--after", "1"]);
     assert!(
         set.1
-            .contains("all of the program together by 120s within 5 minutes"),
+            .contains("all calls of the daemon together by at most 120s in any 5 minutes"),
         "{}",
         set.1
     );
@@ -179,7 +179,7 @@ async fn a_refused_call_returns_the_code_and_message_of_the_fault() {
     let error = node.kubelet.start_container("allocate").await;
     let error = error.expect_err("a refusal");
     assert_eq!(error.code(), tonic::Code::Internal);
-    assert_eq!(error.message(), "a fault on demand");
+    assert_eq!(error.message(), "injected fault");
     node.kubelet
         .start_container("allocate")
         .await

@@ -9,7 +9,7 @@ use crate::support::running_node::{FOUR, Node};
 use crate::support::{GPU, Manager, plugin_dir, pod, resources, shows, text, until};
 use serde_json::Value;
 use simple_device_plugin::control::{ClearReply, FaultReply, Refusal};
-use simple_device_plugin::fault::{TooMany, UncalledRpc};
+use simple_device_plugin::fault::{TooManyFaults, UncalledRpc};
 use simple_device_plugin::model::selection::SelectionError;
 
 /// A resource with a registration fault and an Allocate fault.
@@ -145,7 +145,7 @@ async fn an_invalid_fault_is_refused_and_changes_nothing() {
         node.refusal(&["fault", "stream", GPU]),
         Refusal::TooManyFaults {
             resource: GPU.to_owned(),
-            reason: TooMany::Faults
+            reason: TooManyFaults::Faults
         }
     );
 }

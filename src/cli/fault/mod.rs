@@ -149,7 +149,7 @@ pub(crate) struct CallFlags {
     /// Return this gRPC status code, such as UNAVAILABLE
     #[arg(long, value_name = "CODE", value_parser = expecting(ErrorCode::parse))]
     error: Option<ErrorCode>,
-    /// Set the message of the error
+    /// Set the message of the error [default: injected fault]
     #[arg(
         long,
         value_name = "TEXT",

@@ -90,31 +90,31 @@ fn values_out_of_range_are_refused_with_the_expected_range() {
     for (text, expected) in [
         (
             "allocate --delay 61s",
-            "'61s' for '--delay <TIME>': expected a time from 10ms to 1m, as in 10s",
+            "'61s' for '--delay <TIME>': expected a duration from 10ms to 60s, for example 10s",
         ),
         (
             "allocate --error OK",
-            "'OK' for '--error <CODE>': expected a gRPC status code other than OK, as in UNAVAILABLE",
+            "'OK' for '--error <CODE>': expected a gRPC status code other than OK, for example UNAVAILABLE",
         ),
         (
             "registration --for 25h",
-            "'25h' for '--for <TIME>': expected a time from 1ms to 1day, as in 10s",
+            "'25h' for '--for <TIME>': expected a duration from 1ms to 24h, for example 10s",
         ),
         (
             "health 0 --up 1ms --down 1s",
-            "'1ms' for '--up <TIME>': expected a time from 1s to 1day, as in 10s",
+            "'1ms' for '--up <TIME>': expected a duration from 1s to 24h, for example 10s",
         ),
         (
             "health '' --up 1s --down 1s",
-            "for '<DEVICES>': expected 1 to 4096 bytes without control characters",
+            "for '<DEVICES>': expected text of 1 to 4096 bytes without control characters",
         ),
         (
             "stream --times 0",
-            "'0' for '--times <N|unlimited>': expected a whole number from 1, or unlimited",
+            "'0' for '--times <N|unlimited>': expected a whole number, 1 or more, or unlimited",
         ),
         (
             "stream --probability 2",
-            "'2' for '--probability <P>': expected a number from 0 to 1, as in 0.5",
+            "'2' for '--probability <P>': expected a number from 0 to 1, for example 0.5",
         ),
     ] {
         let error = fault(text).unwrap_err();

@@ -35,19 +35,19 @@ fn errors_in_faults_name_the_key() {
     for (faults, expected) in [
         (
             "[{on: allocate, delay: 61s}]",
-            "delay=\"61s\": expected a time from 10ms to 1m, as in 10s",
+            "delay=\"61s\": expected a duration from 10ms to 60s, for example 10s",
         ),
         (
             "[{on: allocate, delay: 10}]",
-            "delay=\"10\": expected a time from 10ms to 1m, as in 10s",
+            "delay=\"10\": expected a duration from 10ms to 60s, for example 10s",
         ),
         (
             "[{on: allocate}]",
-            "faults: expected a valid fault: on: allocate needs either delay or error; message goes with error",
+            "faults: expected either delay or error with on: allocate; message only with error",
         ),
         (
             "[{on: stream, up: 1s}]",
-            "faults: expected a valid fault: \"up\" cannot be used with on: stream",
+            "faults: expected no key \"up\" with on: stream",
         ),
         (
             "[{on: alocate}]",
@@ -64,15 +64,15 @@ fn errors_in_faults_name_the_key() {
         ),
         (
             "[{on: stream, probability: 1.5}]",
-            "probability=\"1.5\": expected a number from 0 to 1, as in 0.5",
+            "probability=\"1.5\": expected a number from 0 to 1, for example 0.5",
         ),
         (
             "[{on: stream, probability: 2}]",
-            "probability=\"2\": expected a number from 0 to 1, as in 0.5",
+            "probability=\"2\": expected a number from 0 to 1, for example 0.5",
         ),
         (
             "[{on: stream, times: 0}]",
-            "times=\"0\": expected a whole number from 1, or unlimited",
+            "times=\"0\": expected a whole number, 1 or more, or unlimited",
         ),
         (
             "[{on: stream, after: x}]",
@@ -80,7 +80,7 @@ fn errors_in_faults_name_the_key() {
         ),
         (
             "[{on: options, error: OK}]",
-            "error=\"OK\": expected a gRPC status code other than OK, as in UNAVAILABLE",
+            "error=\"OK\": expected a gRPC status code other than OK, for example UNAVAILABLE",
         ),
         (
             "[{on: health, devices: gpu, up: 1s, down: 1s}]",
@@ -112,8 +112,8 @@ resources:
 ";
     assert_eq!(
         errors_of(text),
-        "c.yaml:6: times=\"0\": expected a whole number from 1, or unlimited\n\
-         c.yaml:7: faults: expected a valid fault: \"up\" cannot be used with on: stream"
+        "c.yaml:6: times=\"0\": expected a whole number, 1 or more, or unlimited\n\
+         c.yaml:7: faults: expected no key \"up\" with on: stream"
     );
 }
 
@@ -160,8 +160,8 @@ fn warns_about_faults_that_are_never_injected() {
     assert_eq!(
         warnings,
         [
-            "example.com/gpu: the fault pre-start --delay 1s is never injected: preStart is false, so the kubelet does not call it",
-            "example.com/gpu: the fault preferred --delay 1s is never injected: preferredAllocation is none, so the kubelet does not ask for it",
+            "example.com/gpu: the fault pre-start --delay 1s is never injected: preStart is false, so the kubelet does not call PreStartContainer",
+            "example.com/gpu: the fault preferred --delay 1s is never injected: preferredAllocation is none, so the kubelet does not call GetPreferredAllocation",
         ]
     );
 }
