@@ -28,7 +28,7 @@ struct SimArgs {
 #[derive(Debug, Subcommand)]
 enum SimCommand {
     /// Run a simulated kubelet that reads commands from standard input
-    #[command(after_help = repl::help())]
+    #[command(after_help = repl::help(), next_line_help = true)]
     Run {
         /// The device plugin directory; the kubelet removes every socket in it
         #[arg(long)]
