@@ -1,7 +1,7 @@
 //! Limits the total delay that faults add to the calls of all resources.
 //!
-//! The kubelet admits pods one at a time and calls Allocate during the admission. Its `syncloop` health check fails if one
-//! iteration of that loop takes longer than 5 minutes (`SyncLoopHealthCheck` in `kubelet.go`).
+//! The kubelet admits pods one at a time and calls Allocate during the admission. Its `syncloop` health check fails if
+//! one iteration of that loop takes longer than 5 minutes (`SyncLoopHealthCheck` in `kubelet.go`).
 
 use std::time::{Duration, Instant};
 

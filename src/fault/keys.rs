@@ -10,8 +10,8 @@ use thiserror::Error;
 use super::values::{self, ErrorCode, Probability, Times};
 use super::{CallFault, Fault, FaultKind, Flap, InjectionPoint, Schedule};
 
-/// The keys of all kinds. An internally tagged serde enum is no alternative: it buffers the values, which loses their line
-/// numbers and reads `010` as a number.
+/// The keys of all kinds. An internally tagged serde enum is no alternative: it buffers the values, which loses their
+/// line numbers and reads `010` as a number.
 #[derive(Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, expecting = "a mapping with the key on")]

@@ -1,4 +1,4 @@
-//! Fault injection: the kinds of faults, their schedules and their limits. The current time and random seeds are arguments.
+//! Fault injection: the kinds of faults, their schedules and their limits. Times and random seeds are arguments.
 
 mod armed;
 mod delays;

@@ -1,4 +1,4 @@
-//! Parsers for the values of a fault. On failure they return the expected value, a text that follows the word "expected".
+//! Parsers for the values of a fault. On failure they return a text that follows the word "expected".
 
 use std::fmt;
 use std::num::NonZeroU64;

@@ -23,8 +23,8 @@ pub(super) fn reported_devices(configured: &Arc<Devices>, known: &[Device]) -> A
     fit(configured, removing, &Devices::from_list(known.to_vec())).into()
 }
 
-/// Adds the devices pending removal to the configured ones. If the list would exceed [`LIST_SIZE_MAX`], configured devices
-/// that the kubelet does not know yet are left out.
+/// Adds the devices pending removal to the configured ones. If the list would exceed [`LIST_SIZE_MAX`], configured
+/// devices that the kubelet does not know yet are left out.
 fn fit(configured: &Devices, removing: Vec<Device>, known: &Devices) -> Devices {
     let is_known = |device: &&Device| known.get(&device.id).is_some();
     let configured = configured.as_slice();
