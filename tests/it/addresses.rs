@@ -31,7 +31,7 @@ fn rejects_invalid_addresses_and_socket_paths() {
         (
             "CONTROL_SOCKET",
             text(&inside),
-            "a path that is neither the kubelet's socket nor a plugin's",
+            "a path other than those of the kubelet's socket and the plugins' sockets",
         ),
     ] {
         let mut command = program(&[(name, value)]);

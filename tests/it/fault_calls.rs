@@ -243,7 +243,7 @@ async fn the_same_seed_injects_into_the_same_calls() {
     // The daemon reports the seed that it chose.
     let (_, shown, _) = node.does(&["fault", "stream", GPU, "--probability", "0"]);
     assert!(
-        shown.starts_with("example.com/gpu: stream --probability 0 --seed "),
+        shown.starts_with("example.com/gpu: set fault stream --probability 0 --seed "),
         "{shown}"
     );
 }
