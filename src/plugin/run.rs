@@ -205,7 +205,7 @@ impl PluginInstance {
                 warn!(%resource, %endpoint, "the plugin's socket was removed; created it again");
             }
             Err(error) => {
-                debug!(%resource, %endpoint, %error, "the plugin's socket was removed; cannot create it again")
+                debug!(%resource, %endpoint, %error, "the plugin's socket was removed; cannot create it again");
             }
         }
     }

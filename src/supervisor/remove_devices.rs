@@ -87,7 +87,7 @@ async fn forget_deleted_pods(handle: &PluginHandle, holders: &Holders, resource:
         Ok(devices) if held.iter().all(|id| devices.holds(name.as_str(), id)) => {}
         Ok(_) => handle.repeat_list(),
         Err(error) => {
-            debug!(resource = %name, %error, "cannot list pod resources; devices of deleted pods stay in the list")
+            debug!(resource = %name, %error, "cannot list pod resources; devices of deleted pods stay in the list");
         }
     }
 }
