@@ -41,6 +41,9 @@ fn report(error: &anyhow::Error) -> io::Result<()> {
     let Some(errors) = error.downcast_ref::<ConfigErrors>() else {
         return writeln!(stderr, "error: {error:#}");
     };
+    for warning in errors.warnings() {
+        writeln!(stderr, "warning: {warning}")?;
+    }
     for error in errors.as_slice() {
         writeln!(stderr, "error: {error}")?;
     }

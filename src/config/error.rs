@@ -64,6 +64,8 @@ pub struct ConfigErrors {
     file: String,
     /// Variables whose values are not UTF-8. They have no further errors.
     not_utf8: BTreeSet<String>,
+    /// Warnings about misspelled variables, which may explain the errors.
+    warnings: Vec<String>,
 }
 
 /// Marks a value that is invalid and whose error has been reported.
@@ -83,6 +85,15 @@ const ERRORS_MAX: usize = 200;
 impl ConfigErrors {
     pub fn as_slice(&self) -> &[ConfigError] {
         &self.errors
+    }
+
+    /// Returns the warnings to print before the errors.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    pub(super) fn with_warnings(self, warnings: Vec<String>) -> Self {
+        Self { warnings, ..self }
     }
 
     /// Returns the number of errors and where they are, as in `2 errors in the variables`.

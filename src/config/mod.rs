@@ -116,10 +116,14 @@ impl Config {
         let (dir, control) = (&program.plugin_dir, program.control.as_deref());
         socket_paths::validate(dir, resources, &mut errors);
         socket_paths::validate_control(control, dir, resources, &mut errors);
-        let plugins = errors.into_result(plugins)?;
+        let misspelled = misspelled::warnings(environment);
+        let plugins = match errors.into_result(plugins) {
+            Ok(plugins) => plugins,
+            Err(errors) => return Err(errors.with_warnings(misspelled)),
+        };
         let mut warnings = warnings::of(&plugins, host.numa.as_ref());
         warnings.extend(warnings::of_control(control, dir));
-        warnings.extend(misspelled::warnings(environment));
+        warnings.extend(misspelled);
         Ok(Self {
             warnings,
             plugins,
