@@ -1,4 +1,4 @@
-//! `make bench`: measures the performance figures of the README, in one run of the release program.
+//! `make bench`: measures the figures of docs/benchmarks.md, in one run of the release program.
 
 mod allocate;
 mod back;

@@ -1,4 +1,4 @@
-//! The table of measured figures, which the README shows.
+//! The table of measured figures, which docs/benchmarks.md shows.
 
 use std::io::Write;
 use std::time::Duration;

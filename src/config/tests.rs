@@ -361,3 +361,52 @@ proptest! {
         }
     }
 }
+
+/// The rows of the tables in docs/variables.md whose first cell is a variable: the name, and the default if it is one
+/// value.
+fn documented_variables() -> Vec<(&'static str, Option<&'static str>)> {
+    fn code(cell: &'static str) -> Option<&'static str> {
+        cell.trim().strip_prefix('`')?.split('`').next()
+    }
+    let rows = include_str!("../../docs/variables.md").lines();
+    let cells = rows.filter_map(|row| {
+        let mut cells = row.strip_prefix("| ")?.split('|');
+        Some((code(cells.next()?)?, code(cells.next()?)))
+    });
+    let is_variable = |name: &str| name.chars().all(|c| c.is_ascii_uppercase() || c == '_');
+    cells.filter(|(name, _)| is_variable(name)).collect()
+}
+
+#[test]
+fn the_docs_list_every_variable() {
+    let mut documented: Vec<&str> = documented_variables()
+        .iter()
+        .map(|(name, _)| *name)
+        .collect();
+    let mut known = [
+        &variables::names::RESOURCE_VARIABLES[..],
+        &program::PROGRAM_VARIABLES,
+    ]
+    .concat();
+    documented.sort_unstable();
+    known.sort_unstable();
+    assert_eq!(documented, known);
+}
+
+#[test]
+fn the_documented_defaults_are_the_defaults() {
+    let read = |variables: &[(&str, &str)]| {
+        let mut config = config(variables).unwrap();
+        // Without RUST_LOG, the levels are None.
+        config.logs.levels = None;
+        format!("{config:?}")
+    };
+    let mut count = 0;
+    for (name, default) in documented_variables() {
+        if let Some(default) = default {
+            assert_eq!(read(&[(name, default)]), read(&[]), "{name}");
+            count += 1;
+        }
+    }
+    assert_eq!(count, 12);
+}

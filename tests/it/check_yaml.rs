@@ -2,10 +2,10 @@
 
 use crate::support::process::{output, program};
 
-/// Returns the variables and the file of the README's example.
+/// Returns the variables and the file of the documented example.
 fn example() -> (Vec<(String, String)>, String) {
-    let readme = include_str!("../../README.md");
-    let (_, example) = readme.split_once("$ env ").expect("the example");
+    let page = include_str!("../../docs/config-file.md");
+    let (_, example) = page.split_once("$ env ").expect("the example");
     let (command, rest) = example.split_once(" check --yaml\n").expect("its command");
     let (file, _) = rest.split_once("```").expect("its end");
     let words = command
@@ -20,7 +20,7 @@ fn check(variables: &[(&str, &str)], arguments: &[&str]) -> (Option<i32>, String
 }
 
 #[test]
-fn the_readme_example_is_equivalent_to_its_variables() {
+fn the_documented_example_is_equivalent_to_its_variables() {
     let (variables, file) = example();
     let variables: Vec<(&str, &str)> = variables.iter().map(|(n, v)| (&**n, &**v)).collect();
     assert_eq!(variables.len(), 5, "{variables:?}");

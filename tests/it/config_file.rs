@@ -178,6 +178,11 @@ fn warns_about_misspelled_variables_with_and_without_a_config_file() {
         assert!(stdout.contains(&format!("warning: {warning}")), "{stdout}");
         Running::manager(dir.path(), variables).says(warning);
     }
+    let with_error = [misspelled, ("NUMA_NODES", "x")];
+    let (code, _, stderr) = output(program(&with_error).arg("check"));
+    assert_eq!(code, Some(78));
+    let lines = format!("warning: {warning}\nerror: NUMA_NODES=\"x\": expected ");
+    assert!(stderr.starts_with(&lines), "{stderr}");
     let (code, stdout, _) = output(program(&[misspelled]).args(["check", "--yaml"]));
     assert_eq!(code, Some(0));
     assert!(
@@ -257,10 +262,9 @@ fn every_valid_file_registers_all_devices() {
 }
 
 #[test]
-fn the_readme_example_is_valid() {
-    let readme = include_str!("../../README.md");
-    let (_, section) = readme.split_once("## The config file").expect("a section");
-    let (_, example) = section.split_once("```yaml\n").expect("an example");
+fn the_documented_example_is_valid() {
+    let page = include_str!("../../docs/config-file.md");
+    let (_, example) = page.split_once("```yaml\n").expect("an example");
     let (example, _) = example.split_once("```").expect("its end");
     let home = tempfile::tempdir().expect("a directory");
     let file = home.path().join("c.yaml");

@@ -8,6 +8,7 @@ mod command_soak;
 mod config_file;
 mod connections;
 mod control_socket;
+mod docs;
 mod example_scripts;
 mod examples;
 mod fault_calls;

@@ -1,4 +1,4 @@
-//! The metrics count what happened, and the README lists all of them.
+//! The metrics count what happened, and docs/status-and-metrics.md lists all of them.
 
 use crate::support::fake_kubelet::{Answer, FakeKubelet};
 use crate::support::http::Http;
@@ -67,7 +67,7 @@ async fn metrics_count_what_happened() {
 }
 
 #[tokio::test]
-async fn the_readme_lists_exactly_the_metrics_that_exist() {
+async fn the_docs_list_exactly_the_metrics_that_exist() {
     let dir = plugin_dir();
     write_checkpoint(dir.path(), &[]);
     let manager = Manager::start(dir.path(), ONE);
@@ -83,8 +83,8 @@ async fn the_readme_lists_exactly_the_metrics_that_exist() {
         })
         .collect();
     exposed.sort();
-    let readme = include_str!("../../README.md");
-    let (_, section) = readme.split_once("| metric |").expect("a table of metrics");
+    let page = include_str!("../../docs/status-and-metrics.md");
+    let (_, section) = page.split_once("| metric |").expect("a table of metrics");
     let rows = section
         .split("\n\n")
         .next()
