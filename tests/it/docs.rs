@@ -181,7 +181,7 @@ impl Shell {
             "bin/kubectl",
             "[[ $* =~ \\ /simple-device-plugin\\ (.*) ]] || exit 0; exec simple-device-plugin ${BASH_REMATCH[1]}",
         );
-        for outside in ["helm", "kind", "curl", "dot"] {
+        for outside in ["helm", "kind", "curl", "dot", "gh", "docker", "sha256sum"] {
             shell.program(&format!("bin/{outside}"), "exit 0");
         }
         shell
