@@ -59,7 +59,7 @@ demo: ## Run the demo on a simulated kubelet; resource variables such as NUMBER_
 	cargo build --locked
 	$(or $(CARGO_TARGET_DIR),target)/debug/kubelet-sim demo
 
-bench: build ## Run the benchmarks (about 5 minutes with the build)
+bench: build ## Run the benchmarks (about 8 minutes with the build)
 	# `cargo bench` overwrites the program with a build that has the features of the dev-dependencies. Measure a copy.
 	cp $(PROGRAM) $(PROGRAM)-measured
 	PROGRAM=$(PROGRAM)-measured $(STATIC) cargo bench --locked --target $(TARGET) --bench figures
