@@ -52,12 +52,12 @@ pub struct Suspension {
 #[serde(rename_all = "camelCase")]
 pub enum TooManyFaults {
     #[error(
-        "the limit of {FAULTS_MAX} faults set at run time is reached: remove all faults with `fault clear`"
+        "the limit of {FAULTS_MAX} faults set at run time is reached: remove the faults of the resource with `fault clear RESOURCE`"
     )]
     Faults,
     /// Too many `health` faults.
     #[error(
-        "the limit of {FLAPS_MAX} health faults set at run time is reached: remove all faults with `fault clear`"
+        "the limit of {FLAPS_MAX} health faults set at run time is reached: remove the faults of the resource with `fault clear RESOURCE`"
     )]
     Flaps,
 }

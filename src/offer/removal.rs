@@ -64,9 +64,11 @@ pub enum Wait {
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Report => f.write_str("ListAndWatch to report it as Unhealthy"),
+            Self::Report => f.write_str("the report to the kubelet as Unhealthy"),
             Self::Call => f.write_str("an Allocate or GetPreferredAllocation call in flight"),
-            Self::Pod => f.write_str("a pod that holds it in the kubelet's checkpoint"),
+            Self::Pod => f.write_str(
+                "the deletion of a pod in the kubelet's checkpoint that holds the device",
+            ),
             Self::Grace(rest) => {
                 let seconds = rest.as_millis().div_ceil(1000);
                 write!(f, "the removal grace period, {seconds}s left")
