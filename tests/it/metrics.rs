@@ -1,12 +1,15 @@
 //! The metrics count what happened, and docs/status-and-metrics.md lists all of them.
 
+use std::collections::BTreeMap;
+
 use crate::support::fake_kubelet::{Answer, FakeKubelet};
 use crate::support::http::Http;
 use crate::support::{
-    A, B, BOTH, Manager, ONE, kubelet, plugin_dir, pod, resources, write_checkpoint,
+    A, B, BOTH, Manager, ONE, kubelet, plugin_dir, pod, resources, within, write_checkpoint,
 };
 use simple_device_plugin::model::device::Health;
 use simple_device_plugin::plugin::record::{Cause, Record, RegistrationResult, Step};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
 async fn metrics_count_what_happened() {
@@ -43,9 +46,9 @@ async fn metrics_count_what_happened() {
         "restarts_total{resource=\"example.com/b\",cause=\"kubelet\"} 0",
         "allocate_requests_total{resource=\"example.com/a\",code=\"OK\"} 1",
         "allocate_requests_total{resource=\"example.com/a\",code=\"NotFound\"} 0",
-        "allocate_seconds_bucket{le=\"60.0\",resource=\"example.com/a\"} 1",
-        "allocate_seconds_count{resource=\"example.com/a\"} 1",
-        "allocate_seconds_bucket{le=\"+Inf\",resource=\"example.com/a\"} 1",
+        "allocate_duration_seconds_bucket{le=\"60.0\",resource=\"example.com/a\"} 1",
+        "allocate_duration_seconds_count{resource=\"example.com/a\"} 1",
+        "allocate_duration_seconds_bucket{le=\"+Inf\",resource=\"example.com/a\"} 1",
         "allocated_devices_total{resource=\"example.com/a\"} 2",
         "config_reloads_total{result=\"refused\"} 0",
         concat!("build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
@@ -53,7 +56,6 @@ async fn metrics_count_what_happened() {
         let line = format!("\nsimple_device_plugin_{line}\n");
         assert!(text.contains(&line), "{line}{text}");
     }
-    assert!(text.ends_with("# EOF\n"), "{text}");
     let _kubelet = kubelet.restart().await.expect("a new kubelet");
     manager
         .record(A, "a second registration", |record| {
@@ -63,6 +65,86 @@ async fn metrics_count_what_happened() {
     let (_, text) = http.get("/metrics").await;
     let line = "restarts_total{resource=\"example.com/a\",cause=\"kubelet\"} 1";
     assert!(text.contains(line), "{text}");
+    manager.stop().await;
+}
+
+/// Gets the metrics with this `Accept` header. Returns the value of the `Content-Type` header, and the body.
+async fn scrape(http: &Http, method: &str, accept: &str) -> (String, String) {
+    let mut stream = http.connect().await;
+    let request = format!("{method} /metrics HTTP/1.1\r\nhost: n\r\naccept: {accept}\r\n\r\n");
+    let response = within("a response", async {
+        let mut response = String::new();
+        let sent = stream.write_all(request.as_bytes()).await;
+        sent.expect("a server");
+        let received = stream.read_to_string(&mut response).await;
+        received.map(|_| response).expect("a server")
+    });
+    let response = response.await;
+    let (head, body) = response.split_once("\r\n\r\n").expect("a response");
+    let (_, media_type) = head.split_once("content-type: ").expect("a media type");
+    let media_type = media_type.lines().next().expect("a line");
+    (media_type.to_owned(), body.to_owned())
+}
+
+/// Returns the type, the help and the samples of each metric, by the name of the samples. Checks that the samples follow
+/// the type, and have names that are valid for it. `total` is the suffix that a counter's samples have but its type lacks.
+fn parse<'a>(text: &'a str, total: &str) -> BTreeMap<String, (&'a str, &'a str, Vec<&'a str>)> {
+    let mut metrics = BTreeMap::new();
+    for text in text.split("# HELP ").skip(1) {
+        let mut lines = text.lines().filter(|line| !line.starts_with("# UNIT "));
+        let help = lines.next().expect("the help");
+        let (name, help) = help.split_once(' ').expect("a help");
+        let metric_type = lines.next().expect("the type");
+        let metric_type = metric_type.strip_prefix("# TYPE ").expect("a type");
+        let metric_type = metric_type.strip_prefix(name).expect("the same name");
+        let (name, suffixes) = match metric_type {
+            " counter" => (format!("{name}{total}"), &[""][..]),
+            " gauge" => (name.to_owned(), &[""][..]),
+            " histogram" => (name.to_owned(), &["_bucket", "_count", "_sum"][..]),
+            other => panic!("{other}"),
+        };
+        let samples: Vec<&str> = lines.collect();
+        for sample in &samples {
+            let suffix = sample.split(['{', ' ']).next().expect("a name");
+            let suffix = suffix.strip_prefix(&name).expect(sample);
+            assert!(suffixes.contains(&suffix), "{sample}");
+        }
+        metrics.insert(name, (metric_type, help, samples));
+    }
+    metrics
+}
+
+#[tokio::test]
+async fn both_formats_have_the_same_samples() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let manager = Manager::start(dir.path(), BOTH);
+    let http = Http::of(&manager).await;
+    http.readiness(200, "ready").await;
+    kubelet.admit(&pod("p", &[(A, 2)])).await.expect("admitted");
+    let prometheus =
+        "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.4,*/*;q=0.1";
+    let (open_metrics_type, open_metrics) = scrape(&http, "GET", prometheus).await;
+    let (text_type, text) = scrape(&http, "GET", "*/*").await;
+    assert_eq!(
+        open_metrics_type,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    assert_eq!(text_type, "text/plain; version=0.0.4; charset=utf-8");
+    let unit = "# UNIT simple_device_plugin_allocate_duration_seconds seconds\n";
+    assert!(open_metrics.contains(unit), "{open_metrics}");
+    assert!(
+        !text.contains("# EOF") && !text.contains("# UNIT"),
+        "{text}"
+    );
+    let metrics = parse(&text, "");
+    assert!(metrics.len() > 10, "{text}");
+    let complete = open_metrics.strip_suffix("# EOF\n").expect("the end");
+    assert_eq!(parse(complete, "_total"), metrics);
+    for (accept, media_type) in [(prometheus, open_metrics_type), ("text/plain", text_type)] {
+        let head = scrape(&http, "HEAD", accept).await;
+        assert_eq!(head, (media_type, String::new()));
+    }
     manager.stop().await;
 }
 
@@ -76,13 +158,10 @@ async fn the_docs_list_exactly_the_metrics_that_exist() {
     let types = text
         .lines()
         .filter_map(|line| line.strip_prefix("# TYPE simple_device_plugin_"));
-    let mut exposed: Vec<String> = types
-        .map(|line| match line.split_once(' ').expect("a type") {
-            (name, "counter") => format!("{name}_total"),
-            (name, _) => name.to_owned(),
-        })
+    let mut exposed: Vec<&str> = types
+        .map(|line| line.split(' ').next().expect("a name"))
         .collect();
-    exposed.sort();
+    exposed.sort_unstable();
     let page = include_str!("../../docs/status-and-metrics.md");
     let (_, section) = page.split_once("| metric |").expect("a table of metrics");
     let rows = section

@@ -1,231 +1,173 @@
-//! The metrics, as OpenMetrics text. Label values are resource names and fixed strings, never text from others.
+//! The metrics as text. Label values are resource names and fixed strings, never text from others.
+
+mod encoder;
+mod format;
+
+pub(crate) use format::Format;
 
 use std::fmt::Error;
 
 use enum_map::{EnumArray, EnumMap};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder, NoLabelSet, text};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::registry::{Registry, Unit};
+use prometheus_client::encoding::{DescriptorEncoder, text};
+use prometheus_client::registry::Registry;
 
+use self::encoder::{Encoder, Samples};
 use crate::api::grpc_code::CODES;
 use crate::model::device::Health;
 use crate::observe::{PluginSnapshot, Snapshot};
-use crate::plugin::record::{Cause, Durations, RegistrationResult};
-
-/// The media type of the output of [`text()`].
-pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+use crate::plugin::record::{Cause, RegistrationResult};
 
 const PREFIX: &str = "simple_device_plugin";
 
 /// The codes that Allocate returns without faults. Their series exist from the start, with value 0.
 const USUAL_CODES: [&str; 3] = ["OK", "NotFound", "FailedPrecondition"];
 
-pub fn text(snapshot: Snapshot) -> String {
+pub(crate) fn render(snapshot: Snapshot, format: Format) -> String {
     let mut registry = Registry::with_prefix(PREFIX);
-    registry.register_collector(Box::new(SnapshotCollector(snapshot)));
+    registry.register_collector(Box::new(SnapshotCollector { snapshot, format }));
     let mut text = String::new();
     // Writing to a String cannot fail.
-    let _ = text::encode(&mut text, &registry);
+    let _ = match format {
+        Format::OpenMetrics => text::encode(&mut text, &registry),
+        // Without the last line of OpenMetrics, `# EOF`.
+        Format::Text => text::encode_registry(&mut text, &registry),
+    };
     text
 }
 
 #[derive(Debug)]
-struct SnapshotCollector(Snapshot);
+struct SnapshotCollector {
+    snapshot: Snapshot,
+    format: Format,
+}
 
 impl Collector for SnapshotCollector {
-    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), Error> {
-        encode_devices(&self.0, &mut encoder)?;
-        encode_life_cycle(&self.0, &mut encoder)?;
-        encode_allocate(&self.0, &mut encoder)?;
-        encode_faults(&self.0, &mut encoder)?;
-        encode_daemon(&self.0, &mut encoder)
+    fn encode(&self, encoder: DescriptorEncoder) -> Result<(), Error> {
+        let format = self.format;
+        let mut encoder = Encoder { encoder, format };
+        encode_devices(&self.snapshot, &mut encoder)?;
+        encode_life_cycle(&self.snapshot, &mut encoder)?;
+        encode_allocate(&self.snapshot, &mut encoder)?;
+        encode_faults(&self.snapshot, &mut encoder)?;
+        encode_reloads(&self.snapshot, &mut encoder)?;
+        encode_build(&mut encoder)
     }
 }
 
-type Labels<'a, const N: usize> = [(&'static str, &'a str); N];
-
-fn encode_devices(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let mut devices = metric(
-        encoder,
-        "devices",
-        "Devices advertised to the kubelet, by health.",
-        MetricType::Gauge,
-    )?;
+fn encode_devices(snapshot: &Snapshot, encoder: &mut Encoder) -> Result<(), Error> {
+    let help = "Number of devices that are advertised to the kubelet, by health.";
+    let mut devices = encoder.gauge("devices", help)?;
     for plugin in &snapshot.plugins {
         let (healthy, unhealthy) = plugin.count_by_health();
         for (health, count) in [(Health::Healthy, healthy), (Health::Unhealthy, unhealthy)] {
             let labels = [("resource", plugin.name()), ("health", health.as_str())];
-            gauge(&mut devices, &labels, count as u64)?;
+            devices.labeled(&labels, count as u64)?;
         }
     }
-    let help = "Devices held by pods, according to the kubelet's checkpoint.";
-    let mut held = metric(encoder, "held_devices", help, MetricType::Gauge)?;
+    let help = "Number of devices that pods hold. Absent while it is not known.";
+    let mut held = encoder.gauge("held_devices", help)?;
     for plugin in &snapshot.plugins {
-        // Without the checkpoint the number is unknown: no sample is better than a wrong one.
+        // No sample is better than a wrong one.
         if let Some(count) = snapshot.held(plugin) {
-            gauge(&mut held, &[("resource", plugin.name())], count as u64)?;
+            held.labeled(&[("resource", plugin.name())], count as u64)?;
         }
     }
     Ok(())
 }
 
-fn encode_life_cycle(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let help = "Whether the kubelet has the resource and can give its devices to pods: 1 if so, otherwise 0.";
-    let mut ready = metric(encoder, "ready", help, MetricType::Gauge)?;
+fn encode_life_cycle(snapshot: &Snapshot, encoder: &mut Encoder) -> Result<(), Error> {
+    let help = "Whether the resource is ready (1 is yes, 0 is no): the kubelet can give its devices to pods.";
+    let mut ready = encoder.gauge("ready", help)?;
     for plugin in &snapshot.plugins {
         let is_ready = snapshot.is_plugin_ready(plugin);
-        gauge(
-            &mut ready,
-            &[("resource", plugin.name())],
-            u64::from(is_ready),
-        )?;
+        ready.labeled(&[("resource", plugin.name())], u64::from(is_ready))?;
     }
-    let help = "Registration attempts, by result.";
-    encode_counters(
-        snapshot,
-        encoder,
-        "registrations",
-        help,
-        "result",
-        RegistrationResult::as_str,
-        |plugin| &plugin.record.registrations,
-    )?;
-    let help = "Plugin restarts, by cause.";
-    encode_counters(
-        snapshot,
-        encoder,
-        "restarts",
-        help,
-        "cause",
-        Cause::as_str,
-        |plugin| &plugin.record.restarts,
-    )
+    let help = "Total number of registration attempts, by result.";
+    let mut registrations = encoder.counter("registrations_total", help)?;
+    let as_str = RegistrationResult::as_str;
+    encode_counts(snapshot, &mut registrations, "result", as_str, |plugin| {
+        &plugin.record.registrations
+    })?;
+    let help = "Total number of plugin restarts, by cause.";
+    let mut restarts = encoder.counter("restarts_total", help)?;
+    encode_counts(snapshot, &mut restarts, "cause", Cause::as_str, |plugin| {
+        &plugin.record.restarts
+    })
 }
 
-fn encode_allocate(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let help = "Allocate calls, by gRPC status code of the response.";
-    let mut requests = metric(encoder, "allocate_requests", help, MetricType::Counter)?;
+fn encode_allocate(snapshot: &Snapshot, encoder: &mut Encoder) -> Result<(), Error> {
+    let help = "Total number of answered Allocate calls, by gRPC status code.";
+    let mut requests = encoder.counter("allocate_requests_total", help)?;
     for plugin in &snapshot.plugins {
         for (code, count) in std::iter::zip(CODES, plugin.record.allocates) {
             if count > 0 || USUAL_CODES.contains(&code) {
-                let labels = [("resource", plugin.name()), ("code", code)];
-                counter(&mut requests, &labels, count)?;
+                requests.labeled(&[("resource", plugin.name()), ("code", code)], count)?;
             }
         }
     }
-    let help = "Duration of Allocate calls in seconds.";
-    let mut seconds = encoder.encode_descriptor(
-        "allocate",
-        help,
-        Some(&Unit::Seconds),
-        MetricType::Histogram,
-    )?;
+    let help = "Duration of Allocate calls in seconds, including injected delays.";
+    let mut durations = encoder.histogram("allocate_duration_seconds", help)?;
     for plugin in &snapshot.plugins {
-        histogram(&mut seconds, plugin.name(), &plugin.record.allocate_seconds)?;
+        durations.durations(plugin.name(), &plugin.record.allocate_durations)?;
     }
-    let help = "Devices in successful Allocate responses.";
-    let mut devices = metric(encoder, "allocated_devices", help, MetricType::Counter)?;
+    let help = "Total number of devices in successful answers to Allocate calls.";
+    let mut devices = encoder.counter("allocated_devices_total", help)?;
     for plugin in &snapshot.plugins {
-        counter(
-            &mut devices,
-            &[("resource", plugin.name())],
-            plugin.record.allocated_devices,
-        )?;
+        let count = plugin.record.allocated_devices;
+        devices.labeled(&[("resource", plugin.name())], count)?;
     }
     Ok(())
 }
 
 /// A kind has a series if it was injected, or if a fault of that kind is set.
-fn encode_faults(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let help = "Injected faults, by kind.";
-    let mut injected = metric(encoder, "faults_injected", help, MetricType::Counter)?;
+fn encode_faults(snapshot: &Snapshot, encoder: &mut Encoder) -> Result<(), Error> {
+    let help = "Total number of injected faults, by kind.";
+    let mut injected = encoder.counter("faults_injected_total", help)?;
     for plugin in &snapshot.plugins {
         for (point, count) in plugin.record.faults {
             if count > 0 || plugin.faults.has_fault_on(point) {
                 let labels = [("resource", plugin.name()), ("fault", point.as_str())];
-                counter(&mut injected, &labels, count)?;
+                injected.labeled(&labels, count)?;
             }
         }
     }
     Ok(())
 }
 
-fn encode_daemon(snapshot: &Snapshot, encoder: &mut DescriptorEncoder) -> Result<(), Error> {
-    let help = "Config file reloads, by result.";
-    let mut reloads = metric(encoder, "config_reloads", help, MetricType::Counter)?;
-    let counts = &snapshot.reloads;
+fn encode_reloads(snapshot: &Snapshot, encoder: &mut Encoder) -> Result<(), Error> {
+    let reloads = &snapshot.reloads;
+    let help = "Total number of times that the config file was read after the start, by result.";
+    let mut total = encoder.counter("config_reloads_total", help)?;
     for (result, count) in [
-        ("changed", counts.changed),
-        ("unchanged", counts.unchanged),
-        ("refused", counts.refused),
+        ("changed", reloads.changed),
+        ("unchanged", reloads.unchanged),
+        ("refused", reloads.refused),
     ] {
-        counter(&mut reloads, &[("result", result)], count)?;
-    }
-    let mut build = metric(
-        encoder,
-        "build_info",
-        "Version of simple-device-plugin; the value is always 1.",
-        MetricType::Gauge,
-    )?;
-    gauge(&mut build, &[("version", env!("CARGO_PKG_VERSION"))], 1)
-}
-
-fn metric<'a>(
-    encoder: &'a mut DescriptorEncoder,
-    name: &'a str,
-    help: &str,
-    metric_type: MetricType,
-) -> Result<MetricEncoder<'a>, Error> {
-    encoder.encode_descriptor(name, help, None, metric_type)
-}
-
-/// Encodes a counter for each plugin and key. The key is the value of `label`.
-fn encode_counters<K: EnumArray<u64>>(
-    snapshot: &Snapshot,
-    encoder: &mut DescriptorEncoder,
-    name: &str,
-    help: &str,
-    label: &'static str,
-    as_str: impl Fn(K) -> &'static str,
-    counts: impl Fn(&PluginSnapshot) -> &EnumMap<K, u64>,
-) -> Result<(), Error> {
-    let mut metric = metric(encoder, name, help, MetricType::Counter)?;
-    for plugin in &snapshot.plugins {
-        for (key, count) in counts(plugin) {
-            let labels = [("resource", plugin.name()), (label, as_str(key))];
-            counter(&mut metric, &labels, *count)?;
-        }
+        total.labeled(&[("result", result)], count)?;
     }
     Ok(())
 }
 
-fn gauge<const N: usize>(
-    metric: &mut MetricEncoder,
-    labels: &Labels<N>,
-    value: u64,
-) -> Result<(), Error> {
-    metric.encode_family(labels)?.encode_gauge(&value)
+fn encode_build(encoder: &mut Encoder) -> Result<(), Error> {
+    let help =
+        "A metric with a constant value of 1, labeled by the version of simple-device-plugin.";
+    let mut build = encoder.gauge("build_info", help)?;
+    build.labeled(&[("version", env!("CARGO_PKG_VERSION"))], 1)
 }
 
-fn counter<const N: usize>(
-    metric: &mut MetricEncoder,
-    labels: &Labels<N>,
-    value: u64,
+/// Writes a sample for each plugin and key. The key is the value of `label`.
+fn encode_counts<K: EnumArray<u64>>(
+    snapshot: &Snapshot,
+    samples: &mut Samples,
+    label: &'static str,
+    as_str: impl Fn(K) -> &'static str,
+    counts: impl Fn(&PluginSnapshot) -> &EnumMap<K, u64>,
 ) -> Result<(), Error> {
-    let mut metric = metric.encode_family(labels)?;
-    metric.encode_counter::<NoLabelSet, u64, u64>(&value, None)
-}
-
-fn histogram(
-    metric: &mut MetricEncoder,
-    resource: &str,
-    durations: &Durations,
-) -> Result<(), Error> {
-    let bounds = Durations::BOUNDS.into_iter().chain([f64::INFINITY]);
-    let buckets: Vec<(f64, u64)> = std::iter::zip(bounds, durations.counts).collect();
-    let count = durations.counts.iter().sum();
-    metric
-        .encode_family(&[("resource", resource)])?
-        .encode_histogram::<NoLabelSet>(durations.sum, count, &buckets, None)
+    for plugin in &snapshot.plugins {
+        for (key, count) in counts(plugin) {
+            samples.labeled(&[("resource", plugin.name()), (label, as_str(key))], *count)?;
+        }
+    }
+    Ok(())
 }
