@@ -120,16 +120,22 @@ fn encode_allocate(snapshot: &Snapshot, encoder: &mut Encoder) -> Result<(), Err
     Ok(())
 }
 
-/// A kind has a series if it was injected, or if a fault of that kind is set.
+/// A kind has series from the first time that a fault of that kind is set.
 fn encode_faults(snapshot: &Snapshot, encoder: &mut Encoder) -> Result<(), Error> {
     let help = "Total number of injected faults, by kind.";
     let mut injected = encoder.counter("faults_injected_total", help)?;
     for plugin in &snapshot.plugins {
-        for (point, count) in plugin.record.faults {
-            if count > 0 || plugin.faults.has_fault_on(point) {
-                let labels = [("resource", plugin.name()), ("fault", point.as_str())];
-                injected.labeled(&labels, count)?;
-            }
+        for (point, _) in plugin.faults.active() {
+            let labels = [("resource", plugin.name()), ("fault", point.as_str())];
+            injected.labeled(&labels, plugin.record.faults[point])?;
+        }
+    }
+    let help = "Number of faults that are set and not exhausted, by kind.";
+    let mut active = encoder.gauge("faults_active", help)?;
+    for plugin in &snapshot.plugins {
+        for (point, count) in plugin.faults.active() {
+            let labels = [("resource", plugin.name()), ("fault", point.as_str())];
+            active.labeled(&labels, count as u64)?;
         }
     }
     Ok(())
