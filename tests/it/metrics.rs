@@ -1,11 +1,14 @@
 //! The metrics count what happened, and docs/status-and-metrics.md lists all of them.
 
 use std::collections::BTreeMap;
+use std::time::UNIX_EPOCH;
 
 use crate::support::fake_kubelet::{Answer, FakeKubelet};
-use crate::support::http::Http;
+use crate::support::http::{Http, Observed};
+use crate::support::process::Running;
 use crate::support::{
-    A, B, BOTH, Manager, ONE, kubelet, plugin_dir, pod, resources, within, write_checkpoint,
+    A, B, BOTH, Manager, ONE, counted, kubelet, plugin_dir, pod, resources, text, within,
+    write_checkpoint,
 };
 use simple_device_plugin::model::device::Health;
 use simple_device_plugin::plugin::record::{Cause, Record, RegistrationResult, Step};
@@ -177,6 +180,66 @@ async fn the_docs_list_exactly_the_metrics_that_exist() {
     documented.iter_mut().for_each(strip_labels);
     documented.sort();
     assert_eq!(documented, exposed);
+    manager.stop().await;
+}
+
+/// Returns the value of a metric without labels, or `None` if it has no sample.
+async fn value(http: &Http, name: &str) -> Option<u64> {
+    let (_, text) = http.get("/metrics").await;
+    let sample = format!("simple_device_plugin_{name} ");
+    let value = text.lines().find_map(|line| line.strip_prefix(&sample));
+    value.map(|value| value.parse().expect("a number"))
+}
+
+const SUCCESSFUL: &str = "config_last_reload_successful";
+const SUCCESS_TIMESTAMP: &str = "config_last_reload_success_timestamp_seconds";
+
+#[tokio::test]
+async fn metrics_show_whether_the_config_file_is_in_use() {
+    let dir = plugin_dir();
+    let file = dir.path().join("config.yaml");
+    std::fs::write(&file, counted(2)).expect("a file");
+    let variables = [
+        ("CONFIG_FILE", text(&file)),
+        ("HTTP_ADDRESS", "127.0.0.1:0"),
+    ];
+    let before_start = unix_now();
+    let running = Running::manager(dir.path(), &variables);
+    let http = Http::of_process(&running);
+    assert_eq!(value(&http, SUCCESSFUL).await, Some(1));
+    let started = value(&http, SUCCESS_TIMESTAMP).await.expect("a time");
+    assert!((before_start..=unix_now()).contains(&started), "{started}");
+    std::fs::write(&file, "resources: 1").expect("a file");
+    let refused = "config_reloads_total{result=\"refused\"} 1\n";
+    http.gets("/metrics", 200, refused).await;
+    assert_eq!(value(&http, SUCCESSFUL).await, Some(0));
+    assert_eq!(value(&http, SUCCESS_TIMESTAMP).await, Some(started));
+    let before_reload = unix_now();
+    std::fs::write(&file, counted(3)).expect("a file");
+    let changed = "config_reloads_total{result=\"changed\"} 1\n";
+    http.gets("/metrics", 200, changed).await;
+    assert_eq!(value(&http, SUCCESSFUL).await, Some(1));
+    let reloaded = value(&http, SUCCESS_TIMESTAMP).await.expect("a time");
+    assert!(
+        (before_reload..=unix_now()).contains(&reloaded),
+        "{reloaded}"
+    );
+}
+
+fn unix_now() -> u64 {
+    let now = UNIX_EPOCH.elapsed().expect("a time after 1970");
+    now.as_secs()
+}
+
+#[tokio::test]
+async fn without_a_config_file_there_is_no_success_of_it() {
+    let Observed {
+        manager,
+        http,
+        dir: _dir,
+    } = Observed::of(ONE).await;
+    assert_eq!(value(&http, SUCCESSFUL).await, None);
+    assert_eq!(value(&http, SUCCESS_TIMESTAMP).await, None);
     manager.stop().await;
 }
 

@@ -60,6 +60,11 @@ impl Encoder<'_> {
 }
 
 impl Samples<'_> {
+    /// Writes the only sample of a gauge.
+    pub fn value(&mut self, value: u64) -> Result<(), Error> {
+        self.encoder.encode_gauge(&value)
+    }
+
     /// Writes a sample of a gauge or a counter.
     pub fn labeled<const N: usize>(
         &mut self,

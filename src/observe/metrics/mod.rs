@@ -6,6 +6,7 @@ mod format;
 pub(crate) use format::Format;
 
 use std::fmt::Error;
+use std::time::UNIX_EPOCH;
 
 use enum_map::{EnumArray, EnumMap};
 use prometheus_client::collector::Collector;
@@ -151,6 +152,20 @@ fn encode_reloads(snapshot: &Snapshot, encoder: &mut Encoder) -> Result<(), Erro
         ("refused", reloads.refused),
     ] {
         total.labeled(&[("result", result)], count)?;
+    }
+    // Without a config file, there is nothing to alert on.
+    let has_file = snapshot.program.config_file.is_some();
+    let help = "Whether the last read of the config file was successful (1 is yes, 0 is no). Absent without a config file.";
+    let mut successful = encoder.gauge("config_last_reload_successful", help)?;
+    if has_file {
+        successful.value(u64::from(reloads.errors.is_none()))?;
+    }
+    let help =
+        "Timestamp of the last successful read of the config file. Absent without a config file.";
+    let mut success = encoder.gauge("config_last_reload_success_timestamp_seconds", help)?;
+    if has_file {
+        let at = reloads.last_success.unwrap_or(snapshot.program.started);
+        success.value(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())?;
     }
     Ok(())
 }
