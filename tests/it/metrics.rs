@@ -7,8 +7,8 @@ use crate::support::fake_kubelet::{Answer, FakeKubelet};
 use crate::support::http::{Http, Observed};
 use crate::support::process::Running;
 use crate::support::{
-    A, B, BOTH, Manager, ONE, counted, kubelet, plugin_dir, pod, resources, text, within,
-    write_checkpoint,
+    A, B, BOTH, Manager, ONE, counted, kubelet, plugin_dir, pod, replace_checkpoint, resources,
+    text, within, write_checkpoint,
 };
 use simple_device_plugin::model::device::Health;
 use simple_device_plugin::plugin::record::{Cause, Record, RegistrationResult, Step};
@@ -240,6 +240,18 @@ async fn without_a_config_file_there_is_no_success_of_it() {
     } = Observed::of(ONE).await;
     assert_eq!(value(&http, SUCCESSFUL).await, None);
     assert_eq!(value(&http, SUCCESS_TIMESTAMP).await, None);
+    manager.stop().await;
+}
+
+#[tokio::test]
+async fn metrics_show_whether_the_checkpoint_can_be_read() {
+    let Observed { manager, http, dir } = Observed::of(ONE).await;
+    let readable = "kubelet_checkpoint_readable";
+    assert_eq!(value(&http, readable).await, None);
+    write_checkpoint(dir.path(), &[]);
+    assert_eq!(value(&http, readable).await, Some(1));
+    replace_checkpoint(dir.path(), "{");
+    assert_eq!(value(&http, readable).await, Some(0));
     manager.stop().await;
 }
 

@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use self::encoder::{Encoder, Samples};
 use crate::api::grpc_code::CODES;
 use crate::model::device::Health;
+use crate::node::checkpoint_file::CheckpointError;
 use crate::observe::{PluginSnapshot, Snapshot};
 use crate::plugin::record::{Cause, RegistrationResult};
 
@@ -52,6 +53,7 @@ impl Collector for SnapshotCollector {
         encode_allocate(&self.snapshot, &mut encoder)?;
         encode_faults(&self.snapshot, &mut encoder)?;
         encode_reloads(&self.snapshot, &mut encoder)?;
+        encode_checkpoint(&self.snapshot, &mut encoder)?;
         encode_build(&mut encoder)
     }
 }
@@ -168,6 +170,17 @@ fn encode_reloads(snapshot: &Snapshot, encoder: &mut Encoder) -> Result<(), Erro
         success.value(at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())?;
     }
     Ok(())
+}
+
+fn encode_checkpoint(snapshot: &Snapshot, encoder: &mut Encoder) -> Result<(), Error> {
+    let help = "Whether the kubelet's checkpoint can be read (1 is yes, 0 is no). Absent before the kubelet has written it.";
+    let mut readable = encoder.gauge("kubelet_checkpoint_readable", help)?;
+    match &snapshot.checkpoint {
+        Ok(_) => readable.value(1),
+        // On a node without plugins, the kubelet writes no checkpoint. An alert on 0 must not fire there.
+        Err(CheckpointError::Missing) => Ok(()),
+        Err(_) => readable.value(0),
+    }
 }
 
 fn encode_build(encoder: &mut Encoder) -> Result<(), Error> {
