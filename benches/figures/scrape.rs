@@ -11,6 +11,10 @@ use crate::table::{Figure, median, ms};
 
 const SCRAPES: usize = 50;
 
+/// A request for OpenMetrics, which Prometheus prefers.
+const REQUEST: &[u8] =
+    b"GET /metrics HTTP/1.1\r\nhost: n\r\naccept: application/openmetrics-text;version=1.0.0\r\n\r\n";
+
 pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     let free = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
     let load = Load {
@@ -26,7 +30,7 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
         let since = Instant::now();
         let mut stream = TcpStream::connect(free)?;
         stream.set_read_timeout(Some(DEADLINE))?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: n\r\n\r\n")?;
+        stream.write_all(REQUEST)?;
         let mut text = String::new();
         stream.read_to_string(&mut text)?;
         took.push(ms(since.elapsed()));

@@ -35,6 +35,8 @@ pub struct Reloads {
     pub refused: u64,
     /// The first error of the current file, and when reloads started to fail. `None` if the current file is in use.
     pub errors: Option<(String, SystemTime)>,
+    /// When a reload last succeeded. `None` before the first one.
+    pub last_success: Option<SystemTime>,
 }
 
 /// Reads the variables, and the config file if they name one.
@@ -74,7 +76,8 @@ pub async fn follow(
             match validate(environment, host, &file).await {
                 Ok(config) => {
                     let applied = apply(config, &file.name, configured);
-                    reloads.send_modify(|reloads| reloads.record(applied));
+                    let now = SystemTime::now();
+                    reloads.send_modify(|reloads| reloads.record(applied, now));
                 }
                 // The panic itself has been logged.
                 Err(bug) => error!(%bug, "the previous configuration stays in effect"),
@@ -142,16 +145,24 @@ fn apply(
 }
 
 impl Reloads {
-    /// Counts a result of [`apply`].
-    fn record(&mut self, applied: Result<bool, String>) {
-        match &applied {
-            Ok(true) => self.changed += 1,
-            Ok(false) => self.unchanged += 1,
-            Err(_) => self.refused += 1,
+    /// Records a result of [`apply`].
+    fn record(&mut self, applied: Result<bool, String>, now: SystemTime) {
+        match applied {
+            Ok(changed) => {
+                let count = if changed {
+                    &mut self.changed
+                } else {
+                    &mut self.unchanged
+                };
+                *count += 1;
+                (self.errors, self.last_success) = (None, Some(now));
+            }
+            Err(summary) => {
+                self.refused += 1;
+                let since = self.errors.as_ref().map_or(now, |(_, since)| *since);
+                self.errors = Some((summary, since));
+            }
         }
-        let since = self.errors.as_ref().map(|(_, since)| *since);
-        let since = since.unwrap_or_else(SystemTime::now);
-        self.errors = applied.err().map(|summary| (summary, since));
     }
 }
 
@@ -194,5 +205,37 @@ impl FileWatch {
                 return;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_last_until_a_reload_succeeds() {
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        let mut reloads = Reloads::default();
+        let refused = |text: &str| Err(text.to_owned());
+        reloads.record(refused("first"), at(1));
+        assert_eq!(reloads.last_success, None);
+        reloads.record(Ok(true), at(2));
+        assert_eq!(
+            (&reloads.errors, reloads.last_success),
+            (&None, Some(at(2)))
+        );
+        reloads.record(refused("second"), at(3));
+        reloads.record(refused("third"), at(4));
+        assert_eq!(reloads.errors, Some(("third".to_owned(), at(3))));
+        assert_eq!(reloads.last_success, Some(at(2)));
+        reloads.record(Ok(false), at(5));
+        assert_eq!(
+            (&reloads.errors, reloads.last_success),
+            (&None, Some(at(5)))
+        );
+        assert_eq!(
+            (reloads.changed, reloads.unchanged, reloads.refused),
+            (1, 1, 3)
+        );
     }
 }

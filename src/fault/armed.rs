@@ -51,6 +51,12 @@ impl ArmedFault {
         self.fault.times().is_reached_by(self.injected)
     }
 
+    /// Whether the fault can still be injected, or suspends the registration until it is cleared.
+    pub(super) fn is_active(&self) -> bool {
+        let suspends = matches!(self.fault.on, FaultKind::Registration { duration: None });
+        !self.is_exhausted() || suspends
+    }
+
     /// Whether the fault is exhausted and has no lasting effect, so that removing it changes nothing.
     pub(super) fn is_finished(&self) -> bool {
         let has_effect = match &self.fault.on {

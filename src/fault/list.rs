@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use enum_map::EnumMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -69,6 +70,8 @@ pub struct Faults {
     next: u64,
     /// The faults in the configuration, including those that were cleared.
     configured: Arc<[Fault]>,
+    /// The injection points that ever had a fault.
+    used: EnumMap<InjectionPoint, bool>,
 }
 
 impl Faults {
@@ -85,6 +88,19 @@ impl Faults {
     /// Whether any fault is set on this injection point.
     pub(crate) fn has_fault_on(&self, point: InjectionPoint) -> bool {
         self.armed.iter().any(|armed| armed.fault.point() == point)
+    }
+
+    /// Returns each injection point that ever had a fault, and how many of its faults are active: not exhausted, or
+    /// suspending the registration until they are cleared.
+    pub(crate) fn active(&self) -> impl Iterator<Item = (InjectionPoint, usize)> {
+        let used = self.used.iter().filter(|(_, used)| **used);
+        used.map(|(point, _)| {
+            let on_point = self
+                .armed
+                .iter()
+                .filter(move |armed| armed.fault.point() == point);
+            (point, on_point.filter(|armed| armed.is_active()).count())
+        })
     }
 
     /// Adds a fault at run time. If the maximum is reached, it replaces a finished fault. `seed` is used if the fault has none.
@@ -242,6 +258,7 @@ impl Faults {
     fn arm(&mut self, requested: Fault, set_at_run_time: bool, seed: u64) -> ArmedFault {
         let id = FaultId(self.next);
         self.next += 1;
+        self.used[requested.point()] = true;
         ArmedFault::new(id, requested, set_at_run_time, seed)
     }
 }
@@ -341,6 +358,30 @@ mod tests {
         faults.configure(std::slice::from_ref(&other), || 7);
         while faults.set(other.clone(), 1).is_ok() {}
         assert_eq!(faults.armed().len(), FAULTS_MAX + 1);
+    }
+
+    #[test]
+    fn active_faults_are_counted_for_each_point_that_ever_had_one() {
+        let mut faults = Faults::default();
+        assert_eq!(faults.active().count(), 0);
+        for json in [
+            r#"{"on": "allocate", "delay": "1s", "times": 2}"#,
+            r#"{"on": "allocate", "error": "ABORTED"}"#,
+            r#"{"on": "registration", "for": "2s"}"#,
+            r#"{"on": "registration"}"#,
+        ] {
+            faults.set(fault(json), 1).expect("room");
+        }
+        let active =
+            |faults: &Faults| -> Vec<(InjectionPoint, usize)> { faults.active().collect() };
+        let (allocate, registration) = (InjectionPoint::Allocate, InjectionPoint::Registration);
+        assert_eq!(active(&faults), [(allocate, 2), (registration, 2)]);
+        faults.call(allocate);
+        faults.registration(&mut Evaluated::new(), Instant::now());
+        // The other registration fault lasts until it is cleared.
+        assert_eq!(active(&faults), [(allocate, 1), (registration, 1)]);
+        faults.clear();
+        assert_eq!(active(&faults), [(allocate, 0), (registration, 0)]);
     }
 
     #[test]

@@ -147,7 +147,9 @@ impl Handler {
                 Err(not_ready) => plain(StatusCode::SERVICE_UNAVAILABLE, not_ready),
             },
             "/metrics" => {
-                self.respond_with_snapshot(&self.metrics, metrics::MEDIA_TYPE, metrics::text)
+                let format = metrics::Format::accepted_by(request.headers());
+                let render = move |snapshot| metrics::render(snapshot, format);
+                self.respond_with_snapshot(&self.metrics, format.media_type(), render)
                     .await
             }
             "/status" => {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::reload::Reloads;
 use crate::node::checkpoint::{CheckpointedResource, ListingStatus};
-use crate::node::checkpoint_file::{CheckpointFile, LoadedCheckpoint};
+use crate::node::checkpoint_file::{CheckpointError, CheckpointFile, LoadedCheckpoint};
 use crate::plugin::PluginSnapshot;
 use crate::supervisor::{SnapshotSource, Supervisor};
 
@@ -57,7 +57,7 @@ pub struct Snapshot {
     /// In the order of the configuration.
     pub plugins: Vec<PluginSnapshot>,
     /// The kubelet's checkpoint, or why it cannot be read.
-    pub checkpoint: Result<LoadedCheckpoint, String>,
+    pub checkpoint: Result<LoadedCheckpoint, CheckpointError>,
     pub reloads: Reloads,
     /// Whether the daemon has been asked to stop.
     pub stopping: bool,
@@ -92,8 +92,8 @@ impl Observer {
 
     async fn take(&self, plugins: impl FnOnce(&SnapshotSource) -> Vec<PluginSnapshot>) -> Snapshot {
         let checkpoint = match timeout(CHECKPOINT_READ_TIMEOUT, self.checkpoint.read()).await {
-            Ok(read) => read.map_err(|error| error.to_string()),
-            Err(_) => Err("the kubelet's checkpoint cannot be read: timed out".to_owned()),
+            Ok(read) => read,
+            Err(_) => Err(CheckpointError::Unreadable("timed out".to_owned())),
         };
         Snapshot {
             at: SystemTime::now(),

@@ -198,7 +198,7 @@ impl Status {
                     .as_ref()
                     .ok()
                     .map(|written| time(written.modified)),
-                error: snapshot.checkpoint.as_ref().err().cloned(),
+                error: snapshot.checkpoint.as_ref().err().map(ToString::to_string),
             },
             resources: resources
                 .map(|plugin| resource(snapshot, plugin, *with_devices != WithDevices::None))

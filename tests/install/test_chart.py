@@ -229,7 +229,7 @@ def test_the_program_serves_the_probed_and_scraped_paths(program, kubelet_sim, s
             with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=out, stderr=out) as kubelet:
                 try:
                     wait_for_status(port, ready["path"], 200)
-                    assert wait_for_status(port, scraped["path"], 200).endswith("# EOF\n")
+                    assert wait_for_status(port, scraped["path"], 200).startswith("# HELP simple_device_plugin_")
                     done = subprocess.run([program, "status"], env=env, capture_output=True, text=True, timeout=30, check=True)
                     assert "1 of 1 resources ready" in done.stdout
                 finally:

@@ -151,7 +151,7 @@ async fn an_invalid_fault_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn metrics_count_injected_faults() {
+async fn metrics_count_injected_and_active_faults() {
     let dir = plugin_dir();
     let kubelet = crate::support::kubelet(dir.path());
     let manager = Manager::of(dir.path(), resources(&[("RESOURCE_NAME", GPU)]));
@@ -162,14 +162,14 @@ async fn metrics_count_injected_faults() {
     let fault = r#"{"on": "allocate", "error": "ABORTED", "times": 2}"#;
     let fault = serde_json::from_str(fault).expect("a fault");
     manager.plugin(GPU).set_fault(fault).expect("a free slot");
-    let label = |count| {
-        format!(
-            "simple_device_plugin_faults_injected_total{{resource=\"{GPU}\",fault=\"allocate\"}} {count}\n"
-        )
+    let sample = |name, count| {
+        format!("\nsimple_device_plugin_{name}{{resource=\"{GPU}\",fault=\"allocate\"}} {count}\n")
     };
-    for injected in 0..3 {
+    for (injected, active) in [(0, 1), (1, 1), (2, 0)] {
         let (_, text) = http.get("/metrics").await;
-        assert!(text.contains(&label(injected)), "{text}");
+        let injected = sample("faults_injected_total", injected);
+        let active = sample("faults_active", active);
+        assert!(text.contains(&injected) && text.contains(&active), "{text}");
         let _ = kubelet.admit(&pod("p", &[(GPU, 1)])).await;
     }
     let (_, text) = http.get("/metrics").await;

@@ -56,7 +56,7 @@ pub struct Record {
     pub restarts: EnumMap<Cause, u64>,
     /// Answered Allocate calls, indexed by numeric gRPC status code.
     pub allocates: [u64; CODES.len()],
-    pub(crate) allocate_seconds: Durations,
+    pub(crate) allocate_durations: Durations,
     /// Devices in successful Allocate calls.
     pub(crate) allocated_devices: u64,
     pub faults: EnumMap<InjectionPoint, u64>,
@@ -77,7 +77,7 @@ impl Record {
             registrations: EnumMap::default(),
             restarts: EnumMap::default(),
             allocates: Default::default(),
-            allocate_seconds: Durations::default(),
+            allocate_durations: Durations::default(),
             allocated_devices: 0,
             faults: EnumMap::default(),
             missing_reads: 0,
@@ -160,7 +160,7 @@ impl Record {
     pub fn allocated(&mut self, code: usize, devices: usize, took: Duration) {
         self.allocates[code.min(CODES.len() - 1)] += 1;
         self.allocated_devices += devices as u64;
-        self.allocate_seconds.add(took);
+        self.allocate_durations.add(took);
     }
 
     /// Records a read of the kubelet's checkpoint. Returns true if the plugin must restart: two reads in a row did not
@@ -305,7 +305,7 @@ mod tests {
             (1, 1, 1)
         );
         assert_eq!(record.allocated_devices, 3);
-        let counts = record.allocate_seconds.counts;
+        let counts = record.allocate_durations.counts;
         assert_eq!((counts[0], counts[3], counts[9]), (1, 1, 1));
         assert_eq!(counts.iter().sum::<u64>(), 3);
     }

@@ -8,6 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::process::Running;
 use super::{DEADLINE, Manager, POLL_INTERVAL, plugin_dir, within};
 
 /// A manager in a temporary plugin directory, with an HTTP server.
@@ -29,7 +30,8 @@ impl Observed {
 /// A manager's HTTP server.
 pub struct Http {
     pub address: SocketAddr,
-    _server: AbortOnDropHandle<std::convert::Infallible>,
+    /// `None` if the server is in another process.
+    _server: Option<AbortOnDropHandle<std::convert::Infallible>>,
 }
 
 impl Http {
@@ -39,7 +41,18 @@ impl Http {
         let server = tokio::spawn(http::serve(listener, manager.observer.clone()));
         Self {
             address,
-            _server: AbortOnDropHandle::new(server),
+            _server: Some(AbortOnDropHandle::new(server)),
+        }
+    }
+
+    /// The server of a process with `HTTP_ADDRESS=127.0.0.1:0`.
+    #[track_caller]
+    pub fn of_process(running: &Running) -> Self {
+        let line = running.says("serving HTTP");
+        let (_, address) = line.split_once("address=").expect("an address");
+        Self {
+            address: address.parse().expect("an address"),
+            _server: None,
         }
     }
 
@@ -70,13 +83,19 @@ impl Http {
     /// Waits until `/readyz` returns this status code, and a body that contains `words`.
     #[track_caller]
     pub fn readiness(&self, status: u16, words: &str) -> impl Future<Output = ()> {
-        let what = format!("{status} {words}");
+        self.gets("/readyz", status, words)
+    }
+
+    /// Waits until the path returns this status code, and a body that contains `words`.
+    #[track_caller]
+    pub fn gets(&self, path: &str, status: u16, words: &str) -> impl Future<Output = ()> {
+        let what = format!("{path} {status} {words}");
         let at = std::panic::Location::caller();
         async move {
             let mut last = None;
             let waited = tokio::time::timeout(DEADLINE, async {
                 loop {
-                    let (code, text) = self.get("/readyz").await;
+                    let (code, text) = self.get(path).await;
                     if code == status && text.contains(words) {
                         return;
                     }
