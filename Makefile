@@ -130,7 +130,7 @@ $(VENV)/installed: tests/install/requirements.txt
 manifest: $(VENV)/installed ## Render deploy/manifest.yaml from the chart
 	$(VENV)/bin/python tests/install/manifest.py > deploy/manifest.yaml
 
-test-install: build $(VENV)/installed ## Test the chart, the scripts and the image (needs python3; buildah, podman and runc for the image)
+test-install: build $(VENV)/installed ## Test the chart, the scripts and the image (needs python3; buildah, podman and runc for the image; promtool for the metrics)
 	PROGRAM=$(PROGRAM) PATH="$$PWD/$(VENV)/bin:$$PATH" $(VENV)/bin/python -m pytest -q tests/install
 
 clean: ## Remove build output; keeps the fuzz corpus and artifacts

@@ -19,7 +19,7 @@ GPU = {"RESOURCE_NAME": "example.com/gpu", "NUMBER_DEVICES": 1}
 KUBERNETES = [f"1.{minor}" for minor in range(28, 38)]
 SETS = sorted(path.stem for path in (HERE / "values").iterdir())
 # Kinds that are not part of Kubernetes, so kubernetes_validate does not know them.
-CUSTOM_KINDS = {"SecurityContextConstraints", "PodMonitor"}
+CUSTOM_KINDS = {"SecurityContextConstraints", "PodMonitor", "PrometheusRule"}
 
 
 def values_of(name):
@@ -33,6 +33,10 @@ def test_there_are_at_least_a_dozen_sets_of_values():
 @pytest.mark.parametrize("name", SETS)
 def test_the_rendered_chart_is_as_expected(name):
     objects, notes = render(values_of(name))
+    for each in objects:
+        if each["kind"] == "ConfigMap" and "simple-device-plugin.json" in each["data"]:
+            assert each["data"]["simple-device-plugin.json"] == (CHART / "dashboard.json").read_text()
+            each["data"]["simple-device-plugin.json"] = "dashboard.json"
     rendered = yaml.safe_dump_all(objects, sort_keys=False, width=120) + "\n# NOTES\n" + notes
     expected = HERE / "rendered" / f"{name}.txt"
     if os.environ.get("KEEP"):
@@ -113,7 +117,7 @@ def with_config(objects, tmp):
     """Returns the variables, with CONFIG_FILE set to a copy of the ConfigMap's file."""
     env = variables(objects)
     for each in objects:
-        if each["kind"] == "ConfigMap":
+        if each["kind"] == "ConfigMap" and "config.yaml" in each["data"]:
             tmp.joinpath("config.yaml").write_text(each["data"]["config.yaml"])
             assert env["CONFIG_FILE"] == "/etc/simple-device-plugin/config.yaml"
             env["CONFIG_FILE"] = str(tmp / "config.yaml")
@@ -357,7 +361,7 @@ def test_the_service_account_is_the_one_that_is_named():
 
 @pytest.mark.parametrize("name", ["123", "true", "a.b", "x" * 53])
 def test_any_release_name_makes_valid_objects(name):
-    enabled = {name: {"enabled": True} for name in ["podMonitor"]}
+    enabled = {name: {"enabled": True} for name in ["podMonitor", "prometheusRule", "dashboard"]}
     options = {"openshift": {"scc": True}, "resourceQuota": {"create": True}, **enabled}
     objects, _ = render({"env": GPU, **options}, name=name)
     for each in objects:
@@ -456,6 +460,9 @@ REJECTED = {
         {"httpPort": 0, "podMonitor": {"enabled": True}},
         "podMonitor.enabled requires an httpPort",
     ),
+    "alerts without a port": ({"httpPort": 0, "prometheusRule": {"enabled": True}}, "prometheusRule.enabled requires an httpPort"),
+    "a dashboard without a port": ({"httpPort": 0, "dashboard": {"enabled": True}}, "dashboard.enabled requires an httpPort"),
+    "a runbook URL with an anchor": ({"prometheusRule": {"runbookUrl": "https://example.com/#a"}}, "runbookUrl"),
     "the default service account for OpenShift": (
         {"openshift": {"scc": True}, "serviceAccount": {"create": False}},
         "openshift.scc requires a service account",

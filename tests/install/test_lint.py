@@ -9,6 +9,7 @@ BASH = "#!/usr/bin/env bash"
 SCRIPTS = [each for each in [*ROOT.glob("deploy/*"), *ROOT.glob("examples/*/run"), ROOT / "tests/e2e/run", ROOT / ".ci/run"]
            if each.read_text().startswith(BASH)]  # fmt: skip
 YAML = ["charts/simple-device-plugin/values.yaml", "charts/simple-device-plugin/Chart.yaml", "deploy", "skipper.yaml",
+        "charts/simple-device-plugin/rules.yaml", "tests/install/rules_test.yaml",
         ".github", "tests/install/values"]  # fmt: skip
 
 
