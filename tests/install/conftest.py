@@ -4,7 +4,12 @@ import os
 import pathlib
 import re
 import shutil
+import socket
 import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
 
 import pytest
 import yaml
@@ -51,6 +56,38 @@ def needs(*tools):
     """Skips a test if a tool is missing. In CI, ALL_TOOLS is set, and the test runs (and fails) instead."""
     missing = [tool for tool in tools if not shutil.which(tool)]
     return pytest.mark.skipif(bool(missing) and "ALL_TOOLS" not in os.environ, reason=f"missing: {' '.join(missing)}")
+
+
+def free_port():
+    """Returns a TCP port of 127.0.0.1 that no process listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def get(port, path):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+    except OSError as error:
+        return 0, str(error)
+
+
+def wait_for_status(port, path, expected):
+    """Repeats the request until the status code is as expected, and returns the body."""
+    end = time.monotonic() + 20
+    while (got := get(port, path))[0] != expected and time.monotonic() < end:
+        time.sleep(0.05)
+    assert got[0] == expected, got
+    return got[1]
+
+
+@pytest.fixture
+def short_path():
+    """A directory for sockets. Their paths are limited to 107 bytes, and the paths of tmp_path are too long."""
+    with tempfile.TemporaryDirectory() as path:
+        yield pathlib.Path(path)
 
 
 @pytest.fixture(scope="session")

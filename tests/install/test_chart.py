@@ -6,25 +6,20 @@ import os
 import pathlib
 import re
 import shutil
-import socket
 import subprocess
-import tempfile
-import time
-import urllib.error
-import urllib.request
 
 import jsonschema
 import pytest
 import yaml
-from conftest import CHART, HERE, ROOT, daemonset, render, variables
+from conftest import CHART, HERE, ROOT, daemonset, free_port, render, variables, wait_for_status
 from helm_python import HelmError, lint
 from kubernetes_validate import validate
 
-GPU = {"name": "example.com/gpu", "devices": 1}
+GPU = {"RESOURCE_NAME": "example.com/gpu", "NUMBER_DEVICES": 1}
 KUBERNETES = [f"1.{minor}" for minor in range(28, 38)]
 SETS = sorted(path.stem for path in (HERE / "values").iterdir())
 # Kinds that are not part of Kubernetes, so kubernetes_validate does not know them.
-CUSTOM_KINDS = {"SecurityContextConstraints", "PodMonitor"}
+CUSTOM_KINDS = {"SecurityContextConstraints", "PodMonitor", "PrometheusRule"}
 
 
 def values_of(name):
@@ -38,6 +33,10 @@ def test_there_are_at_least_a_dozen_sets_of_values():
 @pytest.mark.parametrize("name", SETS)
 def test_the_rendered_chart_is_as_expected(name):
     objects, notes = render(values_of(name))
+    for each in objects:
+        if each["kind"] == "ConfigMap" and "simple-device-plugin.json" in each["data"]:
+            assert each["data"]["simple-device-plugin.json"] == (CHART / "dashboard.json").read_text()
+            each["data"]["simple-device-plugin.json"] = "dashboard.json"
     rendered = yaml.safe_dump_all(objects, sort_keys=False, width=120) + "\n# NOTES\n" + notes
     expected = HERE / "rendered" / f"{name}.txt"
     if os.environ.get("KEEP"):
@@ -70,7 +69,7 @@ def test_the_pod_has_the_least_privileges(name):
     pod = daemonset(render(values_of(name))[0])["spec"]["template"]["spec"]
     assert pod["automountServiceAccountToken"] is False
     assert pod["enableServiceLinks"] is False
-    assert pod["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     # True is the default. The chart sets it, so that no admission policy of the cluster sets false.
     assert {key: pod[key] for key in pod if key.startswith("host")} == {"hostUsers": True}
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
@@ -118,7 +117,7 @@ def with_config(objects, tmp):
     """Returns the variables, with CONFIG_FILE set to a copy of the ConfigMap's file."""
     env = variables(objects)
     for each in objects:
-        if each["kind"] == "ConfigMap":
+        if each["kind"] == "ConfigMap" and "config.yaml" in each["data"]:
             tmp.joinpath("config.yaml").write_text(each["data"]["config.yaml"])
             assert env["CONFIG_FILE"] == "/etc/simple-device-plugin/config.yaml"
             env["CONFIG_FILE"] = str(tmp / "config.yaml")
@@ -180,36 +179,9 @@ def test_the_security_context_constraints_allow_every_volume():
     assert volumes == set(constraints["volumes"])
 
 
-@pytest.fixture
-def short_path():
-    """A directory for sockets. Their paths are limited to 107 bytes, and the paths of tmp_path are too long."""
-    with tempfile.TemporaryDirectory() as path:
-        yield pathlib.Path(path)
-
-
-def get(port, path):
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
-    except OSError as error:
-        return 0, str(error)
-
-
-def wait_for_status(port, path, expected):
-    """Repeats the request until the status code is as expected, and returns the body."""
-    end = time.monotonic() + 20
-    while (got := get(port, path))[0] != expected and time.monotonic() < end:
-        time.sleep(0.05)
-    assert got[0] == expected, got
-    return got[1]
-
-
 def test_the_program_serves_the_probed_and_scraped_paths(program, kubelet_sim, short_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    objects, _ = render({"resources": [GPU], "httpPort": port, "podMonitor": {"enabled": True}})
+    port = free_port()
+    objects, _ = render({"env": GPU, "httpPort": port, "podMonitor": {"enabled": True}})
     [container] = daemonset(objects)["spec"]["template"]["spec"]["containers"]
     [monitor] = [each for each in objects if each["kind"] == "PodMonitor"]
     [scraped] = monitor["spec"]["podMetricsEndpoints"]
@@ -253,11 +225,11 @@ def test_the_default_control_socket_is_in_a_writable_volume(program):
 
 def test_the_pod_resources_volume_is_optional():
     """By default it is mounted at the program's default path."""
-    spec = daemonset(render({"resources": [GPU]})[0])["spec"]["template"]["spec"]
+    spec = daemonset(render({"env": GPU})[0])["spec"]["template"]["spec"]
     [mount] = [each for each in spec["containers"][0]["volumeMounts"] if each["name"] == "pod-resources"]
     assert mount == {"name": "pod-resources", "mountPath": "/var/lib/kubelet/pod-resources", "readOnly": True}
-    assert "POD_RESOURCES_SOCKET" not in variables(render({"resources": [GPU]})[0])
-    objects, _ = render({"resources": [GPU], "podResourcesDir": ""})
+    assert "POD_RESOURCES_SOCKET" not in variables(render({"env": GPU})[0])
+    objects, _ = render({"env": GPU, "podResourcesDir": ""})
     assert variables(objects)["POD_RESOURCES_SOCKET"] == "", "empty means off"
     spec = daemonset(objects)["spec"]["template"]["spec"]
     assert "pod-resources" not in str([spec["volumes"], spec["containers"][0]["volumeMounts"]])
@@ -313,17 +285,85 @@ def test_every_key_reaches_the_program(check):
         assert expected in output, f"{expected}\n{output}"
 
 
-def test_overrides_reach_only_their_node(check):
-    env = variables(render(values_of("node-overrides"))[0])
+def test_per_node_variables_reach_only_their_node(check):
+    env = variables(render(values_of("per-node"))[0])
     assert "4: gpu-" in check(env, "worker")[1]
     assert re.search(r"^example.com/gpu\n.*\n  devices +0$", check(env, "worker2")[1], re.MULTILINE)
     assert "16: nic-" in check(env, "kind-worker.example.com")[1]
 
 
+@pytest.mark.parametrize(
+    "given, text",
+    [
+        (0, "0"),
+        (-1, "-1"),
+        (1000000, "1000000"),
+        (1e6, "1000000"),
+        (123456789012345, "123456789012345"),
+        ("007", "007"),
+        ("1.10", "1.10"),
+        ("", ""),
+        (" a\n\tb <&> é ", " a\n\tb <&> é "),
+        ("$(NODE_NAME) $$", "$(NODE_NAME) $$"),
+    ],
+)
+def test_a_value_of_env_reaches_the_program_unchanged(given, text):
+    assert variables(render({"env": {"ANNOTATION_PREFIX": given}})[0])["ANNOTATION_PREFIX"] == text
+
+
+def test_null_removes_a_variable():
+    env = variables(render({"env": {"NUMBER_DEVICES": None, "PLUGIN_NAME": None, "RUST_LOG": None}})[0])
+    assert "NUMBER_DEVICES" not in env
+    assert (env["PLUGIN_NAME"], env["RUST_LOG"]) == ("simple-device-plugin", "info"), "the chart's own values"
+
+
+def test_the_chart_sets_every_variable_of_the_daemon_itself():
+    page = (ROOT / "docs/variables.md").read_text()
+    table = page.split("## Variables of the daemon\n")[1].split("\n## ")[0]
+    names = re.findall(r"^\| `([A-Z_]+)` \|", table, re.MULTILINE)
+    assert len(names) >= 10
+    for name in names:
+        with pytest.raises(HelmError) as error:
+            render({"env": {name: "x"}})
+        assert f"env: {name} cannot be set: the chart " in str(error.value)
+
+
+def test_usual_values_can_be_replaced_and_removed():
+    """The defaults are merged with the given maps, and null or an empty value removes them."""
+    [container] = daemonset(render({"securityContext": {"runAsUser": 1000000000, "privileged": None}})[0])["spec"]["template"]["spec"][
+        "containers"
+    ]
+    assert container["securityContext"]["runAsUser"] == 1000000000 and "privileged" not in container["securityContext"]
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    given = {"tolerations": [], "priorityClassName": "", "resources": None, "securityContext": None, "podSecurityContext": None}
+    spec = daemonset(render(given)[0])["spec"]["template"]["spec"]
+    assert not {"tolerations", "priorityClassName", "securityContext"} & set(spec)
+    assert not {"resources", "securityContext"} & set(spec["containers"][0])
+    assert daemonset(render({"tolerations": None})[0])["spec"]["template"]["spec"].get("tolerations") is None
+    strategy = daemonset(render({"updateStrategy": {"type": "OnDelete"}})[0])["spec"]["updateStrategy"]
+    assert strategy == {"type": "OnDelete"}
+
+
+def test_the_service_account_is_the_one_that_is_named():
+    def accounts(values):
+        objects, _ = render(values)
+        created = [each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount"]
+        return daemonset(objects)["spec"]["template"]["spec"]["serviceAccountName"], created
+
+    assert accounts({}) == ("simple-device-plugin", ["simple-device-plugin"])
+    assert accounts({"serviceAccount": {"name": "mine"}}) == ("mine", ["mine"])
+    assert accounts({"serviceAccount": {"create": False, "name": "mine"}}) == ("mine", [])
+    assert accounts({"serviceAccount": {"create": False}}) == ("default", [])
+    objects, _ = render({"openshift": {"scc": True}, "serviceAccount": {"create": False, "name": "mine"}})
+    [constraints] = [each for each in objects if each["kind"] == "SecurityContextConstraints"]
+    assert constraints["users"] == ["system:serviceaccount:devices:mine"]
+
+
 @pytest.mark.parametrize("name", ["123", "true", "a.b", "x" * 53])
 def test_any_release_name_makes_valid_objects(name):
-    options = {"openshift": {"scc": True}, "resourceQuota": {"create": True}, "podMonitor": {"enabled": True}}
-    objects, _ = render({"resources": [GPU], **options}, name=name)
+    enabled = {name: {"enabled": True} for name in ["podMonitor", "prometheusRule", "dashboard"]}
+    options = {"openshift": {"scc": True}, "resourceQuota": {"create": True}, **enabled}
+    objects, _ = render({"env": GPU, **options}, name=name)
     for each in objects:
         if each["kind"] not in CUSTOM_KINDS:
             validate(each, KUBERNETES[-1], strict=True)
@@ -333,109 +373,84 @@ def test_any_release_name_makes_valid_objects(name):
 
 
 def test_each_release_has_its_own_socket(check):
-    sockets = [check(variables(render({"resources": [GPU]}, name=name)[0]))[1] for name in ["big", "small"]]
+    sockets = [check(variables(render({"env": GPU}, name=name)[0]))[1] for name in ["big", "small"]]
     assert "big-simple-device-plugin.sock" in sockets[0] and "small-simple-device-plugin.sock" in sockets[1]
 
 
 def test_values_are_not_expanded(check):
     env = variables(render(values_of("special-characters"))[0])
-    assert env["ANNOTATION_PREFIX_0"] == "$$(NODE_NAME) a$$b $x"
+    assert env["ANNOTATION_PREFIX"] == "$$(NODE_NAME) a$$b $x"
     env = variables(render(values_of("unusual-values"))[0])
-    assert env["ANNOTATION_PREFIX_0"] == 'a "quoted" $(NODE_NAME) one: #'
-    assert env["NUMBER_DEVICES_0"] == "100000"
+    assert env["ANNOTATION_PREFIX"] == 'a "quoted" $(NODE_NAME) one: #'
+    assert env["NUMBER_DEVICES"] == "100000"
 
 
 REJECTED = {
     "an unknown key": ({"resource": []}, "resource"),
-    "an unknown key of a resource": ({"resources": [{**GPU, "count": 2}]}, "count"),
-    "no name": ({"resources": [{"devices": 2}]}, "name"),
-    "a name without a domain": ({"resources": [{"name": "gpu"}]}, "name"),
-    "a reserved name": ({"resources": [{"name": "kubernetes.io/gpu"}]}, "name"),
-    "text as a count": ({"resources": [{**GPU, "devices": "two"}]}, "devices"),
-    "a negative count": ({"resources": [{**GPU, "devices": -1}]}, "devices"),
-    "a fractional count": ({"resources": [{**GPU, "devices": 1.5}]}, "devices"),
-    "an unknown policy": ({"resources": [{**GPU, "preferredAllocation": "best"}]}, "preferredAllocation"),
-    "a NUMA node over 1023": ({"resources": [{**GPU, "numaNodes": [1024]}]}, "numaNodes"),
-    "an = in an env prefix": ({"resources": [{**GPU, "envPrefix": "A=B"}]}, "envPrefix"),
-    "a device file outside of /dev": ({"resources": [{**GPU, "deviceFilePrefix": "../x"}]}, "deviceFilePrefix"),
-    "a relative host path": ({"resources": [{**GPU, "deviceFileHostPath": "null"}]}, "deviceFileHostPath"),
-    "a path as the plugin name": ({"resources": [{**GPU, "pluginName": "a/b"}]}, "pluginName"),
-    "kubelet as the plugin name": ({"resources": [{**GPU, "pluginName": "kubelet"}]}, "pluginName"),
-    "the same resource twice": ({"resources": [GPU, GPU]}, "example.com/gpu is listed twice"),
-    "an override of an unknown resource": (
-        {"resources": [GPU], "nodeOverrides": {"w": {"example.com/nic": {"devices": 0}}}},
-        "nodeOverrides.w: example.com/nic is not in resources; expected one of example.com/gpu",
-    ),
-    "an empty override": (
-        {"resources": [GPU], "nodeOverrides": {"w": {"example.com/gpu": {}}}},
-        "minProperties",
-    ),
     "a pod label that the chart sets": ({"podLabels": {"app.kubernetes.io/name": "x"}}, "invalid propertyName 'app.kubernetes.io/name'"),
     "another operating system": ({"nodeSelector": {"kubernetes.io/os": "windows"}}, "linux"),
     "another operating system for the test": ({"test": {"nodeSelector": {"kubernetes.io/os": "windows"}}}, "linux"),
-    "maxSurge": ({"maxSurge": 1}, "maxSurge"),
-    "maxUnavailable 0": ({"maxUnavailable": 0}, "maxUnavailable"),
-    "a relative podResourcesDir": ({"podResourcesDir": "pod-resources"}, "podResourcesDir"),
-    "the pod-resources socket in extraEnv": (
-        {"extraEnv": [{"name": "POD_RESOURCES_SOCKET", "value": "/x"}]},
-        "POD_RESOURCES_SOCKET is reserved for the chart",
+    "the former list of resources": (
+        {"resources": [{"name": "example.com/gpu", "devices": 4}]},
+        'resources: expected the requests and limits of the container, got a list. Extended resources are set in env, for example '
+        'env: {RESOURCE_NAME: "example.com/gpu,example.com/nic", NUMBER_DEVICES: "4,2"}',
     ),
+    "an extended resource as a limit": ({"resources": {"example.com/gpu": 4}}, "resources"),
+    "the former name of the container's resources": ({"containerResources": {}}, "containerResources"),
+    "the former overrides of nodes": ({"nodeOverrides": {}}, "nodeOverrides"),
+    "the former list of variables": ({"extraEnv": []}, "extraEnv"),
+    "a list of variables": ({"env": [{"name": "NUMBER_DEVICES", "value": "1"}]}, "env"),
+    "a name with a space": ({"env": {"NUMBER DEVICES": 1}}, "NUMBER DEVICES"),
+    "a boolean as a variable": ({"env": {"ENV_PREFIX": True}}, "env: ENV_PREFIX: expected a string or a whole number, got a bool"),
+    "a fraction as a variable": ({"env": {"NUMBER_DEVICES": 1.5}}, "env: NUMBER_DEVICES: expected a string or a whole number, got 1.5"),
+    "a number that cannot be rendered exactly": ({"env": {"NUMBER_DEVICES": 1e300}}, "expected a string or a whole number, got 1e+300"),
+    "a list as a variable": ({"env": {"NUMBER_DEVICES": [4, 2]}}, "env: NUMBER_DEVICES: expected a string or a whole number, got a list"),
+    "a node's name whose dot was not escaped": (
+        {"env": {"NUMBER_DEVICES_0": {"worker2": 0}}},
+        "got a map. With --set, escape each dot in a variable's name: --set 'env.NUMBER_DEVICES_0\\.worker2=0'",
+    ),
+    "maxSurge": (
+        {"updateStrategy": {"rollingUpdate": {"maxSurge": 1}}},
+        "maxSurge is not supported, because a second pod on a node would wait for the socket of the first one",
+    ),
+    "the former maxUnavailable": ({"maxUnavailable": 1}, "maxUnavailable"),
+    "an unknown update strategy": ({"updateStrategy": {"type": "Recreate"}}, "updateStrategy"),
+    "maxUnavailable 0": ({"updateStrategy": {"rollingUpdate": {"maxUnavailable": 0}}}, "maxUnavailable"),
+    "a relative podResourcesDir": ({"podResourcesDir": "pod-resources"}, "podResourcesDir"),
     "a relative devicePluginDir": ({"devicePluginDir": "plugins"}, "devicePluginDir"),
     "an unknown log format": ({"logFormat": "xml"}, "logFormat"),
     "a tag in the repository": ({"image": {"repository": "a/b:1"}}, "repository"),
-    "a number as a variable": ({"extraEnv": [{"name": "A", "value": 1}]}, "extraEnv"),
     "an invalid name": ({"fullnameOverride": "Foo_Bar"}, "fullnameOverride"),
     "an invalid label value": ({"commonLabels": {"x": "y z"}}, "commonLabels"),
-    "a domain with an empty part": ({"resources": [{"name": "a..b/gpu"}]}, "name"),
-    "an injected line in seLinuxType": ({"seLinuxType": "a\n      privileged: true"}, "seLinuxType"),
+    "the former seLinuxType": ({"seLinuxType": "spc_t"}, "seLinuxType"),
+    "an injected line in the name of the service account": ({"serviceAccount": {"name": "a\n      hostNetwork: true"}}, "serviceAccount"),
     "an injected line in priorityClassName": ({"priorityClassName": "a\n      hostNetwork: true"}, "priorityClassName"),
     "a directory with a line feed": ({"devicePluginDir": "/a\nb"}, "devicePluginDir"),
-    "a prefix with a line feed": ({"resources": [{**GPU, "deviceFilePrefix": "a\nb"}]}, "deviceFilePrefix"),
-    "a comma in a prefix": ({"resources": [{**GPU, "annotationPrefix": "a,b"}]}, "annotationPrefix"),
-    "too many devices": ({"resources": [{**GPU, "devices": 1e300}]}, "devices"),
-    "a NUMA node twice": ({"resources": [{**GPU, "numaNodes": [1, 1]}]}, "numaNodes"),
     "a common label that the chart sets": ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "app.kubernetes.io/name"),
-    "an invalid node name": ({"nodeOverrides": {"Worker": {"example.com/gpu": {"devices": 0}}}}, "Worker"),
     "an unknown pull policy": ({"image": {"pullPolicy": "Sometimes"}}, "pullPolicy"),
     "an unknown key of the image": ({"image": {"name": "x"}}, "image"),
-    "more than 100 percent": ({"maxUnavailable": "101%"}, "maxUnavailable"),
-    "an indexed variable together with resources": (
-        {"extraEnv": [{"name": "NUMBER_DEVICES_0", "value": "3"}]},
-        "NUMBER_DEVICES_0 cannot be used with resources",
-    ),
-    "RUST_LOG in extraEnv": ({"extraEnv": [{"name": "RUST_LOG", "value": "x"}]}, "RUST_LOG is reserved for the chart"),
+    "more than 100 percent": ({"updateStrategy": {"rollingUpdate": {"maxUnavailable": "101%"}}}, "maxUnavailable"),
     "a short digest": ({"image": {"digest": "sha256:12"}}, "digest"),
-    "a variable together with resources": (
-        {"extraEnv": [{"name": "NUMBER_DEVICES", "value": "3"}]},
-        "NUMBER_DEVICES cannot be used with resources",
-    ),
-    "a per-node variable together with resources": (
-        {"extraEnv": [{"name": "NUMBER_DEVICES.worker2", "value": "3"}]},
-        "NUMBER_DEVICES.worker2 cannot be used with resources",
-    ),
-    "overrides together with config": (
-        {"config": "resources: []", "nodeOverrides": {"n": {"example.com/gpu": {"devices": 0}}}},
-        "nodeOverrides cannot be used with config",
-    ),
     "a map as the config file": (
-        {"config": {"resources": [GPU]}},
+        {"config": {"resources": []}},
         'config: expected the text of the config file, got a map: Helm would change its contents (0123 becomes 83, 1.10 '
         'becomes 1.1, the key on becomes "true"). Write "config: |"',
     ),
     "an empty map as the config file": ({"config": {}}, "expected the text of the config file, got a map"),
     "a number as the config file": ({"config": 0}, "expected the text of the config file, got a"),
-    "a list as the config file": ({"config": [GPU]}, "or use --set-file config=FILE"),
+    "a list as the config file": ({"config": ["resources"]}, "or use --set-file config=FILE"),
     "a variable together with config": (
-        {"config": "resources: []", "extraEnv": [{"name": "PLUGIN_NAME", "value": "x"}]},
-        "PLUGIN_NAME cannot be used with config",
+        {"config": "resources: []", "env": {"PLUGIN_NAME": "x"}},
+        "env: PLUGIN_NAME cannot be used with config; set it in the config file",
+    ),
+    "a per-node variable together with config": (
+        {"config": "resources: []", "env": {"NUMBER_DEVICES_0.worker2": 0}},
+        "env: NUMBER_DEVICES_0.worker2 cannot be used with config",
     ),
     "a relative allowed path": ({"allowedHostPaths": ["opt"]}, "allowedHostPaths"),
-    "NODE_NAME in extraEnv": (
-        {"extraEnv": [{"name": "NODE_NAME", "value": "x"}]},
-        "NODE_NAME is reserved for the chart",
-    ),
-    "HTTP_ADDRESS in extraEnv": ({"extraEnv": [{"name": "HTTP_ADDRESS", "value": ":80"}]}, "HTTP_ADDRESS is reserved for the chart"),
-    "CONTROL_SOCKET in extraEnv": ({"extraEnv": [{"name": "CONTROL_SOCKET", "value": "/x"}]}, "CONTROL_SOCKET is reserved for the chart"),
+    "NODE_NAME in env": ({"env": {"NODE_NAME": "x"}}, "env: NODE_NAME cannot be set: the chart sets it to the name of the pod's node; remove it"),
+    "HTTP_ADDRESS in env": ({"env": {"HTTP_ADDRESS": ":80"}}, "set httpPort"),
+    "POD_RESOURCES_SOCKET in env": ({"env": {"POD_RESOURCES_SOCKET": "/x"}}, "set podResourcesDir"),
     "a port that needs a capability": ({"httpPort": 1023}, "httpPort"),
     "a port above 65535": ({"httpPort": 65536}, "httpPort"),
     "a negative port": ({"httpPort": -1}, "httpPort"),
@@ -444,6 +459,13 @@ REJECTED = {
     "a pod monitor without a port": (
         {"httpPort": 0, "podMonitor": {"enabled": True}},
         "podMonitor.enabled requires an httpPort",
+    ),
+    "alerts without a port": ({"httpPort": 0, "prometheusRule": {"enabled": True}}, "prometheusRule.enabled requires an httpPort"),
+    "a dashboard without a port": ({"httpPort": 0, "dashboard": {"enabled": True}}, "dashboard.enabled requires an httpPort"),
+    "a runbook URL with an anchor": ({"prometheusRule": {"runbookUrl": "https://example.com/#a"}}, "runbookUrl"),
+    "the default service account for OpenShift": (
+        {"openshift": {"scc": True}, "serviceAccount": {"create": False}},
+        "openshift.scc requires a service account",
     ),
     "an interval without a unit": ({"podMonitor": {"interval": "30"}}, "interval"),
     "an injected line in the interval": ({"podMonitor": {"interval": "30s\n      path: /x"}}, "interval"),
@@ -466,7 +488,7 @@ def test_the_chart_rejects(what):
 
 @pytest.mark.parametrize("given", [{}, {"kubernetes.io/os": "linux"}, {"pool": "big", "a": "b"}, None])
 def test_pods_run_only_on_linux_nodes(given):
-    objects, _ = render({"resources": [GPU], "nodeSelector": given, "test": {"nodeSelector": given}})
+    objects, _ = render({"env": GPU, "nodeSelector": given, "test": {"nodeSelector": given}})
     [test] = [each for each in objects if each["kind"] == "Pod"]
     for spec in [daemonset(objects)["spec"]["template"]["spec"], test["spec"]]:
         assert spec["nodeSelector"] == {**(given or {}), "kubernetes.io/os": "linux"}
@@ -474,16 +496,18 @@ def test_pods_run_only_on_linux_nodes(given):
 
 def test_the_notes_name_commands_for_the_release():
     _, notes = render(values_of("two-resources"))
-    wait = r"kubectl wait node -l kubernetes.io/os=linux --timeout=60s --for=jsonpath='{.status.allocatable.example\.com/gpu}'=8"
-    assert wait in notes
+    assert r"example.com/gpu:.status.allocatable.example\.com/gpu,example.com/nic:.status.allocatable.example\.com/nic" in notes
     assert "describe daemonset/simple-device-plugin" in notes
     assert "kubectl -n devices exec daemonset/simple-device-plugin -- /simple-device-plugin status" in notes
-    _, notes = render(values_of("node-overrides"))
-    # If the counts differ per node, waiting for one count on all nodes would time out.
-    assert "kubectl wait" not in notes and "kubectl get nodes -o custom-columns=" in notes
-    assert "Nodes with different values (nodeOverrides): kind-worker.example.com, worker2" in notes
-    _, notes = render({"resources": [GPU], "nodeSelector": {"pool": "big", "a": "b"}})
-    assert "kubectl wait node -l a=b,kubernetes.io/os=linux,pool=big " in notes
+    _, notes = render({})
+    assert "example.com/simple-device" in notes
+
+
+def test_the_notes_say_how_to_run_where_critical_pods_are_refused():
+    _, notes = render({})
+    assert "--set resourceQuota.create=true" in notes and '--set priorityClassName=""' in notes
+    for values, namespace in [({}, "kube-system"), ({"resourceQuota": {"create": True}}, "devices"), ({"priorityClassName": ""}, "devices")]:
+        assert "priority class" not in render(values, namespace=namespace)[1]
 
 
 def requested_by_test_pod(values):
@@ -492,43 +516,43 @@ def requested_by_test_pod(values):
     return [list(pod["spec"]["containers"][0]["resources"]["limits"]) for pod in pods]
 
 
-def test_the_test_pod_requests_every_resource_with_devices():
-    none = {"name": "example.com/none", "devices": 0}
-    nic = {"name": "example.com/nic"}
-    assert requested_by_test_pod({"resources": [GPU, none, nic]}) == [["example.com/gpu", "example.com/nic"]]
-    assert requested_by_test_pod({"resources": [GPU, nic], "test": {"resources": ["example.com/nic"]}}) == [["example.com/nic"]]
-    assert requested_by_test_pod({"resources": [none]}) == requested_by_test_pod({"resources": []}) == []
-    assert requested_by_test_pod({"resources": [GPU], "test": {"enabled": False}}) == []
+def test_the_test_pod_requests_every_resource_that_env_names():
+    gpu, nic = "example.com/gpu", "example.com/nic"
+    assert requested_by_test_pod({"env": {"RESOURCE_NAME": f" {gpu} , {nic}"}}) == [[gpu, nic]]
+    assert requested_by_test_pod({"env": {"RESOURCE_NAME_0": gpu, "RESOURCE_NAME_1": nic}}) == [[gpu, nic]]
+    # An index replaces an element of the list, or appends one. What is for one node is not requested.
+    env = {"RESOURCE_NAME": f"{gpu},example.com/x", "RESOURCE_NAME_1": nic, "RESOURCE_NAME_2": "example.com/y"}
+    assert requested_by_test_pod({"env": {**env, "RESOURCE_NAME.worker": "example.com/z"}}) == [[gpu, nic, "example.com/y"]]
+    assert requested_by_test_pod({}) == requested_by_test_pod({"env": None}) == [["example.com/simple-device"]]
+    assert requested_by_test_pod({"env": {"RESOURCE_NAME": f"{gpu},{nic}"}, "test": {"resources": [nic]}}) == [[nic]]
+    assert requested_by_test_pod({"config": "resources: []"}) == []
+    assert requested_by_test_pod({"config": "resources: []", "test": {"resources": [nic]}}) == [[nic]]
+    assert requested_by_test_pod({"env": GPU, "test": {"enabled": False}}) == []
 
 
 def test_the_test_pod_can_be_disabled():
-    objects, notes = render({"resources": [GPU], "test": {"enabled": False}})
-    assert [each["kind"] for each in objects] == ["DaemonSet"] and "helm test" not in notes
-    objects, notes = render({"resources": [GPU]})
+    objects, notes = render({"env": GPU, "test": {"enabled": False}})
+    assert "Pod" not in {each["kind"] for each in objects} and "helm test" not in notes
+    objects, notes = render({"env": GPU})
     [pod] = [each for each in objects if each["kind"] == "Pod"]
     assert pod["spec"]["restartPolicy"] == "Never" and "helm test" in notes
 
 
 def test_the_test_pod_needs_only_the_documented_tools(tmp_path):
-    """Runs its script with only these tools in the PATH. The device file is in /dev/shm, since a prefix can contain a /."""
+    """Runs its script with only these tools in the PATH."""
     tools = re.search(r"# Any image with (.*) and (.*)\.", (CHART / "values.yaml").read_text())
     for tool in [*tools[1].split(", "), tools[2]]:
         tmp_path.joinpath(tool).symlink_to(shutil.which(tool))
-    with tempfile.TemporaryDirectory(dir="/dev/shm") as files:
-        prefix = f"{files.removeprefix('/dev/')}/gpu"
-        resource = {**GPU, "envPrefix": "GPU", "deviceFilePrefix": prefix}
-        [pod] = [each for each in render({"resources": [resource]})[0] if each["kind"] == "Pod"]
-        [container] = pod["spec"]["containers"]
-        pathlib.Path(f"/dev/{prefix}-0").touch()
-        for env, code in [({"GPU_0": "/dev/0"}, 0), ({"GPU_0": "/dev/0", "GPU_1": "/dev/1"}, 1), ({}, 1)]:
-            done = subprocess.run(
-                [*container["command"], *container["args"]],
-                executable=shutil.which("sh"),
-                env={"PATH": str(tmp_path), **env},
-                capture_output=True,
-                text=True,
-                timeout=30,
-                check=False,
-            )
-            assert (done.returncode, done.stderr) == (code, ""), done.stdout + done.stderr
-            assert ("got one device of each resource" in done.stdout) == (code == 0)
+    [pod] = [each for each in render({"env": GPU})[0] if each["kind"] == "Pod"]
+    [container] = pod["spec"]["containers"]
+    done = subprocess.run(
+        [*container["command"], *container["args"]],
+        executable=shutil.which("sh"),
+        env={"PATH": str(tmp_path), "GPU_0": "/dev/0"},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout + done.stderr
+    assert "GPU_0=/dev/0" in done.stdout and "got one device of each resource" in done.stdout

@@ -79,3 +79,17 @@ def test_kubectl_takes_what_is_shown(line):
     ours, _, _ = line.partition(" -- ")
     done = subprocess.run(["bash", "-c", f"{ours} --help"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_install_names_only_values_of_the_chart():
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    page = (ROOT / "docs/install.md").read_text()
+    sections = page.split("## Values of the chart\n")[1].split("\n## What it can access\n")[0]
+    columns = re.findall(r"^\| (`[^|]*`) \|", sections, re.MULTILINE)
+    named = {name for column in columns for name in re.findall("`([a-zA-Z]+)`", column)}
+    assert {"env", "prometheusRule"} <= named and named <= set(values)
+    for path in re.findall(r"`([a-zA-Z.]+)=[^`]*`", page):
+        default = values
+        for key in path.split(".")[: 1 if path.startswith("securityContext.") else None]:
+            assert key in default, path
+            default = default[key]

@@ -11,6 +11,7 @@ SCRIPTS = [each for each in [*ROOT.glob("deploy/*"), *ROOT.glob("examples/*/run"
            if each.read_text().startswith(BASH)]  # fmt: skip
 WORKFLOWS = [*ROOT.glob(".github/workflows/*.yaml")]
 YAML = ["charts/simple-device-plugin/values.yaml", "charts/simple-device-plugin/Chart.yaml", "deploy", "skipper.yaml",
+        "charts/simple-device-plugin/rules.yaml", "tests/install/rules_test.yaml",
         ".github", "tests/install/values"]  # fmt: skip
 
 

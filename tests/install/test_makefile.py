@@ -180,7 +180,7 @@ def test_every_variable_reaches_the_program_in_every_form(tools, check, form, ho
 def test_deploy_without_variables_uses_the_programs_defaults(tools):
     assert tools.make("deploy")[0] == 0
     image = {"repository": "simple-device-plugin", "tag": VERSION, "digest": ""}
-    assert tools.values == {"image": image, "resources": [], "extraEnv": []}
+    assert tools.values == {"image": image, "env": {}}
     # The values of an earlier deployment must not be reused.
     assert "--reset-values" in tools.calls
     assert "--namespace simple-device-plugin" in tools.calls
@@ -237,8 +237,8 @@ def test_skipper_and_the_chart_have_every_resource_variable():
     names = set(ALL_VARIABLES)
     assert names <= set((ROOT / "skipper.env").read_text().split())
     assert {"KUBECONFIG", "NAMESPACE", "IMG", "REPO", "TAG", "HELM_ARGS"} <= set((ROOT / "skipper.env").read_text().split())
-    template = (CHART / "templates/_variables.tpl").read_text()
-    assert names == set(re.findall(r"^[a-zA-Z]+: ([A-Z_]+)$", template, re.MULTILINE))
+    listed = re.search(r"^\^\(([A-Z_|]+)\)", (CHART / "templates/_env.tpl").read_text(), re.MULTILINE)
+    assert names == set(listed[1].split("|"))
 
 
 def answering(tmp_path, cases):
@@ -514,8 +514,7 @@ def test_e2e_kills_the_plugin(tools, e2e):
 def test_e2e_uses_only_its_own_namespace_and_variables(tools, e2e):
     e2e(arguments=["NAMESPACE=default", "RESOURCE_NAME_0=example.com/x", "NUMBER_DEVICES.n1=9"], NUMA_NODES="0")
     assert "--namespace default" not in tools.calls and "pods --all " not in tools.calls
-    names = [each["name"] for each in tools.values["extraEnv"]]
-    assert not {"RESOURCE_NAME_0", "NUMBER_DEVICES.n1", "NUMA_NODES"} & set(names)
+    assert not {"RESOURCE_NAME_0", "NUMBER_DEVICES.n1", "NUMA_NODES"} & set(tools.values["env"])
     # If the namespace exists, e2e stops at the attempt to create it.
     code, output = e2e(command="create", exit_code=1)
     assert code != 0 and "cannot create the namespace" in output
@@ -547,7 +546,7 @@ def test_the_kustomization_sets_namespace_and_image(tmp_path):
     )
     objects = list(yaml.safe_load_all(done.stdout))
     names = {(each["kind"], each["metadata"].get("namespace", each["metadata"]["name"])) for each in objects}
-    assert names == {("Namespace", "mine"), ("DaemonSet", "mine")}
+    assert names == {("Namespace", "mine"), ("DaemonSet", "mine"), ("ServiceAccount", "mine")}
     assert daemonset(objects)["spec"]["template"]["spec"]["containers"][0]["image"] == "a/b:mine"
     assert variables(objects)["NUMBER_DEVICES"] == "2"
     for each in objects:

@@ -18,18 +18,25 @@ app.kubernetes.io/name: {{ include "sdp.name" . | quote }}
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
+{{- /* The labels and annotations of an object. Takes a dict with root, and optionally labels and annotations of that object. */}}
 {{- define "sdp.metadata" -}}
 labels:
-  {{- include "sdp.selector" . | nindent 2 }}
-  app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-  app.kubernetes.io/managed-by: {{ .Release.Service }}
-  helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
-  {{- with .Values.commonLabels }}
+  {{- include "sdp.selector" .root | nindent 2 }}
+  app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+  app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+  helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" }}
+  {{- with merge dict (.labels | default dict) (.root.Values.commonLabels | default dict) }}
   {{- toYaml . | nindent 2 }}
   {{- end }}
-{{- with .Values.commonAnnotations }}
+{{- with merge dict (.annotations | default dict) (.root.Values.commonAnnotations | default dict) }}
 annotations:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+
+{{- define "sdp.serviceAccountName" -}}
+{{- with .Values.serviceAccount }}
+{{- .name | default (ternary (include "sdp.fullname" $) "default" .create) }}
 {{- end }}
 {{- end }}
 
@@ -44,7 +51,9 @@ annotations:
 {{- mergeOverwrite dict (. | default dict) (dict "kubernetes.io/os" "linux") | toYaml }}
 {{- end }}
 
-{{- /* Quotes a string as one shell word. */}}
-{{- define "sdp.shellQuote" -}}
-'{{ . | replace "'" "'\\''" }}'
+{{- /* Fails if HTTP is off, which a value requires. Takes a dict with root and value. */}}
+{{- define "sdp.requireHttp" -}}
+{{- if not .root.Values.httpPort }}
+{{- fail (printf "%s requires an httpPort other than 0" .value) }}
+{{- end }}
 {{- end }}
