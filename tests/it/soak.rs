@@ -202,7 +202,7 @@ impl SoakedNode {
             happens(&mut events, resource, |what| {
                 matches!(
                     what,
-                    EventKind::Disconnected { .. } | EventKind::Refused { .. }
+                    EventKind::Disconnected { .. } | EventKind::RegistrationFailed { .. }
                 )
             })
             .await;
@@ -228,7 +228,7 @@ impl SoakedNode {
             .set_registration_mode(resource, RegistrationMode::Refuse);
         self.disconnect_plugin(resource).await;
         happens(&mut events, resource, |what| {
-            matches!(what, EventKind::Refused { .. })
+            matches!(what, EventKind::RegistrationFailed { .. })
         })
         .await;
         "refused registration"

@@ -60,7 +60,7 @@ fn fails_if_the_plugin_exits_early() {
     );
 }
 
-/// A plugin finds the plugin directory by a variable or an argument.
+/// A plugin finds the device plugin directory by a variable or an argument.
 #[test]
 fn another_plugin_gets_the_directory_as_an_argument_and_a_variable() {
     let mut command = demo(&[("PATH", "/usr/bin:/bin")]);

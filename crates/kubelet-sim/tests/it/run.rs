@@ -102,9 +102,25 @@ fn an_invalid_line_prints_the_expected_syntax() {
             "stop",
             "stop: unknown command; type help for a list of commands",
         ),
-        ("delete p", "pod p holds no device"),
+        ("delete p", "no pod p"),
         ("lose a.io/x", "a.io/x: no plugin is connected"),
         ("help", "show the resources and the pods"),
+    ] {
+        kubelet.enter(line);
+        kubelet.prints(answer);
+    }
+}
+
+#[test]
+fn a_pod_without_devices_exists_until_it_is_deleted() {
+    let dir = plugin_dir();
+    let mut kubelet = Kubelet::start(dir.path(), &[]);
+    for (line, answer) in [
+        ("pod p a.io/x=1", "pod p is admitted"),
+        ("pod p a.io/x=1", "pod p already exists: delete it first"),
+        ("delete p", "pod p is deleted"),
+        ("delete p", "no pod p"),
+        ("pod p a.io/x=1", "pod p is admitted"),
     ] {
         kubelet.enter(line);
         kubelet.prints(answer);
