@@ -51,7 +51,6 @@ pub(crate) enum OverrideCommand {
     },
 }
 
-/// Sends the command's request and prints the reply.
 pub fn run(socket: &Path, command: OverrideCommand, out: &mut impl Write) -> anyhow::Result<()> {
     let (request, json) = match command {
         OverrideCommand::Health {

@@ -29,8 +29,6 @@ pub(crate) struct ByNode {
     pub warnings: Vec<String>,
 }
 
-/// Reads the variables for every node.
-///
 /// # Errors
 /// Returns the errors of every node, or an error if `CONFIG_FILE` is set.
 pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, ConfigErrors> {
@@ -71,7 +69,9 @@ pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, 
     }))
 }
 
-/// Returns the host paths of all device files. A resource without devices has those of a first device, if it had one.
+/// Returns the host paths of all device files. For a resource without devices, returns those of its first device after
+/// a
+/// `scale`.
 fn host_paths(resource: &Resource) -> Vec<String> {
     let assumed = [Device::new("", 0, [].into())];
     let devices = match resource.devices.as_slice() {

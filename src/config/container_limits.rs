@@ -10,8 +10,8 @@ use crate::model::template::Template;
 use crate::offer::resource::Resource;
 use crate::util::sanitize::sanitize;
 
-/// Returns a warning for each limit that a container with all devices would exceed. The limits also bound the time, because
-/// no output far above them is generated.
+/// Returns a warning for each limit that a container with all devices would exceed. This takes bounded time, because
+/// [`most_within`] generates no output far above a limit.
 pub(crate) fn warnings(resource: &Resource) -> Vec<String> {
     let mut devices: Vec<&Device> = resource.devices.as_slice().iter().collect();
     if devices.is_empty() {

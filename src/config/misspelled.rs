@@ -82,7 +82,7 @@ fn split_node(name: &str) -> (&str, Option<&str>) {
 fn nearest<const N: usize>(name: &str, variables: [&'static str; N]) -> Option<&'static str> {
     let distance = |variable: &'static str| {
         let most = if variable.len() < LONG_NAME { 1 } else { 2 };
-        // The distance is at least the difference of the lengths, so that a long name costs no time.
+        // Skips the costly comparison of a long name: the distance is at least the difference of the lengths.
         let is_comparable = name.len().abs_diff(variable.len()) <= most
             && name.chars().next() == variable.chars().next();
         let distance = is_comparable.then(|| osa_distance(name, variable))?;

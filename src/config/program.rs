@@ -274,7 +274,8 @@ mod tests {
         assert_eq!(node_of(&[("NODE_NAME", "n1 ")], host), Ok("n1".into()));
     }
 
-    /// Otherwise devices would be removed that pods of another kubelet hold.
+    /// The default socket belongs to the node's kubelet, which does not know the pods of the kubelet of another
+    /// directory.
     #[test]
     fn pod_resources_socket_has_no_default_for_another_plugin_directory() {
         let socket = |pairs: &[(&str, &str)]| {

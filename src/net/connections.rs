@@ -123,7 +123,7 @@ impl Peers {
         });
     }
 
-    /// Records an RPC on a connection, applies `change` to its peer, and wakes subscribers.
+    /// Changes the peer of a connection that has made an RPC, and wakes subscribers.
     pub fn note(&self, id: ConnectionId, change: impl FnOnce(&mut Peer)) {
         self.table.send_if_modified(|table| {
             let Some(peer) = table.open.get_mut(&id) else {

@@ -225,7 +225,7 @@ mod tests {
         };
         write(HELD);
         assert!(file.read().await.unwrap().checkpoint.get("a/b").is_some());
-        // Until then, a replacement could have the same timestamps.
+        // A replacement within this time could have the same timestamps.
         std::thread::sleep(FileVersion::SETTLES_WITHIN);
         let first = file.read().await.unwrap();
         let again = file.clone().read().await.unwrap();

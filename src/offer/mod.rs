@@ -68,7 +68,6 @@ impl Offer {
         &self.resource
     }
 
-    /// The settings made at run time.
     pub fn overrides(&self) -> &Overrides {
         &self.overrides
     }
@@ -98,7 +97,6 @@ impl Offer {
         self.repeats
     }
 
-    /// The devices pending removal.
     pub fn removing(&self) -> impl Iterator<Item = &Device> {
         self.devices
             .as_slice()
@@ -139,7 +137,8 @@ impl Offer {
         self.clone().rebuilt_with(&known)
     }
 
-    /// Drops the devices with these IDs that are pending removal. New devices that did not fit take their room.
+    /// Removes the devices with these IDs that are pending removal. Adds configured devices that did not fit in the
+    /// list before.
     #[must_use]
     pub(crate) fn without_dropped(&self, dropped: &BTreeSet<&str>) -> Self {
         let remains = |device: &&Device| !(device.removing && dropped.contains(&*device.id));

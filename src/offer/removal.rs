@@ -163,8 +163,8 @@ impl Removal {
     /// Returns the devices that only wait for a pod in the checkpoint, which may be deleted already. The caller asks the
     /// kubelet's pod-resources API about them.
     ///
-    /// Returns none if the last such answer is less than `every` ago, or while a call is in flight: a kubelet that is asked
-    /// meanwhile forgets what it is allocating.
+    /// Returns nothing if it returned devices less than `every` ago, or while a call is in flight, because a List call
+    /// during an allocation makes the kubelet forget that allocation.
     pub(crate) fn held_by_checkpoint(
         &mut self,
         grace: Duration,

@@ -55,7 +55,7 @@ impl FaultInjector {
         self.faults.borrow().clone()
     }
 
-    /// Adds a fault at run time and returns it with its seed.
+    /// Adds a fault at run time and returns it. If it has a probability, it has a seed, which may be random.
     ///
     /// # Errors
     /// Returns an error if the resource already has too many faults.

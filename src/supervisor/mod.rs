@@ -113,7 +113,7 @@ impl Supervisor {
         self
     }
 
-    /// Returns the cell through which the configuration is replaced.
+    /// Returns the sender of the configuration. The supervisor reconciles the running plugins with each new value.
     pub fn configured(&self) -> Configured {
         self.configured.clone()
     }

@@ -1,5 +1,5 @@
 //! What the restart loop remembers between runs of a plugin: the kubelet, a possible late disconnect, suspensions of
-//! the next registration, and failures. Randomness is an argument.
+//! the next registration, and failures. Callers pass random numbers.
 
 use std::time::Duration;
 

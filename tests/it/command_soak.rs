@@ -32,8 +32,8 @@ const RESOURCES: [(&str, usize); 3] = [
     ("example.com/fpga", 4),
 ];
 
-/// The number of pauses, in which both threads send no commands until a health fault made devices Unhealthy. Such a
-/// fault needs a second without other commands. Pods are still admitted and deleted.
+/// The number of pauses. In a pause, one thread sets a health fault and waits until it makes devices Unhealthy, while
+/// the other sends nothing: such a fault needs a second without other commands. Pods are still admitted and deleted.
 const PAUSES: usize = 10;
 const FLAPPING: &str = "example.com/nic";
 

@@ -35,7 +35,7 @@ fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Whether a line is in a code block is what most of these tests must know.
+/// Returns the page without its code blocks.
 fn without_code(page: &str) -> String {
     let mut in_code = false;
     let mut outside = String::new();
@@ -193,7 +193,8 @@ impl Shell {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
     }
 
-    /// Runs a command line. Its exit code shows a wrong command line; without a daemon, most commands fail.
+    /// Runs a command line, and returns its exit code and output. Most commands fail, because no daemon is running;
+    /// only a wrong command line exits 2.
     fn run(&self, line: &str) -> (Option<i32>, String) {
         let path = std::env::var("PATH").unwrap_or_default();
         let bin = self.home.path().join("bin");
@@ -209,7 +210,7 @@ impl Shell {
     }
 }
 
-/// Code in a line that is a whole command of the daemon; one with placeholders in capitals or an ellipsis is not.
+/// Returns the commands of the daemon in inline code, without those that have placeholders in capitals or an ellipsis.
 fn inline_commands(page: &str) -> Vec<String> {
     let is_command = |code: &&str| {
         let is_placeholder = |word: &str| {
@@ -378,7 +379,8 @@ fn the_readme_shows_the_output_of_the_demo() {
     );
 }
 
-/// The keys of an object and of what it holds. The keys under a key of `counts` are names, not keys of the status.
+/// Adds the keys of all objects in the value. The keys of a map of counters are labels, and a fault's keys are
+/// documented elsewhere, so both are skipped.
 fn json_keys(value: &Value, all: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => {

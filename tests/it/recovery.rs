@@ -1,4 +1,4 @@
-//! A plugin registers again after a kubelet restart, the end of its stream, or the death of its process.
+//! A plugin registers again after a kubelet restart, a lost stream, or a restart of the daemon.
 
 use crate::support::process::Running;
 use crate::support::{

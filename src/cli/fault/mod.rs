@@ -205,7 +205,6 @@ fn expecting<T>(
     move |text| parse(text).map_err(|expected| format!("expected {expected}"))
 }
 
-/// Sends the command's request and prints the reply.
 pub fn run(socket: &Path, command: FaultCommand, out: &mut impl Write) -> anyhow::Result<()> {
     let (request, json) = match command {
         FaultCommand::Inject(command) => command.request()?,

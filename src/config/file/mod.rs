@@ -27,7 +27,7 @@ const REMOVAL_GRACE: RangeInclusive<Duration> =
     expecting = "a mapping with the key resources, and optionally nodes and removalGrace"
 )]
 pub struct File {
-    /// How long a device pending removal is reported as Unhealthy at least before it is removed. Default: 30s.
+    /// The minimum time that a device is advertised as Unhealthy before it is removed. Default: 30s.
     pub removal_grace: Option<At<String>>,
     /// The extended resources on every node.
     pub resources: Vec<ResourceSettings>,

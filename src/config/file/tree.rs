@@ -1,4 +1,4 @@
-//! Parses YAML into a tree whose nodes know their lines.
+//! Parses YAML into a tree in which each node has its line number.
 //!
 //! serde-saphyr 2.1 could deserialize YAML directly, but it stops at the first error, and its errors name a line but no key or
 //! value (`invalid u16 at line 2, column 23`). Its own tree would turn `010` and `1.10` into 10 and 1.1.

@@ -242,13 +242,14 @@ impl<'de> Deserializer<'de> for &'de YamlNode {
     }
 }
 
-/// Deserializes a scalar without quotes, as in YAML's core schema. Only whole numbers are numbers.
+/// Deserializes a scalar without quotes as YAML's core schema does, with one exception: all numbers but those that
+/// consist of digits are strings.
 fn plain<'de, V: Visitor<'de>>(text: &str, visitor: V) -> Result<V::Value, Error> {
     match text {
         _ if is_null(text) => visitor.visit_unit(),
         "true" | "True" | "TRUE" => visitor.visit_bool(true),
         "false" | "False" | "FALSE" => visitor.visit_bool(false),
-        // No setting has more than 64 bits, so any larger number stands for all of them.
+        // No setting accepts more than 64 bits, so the exact value of a larger number does not matter.
         _ if text.bytes().all(|c| c.is_ascii_digit()) => match text.parse() {
             Ok(number) => visitor.visit_u64(number),
             Err(_) => visitor.visit_u128(u128::MAX),

@@ -47,8 +47,8 @@ pub(super) fn refuse_beside_file(environment: &Environment, node: &str, errors: 
     }
 }
 
-/// Reads the settings for this node. The number of devices, the ID prefix and the plugin name are always set, because the
-/// last two have defaults that depend on the number of resources.
+/// Reads the settings for this node. The number of devices is always set. So are the ID prefix and the plugin name of a
+/// resource whose name is valid: their defaults depend on the number of resources.
 pub(super) fn read(environment: &Environment, node: &str, errors: &mut ConfigErrors) -> Settings {
     let resources = by_resource(environment, node, errors);
     let several = resources.len() > 1;
