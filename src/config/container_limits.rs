@@ -22,15 +22,15 @@ pub(crate) fn warnings(resource: &Resource) -> Vec<String> {
     let outputs = &resource.outputs;
     let long = outputs.envs.iter();
     let long = long.filter_map(|(env, value)| long_variable(resource, &devices, env, value));
-    let answer = large_answer(resource, &devices);
-    answer
+    let response = large_response(resource, &devices);
+    response
         .into_iter()
         .chain(large_environment(resource, &devices))
         .chain(long)
         .collect()
 }
 
-fn large_answer(resource: &Resource, devices: &[&Device]) -> Option<String> {
+fn large_response(resource: &Resource, devices: &[&Device]) -> Option<String> {
     let (name, count) = (&resource.name, devices.len());
     let fit = resource.outputs.max_devices_in_response(devices);
     (fit < count).then(|| {

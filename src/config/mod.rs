@@ -102,7 +102,7 @@ impl Config {
         let program = program::read(environment, host, &mut errors);
         let (node, allowed) = (&program.node, &program.allowed);
         let settings = if let Some(file) = file {
-            variables::refuse_beside_file(environment, node, &mut errors);
+            variables::report_beside_file(environment, node, &mut errors);
             file::read(file, node, &mut errors)
         } else {
             Some(variables::read(environment, node, &mut errors))

@@ -141,28 +141,28 @@ fn shared<'a>(
     let mut owners: HashMap<Cow<str>, usize> = HashMap::new();
     let mut groups: BTreeMap<usize, (Cow<str>, BTreeSet<usize>)> = BTreeMap::new();
     let mut twice: BTreeMap<usize, Cow<str>> = BTreeMap::new();
-    for (place, resource) in resources.iter().enumerate() {
+    for (index, resource) in resources.iter().enumerate() {
         for name in names(resource) {
             let Entry::Occupied(owner) = owners.entry(name.clone()) else {
-                owners.insert(name, place);
+                owners.insert(name, index);
                 continue;
             };
             let first = *owner.get();
-            if first == place {
-                twice.entry(place).or_insert(name);
+            if first == index {
+                twice.entry(index).or_insert(name);
             } else {
                 groups
                     .entry(first)
                     .or_insert((name, BTreeSet::from([first])))
                     .1
-                    .insert(place);
+                    .insert(index);
             }
         }
     }
-    let warn_of = |(name, places): (Cow<str>, BTreeSet<usize>)| {
-        let names: Vec<&str> = places
+    let warn_of = |(name, indexes): (Cow<str>, BTreeSet<usize>)| {
+        let names: Vec<&str> = indexes
             .iter()
-            .map(|place| resources[*place].name.as_str())
+            .map(|index| resources[*index].name.as_str())
             .collect();
         format!(
             "{} share {what} {}: {effect}",
@@ -170,8 +170,8 @@ fn shared<'a>(
             sanitize(&name)
         )
     };
-    let warn_twice = |(place, name): (usize, Cow<str>)| {
-        let resource = &resources[place].name;
+    let warn_twice = |(index, name): (usize, Cow<str>)| {
+        let resource = &resources[index].name;
         format!(
             "{resource} has {what} {} for several devices: {effect}",
             sanitize(&name)

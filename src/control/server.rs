@@ -135,7 +135,7 @@ async fn handle_connection(mut stream: UnixStream, seen: RequestSeen, handler: R
         Ok(Ok(_)) => {}
         Ok(Err(_)) | Err(_) => return,
     }
-    seen.note();
+    seen.record();
     let reply = match parse(&line) {
         Ok(request) => handler.respond(request).await,
         Err(refusal) => Reply::Refused(refusal).into(),

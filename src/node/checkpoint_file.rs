@@ -64,7 +64,7 @@ struct Read {
     began: Instant,
     version: FileVersion,
     /// Whether a later change is certain to change `version`. Timestamps of file systems are coarse.
-    is_settled: bool,
+    is_unambiguous: bool,
     outcome: Result<LoadedCheckpoint, CheckpointError>,
 }
 
@@ -104,7 +104,7 @@ impl CheckpointFile {
     pub async fn read(&self) -> Result<LoadedCheckpoint, CheckpointError> {
         if let Ok(last) = self.last.try_lock()
             && let Some(read) = &last.read
-            && read.is_settled
+            && read.is_unambiguous
             && self.version() == Some(read.version)
         {
             return read.outcome.clone();
@@ -141,7 +141,7 @@ impl CheckpointFile {
 
 impl LastRead {
     fn read(&mut self) -> Result<LoadedCheckpoint, CheckpointError> {
-        let read = self.open();
+        let read = self.load();
         match &read {
             Ok(_) | Err(CheckpointError::Missing) => self.logged = None,
             Err(error) if self.logged == Some(discriminant(error)) => {}
@@ -153,7 +153,7 @@ impl LastRead {
         read
     }
 
-    fn open(&mut self) -> Result<LoadedCheckpoint, CheckpointError> {
+    fn load(&mut self) -> Result<LoadedCheckpoint, CheckpointError> {
         let began = Instant::now();
         let unreadable = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => CheckpointError::Missing,
@@ -163,7 +163,7 @@ impl LastRead {
         let version = FileVersion::from(file.metadata());
         // Another caller may have read this version while this one waited for the lock.
         if let Some(before) = &self.read
-            && before.is_settled
+            && before.is_unambiguous
             && before.version == version
         {
             return before.outcome.clone();
@@ -185,7 +185,7 @@ impl LastRead {
         self.read = Some(Read {
             began,
             version,
-            is_settled: version.is_settled(),
+            is_unambiguous: version.is_unambiguous(),
             outcome: outcome.clone(),
         });
         outcome
@@ -226,7 +226,7 @@ mod tests {
         write(HELD);
         assert!(file.read().await.unwrap().checkpoint.get("a/b").is_some());
         // A replacement within this time could have the same timestamps.
-        std::thread::sleep(FileVersion::SETTLES_WITHIN);
+        std::thread::sleep(FileVersion::TIMESTAMP_RESOLUTION);
         let first = file.read().await.unwrap();
         let again = file.clone().read().await.unwrap();
         assert!(Arc::ptr_eq(&first.checkpoint, &again.checkpoint));

@@ -90,8 +90,8 @@ impl PluginHandle {
     }
 
     /// Removes these devices from the list if they are pending removal.
-    pub(crate) fn drop_removing(&self, ids: &BTreeSet<&str>) {
-        self.offer.drop_removing(ids);
+    pub(crate) fn remove_pending(&self, ids: &BTreeSet<&str>) {
+        self.offer.remove_pending(ids);
     }
 
     /// Sends the unchanged device list again.
@@ -129,7 +129,7 @@ impl PluginHandle {
     pub(crate) fn reset(&self) {
         let Ok(()) = self
             .offer
-            .set(|offer| Ok::<_, Infallible>(offer.as_configured()));
+            .set(|offer| Ok::<_, Infallible>(offer.without_overrides()));
         self.injector.reset();
     }
 

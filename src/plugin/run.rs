@@ -169,7 +169,7 @@ impl PluginInstance {
         server: &mut Server,
     ) -> StreamEnd {
         let handle = self.handle.clone();
-        let fault = handle.injector().end_stream(&mut stream.evaluated);
+        let fault = handle.injector().until_stream_fault(&mut stream.evaluated);
         tokio::pin!(fault);
         let mut peers = server.peers();
         let is_closed = |table: &Table| {

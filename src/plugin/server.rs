@@ -24,13 +24,13 @@ use super::service::Service;
 const CONNECTIONS_MAX: usize = 16;
 
 /// A running kubelet closes its connection within 10 ms after the stream ended.
-const KUBELET_CLOSES_WITHIN: Duration = Duration::from_secs(2);
-const CALLS_END_WITHIN: Duration = Duration::from_secs(1);
+const KUBELET_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+const CALLS_TIMEOUT: Duration = Duration::from_secs(1);
 /// By then every connection has failed, so the tasks only have to notice.
-const TASKS_END_WITHIN: Duration = Duration::from_millis(500);
+const TASKS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long to wait for the directory's lock before the socket file is left behind.
-const LOCK_WITHIN: Duration = Duration::from_millis(500);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A running server. [`Server::stop`] shuts it down gracefully; dropping it aborts all calls.
 pub struct Server {
@@ -114,18 +114,18 @@ impl Server {
         if let Some(kubelet) = kubelet {
             let mut peers = self.peers();
             let closed = peers.wait_for(|table| table.get(kubelet).is_none());
-            if timeout(KUBELET_CLOSES_WITHIN, closed).await.is_err() {
+            if timeout(KUBELET_CLOSE_TIMEOUT, closed).await.is_err() {
                 debug!("the kubelet did not close its connection in time");
             }
         }
         self.peers.close_unused();
         self.draining.cancel();
-        if timeout(CALLS_END_WITHIN, &mut self.task).await.is_err() {
+        if timeout(CALLS_TIMEOUT, &mut self.task).await.is_err() {
             drop(self.close_all);
-            if timeout(TASKS_END_WITHIN, &mut self.task).await.is_err() {
+            if timeout(TASKS_TIMEOUT, &mut self.task).await.is_err() {
                 error!("the plugin's connections did not close in time; aborting its server");
             }
         }
-        self.socket.remove(LOCK_WITHIN).await;
+        self.socket.remove(LOCK_TIMEOUT).await;
     }
 }

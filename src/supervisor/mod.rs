@@ -47,7 +47,7 @@ const REGISTRATION_PERMIT_TIMEOUT: Duration = Duration::from_millis(250);
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A plugin stops within 4 s unless there is a bug; after this time it is aborted.
-const STOP_WITHIN: Duration = Duration::from_millis(4500);
+const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// Runs the plugins of all configured resources.
 pub struct Supervisor {
@@ -288,7 +288,7 @@ impl Plugins {
     async fn stop_all(&mut self) {
         self.stop.cancel();
         let all_stopped = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(STOP_WITHIN, all_stopped).await.is_err() {
+        if timeout(STOP_TIMEOUT, all_stopped).await.is_err() {
             error!("some plugins did not stop in time; aborting them");
             self.tasks.shutdown().await;
         }

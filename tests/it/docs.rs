@@ -288,10 +288,10 @@ fn helps(name: &str, command: &[&str], all: &mut String) {
     }
 }
 
-/// The help of every command stands in docs/cli.md. `KEEP=1` writes it there.
+/// The help of every command stands in docs/cli.md. `UPDATE=1` writes it there.
 #[test]
 fn the_cli_page_has_the_help_of_every_command() {
-    const START: &str = "<!-- From here on this page is generated: KEEP=1 cargo test docs -->\n";
+    const START: &str = "<!-- From here on this page is generated: UPDATE=1 cargo test docs -->\n";
     let path = root().join("docs/cli.md");
     let page = text(&path);
     let (written, kept) = page
@@ -300,10 +300,10 @@ fn the_cli_page_has_the_help_of_every_command() {
     let mut all = String::new();
     helps("simple-device-plugin", &[], &mut all);
     helps("kubelet-sim", &[], &mut all);
-    if std::env::var_os("KEEP").is_some() {
+    if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, format!("{written}{START}{all}")).expect("the page");
     } else {
-        assert_eq!(kept, all, "docs/cli.md: KEEP=1 cargo test docs");
+        assert_eq!(kept, all, "docs/cli.md: UPDATE=1 cargo test docs");
     }
 }
 

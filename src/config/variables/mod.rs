@@ -34,7 +34,7 @@ pub(super) fn nodes(environment: &Environment) -> BTreeSet<&str> {
 }
 
 /// Reports each variable of a resource that applies to this node. With a config file, none may be set.
-pub(super) fn refuse_beside_file(environment: &Environment, node: &str, errors: &mut ConfigErrors) {
+pub(super) fn report_beside_file(environment: &Environment, node: &str, errors: &mut ConfigErrors) {
     for (name, value) in environment {
         let applies = |form: &Form| form.node.is_none_or(|of| of == node);
         if Form::of(name).as_ref().is_some_and(applies) {

@@ -42,7 +42,7 @@ pub(super) fn by_resource(
     };
     let mut resources: Vec<ResourceVariables> = names.into_values().map(named).collect();
     for (variable, forms) in all {
-        forms.refuse_unknown(&indexes, errors);
+        forms.report_unknown(&indexes, errors);
         let values = forms.values(&indexes, errors);
         for (resource, value) in std::iter::zip(&mut resources, values) {
             resource.others.extend(value.map(|value| (variable, value)));
@@ -124,7 +124,7 @@ impl Forms {
     }
 
     /// Reports indexes that do not belong to a resource.
-    fn refuse_unknown(&self, indexes: &BTreeSet<usize>, errors: &mut ConfigErrors) {
+    fn report_unknown(&self, indexes: &BTreeSet<usize>, errors: &mut ConfigErrors) {
         for (_, set) in self
             .by_index()
             .filter(|(index, _)| !indexes.contains(index))
