@@ -74,12 +74,17 @@ fn control_path(environment: &Environment) -> anyhow::Result<PathBuf> {
 }
 
 impl Cli {
+    /// Returns whether [`Self::run`] starts the daemon, because no command is given.
+    pub fn starts_daemon(&self) -> bool {
+        self.command.is_none()
+    }
+
     /// Runs the command with these environment variables. Prints to `out` and logs to stderr.
     ///
     /// # Errors
     /// Returns [`ConfigErrors`](crate::config::ConfigErrors) if the configuration has errors,
-    /// [`DirReplaced`](crate::node::watcher::DirReplaced) if the plugin directory was replaced, or any other error that
-    /// made the command fail.
+    /// [`DirReplaced`](crate::node::watcher::DirReplaced) if the device plugin directory was replaced, or any other
+    /// error that made the command fail.
     pub fn run(
         self,
         variables: impl IntoIterator<Item = (OsString, OsString)>,

@@ -191,8 +191,8 @@ fn control(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<PathBuf>
 fn pod_resources(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<PathBuf> {
     let given = &set.pod_resources_socket;
     let path = given.parsed("POD_RESOURCES_SOCKET", values::socket_path, errors);
-    // Another plugin directory belongs to another kubelet. The default socket belongs to the node's kubelet, which does not
-    // know the pods of the other one.
+    // Another device plugin directory belongs to another kubelet. The default socket belongs to the node's kubelet,
+    // which does not know the pods of the other one.
     let is_default_dir = set
         .device_plugin_path
         .text()

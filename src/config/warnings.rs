@@ -49,12 +49,12 @@ pub fn of(plugins: &DesiredPlugins, online: Option<&NumaNodes>) -> Vec<String> {
     warnings
 }
 
-/// Returns a warning if the control socket is in the plugin directory.
+/// Returns a warning if the control socket is in the device plugin directory.
 pub(crate) fn of_control(control: Option<&Path>, plugin_dir: &Path) -> Option<String> {
     let control = control.filter(|control| control.parent() == Some(plugin_dir))?;
     let path = control.display();
     Some(format!(
-        "CONTROL_SOCKET {path} is in the kubelet's plugin directory: the kubelet deletes every socket there when it starts"
+        "CONTROL_SOCKET {path} is in the kubelet's device plugin directory: the kubelet deletes every socket there when it starts"
     ))
 }
 

@@ -1,4 +1,5 @@
-//! Reads the kubelet's checkpoint file, `kubelet_internal_checkpoint` in the plugin dir. The program never writes it.
+//! Reads the kubelet's checkpoint file, `kubelet_internal_checkpoint` in the device plugin directory. The program never
+//! writes it.
 
 use std::io;
 use std::mem::{Discriminant, discriminant};
@@ -15,7 +16,7 @@ use crate::node::checkpoint::{Checkpoint, parse};
 use crate::util::file_id::FileVersion;
 use crate::util::regular_file::RegularFile;
 
-/// The name of the file in the plugin dir.
+/// The name of the file in the device plugin directory.
 pub const FILE: &str = "kubelet_internal_checkpoint";
 
 /// The most bytes that are read: many times the size for 100 resources with 1,000 devices each.
@@ -28,8 +29,8 @@ const RECENT: Duration = Duration::from_millis(100);
 /// The limit for one read. A hung disk can block a read forever.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The checkpoint file of one plugin dir. The file is read again only after a change, and by one caller at a time. So a
-/// hung disk blocks at most one thread, however many callers wait. Clones share the last result.
+/// The checkpoint file of one device plugin directory. The file is read again only after a change, and by one caller at
+/// a time. So a hung disk blocks at most one thread, however many callers wait. Clones share the last result.
 #[derive(Clone, Debug)]
 pub struct CheckpointFile {
     path: PathBuf,
@@ -77,7 +78,7 @@ pub struct LoadedCheckpoint {
 }
 
 impl CheckpointFile {
-    /// Creates a reader for the checkpoint in the plugin dir `dir`. The file need not exist.
+    /// Creates a reader for the checkpoint in the device plugin directory. The file need not exist.
     pub fn new(dir: &Path) -> Self {
         let path = dir.join(FILE);
         let last = LastRead {
@@ -134,7 +135,8 @@ impl CheckpointFile {
             let read = tokio::task::spawn_blocking(move || last.read()).await;
             read.map_err(|error| CheckpointError::Unreadable(error.to_string()))?
         };
-        let late = |_| CheckpointError::Unreadable("the read took longer than 5 s".to_owned());
+        let late =
+            |_| CheckpointError::Unreadable("the disk does not respond within 5 s".to_owned());
         timeout(READ_TIMEOUT, reading).await.map_err(late)?
     }
 }

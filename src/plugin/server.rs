@@ -13,6 +13,7 @@ use tracing::{debug, error};
 
 use crate::api::REQUEST_SIZE_MAX;
 use crate::api::v1beta1::device_plugin_server::DevicePluginServer;
+use crate::model::resource_name::ResourceName;
 use crate::net::connections::{ConnectionId, Peers, Table, incoming};
 use crate::net::own_socket::OwnSocket;
 use crate::offer::resource::Resource;
@@ -34,6 +35,7 @@ const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A running server. [`Server::stop`] shuts it down gracefully; dropping it aborts all calls.
 pub struct Server {
+    resource: ResourceName,
     socket: OwnSocket,
     listeners: watch::Sender<Arc<UnixListener>>,
     peers: Peers,
@@ -55,6 +57,7 @@ impl Server {
         let peers = Peers::new(resource.socket.as_str(), close_all.clone(), CONNECTIONS_MAX);
         let (stopping, draining) = (CancellationToken::new(), CancellationToken::new());
         let listeners = watch::Sender::new(Arc::clone(socket.listener()));
+        let name = resource.name.clone();
         let service = Service {
             registered: resource,
             offer: handle.offers(),
@@ -67,15 +70,17 @@ impl Server {
         let drained = draining.clone().cancelled_owned();
         let ended = CancellationToken::new();
         let ended_guard = ended.clone().drop_guard();
+        let resource = name.clone();
         let task = tokio::spawn(async move {
             let _ended = ended_guard;
             let mut server = GrpcServer::builder();
             let served = server.add_service(service);
             if let Err(error) = served.serve_with_incoming_shutdown(incoming, drained).await {
-                error!(%error, "the plugin's gRPC server failed");
+                error!(%resource, %error, "the plugin's gRPC server failed");
             }
         });
         Self {
+            resource: name,
             socket,
             listeners,
             peers,
@@ -110,12 +115,13 @@ impl Server {
     /// Shuts the server down: ends the streams with OK, answers calls until the kubelet closes its connection, waits
     /// for calls in flight, closes the remaining connections, and removes the socket. Each wait has a limit.
     pub async fn stop(mut self, kubelet: Option<ConnectionId>) {
+        let resource = &self.resource;
         self.stopping.cancel();
         if let Some(kubelet) = kubelet {
             let mut peers = self.peers();
             let closed = peers.wait_for(|table| table.get(kubelet).is_none());
             if timeout(KUBELET_CLOSE_TIMEOUT, closed).await.is_err() {
-                debug!("the kubelet did not close its connection in time");
+                debug!(%resource, "the kubelet did not close its connection in time");
             }
         }
         self.peers.close_unused();
@@ -123,7 +129,7 @@ impl Server {
         if timeout(CALLS_TIMEOUT, &mut self.task).await.is_err() {
             drop(self.close_all);
             if timeout(TASKS_TIMEOUT, &mut self.task).await.is_err() {
-                error!("the plugin's connections did not close in time; aborting its server");
+                error!(%resource, "the plugin's connections did not close in time; aborting its server");
             }
         }
         self.socket.remove(LOCK_TIMEOUT).await;

@@ -218,7 +218,7 @@ fn allocate_status(error: &AllocateError) -> Status {
         }
         AllocateError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
         AllocateError::Removing(id) => {
-            Status::failed_precondition(format!("device {} is being removed", sanitize(id)))
+            Status::failed_precondition(format!("device {} is pending removal", sanitize(id)))
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Runs one plugin per resource, each in its own restart loop, and starts and stops plugins when the configuration
-//! changes. All plugins share one watch of the plugin directory.
+//! changes. All plugins share one watch of the device plugin directory.
 
 mod checkpoint_probe;
 mod registry;
@@ -58,7 +58,8 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Creates one plugin per resource in this plugin directory. No socket is created before [`Supervisor::run`].
+    /// Creates one plugin per resource in this device plugin directory. No socket is created before
+    /// [`Supervisor::run`].
     pub fn new(desired: impl Into<DesiredPlugins>, plugin_dir: impl Into<PathBuf>) -> Self {
         let desired = desired.into();
         let dir = PluginDir::new(plugin_dir);
@@ -142,7 +143,7 @@ impl Supervisor {
     /// Runs all plugins until `stop` is canceled, then stops them and returns within 5 s.
     ///
     /// # Errors
-    /// Returns an error if the plugin directory was replaced, after which no plugin can register.
+    /// Returns an error if the device plugin directory was replaced, after which no plugin can register.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), DirReplaced> {
         let mut configured = self.configured.subscribe();
         let probing =

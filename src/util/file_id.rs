@@ -24,8 +24,8 @@ pub struct FileVersion {
 }
 
 impl FileVersion {
-    /// An upper limit of the resolution of file system timestamps, which is the kernel tick of at most 10 ms. Two changes
-    /// within one tick can have the same version.
+    /// An upper limit of the resolution of file system timestamps, which is the kernel tick of at most 10 ms. Two
+    /// changes within one tick can have the same version.
     pub(crate) const TIMESTAMP_RESOLUTION: Duration = Duration::from_millis(20);
 
     /// Returns the version of the file at this path, following symlinks. `None` if its metadata cannot be read.

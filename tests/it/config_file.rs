@@ -76,7 +76,7 @@ fn reports_every_error_with_its_line_and_starts_nothing() {
             ),
             format!("error: {file}:2: name=\"gpu\": expected a name with one '/'"),
             format!("error: {file}:3: count: expected one of the keys name, devices"),
-            "4 errors in the configuration; nothing was started".to_owned(),
+            "4 errors in the configuration".to_owned(),
         ];
         let lines: Vec<&str> = stderr.lines().collect();
         assert_eq!(lines.len(), starts.len(), "{stderr}");

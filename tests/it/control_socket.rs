@@ -43,7 +43,7 @@ fn the_socket_is_private_and_removed_when_the_daemon_stops() {
             .starts_with(r#"{"version":1,"body":{"status":{"#)
     );
     fs::remove_file(&node.control).expect("the socket");
-    // A change in the plugin directory makes the daemon check its control socket.
+    // A change in the device plugin directory makes the daemon check its control socket.
     fs::write(node.path().join("something"), "").expect("a file");
     manager.says("the control socket was removed: binding it again");
     manager.says("listening for commands");

@@ -90,7 +90,10 @@ async fn a_delayed_allocate_is_answered_from_the_devices_after_the_delay() {
         node.clears_all_faults();
     };
     let (error, ()) = tokio::join!(delayed, during_delay);
-    assert!(error.contains("device gpu-n-0 is being removed"), "{error}");
+    assert!(
+        error.contains("device gpu-n-0 is pending removal"),
+        "{error}"
+    );
     node.shows(0, 0).await;
     assert_alive(&node.kubelet);
 }

@@ -11,7 +11,7 @@ use crate::support::{
 const RESTARTS: usize = 200;
 const RESOURCES: [&str; 3] = ["example.com/a", "example.com/b", "example.com/c"];
 
-/// Open file descriptors and live tasks of this process, and sockets in the plugin directory.
+/// Open file descriptors and live tasks of this process, and sockets in the device plugin directory.
 #[derive(Debug, PartialEq)]
 struct Usage {
     descriptors: usize,

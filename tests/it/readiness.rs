@@ -25,13 +25,15 @@ fn with_frequent_probes(dir: &Path, variables: &[(&str, &str)]) -> Manager {
 #[tokio::test]
 async fn is_ready_when_every_resource_is_registered_and_streaming() {
     let Observed { dir, manager, http } = Observed::of(BOTH).await;
-    http.readiness(
-        503,
-        "not ready: 0 of 2 resources ready\n\
-         example.com/a waits for the kubelet: there is no socket kubelet.sock\n\
-         example.com/b waits for the kubelet: there is no socket kubelet.sock\n",
-    )
-    .await;
+    let socket = dir.path().join("kubelet.sock");
+    let waits = format!(
+        "waits for the kubelet: there is no socket {}",
+        socket.display()
+    );
+    let not_ready = format!(
+        "not ready: 0 of 2 resources ready\nexample.com/a {waits}\nexample.com/b {waits}\n"
+    );
+    http.readiness(503, &not_ready).await;
     let kubelet = kubelet(dir.path());
     kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Hang);
     http.readiness(

@@ -1,4 +1,4 @@
-//! The daemon shuts down on a signal and when the plugin directory is replaced.
+//! The daemon shuts down on a signal and when the device plugin directory is replaced.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -109,7 +109,7 @@ async fn a_replaced_plugin_directory_ends_the_daemon_with_exit_code_75() {
     shows(&kubelet, RESOURCE, 2, 2).await;
     std::fs::remove_dir_all(&dir).expect("the directory");
     let status = tokio::task::spawn_blocking(|| {
-        running.says("ERROR the plugin dir was replaced");
+        running.says("ERROR the device plugin directory was replaced");
         running.ends()
     });
     assert_eq!(status.await.expect("no panic").code(), Some(75));

@@ -45,35 +45,35 @@ pub(crate) enum FaultCommand {
 /// One subcommand for each kind of fault.
 #[derive(Debug, Subcommand)]
 pub(crate) enum InjectCommand {
-    /// Delay or refuse Allocate calls
+    /// Delay or fail Allocate calls
     #[command(mut_args(schedule_help("calls", "1")))]
     #[command(override_usage = call_usage("allocate"), after_help = call_help(
         "allocate example.com/gpu --delay 10s",
         "While a call is delayed, the kubelet admits no other pod on the node.",
     ))]
     Allocate(FaultArguments<CallFlags>),
-    /// Delay or refuse GetPreferredAllocation calls
+    /// Delay or fail GetPreferredAllocation calls
     #[command(mut_args(schedule_help("calls", "1")))]
     #[command(override_usage = call_usage("preferred"), after_help = call_help(
         "preferred example.com/gpu --error INTERNAL",
         "The kubelet makes this call only for resources with preferredAllocation.",
     ))]
     Preferred(FaultArguments<CallFlags>),
-    /// Delay or refuse PreStartContainer calls
+    /// Delay or fail PreStartContainer calls
     #[command(mut_args(schedule_help("calls", "1")))]
     #[command(override_usage = call_usage("pre-start"), after_help = call_help(
         "pre-start example.com/gpu --error INTERNAL",
-        "The kubelet makes this call only for resources with preStart. It waits 30s.",
+        "The kubelet makes this call only for resources with preStart.\nThe kubelet's timeout is 30s.",
     ))]
     PreStart(FaultArguments<CallFlags>),
-    /// Delay or refuse GetDevicePluginOptions calls
+    /// Delay or fail GetDevicePluginOptions calls
     #[command(mut_args(schedule_help("calls", "1")))]
     #[command(override_usage = call_usage("options"), after_help = call_help(
         "options example.com/gpu --delay 20s",
         "The kubelet makes this call at each registration, which fails after 15s.",
     ))]
     Options(FaultArguments<CallFlags>),
-    /// Drop the ListAndWatch stream
+    /// Close the ListAndWatch stream
     #[command(mut_args(schedule_help("streams", "1")))]
     #[command(
         after_help = "Example:\n  simple-device-plugin fault stream example.com/gpu --times 3"

@@ -58,7 +58,7 @@ pub enum AllocateError {
     Unknown(String),
     #[error("device {0} is Unhealthy")]
     Unhealthy(String),
-    #[error("device {0} is being removed")]
+    #[error("device {0} is pending removal")]
     Removing(String),
     /// The response exceeds [`RESPONSE_SIZE_MAX`].
     #[error(

@@ -22,7 +22,7 @@ pub fn does(dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     output(command.args(arguments))
 }
 
-/// A plugin directory, and the path of a control socket for the daemon.
+/// A device plugin directory, and the path of a control socket for the daemon.
 pub struct ControlledNode {
     pub dir: TempDir,
     pub control: PathBuf,

@@ -83,7 +83,7 @@ impl Running {
         Self { child, stderr }
     }
 
-    /// Starts the daemon with this plugin directory.
+    /// Starts the daemon with this device plugin directory.
     pub fn manager(dir: &Path, variables: &[(&str, &str)]) -> Self {
         Self::start(program(variables).env("DEVICE_PLUGIN_PATH", dir).env(
             "POD_RESOURCES_SOCKET",

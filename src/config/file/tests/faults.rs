@@ -84,7 +84,7 @@ fn errors_in_faults_name_the_key() {
         ),
         (
             "[{on: health, devices: gpu, up: 1s, down: 1s}]",
-            "faults=\"health gpu --up 1s --down 1s\": expected existing devices: no device \"gpu\": expected a comma-separated list of device IDs, indexes (0) or ranges (0-3), or all",
+            "faults=\"health gpu --up 1s --down 1s\": expected a comma-separated list of device IDs, indexes (0) or ranges (0-3), or all; there is no device \"gpu\"",
         ),
     ] {
         let errors = errors_of(&format!("\n{}", ONE.replace("FAULTS", faults)));
