@@ -3,7 +3,6 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use simple_device_plugin::cli::Cli;
 use simple_device_plugin::config::ConfigErrors;
 use simple_device_plugin::node::watcher::DirReplaced;
@@ -14,7 +13,7 @@ const EX_CONFIG: u8 = 78;
 const EX_TEMPFAIL: u8 = 75;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_arguments();
     let starts_daemon = cli.starts_daemon();
     match cli.run(std::env::vars_os(), &mut anstream::stdout()) {
         Ok(()) => ExitCode::SUCCESS,

@@ -114,7 +114,7 @@ async fn an_invalid_fault_is_refused_and_changes_nothing() {
     let missing = node.refusal(&["fault", "health", GPU, "4", "--up", "1s", "--down", "1s"]);
     let reason = SelectionError::NoIndex { index: 4, count: 4 };
     assert!(matches!(missing, Refusal::Devices { reason: found, .. } if found == reason));
-    for action in ["stream", "clear"] {
+    for action in ["stream", "list", "clear"] {
         let unknown = node.refusal(&["fault", action, "example.com/fpga"]);
         assert!(
             matches!(unknown, Refusal::NoSuchResource { .. }),
@@ -125,7 +125,7 @@ async fn an_invalid_fault_is_refused_and_changes_nothing() {
         &["allocate", GPU, "--delay", "61s"][..],
         &["stream", GPU, "--for", "1s"],
         &["health", GPU, "0", "--up", "1ms", "--down", "1s"],
-        &["list", GPU],
+        &["list", GPU, "stream"],
         &[GPU, "stream"],
         &[],
     ] {
@@ -135,6 +135,8 @@ async fn an_invalid_fault_is_refused_and_changes_nothing() {
     assert_eq!(node.does(&["fault", "list"]).1, "no faults\n");
     let set: FaultReply = node.done(&["fault", "pre-start", GPU, "--delay", "1s"]);
     assert_eq!(set.never_injected, Some(UncalledRpc::PreStart));
+    let listed: Value = node.done(&["fault", "list", GPU]);
+    assert_eq!(listed[0]["resource"], GPU);
     for _ in 0..63 {
         assert_eq!(
             node.does(&["fault", "stream", GPU, "--probability", "0"]).0,

@@ -24,9 +24,11 @@ use crate::observe::status::{FaultStatus, Status, WithDevices};
 pub(crate) enum FaultCommand {
     #[command(flatten)]
     Inject(InjectCommand),
-    /// List all faults and how often each was injected
-    #[command(after_help = "Example:\n  simple-device-plugin fault list")]
+    /// List faults and how often each was injected
+    #[command(after_help = "Example:\n  simple-device-plugin fault list example.com/gpu")]
     List {
+        /// Name of the resource [default: all resources]
+        resource: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -208,7 +210,7 @@ fn expecting<T>(
 pub fn run(socket: &Path, command: FaultCommand, out: &mut impl Write) -> anyhow::Result<()> {
     let (request, json) = match command {
         FaultCommand::Inject(command) => command.request()?,
-        FaultCommand::List { json } => return list(socket, json, out),
+        FaultCommand::List { resource, json } => return list(socket, resource, json, out),
         FaultCommand::Clear { resource, json } => {
             let clear = |resource| Request::Clear { resource };
             (resource.map_or(Request::ClearAll {}, clear), json)
@@ -274,8 +276,14 @@ impl FaultArguments<CallFlags> {
     }
 }
 
-fn list(socket: &Path, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-    let status = fetch(socket, WithDevices::None, json, out)?;
+fn list(
+    socket: &Path,
+    resource: Option<String>,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let resources = resource.map_or(WithDevices::None, WithDevices::Of);
+    let status = fetch(socket, resources, json, out)?;
     if json {
         let faults: Vec<ListedFault> = listed(&status).collect();
         return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&faults)?)?);

@@ -80,7 +80,7 @@ fn errors_in_faults_name_the_key() {
         ),
         (
             "[{on: options, error: OK}]",
-            "error=\"OK\": expected a gRPC status code other than OK, for example UNAVAILABLE",
+            "error=\"OK\": expected one of the gRPC status codes CANCELED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, UNAUTHENTICATED",
         ),
         (
             "[{on: health, devices: gpu, up: 1s, down: 1s}]",
