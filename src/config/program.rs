@@ -141,7 +141,6 @@ pub fn config_file(environment: &Environment) -> Option<PathBuf> {
 /// Reads the program's variables. An empty value turns a socket or the HTTP server off; other empty variables count as unset.
 pub fn read(environment: &Environment, host: &Host, errors: &mut ConfigErrors) -> Program {
     let set = ProgramVariables::read(environment, errors);
-    let or = |text: &OptionalText, default: &str| text.text().unwrap_or(default).to_owned();
     Program {
         logs: logs(&set, errors),
         node: node(&set, host, errors),
@@ -149,8 +148,12 @@ pub fn read(environment: &Environment, host: &Host, errors: &mut ConfigErrors) -
         http: http(&set, errors),
         control: control(&set, errors),
         pod_resources: pod_resources(&set, errors),
-        namespace: or(&set.namespace, "simple-device-plugin"),
-        plugin_dir: or(&set.device_plugin_path, PLUGIN_DIR_DEFAULT).into(),
+        namespace: set
+            .namespace
+            .text()
+            .unwrap_or("simple-device-plugin")
+            .to_owned(),
+        plugin_dir: plugin_dir(&set, errors),
     }
 }
 
@@ -186,6 +189,12 @@ fn control(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<PathBuf>
     let path = given.parsed("CONTROL_SOCKET", values::socket_path, errors);
     let default = || "/run/simple-device-plugin/control.sock".into();
     (!given.is_set_but_empty()).then(|| path.unwrap_or_else(default))
+}
+
+fn plugin_dir(set: &ProgramVariables, errors: &mut ConfigErrors) -> PathBuf {
+    let given = &set.device_plugin_path;
+    let path = given.parsed("DEVICE_PLUGIN_PATH", values::plugin_dir, errors);
+    path.unwrap_or_else(|| PLUGIN_DIR_DEFAULT.into())
 }
 
 fn pod_resources(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<PathBuf> {

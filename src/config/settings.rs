@@ -19,6 +19,8 @@ use crate::model::preference::Policy;
 pub(crate) struct Settings {
     pub removal_grace: Duration,
     pub resources: Vec<ResourceSettings>,
+    /// Warnings about settings that have no effect.
+    pub warnings: Vec<String>,
 }
 
 /// Where a value was set. Cheap to clone.

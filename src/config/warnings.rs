@@ -5,6 +5,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+use super::environment::Environment;
+use super::settings::{At, Origin, ResourceSettings, Settings};
 use super::{ConfiguredFaults, DesiredPlugins, container_limits};
 use crate::model::allocation::Outputs;
 use crate::model::device::Device;
@@ -47,6 +49,46 @@ pub fn of(plugins: &DesiredPlugins, online: Option<&NumaNodes>) -> Vec<String> {
         warnings.extend(resources.iter().filter_map(|r| missing_numa(r, online)));
     }
     warnings
+}
+
+/// Returns the warnings about settings that have no effect.
+pub(crate) fn of_settings(settings: &Settings) -> Vec<String> {
+    let is_set = |at: &Option<At<String>>| at.as_ref().is_some_and(|at| !at.value.is_empty());
+    let host_path = |resource: &ResourceSettings| {
+        let path = resource.device_file_host_path.as_ref();
+        path.filter(|path| !path.value.is_empty())
+            .map(|path| path.origin.clone())
+    };
+    let with_prefix = settings.resources.iter();
+    let with_prefix = with_prefix.filter(|resource| is_set(&resource.device_file_prefix));
+    // One variable can apply to several resources, some of which have no prefix.
+    let effective: Vec<Origin> = with_prefix.filter_map(host_path).collect();
+    let mut warnings = settings.warnings.clone();
+    for resource in &settings.resources {
+        let Some(origin) = host_path(resource).filter(|origin| !effective.contains(origin)) else {
+            continue;
+        };
+        let warning = match origin {
+            Origin::Variable(name) => {
+                format!("{name} has no effect without DEVICE_FILE_PREFIX")
+            }
+            Origin::Line(_) => format!(
+                "{}: deviceFileHostPath has no effect without deviceFilePrefix",
+                sanitize(&resource.name.value)
+            ),
+        };
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+    warnings
+}
+
+/// Returns a warning if `ALLOWED_HOST_PATHS` is set without a config file.
+pub(crate) fn of_allowed_host_paths(environment: &Environment, has_file: bool) -> Option<String> {
+    let paths = environment.get("ALLOWED_HOST_PATHS")?.to_string_lossy();
+    (!has_file && !paths.trim().is_empty())
+        .then(|| "ALLOWED_HOST_PATHS has no effect without CONFIG_FILE".to_owned())
 }
 
 /// Returns a warning if the control socket is in the device plugin directory.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::support::process::{Running, output, program};
 use crate::support::{
-    A, B, Manager, from_file, kubelet, plugin_dir, pod, registrations, shows, text,
+    A, B, DEADLINE, Manager, from_file, kubelet, plugin_dir, pod, registrations, shows, text,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -178,10 +178,21 @@ fn warns_about_misspelled_variables_with_and_without_a_config_file() {
         assert!(stdout.contains(&format!("warning: {warning}")), "{stdout}");
         Running::manager(dir.path(), variables).says(warning);
     }
+    // A reload cannot change the variables, so it does not warn about them again.
+    let running = Running::manager(dir.path(), &[misspelled, with_file(&file)[0]]);
+    running.says(warning);
+    running.signal(Signal::HUP);
+    let mut line = String::new();
+    while !line.contains("reloaded the config file") {
+        line = running.stderr.recv_timeout(DEADLINE).expect("a line");
+        assert!(!line.contains(warning), "{line}");
+    }
     let with_error = [misspelled, ("NUMA_NODES", "x")];
     let (code, _, stderr) = output(program(&with_error).arg("check"));
     assert_eq!(code, Some(78));
     let lines = format!("warning: {warning}\nerror: NUMA_NODES=\"x\": expected ");
+    assert!(stderr.starts_with(&lines), "{stderr}");
+    let (_, _, stderr) = output(program(&with_error).args(["check", "--yaml"]));
     assert!(stderr.starts_with(&lines), "{stderr}");
     let (code, stdout, _) = output(program(&[misspelled]).args(["check", "--yaml"]));
     assert_eq!(code, Some(0));

@@ -11,6 +11,7 @@ use serde::forward_to_deserialize_any;
 
 use super::tree::{YamlNode, YamlValue};
 use crate::config::error::ConfigErrors;
+use crate::config::misspelled::nearest;
 use crate::config::settings::Origin;
 
 /// Bounds the time: each error means another pass over the tree.
@@ -85,8 +86,14 @@ impl de::Error for Error {
         Self::custom(reworded(&expected.to_string()))
     }
 
-    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
-        Self::custom(format_args!("one of the keys {}", expected.join(", ")))
+    fn unknown_field(key: &str, expected: &'static [&'static str]) -> Self {
+        let keys = expected.join(", ");
+        match nearest(key, expected) {
+            Some(near) => Self::custom(format_args!(
+                "a known key, did you mean {near}? The keys are {keys}"
+            )),
+            None => Self::custom(format_args!("one of the keys {keys}")),
+        }
     }
 
     fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {

@@ -66,6 +66,7 @@ pub(super) fn read(environment: &Environment, node: &str, errors: &mut ConfigErr
     Settings {
         removal_grace: REMOVAL_GRACE_DEFAULT,
         resources: resources.iter().map(settings).collect(),
+        warnings: Vec::new(),
     }
 }
 
