@@ -73,9 +73,8 @@ pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, 
         .map_err(|errors| errors.with_warnings(warnings))
 }
 
-/// Returns the host paths of all device files. For a resource without devices, returns those of its first device after
-/// a
-/// `scale`.
+/// Returns the host paths of all device files. For a resource without devices, returns those of one assumed device, with
+/// which the config file is validated.
 fn host_paths(resource: &Resource) -> Vec<String> {
     let assumed = [Device::new("", 0, [].into())];
     let devices = match resource.devices.as_slice() {
