@@ -400,7 +400,7 @@ fn json_keys(value: &Value, all: &mut BTreeSet<String>) {
 #[tokio::test]
 async fn the_docs_have_every_key_of_the_status() {
     let node = Node::with(FOUR);
-    node.shows(4, 4).await;
+    node.wait_for_node(4, 4).await;
     node.admits("p").await.expect("a device");
     let commands: [&[&str]; 4] = [
         &["fault", "stream", GPU],
@@ -409,12 +409,12 @@ async fn the_docs_have_every_key_of_the_status() {
         &["scale", GPU, "2"],
     ];
     for arguments in commands {
-        let (code, _, stderr) = node.does(arguments);
+        let (code, _, stderr) = node.run(arguments);
         assert_eq!(code, Some(0), "{stderr}");
     }
     fs::write(&node.file, "resources: {}").expect("a file");
     let keys = || {
-        let (_, status, _) = node.does(&["status", "--json"]);
+        let (_, status, _) = node.run(&["status", "--json"]);
         let mut keys = BTreeSet::new();
         json_keys(&serde_json::from_str(&status).expect("JSON"), &mut keys);
         keys

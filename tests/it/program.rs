@@ -106,7 +106,7 @@ async fn logs_json_if_configured_and_each_rpc_at_level_trace() {
         .expect("admitted");
     drop(kubelet);
     let lines = tokio::task::spawn_blocking(move || {
-        let mut lines = vec![running.says("DevicePlugin.allocate")];
+        let mut lines = vec![running.wait_for_log("DevicePlugin.allocate")];
         running.signal(rustix::process::Signal::TERM);
         lines.extend(running.stderr.iter());
         lines
@@ -133,7 +133,7 @@ fn the_first_log_line_names_the_namespace_and_the_node() {
         dir.path(),
         &[("NAMESPACE", "lab"), ("DEVICE_ID_PREFIX", &"x".repeat(70))],
     );
-    let first = running.says("");
+    let first = running.wait_for_log("");
     for words in [
         "starting simple-device-plugin",
         "namespace=\"lab\"",
@@ -142,7 +142,7 @@ fn the_first_log_line_names_the_namespace_and_the_node() {
     ] {
         assert!(first.contains(words), "{first}");
     }
-    running.says("WARN example.com/simple-device: device ID");
+    running.wait_for_log("WARN example.com/simple-device: device ID");
 }
 
 #[test]

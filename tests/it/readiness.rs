@@ -9,7 +9,8 @@ use crate::support::fake_kubelet::{Answer, FakeKubelet};
 use crate::support::fake_plugin::FakePlugin;
 use crate::support::http::{Http, Observed};
 use crate::support::{
-    A, B, BOTH, Manager, ONE, kubelet, kubelet_with, plugin_dir, resources, shows, write_checkpoint,
+    A, B, BOTH, Manager, ONE, kubelet, kubelet_with, plugin_dir, resources, wait_for_node,
+    write_checkpoint,
 };
 use kubelet_sim::Behavior;
 use simple_device_plugin::model::device::Health;
@@ -238,14 +239,14 @@ async fn recovers_after_another_plugin_took_over_and_stopped() {
         settings.endpoint_stop_grace_period = Duration::from_millis(300);
     });
     let manager = with_frequent_probes(dir.path(), ONE);
-    shows(&kubelet, A, 2, 2).await;
+    wait_for_node(&kubelet, A, 2, 2).await;
     let mut other = FakePlugin::serve(dir.path(), "other.sock", &["x"]);
     register(dir.path(), A, "other.sock")
         .await
         .expect("registered");
-    shows(&kubelet, A, 1, 1).await;
+    wait_for_node(&kubelet, A, 1, 1).await;
     other.end_stream().await;
     drop(other);
-    shows(&kubelet, A, 2, 2).await;
+    wait_for_node(&kubelet, A, 2, 2).await;
     manager.stop().await;
 }

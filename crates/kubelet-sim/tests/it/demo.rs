@@ -81,11 +81,11 @@ fn hold_runs_until_ctrl_c() {
     let running = Running::start(command.arg("--hold").stdout(Stdio::piped()));
     // Two resources register, once before and once after the kubelet restart.
     for _ in 0..4 {
-        running.says(" registered ");
+        running.wait_for_log(" registered ");
     }
     running.signal(rustix::process::Signal::INT);
-    running.says("SIGINT: stopping");
-    assert_eq!(running.ends().code(), Some(0));
+    running.wait_for_log("SIGINT: stopping");
+    assert_eq!(running.wait().code(), Some(0));
 }
 
 /// The command may be a shell or a build tool that starts the plugin.
