@@ -3,26 +3,26 @@
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::Parser;
 use simple_device_plugin::cli::Cli;
 use simple_device_plugin::config::ConfigErrors;
 use simple_device_plugin::node::watcher::DirReplaced;
 
 /// `EX_CONFIG` of sysexits.h: the configuration has errors, and nothing was changed.
 const EX_CONFIG: u8 = 78;
-/// `EX_TEMPFAIL` of sysexits.h: the plugin directory was replaced, and only a new container can see the new one.
+/// `EX_TEMPFAIL` of sysexits.h: the device plugin directory was replaced, and only a new container can see the new one.
 const EX_TEMPFAIL: u8 = 75;
 
 fn main() -> ExitCode {
-    let result = Cli::parse().run(std::env::vars_os(), &mut anstream::stdout());
-    match result {
+    let cli = Cli::parse_arguments();
+    let starts_daemon = cli.starts_daemon();
+    match cli.run(std::env::vars_os(), &mut anstream::stdout()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         // `serve` has already logged this error.
         Err(error) if error.is::<DirReplaced>() => ExitCode::from(EX_TEMPFAIL),
         Err(error) => {
             // If stderr is closed, the exit code is the only report.
-            let _ = report(&error);
+            let _ = report(&error, starts_daemon);
             ExitCode::from(exit_code(&error))
         }
     }
@@ -36,7 +36,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     }
 }
 
-fn report(error: &anyhow::Error) -> io::Result<()> {
+fn report(error: &anyhow::Error, starts_daemon: bool) -> io::Result<()> {
     let mut stderr = io::stderr().lock();
     let Some(errors) = error.downcast_ref::<ConfigErrors>() else {
         return writeln!(stderr, "error: {error:#}");
@@ -47,7 +47,12 @@ fn report(error: &anyhow::Error) -> io::Result<()> {
     for error in errors.as_slice() {
         writeln!(stderr, "error: {error}")?;
     }
-    writeln!(stderr, "{}; nothing was started", errors.summary())
+    let result = if starts_daemon {
+        "; nothing was started"
+    } else {
+        ""
+    };
+    writeln!(stderr, "{}{result}", errors.summary())
 }
 
 /// Returns whether the reader of stdout has closed the pipe, as `head` does. This is not an error.

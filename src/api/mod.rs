@@ -260,7 +260,7 @@ pub fn preferred_ids(response: v1beta1::PreferredAllocationResponse) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::device::Counted;
+    use crate::model::device::CountedDevices;
     use crate::model::numa::NumaNodes;
     use proptest::prelude::*;
     use prost::Message;
@@ -306,7 +306,7 @@ mod tests {
             numa in "((0|1|127|128|1023)(\\+(0|5)){0,2})?",
         ) {
             let numa: NumaNodes = numa.parse().unwrap_or_default();
-            let counted = Counted::new(&prefix, "node", numa);
+            let counted = CountedDevices::new(&prefix, "node", numa);
             let mut devices = counted.devices(count);
             for index in 0..count {
                 devices.set_health(&format!("{prefix}-node-{index}"), Health::Unhealthy).unwrap();

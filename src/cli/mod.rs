@@ -17,6 +17,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use crate::cli::host::this_machine;
@@ -74,12 +75,22 @@ fn control_path(environment: &Environment) -> anyhow::Result<PathBuf> {
 }
 
 impl Cli {
+    /// Parses the arguments of the process. Exits after an invalid argument, and after `--help` and `--version`.
+    pub fn parse_arguments() -> Self {
+        Self::try_parse().unwrap_or_else(|error| with_tip(error).exit())
+    }
+
+    /// Returns whether [`Self::run`] starts the daemon, because no command is given.
+    pub fn starts_daemon(&self) -> bool {
+        self.command.is_none()
+    }
+
     /// Runs the command with these environment variables. Prints to `out` and logs to stderr.
     ///
     /// # Errors
     /// Returns [`ConfigErrors`](crate::config::ConfigErrors) if the configuration has errors,
-    /// [`DirReplaced`](crate::node::watcher::DirReplaced) if the plugin directory was replaced, or any other error that
-    /// made the command fail.
+    /// [`DirReplaced`](crate::node::watcher::DirReplaced) if the device plugin directory was replaced, or any other
+    /// error that made the command fail.
     pub fn run(
         self,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
@@ -105,11 +116,49 @@ impl Cli {
     }
 }
 
+/// Adds a tip to the error about a resource in place of a command, as in `fault example.com/gpu stream`.
+fn with_tip(mut error: clap::Error) -> clap::Error {
+    if let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand)
+        && word.contains('/')
+    {
+        let tip = format!("the command comes before the resource, as in 'fault stream {word}'");
+        let tips = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tips);
+    }
+    error
+}
+
 #[cfg(test)]
 mod tests {
-    use clap::{Command, CommandFactory};
+    use clap::{Command, CommandFactory, Parser};
 
-    use super::Cli;
+    use super::{Cli, with_tip};
+
+    #[track_caller]
+    fn assert_usage_error(arguments: &[&str], expected: &str) {
+        let program = ["simple-device-plugin"];
+        let parsed = Cli::try_parse_from(program.iter().chain(arguments));
+        let error = with_tip(parsed.unwrap_err()).to_string();
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+
+    #[test]
+    fn a_count_is_a_whole_number_of_0_or_more() {
+        for count in ["x", "-1", "1.5"] {
+            let expected = format!(
+                "invalid value '{count}' for '<COUNT>': expected a whole number, 0 or more"
+            );
+            assert_usage_error(&["scale", "example.com/gpu", count], &expected);
+        }
+    }
+
+    #[test]
+    fn a_resource_before_the_kind_of_a_fault_gets_a_tip() {
+        assert_usage_error(
+            &["fault", "example.com/gpu", "allocate"],
+            "tip: the command comes before the resource, as in 'fault stream example.com/gpu'",
+        );
+    }
 
     fn assert_help(command: &mut Command) {
         for help in [command.render_help(), command.render_long_help()] {

@@ -35,6 +35,7 @@ pub(crate) enum OverrideCommand {
         /// Name of the resource
         resource: String,
         /// Number of devices; a surplus device stays while a pod holds it
+        #[arg(value_parser = parse_count, allow_negative_numbers = true)]
         count: usize,
         /// Print JSON
         #[arg(long)]
@@ -51,7 +52,12 @@ pub(crate) enum OverrideCommand {
     },
 }
 
-/// Sends the command's request and prints the reply.
+/// clap prints the error after the invalid value.
+fn parse_count(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .map_err(|_| "expected a whole number, 0 or more")
+}
+
 pub fn run(socket: &Path, command: OverrideCommand, out: &mut impl Write) -> anyhow::Result<()> {
     let (request, json) = match command {
         OverrideCommand::Health {

@@ -9,7 +9,7 @@ use crate::control::{ClearReply, FaultReply, HealthReply, Reply, Request, ScaleR
 use crate::fault::{DELAY_LIMITS, DELAY_LIMITS_REASON};
 
 /// The error text for a reply of the wrong type, which would be a bug of the daemon.
-pub const UNEXPECTED_REPLY: &str = "unexpected reply from the daemon";
+pub const UNEXPECTED_REPLY: &str = "unexpected reply from the daemon; please report this bug";
 
 /// Sends the request and prints the reply, as text or JSON.
 pub fn run(

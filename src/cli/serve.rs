@@ -85,7 +85,7 @@ fn log_start(config: &Config) {
         resources = config.plugins.resources.len(),
         "starting simple-device-plugin"
     );
-    for warning in &config.warnings {
+    for warning in config.all_warnings() {
         warn!("{warning}");
     }
 }

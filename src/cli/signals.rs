@@ -56,7 +56,8 @@ where
 fn abort_on_second_signal() -> std::io::Result<()> {
     let signaled = Arc::new(AtomicBool::new(false));
     for signal in [SIGTERM, SIGINT] {
-        // The order matters: the first signal is checked against the flag before it sets it.
+        // The handlers run in this order: the first signal finds the flag unset and sets it, and the second ends the
+        // process.
         flag::register_conditional_default(signal, Arc::clone(&signaled))?;
         flag::register(signal, Arc::clone(&signaled))?;
     }

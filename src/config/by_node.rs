@@ -29,8 +29,6 @@ pub(crate) struct ByNode {
     pub warnings: Vec<String>,
 }
 
-/// Reads the variables for every node.
-///
 /// # Errors
 /// Returns the errors of every node, or an error if `CONFIG_FILE` is set.
 pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, ConfigErrors> {
@@ -38,7 +36,7 @@ pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, 
     if let Some(file) = config_file(environment) {
         let expected = "to be unset, because check --yaml converts variables to a config file";
         errors.add("CONFIG_FILE", &file.to_string_lossy(), expected);
-        return Err(errors);
+        return Err(errors.with_warnings(misspelled::warnings(environment)));
     }
     let program = program::read(environment, host, &mut errors);
     let mut paths = BTreeSet::new();
@@ -63,15 +61,20 @@ pub(crate) fn by_node(environment: &Environment, host: &Host) -> Result<ByNode, 
     let named = named.collect();
     let allowed = AllowedHostPaths::new([], host.resolve);
     paths.retain(|path| !allowed.allow(path));
-    errors.into_result(Some(ByNode {
+    let warnings = misspelled::warnings(environment);
+    let read = ByNode {
         named,
         others,
         host_paths: paths,
-        warnings: misspelled::warnings(environment),
-    }))
+        warnings: warnings.clone(),
+    };
+    errors
+        .into_result(Some(read))
+        .map_err(|errors| errors.with_warnings(warnings))
 }
 
-/// Returns the host paths of all device files. A resource without devices has those of a first device, if it had one.
+/// Returns the host paths of all device files. For a resource without devices, returns those of one assumed device, with
+/// which the config file is validated.
 fn host_paths(resource: &Resource) -> Vec<String> {
     let assumed = [Device::new("", 0, [].into())];
     let devices = match resource.devices.as_slice() {

@@ -10,8 +10,8 @@ use crate::model::template::Template;
 use crate::offer::resource::Resource;
 use crate::util::sanitize::sanitize;
 
-/// Returns a warning for each limit that a container with all devices would exceed. The limits also bound the time, because
-/// no output far above them is generated.
+/// Returns a warning for each limit that a container with all devices would exceed. This takes bounded time, because
+/// [`most_within`] generates no output far above a limit.
 pub(crate) fn warnings(resource: &Resource) -> Vec<String> {
     let mut devices: Vec<&Device> = resource.devices.as_slice().iter().collect();
     if devices.is_empty() {
@@ -22,15 +22,15 @@ pub(crate) fn warnings(resource: &Resource) -> Vec<String> {
     let outputs = &resource.outputs;
     let long = outputs.envs.iter();
     let long = long.filter_map(|(env, value)| long_variable(resource, &devices, env, value));
-    let answer = large_answer(resource, &devices);
-    answer
+    let response = large_response(resource, &devices);
+    response
         .into_iter()
         .chain(large_environment(resource, &devices))
         .chain(long)
         .collect()
 }
 
-fn large_answer(resource: &Resource, devices: &[&Device]) -> Option<String> {
+fn large_response(resource: &Resource, devices: &[&Device]) -> Option<String> {
     let (name, count) = (&resource.name, devices.len());
     let fit = resource.outputs.max_devices_in_response(devices);
     (fit < count).then(|| {

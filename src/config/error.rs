@@ -110,7 +110,10 @@ impl ConfigErrors {
         match (self.errors.len(), self.more) {
             (1, _) => format!("1 error in the {place}"),
             (count, 0) => format!("{count} errors in the {place}"),
-            (count, more) => format!("{count} errors in the {place}, and {more} more"),
+            (shown, more) => {
+                let count = shown + more;
+                format!("{count} errors in the {place}; the first {shown} are shown")
+            }
         }
     }
 

@@ -33,6 +33,11 @@ impl AllowedHostPaths {
         }
     }
 
+    /// Returns what was expected instead of a path that is not allowed.
+    pub fn expected() -> String {
+        format!("{} or a path under ALLOWED_HOST_PATHS", HARMLESS.join(", "))
+    }
+
     /// Returns whether a config file may use this path. A relative path is never allowed.
     pub fn allow(&self, path: &str) -> bool {
         let path = Path::new(path);

@@ -13,6 +13,16 @@ const NAMED_MAX: usize = 20;
 /// Names shorter than this may differ by one edit, and others by two.
 const LONG_NAME: usize = 12;
 
+/// Names that other programs use for the same purpose, and the variables that were probably meant.
+const ALIASES: [(&str, &str); 6] = [
+    ("NUM_DEVICES", "NUMBER_DEVICES"),
+    ("NUMBER_OF_DEVICES", "NUMBER_DEVICES"),
+    ("DEVICE_COUNT", "NUMBER_DEVICES"),
+    ("RESOURCE", "RESOURCE_NAME"),
+    ("HTTP_ADDR", "HTTP_ADDRESS"),
+    ("LOG_LEVEL", "RUST_LOG"),
+];
+
 /// Returns a warning for each misspelled variable, and one with the number of further ones.
 pub(crate) fn warnings(environment: &Environment) -> Vec<String> {
     let names = environment.keys().map(String::as_str);
@@ -43,10 +53,15 @@ fn likely_name(name: &str) -> Option<String> {
     let without_index = stem.trim_end_matches(|c: char| c.is_ascii_digit());
     let index = &stem[without_index.len()..];
     let base = without_index.trim_end_matches(['_', '-']);
-    if let Some(variable) = nearest(base, PROGRAM_VARIABLES) {
-        return Some(variable.to_owned());
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == base);
+    let variable = alias
+        .map(|(_, variable)| *variable)
+        .or_else(|| nearest(base, &PROGRAM_VARIABLES))
+        .or_else(|| nearest(base, &RESOURCE_VARIABLES))?;
+    let mut likely = variable.to_owned();
+    if PROGRAM_VARIABLES.contains(&variable) {
+        return Some(likely);
     }
-    let mut likely = nearest(base, RESOURCE_VARIABLES)?.to_owned();
     if !index.is_empty() {
         let digits = index.trim_start_matches('0');
         likely.push('_');
@@ -77,19 +92,19 @@ fn split_node(name: &str) -> (&str, Option<&str>) {
     }
 }
 
-/// Returns the variable that is nearest to this name, if it is near enough. The first letters must be equal, because other
-/// programs have variables such as `POD_NAME`, which is near `NODE_NAME`.
-fn nearest<const N: usize>(name: &str, variables: [&'static str; N]) -> Option<&'static str> {
-    let distance = |variable: &'static str| {
-        let most = if variable.len() < LONG_NAME { 1 } else { 2 };
-        // The distance is at least the difference of the lengths, so that a long name costs no time.
-        let is_comparable = name.len().abs_diff(variable.len()) <= most
-            && name.chars().next() == variable.chars().next();
-        let distance = is_comparable.then(|| osa_distance(name, variable))?;
-        (distance <= most).then_some((distance, variable))
+/// Returns the known name that is nearest to this name, if it is near enough. The first letters must be equal, because
+/// other programs have variables such as `POD_NAME`, which is near `NODE_NAME`.
+pub(super) fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    let distance = |known: &'static str| {
+        let most = if known.len() < LONG_NAME { 1 } else { 2 };
+        // Skips the costly comparison of a long name: the distance is at least the difference of the lengths.
+        let is_comparable =
+            name.len().abs_diff(known.len()) <= most && name.chars().next() == known.chars().next();
+        let distance = is_comparable.then(|| osa_distance(name, known))?;
+        (distance <= most).then_some((distance, known))
     };
-    let nearest = variables.into_iter().filter_map(distance).min();
-    nearest.map(|(_, variable)| variable)
+    let nearest = known.iter().copied().filter_map(distance).min();
+    nearest.map(|(_, known)| known)
 }
 
 /// Returns whether the kubelet may have set the variable for a Service: `<NAME>_SERVICE_HOST`, `<NAME>_SERVICE_PORT`,
@@ -137,6 +152,9 @@ mod tests {
             ("LOG_FORMATS", "LOG_FORMAT"),
             ("NODE_NAMES", "NODE_NAME"),
             ("node_name", "NODE_NAME"),
+            ("NUM_DEVICES_1.worker2", "NUMBER_DEVICES_1.worker2"),
+            ("RESOURCE", "RESOURCE_NAME"),
+            ("LOG_LEVEL", "RUST_LOG"),
         ] {
             assert_eq!(likely_name(name).as_deref(), Some(likely), "{name}");
         }
@@ -162,7 +180,6 @@ mod tests {
             "HOSTNAME",
             "HOST_NAME",
             "NODE_IP",
-            "LOG_LEVEL",
             "CONFIG_DIR",
             "PATH",
             "HOME",

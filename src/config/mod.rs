@@ -76,8 +76,10 @@ pub struct Config {
     /// The socket of the kubelet's pod-resources API, or `None` if it is not used.
     pub pod_resources: Option<PathBuf>,
     pub plugins: DesiredPlugins,
-    /// Settings that are valid but probably not intended.
+    /// Settings of resources that are valid but probably not intended.
     pub(crate) warnings: Vec<String>,
+    /// Variables that are valid but probably not intended. A reload cannot change them.
+    environment_warnings: Vec<String>,
 }
 
 impl Config {
@@ -87,6 +89,11 @@ impl Config {
     /// Returns every error in the variables.
     pub fn from_variables(environment: &Environment, host: &Host) -> Result<Self, ConfigErrors> {
         Self::read(environment, None, host)
+    }
+
+    /// Returns the warnings about the resources, then those about the environment.
+    pub(crate) fn all_warnings(&self) -> impl Iterator<Item = &String> {
+        self.warnings.iter().chain(&self.environment_warnings)
     }
 
     /// Reads the program's settings from variables, and the resources from `file` or, if it is `None`, from variables.
@@ -102,13 +109,14 @@ impl Config {
         let program = program::read(environment, host, &mut errors);
         let (node, allowed) = (&program.node, &program.allowed);
         let settings = if let Some(file) = file {
-            variables::refuse_beside_file(environment, node, &mut errors);
+            variables::report_beside_file(environment, node, &mut errors);
             file::read(file, node, &mut errors)
         } else {
             Some(variables::read(environment, node, &mut errors))
         };
-        let plugins =
-            settings.and_then(|settings| resolve::resolve(&settings, node, allowed, &mut errors));
+        let plugins = settings
+            .as_ref()
+            .and_then(|settings| resolve::resolve(settings, node, allowed, &mut errors));
         errors.sort_by_line();
         let resources = plugins
             .as_ref()
@@ -122,10 +130,13 @@ impl Config {
             Err(errors) => return Err(errors.with_warnings(misspelled)),
         };
         let mut warnings = warnings::of(&plugins, host.numa.as_ref());
-        warnings.extend(warnings::of_control(control, dir));
-        warnings.extend(misspelled);
+        warnings.extend(settings.iter().flat_map(warnings::of_settings));
+        let control_socket = warnings::of_control(control, dir);
+        let host_paths = warnings::of_allowed_host_paths(environment, file.is_some());
+        let of_environment = control_socket.into_iter().chain(host_paths);
         Ok(Self {
             warnings,
+            environment_warnings: of_environment.chain(misspelled).collect(),
             plugins,
             namespace: program.namespace,
             node: program.node,

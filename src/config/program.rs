@@ -141,7 +141,6 @@ pub fn config_file(environment: &Environment) -> Option<PathBuf> {
 /// Reads the program's variables. An empty value turns a socket or the HTTP server off; other empty variables count as unset.
 pub fn read(environment: &Environment, host: &Host, errors: &mut ConfigErrors) -> Program {
     let set = ProgramVariables::read(environment, errors);
-    let or = |text: &OptionalText, default: &str| text.text().unwrap_or(default).to_owned();
     Program {
         logs: logs(&set, errors),
         node: node(&set, host, errors),
@@ -149,8 +148,12 @@ pub fn read(environment: &Environment, host: &Host, errors: &mut ConfigErrors) -
         http: http(&set, errors),
         control: control(&set, errors),
         pod_resources: pod_resources(&set, errors),
-        namespace: or(&set.namespace, "simple-device-plugin"),
-        plugin_dir: or(&set.device_plugin_path, PLUGIN_DIR_DEFAULT).into(),
+        namespace: set
+            .namespace
+            .text()
+            .unwrap_or("simple-device-plugin")
+            .to_owned(),
+        plugin_dir: plugin_dir(&set, errors),
     }
 }
 
@@ -188,11 +191,17 @@ fn control(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<PathBuf>
     (!given.is_set_but_empty()).then(|| path.unwrap_or_else(default))
 }
 
+fn plugin_dir(set: &ProgramVariables, errors: &mut ConfigErrors) -> PathBuf {
+    let given = &set.device_plugin_path;
+    let path = given.parsed("DEVICE_PLUGIN_PATH", values::plugin_dir, errors);
+    path.unwrap_or_else(|| PLUGIN_DIR_DEFAULT.into())
+}
+
 fn pod_resources(set: &ProgramVariables, errors: &mut ConfigErrors) -> Option<PathBuf> {
     let given = &set.pod_resources_socket;
     let path = given.parsed("POD_RESOURCES_SOCKET", values::socket_path, errors);
-    // Another plugin directory belongs to another kubelet. The default socket belongs to the node's kubelet, which does not
-    // know the pods of the other one.
+    // Another device plugin directory belongs to another kubelet. The default socket belongs to the node's kubelet,
+    // which does not know the pods of the other one.
     let is_default_dir = set
         .device_plugin_path
         .text()
@@ -274,7 +283,8 @@ mod tests {
         assert_eq!(node_of(&[("NODE_NAME", "n1 ")], host), Ok("n1".into()));
     }
 
-    /// Otherwise devices would be removed that pods of another kubelet hold.
+    /// The default socket belongs to the node's kubelet, which does not know the pods of the kubelet of another
+    /// directory.
     #[test]
     fn pod_resources_socket_has_no_default_for_another_plugin_directory() {
         let socket = |pairs: &[(&str, &str)]| {

@@ -80,7 +80,10 @@ pub async fn follow(
                     reloads.send_modify(|reloads| reloads.record(applied, now));
                 }
                 // The panic itself has been logged.
-                Err(bug) => error!(%bug, "the previous configuration stays in effect"),
+                Err(bug) => error!(
+                    %bug,
+                    "cannot validate the config file: a bug, please report it; the previous configuration stays in effect"
+                ),
             }
         }
         known = file;

@@ -19,6 +19,8 @@ use crate::model::preference::Policy;
 pub(crate) struct Settings {
     pub removal_grace: Duration,
     pub resources: Vec<ResourceSettings>,
+    /// Warnings about settings that have no effect.
+    pub warnings: Vec<String>,
 }
 
 /// Where a value was set. Cheap to clone.
@@ -340,19 +342,19 @@ mod schema {
         }
     }
 
-    /// `KEEP=1 cargo test schema` updates the file.
+    /// `UPDATE=1 cargo test schema` updates the file.
     #[test]
     fn the_schema_file_is_up_to_date() {
         let schema = schemars::schema_for!(File);
         let current = serde_json::to_string_pretty(&schema).unwrap() + "\n";
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/config.schema.json");
-        if std::env::var_os("KEEP").is_some() {
+        if std::env::var_os("UPDATE").is_some() {
             std::fs::write(path, &current).unwrap();
         }
         let kept = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             kept == current,
-            "run KEEP=1 cargo test schema to update config.schema.json"
+            "run UPDATE=1 cargo test schema to update config.schema.json"
         );
     }
 }

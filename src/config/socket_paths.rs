@@ -6,7 +6,8 @@ use super::error::ConfigErrors;
 use crate::model::socket_name::{KUBELET_SOCKET, SOCKET_PATH_MAX};
 use crate::offer::resource::Resource;
 
-/// Reports an error if the longest socket path in the plugin directory, including the kubelet's, exceeds the limit of Linux.
+/// Reports an error if the longest socket path in the device plugin directory, including the kubelet's, exceeds the
+/// limit of Linux.
 pub(crate) fn validate(dir: &Path, resources: &[Resource], errors: &mut ConfigErrors) {
     let names = resources.iter().map(|resource| resource.socket.as_str());
     let longest = names.chain([KUBELET_SOCKET]).max_by_key(|name| name.len());

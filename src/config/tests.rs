@@ -133,6 +133,7 @@ fn reports_every_error_at_once() {
         ("LOG_FORMAT", "xml"),
         ("RUST_LOG", "loud"),
         ("ALLOWED_HOST_PATHS", "/opt, opt"),
+        ("DEVICE_PLUGIN_PATH", "plugins"),
     ];
     let errors: Vec<String> = config(&pairs)
         .expect_err("no error")
@@ -151,6 +152,7 @@ fn reports_every_error_at_once() {
             "RUST_LOG=loud",
             "LOG_FORMAT=xml",
             "ALLOWED_HOST_PATHS= opt",
+            "DEVICE_PLUGIN_PATH=plugins",
             "NUMBER_DEVICES=two",
             "NUMA_NODES=0-",
             "PREFERRED_ALLOCATION=best",
@@ -298,6 +300,33 @@ fn warns_about_conflicting_resources() {
     for (warning, start) in warnings.iter().zip(starts) {
         assert!(warning.starts_with(start), "{warning}");
     }
+}
+
+#[test]
+fn warns_about_variables_without_an_effect() {
+    let warnings = |pairs: &[(&str, &str)]| -> Vec<String> {
+        config(pairs).unwrap().all_warnings().cloned().collect()
+    };
+    let host_path = ("DEVICE_FILE_HOST_PATH", "/dev/null");
+    assert_eq!(
+        warnings(&[
+            ("RESOURCE_NAME", "a/x,a/y"),
+            host_path,
+            ("ALLOWED_HOST_PATHS", "/opt"),
+            ("NUM_DEVICES", "1"),
+        ]),
+        [
+            "DEVICE_FILE_HOST_PATH has no effect without DEVICE_FILE_PREFIX",
+            "ALLOWED_HOST_PATHS has no effect without CONFIG_FILE",
+            "NUM_DEVICES: unknown variable, ignored; did you mean NUMBER_DEVICES?",
+        ]
+    );
+    let with_prefix = [
+        ("RESOURCE_NAME", "a/x,a/y"),
+        host_path,
+        ("DEVICE_FILE_PREFIX", "x,"),
+    ];
+    assert_eq!(warnings(&with_prefix), [""; 0]);
 }
 
 /// Measured: the kubelet cannot receive the response for 45,000 of these devices.

@@ -99,6 +99,14 @@ impl FromStr for HttpAddress {
     }
 }
 
+pub(crate) fn plugin_dir(text: &str) -> Result<PathBuf, &'static str> {
+    if text.starts_with('/') {
+        Ok(text.into())
+    } else {
+        Err("the absolute path of the kubelet's device plugin directory")
+    }
+}
+
 pub(crate) fn socket_path(text: &str) -> Result<PathBuf, &'static str> {
     if text.starts_with('/') && !text.ends_with('/') && text.len() <= SOCKET_PATH_MAX {
         Ok(text.into())

@@ -5,6 +5,8 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
+use super::environment::Environment;
+use super::settings::{At, Origin, ResourceSettings, Settings};
 use super::{ConfiguredFaults, DesiredPlugins, container_limits};
 use crate::model::allocation::Outputs;
 use crate::model::device::Device;
@@ -49,12 +51,52 @@ pub fn of(plugins: &DesiredPlugins, online: Option<&NumaNodes>) -> Vec<String> {
     warnings
 }
 
-/// Returns a warning if the control socket is in the plugin directory.
+/// Returns the warnings about settings that have no effect.
+pub(crate) fn of_settings(settings: &Settings) -> Vec<String> {
+    let is_set = |at: &Option<At<String>>| at.as_ref().is_some_and(|at| !at.value.is_empty());
+    let host_path = |resource: &ResourceSettings| {
+        let path = resource.device_file_host_path.as_ref();
+        path.filter(|path| !path.value.is_empty())
+            .map(|path| path.origin.clone())
+    };
+    let with_prefix = settings.resources.iter();
+    let with_prefix = with_prefix.filter(|resource| is_set(&resource.device_file_prefix));
+    // One variable can apply to several resources, some of which have no prefix.
+    let effective: Vec<Origin> = with_prefix.filter_map(host_path).collect();
+    let mut warnings = settings.warnings.clone();
+    for resource in &settings.resources {
+        let Some(origin) = host_path(resource).filter(|origin| !effective.contains(origin)) else {
+            continue;
+        };
+        let warning = match origin {
+            Origin::Variable(name) => {
+                format!("{name} has no effect without DEVICE_FILE_PREFIX")
+            }
+            Origin::Line(_) => format!(
+                "{}: deviceFileHostPath has no effect without deviceFilePrefix",
+                sanitize(&resource.name.value)
+            ),
+        };
+        if !warnings.contains(&warning) {
+            warnings.push(warning);
+        }
+    }
+    warnings
+}
+
+/// Returns a warning if `ALLOWED_HOST_PATHS` is set without a config file.
+pub(crate) fn of_allowed_host_paths(environment: &Environment, has_file: bool) -> Option<String> {
+    let paths = environment.get("ALLOWED_HOST_PATHS")?.to_string_lossy();
+    (!has_file && !paths.trim().is_empty())
+        .then(|| "ALLOWED_HOST_PATHS has no effect without CONFIG_FILE".to_owned())
+}
+
+/// Returns a warning if the control socket is in the device plugin directory.
 pub(crate) fn of_control(control: Option<&Path>, plugin_dir: &Path) -> Option<String> {
     let control = control.filter(|control| control.parent() == Some(plugin_dir))?;
     let path = control.display();
     Some(format!(
-        "CONTROL_SOCKET {path} is in the kubelet's plugin directory: the kubelet deletes every socket there when it starts"
+        "CONTROL_SOCKET {path} is in the kubelet's device plugin directory: the kubelet deletes every socket there when it starts"
     ))
 }
 
@@ -141,28 +183,28 @@ fn shared<'a>(
     let mut owners: HashMap<Cow<str>, usize> = HashMap::new();
     let mut groups: BTreeMap<usize, (Cow<str>, BTreeSet<usize>)> = BTreeMap::new();
     let mut twice: BTreeMap<usize, Cow<str>> = BTreeMap::new();
-    for (place, resource) in resources.iter().enumerate() {
+    for (index, resource) in resources.iter().enumerate() {
         for name in names(resource) {
             let Entry::Occupied(owner) = owners.entry(name.clone()) else {
-                owners.insert(name, place);
+                owners.insert(name, index);
                 continue;
             };
             let first = *owner.get();
-            if first == place {
-                twice.entry(place).or_insert(name);
+            if first == index {
+                twice.entry(index).or_insert(name);
             } else {
                 groups
                     .entry(first)
                     .or_insert((name, BTreeSet::from([first])))
                     .1
-                    .insert(place);
+                    .insert(index);
             }
         }
     }
-    let warn_of = |(name, places): (Cow<str>, BTreeSet<usize>)| {
-        let names: Vec<&str> = places
+    let warn_of = |(name, indexes): (Cow<str>, BTreeSet<usize>)| {
+        let names: Vec<&str> = indexes
             .iter()
-            .map(|place| resources[*place].name.as_str())
+            .map(|index| resources[*index].name.as_str())
             .collect();
         format!(
             "{} share {what} {}: {effect}",
@@ -170,8 +212,8 @@ fn shared<'a>(
             sanitize(&name)
         )
     };
-    let warn_twice = |(place, name): (usize, Cow<str>)| {
-        let resource = &resources[place].name;
+    let warn_twice = |(index, name): (usize, Cow<str>)| {
+        let resource = &resources[index].name;
         format!(
             "{resource} has {what} {} for several devices: {effect}",
             sanitize(&name)

@@ -31,7 +31,7 @@ pub fn ask(socket: &Path, request: &Request) -> anyhow::Result<Reply> {
             anyhow!("permission denied for {path}: run the command as root or as the daemon's user")
         }
         ErrorKind::WouldBlock | ErrorKind::TimedOut => anyhow!(
-            "no reply from the daemon at {path} within {} s; see the daemon's log",
+            "the daemon at {path} does not respond within {} s; see its log",
             TIMEOUT.as_secs()
         ),
         _ => anyhow!(

@@ -1,5 +1,6 @@
 //! The control protocol: a client sends one request and gets one reply. Each is a line of JSON with the protocol
-//! version. The client makes all human-readable text.
+//! version. The client makes the human-readable text, except for texts of the daemon in the status, such as `waitsFor`
+//! and `lastError.what`.
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -105,7 +106,7 @@ pub struct ResetReply {
 #[serde(rename_all = "camelCase")]
 pub struct FaultReply {
     pub resource: String,
-    /// The fault as it was set, with its seed even if that was chosen at random.
+    /// The fault as it was set. If it has a probability, it has a seed, which may be random.
     pub fault: Fault,
     /// Why the fault is never injected; `None` if the kubelet makes the call.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -29,6 +29,9 @@ use crate::util::sanitize::sanitize;
 use super::apply;
 use super::protocol::{Message, MessageVersion, Refusal, Reply, Request, VERSION};
 
+/// The socket's name in the log.
+const SOCKET_NAME: &str = "the control socket";
+
 const CONNECTIONS_MAX: usize = 8;
 
 /// A refusal lists at most this many resource names, and the number of the others.
@@ -115,17 +118,14 @@ fn create_parent_dir(path: &Path) -> Result<(), BindError> {
 async fn serve(socket: &OwnSocket, handler: RequestHandler) -> Infallible {
     let listener = Arc::clone(socket.listener());
     let accept = |cx: &mut Context<'_>| listener.poll_accept(cx).map_ok(|(stream, _)| stream);
-    clients::serve(
-        "the control socket",
-        CONNECTIONS_MAX,
-        accept,
-        |stream, request| handle_connection(stream, request, handler.clone()),
-    )
+    clients::serve(SOCKET_NAME, CONNECTIONS_MAX, accept, |stream, request| {
+        handle_connection(stream, request, handler.clone())
+    })
     .await
 }
 
 async fn handle_connection(mut stream: UnixStream, seen: RequestSeen, handler: RequestHandler) {
-    if !is_trusted(&stream) {
+    if !is_trusted(&stream, SOCKET_NAME) {
         return;
     }
     let (read, mut write) = stream.split();
@@ -135,7 +135,7 @@ async fn handle_connection(mut stream: UnixStream, seen: RequestSeen, handler: R
         Ok(Ok(_)) => {}
         Ok(Err(_)) | Err(_) => return,
     }
-    seen.note();
+    seen.record();
     let reply = match parse(&line) {
         Ok(request) => handler.respond(request).await,
         Err(refusal) => Reply::Refused(refusal).into(),

@@ -6,11 +6,10 @@ use super::{Fault, FaultKind};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FaultId(pub(super) u64);
 
-/// A fault that is set, with its counters.
 #[derive(Clone, Debug)]
 pub struct ArmedFault {
     pub id: FaultId,
-    /// The fault with its seed, including a random one.
+    /// The fault with the user's seed or, if it has a probability, a random one.
     pub fault: Fault,
     /// Whether the fault was set at run time. If not, it comes from the configuration.
     pub(crate) set_at_run_time: bool,
@@ -31,7 +30,7 @@ impl ArmedFault {
         let mut fault = requested.clone();
         let schedule = &mut fault.schedule;
         let seed = schedule.seed.unwrap_or(seed);
-        // Without a probability, the seed has no effect and is not shown.
+        // Without a probability, a seed has no effect. It is shown only if the user gave it.
         let needed = schedule.probability.map(|_| seed);
         schedule.seed = schedule.seed.or(needed);
         Self {

@@ -27,12 +27,12 @@ pub(crate) const DELAY_LIMITS_REASON: &str = "the kubelet admits pods one at a t
 #[derive(Debug, Default)]
 pub struct Delays {
     /// The delays that may still count within the current window.
-    granted: Vec<LedgerEntry>,
+    granted: Vec<ChargedDelay>,
     next: u64,
 }
 
 #[derive(Debug)]
-struct LedgerEntry {
+struct ChargedDelay {
     id: u64,
     began: Instant,
     ended: Instant,
@@ -56,7 +56,7 @@ impl Delays {
         let id = self.next;
         self.next += 1;
         if !length.is_zero() {
-            self.granted.push(LedgerEntry {
+            self.granted.push(ChargedDelay {
                 id,
                 began: now,
                 ended: now + length,

@@ -56,7 +56,7 @@ impl Flaps {
                 .iter()
                 .filter(|device| device.is_allocatable())
                 .count();
-            if healthy > 0 && faults.health(id) {
+            if healthy > 0 && faults.inject_health(id) {
                 injected.push(healthy);
                 phase.until = now + flap.down;
                 // Include devices that are Unhealthy already, so that they do not become Healthy during the phase.

@@ -38,9 +38,9 @@ pub(crate) enum FaultKind {
 /// The effect of a fault on a call from the kubelet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum CallFault {
-    /// Delays the answer.
+    /// Delays the response.
     Delay(Duration),
-    /// Returns this error instead of an answer.
+    /// Returns this error instead of a response.
     Error {
         code: ErrorCode,
         message: Option<String>,

@@ -30,12 +30,12 @@ pub struct CallInjections {
     /// The delays. The call is delayed by their sum.
     pub delays: Vec<(FaultId, Duration)>,
     /// The error that the call returns, with the fault that causes it.
-    pub refusal: Option<(FaultId, Refusal)>,
+    pub error: Option<(FaultId, InjectedError)>,
 }
 
-/// An error that the kubelet gets instead of an answer.
+/// An error that the kubelet gets instead of a response.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
+pub struct InjectedError {
     pub code: ErrorCode,
     pub message: String,
 }
@@ -172,7 +172,7 @@ impl Faults {
     }
 
     /// Evaluates the faults on this injection point for one call.
-    pub fn call(&mut self, point: InjectionPoint) -> CallInjections {
+    pub fn inject_call(&mut self, point: InjectionPoint) -> CallInjections {
         let mut injections = CallInjections::default();
         for armed in self.inject(point, |_| true) {
             match armed.fault.on.call() {
@@ -181,13 +181,13 @@ impl Faults {
                     injections.delays.push((armed.id, *delay));
                 }
                 // A call returns only the first error.
-                Some(CallFault::Error { .. }) if injections.refusal.is_some() => {
+                Some(CallFault::Error { .. }) if injections.error.is_some() => {
                     armed.injected -= 1;
                 }
                 Some(CallFault::Error { code, message }) => {
                     let message = message.as_deref().unwrap_or(MESSAGE_DEFAULT).to_owned();
                     let code = *code;
-                    injections.refusal = Some((armed.id, Refusal { code, message }));
+                    injections.error = Some((armed.id, InjectedError { code, message }));
                 }
                 None => {}
             }
@@ -205,7 +205,7 @@ impl Faults {
     }
 
     /// Takes back one injection of each of these faults, because it had no effect.
-    pub(crate) fn uncount(&mut self, ids: &[FaultId]) {
+    pub(crate) fn undo_injections(&mut self, ids: &[FaultId]) {
         for armed in &mut self.armed {
             if ids.contains(&armed.id) {
                 armed.injected = armed.injected.saturating_sub(1);
@@ -214,13 +214,17 @@ impl Faults {
     }
 
     /// Evaluates the `stream` faults, and returns how many of them end the stream.
-    pub fn stream(&mut self, evaluated: &mut Evaluated) -> usize {
+    pub fn inject_stream(&mut self, evaluated: &mut Evaluated) -> usize {
         self.inject(InjectionPoint::Stream, |id| evaluated.insert(id))
             .len()
     }
 
     /// Evaluates the `registration` faults, and returns those that suspend the registration.
-    pub fn registration(&mut self, evaluated: &mut Evaluated, now: Instant) -> Vec<Suspension> {
+    pub fn inject_registration(
+        &mut self,
+        evaluated: &mut Evaluated,
+        now: Instant,
+    ) -> Vec<Suspension> {
         let injected = self.inject(InjectionPoint::Registration, |id| evaluated.insert(id));
         let suspensions = injected
             .into_iter()
@@ -235,7 +239,7 @@ impl Faults {
     }
 
     /// Evaluates this `health` fault, and returns whether its devices become Unhealthy.
-    pub(super) fn health(&mut self, id: FaultId) -> bool {
+    pub(super) fn inject_health(&mut self, id: FaultId) -> bool {
         !self
             .inject(InjectionPoint::Health, |other| other == id)
             .is_empty()
@@ -283,15 +287,13 @@ mod tests {
         ] {
             faults.set(fault(json), 1).expect("room");
         }
-        let injections = faults.call(InjectionPoint::Allocate);
+        let injections = faults.inject_call(InjectionPoint::Allocate);
         let delays: Vec<u64> = injections.delays.iter().map(|(_, d)| d.as_secs()).collect();
         assert_eq!(delays, [1, 2]);
-        let code = injections
-            .refusal
-            .map(|(_, refusal)| refusal.code.to_string());
+        let code = injections.error.map(|(_, error)| error.code.to_string());
         assert_eq!(code.as_deref(), Some("ABORTED"));
         let ids: Vec<FaultId> = injections.delays.iter().map(|(id, _)| *id).collect();
-        faults.uncount(&ids);
+        faults.undo_injections(&ids);
         let injected: Vec<u64> = faults.armed().iter().map(|armed| armed.injected).collect();
         assert_eq!(injected, [0, 1, 0, 0, 0]);
     }
@@ -308,7 +310,7 @@ mod tests {
         }
         let mut evaluated = Evaluated::new();
         let until = |faults: &mut Faults, evaluated: &mut Evaluated| -> Vec<Option<u64>> {
-            let suspensions = faults.registration(evaluated, now);
+            let suspensions = faults.inject_registration(evaluated, now);
             let seconds =
                 |suspension: &Suspension| suspension.until.map(|until| (until - now).as_secs());
             suspensions.iter().map(seconds).collect()
@@ -330,7 +332,7 @@ mod tests {
         let seeds = faults.armed().iter().map(|armed| armed.fault.schedule.seed);
         assert_eq!(seeds.collect::<Vec<_>>(), [Some(5), None, None]);
         // A fault in both configurations keeps its counters.
-        assert_eq!(faults.stream(&mut Evaluated::new()), 1);
+        assert_eq!(faults.inject_stream(&mut Evaluated::new()), 1);
         let second = [other.clone(), one];
         assert!(faults.configure(&second, || 7).is_empty());
         let injected: Vec<u64> = faults.armed().iter().map(|armed| armed.injected).collect();
@@ -393,11 +395,11 @@ mod tests {
         for lasting in [registration, delay] {
             faults.set(lasting, 1).expect("room");
         }
-        faults.registration(&mut Evaluated::new(), Instant::now());
-        faults.call(InjectionPoint::Allocate);
+        faults.inject_registration(&mut Evaluated::new(), Instant::now());
+        faults.inject_call(InjectionPoint::Allocate);
         while faults.set(stream.clone(), 1).is_ok() {}
         assert!(!faults.armed()[2].is_exhausted());
-        assert_eq!(faults.stream(&mut Evaluated::new()), FAULTS_MAX - 2);
+        assert_eq!(faults.inject_stream(&mut Evaluated::new()), FAULTS_MAX - 2);
         assert!(faults.armed().iter().all(ArmedFault::is_exhausted));
         for _ in 2..FAULTS_MAX {
             faults

@@ -174,7 +174,7 @@ impl Devices {
 
 /// Generates the devices of a resource that is configured with a number of devices.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counted {
+pub struct CountedDevices {
     /// Device IDs have the form `<prefix>-<node>-<index>`.
     prefix: String,
     node: String,
@@ -191,7 +191,7 @@ pub struct ListTooLarge {
     pub fit: usize,
 }
 
-impl Counted {
+impl CountedDevices {
     /// Devices are distributed over the NUMA nodes in turn.
     pub fn new(prefix: &str, node: &str, numa: NumaNodes) -> Self {
         Self {
@@ -284,7 +284,7 @@ mod tests {
 
     #[test]
     fn ids_consist_of_prefix_node_and_index() {
-        let devices = Counted::new("gpu", "worker", numa("0+2")).devices(11);
+        let devices = CountedDevices::new("gpu", "worker", numa("0+2")).devices(11);
         assert_eq!(&*devices.as_slice()[10].id, "gpu-worker-10");
         assert_eq!(*devices.as_slice()[1].numa, [2]);
         assert_eq!(devices.get("gpu-worker-9").map(|d| d.index), Some(9));
@@ -293,7 +293,7 @@ mod tests {
 
     #[test]
     fn sets_the_health_by_id() {
-        let mut devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(2);
+        let mut devices = CountedDevices::new("gpu", "worker", NumaNodes::default()).devices(2);
         assert_eq!(
             devices.set_health("gpu-worker-1", Health::Unhealthy),
             Ok(true)
@@ -312,17 +312,17 @@ mod tests {
     #[test]
     fn refuses_a_list_that_is_too_large_with_the_count_that_fits() {
         let Err(ListTooLarge { fit }) =
-            Counted::new("gpu", "worker", NumaNodes::default()).list_size(usize::MAX)
+            CountedDevices::new("gpu", "worker", NumaNodes::default()).list_size(usize::MAX)
         else {
             panic!("an endless list fits");
         };
         assert!(
-            Counted::new("gpu", "worker", NumaNodes::default())
+            CountedDevices::new("gpu", "worker", NumaNodes::default())
                 .list_size(fit)
                 .is_ok()
         );
         assert_eq!(
-            Counted::new("gpu", "worker", NumaNodes::default()).list_size(fit + 1),
+            CountedDevices::new("gpu", "worker", NumaNodes::default()).list_size(fit + 1),
             Err(ListTooLarge { fit })
         );
     }

@@ -213,13 +213,13 @@ struct Usage<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::device::Counted;
+    use crate::model::device::CountedDevices;
     use crate::model::numa::NumaNodes;
     use proptest::prelude::*;
 
     fn devices(count: usize, numa: &str) -> Devices {
         let numa: NumaNodes = numa.parse().unwrap_or_default();
-        Counted::new("d", "n", numa).devices(count)
+        CountedDevices::new("d", "n", numa).devices(count)
     }
 
     fn ids(indexes: &[usize]) -> Vec<String> {

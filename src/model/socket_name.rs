@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::model::resource_name::ResourceName;
 
-/// File name of the kubelet's registration socket in the plugin dir.
+/// File name of the kubelet's registration socket in the device plugin directory.
 pub const KUBELET_SOCKET: &str = "kubelet.sock";
 
 /// In bytes. The size of `sockaddr_un.sun_path` without its terminating NUL.
@@ -19,7 +19,7 @@ const SUFFIX: &str = ".sock";
 const STEM_MAX: usize = SOCKET_NAME_MAX - SUFFIX.len();
 const HASH_DIGITS: usize = 16;
 
-/// A socket's file name in the plugin dir, for example `simple-device-plugin.sock`.
+/// A socket's file name in the device plugin directory, for example `simple-device-plugin.sock`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketName(String);
 

@@ -285,7 +285,7 @@ impl Field {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::device::Counted;
+    use crate::model::device::CountedDevices;
     use crate::model::device::{Detail, Devices};
     use crate::model::numa::NumaNodes;
 
@@ -376,7 +376,7 @@ mod tests {
                 "{text}"
             );
         }
-        let counted = Counted::new("d", "n", NumaNodes::default()).devices(1);
+        let counted = CountedDevices::new("d", "n", NumaNodes::default()).devices(1);
         let device = &counted.as_slice()[0];
         assert_eq!(
             parsed("{id}{index}{numa}").unwrap().missing_value(device),

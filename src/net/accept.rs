@@ -18,7 +18,7 @@ pub(crate) struct Acceptor {
 }
 
 impl Acceptor {
-    /// Creates an acceptor. Log messages call the socket `socket`.
+    /// `socket` names the socket in log messages.
     pub fn new(socket: &str) -> Self {
         Self {
             message: format!("cannot accept a connection on {socket}; retrying"),

@@ -22,7 +22,7 @@ pub(crate) struct RequestSeen(Arc<AtomicBool>);
 
 impl RequestSeen {
     /// Records that the client has sent a request.
-    pub fn note(&self) {
+    pub fn record(&self) {
         self.0.store(true, Ordering::Relaxed);
     }
 

@@ -123,7 +123,7 @@ impl Peers {
         });
     }
 
-    /// Records an RPC on a connection, applies `change` to its peer, and wakes subscribers.
+    /// Changes the peer of a connection that has made an RPC, and wakes subscribers.
     pub fn note(&self, id: ConnectionId, change: impl FnOnce(&mut Peer)) {
         self.table.send_if_modified(|table| {
             let Some(peer) = table.open.get_mut(&id) else {
@@ -220,7 +220,7 @@ async fn next_connection(
 }
 
 fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
-    if !peers.any_user && !is_trusted(&stream) {
+    if !peers.any_user && !is_trusted(&stream, &peers.endpoint) {
         if stream
             .peer_cred()
             .is_ok_and(|peer| user_namespace::is_outside(peer.uid()))
@@ -240,8 +240,9 @@ fn admit(stream: UnixStream, peers: &Peers) -> Option<Connection> {
     })
 }
 
-/// Returns whether the peer is root or this process's user. Logs a warning for any other user.
-pub(crate) fn is_trusted(stream: &UnixStream) -> bool {
+/// Returns whether the peer is root or this process's user. Logs a warning for any other user, in which `socket` names
+/// the socket.
+pub(crate) fn is_trusted(stream: &UnixStream, socket: &str) -> bool {
     let Ok(peer) = stream.peer_cred() else {
         return false;
     };
@@ -250,20 +251,21 @@ pub(crate) fn is_trusted(stream: &UnixStream) -> bool {
         let uid = peer.uid();
         if user_namespace::is_outside(uid) {
             warn!(
+                socket,
                 uid,
                 "refused a connection from outside this user namespace; if the peer is the kubelet, {REMEDY}"
             );
         } else {
             warn!(
-                uid,
-                "refused a connection: only root and the daemon's own user may connect"
+                socket,
+                uid, "refused a connection: only root and the daemon's own user may connect"
             );
         }
     }
     trusted
 }
 
-/// Root and this process's user can write to the plugin dir anyway, so connecting gives them no new power.
+/// Root and this process's user can write to the device plugin directory anyway, so connecting gives them no new power.
 const fn may_connect(uid: u32, own: u32) -> bool {
     uid == 0 || uid == own
 }

@@ -114,7 +114,7 @@ fn remove_stale(path: &Path) -> Result<Predecessor, BindError> {
         Ok(file) if !file.file_type().is_socket() => return Err(BindError::NotASocket),
         Ok(_) => {}
     }
-    if answers(path)? {
+    if has_listener(path)? {
         return Err(BindError::Taken);
     }
     match std::fs::remove_file(path) {
@@ -128,7 +128,7 @@ fn remove_stale(path: &Path) -> Result<Predecessor, BindError> {
 ///
 /// # Errors
 /// Returns an error if no socket can be created for the probe, or the path is too long for a socket.
-pub fn answers(path: &Path) -> io::Result<bool> {
+pub fn has_listener(path: &Path) -> io::Result<bool> {
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let probe = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     let address = SocketAddrUnix::new(path)?;

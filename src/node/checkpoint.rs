@@ -1,5 +1,5 @@
 //! Parses the kubelet's checkpoint: the registered resources and the devices that pods hold, as of the kubelet's last
-//! write. The checksum is not verified, because it is a hash of a Go struct's memory representation.
+//! write. The checksum is not verified, because it is a hash of the printed form of a Go struct.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,4 +1,5 @@
-//! Reads the kubelet's checkpoint file, `kubelet_internal_checkpoint` in the plugin dir. The program never writes it.
+//! Reads the kubelet's checkpoint file, `kubelet_internal_checkpoint` in the device plugin directory. The program never
+//! writes it.
 
 use std::io;
 use std::mem::{Discriminant, discriminant};
@@ -15,7 +16,7 @@ use crate::node::checkpoint::{Checkpoint, parse};
 use crate::util::file_id::FileVersion;
 use crate::util::regular_file::RegularFile;
 
-/// The name of the file in the plugin dir.
+/// The name of the file in the device plugin directory.
 pub const FILE: &str = "kubelet_internal_checkpoint";
 
 /// The most bytes that are read: many times the size for 100 resources with 1,000 devices each.
@@ -28,8 +29,8 @@ const RECENT: Duration = Duration::from_millis(100);
 /// The limit for one read. A hung disk can block a read forever.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The checkpoint file of one plugin dir. The file is read again only after a change, and by one caller at a time. So a
-/// hung disk blocks at most one thread, however many callers wait. Clones share the last result.
+/// The checkpoint file of one device plugin directory. The file is read again only after a change, and by one caller at
+/// a time. So a hung disk blocks at most one thread, however many callers wait. Clones share the last result.
 #[derive(Clone, Debug)]
 pub struct CheckpointFile {
     path: PathBuf,
@@ -64,7 +65,7 @@ struct Read {
     began: Instant,
     version: FileVersion,
     /// Whether a later change is certain to change `version`. Timestamps of file systems are coarse.
-    is_settled: bool,
+    is_unambiguous: bool,
     outcome: Result<LoadedCheckpoint, CheckpointError>,
 }
 
@@ -77,7 +78,7 @@ pub struct LoadedCheckpoint {
 }
 
 impl CheckpointFile {
-    /// Creates a reader for the checkpoint in the plugin dir `dir`. The file need not exist.
+    /// Creates a reader for the checkpoint in the device plugin directory. The file need not exist.
     pub fn new(dir: &Path) -> Self {
         let path = dir.join(FILE);
         let last = LastRead {
@@ -104,7 +105,7 @@ impl CheckpointFile {
     pub async fn read(&self) -> Result<LoadedCheckpoint, CheckpointError> {
         if let Ok(last) = self.last.try_lock()
             && let Some(read) = &last.read
-            && read.is_settled
+            && read.is_unambiguous
             && self.version() == Some(read.version)
         {
             return read.outcome.clone();
@@ -134,14 +135,15 @@ impl CheckpointFile {
             let read = tokio::task::spawn_blocking(move || last.read()).await;
             read.map_err(|error| CheckpointError::Unreadable(error.to_string()))?
         };
-        let late = |_| CheckpointError::Unreadable("the read took longer than 5 s".to_owned());
+        let late =
+            |_| CheckpointError::Unreadable("the disk does not respond within 5 s".to_owned());
         timeout(READ_TIMEOUT, reading).await.map_err(late)?
     }
 }
 
 impl LastRead {
     fn read(&mut self) -> Result<LoadedCheckpoint, CheckpointError> {
-        let read = self.open();
+        let read = self.load();
         match &read {
             Ok(_) | Err(CheckpointError::Missing) => self.logged = None,
             Err(error) if self.logged == Some(discriminant(error)) => {}
@@ -153,7 +155,7 @@ impl LastRead {
         read
     }
 
-    fn open(&mut self) -> Result<LoadedCheckpoint, CheckpointError> {
+    fn load(&mut self) -> Result<LoadedCheckpoint, CheckpointError> {
         let began = Instant::now();
         let unreadable = |error: io::Error| match error.kind() {
             io::ErrorKind::NotFound => CheckpointError::Missing,
@@ -163,7 +165,7 @@ impl LastRead {
         let version = FileVersion::from(file.metadata());
         // Another caller may have read this version while this one waited for the lock.
         if let Some(before) = &self.read
-            && before.is_settled
+            && before.is_unambiguous
             && before.version == version
         {
             return before.outcome.clone();
@@ -185,7 +187,7 @@ impl LastRead {
         self.read = Some(Read {
             began,
             version,
-            is_settled: version.is_settled(),
+            is_unambiguous: version.is_unambiguous(),
             outcome: outcome.clone(),
         });
         outcome
@@ -225,8 +227,8 @@ mod tests {
         };
         write(HELD);
         assert!(file.read().await.unwrap().checkpoint.get("a/b").is_some());
-        // Until then, a replacement could have the same timestamps.
-        std::thread::sleep(FileVersion::SETTLES_WITHIN);
+        // A replacement within this time could have the same timestamps.
+        std::thread::sleep(FileVersion::TIMESTAMP_RESOLUTION);
         let first = file.read().await.unwrap();
         let again = file.clone().read().await.unwrap();
         assert!(Arc::ptr_eq(&first.checkpoint, &again.checkpoint));

@@ -1,4 +1,5 @@
-//! The kubelet's interfaces on the node: the plugin dir, kubelet.sock, the checkpoint and the pod-resources API.
+//! The kubelet's interfaces on the node: the device plugin directory, kubelet.sock, the checkpoint and the
+//! pod-resources API.
 
 pub mod channel;
 pub mod checkpoint;

@@ -2,7 +2,7 @@
 
 use std::error::Error as _;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use thiserror::Error;
@@ -20,7 +20,7 @@ use crate::util::sanitize::sanitize;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The delays before a refused connection is tried again. A server creates its socket file with `bind` before it calls
+/// The delays before a refused connection is retried. A server creates its socket file with `bind` before it calls
 /// `listen`, so a process that watches the directory can connect too early.
 const CONNECT_RETRY_DELAYS: [Duration; 3] = [
     Duration::from_millis(1),
@@ -42,8 +42,8 @@ pub(crate) struct KubeletConnection {
 /// Why the connection to the kubelet failed.
 #[derive(Debug, Error)]
 pub(crate) enum NoKubelet {
-    #[error("there is no socket kubelet.sock")]
-    Missing,
+    #[error("there is no socket {}", sanitize(&.0.display().to_string()))]
+    Missing(PathBuf),
     /// No process listens on the socket, or this process has no permission to connect.
     #[error("cannot connect to kubelet.sock: {0}")]
     Refused(io::Error),
@@ -51,7 +51,7 @@ pub(crate) enum NoKubelet {
     #[error("cannot connect to kubelet.sock from this pod's user namespace: {REMEDY}")]
     UserNamespace,
     /// The kubelet's HTTP/2 server sent nothing.
-    #[error("the kubelet did not respond on kubelet.sock within {} s", CONNECT_TIMEOUT.as_secs())]
+    #[error("the kubelet does not respond on kubelet.sock within {} s", CONNECT_TIMEOUT.as_secs())]
     Silent,
     #[error("kubelet.sock was replaced during the connection attempt")]
     Replaced,
@@ -65,7 +65,7 @@ pub(crate) enum RegisterError {
     Refused(String),
     #[error("the connection to the kubelet was lost during Register")]
     Broken,
-    #[error("the kubelet did not answer Register within {} s", REGISTER_TIMEOUT.as_secs())]
+    #[error("the kubelet does not respond to Register within {} s", REGISTER_TIMEOUT.as_secs())]
     TimedOut,
 }
 
@@ -76,7 +76,7 @@ impl KubeletConnection {
     /// Returns an error if no kubelet answers.
     pub async fn open(socket: &Path) -> Result<Self, NoKubelet> {
         let identity = FileVersion::of_socket(socket).map_err(NoKubelet::Refused)?;
-        let identity = identity.ok_or(NoKubelet::Missing)?;
+        let identity = identity.ok_or_else(|| NoKubelet::Missing(socket.to_owned()))?;
         let stream = timeout(CONNECT_TIMEOUT, connect_and_await_settings(socket))
             .await
             .map_err(|_| NoKubelet::Silent)?
@@ -98,7 +98,7 @@ impl KubeletConnection {
     /// Calls Register. Before it answers, the kubelet dials the plugin's socket and calls GetDevicePluginOptions.
     ///
     /// # Errors
-    /// Returns an error if the kubelet refuses, does not answer within 15 s, or closes the connection.
+    /// Returns an error if the kubelet refuses, does not respond within 15 s, or closes the connection.
     pub async fn register(self, request: RegisterRequest) -> Result<(), RegisterError> {
         let mut client = RegistrationClient::new(self.channel);
         match timeout(REGISTER_TIMEOUT, client.register(request)).await {

@@ -1,4 +1,5 @@
-//! Watches the plugin dir for changes of kubelet.sock and of the plugins' sockets. One watch serves the whole process.
+//! Watches the device plugin directory for changes of kubelet.sock and of the plugins' sockets. One watch serves the
+//! whole process.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -15,19 +16,19 @@ use crate::util::file_id::FileVersion;
 /// The version of the socket `kubelet.sock`, or `None` if there is no such socket.
 pub(crate) type KubeletSocket = Option<FileVersion>;
 
-/// Examines the plugin dir at every event and poll. Each time, it sends a value even if kubelet.sock is unchanged, so
-/// that every plugin checks for its own socket.
+/// Examines the device plugin directory at every event and poll. Each time, it sends a value even if kubelet.sock is
+/// unchanged, so that every plugin checks for its own socket.
 pub(crate) struct KubeletWatcher {
     dir: PluginDir,
     socket: watch::Sender<KubeletSocket>,
     watch: DirWatch,
 }
 
-/// The plugin dir was removed while in use. A container's mount refers to the removed directory until the container is
-/// restarted.
+/// The device plugin directory was removed while in use. A container's mount refers to the removed directory until the
+/// container is restarted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 #[error(
-    "the plugin dir was replaced on the host; only a restarted container can see the new directory"
+    "the device plugin directory was replaced on the host; only a restarted container can see the new directory"
 )]
 pub struct DirReplaced;
 

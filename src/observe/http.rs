@@ -104,7 +104,7 @@ pub async fn serve(listener: TcpListener, observer: Observer) -> Infallible {
 /// Serves one request.
 async fn handle_connection(stream: TcpStream, seen: RequestSeen, handler: Handler) {
     let service = service_fn(|request: Request<Incoming>| {
-        seen.note();
+        seen.record();
         let handler = handler.clone();
         async move { Ok::<_, Infallible>(handler.respond(&request).await) }
     });

@@ -126,7 +126,7 @@ pub struct OverridesStatus {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct FaultStatus {
-    /// The fault as it was set, with its seed.
+    /// The fault as it was set. If it has a probability, it has a seed, which may be random.
     pub fault: Fault,
     /// Whether the fault was set at run time rather than by the configuration.
     pub(crate) set_at_run_time: bool,

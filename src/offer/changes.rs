@@ -31,13 +31,13 @@ impl WatchCell<Arc<Offer>> {
         self.change(|offer| Some(offer.repeated()));
     }
 
-    /// Drops the devices with these IDs that are pending removal.
-    pub(crate) fn drop_removing(&self, ids: &BTreeSet<&str>) {
+    /// Removes the devices with these IDs that are pending removal.
+    pub(crate) fn remove_pending(&self, ids: &BTreeSet<&str>) {
         self.change(|offer| {
             offer
                 .removing()
                 .any(|device| ids.contains(&*device.id))
-                .then(|| offer.without_dropped(ids))
+                .then(|| offer.without_removed(ids))
         });
     }
 
@@ -108,7 +108,7 @@ mod tests {
         assert!(cell.set_health("other", Health::Unhealthy).is_err());
         cell.reconfigure(&config.plugins.resources[0]);
         cell.add_held(&known);
-        cell.drop_removing(&BTreeSet::from(["simple-device-n-0"]));
+        cell.remove_pending(&BTreeSet::from(["simple-device-n-0"]));
         assert!(!offer.has_changed().unwrap());
         cell.set_health("simple-device-n-1", Health::Unhealthy)
             .unwrap();

@@ -1,4 +1,4 @@
-//! Builds the device list that is reported to the kubelet.
+//! Builds the device list that is advertised to the kubelet.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::model::device::{Device, Devices, LIST_SIZE_MAX};
 
 /// Returns the configured devices that fit, followed by the known devices that are not configured, as pending removal.
-pub(super) fn reported_devices(configured: &Arc<Devices>, known: &[Device]) -> Arc<Devices> {
+pub(super) fn advertised_devices(configured: &Arc<Devices>, known: &[Device]) -> Arc<Devices> {
     let mut ids = BTreeSet::new();
     let unconfigured = known
         .iter()
@@ -39,8 +39,8 @@ fn fit(configured: &Devices, removing: Vec<Device>, known: &Devices) -> Devices 
         size += if has_room { device.list_size() } else { 0 };
         has_room
     };
-    let reported = configured
+    let advertised = configured
         .iter()
         .filter(|device| is_known(device) || fits(device));
-    Devices::from_list(reported.cloned().chain(removing).collect())
+    Devices::from_list(advertised.cloned().chain(removing).collect())
 }

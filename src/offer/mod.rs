@@ -1,9 +1,9 @@
-//! The device list that a resource reports to the kubelet. It combines the configuration, the overrides set at run time,
-//! the faults that make devices Unhealthy, and the devices pending removal.
+//! The device list that a resource advertises to the kubelet. It combines the configuration, the overrides set at run
+//! time, the faults that make devices Unhealthy, and the devices pending removal.
 //!
 //! The kubelet crashes if a device disappears from the list while a pod holds it or an Allocate in flight may pick it:
 //! `devicemanager/manager.go` looks the device up without checking that it exists. A device that is no longer configured
-//! is therefore reported as Unhealthy until no pod can hold it.
+//! is therefore advertised as Unhealthy until no pod can hold it.
 
 mod changes;
 mod list;
@@ -68,7 +68,6 @@ impl Offer {
         &self.resource
     }
 
-    /// The settings made at run time.
     pub fn overrides(&self) -> &Overrides {
         &self.overrides
     }
@@ -78,8 +77,8 @@ impl Offer {
         &self.fault_unhealthy
     }
 
-    /// The devices as reported to the kubelet. Devices pending removal come last. If the list would be too large for the
-    /// kubelet, new devices are left out until others are dropped.
+    /// The devices as advertised to the kubelet. Devices pending removal come last. If the list would be too large for
+    /// the kubelet, new devices are left out until others are removed.
     pub fn devices(&self) -> &Arc<Devices> {
         &self.devices
     }
@@ -98,7 +97,6 @@ impl Offer {
         self.repeats
     }
 
-    /// The devices pending removal.
     pub fn removing(&self) -> impl Iterator<Item = &Device> {
         self.devices
             .as_slice()
@@ -124,7 +122,7 @@ impl Offer {
 
     /// Removes the overrides. Faults stay.
     #[must_use]
-    pub(crate) fn as_configured(&self) -> Self {
+    pub(crate) fn without_overrides(&self) -> Self {
         Self {
             overrides: Overrides::default(),
             ..self.clone()
@@ -139,10 +137,11 @@ impl Offer {
         self.clone().rebuilt_with(&known)
     }
 
-    /// Drops the devices with these IDs that are pending removal. New devices that did not fit take their room.
+    /// Removes the devices with these IDs that are pending removal. Adds configured devices that did not fit in the
+    /// list before.
     #[must_use]
-    pub(crate) fn without_dropped(&self, dropped: &BTreeSet<&str>) -> Self {
-        let remains = |device: &&Device| !(device.removing && dropped.contains(&*device.id));
+    pub(crate) fn without_removed(&self, removed: &BTreeSet<&str>) -> Self {
+        let remains = |device: &&Device| !(device.removing && removed.contains(&*device.id));
         let remaining = self.devices.as_slice().iter().filter(remains).cloned();
         self.clone().rebuilt_with(&remaining.collect::<Vec<_>>())
     }
@@ -219,7 +218,7 @@ impl Offer {
                 let _ = Arc::make_mut(&mut wanted).set_health(id, health);
             }
         }
-        self.devices = list::reported_devices(&wanted, known);
+        self.devices = list::advertised_devices(&wanted, known);
         self
     }
 }
@@ -228,7 +227,7 @@ impl Offer {
 mod tests {
     use super::*;
     use crate::config::{Config, Environment, Host};
-    use crate::model::device::Counted;
+    use crate::model::device::CountedDevices;
     use crate::model::device::LIST_SIZE_MAX;
     use crate::model::numa::NumaNodes;
 
@@ -239,29 +238,29 @@ mod tests {
         };
         let config = Config::from_variables(&Environment::default(), &host);
         let mut resource = config.unwrap().plugins.resources.remove(0);
-        resource.devices = Counted::new("d", "n", NumaNodes::default())
+        resource.devices = CountedDevices::new("d", "n", NumaNodes::default())
             .devices(count)
             .into();
         resource
     }
 
-    fn reported(offer: &Offer) -> Vec<String> {
-        let reported =
+    fn advertised(offer: &Offer) -> Vec<String> {
+        let advertised =
             |device: &Device| format!("{} {}", device.id, device.advertised_health().as_str());
-        offer.devices().as_slice().iter().map(reported).collect()
+        offer.devices().as_slice().iter().map(advertised).collect()
     }
 
     #[test]
-    fn a_device_pending_removal_is_unhealthy_until_it_is_dropped() {
+    fn a_device_pending_removal_is_unhealthy_until_it_is_removed() {
         let fewer = Offer::new(resource(3)).reconfigured(resource(1));
         assert_eq!(
-            reported(&fewer),
+            advertised(&fewer),
             ["d-n-0 Healthy", "d-n-1 Unhealthy", "d-n-2 Unhealthy"]
         );
-        let dropped = fewer.without_dropped(&BTreeSet::from(["d-n-2", "d-n-0"]));
-        assert_eq!(reported(&dropped), ["d-n-0 Healthy", "d-n-1 Unhealthy"]);
+        let removed = fewer.without_removed(&BTreeSet::from(["d-n-2", "d-n-0"]));
+        assert_eq!(advertised(&removed), ["d-n-0 Healthy", "d-n-1 Unhealthy"]);
         assert_eq!(
-            reported(&dropped.reconfigured(resource(0))),
+            advertised(&removed.reconfigured(resource(0))),
             ["d-n-0 Unhealthy", "d-n-1 Unhealthy"]
         );
     }
@@ -271,62 +270,66 @@ mod tests {
         let back = Offer::new(resource(2))
             .reconfigured(resource(0))
             .reconfigured(resource(2));
-        assert_eq!(reported(&back), ["d-n-0 Healthy", "d-n-1 Healthy"]);
+        assert_eq!(advertised(&back), ["d-n-0 Healthy", "d-n-1 Healthy"]);
         assert_eq!(back.removing().count(), 0);
     }
 
     #[test]
-    fn a_held_device_that_is_not_configured_is_reported_as_unhealthy() {
+    fn a_held_device_that_is_not_configured_is_advertised_as_unhealthy() {
         let held = ["d-n-0", "old"].map(|id| Device::new(id, 0, [1].into()));
         let offer = Offer::new(resource(1)).with_held(&held);
-        assert_eq!(reported(&offer), ["d-n-0 Healthy", "old Unhealthy"]);
+        assert_eq!(advertised(&offer), ["d-n-0 Healthy", "old Unhealthy"]);
         assert_eq!(*offer.devices().get("old").unwrap().numa, [1]);
         // A configured device keeps its configured NUMA nodes.
         assert!(offer.devices().get("d-n-0").unwrap().numa.is_empty());
     }
 
     #[test]
-    fn a_health_override_survives_a_drop_and_a_reload() {
+    fn a_health_override_survives_a_removal_and_a_reload() {
         let fewer = Offer::new(resource(3)).reconfigured(resource(2));
         let unhealthy = fewer.with_health(["d-n-0", "other"].into_iter(), Health::Unhealthy);
         assert_eq!(
-            reported(&unhealthy),
+            advertised(&unhealthy),
             ["d-n-0 Unhealthy", "d-n-1 Healthy", "d-n-2 Unhealthy"]
         );
-        let dropped = unhealthy.without_dropped(&BTreeSet::from(["d-n-2"]));
-        assert_eq!(reported(&dropped), ["d-n-0 Unhealthy", "d-n-1 Healthy"]);
-        let again = dropped.reconfigured(resource(1));
-        assert_eq!(reported(&again), ["d-n-0 Unhealthy", "d-n-1 Unhealthy"]);
+        let removed = unhealthy.without_removed(&BTreeSet::from(["d-n-2"]));
+        assert_eq!(advertised(&removed), ["d-n-0 Unhealthy", "d-n-1 Healthy"]);
+        let again = removed.reconfigured(resource(1));
+        assert_eq!(advertised(&again), ["d-n-0 Unhealthy", "d-n-1 Unhealthy"]);
         assert_eq!(
-            reported(&again.as_configured()),
+            advertised(&again.without_overrides()),
             ["d-n-0 Healthy", "d-n-1 Unhealthy"]
         );
-        assert_eq!(*again.as_configured().overrides(), Overrides::default());
+        assert_eq!(*again.without_overrides().overrides(), Overrides::default());
     }
 
     #[test]
     fn a_count_override_takes_precedence_over_the_configuration() {
         let mut counted = resource(2);
-        counted.counted = Some(Counted::new("d", "n", NumaNodes::default()));
+        counted.counted = Some(CountedDevices::new("d", "n", NumaNodes::default()));
         let more = Offer::new(counted.clone()).with_count(3).unwrap();
         assert_eq!(
-            reported(&more),
+            advertised(&more),
             ["d-n-0 Healthy", "d-n-1 Healthy", "d-n-2 Healthy"]
         );
         let fewer = more.with_count(1).unwrap();
         assert_eq!(
-            reported(&fewer),
+            advertised(&fewer),
             ["d-n-0 Healthy", "d-n-1 Unhealthy", "d-n-2 Unhealthy"]
         );
         // A reload with another count keeps the override.
         let mut four = resource(4);
         four.counted.clone_from(&counted.counted);
         assert_eq!(
-            reported(&fewer.reconfigured(four.clone())),
-            reported(&fewer)
+            advertised(&fewer.reconfigured(four.clone())),
+            advertised(&fewer)
         );
         assert_eq!(
-            fewer.reconfigured(four).as_configured().removing().count(),
+            fewer
+                .reconfigured(four)
+                .without_overrides()
+                .removing()
+                .count(),
             0
         );
         let too_many = more.with_count(1_000_000).unwrap_err();
@@ -339,16 +342,16 @@ mod tests {
         );
         // A configuration that lists each device removes the override.
         assert_eq!(
-            reported(&fewer.reconfigured(listed)),
+            advertised(&fewer.reconfigured(listed)),
             ["d-n-0 Healthy", "d-n-1 Healthy", "d-n-2 Unhealthy"]
         );
     }
 
     #[test]
-    fn new_devices_that_do_not_fit_are_added_once_others_are_dropped() {
+    fn new_devices_that_do_not_fit_are_added_once_others_are_removed() {
         let large = |prefix: &str| {
             let mut resource = resource(0);
-            resource.devices = Counted::new(prefix, &"n".repeat(100), NumaNodes::default())
+            resource.devices = CountedDevices::new(prefix, &"n".repeat(100), NumaNodes::default())
                 .devices(30_000)
                 .into();
             resource
@@ -365,12 +368,12 @@ mod tests {
         assert_eq!(both.removing().count(), 30_000);
         assert!((1..30_000).contains(&new(&both)), "{}", new(&both));
         assert!(both.devices().list_size() <= LIST_SIZE_MAX);
-        let dropped: Vec<String> = both
+        let removed: Vec<String> = both
             .removing()
             .take(20_000)
             .map(|d| d.id.to_string())
             .collect();
-        let later = both.without_dropped(&dropped.iter().map(String::as_str).collect());
+        let later = both.without_removed(&removed.iter().map(String::as_str).collect());
         assert!(new(&later) > new(&both));
         assert!(later.devices().list_size() <= LIST_SIZE_MAX);
     }
@@ -380,12 +383,12 @@ mod tests {
         let fault_unhealthy = BTreeSet::from(["d-n-1".into()]);
         let offer = Offer::new(resource(2)).with_fault_unhealthy(fault_unhealthy);
         let expected = ["d-n-0 Healthy", "d-n-1 Unhealthy"];
-        assert_eq!(reported(&offer), expected);
+        assert_eq!(advertised(&offer), expected);
         let overrides = offer.with_health(["d-n-1"].into_iter(), Health::Healthy);
-        assert_eq!(reported(&overrides), expected);
-        assert_eq!(reported(&overrides.reconfigured(resource(2))), expected);
-        assert_eq!(reported(&overrides.as_configured()), expected);
+        assert_eq!(advertised(&overrides), expected);
+        assert_eq!(advertised(&overrides.reconfigured(resource(2))), expected);
+        assert_eq!(advertised(&overrides.without_overrides()), expected);
         let healthy = overrides.with_fault_unhealthy(BTreeSet::new());
-        assert_eq!(reported(&healthy), ["d-n-0 Healthy", "d-n-1 Healthy"]);
+        assert_eq!(advertised(&healthy), ["d-n-0 Healthy", "d-n-1 Healthy"]);
     }
 }

@@ -1,6 +1,6 @@
-//! Decides when a device pending removal can be dropped from the list.
+//! Decides when a device pending removal can be removed from the list.
 //!
-//! The kubelet crashes if a device is dropped while a call that may pick it is in flight, or while a pod holds it:
+//! The kubelet crashes if a device is removed while a call that may pick it is in flight, or while a pod holds it:
 //! `devicemanager/manager.go` and `topology_hints.go` look the device up without checking that it exists.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,14 +12,14 @@ use crate::model::device::Devices;
 /// Tracks the devices of one resource that are pending removal, and the calls that may pick them.
 #[derive(Debug, Default)]
 pub struct Removal {
-    /// The devices pending removal that the open stream reported as Unhealthy, by ID.
+    /// The devices pending removal that the open stream advertised as Unhealthy, by ID.
     pending: BTreeMap<Box<str>, Pending>,
     /// The unanswered Allocate and GetPreferredAllocation calls in order of arrival, each with the pending devices that the
     /// request names. The list is short, because the kubelet makes one call at a time.
     in_flight: Vec<(CallId, Vec<Box<str>>)>,
     next_call: CallId,
-    /// When [`Self::held_by_checkpoint`] last returned devices.
-    asked_pods: Option<Instant>,
+    /// When [`Self::held_by_checkpoint`] last returned devices, after which the caller makes a List call.
+    last_list_call: Option<Instant>,
 }
 
 /// The number of a call, in order of arrival.
@@ -27,9 +27,9 @@ pub(crate) type CallId = u64;
 
 #[derive(Debug)]
 struct Pending {
-    /// When the open stream first reported it as Unhealthy.
-    reported: Instant,
-    /// The number of the first call after that report. The kubelet may have picked the device for any earlier call.
+    /// When the open stream first advertised it as Unhealthy.
+    advertised: Instant,
+    /// The number of the first call after that list. The kubelet may have picked the device for any earlier call.
     first_call_after: CallId,
     /// When the last call that may have picked the device ended. The kubelet may still be recording what it picked.
     answered: Option<Instant>,
@@ -39,7 +39,7 @@ struct Pending {
 /// Whether a pod holds a device according to the kubelet's checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum KnownHolder {
-    /// The checkpoint was not read since the report, or the last read failed.
+    /// The checkpoint was not read since that list, or the last read failed.
     Unknown,
     /// A pod. It may be deleted already: the checkpoint is updated late.
     Pod,
@@ -49,22 +49,24 @@ enum KnownHolder {
 /// What a device pending removal waits for. The text is shown as `waitsFor` in the status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
-    /// No open stream has reported the device as Unhealthy.
-    Report,
+    /// No open stream has advertised the device as Unhealthy.
+    Advertised,
     /// A call in flight may pick the device.
     Call,
     /// A pod holds the device in the kubelet's checkpoint.
     Pod,
     /// The rest of the removal grace period.
     Grace(Duration),
-    /// The kubelet's checkpoint was not read since the report, or the last read failed.
-    Holders,
+    /// The kubelet's checkpoint was not read since the device was advertised as Unhealthy, or the last read failed.
+    Checkpoint,
 }
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Report => f.write_str("the report to the kubelet as Unhealthy"),
+            Self::Advertised => {
+                f.write_str("a device list to the kubelet that advertises the device as Unhealthy")
+            }
             Self::Call => f.write_str("an Allocate or GetPreferredAllocation call in flight"),
             Self::Pod => f.write_str(
                 "the deletion of a pod in the kubelet's checkpoint that holds the device",
@@ -73,13 +75,13 @@ impl fmt::Display for Wait {
                 let seconds = rest.as_millis().div_ceil(1000);
                 write!(f, "the removal grace period, {seconds}s left")
             }
-            Self::Holders => f.write_str("a successful read of the kubelet's checkpoint"),
+            Self::Checkpoint => f.write_str("a successful read of the kubelet's checkpoint"),
         }
     }
 }
 
 impl Removal {
-    /// Records that the stream reported these devices.
+    /// Records that the stream sent this list.
     pub fn list_sent(&mut self, devices: &Devices, now: Instant) {
         let mut previous = std::mem::take(&mut self.pending);
         let removing = devices.as_slice().iter().filter(|device| device.removing);
@@ -87,7 +89,7 @@ impl Removal {
             .map(|device| {
                 let known = previous.remove(&device.id);
                 let pending = known.unwrap_or(Pending {
-                    reported: now,
+                    advertised: now,
                     first_call_after: self.next_call,
                     answered: None,
                     holder: KnownHolder::Unknown,
@@ -97,7 +99,7 @@ impl Removal {
             .collect();
     }
 
-    /// Forgets all reports when the stream ends: the next stream may belong to another kubelet process.
+    /// Forgets all lists when the stream ends: the next stream may belong to another kubelet process.
     pub(crate) fn stream_ended(&mut self) {
         self.pending.clear();
     }
@@ -134,7 +136,7 @@ impl Removal {
         }
     }
 
-    /// Whether the open stream reported any device pending removal. If not, there is no need to read the checkpoint.
+    /// Whether the open stream advertised any device pending removal. If not, there is no need to read the checkpoint.
     pub(crate) fn has_pending(&self) -> bool {
         !self.pending.is_empty()
     }
@@ -142,8 +144,8 @@ impl Removal {
     /// Records a successful read of the checkpoint that began at `began`. `holds` returns whether a pod holds the device.
     pub fn checkpoint_read(&mut self, began: Instant, holds: impl Fn(&str) -> bool) {
         for (id, pending) in &mut self.pending {
-            // An earlier read may miss a pod that got the device before the report.
-            if began >= pending.reported {
+            // An earlier read may miss a pod that got the device before the list.
+            if began >= pending.advertised {
                 pending.holder = if holds(id) {
                     KnownHolder::Pod
                 } else {
@@ -163,40 +165,40 @@ impl Removal {
     /// Returns the devices that only wait for a pod in the checkpoint, which may be deleted already. The caller asks the
     /// kubelet's pod-resources API about them.
     ///
-    /// Returns none if the last such answer is less than `every` ago, or while a call is in flight: a kubelet that is asked
-    /// meanwhile forgets what it is allocating.
+    /// Returns nothing if it returned devices less than `every` ago, or while a call is in flight, because a List call
+    /// during an allocation makes the kubelet forget that allocation.
     pub(crate) fn held_by_checkpoint(
         &mut self,
         grace: Duration,
         every: Duration,
         now: Instant,
     ) -> Vec<Box<str>> {
-        let asked_recently = self.asked_pods.is_some_and(|asked| now - asked < every);
+        let asked_recently = self.last_list_call.is_some_and(|asked| now - asked < every);
         if asked_recently || !self.in_flight.is_empty() {
             return Vec::new();
         }
         let held = self.pending.iter().filter(|(_, pending)| {
             pending.holder == KnownHolder::Pod
-                && now - pending.answered.unwrap_or(pending.reported) >= grace
+                && now - pending.answered.unwrap_or(pending.advertised) >= grace
         });
         let held: Vec<Box<str>> = held.map(|(id, _)| id.clone()).collect();
         if !held.is_empty() {
-            self.asked_pods = Some(now);
+            self.last_list_call = Some(now);
         }
         held
     }
 
-    /// Returns the devices that can be dropped. Call [`Removal::checkpoint_read`] immediately before.
-    pub fn droppable(&self, grace: Duration, now: Instant) -> impl Iterator<Item = &str> {
+    /// Returns the devices that can be removed. Call [`Removal::checkpoint_read`] immediately before.
+    pub fn removable(&self, grace: Duration, now: Instant) -> impl Iterator<Item = &str> {
         let named = self.named_in_flight();
-        let droppable = self
+        let removable = self
             .pending
             .iter()
             .filter(move |(id, pending)| self.wait(id, pending, &named, grace, now).is_none());
-        droppable.map(|(id, _)| &**id)
+        removable.map(|(id, _)| &**id)
     }
 
-    /// Returns what each of these devices, all pending removal, waits for. Devices that can be dropped are left out.
+    /// Returns what each of these devices, all pending removal, waits for. Devices that can be removed are left out.
     pub fn waits<'a>(
         &self,
         ids: impl Iterator<Item = &'a str>,
@@ -207,7 +209,7 @@ impl Removal {
         let wait = |id: &'a str| {
             let wait = match self.pending.get(id) {
                 Some(pending) => self.wait(id, pending, &named, grace, now)?,
-                None => Wait::Report,
+                None => Wait::Advertised,
             };
             Some((id, wait))
         };
@@ -234,11 +236,11 @@ impl Removal {
             return Some(Wait::Call);
         }
         match pending.holder {
-            KnownHolder::Unknown => return Some(Wait::Holders),
+            KnownHolder::Unknown => return Some(Wait::Checkpoint),
             KnownHolder::Pod => return Some(Wait::Pod),
             KnownHolder::Nobody => {}
         }
-        let passed = now - pending.answered.unwrap_or(pending.reported);
+        let passed = now - pending.answered.unwrap_or(pending.advertised);
         let rest = grace.saturating_sub(passed);
         (!rest.is_zero()).then_some(Wait::Grace(rest))
     }
@@ -261,9 +263,9 @@ mod tests {
     }
 
     /// Reads a checkpoint without pods first.
-    fn droppable(removal: &mut Removal, now: Instant) -> Vec<&str> {
+    fn removable(removal: &mut Removal, now: Instant) -> Vec<&str> {
         removal.checkpoint_read(now, |_| false);
-        removal.droppable(GRACE, now).collect()
+        removal.removable(GRACE, now).collect()
     }
 
     fn wait(removal: &Removal, id: &'static str, now: Instant) -> Option<Wait> {
@@ -272,74 +274,74 @@ mod tests {
     }
 
     #[test]
-    fn the_grace_period_starts_with_the_first_report_of_a_device() {
+    fn the_grace_period_starts_with_the_first_list_that_has_the_device() {
         let start = Instant::now();
         let mut removal = Removal::default();
-        assert_eq!(wait(&removal, "a", start), Some(Wait::Report));
+        assert_eq!(wait(&removal, "a", start), Some(Wait::Advertised));
         removal.list_sent(&removing(&["a"]), start);
         removal.list_sent(&removing(&["a", "b"]), start + GRACE / 2);
-        assert!(droppable(&mut removal, start + GRACE / 2).is_empty());
+        assert!(removable(&mut removal, start + GRACE / 2).is_empty());
         assert_eq!(
             wait(&removal, "a", start + GRACE / 2),
             Some(Wait::Grace(GRACE / 2))
         );
-        assert_eq!(droppable(&mut removal, start + GRACE), ["a"]);
-        assert_eq!(droppable(&mut removal, start + GRACE * 2), ["a", "b"]);
+        assert_eq!(removable(&mut removal, start + GRACE), ["a"]);
+        assert_eq!(removable(&mut removal, start + GRACE * 2), ["a", "b"]);
         assert_eq!(wait(&removal, "a", start + GRACE * 2), None);
         // Device a is configured again.
         removal.list_sent(&removing(&["b"]), start + GRACE);
-        assert_eq!(droppable(&mut removal, start + GRACE * 2), ["b"]);
+        assert_eq!(removable(&mut removal, start + GRACE * 2), ["b"]);
         removal.stream_ended();
-        assert!(droppable(&mut removal, start + GRACE * 9).is_empty());
+        assert!(removable(&mut removal, start + GRACE * 9).is_empty());
     }
 
     #[test]
-    fn a_call_in_flight_at_the_report_blocks_every_device() {
+    fn a_call_in_flight_when_the_list_is_sent_blocks_every_device() {
         let start = Instant::now();
         let mut removal = Removal::default();
         let [first, second] = [(); 2].map(|()| removal.call_began(["configured"].into_iter()));
         removal.list_sent(&removing(&["a"]), start);
         removal.call_ended(first, start + GRACE);
-        assert!(droppable(&mut removal, start + GRACE * 3).is_empty());
+        assert!(removable(&mut removal, start + GRACE * 3).is_empty());
         assert_eq!(wait(&removal, "a", start + GRACE * 3), Some(Wait::Call));
         removal.call_ended(second, start + GRACE * 3);
-        assert!(droppable(&mut removal, start + GRACE * 3 + GRACE / 2).is_empty());
-        assert_eq!(droppable(&mut removal, start + GRACE * 4), ["a"]);
+        assert!(removable(&mut removal, start + GRACE * 3 + GRACE / 2).is_empty());
+        assert_eq!(removable(&mut removal, start + GRACE * 4), ["a"]);
     }
 
     #[test]
-    fn a_call_after_the_report_blocks_only_the_devices_it_names() {
+    fn a_call_after_the_list_blocks_only_the_devices_it_names() {
         let start = Instant::now();
         let mut removal = Removal::default();
         removal.list_sent(&removing(&["a", "b"]), start);
         let names_a = removal.call_began(["configured", "a"].into_iter());
         let names_none = removal.call_began(["configured"].into_iter());
-        assert_eq!(droppable(&mut removal, start + GRACE), ["b"]);
+        assert_eq!(removable(&mut removal, start + GRACE), ["b"]);
         removal.call_ended(names_a, start + GRACE);
         removal.call_ended(names_none, start + GRACE);
-        assert_eq!(droppable(&mut removal, start + GRACE), ["b"]);
-        assert_eq!(droppable(&mut removal, start + GRACE * 2), ["a", "b"]);
+        assert_eq!(removable(&mut removal, start + GRACE), ["b"]);
+        assert_eq!(removable(&mut removal, start + GRACE * 2), ["a", "b"]);
     }
 
     #[test]
-    fn no_device_is_dropped_without_a_checkpoint_read_after_the_report() {
+    fn no_device_is_removed_without_a_checkpoint_read_after_the_list() {
         let start = Instant::now();
         let later = start + GRACE * 9;
         let mut removal = Removal::default();
         removal.list_sent(&removing(&["a"]), start + GRACE);
-        assert_eq!(wait(&removal, "a", later), Some(Wait::Holders));
+        assert_eq!(wait(&removal, "a", later), Some(Wait::Checkpoint));
         removal.checkpoint_read(start, |_| false);
         assert_eq!(
             wait(&removal, "a", later),
-            Some(Wait::Holders),
-            "read before the report"
+            Some(Wait::Checkpoint),
+            "read before the list"
         );
         removal.checkpoint_read(later, |id| id == "a");
         assert_eq!(wait(&removal, "a", later), Some(Wait::Pod));
         removal.checkpoint_read(later, |_| false);
         assert_eq!(wait(&removal, "a", later), None);
         removal.checkpoint_not_read();
-        assert_eq!(wait(&removal, "a", later), Some(Wait::Holders));
+        assert_eq!(wait(&removal, "a", later), Some(Wait::Checkpoint));
     }
 
     #[test]

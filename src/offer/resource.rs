@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::api::{VERSION, v1beta1};
 use crate::model::allocation::Outputs;
-use crate::model::device::{Counted, Devices};
+use crate::model::device::{CountedDevices, Devices};
 use crate::model::preference::Policy;
 use crate::model::resource_name::ResourceName;
 use crate::model::socket_name::SocketName;
@@ -22,19 +22,19 @@ pub struct Resource {
     /// The configured devices, without overrides.
     pub devices: Arc<Devices>,
     /// How to make any number of devices. `None` if the configuration lists each device.
-    pub counted: Option<Counted>,
+    pub counted: Option<CountedDevices>,
     /// The policy of GetPreferredAllocation.
     pub preference: Policy,
-    /// The env, annotations, mounts, device files and CDI devices in the answer to Allocate.
+    /// The env, annotations, mounts, device files and CDI devices in the response to Allocate.
     pub outputs: Outputs,
     /// Whether the kubelet calls PreStartContainer.
     pub pre_start: bool,
-    /// The minimum time that a device pending removal is reported as Unhealthy before it is dropped.
+    /// The minimum time that a device pending removal is advertised as Unhealthy before it is removed.
     pub removal_grace: Duration,
 }
 
 impl Resource {
-    /// The answer to GetDevicePluginOptions. The kubelet uses these options and ignores those of the RegisterRequest.
+    /// The response to GetDevicePluginOptions. The kubelet uses these options and ignores those of the RegisterRequest.
     pub fn options(&self) -> v1beta1::DevicePluginOptions {
         v1beta1::DevicePluginOptions {
             pre_start_required: self.pre_start,

@@ -25,7 +25,7 @@ use super::injector::FaultInjector;
 pub struct PluginHandle {
     offer: WatchCell<Arc<Offer>>,
     injector: FaultInjector,
-    /// Decides when devices that are pending removal can leave the list.
+    /// Tracks calls and lists, to decide when a device pending removal can be removed from the list.
     removal: Arc<Mutex<Removal>>,
     record: WatchCell<Record>,
     /// Notified when the plugin must restart because the kubelet's checkpoint does not list the resource.
@@ -45,7 +45,6 @@ impl PluginHandle {
         }
     }
 
-    /// Returns the current offer.
     pub fn offer(&self) -> Arc<Offer> {
         Arc::clone(&self.offer.borrow())
     }
@@ -91,8 +90,8 @@ impl PluginHandle {
     }
 
     /// Removes these devices from the list if they are pending removal.
-    pub(crate) fn drop_removing(&self, ids: &BTreeSet<&str>) {
-        self.offer.drop_removing(ids);
+    pub(crate) fn remove_pending(&self, ids: &BTreeSet<&str>) {
+        self.offer.remove_pending(ids);
     }
 
     /// Sends the unchanged device list again.
@@ -130,11 +129,11 @@ impl PluginHandle {
     pub(crate) fn reset(&self) {
         let Ok(()) = self
             .offer
-            .set(|offer| Ok::<_, Infallible>(offer.as_configured()));
+            .set(|offer| Ok::<_, Infallible>(offer.without_overrides()));
         self.injector.reset();
     }
 
-    /// Adds a fault and returns it with its seed.
+    /// Adds a fault and returns it. If it has a probability, it has a seed, which may be random.
     ///
     /// # Errors
     /// Returns an error if the resource already has too many faults.

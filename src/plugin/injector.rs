@@ -55,7 +55,7 @@ impl FaultInjector {
         self.faults.borrow().clone()
     }
 
-    /// Adds a fault at run time and returns it with its seed.
+    /// Adds a fault at run time and returns it. If it has a probability, it has a seed, which may be random.
     ///
     /// # Errors
     /// Returns an error if the resource already has too many faults.
@@ -107,11 +107,11 @@ impl FaultInjector {
             // Boxed to keep the futures of all other calls small: few calls are delayed.
             Box::pin(self.delay(point, &injected.delays, stopping)).await;
         }
-        match injected.refusal {
+        match injected.error {
             // The fault may have been cleared during the delay.
-            Some((id, refusal)) if self.has(id) => {
-                self.count_injection(point, format_args!("call refused with {}", refusal.code));
-                Err(Status::new(refusal.code.number().into(), refusal.message))
+            Some((id, error)) if self.has(id) => {
+                self.count_injection(point, format_args!("call failed with {}", error.code));
+                Err(Status::new(error.code.number().into(), error.message))
             }
             _ => Ok(()),
         }
@@ -136,7 +136,9 @@ impl FaultInjector {
             warn!(%resource, fault, ?requested, granted = ?length, "the injected delay is shortened: {DELAY_LIMITS}");
         }
         if length.is_zero() {
-            return self.faults.update_silently(|faults| faults.uncount(&ids));
+            return self
+                .faults
+                .update_silently(|faults| faults.undo_injections(&ids));
         }
         for _ in &ids {
             self.count_injection(point, format_args!("call delayed by {length:?} in total"));
@@ -152,7 +154,7 @@ impl FaultInjector {
     pub(crate) fn suspend(&self, evaluated: &mut Evaluated) -> Vec<Suspension> {
         let suspensions = self
             .faults
-            .update_silently(|faults| faults.registration(evaluated, Instant::now()));
+            .update_silently(|faults| faults.inject_registration(evaluated, Instant::now()));
         for suspension in &suspensions {
             let duration = suspension
                 .until
@@ -182,7 +184,7 @@ impl FaultInjector {
     }
 
     /// Waits until a fault ends the open stream. Each fault is evaluated once per stream, as soon as it is set.
-    pub(super) async fn end_stream(&self, evaluated: &mut Evaluated) -> StreamEnd {
+    pub(super) async fn until_stream_fault(&self, evaluated: &mut Evaluated) -> StreamEnd {
         let mut changes = self.faults.subscribe();
         loop {
             changes.mark_unchanged();
@@ -191,13 +193,13 @@ impl FaultInjector {
             if !suspensions.is_empty() {
                 return StreamEnd::Suspended(suspensions);
             }
-            let dropped = self
+            let closed = self
                 .faults
-                .update_silently(|faults| faults.stream(evaluated));
-            for _ in 0..dropped {
-                self.count_injection(InjectionPoint::Stream, format_args!("stream dropped"));
+                .update_silently(|faults| faults.inject_stream(evaluated));
+            for _ in 0..closed {
+                self.count_injection(InjectionPoint::Stream, format_args!("stream closed"));
             }
-            if dropped > 0 {
+            if closed > 0 {
                 return StreamEnd::Dropped;
             }
             // Cannot fail: `self` keeps the sender alive.
@@ -242,7 +244,8 @@ impl FaultInjector {
         if !self.faults.borrow().has_fault_on(point) {
             return CallInjections::default();
         }
-        self.faults.update_silently(|faults| faults.call(point))
+        self.faults
+            .update_silently(|faults| faults.inject_call(point))
     }
 
     fn has(&self, id: FaultId) -> bool {

@@ -30,7 +30,7 @@ pub(crate) struct PluginInstance {
     pub handle: PluginHandle,
     pub dir: PluginDir,
     pub holders: Holders,
-    /// The identity of kubelet.sock. A value is sent at each change and poll of the plugin directory.
+    /// The identity of kubelet.sock. A value is sent at each change and poll of the device plugin directory.
     pub kubelet: watch::Receiver<KubeletSocket>,
     /// Limits how many plugins connect and register at a time.
     pub registration_permits: Arc<Semaphore>,
@@ -169,7 +169,7 @@ impl PluginInstance {
         server: &mut Server,
     ) -> StreamEnd {
         let handle = self.handle.clone();
-        let fault = handle.injector().end_stream(&mut stream.evaluated);
+        let fault = handle.injector().until_stream_fault(&mut stream.evaluated);
         tokio::pin!(fault);
         let mut peers = server.peers();
         let is_closed = |table: &Table| {

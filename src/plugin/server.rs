@@ -13,6 +13,7 @@ use tracing::{debug, error};
 
 use crate::api::REQUEST_SIZE_MAX;
 use crate::api::v1beta1::device_plugin_server::DevicePluginServer;
+use crate::model::resource_name::ResourceName;
 use crate::net::connections::{ConnectionId, Peers, Table, incoming};
 use crate::net::own_socket::OwnSocket;
 use crate::offer::resource::Resource;
@@ -24,16 +25,17 @@ use super::service::Service;
 const CONNECTIONS_MAX: usize = 16;
 
 /// A running kubelet closes its connection within 10 ms after the stream ended.
-const KUBELET_CLOSES_WITHIN: Duration = Duration::from_secs(2);
-const CALLS_END_WITHIN: Duration = Duration::from_secs(1);
+const KUBELET_CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+const CALLS_TIMEOUT: Duration = Duration::from_secs(1);
 /// By then every connection has failed, so the tasks only have to notice.
-const TASKS_END_WITHIN: Duration = Duration::from_millis(500);
+const TASKS_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// How long to wait for the directory's lock before the socket file is left behind.
-const LOCK_WITHIN: Duration = Duration::from_millis(500);
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A running server. [`Server::stop`] shuts it down gracefully; dropping it aborts all calls.
 pub struct Server {
+    resource: ResourceName,
     socket: OwnSocket,
     listeners: watch::Sender<Arc<UnixListener>>,
     peers: Peers,
@@ -55,6 +57,7 @@ impl Server {
         let peers = Peers::new(resource.socket.as_str(), close_all.clone(), CONNECTIONS_MAX);
         let (stopping, draining) = (CancellationToken::new(), CancellationToken::new());
         let listeners = watch::Sender::new(Arc::clone(socket.listener()));
+        let name = resource.name.clone();
         let service = Service {
             registered: resource,
             offer: handle.offers(),
@@ -67,15 +70,17 @@ impl Server {
         let drained = draining.clone().cancelled_owned();
         let ended = CancellationToken::new();
         let ended_guard = ended.clone().drop_guard();
+        let resource = name.clone();
         let task = tokio::spawn(async move {
             let _ended = ended_guard;
             let mut server = GrpcServer::builder();
             let served = server.add_service(service);
             if let Err(error) = served.serve_with_incoming_shutdown(incoming, drained).await {
-                error!(%error, "the plugin's gRPC server failed");
+                error!(%resource, %error, "the plugin's gRPC server failed");
             }
         });
         Self {
+            resource: name,
             socket,
             listeners,
             peers,
@@ -110,22 +115,23 @@ impl Server {
     /// Shuts the server down: ends the streams with OK, answers calls until the kubelet closes its connection, waits
     /// for calls in flight, closes the remaining connections, and removes the socket. Each wait has a limit.
     pub async fn stop(mut self, kubelet: Option<ConnectionId>) {
+        let resource = &self.resource;
         self.stopping.cancel();
         if let Some(kubelet) = kubelet {
             let mut peers = self.peers();
             let closed = peers.wait_for(|table| table.get(kubelet).is_none());
-            if timeout(KUBELET_CLOSES_WITHIN, closed).await.is_err() {
-                debug!("the kubelet did not close its connection in time");
+            if timeout(KUBELET_CLOSE_TIMEOUT, closed).await.is_err() {
+                debug!(%resource, "the kubelet did not close its connection in time");
             }
         }
         self.peers.close_unused();
         self.draining.cancel();
-        if timeout(CALLS_END_WITHIN, &mut self.task).await.is_err() {
+        if timeout(CALLS_TIMEOUT, &mut self.task).await.is_err() {
             drop(self.close_all);
-            if timeout(TASKS_END_WITHIN, &mut self.task).await.is_err() {
-                error!("the plugin's connections did not close in time; aborting its server");
+            if timeout(TASKS_TIMEOUT, &mut self.task).await.is_err() {
+                error!(%resource, "the plugin's connections did not close in time; aborting its server");
             }
         }
-        self.socket.remove(LOCK_WITHIN).await;
+        self.socket.remove(LOCK_TIMEOUT).await;
     }
 }

@@ -79,7 +79,8 @@ impl DevicePlugin for Service {
             let is_new = last_sent.as_ref().is_none_or(|(last_sent, repeats)| {
                 *repeats != offer.repeats() || !last_sent.is_advertised_alike(devices)
             });
-            // Also if the list is unchanged: a device may have been Unhealthy before its removal began.
+            // Record the list even if it is unchanged, because a device may have been Unhealthy before its removal
+            // began.
             handle.removal().list_sent(devices, Instant::now());
             let list = is_new.then(|| {
                 let count = devices.len();
@@ -204,7 +205,8 @@ impl Drop for InFlightCall<'_> {
     }
 }
 
-/// Returns the error for the kubelet, with IDs sanitized because it ends in the kubelet's log and the pod's events.
+/// Returns the gRPC status of the error. IDs are sanitized, because the kubelet copies the message to its log and to
+/// the pod's events.
 fn allocate_status(error: &AllocateError) -> Status {
     match error {
         AllocateError::Unknown(id) => Status::not_found(format!(
@@ -216,7 +218,7 @@ fn allocate_status(error: &AllocateError) -> Status {
         }
         AllocateError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
         AllocateError::Removing(id) => {
-            Status::failed_precondition(format!("device {} is being removed", sanitize(id)))
+            Status::failed_precondition(format!("device {} is pending removal", sanitize(id)))
         }
     }
 }

@@ -22,7 +22,6 @@ pub struct PluginSnapshot {
 }
 
 impl PluginSnapshot {
-    /// Returns the resource's name.
     pub fn name(&self) -> &str {
         self.offer.resource().name.as_str()
     }

@@ -1,4 +1,4 @@
-//! Which kubelet has the ListAndWatch stream open, and how the stream ended. The time is an argument.
+//! Which kubelet has the ListAndWatch stream open, and how the stream ended. Callers pass the time.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Runs one plugin per resource, each in its own restart loop, and starts and stops plugins when the configuration
-//! changes. All plugins share one watch of the plugin directory.
+//! changes. All plugins share one watch of the device plugin directory.
 
 mod checkpoint_probe;
 mod registry;
@@ -47,7 +47,7 @@ const REGISTRATION_PERMIT_TIMEOUT: Duration = Duration::from_millis(250);
 const PROBE_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A plugin stops within 4 s unless there is a bug; after this time it is aborted.
-const STOP_WITHIN: Duration = Duration::from_millis(4500);
+const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
 
 /// Runs the plugins of all configured resources.
 pub struct Supervisor {
@@ -58,7 +58,8 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// Creates one plugin per resource in this plugin directory. No socket is created before [`Supervisor::run`].
+    /// Creates one plugin per resource in this device plugin directory. No socket is created before
+    /// [`Supervisor::run`].
     pub fn new(desired: impl Into<DesiredPlugins>, plugin_dir: impl Into<PathBuf>) -> Self {
         let desired = desired.into();
         let dir = PluginDir::new(plugin_dir);
@@ -113,7 +114,7 @@ impl Supervisor {
         self
     }
 
-    /// Returns the cell through which the configuration is replaced.
+    /// Returns the sender of the configuration. The supervisor reconciles the running plugins with each new value.
     pub fn configured(&self) -> Configured {
         self.configured.clone()
     }
@@ -142,7 +143,7 @@ impl Supervisor {
     /// Runs all plugins until `stop` is canceled, then stops them and returns within 5 s.
     ///
     /// # Errors
-    /// Returns an error if the plugin directory was replaced, after which no plugin can register.
+    /// Returns an error if the device plugin directory was replaced, after which no plugin can register.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), DirReplaced> {
         let mut configured = self.configured.subscribe();
         let probing =
@@ -288,7 +289,7 @@ impl Plugins {
     async fn stop_all(&mut self) {
         self.stop.cancel();
         let all_stopped = async { while self.tasks.join_next().await.is_some() {} };
-        if timeout(STOP_WITHIN, all_stopped).await.is_err() {
+        if timeout(STOP_TIMEOUT, all_stopped).await.is_err() {
             error!("some plugins did not stop in time; aborting them");
             self.tasks.shutdown().await;
         }

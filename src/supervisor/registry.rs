@@ -19,7 +19,6 @@ impl PluginRegistry {
         Self(plugins)
     }
 
-    /// Returns the current plugins.
     pub fn all(&self) -> Arc<[PluginHandle]> {
         Arc::clone(&self.0.borrow())
     }

@@ -33,7 +33,7 @@ pub async fn run(handle: &PluginHandle, holders: &Holders) -> Infallible {
             sleep(pause).await;
             let resource = handle.offer().resource().clone();
             if handle.removal().has_pending() {
-                drop_free(handle, holders, &resource).await;
+                remove_free(handle, holders, &resource).await;
                 forget_deleted_pods(handle, holders, &resource).await;
             }
             pause = (resource.removal_grace / PROBES_PER_GRACE).clamp(FIRST_PROBE, PROBE_AGAIN_MAX);
@@ -42,7 +42,7 @@ pub async fn run(handle: &PluginHandle, holders: &Holders) -> Infallible {
 }
 
 /// Reads the checkpoint and removes the devices that are free. If it cannot be read, all devices stay.
-async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource) {
+async fn remove_free(handle: &PluginHandle, holders: &Holders, resource: &Resource) {
     let name = &resource.name;
     let began = Instant::now();
     let read = holders.checkpoint.read().await;
@@ -59,11 +59,11 @@ async fn drop_free(handle: &PluginHandle, holders: &Holders, resource: &Resource
             removal.checkpoint_not_read();
         }
     }
-    let free = removal.droppable(resource.removal_grace, Instant::now());
+    let free = removal.removable(resource.removal_grace, Instant::now());
     let free: BTreeSet<&str> = free.collect();
     if !free.is_empty() {
         info!(resource = %name, devices = free.len(), "removed devices that no pod holds");
-        handle.drop_removing(&free);
+        handle.remove_pending(&free);
     }
 }
 

@@ -1,5 +1,5 @@
 //! What the restart loop remembers between runs of a plugin: the kubelet, a possible late disconnect, suspensions of
-//! the next registration, and failures. Randomness is an argument.
+//! the next registration, and failures. Callers pass random numbers.
 
 use std::time::Duration;
 
@@ -215,7 +215,10 @@ mod tests {
             settles_with(RunMemory::after_another_plugin(), one),
             Settle::Yes
         );
-        let without_kubelet = after(one, &RunEnd::NoKubelet(NoKubelet::Missing));
+        let without_kubelet = after(
+            one,
+            &RunEnd::NoKubelet(NoKubelet::Missing("kubelet.sock".into())),
+        );
         assert_eq!(settles_with(without_kubelet, one), Settle::IfListed);
     }
 
@@ -269,7 +272,9 @@ mod tests {
         assert_eq!(after_lost_stream().connected(one), Some(Cause::Stream));
         assert_eq!(after_lost_stream().connected(other), Some(Cause::Kubelet));
         let mut memory = after_lost_stream();
-        memory.ended(&RunEnd::NoKubelet(NoKubelet::Missing));
+        memory.ended(&RunEnd::NoKubelet(NoKubelet::Missing(
+            "kubelet.sock".into(),
+        )));
         assert_eq!(memory.connected(other), Some(Cause::Kubelet));
         assert_eq!(memory.connected(other), None);
     }

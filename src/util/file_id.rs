@@ -24,9 +24,9 @@ pub struct FileVersion {
 }
 
 impl FileVersion {
-    /// Longer than the resolution of file system timestamps (the kernel tick, at most 10 ms). Two changes within one tick
-    /// can have the same version.
-    pub(crate) const SETTLES_WITHIN: Duration = Duration::from_millis(20);
+    /// An upper limit of the resolution of file system timestamps, which is the kernel tick of at most 10 ms. Two
+    /// changes within one tick can have the same version.
+    pub(crate) const TIMESTAMP_RESOLUTION: Duration = Duration::from_millis(20);
 
     /// Returns the version of the file at this path, following symlinks. `None` if its metadata cannot be read.
     pub fn at(path: &Path) -> Option<Self> {
@@ -46,14 +46,14 @@ impl FileVersion {
     }
 
     /// Whether the last change is old enough that any later change gives the file a different version.
-    pub(crate) fn is_settled(&self) -> bool {
+    pub(crate) fn is_unambiguous(&self) -> bool {
         let (seconds, nanoseconds) = self.changed;
         let since = Duration::new(
             seconds.try_into().unwrap_or(0),
             nanoseconds.try_into().unwrap_or(0),
         );
         let age = SystemTime::now().duration_since(UNIX_EPOCH + since);
-        age.is_ok_and(|age| age >= Self::SETTLES_WITHIN)
+        age.is_ok_and(|age| age >= Self::TIMESTAMP_RESOLUTION)
     }
 }
 

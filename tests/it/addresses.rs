@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 
 use crate::support::control::ControlledNode;
 use crate::support::process::{Running, output, program};
-use crate::support::{GPU, kubelet, plugin_dir, shows, text};
+use crate::support::{GPU, kubelet, plugin_dir, text, wait_for_node};
 
 #[test]
 fn rejects_invalid_addresses_and_socket_paths() {
@@ -52,20 +52,20 @@ async fn retries_addresses_in_use_while_the_resources_stay_registered() {
     variables.push(("HTTP_ADDRESS", &address));
     let kubelet = kubelet(node.path());
     let manager = Running::manager(node.path(), &variables);
-    manager.says("retrying; set a different HTTP_ADDRESS if it is in use");
-    manager.says("cannot bind the control socket");
-    shows(&kubelet, GPU, 4, 4).await;
+    manager.wait_for_log("retrying; set a different HTTP_ADDRESS if it is in use");
+    manager.wait_for_log("cannot bind the control socket");
+    wait_for_node(&kubelet, GPU, 4, 4).await;
     drop(taken);
     fs::remove_file(node.path().join("run")).expect("the file");
     let (http, control) = ("serving HTTP", "listening for commands");
-    let first = manager.says(" INFO ");
+    let first = manager.wait_for_log(" INFO ");
     // The two lines can come in either order.
     let mut missing: Vec<&str> = vec![http, control];
     let mut line = first;
     while !missing.is_empty() {
         missing.retain(|words| !line.contains(words));
         if !missing.is_empty() {
-            line = manager.says(" INFO ");
+            line = manager.wait_for_log(" INFO ");
         }
     }
     let mut stream = std::net::TcpStream::connect(&address).expect("HTTP");
@@ -81,7 +81,7 @@ async fn retries_addresses_in_use_while_the_resources_stay_registered() {
 fn an_address_without_a_host_serves_ipv4_and_ipv6() {
     let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &[("HTTP_ADDRESS", ":0")]);
-    let line = manager.says("serving HTTP");
+    let line = manager.wait_for_log("serving HTTP");
     let port = line.rsplit(':').next().expect("a port");
     for address in ["127.0.0.1", "[::1]"] {
         // On a host without IPv6, the program listens on the IPv4 address only.

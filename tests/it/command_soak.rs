@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::support::control::control;
 use crate::support::running_node::Node;
 use crate::support::soak::{count, seed};
-use crate::support::{DEADLINE, assert_alive, held, pod, shows, strict_kubelet};
+use crate::support::{DEADLINE, assert_alive, held, pod, strict_kubelet, wait_for_node};
 use enum_map::Enum;
 use fastrand::Rng;
 use kubelet_sim::Kubelet;
@@ -32,8 +32,8 @@ const RESOURCES: [(&str, usize); 3] = [
     ("example.com/fpga", 4),
 ];
 
-/// The number of pauses, in which both threads send no commands until a health fault made devices Unhealthy. Such a
-/// fault needs a second without other commands. Pods are still admitted and deleted.
+/// The number of pauses. In a pause, one thread sets a health fault and waits until it makes devices Unhealthy, while
+/// the other sends nothing: such a fault needs a second without other commands. Pods are still admitted and deleted.
 const PAUSES: usize = 10;
 const FLAPPING: &str = "example.com/nic";
 
@@ -391,7 +391,7 @@ impl CommandTest {
         }
         assert_alive(&kubelet);
         manager.signal(Signal::TERM);
-        assert!(manager.ends().success());
+        assert!(manager.wait().success());
         drop(dir);
     }
 }
@@ -399,6 +399,6 @@ impl CommandTest {
 /// Waits until the kubelet shows the configured devices.
 async fn wait_for_configured_devices(kubelet: &Kubelet) {
     for (resource, count) in RESOURCES {
-        shows(kubelet, resource, count, count).await;
+        wait_for_node(kubelet, resource, count, count).await;
     }
 }

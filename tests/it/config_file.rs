@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use crate::support::process::{Running, output, program};
 use crate::support::{
-    A, B, Manager, from_file, kubelet, plugin_dir, pod, registrations, shows, text,
+    A, B, DEADLINE, Manager, from_file, kubelet, plugin_dir, pod, registrations, text,
+    wait_for_node,
 };
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
@@ -76,7 +77,7 @@ fn reports_every_error_with_its_line_and_starts_nothing() {
             ),
             format!("error: {file}:2: name=\"gpu\": expected a name with one '/'"),
             format!("error: {file}:3: count: expected one of the keys name, devices"),
-            "4 errors in the configuration; nothing was started".to_owned(),
+            "4 errors in the configuration".to_owned(),
         ];
         let lines: Vec<&str> = stderr.lines().collect();
         assert_eq!(lines.len(), starts.len(), "{stderr}");
@@ -119,25 +120,26 @@ async fn applies_changes_of_a_configmap_and_refuses_an_invalid_one() {
     let kubelet = kubelet(dir.path());
     let mut map = ConfigMap::with(&two_resources(2, 3));
     let running = Running::manager(dir.path(), &with_file(&map.file()));
-    shows(&kubelet, A, 2, 2).await;
-    shows(&kubelet, B, 3, 3).await;
+    wait_for_node(&kubelet, A, 2, 2).await;
+    wait_for_node(&kubelet, B, 3, 3).await;
     kubelet.admit(&pod("p", &[(A, 2)])).await.expect("admitted");
 
     map.update(&two_resources(1, 4));
     // The pod keeps its device, so it stays in the list. The other resource is not affected.
-    shows(&kubelet, A, 2, 1).await;
-    shows(&kubelet, B, 4, 4).await;
+    wait_for_node(&kubelet, A, 2, 1).await;
+    wait_for_node(&kubelet, B, 4, 4).await;
 
     map.update("resources:\n- {name: example.com/a, devices: many}\n");
-    running.says("config.yaml:2: devices=\"many\": expected a whole number");
-    running.says("1 error in the configuration: the previous configuration stays in effect");
+    running.wait_for_log("config.yaml:2: devices=\"many\": expected a whole number");
+    running
+        .wait_for_log("1 error in the configuration: the previous configuration stays in effect");
     map.update(&two_resources(2, 5));
-    shows(&kubelet, B, 5, 5).await;
-    shows(&kubelet, A, 2, 2).await;
+    wait_for_node(&kubelet, B, 5, 5).await;
+    wait_for_node(&kubelet, A, 2, 2).await;
     assert_eq!(registrations(&kubelet, A), 1);
     assert_eq!(registrations(&kubelet, B), 1);
     running.signal(Signal::TERM);
-    assert_eq!(running.ends().code(), Some(0));
+    assert_eq!(running.wait().code(), Some(0));
 }
 
 #[tokio::test]
@@ -148,21 +150,21 @@ async fn reloads_a_file_that_is_written_or_replaced_and_at_sighup() {
     let file = home.path().join("c.yaml");
     fs::write(&file, two_resources(1, 1)).expect("a file");
     let running = Running::manager(dir.path(), &with_file(&file));
-    shows(&kubelet, A, 1, 1).await;
+    wait_for_node(&kubelet, A, 1, 1).await;
     fs::write(&file, two_resources(2, 1)).expect("a file");
-    shows(&kubelet, A, 2, 2).await;
+    wait_for_node(&kubelet, A, 2, 2).await;
     let replacement = home.path().join("new");
     fs::write(&replacement, two_resources(3, 1)).expect("a file");
     fs::rename(replacement, &file).expect("one step");
-    shows(&kubelet, A, 3, 3).await;
+    wait_for_node(&kubelet, A, 3, 3).await;
     running.signal(Signal::HUP);
-    running.says("reloaded the config file, no changes");
+    running.wait_for_log("reloaded the config file, no changes");
 
     fs::remove_file(&file).expect("a file");
     running.signal(Signal::HUP);
-    running.says("expected a readable file: No such file or directory");
+    running.wait_for_log("expected a readable file: No such file or directory");
     fs::write(&file, two_resources(4, 1)).expect("a file");
-    shows(&kubelet, A, 4, 4).await;
+    wait_for_node(&kubelet, A, 4, 4).await;
 }
 
 #[test]
@@ -176,12 +178,23 @@ fn warns_about_misspelled_variables_with_and_without_a_config_file() {
         let (code, stdout, stderr) = output(program(variables).arg("check"));
         assert_eq!((code, &*stderr), (Some(0), ""));
         assert!(stdout.contains(&format!("warning: {warning}")), "{stdout}");
-        Running::manager(dir.path(), variables).says(warning);
+        Running::manager(dir.path(), variables).wait_for_log(warning);
+    }
+    // A reload cannot change the variables, so it does not warn about them again.
+    let running = Running::manager(dir.path(), &[misspelled, with_file(&file)[0]]);
+    running.wait_for_log(warning);
+    running.signal(Signal::HUP);
+    let mut line = String::new();
+    while !line.contains("reloaded the config file") {
+        line = running.stderr.recv_timeout(DEADLINE).expect("a line");
+        assert!(!line.contains(warning), "{line}");
     }
     let with_error = [misspelled, ("NUMA_NODES", "x")];
     let (code, _, stderr) = output(program(&with_error).arg("check"));
     assert_eq!(code, Some(78));
     let lines = format!("warning: {warning}\nerror: NUMA_NODES=\"x\": expected ");
+    assert!(stderr.starts_with(&lines), "{stderr}");
+    let (_, _, stderr) = output(program(&with_error).args(["check", "--yaml"]));
     assert!(stderr.starts_with(&lines), "{stderr}");
     let (code, stdout, _) = output(program(&[misspelled]).args(["check", "--yaml"]));
     assert_eq!(code, Some(0));
@@ -252,7 +265,7 @@ fn every_valid_file_registers_all_devices() {
                     .iter()
                     .filter(|device| device.is_allocatable())
                     .count();
-                shows(&kubelet, resource.name.as_str(), devices.len(), healthy).await;
+                wait_for_node(&kubelet, resource.name.as_str(), devices.len(), healthy).await;
             }
             manager.stop().await;
         });

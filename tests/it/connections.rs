@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::support::client::{dial, plugin_client};
 use crate::support::{
-    Manager, RESOURCE, SOCKET, allocates, kubelet, plugin_dir, registrations, shows, sockets,
-    within,
+    Manager, RESOURCE, SOCKET, allocates, kubelet, plugin_dir, registrations, sockets,
+    wait_for_node, within,
 };
 use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::api::{
@@ -22,7 +22,7 @@ async fn refuses_connections_above_the_limit() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     // The limit is 16 connections, and the kubelet has one of them.
     let mut peers = Vec::new();
     for _ in 0..16 {
@@ -44,7 +44,7 @@ async fn answers_the_largest_preferred_allocation_request_of_a_kubelet() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let mut client = plugin_client(&dir.path().join(SOCKET)).await;
     let ids: Vec<String> = (0..60_000).map(|i| format!("{i:060}")).collect();
     let question = PreferenceRequest {
@@ -104,10 +104,10 @@ async fn silent_peers_and_hanging_calls_delay_neither_registration_nor_shutdown(
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let _peers = misbehaving_peers(&dir.path().join(SOCKET), false).await;
     let kubelet = kubelet.restart().await.expect("a kubelet restart");
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let (silent, call) = misbehaving_peers(&dir.path().join(SOCKET), true).await;
     manager.stop().await;
     assert!(sockets(dir.path()).is_empty());
@@ -126,7 +126,7 @@ async fn garbage_closes_only_the_connection_that_sent_it() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     for garbage in [
         &b"GET / HTTP/1.1\r\n\r\n"[..],
         &[0xff; 4096],

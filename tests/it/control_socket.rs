@@ -28,31 +28,31 @@ fn refusal(answer: &str) -> Refusal {
 fn the_socket_is_private_and_removed_when_the_daemon_stops() {
     let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &node.variables());
-    manager.says("listening for commands");
+    manager.wait_for_log("listening for commands");
     let mode = |path: &Path| path.metadata().expect("a file").permissions().mode() & 0o777;
     assert_eq!(mode(&node.control), 0o600);
     assert_eq!(mode(node.control.parent().expect("a directory")), 0o700);
     // A second daemon does not take a socket that is in use.
     let second = plugin_dir();
     let other = Running::manager(second.path(), &node.variables());
-    other.says("retrying; set a different CONTROL_SOCKET if it is in use");
+    other.wait_for_log("retrying; set a different CONTROL_SOCKET if it is in use");
     other.signal(Signal::TERM);
-    assert!(other.ends().success());
+    assert!(other.wait().success());
     assert!(
         node.ask(STATUS)
             .starts_with(r#"{"version":1,"body":{"status":{"#)
     );
     fs::remove_file(&node.control).expect("the socket");
-    // A change in the plugin directory makes the daemon check its control socket.
+    // A change in the device plugin directory makes the daemon check its control socket.
     fs::write(node.path().join("something"), "").expect("a file");
-    manager.says("the control socket was removed: binding it again");
-    manager.says("listening for commands");
+    manager.wait_for_log("the control socket was removed: binding it again");
+    manager.wait_for_log("listening for commands");
     assert!(
         node.ask(STATUS)
             .starts_with(r#"{"version":1,"body":{"status":{"#)
     );
     manager.signal(Signal::TERM);
-    assert!(manager.ends().success());
+    assert!(manager.wait().success());
     assert!(!node.control.exists());
 }
 
@@ -60,7 +60,7 @@ fn the_socket_is_private_and_removed_when_the_daemon_stops() {
 fn bad_requests_get_a_refusal() {
     let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &node.variables());
-    manager.says("listening for commands");
+    manager.wait_for_log("listening for commands");
     let huge = vec![b'x'; 100_000];
     for request in [
         &b""[..],
@@ -116,7 +116,7 @@ fn bad_requests_get_a_refusal() {
 fn other_users_are_refused() {
     let node = ControlledNode::new();
     let manager = Running::manager(node.path(), &node.variables());
-    manager.says("listening for commands");
+    manager.wait_for_log("listening for commands");
     // Even if the mode of the socket allows the connection.
     for path in [node.path(), node.control.parent().expect("a directory")] {
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("its owner");
@@ -130,7 +130,7 @@ fn other_users_are_refused() {
         Err(error) => return eprintln!("skipped: {error}"),
     };
     assert_eq!(output.status.code(), Some(1));
-    manager.says("refused a connection: only root and the daemon's own user may connect");
+    manager.wait_for_log("refused a connection: only root and the daemon's own user may connect");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_stale_socket_is_replaced() {
     fs::create_dir(node.control.parent().expect("a directory")).expect("a directory");
     drop(UnixListener::bind(&node.control).expect("a socket"));
     let manager = Running::manager(node.path(), &node.variables());
-    manager.says("listening for commands");
+    manager.wait_for_log("listening for commands");
     assert!(
         node.ask(STATUS)
             .starts_with(r#"{"version":1,"body":{"status":{"#)

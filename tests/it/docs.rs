@@ -35,7 +35,7 @@ fn text(path: &Path) -> String {
     fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Whether a line is in a code block is what most of these tests must know.
+/// Returns the page without its code blocks.
 fn without_code(page: &str) -> String {
     let mut in_code = false;
     let mut outside = String::new();
@@ -193,7 +193,8 @@ impl Shell {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode");
     }
 
-    /// Runs a command line. Its exit code shows a wrong command line; without a daemon, most commands fail.
+    /// Runs a command line, and returns its exit code and output. Most commands fail, because no daemon is running;
+    /// only a wrong command line exits 2.
     fn run(&self, line: &str) -> (Option<i32>, String) {
         let path = std::env::var("PATH").unwrap_or_default();
         let bin = self.home.path().join("bin");
@@ -209,7 +210,7 @@ impl Shell {
     }
 }
 
-/// Code in a line that is a whole command of the daemon; one with placeholders in capitals or an ellipsis is not.
+/// Returns the commands of the daemon in inline code, without those that have placeholders in capitals or an ellipsis.
 fn inline_commands(page: &str) -> Vec<String> {
     let is_command = |code: &&str| {
         let is_placeholder = |word: &str| {
@@ -287,10 +288,10 @@ fn helps(name: &str, command: &[&str], all: &mut String) {
     }
 }
 
-/// The help of every command stands in docs/cli.md. `KEEP=1` writes it there.
+/// The help of every command stands in docs/cli.md. `UPDATE=1` writes it there.
 #[test]
 fn the_cli_page_has_the_help_of_every_command() {
-    const START: &str = "<!-- From here on this page is generated: KEEP=1 cargo test docs -->\n";
+    const START: &str = "<!-- From here on this page is generated: UPDATE=1 cargo test docs -->\n";
     let path = root().join("docs/cli.md");
     let page = text(&path);
     let (written, kept) = page
@@ -299,10 +300,10 @@ fn the_cli_page_has_the_help_of_every_command() {
     let mut all = String::new();
     helps("simple-device-plugin", &[], &mut all);
     helps("kubelet-sim", &[], &mut all);
-    if std::env::var_os("KEEP").is_some() {
+    if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, format!("{written}{START}{all}")).expect("the page");
     } else {
-        assert_eq!(kept, all, "docs/cli.md: KEEP=1 cargo test docs");
+        assert_eq!(kept, all, "docs/cli.md: UPDATE=1 cargo test docs");
     }
 }
 
@@ -378,7 +379,8 @@ fn the_readme_shows_the_output_of_the_demo() {
     );
 }
 
-/// The keys of an object and of what it holds. The keys under a key of `counts` are names, not keys of the status.
+/// Adds the keys of all objects in the value. The keys of a map of counters are labels, and a fault's keys are
+/// documented elsewhere, so both are skipped.
 fn json_keys(value: &Value, all: &mut BTreeSet<String>) {
     match value {
         Value::Object(map) => {
@@ -398,7 +400,7 @@ fn json_keys(value: &Value, all: &mut BTreeSet<String>) {
 #[tokio::test]
 async fn the_docs_have_every_key_of_the_status() {
     let node = Node::with(FOUR);
-    node.shows(4, 4).await;
+    node.wait_for_node(4, 4).await;
     node.admits("p").await.expect("a device");
     let commands: [&[&str]; 4] = [
         &["fault", "stream", GPU],
@@ -407,12 +409,12 @@ async fn the_docs_have_every_key_of_the_status() {
         &["scale", GPU, "2"],
     ];
     for arguments in commands {
-        let (code, _, stderr) = node.does(arguments);
+        let (code, _, stderr) = node.run(arguments);
         assert_eq!(code, Some(0), "{stderr}");
     }
     fs::write(&node.file, "resources: {}").expect("a file");
     let keys = || {
-        let (_, status, _) = node.does(&["status", "--json"]);
+        let (_, status, _) = node.run(&["status", "--json"]);
         let mut keys = BTreeSet::new();
         json_keys(&serde_json::from_str(&status).expect("JSON"), &mut keys);
         keys

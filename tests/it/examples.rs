@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::support::{
     Manager, assert_alive, config_of_file, config_of_variables, held, kubelet_with, plugin_dir,
-    shows,
+    wait_for_node,
 };
 use kubelet_sim::{AdmissionError, Kubelet, Pod, TopologyPolicy};
 use serde::Deserialize;
@@ -125,7 +125,7 @@ impl ExampleNode {
                 .iter()
                 .filter(|device| device.is_allocatable())
                 .count();
-            shows(
+            wait_for_node(
                 &kubelet,
                 resource.name.as_str(),
                 resource.devices.len(),

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::support::http::Http;
 use crate::support::process::{output, program};
 use crate::support::running_node::{FOUR, Node};
-use crate::support::{GPU, Manager, plugin_dir, pod, resources, shows, text, until};
+use crate::support::{GPU, Manager, plugin_dir, pod, resources, text, until, wait_for_node};
 use serde_json::Value;
 use simple_device_plugin::control::{ClearReply, FaultReply, Refusal};
 use simple_device_plugin::fault::{TooManyFaults, UncalledRpc};
@@ -21,28 +21,28 @@ async fn clears_the_faults_of_one_resource_only() {
         "{resources: [{name: example.com/gpu, devices: 4}, {name: example.com/nic, devices: 4}]}";
     let node = Node::with(two);
     for name in [GPU, "example.com/nic"] {
-        shows(&node.kubelet, name, 4, 4).await;
-        node.does(&["fault", "allocate", name, "--delay", "1s"]);
+        wait_for_node(&node.kubelet, name, 4, 4).await;
+        node.run(&["fault", "allocate", name, "--delay", "1s"]);
     }
-    let (_, status, _) = node.does(&["status"]);
+    let (_, status, _) = node.run(&["status"]);
     assert!(
         status.contains("example.com/gpu has 1 fault; see `fault list`\n"),
         "{status}"
     );
-    let cleared: Vec<ClearReply> = node.done(&["fault", "clear", GPU]);
+    let cleared: Vec<ClearReply> = node.run_json(&["fault", "clear", GPU]);
     assert_eq!((&*cleared[0].resource, cleared[0].faults), (GPU, 1));
-    let list = node.does(&["fault", "list"]).1;
+    let list = node.run(&["fault", "list"]).1;
     assert!(
         list.contains("example.com/nic  0 of 0    command  allocate --delay 1s\n"),
         "{list}"
     );
     assert!(!list.contains(GPU), "{list}");
-    let (_, status, _) = node.does(&["status", "example.com/nic"]);
+    let (_, status, _) = node.run(&["status", "example.com/nic"]);
     assert!(
         status.contains("  faults         allocate --delay 1s, injected 0 of 0\n"),
         "{status}"
     );
-    let cleared: Vec<ClearReply> = node.done(&["fault", "clear"]);
+    let cleared: Vec<ClearReply> = node.run_json(&["fault", "clear"]);
     let faults: Vec<usize> = cleared.iter().map(|cleared| cleared.faults).collect();
     assert_eq!(faults, [0, 1]);
 }
@@ -51,7 +51,7 @@ async fn clears_the_faults_of_one_resource_only() {
 async fn reset_restores_the_configured_faults() {
     let began = Instant::now();
     let node = Node::with(FAULTY);
-    node.shows(4, 4).await;
+    node.wait_for_node(4, 4).await;
     assert!(began.elapsed() >= Duration::from_secs(1));
     node.refused("p").await;
     node.admits("p").await.expect("the fault is exhausted");
@@ -59,12 +59,12 @@ async fn reset_restores_the_configured_faults() {
 
     // A reload that does not change a fault keeps its counts.
     node.reloads(&FAULTY.replace("devices: 4", "devices: 5"));
-    node.shows(5, 5).await;
+    node.wait_for_node(5, 5).await;
     assert_eq!(node.status()["faults"][1]["injected"], 1);
     node.admits("q").await.expect("the fault is exhausted");
 
     node.clears_all_faults();
-    node.does(&["fault", "allocate", GPU, "--error", "ABORTED"]);
+    node.run(&["fault", "allocate", GPU, "--error", "ABORTED"]);
     node.resets();
     let faults = node.status()["faults"].clone();
     assert_eq!(
@@ -75,12 +75,12 @@ async fn reset_restores_the_configured_faults() {
         faults[1]["fault"],
         serde_json::json!({"on": "allocate", "error": "INTERNAL", "times": 1})
     );
-    node.shows(5, 0).await;
-    node.shows(5, 5).await;
+    node.wait_for_node(5, 0).await;
+    node.wait_for_node(5, 5).await;
 
     // A reload that changes one fault keeps the counts of the other.
     node.reloads(&FAULTY.replace("INTERNAL", "ABORTED"));
-    let warned = node.manager.says("a fault is configured");
+    let warned = node.manager.wait_for_log("a fault is configured");
     assert!(warned.contains("allocate --error ABORTED"), "{warned}");
     let error = node.refused("aborted").await;
     assert!(error.contains("Aborted"), "{error}");
@@ -99,9 +99,9 @@ async fn reset_restores_the_configured_faults() {
     })
     .await;
     node.reloads("{resources: [{name: example.com/gpu, devices: 5}]}");
-    node.shows(5, 5).await;
+    node.wait_for_node(5, 5).await;
     until("no faults", || {
-        node.does(&["fault", "list"]).1 == "no faults\n"
+        node.run(&["fault", "list"]).1 == "no faults\n"
     })
     .await;
     node.admits("r").await.expect("admitted");
@@ -110,11 +110,11 @@ async fn reset_restores_the_configured_faults() {
 #[tokio::test]
 async fn an_invalid_fault_is_refused_and_changes_nothing() {
     let node = Node::with(FOUR);
-    node.shows(4, 4).await;
+    node.wait_for_node(4, 4).await;
     let missing = node.refusal(&["fault", "health", GPU, "4", "--up", "1s", "--down", "1s"]);
     let reason = SelectionError::NoIndex { index: 4, count: 4 };
     assert!(matches!(missing, Refusal::Devices { reason: found, .. } if found == reason));
-    for action in ["stream", "clear"] {
+    for action in ["stream", "list", "clear"] {
         let unknown = node.refusal(&["fault", action, "example.com/fpga"]);
         assert!(
             matches!(unknown, Refusal::NoSuchResource { .. }),
@@ -125,19 +125,21 @@ async fn an_invalid_fault_is_refused_and_changes_nothing() {
         &["allocate", GPU, "--delay", "61s"][..],
         &["stream", GPU, "--for", "1s"],
         &["health", GPU, "0", "--up", "1ms", "--down", "1s"],
-        &["list", GPU],
+        &["list", GPU, "stream"],
         &[GPU, "stream"],
         &[],
     ] {
-        let (code, _, _) = node.does(&[&["fault"], invalid].concat());
+        let (code, _, _) = node.run(&[&["fault"], invalid].concat());
         assert_eq!(code, Some(2), "{invalid:?}");
     }
-    assert_eq!(node.does(&["fault", "list"]).1, "no faults\n");
-    let set: FaultReply = node.done(&["fault", "pre-start", GPU, "--delay", "1s"]);
+    assert_eq!(node.run(&["fault", "list"]).1, "no faults\n");
+    let set: FaultReply = node.run_json(&["fault", "pre-start", GPU, "--delay", "1s"]);
     assert_eq!(set.never_injected, Some(UncalledRpc::PreStart));
+    let listed: Value = node.run_json(&["fault", "list", GPU]);
+    assert_eq!(listed[0]["resource"], GPU);
     for _ in 0..63 {
         assert_eq!(
-            node.does(&["fault", "stream", GPU, "--probability", "0"]).0,
+            node.run(&["fault", "stream", GPU, "--probability", "0"]).0,
             Some(0)
         );
     }
@@ -155,7 +157,7 @@ async fn metrics_count_injected_and_active_faults() {
     let dir = plugin_dir();
     let kubelet = crate::support::kubelet(dir.path());
     let manager = Manager::of(dir.path(), resources(&[("RESOURCE_NAME", GPU)]));
-    shows(&kubelet, GPU, 2, 2).await;
+    wait_for_node(&kubelet, GPU, 2, 2).await;
     let http = Http::of(&manager).await;
     let (_, text) = http.get("/metrics").await;
     assert!(!text.contains("faults_injected_total{"), "{text}");

@@ -2,16 +2,16 @@
 
 use std::path::Path;
 
-use crate::support::process::is_alone;
+use crate::support::process::run_in_own_process;
 use crate::support::soak::{alive_tasks, descriptors};
 use crate::support::{
-    Manager, held, kubelet, plugin_dir, pod, registrations, shows, sockets, until,
+    Manager, held, kubelet, plugin_dir, pod, registrations, sockets, until, wait_for_node,
 };
 
 const RESTARTS: usize = 200;
 const RESOURCES: [&str; 3] = ["example.com/a", "example.com/b", "example.com/c"];
 
-/// Open file descriptors and live tasks of this process, and sockets in the plugin directory.
+/// Open file descriptors and live tasks of this process, and sockets in the device plugin directory.
 #[derive(Debug, PartialEq)]
 struct Usage {
     descriptors: usize,
@@ -29,7 +29,7 @@ fn usage(dir: &Path) -> Usage {
 
 #[tokio::test]
 async fn kubelet_restarts_leak_nothing() {
-    if !is_alone("growth::kubelet_restarts_leak_nothing") {
+    if !run_in_own_process("growth::kubelet_restarts_leak_nothing") {
         return;
     }
     let dir = plugin_dir();
@@ -40,7 +40,7 @@ async fn kubelet_restarts_leak_nothing() {
         &[("RESOURCE_NAME", &names), ("NUMBER_DEVICES", "3")],
     );
     for resource in RESOURCES {
-        shows(&kubelet, resource, 3, 3).await;
+        wait_for_node(&kubelet, resource, 3, 3).await;
     }
     kubelet
         .admit(&pod("p", &RESOURCES.map(|r| (r, 2))))
@@ -52,7 +52,7 @@ async fn kubelet_restarts_leak_nothing() {
     for _ in 0..RESTARTS {
         kubelet = kubelet.restart().await.expect("a kubelet");
         for resource in RESOURCES {
-            shows(&kubelet, resource, 3, 3).await;
+            wait_for_node(&kubelet, resource, 3, 3).await;
             assert_eq!(registrations(&kubelet, resource), 1);
         }
         after_first.get_or_insert_with(|| usage(dir.path()));

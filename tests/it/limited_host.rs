@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 
 use crate::support::client::plugin_client;
 use crate::support::process::{Running, binary, output, program};
-use crate::support::{RESOURCE, SOCKET, kubelet, plugin_dir, registrations, shows, text, within};
+use crate::support::{
+    RESOURCE, SOCKET, kubelet, plugin_dir, registrations, text, wait_for_node, within,
+};
 use simple_device_plugin::api::{allocate_request, v1beta1};
 use tokio::net::UnixStream;
 
@@ -52,8 +54,8 @@ async fn the_log_and_the_status_say_what_to_change_in_a_user_namespace() {
     let manager = Running::start(&mut in_namespace(&program(&variables)));
     // Reads the log in another thread, because the kubelet runs in this one.
     let logged = tokio::task::spawn_blocking(move || {
-        manager.says("set hostUsers: true in the pod's spec");
-        manager.says("the kubelet is outside of this pod's user namespace");
+        manager.wait_for_log("set hostUsers: true in the pod's spec");
+        manager.wait_for_log("the kubelet is outside of this pod's user namespace");
         manager
     });
     let _manager = logged.await.expect("both log lines");
@@ -75,7 +77,7 @@ async fn keeps_serving_when_stderr_is_unread_or_closed() {
         let kubelet = kubelet(dir.path());
         let mut command = program(&[("DEVICE_PLUGIN_PATH", text(dir.path()))]);
         let mut child = command.stderr(Stdio::piped()).spawn().expect("the program");
-        shows(&kubelet, RESOURCE, 2, 2).await;
+        wait_for_node(&kubelet, RESOURCE, 2, 2).await;
         let unread = child.stderr.take().filter(|_| !closed);
         let mut client = plugin_client(&dir.path().join(SOCKET)).await;
         for i in 0..1000 {
@@ -88,7 +90,7 @@ async fn keeps_serving_when_stderr_is_unread_or_closed() {
         }
         let pid = rustix::process::Pid::from_child(&child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process");
-        shows(&kubelet, RESOURCE, 2, 0).await;
+        wait_for_node(&kubelet, RESOURCE, 2, 0).await;
         let ended = tokio::task::spawn_blocking(move || child.wait().map(|status| status.code()));
         let ended = within("the end", ended).await.expect("no panic");
         assert_eq!(ended.expect("a status"), Some(0));
@@ -109,7 +111,7 @@ async fn recovers_after_running_out_of_file_descriptors() {
         .env("NODE_NAME", "n")
         .env("DEVICE_PLUGIN_PATH", dir.path());
     let running = Running::start(&mut command);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let mut peers = Vec::new();
     for _ in 0..15 {
         peers.push(
@@ -119,7 +121,7 @@ async fn recovers_after_running_out_of_file_descriptors() {
         );
     }
     let running = tokio::task::spawn_blocking(move || {
-        running.says("cannot accept a connection");
+        running.wait_for_log("cannot accept a connection");
         running
     });
     let _running = running.await.expect("the log line");
@@ -155,9 +157,9 @@ async fn polls_every_2_s_without_inotify() {
         "cannot watch {} with inotify, polling it every 2 s instead",
         dir.path().display()
     );
-    running.says(&watched);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    running.wait_for_log(&watched);
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let kubelet = kubelet.restart().await.expect("a kubelet restart");
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
 }

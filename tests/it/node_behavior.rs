@@ -7,7 +7,8 @@ use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
 use crate::support::process::{Running, running_manager};
 use crate::support::{
-    Manager, RESOURCE, SOCKET, held, kubelet, kubelet_with, plugin_dir, pod, registrations, shows,
+    Manager, RESOURCE, SOCKET, held, kubelet, kubelet_with, plugin_dir, pod, registrations,
+    wait_for_node,
 };
 use simple_device_plugin::model::device::Health;
 use tonic::Status;
@@ -17,7 +18,7 @@ async fn t01_capacity_and_allocatable_are_the_number_of_devices() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[("NUMBER_DEVICES", "5")]);
-    shows(&kubelet, RESOURCE, 5, 5).await;
+    wait_for_node(&kubelet, RESOURCE, 5, 5).await;
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
     manager.stop().await;
 }
@@ -30,7 +31,7 @@ async fn t02_a_pod_gets_exactly_its_device() {
         dir.path(),
         &[("PREFERRED_ALLOCATION", "ordered"), ("ENV_PREFIX", "D")],
     );
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let got = kubelet
         .admit(&pod("p", &[(RESOURCE, 1)]))
         .await
@@ -45,14 +46,14 @@ async fn t05_the_plugin_registers_again_after_a_kubelet_restart() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     kubelet
         .admit(&pod("p", &[(RESOURCE, 1)]))
         .await
         .expect("admitted");
     let before = held(&kubelet, "p");
     let kubelet = kubelet.restart().await.expect("a kubelet");
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
     assert_eq!(held(&kubelet, "p"), before);
     manager.stop().await;
@@ -68,13 +69,13 @@ async fn t07_assignments_are_kept_when_a_killed_plugin_is_started_again() {
         .expect("admitted");
     let before = held(&kubelet, "p");
     drop(running);
-    shows(&kubelet, RESOURCE, 2, 0).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 0).await;
     assert!(
         dir.path().join(SOCKET).exists(),
         "a killed plugin leaves its socket"
     );
     let _again = Running::manager(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     assert_eq!(held(&kubelet, "p"), before);
     kubelet
         .admit(&pod("q", &[(RESOURCE, 1)]))
@@ -87,9 +88,9 @@ async fn t08_devices_of_a_stopped_plugin_are_unhealthy_and_gone_after_a_kubelet_
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     manager.stop().await;
-    shows(&kubelet, RESOURCE, 2, 0).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 0).await;
     let kubelet = kubelet.restart().await.expect("a kubelet");
     let node = kubelet.node().borrow().clone();
     assert_eq!(node[RESOURCE], kubelet_sim::Quantities::default());
@@ -100,7 +101,7 @@ async fn t10_a_second_pod_gets_another_device_and_devices_of_deleted_pods_are_fr
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     kubelet
         .admit(&pod("one", &[(RESOURCE, 1)]))
         .await
@@ -142,7 +143,7 @@ async fn t13_an_unhealthy_device_leaves_allocatable_until_it_is_healthy() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     kubelet
         .admit(&pod("p", &[(RESOURCE, 2)]))
         .await
@@ -152,7 +153,7 @@ async fn t13_an_unhealthy_device_leaves_allocatable_until_it_is_healthy() {
         plugin
             .set_health("simple-device-n-1", health)
             .expect("this device");
-        shows(&kubelet, RESOURCE, 2, allocatable).await;
+        wait_for_node(&kubelet, RESOURCE, 2, allocatable).await;
         assert_eq!(held(&kubelet, "p").len(), 2);
     }
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
@@ -172,19 +173,19 @@ async fn t14_the_kubelet_does_not_reopen_a_failed_stream() {
     register(dir.path(), RESOURCE, "faulty.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 0, 0).await;
+    wait_for_node(&kubelet, RESOURCE, 0, 0).await;
     assert_eq!(*plugin.streams.borrow(), 1);
 
     let plugin = FakePlugin::serve(dir.path(), "later.sock", &["a", "b"]);
     register(dir.path(), RESOURCE, "later.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     plugin
         .list
         .send_replace(Some(Err(Status::internal("no more"))));
-    shows(&kubelet, RESOURCE, 2, 0).await;
-    shows(&kubelet, RESOURCE, 0, 0).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 0).await;
+    wait_for_node(&kubelet, RESOURCE, 0, 0).await;
     assert_eq!(*plugin.streams.borrow(), 1);
 }
 
@@ -195,10 +196,10 @@ async fn t15_capacity_of_a_stopped_plugin_is_kept_for_the_grace_period() {
         settings.endpoint_stop_grace_period = Duration::from_secs(1);
     });
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let unhealthy_then_gone = async {
-        shows(&kubelet, RESOURCE, 2, 0).await;
-        shows(&kubelet, RESOURCE, 0, 0).await;
+        wait_for_node(&kubelet, RESOURCE, 2, 0).await;
+        wait_for_node(&kubelet, RESOURCE, 0, 0).await;
     };
     tokio::join!(manager.stop(), unhealthy_then_gone);
 }

@@ -6,7 +6,7 @@ use crate::support::client::plugin_client;
 use crate::support::process::{Running, running_manager};
 use crate::support::{
     Manager, RESOURCE, SOCKET, allocates, held, kubelet, new_socket, plugin_dir, pod,
-    registrations, shows, sockets,
+    registrations, sockets, wait_for_node,
 };
 use simple_device_plugin::api::v1beta1;
 
@@ -15,7 +15,7 @@ async fn a_deleted_socket_is_bound_again_while_the_stream_stays_open() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let socket = dir.path().join(SOCKET);
     for _ in 0..3 {
         std::fs::remove_file(&socket).expect("our socket");
@@ -36,7 +36,7 @@ async fn a_second_manager_waits_until_the_first_releases_the_socket() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let first = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let second = Manager::start(dir.path(), &[("NUMBER_DEVICES", "3")]);
     kubelet
         .admit(&pod("p", &[(RESOURCE, 1)]))
@@ -44,7 +44,7 @@ async fn a_second_manager_waits_until_the_first_releases_the_socket() {
         .expect("admitted");
     first.stop().await;
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
-    shows(&kubelet, RESOURCE, 3, 3).await;
+    wait_for_node(&kubelet, RESOURCE, 3, 3).await;
     allocates(&kubelet).await;
     assert_eq!(held(&kubelet, "p").len(), 1);
     second.stop().await;
@@ -58,7 +58,7 @@ async fn only_one_of_two_managers_that_start_together_registers() {
         Manager::start(dir.path(), &[]),
         Manager::start(dir.path(), &[]),
     ];
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     allocates(&kubelet).await;
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
     for manager in managers {
@@ -71,15 +71,15 @@ async fn a_second_process_logs_the_conflict_and_registers_after_the_first_ends()
     let (dir, kubelet, first) = running_manager(&[]).await;
     let second = Running::manager(dir.path(), &[]);
     let logged = tokio::task::spawn_blocking(move || {
-        let line = second.says("set a different PLUGIN_NAME");
+        let line = second.wait_for_log("set a different PLUGIN_NAME");
         (line, second)
     });
     let (line, _second) = logged.await.expect("the log line");
     assert!(line.contains(RESOURCE), "{line}");
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
     drop(first);
-    shows(&kubelet, RESOURCE, 2, 0).await;
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 0).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
 }
 
 #[tokio::test]
@@ -88,7 +88,7 @@ async fn a_stale_socket_is_removed() {
     let kubelet = kubelet(dir.path());
     drop(StdListener::bind(dir.path().join(SOCKET)).expect("a socket"));
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     manager.stop().await;
     assert!(sockets(dir.path()).is_empty());
 }
@@ -104,11 +104,11 @@ async fn a_resource_that_cannot_bind_does_not_affect_the_others() {
         ("PLUGIN_NAME", "a,b,c"),
     ];
     let manager = Manager::start(dir.path(), &variables);
-    shows(&kubelet, "x.io/a", 2, 2).await;
-    shows(&kubelet, "x.io/c", 2, 2).await;
+    wait_for_node(&kubelet, "x.io/a", 2, 2).await;
+    wait_for_node(&kubelet, "x.io/c", 2, 2).await;
     assert_eq!(registrations(&kubelet, "x.io/b"), 0);
     std::fs::remove_dir(dir.path().join("b.sock")).expect("still there");
-    shows(&kubelet, "x.io/b", 2, 2).await;
+    wait_for_node(&kubelet, "x.io/b", 2, 2).await;
     assert_eq!(registrations(&kubelet, "x.io/a"), 1);
     manager.stop().await;
 }

@@ -9,7 +9,8 @@ use crate::support::fake_kubelet::{Answer, FakeKubelet};
 use crate::support::fake_plugin::FakePlugin;
 use crate::support::http::{Http, Observed};
 use crate::support::{
-    A, B, BOTH, Manager, ONE, kubelet, kubelet_with, plugin_dir, resources, shows, write_checkpoint,
+    A, B, BOTH, Manager, ONE, kubelet, kubelet_with, plugin_dir, resources, wait_for_node,
+    write_checkpoint,
 };
 use kubelet_sim::Behavior;
 use simple_device_plugin::model::device::Health;
@@ -25,13 +26,15 @@ fn with_frequent_probes(dir: &Path, variables: &[(&str, &str)]) -> Manager {
 #[tokio::test]
 async fn is_ready_when_every_resource_is_registered_and_streaming() {
     let Observed { dir, manager, http } = Observed::of(BOTH).await;
-    http.readiness(
-        503,
-        "not ready: 0 of 2 resources ready\n\
-         example.com/a waits for the kubelet: there is no socket kubelet.sock\n\
-         example.com/b waits for the kubelet: there is no socket kubelet.sock\n",
-    )
-    .await;
+    let socket = dir.path().join("kubelet.sock");
+    let waits = format!(
+        "waits for the kubelet: there is no socket {}",
+        socket.display()
+    );
+    let not_ready = format!(
+        "not ready: 0 of 2 resources ready\nexample.com/a {waits}\nexample.com/b {waits}\n"
+    );
+    http.readiness(503, &not_ready).await;
     let kubelet = kubelet(dir.path());
     kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Hang);
     http.readiness(
@@ -236,14 +239,14 @@ async fn recovers_after_another_plugin_took_over_and_stopped() {
         settings.endpoint_stop_grace_period = Duration::from_millis(300);
     });
     let manager = with_frequent_probes(dir.path(), ONE);
-    shows(&kubelet, A, 2, 2).await;
+    wait_for_node(&kubelet, A, 2, 2).await;
     let mut other = FakePlugin::serve(dir.path(), "other.sock", &["x"]);
     register(dir.path(), A, "other.sock")
         .await
         .expect("registered");
-    shows(&kubelet, A, 1, 1).await;
+    wait_for_node(&kubelet, A, 1, 1).await;
     other.end_stream().await;
     drop(other);
-    shows(&kubelet, A, 2, 2).await;
+    wait_for_node(&kubelet, A, 2, 2).await;
     manager.stop().await;
 }

@@ -6,7 +6,7 @@ use crate::support::client::plugin_client;
 use crate::support::fake_kubelet::{Answer, FakeKubelet};
 use crate::support::{
     DEADLINE, Manager, RESOURCE, SOCKET, kubelet, new_socket, plugin_dir, registrations, resources,
-    shows, sockets, within,
+    sockets, wait_for_node, within,
 };
 use simple_device_plugin::api::v1beta1;
 use simple_device_plugin::supervisor::Supervisor;
@@ -32,7 +32,7 @@ async fn waits_until_the_directory_and_the_kubelet_exist() {
     let dir = parent.path().join("device-plugins");
     let manager = Manager::start(&dir, &[]);
     let kubelet = kubelet(&dir);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
     manager.stop().await;
 }
@@ -43,7 +43,7 @@ async fn waits_for_the_kubelet_if_nothing_listens_on_kubelet_sock() {
     drop(StdListener::bind(dir.path().join("kubelet.sock")).expect("a socket"));
     let manager = Manager::start(dir.path(), &[]);
     let kubelet = kubelet(dir.path());
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     manager.stop().await;
 }
 
@@ -63,7 +63,7 @@ async fn disconnects_from_a_kubelet_that_sends_nothing() {
     assert_eq!(sockets(dir.path()), Vec::<std::path::PathBuf>::new());
     drop(silent);
     let kubelet = kubelet(dir.path());
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     manager.stop().await;
 }
 
@@ -78,7 +78,7 @@ async fn retries_a_refused_registration_and_registers_with_a_new_kubelet() {
     within("three tries", thrice).await.expect("three tries");
     refusing.stop().await;
     let kubelet = kubelet(dir.path());
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     assert_eq!(registrations(&kubelet, RESOURCE), 1);
     manager.stop().await;
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{
     A, B, Manager, assert_alive, counted, from_file, kubelet, plugin_dir, pod, registrations,
-    shows, sockets, strict_kubelet, within,
+    sockets, strict_kubelet, wait_for_node, within,
 };
 use kubelet_sim::Kubelet;
 use tokio::sync::broadcast::error::TryRecvError;
@@ -14,13 +14,13 @@ async fn new_devices_health_and_outputs_need_no_new_registration() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(2)));
-    shows(&kubelet, A, 2, 2).await;
+    wait_for_node(&kubelet, A, 2, 2).await;
     let listed = "resources: [{name: example.com/a, devices: [{id: x, health: Unhealthy}, {id: y}], env: {Y: '{ids}'}}]";
     manager.reconfigure(from_file(&counted(5)));
-    shows(&kubelet, A, 5, 5).await;
+    wait_for_node(&kubelet, A, 5, 5).await;
     manager.reconfigure(from_file(listed));
     // The counted devices are removed, since no pod holds them.
-    shows(&kubelet, A, 2, 1).await;
+    wait_for_node(&kubelet, A, 2, 1).await;
     let got = kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
     assert_eq!(got[0].response.envs["Y"], "y");
     manager.reconfigure(from_file(&listed.replace("Y: '{ids}'", "Z: other")));
@@ -29,7 +29,7 @@ async fn new_devices_health_and_outputs_need_no_new_registration() {
             .replace("Y: '{ids}'", "Z: other")
             .replace("id: y", "id: z"),
     ));
-    shows(&kubelet, A, 3, 1).await;
+    wait_for_node(&kubelet, A, 3, 1).await;
     let got = kubelet.admit(&pod("q", &[(A, 1)])).await.expect("admitted");
     assert_eq!(got[0].response.envs["Z"], "other");
     assert_eq!(registrations(&kubelet, A), 1, "no new registration");
@@ -42,7 +42,7 @@ async fn registered_times(kubelet: &Kubelet, resource: &str, times: u64) {
     within("another registration", counted)
         .await
         .expect("a kubelet");
-    shows(kubelet, resource, 2, 2).await;
+    wait_for_node(kubelet, resource, 2, 2).await;
 }
 
 #[tokio::test]
@@ -51,8 +51,8 @@ async fn a_reload_affects_only_the_resources_that_changed() {
     let kubelet = kubelet(dir.path());
     let config = |more: &str| from_file(&format!("resources: [{{name: {A}}}, {more}]"));
     let manager = Manager::of(dir.path(), config("{name: example.com/b}"));
-    shows(&kubelet, A, 2, 2).await;
-    shows(&kubelet, B, 2, 2).await;
+    wait_for_node(&kubelet, A, 2, 2).await;
+    wait_for_node(&kubelet, B, 2, 2).await;
     let mut events = kubelet.events();
 
     // The kubelet reads the options and the endpoint only at a registration, so b registers again.
@@ -67,8 +67,8 @@ async fn a_reload_affects_only_the_resources_that_changed() {
 
     // Another resource replaces b.
     manager.reconfigure(config("{name: example.com/c}"));
-    shows(&kubelet, "example.com/c", 2, 2).await;
-    shows(&kubelet, B, 2, 0).await;
+    wait_for_node(&kubelet, "example.com/c", 2, 2).await;
+    wait_for_node(&kubelet, B, 2, 0).await;
     assert_eq!(sockets(dir.path()).len(), 2);
     // The kubelet has no event of resource a.
     loop {
@@ -81,9 +81,9 @@ async fn a_reload_affects_only_the_resources_that_changed() {
     assert_eq!(registrations(&kubelet, A), 1);
 
     manager.reconfigure(from_file("resources: []"));
-    shows(&kubelet, "example.com/c", 2, 0).await;
+    wait_for_node(&kubelet, "example.com/c", 2, 0).await;
     manager.reconfigure(config("{name: example.com/b}"));
-    shows(&kubelet, B, 2, 2).await;
+    wait_for_node(&kubelet, B, 2, 2).await;
     manager.stop().await;
 }
 
@@ -92,7 +92,7 @@ async fn a_change_that_the_kubelet_cannot_see_sends_no_list() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(2)));
-    shows(&kubelet, A, 2, 2).await;
+    wait_for_node(&kubelet, A, 2, 2).await;
     let mut events = kubelet.events();
     manager.reconfigure(from_file(&counted(2).replace("]}", "], env: {A: b}}")));
     let env = async {
@@ -135,7 +135,7 @@ async fn many_reloads_end_with_the_last_configuration() {
         tokio::time::sleep(Duration::from_millis(round % 11)).await;
     }
     manager.reconfigure(from_file(&counted(5)));
-    shows(&kubelet, A, 5, 5).await;
+    wait_for_node(&kubelet, A, 5, 5).await;
     kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
     assert_alive(&kubelet);
     manager.stop().await;

@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::support::process::is_alone;
+use crate::support::process::run_in_own_process;
 use crate::support::soak::{alive_tasks, count, descriptors, seed};
 use crate::support::{
-    DEADLINE, Manager, assert_alive, from_file, held, plugin_dir, pod, registrations, shows,
-    strict_kubelet, within,
+    DEADLINE, Manager, assert_alive, from_file, held, plugin_dir, pod, registrations,
+    strict_kubelet, wait_for_node, within,
 };
 use fastrand::Rng;
 use kubelet_sim::Kubelet;
@@ -25,7 +25,7 @@ const RESOURCES: [&str; 4] = [
 
 #[tokio::test]
 async fn random_reloads_leak_nothing() {
-    if !is_alone("reload_soak::random_reloads_leak_nothing") {
+    if !run_in_own_process("reload_soak::random_reloads_leak_nothing") {
         return;
     }
     let seed = seed("RELOAD_SEED");
@@ -200,7 +200,7 @@ impl ReloadTest {
         }
         self.apply(full_config()).await;
         for name in RESOURCES {
-            shows(&self.kubelet, name, 4, 4).await;
+            wait_for_node(&self.kubelet, name, 4, 4).await;
         }
         self.kubelet = self.kubelet.restart().await.expect("a kubelet");
         self.expected = RESOURCES.map(|name| (name.to_owned(), 1)).into();

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::{
     A, Manager, assert_alive, counted, from_file, happens, held, kubelet, kubelet_with, plugin_dir,
-    pod, settings, shows, strict_kubelet, until,
+    pod, settings, strict_kubelet, until, wait_for_node,
 };
 use kubelet_sim::{EventKind, Kubelet, Pod, TopologyPolicy};
 use simple_device_plugin::node::checkpoint_file;
@@ -19,11 +19,11 @@ async fn a_device_that_a_pod_holds_stays_until_the_pod_is_deleted() {
     let dir = plugin_dir();
     let kubelet = strict_kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(3)));
-    shows(&kubelet, A, 3, 3).await;
+    wait_for_node(&kubelet, A, 3, 3).await;
     let everything = pod("p", &[(A, 3)]);
     kubelet.admit(&everything).await.expect("admitted");
     manager.reconfigure(from_file(&counted(0)));
-    shows(&kubelet, A, 3, 0).await;
+    wait_for_node(&kubelet, A, 3, 0).await;
     // The kubelet admits the pod again, as it does for a resize and after a restart.
     assert_eq!(
         kubelet
@@ -34,7 +34,7 @@ async fn a_device_that_a_pod_holds_stays_until_the_pod_is_deleted() {
         1
     );
     let kubelet = kubelet.restart().await.expect("a kubelet");
-    shows(&kubelet, A, 3, 0).await;
+    wait_for_node(&kubelet, A, 3, 0).await;
     assert_eq!(held(&kubelet, "p").len(), 3);
     // The devices also stay long after the grace.
     tokio::time::sleep(GRACES).await;
@@ -42,14 +42,14 @@ async fn a_device_that_a_pod_holds_stays_until_the_pod_is_deleted() {
         .admit(&everything)
         .await
         .expect("the pod keeps its devices");
-    shows(&kubelet, A, 3, 0).await;
+    wait_for_node(&kubelet, A, 3, 0).await;
     assert_alive(&kubelet);
 
     // One device is configured again and becomes healthy. The others leave the list when the pod is deleted.
     manager.reconfigure(from_file(&counted(1)));
-    shows(&kubelet, A, 3, 1).await;
+    wait_for_node(&kubelet, A, 3, 1).await;
     kubelet.delete("p");
-    shows(&kubelet, A, 1, 1).await;
+    wait_for_node(&kubelet, A, 1, 1).await;
     assert_alive(&kubelet);
     manager.stop().await;
 }
@@ -63,7 +63,7 @@ async fn a_free_device_is_removed_while_pods_start_and_end() {
         counted(count).replace("numaNodes", "preferredAllocation: ordered, numaNodes")
     };
     let manager = Manager::of(dir.path(), from_file(&ordered(4)));
-    shows(&kubelet, A, 4, 4).await;
+    wait_for_node(&kubelet, A, 4, 4).await;
     let pods = async {
         loop {
             kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
@@ -72,7 +72,7 @@ async fn a_free_device_is_removed_while_pods_start_and_end() {
     };
     let removal = async {
         manager.reconfigure(from_file(&ordered(3)));
-        shows(&kubelet, A, 3, 3).await;
+        wait_for_node(&kubelet, A, 3, 3).await;
     };
     tokio::select! {
         () = removal => {}
@@ -89,17 +89,17 @@ async fn without_the_pod_resources_api_a_device_stays_until_the_next_admission()
     let dir = plugin_dir();
     let kubelet = strict_kubelet(dir.path());
     let manager = Manager::run(Supervisor::new(from_file(&counted(4)), dir.path()));
-    shows(&kubelet, A, 4, 4).await;
+    wait_for_node(&kubelet, A, 4, 4).await;
     kubelet.admit(&pod("p", &[(A, 4)])).await.expect("admitted");
     manager.reconfigure(from_file(&counted(3)));
-    shows(&kubelet, A, 4, 3).await;
+    wait_for_node(&kubelet, A, 4, 3).await;
     kubelet.delete("p");
     let waits_for_pod = |wait| wait == Wait::Pod;
     manager.device_waits(A, "a-n-3", waits_for_pod).await;
     tokio::time::sleep(GRACES).await;
     manager.device_waits(A, "a-n-3", waits_for_pod).await;
     kubelet.admit(&pod("q", &[(A, 1)])).await.expect("admitted");
-    shows(&kubelet, A, 3, 3).await;
+    wait_for_node(&kubelet, A, 3, 3).await;
     assert_alive(&kubelet);
     manager.stop().await;
 }
@@ -118,11 +118,11 @@ async fn a_restarted_kubelet_that_does_not_know_its_pods_yet_frees_no_device() {
     });
     kubelet.set_pods_known();
     let manager = Manager::of(dir.path(), from_file(&counted(1)));
-    shows(&kubelet, A, 1, 1).await;
+    wait_for_node(&kubelet, A, 1, 1).await;
     let everything = pod("p", &[(A, 1)]);
     kubelet.admit(&everything).await.expect("admitted");
     manager.reconfigure(from_file(&counted(0)));
-    shows(&kubelet, A, 1, 0).await;
+    wait_for_node(&kubelet, A, 1, 0).await;
     let kubelet = kubelet.restart().await.expect("a kubelet");
     // The plugin sends the first list, then the same list again to make the kubelet write its checkpoint.
     let mut events = kubelet.events();
@@ -140,7 +140,7 @@ async fn pod_keeps_device(kubelet: &Kubelet, manager: &Manager, pod: &Pod) {
         .device_waits(A, "a-n-0", |wait| wait == Wait::Pod)
         .await;
     kubelet.admit(pod).await.expect("the pod keeps its devices");
-    shows(kubelet, A, 1, 0).await;
+    wait_for_node(kubelet, A, 1, 0).await;
     assert_alive(kubelet);
 }
 
@@ -154,7 +154,7 @@ async fn a_device_stays_while_only_the_checkpoint_shows_its_pod() {
     let socket = settings(other_dir.path()).pod_resources_socket();
     let supervisor = Supervisor::new(from_file(&counted(1)), dir.path());
     let manager = Manager::run(supervisor.with_pod_resources_socket(Some(socket)));
-    shows(&kubelet, A, 1, 1).await;
+    wait_for_node(&kubelet, A, 1, 1).await;
     let everything = pod("p", &[(A, 1)]);
     kubelet.admit(&everything).await.expect("admitted");
     let mut events = kubelet.events();
@@ -172,20 +172,20 @@ async fn devices_that_pods_hold_at_startup_are_listed_and_removed_later() {
     let dir = plugin_dir();
     let kubelet = strict_kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(3)));
-    shows(&kubelet, A, 3, 3).await;
+    wait_for_node(&kubelet, A, 3, 3).await;
     kubelet.admit(&pod("p", &[(A, 3)])).await.expect("admitted");
     manager.stop().await;
     // The kubelet restarts while an upgrade configures fewer devices.
     let kubelet = kubelet.restart().await.expect("a kubelet");
     let manager = Manager::of(dir.path(), from_file(&counted(1)));
-    shows(&kubelet, A, 3, 1).await;
+    wait_for_node(&kubelet, A, 3, 1).await;
     assert_alive(&kubelet);
     kubelet
         .admit(&pod("q", &[(A, 1)]))
         .await
         .expect_err("the only configured device is held");
     kubelet.delete("p");
-    shows(&kubelet, A, 1, 1).await;
+    wait_for_node(&kubelet, A, 1, 1).await;
     kubelet.admit(&pod("q", &[(A, 1)])).await.expect("admitted");
     assert_alive(&kubelet);
     manager.stop().await;
@@ -197,13 +197,13 @@ async fn a_successor_lists_devices_that_pods_got_while_it_waited_for_the_socket(
     let dir = plugin_dir();
     let kubelet = strict_kubelet(dir.path());
     let first = Manager::of(dir.path(), from_file(&counted(3)));
-    shows(&kubelet, A, 3, 3).await;
+    wait_for_node(&kubelet, A, 3, 3).await;
     let second = Manager::of(dir.path(), from_file(&counted(1)));
     kubelet.admit(&pod("p", &[(A, 3)])).await.expect("admitted");
     first.stop().await;
-    shows(&kubelet, A, 3, 1).await;
+    wait_for_node(&kubelet, A, 3, 1).await;
     let kubelet = kubelet.restart().await.expect("a kubelet");
-    shows(&kubelet, A, 3, 1).await;
+    wait_for_node(&kubelet, A, 3, 1).await;
     assert_alive(&kubelet);
     second.stop().await;
 }
@@ -215,13 +215,13 @@ async fn held_devices_are_listed_even_if_the_checkpoint_has_an_unknown_format() 
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::of(dir.path(), from_file(&counted(3)));
-    shows(&kubelet, A, 3, 3).await;
+    wait_for_node(&kubelet, A, 3, 3).await;
     kubelet.admit(&pod("p", &[(A, 3)])).await.expect("admitted");
     manager.stop().await;
     let checkpoint = dir.path().join(checkpoint_file::FILE);
     std::fs::write(checkpoint, r#"{"data": "{}", "dataChecksum": 1}"#).expect("a file");
     let manager = Manager::of(dir.path(), from_file(&counted(1)));
-    shows(&kubelet, A, 3, 1).await;
+    wait_for_node(&kubelet, A, 3, 1).await;
     manager
         .device_waits(A, "a-n-2", |wait| wait == Wait::Pod)
         .await;
@@ -233,18 +233,18 @@ async fn devices_stay_while_the_checkpoint_cannot_be_read() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::run(Supervisor::new(from_file(&counted(2)), dir.path()));
-    shows(&kubelet, A, 2, 2).await;
+    wait_for_node(&kubelet, A, 2, 2).await;
     let checkpoint = dir.path().join(checkpoint_file::FILE);
     until("the checkpoint", || checkpoint.exists()).await;
     std::fs::remove_file(&checkpoint).expect("the checkpoint");
     std::fs::create_dir(&checkpoint).expect("a directory");
     manager.reconfigure(from_file(&counted(1)));
-    shows(&kubelet, A, 2, 1).await;
+    wait_for_node(&kubelet, A, 2, 1).await;
     // The device is still there long after the grace.
     tokio::time::sleep(GRACES).await;
-    shows(&kubelet, A, 2, 1).await;
+    wait_for_node(&kubelet, A, 2, 1).await;
     std::fs::remove_dir(&checkpoint).expect("the directory");
     kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
-    shows(&kubelet, A, 1, 1).await;
+    wait_for_node(&kubelet, A, 1, 1).await;
     manager.stop().await;
 }

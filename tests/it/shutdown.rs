@@ -1,4 +1,4 @@
-//! The daemon shuts down on a signal and when the plugin directory is replaced.
+//! The daemon shuts down on a signal and when the device plugin directory is replaced.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -7,7 +7,9 @@ use std::path::Path;
 use crate::support::client::plugin_client;
 use crate::support::fake_kubelet::{Answer, FakeKubelet};
 use crate::support::process::{Running, running_manager};
-use crate::support::{Manager, RESOURCE, SOCKET, kubelet, plugin_dir, shows, sockets, within};
+use crate::support::{
+    Manager, RESOURCE, SOCKET, kubelet, plugin_dir, sockets, wait_for_node, within,
+};
 use simple_device_plugin::api::{allocate_request, v1beta1};
 use simple_device_plugin::node::watcher::DirReplaced;
 
@@ -16,7 +18,7 @@ async fn a_stopping_plugin_ends_the_stream_with_ok_and_still_allocates() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let mut client = plugin_client(&dir.path().join(SOCKET)).await;
     let stream = client
         .list_and_watch(v1beta1::Empty {})
@@ -43,7 +45,7 @@ async fn stops_while_the_kubelet_restarts() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let manager = Manager::start(dir.path(), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let (kubelet, ()) = tokio::join!(kubelet.restart(), manager.stop());
     kubelet.expect("a kubelet");
     assert!(sockets(dir.path()).is_empty());
@@ -53,10 +55,10 @@ async fn stops_while_the_kubelet_restarts() {
 async fn sigterm_stops_the_daemon_gracefully_and_sighup_does_not() {
     let (dir, kubelet, running) = running_manager(&[]).await;
     running.signal(rustix::process::Signal::HUP);
-    running.says("SIGHUP");
+    running.wait_for_log("SIGHUP");
     running.signal(rustix::process::Signal::TERM);
-    shows(&kubelet, RESOURCE, 2, 0).await;
-    let code = tokio::task::spawn_blocking(|| running.ends().code())
+    wait_for_node(&kubelet, RESOURCE, 2, 0).await;
+    let code = tokio::task::spawn_blocking(|| running.wait().code())
         .await
         .expect("no panic");
     assert_eq!(code, Some(0));
@@ -75,9 +77,9 @@ async fn a_second_signal_aborts() {
     // This kubelet keeps its connection open, so a graceful stop takes 2 s.
     let ended = tokio::task::spawn_blocking(move || {
         running.signal(rustix::process::Signal::TERM);
-        running.says("SIGTERM: stopping");
+        running.wait_for_log("SIGTERM: stopping");
         running.signal(rustix::process::Signal::INT);
-        running.ends()
+        running.wait()
     });
     let status = ended.await.expect("no panic");
     assert_eq!(status.signal(), Some(2), "{status}");
@@ -92,7 +94,7 @@ async fn a_replaced_plugin_directory_stops_the_supervisor() {
     let open = File::open(&dir).expect("the directory");
     let mounted = format!("/proc/self/fd/{}", open.as_raw_fd());
     let manager = Manager::start(Path::new(&mounted), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     std::fs::remove_dir_all(&dir).expect("the directory");
     assert_eq!(manager.ended().await, Err(DirReplaced));
 }
@@ -106,11 +108,11 @@ async fn a_replaced_plugin_directory_ends_the_daemon_with_exit_code_75() {
     // In a container, the mount still shows the removed directory. Here, a file descriptor does.
     let mounted = format!("/proc/{}/fd/{}", std::process::id(), open.as_raw_fd());
     let running = Running::manager(Path::new(&mounted), &[]);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     std::fs::remove_dir_all(&dir).expect("the directory");
     let status = tokio::task::spawn_blocking(|| {
-        running.says("ERROR the plugin dir was replaced");
-        running.ends()
+        running.wait_for_log("ERROR the device plugin directory was replaced");
+        running.wait()
     });
     assert_eq!(status.await.expect("no panic").code(), Some(75));
 }

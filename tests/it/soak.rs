@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::support::process::Running;
 use crate::support::soak::{count, seed};
 use crate::support::{
-    all_served, happens, held, kubelet, plugin_dir, pod, registrations, settings, shows, sockets,
-    until, within,
+    all_served, happens, held, kubelet, plugin_dir, pod, registrations, settings, sockets, until,
+    wait_for_node, within,
 };
 use fastrand::Rng;
 use kubelet_sim::{AdmissionError, EventKind, Kubelet, RegistrationMode};
@@ -165,7 +165,7 @@ impl SoakedNode {
                 .set_registration_mode(resource, RegistrationMode::Normal);
         }
         for resource in RESOURCES {
-            shows(self.kubelet(), resource, devices, devices).await;
+            wait_for_node(self.kubelet(), resource, devices, devices).await;
             if !self.broken.contains(resource) {
                 assert_eq!(registrations(self.kubelet(), resource), 1, "{resource}");
             }
@@ -202,7 +202,7 @@ impl SoakedNode {
             happens(&mut events, resource, |what| {
                 matches!(
                     what,
-                    EventKind::Disconnected { .. } | EventKind::Refused { .. }
+                    EventKind::Disconnected { .. } | EventKind::RegistrationFailed { .. }
                 )
             })
             .await;
@@ -228,7 +228,7 @@ impl SoakedNode {
             .set_registration_mode(resource, RegistrationMode::Refuse);
         self.disconnect_plugin(resource).await;
         happens(&mut events, resource, |what| {
-            matches!(what, EventKind::Refused { .. })
+            matches!(what, EventKind::RegistrationFailed { .. })
         })
         .await;
         "refused registration"
@@ -315,7 +315,7 @@ impl SoakedNode {
     async fn end(self) {
         self.manager.signal(rustix::process::Signal::TERM);
         let (manager, dir, _kubelet) = (self.manager, self.dir, self.kubelet);
-        let ended = tokio::task::spawn_blocking(|| manager.ends());
+        let ended = tokio::task::spawn_blocking(|| manager.wait());
         assert_eq!(ended.await.expect("no panic").code(), Some(0));
         assert!(sockets(dir.path()).is_empty());
     }

@@ -4,7 +4,7 @@ use std::fs;
 
 use crate::support::control::ControlledNode;
 use crate::support::process::{Running, output, program};
-use crate::support::{GPU, kubelet, replace_checkpoint, shows, text, until};
+use crate::support::{GPU, kubelet, replace_checkpoint, text, until, wait_for_node};
 use rustix::process::Signal;
 use simple_device_plugin::node::checkpoint_file;
 
@@ -89,7 +89,7 @@ async fn a_checkpoint_in_an_unknown_format_is_logged_once_and_holders_are_unknow
     let (_, json, _) = node.status(&["--json"]);
     let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert!(status["resources"][0]["held"].is_null(), "{json}");
-    manager.says("has an unknown format");
+    manager.wait_for_log("has an unknown format");
     // An unknown format is logged once, even if the content changes.
     for unknown in ["{}", r#"{"data": "longer", "dataChecksum": 1}"#, "{"] {
         fs::write(node.path().join(checkpoint_file::FILE), unknown).expect("a checkpoint");
@@ -141,8 +141,8 @@ async fn warns_of_a_config_file_with_errors() {
             ("CONFIG_FILE", text(&file)),
         ],
     );
-    manager.says("listening for commands");
-    shows(&kubelet, GPU, 2, 2).await;
+    manager.wait_for_log("listening for commands");
+    wait_for_node(&kubelet, GPU, 2, 2).await;
     let status = || node.status(&["--json"]).1;
     fs::write(&file, "resources: [{name: example.com/gpu, devices: 1}]").expect("a file");
     until("a reload", || status().contains("\"changed\": 1")).await;

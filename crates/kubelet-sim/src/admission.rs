@@ -23,7 +23,7 @@ pub struct Pod {
     pub requests: BTreeMap<String, usize>,
 }
 
-/// Why the kubelet refuses to admit a pod. A `String` alone is a resource name.
+/// Why the kubelet rejects a pod. A `String` alone is a resource name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum AdmissionError {
     /// The resource is registered, but has no healthy device.
@@ -32,9 +32,7 @@ pub enum AdmissionError {
     /// Fewer healthy devices are free than the pod requests.
     #[error("{resource}: {requested} devices are requested, {available} are available")]
     TooFew {
-        /// The resource name.
         resource: String,
-        /// The number of devices that the pod requests.
         requested: usize,
         /// The number of healthy devices that no pod holds.
         available: usize,
@@ -52,7 +50,6 @@ pub enum AdmissionError {
     /// The plugin returned an error, or the connection to it ended.
     #[error("{resource}: {rpc} failed: {error}")]
     Plugin {
-        /// The resource name.
         resource: String,
         /// The name of the RPC: `Allocate` or `GetPreferredAllocation`.
         rpc: &'static str,
@@ -78,8 +75,9 @@ impl Kubelet {
     /// checks those devices again, which can crash it.
     ///
     /// # Errors
-    /// Returns an error if too few devices are free, or if a plugin returns an error. The pod then holds no device.
-    /// The same is true if the future is dropped before the last plugin responds.
+    /// Returns an error if the kubelet cannot allocate the devices, if a plugin returns an error, or if the kubelet
+    /// crashes. A pod that held no device then still holds none. The same is true if the future is dropped before the
+    /// last plugin responds.
     pub async fn admit(&self, pod: &Pod) -> Result<Vec<Assignment>, AdmissionError> {
         let _admission = self.admission.lock().await;
         let held = self.assignments(&pod.name);

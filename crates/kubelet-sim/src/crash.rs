@@ -13,12 +13,7 @@ pub enum Crash {
         "{resource}: the plugin removed device {id} from its list during an allocation that had chosen it; \
          keep a device in the list, as Unhealthy, until no allocation can choose it"
     )]
-    RemovedDuringAllocation {
-        /// The resource name.
-        resource: String,
-        /// The device ID.
-        id: String,
-    },
+    RemovedDuringAllocation { resource: String, id: String },
     /// The plugin removed a device that a pod holds, and the pod was admitted again with a topology manager
     /// (`generateDeviceTopologyHints` in `devicemanager/topology_hints.go`).
     #[error(
@@ -26,11 +21,8 @@ pub enum Crash {
          again; keep a device in the list, as Unhealthy, until no pod holds it"
     )]
     RemovedWhileHeld {
-        /// The resource name.
         resource: String,
-        /// The device ID.
         id: String,
-        /// The pod name.
         pod: String,
     },
 }

@@ -8,40 +8,32 @@ pub struct Event {
     /// The resource name in the plugin's request, which may be invalid. It is cut to 256 characters, and control
     /// characters are escaped.
     pub resource: String,
-    /// The action and its details.
     pub kind: EventKind,
 }
 
-/// The kind of an event. Text from the plugin is cut to 256 characters, and control characters are escaped.
+/// An action and its details. `endpoint` is the file name of the plugin's socket. Text from the plugin is cut to 256
+/// characters, and control characters are escaped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// The plugin registered and answered GetDevicePluginOptions.
     Registered {
-        /// The file name of the plugin's socket.
         endpoint: String,
-        /// Whether the plugin requires PreStartContainer.
+        /// Whether the kubelet calls PreStartContainer.
         pre_start: bool,
-        /// Whether the plugin implements GetPreferredAllocation.
+        /// Whether the kubelet calls GetPreferredAllocation.
         preferred: bool,
     },
     /// The connected plugin registered again with the same socket, and the kubelet ignored the registration. See
     /// [`Behavior::Newer`](crate::Behavior::Newer).
-    Ignored {
-        /// The file name of the plugin's socket.
-        endpoint: String,
-    },
-    /// A registration failed.
-    Refused {
-        /// The file name of the plugin's socket.
+    Ignored { endpoint: String },
+    RegistrationFailed {
         endpoint: String,
         /// The error that Register returned.
         error: String,
     },
     /// The plugin sent a list on its ListAndWatch stream.
     Listed {
-        /// The number of healthy devices.
         healthy: usize,
-        /// The number of unhealthy devices.
         unhealthy: usize,
         /// The first health that is neither `Healthy` nor `Unhealthy`. The kubelet treats such a device as unhealthy.
         unknown_health: Option<String>,
@@ -58,7 +50,6 @@ pub enum EventKind {
 /// A device that differs between two lists of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeviceChange {
-    /// The device ID.
     pub id: String,
     /// The state in the newer list.
     pub state: DeviceState,
@@ -71,7 +62,6 @@ pub enum DeviceState {
     Healthy,
     /// The device is unhealthy; before, it was healthy or not in the list.
     Unhealthy,
-    /// The device is no longer in the list.
     Removed,
 }
 

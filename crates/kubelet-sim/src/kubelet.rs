@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
-use simple_device_plugin::net::own_socket::answers;
+use simple_device_plugin::net::own_socket::has_listener;
 
 use crate::checkpoint::{self, CheckpointContents};
 use crate::crash::Crash;
@@ -59,7 +59,7 @@ impl Kubelet {
     fn start_with(settings: KubeletSettings, pods: Option<BTreeSet<String>>) -> io::Result<Self> {
         std::fs::create_dir_all(&settings.dir)?;
         let socket = settings.dir.join(KUBELET_SOCKET);
-        if answers(&socket)? {
+        if has_listener(&socket)? {
             let taken = "another kubelet serves this directory; choose another directory";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
         }
@@ -134,6 +134,11 @@ impl Kubelet {
         self.state.registration_modes.send_modify(|modes| {
             modes.insert(resource.to_owned(), mode);
         });
+    }
+
+    /// Returns whether the pod is admitted and not deleted, even if it holds no device.
+    pub fn has_pod(&self, name: &str) -> bool {
+        self.state.pods().contains(name)
     }
 
     /// Returns the device assignments of all running pods.

@@ -37,7 +37,7 @@ impl KubeletState {
             Err(status) => {
                 self.clients().remove(&resource);
                 let error = describe_status(&status);
-                let refused = EventKind::Refused {
+                let refused = EventKind::RegistrationFailed {
                     endpoint: client.endpoint(),
                     error: error.clone(),
                 };

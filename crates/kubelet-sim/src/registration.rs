@@ -78,8 +78,8 @@ impl Registration for RegistrationService {
         debug!(resource, endpoint, "Register");
         if let Err(status) = self.check(&request).await {
             let error = sanitize(status.message());
-            let refused = EventKind::Refused { endpoint, error };
-            self.state.emit(&resource, refused);
+            let failed = EventKind::RegistrationFailed { endpoint, error };
+            self.state.emit(&resource, failed);
             return Err(status);
         }
         self.connect(request).await.map(Response::new)

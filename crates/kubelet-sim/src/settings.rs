@@ -22,7 +22,7 @@ pub enum TopologyPolicy {
     /// `none`: devices come from any NUMA node.
     #[default]
     None,
-    /// `single-numa-node`: all devices of a pod come from one NUMA node, or the pod is refused with
+    /// `single-numa-node`: all devices of a pod come from one NUMA node, or the pod is rejected with
     /// `TopologyAffinityError`.
     SingleNumaNode,
 }

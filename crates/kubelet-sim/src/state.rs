@@ -31,11 +31,13 @@ const CHECKPOINT_DELAY: Duration = Duration::from_millis(100);
 /// The number of events that are buffered for a slow receiver. When more arrive, the receiver misses the oldest.
 const EVENTS_MAX: usize = 4096;
 
-/// The number of clients that stay open after the kubelet forgot them. A real kubelet is limited only by its file
-/// descriptors.
+/// The number of clients whose connections stay open after the kubelet forgot the clients. A real kubelet is limited
+/// only by its file descriptors.
 const LEAKED_CLIENTS_MAX: usize = 1024;
 
-/// The state that the kubelet's tasks share. A task locks `saving` before `pods`, and that before `manager`.
+/// The state that the kubelet's tasks share. A task that needs several locks takes them in this order: `saving`,
+/// `pods`,
+/// `manager`.
 #[derive(Debug)]
 pub(crate) struct KubeletState {
     pub(crate) settings: KubeletSettings,
@@ -49,7 +51,7 @@ pub(crate) struct KubeletState {
     pub(crate) pods_known: AtomicBool,
     /// The clients by resource, as the registration server knows them (`clients` in `plugin/v1beta1/server.go`).
     clients: Mutex<BTreeMap<String, Arc<PluginClient>>>,
-    /// Clients whose connection the kubelet never closes, oldest first.
+    /// Clients that the kubelet forgot without closing their connections, oldest first.
     leaked: Mutex<VecDeque<Arc<PluginClient>>>,
     pub(crate) node: watch::Sender<NodeResources>,
     /// The number of valid calls of Register, by resource.
@@ -125,7 +127,8 @@ impl KubeletState {
         }
     }
 
-    /// Keeps the client's connection open without using it, as a real kubelet does.
+    /// Keeps the client's connection open without using it, as a real kubelet does. Closes the oldest such connection
+    /// if there are more than [`LEAKED_CLIENTS_MAX`].
     pub(crate) fn leak(&self, client: Arc<PluginClient>) {
         let mut leaked = self.leaked.lock();
         leaked.push_back(client);

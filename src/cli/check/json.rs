@@ -17,7 +17,7 @@ struct Checked<'a> {
     node: &'a str,
     plugin_dir: String,
     resources: Vec<CheckedResource<'a>>,
-    warnings: &'a [String],
+    warnings: Vec<&'a String>,
 }
 
 #[derive(Serialize)]
@@ -68,7 +68,7 @@ pub fn print(config: &Config, out: &mut impl Write) -> io::Result<()> {
         resources: resources
             .map(|resource| checked(resource, config.plugins.faults.of(&resource.name)))
             .collect(),
-        warnings: &config.warnings,
+        warnings: config.all_warnings().collect(),
     };
     writeln!(out, "{}", serde_json::to_string_pretty(&checked)?)
 }

@@ -80,7 +80,7 @@ fn print_tables(config: &Config, out: &mut impl Write) -> io::Result<()> {
             rows.map(|(label, value)| format!("  {label}\t{}", sanitize(&value))),
         )?;
     }
-    for warning in &config.warnings {
+    for warning in config.all_warnings() {
         writeln!(out, "\n{ODD}warning:{ODD:#} {warning}")?;
     }
     Ok(())

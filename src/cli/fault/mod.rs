@@ -24,9 +24,11 @@ use crate::observe::status::{FaultStatus, Status, WithDevices};
 pub(crate) enum FaultCommand {
     #[command(flatten)]
     Inject(InjectCommand),
-    /// List all faults and how often each was injected
-    #[command(after_help = "Example:\n  simple-device-plugin fault list")]
+    /// List faults and how often each was injected
+    #[command(after_help = "Example:\n  simple-device-plugin fault list example.com/gpu")]
     List {
+        /// Name of the resource [default: all resources]
+        resource: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -45,35 +47,35 @@ pub(crate) enum FaultCommand {
 /// One subcommand for each kind of fault.
 #[derive(Debug, Subcommand)]
 pub(crate) enum InjectCommand {
-    /// Delay or refuse Allocate calls
+    /// Delay or fail Allocate calls
     #[command(mut_args(schedule_help("calls", "1")))]
     #[command(override_usage = call_usage("allocate"), after_help = call_help(
         "allocate example.com/gpu --delay 10s",
         "While a call is delayed, the kubelet admits no other pod on the node.",
     ))]
     Allocate(FaultArguments<CallFlags>),
-    /// Delay or refuse GetPreferredAllocation calls
+    /// Delay or fail GetPreferredAllocation calls
     #[command(mut_args(schedule_help("calls", "1")))]
     #[command(override_usage = call_usage("preferred"), after_help = call_help(
         "preferred example.com/gpu --error INTERNAL",
         "The kubelet makes this call only for resources with preferredAllocation.",
     ))]
     Preferred(FaultArguments<CallFlags>),
-    /// Delay or refuse PreStartContainer calls
+    /// Delay or fail PreStartContainer calls
     #[command(mut_args(schedule_help("calls", "1")))]
     #[command(override_usage = call_usage("pre-start"), after_help = call_help(
         "pre-start example.com/gpu --error INTERNAL",
-        "The kubelet makes this call only for resources with preStart. It waits 30s.",
+        "The kubelet makes this call only for resources with preStart.\nThe kubelet's timeout is 30s.",
     ))]
     PreStart(FaultArguments<CallFlags>),
-    /// Delay or refuse GetDevicePluginOptions calls
+    /// Delay or fail GetDevicePluginOptions calls
     #[command(mut_args(schedule_help("calls", "1")))]
     #[command(override_usage = call_usage("options"), after_help = call_help(
         "options example.com/gpu --delay 20s",
         "The kubelet makes this call at each registration, which fails after 15s.",
     ))]
     Options(FaultArguments<CallFlags>),
-    /// Drop the ListAndWatch stream
+    /// Close the ListAndWatch stream
     #[command(mut_args(schedule_help("streams", "1")))]
     #[command(
         after_help = "Example:\n  simple-device-plugin fault stream example.com/gpu --times 3"
@@ -205,11 +207,10 @@ fn expecting<T>(
     move |text| parse(text).map_err(|expected| format!("expected {expected}"))
 }
 
-/// Sends the command's request and prints the reply.
 pub fn run(socket: &Path, command: FaultCommand, out: &mut impl Write) -> anyhow::Result<()> {
     let (request, json) = match command {
         FaultCommand::Inject(command) => command.request()?,
-        FaultCommand::List { json } => return list(socket, json, out),
+        FaultCommand::List { resource, json } => return list(socket, resource, json, out),
         FaultCommand::Clear { resource, json } => {
             let clear = |resource| Request::Clear { resource };
             (resource.map_or(Request::ClearAll {}, clear), json)
@@ -275,8 +276,14 @@ impl FaultArguments<CallFlags> {
     }
 }
 
-fn list(socket: &Path, json: bool, out: &mut impl Write) -> anyhow::Result<()> {
-    let status = fetch(socket, WithDevices::None, json, out)?;
+fn list(
+    socket: &Path,
+    resource: Option<String>,
+    json: bool,
+    out: &mut impl Write,
+) -> anyhow::Result<()> {
+    let resources = resource.map_or(WithDevices::None, WithDevices::Of);
+    let status = fetch(socket, resources, json, out)?;
     if json {
         let faults: Vec<ListedFault> = listed(&status).collect();
         return Ok(writeln!(out, "{}", serde_json::to_string_pretty(&faults)?)?);

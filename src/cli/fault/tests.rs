@@ -94,7 +94,7 @@ fn values_out_of_range_are_refused_with_the_expected_range() {
         ),
         (
             "allocate --error OK",
-            "'OK' for '--error <CODE>': expected a gRPC status code other than OK, for example UNAVAILABLE",
+            "'OK' for '--error <CODE>': expected one of the gRPC status codes CANCELED, UNKNOWN, ",
         ),
         (
             "registration --for 25h",

@@ -5,14 +5,16 @@ mod tests;
 mod tree;
 mod typed;
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use serde::Deserialize;
 
 use super::error::ConfigErrors;
-use super::settings::{At, ResourceSettings, Settings};
+use super::settings::{At, Origin, ResourceSettings, Settings};
 use crate::offer::resource::REMOVAL_GRACE_DEFAULT;
+use crate::util::sanitize::sanitize;
 
 /// The lower limit leaves the kubelet time to record a device that it has just allocated. The upper limit only catches typos.
 const REMOVAL_GRACE: RangeInclusive<Duration> =
@@ -27,7 +29,7 @@ const REMOVAL_GRACE: RangeInclusive<Duration> =
     expecting = "a mapping with the key resources, and optionally nodes and removalGrace"
 )]
 pub struct File {
-    /// How long a device pending removal is reported as Unhealthy at least before it is removed. Default: 30s.
+    /// The minimum time that a device is advertised as Unhealthy before it is removed. Default: 30s.
     pub removal_grace: Option<At<String>>,
     /// The extended resources on every node.
     pub resources: Vec<ResourceSettings>,
@@ -70,9 +72,11 @@ impl FileText {
 pub fn read(file: &FileText, node: &str, errors: &mut ConfigErrors) -> Option<Settings> {
     errors.set_file(&file.name);
     let tree = tree::parse(text(file, errors)?, errors)?;
+    let path = &file.name;
     let file: File = typed::read(tree, errors)?;
     Some(Settings {
         removal_grace: removal_grace(file.removal_grace.as_ref(), errors),
+        warnings: repeated_matches(path, &file.nodes),
         resources: of_node(file, node, errors),
     })
 }
@@ -103,6 +107,24 @@ fn removal_grace(given: Option<&At<String>>, errors: &mut ConfigErrors) -> Durat
         errors.add_text("removalGrace", given, expected);
     }
     grace.unwrap_or_default()
+}
+
+/// Returns a warning for each entry of `nodes` that has the same `match` as an earlier entry.
+fn repeated_matches(path: &str, nodes: &[NodeSettings]) -> Vec<String> {
+    let mut first: BTreeMap<&str, &Origin> = BTreeMap::new();
+    let mut warnings = Vec::new();
+    for NodeSettings { matches, .. } in nodes {
+        let (origin, value) = (&matches.origin, &*matches.value);
+        let Some(earlier) = first.get(value) else {
+            first.insert(value, origin);
+            continue;
+        };
+        let (path, value) = (sanitize(path), sanitize(value));
+        warnings.push(format!(
+            "{path}: the entry of nodes in {origin} has no effect: {earlier} has the same match, {value}"
+        ));
+    }
+    warnings
 }
 
 /// Returns the file's resources, with the keys of the first entry of `nodes` that matches this node.

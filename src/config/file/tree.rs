@@ -1,4 +1,4 @@
-//! Parses YAML into a tree whose nodes know their lines.
+//! Parses YAML into a tree in which each node has its line number.
 //!
 //! serde-saphyr 2.1 could deserialize YAML directly, but it stops at the first error, and its errors name a line but no key or
 //! value (`invalid u16 at line 2, column 23`). Its own tree would turn `010` and `1.10` into 10 and 1.1.
@@ -90,7 +90,7 @@ impl Builder<'_> {
         let line = span.start.line();
         match event {
             Event::Scalar(text, style, anchor, tag) => {
-                self.refuse_tag(tag.is_some(), line);
+                self.report_tag(tag.is_some(), line);
                 let quoted = style != ScalarStyle::Plain;
                 self.scalar(line, anchor, text.into_owned(), quoted)
             }
@@ -119,15 +119,15 @@ impl Builder<'_> {
         quoted: bool,
     ) -> Result<(), FatalError> {
         if text.contains('\0') {
-            self.refuse(line, "a string without NUL characters");
+            self.report(line, "a string without NUL characters");
         }
         let value = YamlValue::Scalar { text, quoted };
         self.close(anchor, YamlNode { line, value }, 1)
     }
 
-    fn refuse_tag(&mut self, is_tagged: bool, line: usize) {
+    fn report_tag(&mut self, is_tagged: bool, line: usize) {
         if is_tagged {
-            self.refuse(
+            self.report(
                 line,
                 "no tag; put quotes around a value to make it a string",
             );
@@ -135,7 +135,7 @@ impl Builder<'_> {
     }
 
     /// Reports an error after which parsing continues.
-    fn refuse(&mut self, line: usize, expected: &str) {
+    fn report(&mut self, line: usize, expected: &str) {
         self.errors.add_at(&Origin::Line(line), "", None, expected);
     }
 
@@ -166,7 +166,7 @@ impl Builder<'_> {
     }
 
     fn open(&mut self, line: usize, anchor: usize, is_map: bool, tagged: bool) {
-        self.refuse_tag(tagged, line);
+        self.report_tag(tagged, line);
         self.open.push(OpenCollection {
             line,
             anchor,

@@ -11,6 +11,7 @@ use serde::forward_to_deserialize_any;
 
 use super::tree::{YamlNode, YamlValue};
 use crate::config::error::ConfigErrors;
+use crate::config::misspelled::nearest;
 use crate::config::settings::Origin;
 
 /// Bounds the time: each error means another pass over the tree.
@@ -85,8 +86,14 @@ impl de::Error for Error {
         Self::custom(reworded(&expected.to_string()))
     }
 
-    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
-        Self::custom(format_args!("one of the keys {}", expected.join(", ")))
+    fn unknown_field(key: &str, expected: &'static [&'static str]) -> Self {
+        let keys = expected.join(", ");
+        match nearest(key, expected) {
+            Some(near) => Self::custom(format_args!(
+                "a known key, did you mean {near}? The keys are {keys}"
+            )),
+            None => Self::custom(format_args!("one of the keys {keys}")),
+        }
     }
 
     fn unknown_variant(_: &str, expected: &'static [&'static str]) -> Self {
@@ -242,13 +249,14 @@ impl<'de> Deserializer<'de> for &'de YamlNode {
     }
 }
 
-/// Deserializes a scalar without quotes, as in YAML's core schema. Only whole numbers are numbers.
+/// Deserializes a scalar without quotes as YAML's core schema does, with one exception: all numbers but those that
+/// consist of digits are strings.
 fn plain<'de, V: Visitor<'de>>(text: &str, visitor: V) -> Result<V::Value, Error> {
     match text {
         _ if is_null(text) => visitor.visit_unit(),
         "true" | "True" | "TRUE" => visitor.visit_bool(true),
         "false" | "False" | "FALSE" => visitor.visit_bool(false),
-        // No setting has more than 64 bits, so any larger number stands for all of them.
+        // No setting accepts more than 64 bits, so the exact value of a larger number does not matter.
         _ if text.bytes().all(|c| c.is_ascii_digit()) => match text.parse() {
             Ok(number) => visitor.visit_u64(number),
             Err(_) => visitor.visit_u128(u128::MAX),

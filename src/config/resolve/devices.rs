@@ -9,7 +9,7 @@ use crate::config::limits::check_text;
 use crate::config::settings::{
     At, DeviceSettings, DevicesSetting, Origin, Pairs, ResourceSettings,
 };
-use crate::model::device::{Counted, Detail, Device, Devices, Health, LIST_SIZE_MAX};
+use crate::model::device::{CountedDevices, Detail, Device, Devices, Health, LIST_SIZE_MAX};
 use crate::model::numa::NumaNodes;
 use crate::model::resource_name::ResourceName;
 use crate::model::template::{PLACEHOLDERS, is_attribute};
@@ -22,7 +22,7 @@ impl Resolver<'_> {
         &mut self,
         settings: &ResourceSettings,
         name: Option<&ResourceName>,
-    ) -> Result<(Devices, Option<Counted>), Reported> {
+    ) -> Result<(Devices, Option<CountedDevices>), Reported> {
         match &settings.devices {
             None => self.counted(settings, name, &settings.name.origin, COUNT_DEFAULT),
             Some(At { origin, value }) => match value {
@@ -45,12 +45,12 @@ impl Resolver<'_> {
         name: Option<&ResourceName>,
         origin: &Origin,
         count: usize,
-    ) -> Result<(Devices, Option<Counted>), Reported> {
+    ) -> Result<(Devices, Option<CountedDevices>), Reported> {
         let prefix = self.id_prefix(settings, name);
         // If the prefix is invalid, size the list as if it were empty: a count that is too large even then is still an error.
         let known_prefix = prefix.as_deref().unwrap_or_default();
         let numa = settings.numa_nodes.clone().unwrap_or_default();
-        let counted = Counted::new(known_prefix, self.node, numa);
+        let counted = CountedDevices::new(known_prefix, self.node, numa);
         let listed = counted.list_size(count).map_err(|error| error.to_string());
         let added = listed.and_then(|_| self.devices.add(count));
         added.map_err(|expected| {

@@ -35,7 +35,12 @@ impl Resolver<'_> {
             // The fault may be meant for nodes with more devices. It applies to the existing ones.
             Ok(()) | Err(SelectionError::NoIndex { .. }) => Ok(fault.clone()),
             Err(error) => {
-                let expected = format!("existing devices: {error}");
+                let expected = match error {
+                    SelectionError::Unknown(element) => format!(
+                        "a comma-separated list of device IDs, indexes (0) or ranges (0-3), or all; there is no device {element:?}"
+                    ),
+                    other => format!("a valid selection of devices: {other}"),
+                };
                 let words = fault.to_string();
                 Err(self.errors.add_at(&at.origin, KEY, Some(&words), expected))
             }

@@ -15,6 +15,8 @@ use crate::model::device::{Device, Devices};
 use crate::model::template::{Constants, Template};
 use crate::util::sanitize::sanitize;
 
+const DEVICE_FILE_PREFIX: &str = "deviceFilePrefix";
+
 impl Resolver<'_> {
     pub(super) fn outputs(
         &mut self,
@@ -73,7 +75,7 @@ impl Resolver<'_> {
         );
         let annotation = self.text("annotationPrefix", settings.annotation_prefix.as_ref());
         let device_file = self.value(
-            "deviceFilePrefix",
+            DEVICE_FILE_PREFIX,
             settings.device_file_prefix.as_ref(),
             values::device_file_prefix,
         );
@@ -151,7 +153,7 @@ impl Rules<'_> {
         let path = settings.device_file_host_path.as_ref().filter(is_set);
         let path = path.map(|at| ("deviceFileHostPath", at));
         let prefix = settings.device_file_prefix.as_ref();
-        let given = path.or(prefix.map(|at| ("deviceFilePrefix", at)));
+        let given = path.or(prefix.map(|at| (DEVICE_FILE_PREFIX, at)));
         let given = given.filter(|(_, at)| matches!(at.origin, Origin::Line(_)));
         for (rule, (key, at)) in std::iter::zip(&outputs.device_files, given) {
             self.host_path(key, at, &rule.host_path)?;
@@ -255,8 +257,11 @@ impl Rules<'_> {
             return Err(self.error(key, at, "a path that depends only on the device"));
         }
         let allowed = self.allowed;
-        let expected = "/dev/null, zero, full, random, urandom or a path under ALLOWED_HOST_PATHS";
-        self.check(key, at, template, expected, |path| allowed.allow(path))
+        let mut expected = AllowedHostPaths::expected();
+        if key == DEVICE_FILE_PREFIX {
+            expected += "; set deviceFileHostPath or ALLOWED_HOST_PATHS";
+        }
+        self.check(key, at, template, &expected, |path| allowed.allow(path))
     }
 
     /// Checks the text of the template for each device.

@@ -34,7 +34,7 @@ pub(super) fn nodes(environment: &Environment) -> BTreeSet<&str> {
 }
 
 /// Reports each variable of a resource that applies to this node. With a config file, none may be set.
-pub(super) fn refuse_beside_file(environment: &Environment, node: &str, errors: &mut ConfigErrors) {
+pub(super) fn report_beside_file(environment: &Environment, node: &str, errors: &mut ConfigErrors) {
     for (name, value) in environment {
         let applies = |form: &Form| form.node.is_none_or(|of| of == node);
         if Form::of(name).as_ref().is_some_and(applies) {
@@ -47,8 +47,8 @@ pub(super) fn refuse_beside_file(environment: &Environment, node: &str, errors: 
     }
 }
 
-/// Reads the settings for this node. The number of devices, the ID prefix and the plugin name are always set, because the
-/// last two have defaults that depend on the number of resources.
+/// Reads the settings for this node. The number of devices is always set. So are the ID prefix and the plugin name of a
+/// resource whose name is valid: their defaults depend on the number of resources.
 pub(super) fn read(environment: &Environment, node: &str, errors: &mut ConfigErrors) -> Settings {
     let resources = by_resource(environment, node, errors);
     let several = resources.len() > 1;
@@ -66,6 +66,7 @@ pub(super) fn read(environment: &Environment, node: &str, errors: &mut ConfigErr
     Settings {
         removal_grace: REMOVAL_GRACE_DEFAULT,
         resources: resources.iter().map(settings).collect(),
+        warnings: Vec::new(),
     }
 }
 

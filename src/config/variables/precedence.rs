@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::names::{Form, RESOURCE_NAME};
+use super::names::{Form, NUMA_NODES, RESOURCE_NAME};
 use crate::config::environment::{Environment, utf8};
 use crate::config::error::ConfigErrors;
 use crate::config::settings::{At, Origin};
@@ -42,8 +42,8 @@ pub(super) fn by_resource(
     };
     let mut resources: Vec<ResourceVariables> = names.into_values().map(named).collect();
     for (variable, forms) in all {
-        forms.refuse_unknown(&indexes, errors);
-        let values = forms.values(&indexes, errors);
+        forms.report_unknown(&indexes, errors);
+        let values = forms.values(variable, &indexes, errors);
         for (resource, value) in std::iter::zip(&mut resources, values) {
             resource.others.extend(value.map(|value| (variable, value)));
         }
@@ -124,7 +124,7 @@ impl Forms {
     }
 
     /// Reports indexes that do not belong to a resource.
-    fn refuse_unknown(&self, indexes: &BTreeSet<usize>, errors: &mut ConfigErrors) {
+    fn report_unknown(&self, indexes: &BTreeSet<usize>, errors: &mut ConfigErrors) {
         for (_, set) in self
             .by_index()
             .filter(|(index, _)| !indexes.contains(index))
@@ -141,6 +141,7 @@ impl Forms {
     /// resource has a `NAME_<i>.<node>`.
     fn values(
         &self,
+        variable: &str,
         indexes: &BTreeSet<usize>,
         errors: &mut ConfigErrors,
     ) -> Vec<Option<VariableValue>> {
@@ -148,9 +149,9 @@ impl Forms {
         let is_list_unused = indexes
             .iter()
             .all(|index| self.node_indexed.contains_key(index));
-        let elements = list
-            .filter(|_| !is_list_unused)
-            .map_or(Vec::new(), |list| elements_for(indexes.len(), list, errors));
+        let elements = list.filter(|_| !is_list_unused).map_or(Vec::new(), |list| {
+            elements_for(variable, indexes.len(), list, errors)
+        });
         let by_index: BTreeMap<&usize, &At<String>> = self.by_index().collect();
         let value = |index: &usize| match (by_index.get(index), &*elements) {
             (Some(set), _) => Some(single(set, errors)),
@@ -198,14 +199,23 @@ fn elements(set: &At<String>) -> Vec<VariableValue> {
 
 /// Returns the elements of a list for this many resources: one for all of them, or one for each. If the number of elements
 /// is wrong, reports it and returns none.
-fn elements_for(count: usize, set: &At<String>, errors: &mut ConfigErrors) -> Vec<VariableValue> {
+fn elements_for(
+    variable: &str,
+    count: usize,
+    set: &At<String>,
+    errors: &mut ConfigErrors,
+) -> Vec<VariableValue> {
     let elements = elements(set);
     let length = elements.len();
     if length == 1 || length == count {
         return elements;
     }
+    let hint = match variable {
+        NUMA_NODES => "; to join NUMA nodes write 0-1 or 0+1",
+        _ => "",
+    };
     let expected = match count {
-        1 => format!("1 element instead of {length}, because there is one resource"),
+        1 => format!("1 element instead of {length}, because there is one resource{hint}"),
         _ => format!(
             "1 or {count} elements instead of {length}, because there are {count} resources"
         ),
@@ -401,6 +411,12 @@ mod tests {
 
     #[test]
     fn errors_name_the_variable() {
+        refused(
+            &[("NUMA_NODES", "0,1")],
+            &[
+                "NUMA_NODES=\"0,1\": expected 1 element instead of 2, because there is one resource; to join NUMA nodes write 0-1 or 0+1",
+            ],
+        );
         refused(
             &[("RESOURCE_NAME", "a/x,a/y"), ("NUMBER_DEVICES", "1,2,3")],
             &[

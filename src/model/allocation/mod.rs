@@ -58,7 +58,7 @@ pub enum AllocateError {
     Unknown(String),
     #[error("device {0} is Unhealthy")]
     Unhealthy(String),
-    #[error("device {0} is being removed")]
+    #[error("device {0} is pending removal")]
     Removing(String),
     /// The response exceeds [`RESPONSE_SIZE_MAX`].
     #[error(
@@ -116,12 +116,12 @@ pub fn allocate(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::device::Counted;
+    use crate::model::device::CountedDevices;
     use crate::model::numa::NumaNodes;
     use crate::model::template::Template;
 
     fn devices() -> Devices {
-        Counted::new("gpu", "w", NumaNodes::default()).devices(3)
+        CountedDevices::new("gpu", "w", NumaNodes::default()).devices(3)
     }
 
     fn outputs(host_path: Option<&str>) -> Outputs {
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn refuses_a_response_above_4_mib_with_the_count_that_fits() {
-        let devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(50_000);
+        let devices = CountedDevices::new("gpu", "worker", NumaNodes::default()).devices(50_000);
         let ids: Vec<String> = devices
             .as_slice()
             .iter()
@@ -215,7 +215,7 @@ mod tests {
 
     #[test]
     fn does_not_build_a_response_that_is_far_too_large() {
-        let devices = Counted::new("gpu", "worker", NumaNodes::default()).devices(50_000);
+        let devices = CountedDevices::new("gpu", "worker", NumaNodes::default()).devices(50_000);
         let ids: Vec<String> = devices
             .as_slice()
             .iter()

@@ -35,7 +35,7 @@ pub struct MountRule {
     pub(crate) read_only: bool,
 }
 
-/// The outputs as configured by variables. `None` disables an output.
+/// The settings of the outputs that have a prefix. Without a prefix, there is no such output.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Prefixes {
     /// Sets the environment variable `<prefix>_<index>` to `/dev/<index>`.

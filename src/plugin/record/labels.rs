@@ -61,7 +61,7 @@ pub enum RegistrationResult {
     Refused,
     /// The connection to the kubelet broke during Register.
     Broken,
-    /// The kubelet did not answer Register in time.
+    /// The kubelet did not respond to Register in time.
     TimedOut,
     /// Register returned OK, but the kubelet did not call GetDevicePluginOptions.
     NotCalledBack,

@@ -1,4 +1,5 @@
-//! The state and the counters of one plugin, for the status, metrics and readiness. The time is an argument.
+//! The state and the counters of one plugin, for the status, metrics and readiness. Callers pass the
+//! time.
 
 mod labels;
 
@@ -50,7 +51,8 @@ pub struct Record {
     /// When the plugin entered its current state, or first failed at its current step.
     pub since: SystemTime,
     pub(crate) last_error: Option<LastError>,
-    /// The version of the kubelet's checkpoint before the last registration, which cannot list its devices yet.
+    /// The version of the kubelet's checkpoint just before the last registration. The kubelet wrote that version before
+    /// it got the plugin's devices.
     pub(crate) checkpoint_before: Option<FileVersion>,
     pub registrations: EnumMap<RegistrationResult, u64>,
     pub restarts: EnumMap<Cause, u64>,
@@ -128,7 +130,8 @@ impl Record {
         self.step == step && self.failed_at.is_none()
     }
 
-    /// Returns the state for the status and metrics: the current step, or `waiting` after a failure.
+    /// Returns the state for the status: the current step, or `waiting` after a failure until a run gets
+    /// further.
     pub fn state(&self) -> &'static str {
         match self.failed_at {
             Some(_) => "waiting",

@@ -8,7 +8,7 @@ use kubelet_sim::Kubelet;
 use tempfile::TempDir;
 
 use super::process::{Running, output, program};
-use super::{DEADLINE, GPU, kubelet, plugin_dir, pod, shows, text};
+use super::{DEADLINE, GPU, kubelet, plugin_dir, pod, text, wait_for_node};
 
 /// Returns the path of the control socket in a test's directory.
 pub fn control(dir: &Path) -> PathBuf {
@@ -16,13 +16,13 @@ pub fn control(dir: &Path) -> PathBuf {
 }
 
 /// Runs a command for the daemon whose control socket is in this directory. Returns its exit code, stdout and stderr.
-pub fn does(dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
+pub fn run(dir: &Path, arguments: &[&str]) -> (Option<i32>, String, String) {
     let control = control(dir);
     let mut command = program(&[("CONTROL_SOCKET", text(&control))]);
     output(command.args(arguments))
 }
 
-/// A plugin directory, and the path of a control socket for the daemon.
+/// A device plugin directory, and the path of a control socket for the daemon.
 pub struct ControlledNode {
     pub dir: TempDir,
     pub control: PathBuf,
@@ -59,9 +59,9 @@ impl ControlledNode {
         let mut variables = self.variables().to_vec();
         variables.push(("PREFERRED_ALLOCATION", "ordered"));
         let manager = Running::manager(self.path(), &variables);
-        manager.says("listening for commands");
-        shows(&kubelet, GPU, 4, 4).await;
-        shows(&kubelet, "example.com/nic", 2, 2).await;
+        manager.wait_for_log("listening for commands");
+        wait_for_node(&kubelet, GPU, 4, 4).await;
+        wait_for_node(&kubelet, "example.com/nic", 2, 2).await;
         let admitted = kubelet.admit(&pod("p", &[(GPU, 1)])).await;
         admitted.expect("admitted");
         (manager, kubelet)

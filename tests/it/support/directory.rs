@@ -1,11 +1,11 @@
-//! The plugin directory of a test, and the sockets and the checkpoint in it.
+//! The device plugin directory of a test, and the sockets and the checkpoint in it.
 
 use std::path::{Path, PathBuf};
 
 use simple_device_plugin::node::checkpoint_file;
 use tempfile::TempDir;
 
-/// Creates a temporary plugin directory.
+/// Creates a temporary device plugin directory.
 pub fn plugin_dir() -> TempDir {
     tempfile::tempdir().expect("a temporary directory")
 }
@@ -17,7 +17,7 @@ pub fn text(path: &Path) -> &str {
 
 /// Returns the sockets in the directory without `kubelet.sock`, sorted.
 pub fn sockets(dir: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(dir).expect("the plugin dir");
+    let entries = std::fs::read_dir(dir).expect("the device plugin directory");
     let paths = entries.map(|entry| entry.expect("an entry").path());
     let mut sockets: Vec<PathBuf> = paths
         .filter(|path| path.extension().is_some_and(|e| e == "sock"))

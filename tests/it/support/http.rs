@@ -11,7 +11,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::process::Running;
 use super::{DEADLINE, Manager, POLL_INTERVAL, plugin_dir, within};
 
-/// A manager in a temporary plugin directory, with an HTTP server.
+/// A manager in a temporary device plugin directory, with an HTTP server.
 pub struct Observed {
     pub dir: TempDir,
     pub manager: Manager,

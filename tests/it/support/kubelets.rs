@@ -60,7 +60,7 @@ pub fn assert_alive(kubelet: &Kubelet) {
 
 /// Waits until the Node object shows this capacity and allocatable.
 #[track_caller]
-pub fn shows(
+pub fn wait_for_node(
     kubelet: &Kubelet,
     resource: &str,
     capacity: usize,

@@ -1,5 +1,5 @@
-//! Shared test helpers: a plugin directory, a simulated kubelet, and the daemon in the process of the test or as a
-//! process.
+//! Shared test helpers: a device plugin directory, a simulated kubelet, and the daemon in the process of the test or as
+//! a process.
 
 pub mod client;
 pub mod control;

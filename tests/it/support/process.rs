@@ -9,7 +9,7 @@ use std::time::Instant;
 use kubelet_sim::Kubelet;
 use tempfile::TempDir;
 
-use super::{DEADLINE, RESOURCE, kubelet, plugin_dir, shows};
+use super::{DEADLINE, RESOURCE, kubelet, plugin_dir, wait_for_node};
 
 /// The number of stderr lines that a failed test shows.
 const LINES_SHOWN: usize = 40;
@@ -32,7 +32,7 @@ pub fn binary(name: &str) -> PathBuf {
 
 /// Runs a test in a separate process, for tests that count the resources of their whole process. `test` is the full
 /// path of the calling test. Returns true in the separate process, and false in the process that started it.
-pub fn is_alone(test: &str) -> bool {
+pub fn run_in_own_process(test: &str) -> bool {
     const ALONE: &str = "TEST_ALONE";
     if std::env::var_os(ALONE).is_some() {
         return true;
@@ -83,7 +83,7 @@ impl Running {
         Self { child, stderr }
     }
 
-    /// Starts the daemon with this plugin directory.
+    /// Starts the daemon with this device plugin directory.
     pub fn manager(dir: &Path, variables: &[(&str, &str)]) -> Self {
         Self::start(program(variables).env("DEVICE_PLUGIN_PATH", dir).env(
             "POD_RESOURCES_SOCKET",
@@ -98,13 +98,13 @@ impl Running {
 
     /// Waits for a line on stderr that contains `words`, and returns it.
     #[track_caller]
-    pub fn says(&self, words: &str) -> String {
+    pub fn wait_for_log(&self, words: &str) -> String {
         wait_for_line(&self.stderr, words)
     }
 
     /// Waits until the program exits.
     #[track_caller]
-    pub fn ends(mut self) -> ExitStatus {
+    pub fn wait(mut self) -> ExitStatus {
         let deadline = Instant::now() + DEADLINE;
         loop {
             // The program's exit closes its stderr.
@@ -136,7 +136,7 @@ pub async fn running_manager(variables: &[(&str, &str)]) -> (TempDir, Kubelet, R
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
     let running = Running::manager(dir.path(), variables);
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     (dir, kubelet, running)
 }
 

@@ -9,9 +9,9 @@ use serde_json::Value;
 use simple_device_plugin::control::{Refusal, ResetReply};
 use tempfile::TempDir;
 
-use super::control::{control, does};
+use super::control::{control, run};
 use super::process::Running;
-use super::{GPU, kubelet, plugin_dir, pod, shows, text};
+use super::{GPU, kubelet, plugin_dir, pod, text, wait_for_node};
 
 /// A config file with four devices.
 pub const FOUR: &str = "{removalGrace: 1s, resources: [{name: example.com/gpu, devices: 4, preferredAllocation: ordered}]}";
@@ -43,7 +43,7 @@ impl Node {
                 ("CONFIG_FILE", text(&file)),
             ],
         );
-        manager.says("listening for commands");
+        manager.wait_for_log("listening for commands");
         Self {
             dir,
             file,
@@ -53,14 +53,14 @@ impl Node {
     }
 
     /// Runs a command of the daemon. Returns its exit code, stdout and stderr.
-    pub fn does(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
-        does(self.dir.path(), arguments)
+    pub fn run(&self, arguments: &[&str]) -> (Option<i32>, String, String) {
+        run(self.dir.path(), arguments)
     }
 
     /// Runs a command with `--json` that must succeed, and returns the reply.
     #[track_caller]
-    pub fn done<T: DeserializeOwned>(&self, arguments: &[&str]) -> T {
-        let (code, stdout, stderr) = self.does(&[arguments, &["--json"]].concat());
+    pub fn run_json<T: DeserializeOwned>(&self, arguments: &[&str]) -> T {
+        let (code, stdout, stderr) = self.run(&[arguments, &["--json"]].concat());
         assert_eq!((code, &*stderr), (Some(0), ""));
         serde_json::from_str(&stdout).expect("a reply")
     }
@@ -68,7 +68,7 @@ impl Node {
     /// Runs a command with `--json` that the daemon must refuse, and returns the refusal.
     #[track_caller]
     pub fn refusal(&self, arguments: &[&str]) -> Refusal {
-        let (code, stdout, stderr) = self.does(&[arguments, &["--json"]].concat());
+        let (code, stdout, stderr) = self.run(&[arguments, &["--json"]].concat());
         assert_eq!(code, Some(1));
         let reply: Value = serde_json::from_str(&stdout).expect("JSON");
         let message = reply["message"].as_str().expect("a message");
@@ -79,13 +79,13 @@ impl Node {
     /// Runs `reset`, which removes the overrides and faults that were set at run time.
     #[track_caller]
     pub fn resets(&self) {
-        let ResetReply { resource } = self.done(&["reset", GPU]);
+        let ResetReply { resource } = self.run_json(&["reset", GPU]);
         assert_eq!(resource, GPU);
     }
 
     /// Waits until the Node object shows these numbers of GPUs.
-    pub async fn shows(&self, capacity: usize, allocatable: usize) {
-        shows(&self.kubelet, GPU, capacity, allocatable).await;
+    pub async fn wait_for_node(&self, capacity: usize, allocatable: usize) {
+        wait_for_node(&self.kubelet, GPU, capacity, allocatable).await;
     }
 
     /// Restarts the kubelet.
@@ -107,7 +107,7 @@ impl Node {
     /// Changes the config file, and waits until the daemon has read it.
     pub fn reloads(&self, config: &str) {
         fs::write(&self.file, config).expect("a file");
-        self.manager.says("reloaded the config file");
+        self.manager.wait_for_log("reloaded the config file");
     }
 
     /// Admits a pod that requests one GPU.
@@ -129,15 +129,15 @@ impl Node {
 
     /// Returns the first resource in the output of `status --json`.
     pub fn status(&self) -> Value {
-        let (_, json, _) = self.does(&["status", "--json"]);
+        let (_, json, _) = self.run(&["status", "--json"]);
         let status: Value = serde_json::from_str(&json).expect("JSON");
         status["resources"][0].clone()
     }
 
     /// Clears all faults, and checks that none is left.
     pub fn clears_all_faults(&self) {
-        let cleared = self.does(&["fault", "clear"]);
+        let cleared = self.run(&["fault", "clear"]);
         assert_eq!(cleared.0, Some(0), "{}", cleared.2);
-        assert_eq!(self.does(&["fault", "list"]).1, "no faults\n");
+        assert_eq!(self.run(&["fault", "list"]).1, "no faults\n");
     }
 }

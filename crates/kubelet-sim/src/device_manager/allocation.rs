@@ -15,7 +15,6 @@ use super::DeviceManager;
 pub struct Assignment {
     /// The name of the pod, which is also its UID here.
     pub pod: String,
-    /// The resource name.
     pub resource: String,
     /// The device IDs by NUMA node; -1 is the key of devices without topology information. A device on several NUMA
     /// nodes is listed under each.

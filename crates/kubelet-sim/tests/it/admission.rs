@@ -2,7 +2,7 @@
 
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
-use crate::support::{held, kubelet, plugin_dir, pod, shows, strict_kubelet};
+use crate::support::{held, kubelet, plugin_dir, pod, strict_kubelet, wait_for_node};
 use simple_device_plugin::api::v1beta1::DevicePluginOptions;
 
 const RESOURCE: &str = "example.com/thing";
@@ -29,7 +29,7 @@ async fn calls_pre_start_container_if_the_plugin_requires_it() {
     register(dir.path(), RESOURCE, "a.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 1, 1).await;
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
     kubelet
         .admit(&pod("p", &[(RESOURCE, 1)]))
         .await
@@ -52,9 +52,9 @@ async fn rejects_a_pod_whose_devices_are_on_two_numa_nodes_with_topology_affinit
             .await
             .expect("registered");
     }
-    shows(&kubelet, "example.com/a", 2, 2).await;
-    shows(&kubelet, "example.com/b", 1, 1).await;
-    shows(&kubelet, "example.com/c", 1, 1).await;
+    wait_for_node(&kubelet, "example.com/a", 2, 2).await;
+    wait_for_node(&kubelet, "example.com/b", 1, 1).await;
+    wait_for_node(&kubelet, "example.com/c", 1, 1).await;
     let refused = kubelet.admit(&pod("two", &[("example.com/a", 2)])).await;
     let error = refused.expect_err("two nodes");
     assert_eq!(error.reason(), "TopologyAffinityError");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
-use crate::support::{kubelet, plugin_dir, pod, settings, shows, within};
+use crate::support::{kubelet, plugin_dir, pod, settings, wait_for_node, within};
 use kubelet_sim::Kubelet;
 use simple_device_plugin::node::checkpoint_file::CheckpointFile;
 use simple_device_plugin::node::pod_resources::PodResources;
@@ -28,7 +28,7 @@ async fn writes_the_checkpoint_in_the_format_of_a_real_kubelet() {
     register(dir.path(), RESOURCE, "a.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     kubelet
         .admit(&pod("p", &[(RESOURCE, 2)]))
         .await
@@ -66,7 +66,7 @@ async fn a_deleted_pod_stays_in_the_checkpoint_until_the_next_list() {
     register(dir.path(), RESOURCE, "a.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 1, 1).await;
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
     let pod_of = |name| pod(name, &[(RESOURCE, 1)]);
     kubelet.admit(&pod_of("first")).await.expect("admitted");
     kubelet.delete("first");
@@ -101,7 +101,7 @@ async fn a_deleted_pod_stays_in_the_checkpoint_until_the_next_list() {
     );
     let ids = |ids: &[&str]| Some(Ok(ids.iter().map(|id| (*id).to_owned()).collect()));
     plugin.list.send_replace(ids(&["x", "y"]));
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let written = async {
         while !in_checkpoint(dir.path()).await.is_empty() {
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -3,7 +3,7 @@
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
 use crate::support::{
-    assert_alive, happens, kubelet, kubelet_with, plugin_dir, pod, shows, within,
+    assert_alive, happens, kubelet, kubelet_with, plugin_dir, pod, wait_for_node, within,
 };
 use kubelet_sim::{AdmissionError, Crash, EventKind, Kubelet, TopologyPolicy};
 
@@ -28,7 +28,7 @@ async fn crashes_when_a_device_is_removed_during_an_allocation_that_chose_it() {
     register(dir.path(), RESOURCE, "p.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 1, 1).await;
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
     plugin.answers.send_replace(false);
     let pod = pod("p", &[(RESOURCE, 1)]);
     let remove_device = async {
@@ -64,7 +64,7 @@ async fn crashes_when_it_admits_a_pod_again_that_holds_a_removed_device() {
         register(dir.path(), RESOURCE, "p.sock")
             .await
             .expect("registered");
-        shows(&kubelet, RESOURCE, 1, 1).await;
+        wait_for_node(&kubelet, RESOURCE, 1, 1).await;
         let pod = pod("p", &[(RESOURCE, 1)]);
         kubelet.admit(&pod).await.expect("admitted");
         send_list(&kubelet, &plugin, &["b@0"]).await;
@@ -92,7 +92,7 @@ async fn crashes_when_it_admits_a_pod_again_that_holds_a_removed_device() {
             );
         } else {
             registered.expect("registered");
-            shows(&kubelet, RESOURCE, 1, 1).await;
+            wait_for_node(&kubelet, RESOURCE, 1, 1).await;
             assert_alive(&kubelet);
             kubelet.delete("p");
         }

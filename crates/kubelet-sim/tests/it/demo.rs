@@ -60,7 +60,7 @@ fn fails_if_the_plugin_exits_early() {
     );
 }
 
-/// A plugin finds the plugin directory by a variable or an argument.
+/// A plugin finds the device plugin directory by a variable or an argument.
 #[test]
 fn another_plugin_gets_the_directory_as_an_argument_and_a_variable() {
     let mut command = demo(&[("PATH", "/usr/bin:/bin")]);
@@ -81,11 +81,11 @@ fn hold_runs_until_ctrl_c() {
     let running = Running::start(command.arg("--hold").stdout(Stdio::piped()));
     // Two resources register, once before and once after the kubelet restart.
     for _ in 0..4 {
-        running.says(" registered ");
+        running.wait_for_log(" registered ");
     }
     running.signal(rustix::process::Signal::INT);
-    running.says("SIGINT: stopping");
-    assert_eq!(running.ends().code(), Some(0));
+    running.wait_for_log("SIGINT: stopping");
+    assert_eq!(running.wait().code(), Some(0));
 }
 
 /// The command may be a shell or a build tool that starts the plugin.

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
-use crate::support::{kubelet, late_kubelet, newer_kubelet, plugin_dir, pod, shows, sockets};
+use crate::support::{
+    kubelet, late_kubelet, newer_kubelet, plugin_dir, pod, sockets, wait_for_node,
+};
 use kubelet_sim::{AdmissionError, Kubelet};
 
 const RESOURCE: &str = "example.com/thing";
@@ -58,14 +60,14 @@ async fn the_end_of_an_old_stream_disconnects_the_successor() {
     register(dir.path(), RESOURCE, "old.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let _new = FakePlugin::serve(dir.path(), "new.sock", &["a", "b", "c"]);
     register(dir.path(), RESOURCE, "new.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 3, 3).await;
+    wait_for_node(&kubelet, RESOURCE, 3, 3).await;
     old.end_stream().await;
-    shows(&kubelet, RESOURCE, 3, 0).await;
+    wait_for_node(&kubelet, RESOURCE, 3, 0).await;
 }
 
 #[tokio::test]
@@ -76,18 +78,18 @@ async fn a_registration_before_the_late_disconnect_is_stopped_although_its_devic
     register(dir.path(), RESOURCE, "old.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 1, 1).await;
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
     let new = FakePlugin::serve(dir.path(), "new.sock", &["a", "b"]);
     old.end_stream().await;
     // The successor registers too early: the kubelet has not marked the endpoint as stopped yet.
     register(dir.path(), RESOURCE, "new.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 2, 2).await;
-    shows(&kubelet, RESOURCE, 2, 0).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 0).await;
     new.list
         .send_replace(Some(Ok(vec!["a".to_owned(), "c".to_owned()])));
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     let refused = kubelet.admit(&pod("p", &[(RESOURCE, 1)])).await;
     assert_eq!(
         refused.err(),
@@ -101,9 +103,9 @@ async fn connect_and_disconnect_another(kubelet: &Kubelet, dir: &Path) {
     register(dir, "example.com/other", "other.sock")
         .await
         .expect("registered");
-    shows(kubelet, "example.com/other", 1, 1).await;
+    wait_for_node(kubelet, "example.com/other", 1, 1).await;
     other.end_stream().await;
-    shows(kubelet, "example.com/other", 1, 0).await;
+    wait_for_node(kubelet, "example.com/other", 1, 0).await;
 }
 
 #[tokio::test]
@@ -114,7 +116,7 @@ async fn after_a_failed_second_registration_the_end_of_the_stream_is_not_noticed
     register(dir.path(), RESOURCE, "a.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 2, 2).await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
     register(dir.path(), RESOURCE, "missing.sock")
         .await
         .expect_err("registered");
@@ -133,7 +135,7 @@ async fn a_newer_kubelet_ignores_a_second_registration_of_the_same_socket() {
     register(dir.path(), RESOURCE, "a.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 1, 1).await;
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
     register(dir.path(), RESOURCE, "a.sock")
         .await
         .expect("ignored");
@@ -149,8 +151,8 @@ async fn a_list_above_4_mib_ends_the_stream() {
     register(dir.path(), RESOURCE, "a.sock")
         .await
         .expect("registered");
-    shows(&kubelet, RESOURCE, 1, 1).await;
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
     let ids = (0..70_000).map(|i| format!("{i:060}")).collect();
     plugin.list.send_replace(Some(Ok(ids)));
-    shows(&kubelet, RESOURCE, 1, 0).await;
+    wait_for_node(&kubelet, RESOURCE, 1, 0).await;
 }

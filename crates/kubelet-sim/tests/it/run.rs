@@ -87,8 +87,8 @@ fn executes_commands_and_shows_the_events_of_the_daemon() {
     kubelet.prints("lost: its stream ended");
     kubelet.prints("example.com/simple-device  2         0");
     kubelet.enter("quit");
-    assert_eq!(kubelet.running.ends().code(), Some(0));
-    assert_eq!(manager.ends().code(), Some(0));
+    assert_eq!(kubelet.running.wait().code(), Some(0));
+    assert_eq!(manager.wait().code(), Some(0));
 }
 
 #[test]
@@ -102,9 +102,25 @@ fn an_invalid_line_prints_the_expected_syntax() {
             "stop",
             "stop: unknown command; type help for a list of commands",
         ),
-        ("delete p", "pod p holds no device"),
+        ("delete p", "no pod p"),
         ("lose a.io/x", "a.io/x: no plugin is connected"),
         ("help", "show the resources and the pods"),
+    ] {
+        kubelet.enter(line);
+        kubelet.prints(answer);
+    }
+}
+
+#[test]
+fn a_pod_without_devices_exists_until_it_is_deleted() {
+    let dir = plugin_dir();
+    let mut kubelet = Kubelet::start(dir.path(), &[]);
+    for (line, answer) in [
+        ("pod p a.io/x=1", "pod p is admitted"),
+        ("pod p a.io/x=1", "pod p already exists: delete it first"),
+        ("delete p", "pod p is deleted"),
+        ("delete p", "no pod p"),
+        ("pod p a.io/x=1", "pod p is admitted"),
     ] {
         kubelet.enter(line);
         kubelet.prints(answer);
@@ -129,7 +145,7 @@ fn a_plugin_that_hangs_does_not_block_other_commands() {
     manager.signal(Signal::STOP);
     kubelet.enter("pod p example.com/simple-device=1");
     kubelet.enter("quit");
-    assert_eq!(kubelet.running.ends().code(), Some(0));
+    assert_eq!(kubelet.running.wait().code(), Some(0));
     // The checkpoint must not contain the pod, whose admission did not complete.
     let mut kubelet = Kubelet::start(dir.path(), &[]);
     manager.signal(Signal::CONT);
@@ -147,7 +163,7 @@ fn blocked_output_does_not_block_the_kubelet() {
     let unread = running.child.stdout.take().expect("a pipe");
     let mut stdin = running.child.stdin.take().expect("a pipe");
     let first = Running::manager(dir.path(), &[]);
-    first.says("registered");
+    first.wait_for_log("registered");
     // Their output is far larger than the pipe's buffer, and the lines fit into the buffer of standard input.
     for _ in 0..2_000 {
         writeln!(stdin, "status").expect("a reader");
@@ -164,9 +180,9 @@ fn blocked_output_does_not_block_the_kubelet() {
         ("PLUGIN_NAME", "other"),
     ];
     let second = Running::manager(dir.path(), &others);
-    second.says("registered");
+    second.wait_for_log("registered");
     running.signal(rustix::process::Signal::TERM);
-    assert_eq!(running.ends().code(), Some(0));
+    assert_eq!(running.wait().code(), Some(0));
 }
 
 #[test]
@@ -181,7 +197,7 @@ fn exits_when_the_reader_of_its_output_closes_the_pipe() {
     // The next line that is received closes the pipe, and a later write fails.
     let mut stdin = kubelet.stdin.take().expect("an open input");
     std::thread::spawn(move || while writeln!(stdin, "help").is_ok() {});
-    assert_eq!(kubelet.running.ends().code(), Some(0));
+    assert_eq!(kubelet.running.wait().code(), Some(0));
 }
 
 #[test]
@@ -218,7 +234,7 @@ fn keeps_running_after_the_end_of_its_input() {
     let _manager = Running::manager(dir.path(), &[]);
     kubelet.prints("registered at");
     kubelet.running.signal(rustix::process::Signal::TERM);
-    assert_eq!(kubelet.running.ends().code(), Some(0));
+    assert_eq!(kubelet.running.wait().code(), Some(0));
 }
 
 #[test]
@@ -274,6 +290,6 @@ fn a_crash_names_the_rule_that_the_plugin_violated() {
     let _ = plugins.block_on(register(dir.path(), "example.com/thing", "q.sock"));
     let error =
         "error: a real kubelet would have crashed: example.com/thing: the plugin removed device a";
-    kubelet.running.says(error);
-    assert_eq!(kubelet.running.ends().code(), Some(1));
+    kubelet.running.wait_for_log(error);
+    assert_eq!(kubelet.running.wait().code(), Some(1));
 }

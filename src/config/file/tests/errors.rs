@@ -12,7 +12,7 @@ fn reports_every_error_of_syntax_and_type_with_its_line() {
          \x20 preStart: yes\n  devices: 3\n- devices: 2\n- text\n",
         &[
             r#"c.yaml:1: removalGrace="soon": expected a duration from 1s to 24h"#,
-            "c.yaml:2: resource: expected one of the keys removalGrace, resources, nodes",
+            "c.yaml:2: resource: expected a known key, did you mean resources? The keys are removalGrace, resources, nodes",
             r#"c.yaml:4: devices="many": expected a whole number, 0 or more, or a list of devices"#,
             "c.yaml:4: count: expected one of the keys name, devices,",
             r#"c.yaml:6: preferredAllocation="best": expected none, ordered, packed or spread"#,

@@ -80,11 +80,11 @@ fn errors_in_faults_name_the_key() {
         ),
         (
             "[{on: options, error: OK}]",
-            "error=\"OK\": expected a gRPC status code other than OK, for example UNAVAILABLE",
+            "error=\"OK\": expected one of the gRPC status codes CANCELED, UNKNOWN, INVALID_ARGUMENT, DEADLINE_EXCEEDED, NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, RESOURCE_EXHAUSTED, FAILED_PRECONDITION, ABORTED, OUT_OF_RANGE, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS, UNAUTHENTICATED",
         ),
         (
             "[{on: health, devices: gpu, up: 1s, down: 1s}]",
-            "faults=\"health gpu --up 1s --down 1s\": expected existing devices: no device \"gpu\": expected a comma-separated list of device IDs, indexes (0) or ranges (0-3), or all",
+            "faults=\"health gpu --up 1s --down 1s\": expected a comma-separated list of device IDs, indexes (0) or ranges (0-3), or all; there is no device \"gpu\"",
         ),
     ] {
         let errors = errors_of(&format!("\n{}", ONE.replace("FAULTS", faults)));

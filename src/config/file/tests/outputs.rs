@@ -63,9 +63,9 @@ fn validates_outputs_with_each_device() {
             "4: env=\"{paths}\": expected {path} only if every device has a path; y has none",
             "4: env=\"G_{ok}\": expected an attribute that every device has; y has no ok",
             "4: env=\"H_{sign}\": expected a name without '='; for device x it is \"H_=\"",
-            "6: hostPath=\"/etc/shadow\": expected /dev/null, zero",
+            "6: hostPath=\"/etc/shadow\": expected /dev/null, /dev/zero, /dev/full",
             "7: containerPath=\"/dev/../etc/passwd\": expected an absolute path without '..'",
-            "7: hostPath=\"/dev/../etc/passwd\": expected /dev/null, zero",
+            "7: hostPath=\"/dev/../etc/passwd\": expected /dev/null, /dev/zero, /dev/full",
             "7: permissions=\"rx\": expected one or more of r, w and m",
             "8: containerPath=\"x{index}\": expected an absolute path without '..'; for device x it is \"x0\"",
             "9: hostPath=\"/opt/{ids}\": expected a path that depends only on the device",
@@ -73,7 +73,7 @@ fn validates_outputs_with_each_device() {
             "11: containerPath=\"/opt/../{id}\": expected an absolute path without '..'; for device x",
             "11: hostPath=\"/opt/../{id}\": expected /dev/null",
             "12: cdiDevices=\"a.b/c\": expected the name of a CDI device",
-            "13: deviceFilePrefix=\"gpu\": expected /dev/null, zero",
+            "13: deviceFilePrefix=\"gpu\": expected /dev/null, /dev/zero, /dev/full, /dev/random, /dev/urandom or a path under ALLOWED_HOST_PATHS; set deviceFileHostPath or ALLOWED_HOST_PATHS; for device x",
         ],
     );
 }

@@ -26,7 +26,7 @@ pub(crate) async fn admit<W: Write>(
     lines: &mut Lines,
 ) -> io::Result<ControlFlow<ReplExit>> {
     let name = sanitize(&pod.name);
-    if !kubelet.assignments(&pod.name).is_empty() {
+    if kubelet.has_pod(&pod.name) {
         let text = format!("{BAD}pod {name} already exists{BAD:#}: delete it first");
         session.out.write_wrapped(&text, 2)?;
         return Ok(ControlFlow::Continue(()));

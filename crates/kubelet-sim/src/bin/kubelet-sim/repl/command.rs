@@ -13,12 +13,17 @@ use simple_device_plugin::util::sanitize::sanitize;
 pub(crate) enum ReplCommand {
     Blank,
     Pod(Pod),
-    /// The pod name.
-    Delete(String),
-    /// The resource name and the number of allocatable devices to wait for.
-    Wait(String, usize),
-    /// The resource name.
-    Lose(String),
+    Delete {
+        pod: String,
+    },
+    /// Waits until the resource has at least `count` allocatable devices.
+    Wait {
+        resource: String,
+        count: usize,
+    },
+    Lose {
+        resource: String,
+    },
     Restart,
     Status,
     Help,
@@ -70,12 +75,16 @@ impl FromStr for ReplCommand {
             ("", _) => Ok(Self::Blank),
             ("pod", [name, requests @ ..]) => parse_pod(name, requests).map(Self::Pod),
             ("pod", []) => Err(ReplCommandError::Expected(HELP[0].0)),
-            ("delete", [name]) => Ok(Self::Delete((*name).to_owned())),
+            ("delete", [name]) => Ok(Self::Delete {
+                pod: (*name).to_owned(),
+            }),
             ("delete", _) => Err(ReplCommandError::Expected(HELP[1].0)),
-            ("lose", [resource]) => Ok(Self::Lose((*resource).to_owned())),
+            ("lose", [name]) => Ok(Self::Lose {
+                resource: (*name).to_owned(),
+            }),
             ("lose", _) => Err(ReplCommandError::Expected(HELP[2].0)),
             ("wait", [word]) => {
-                parse_request(word).map(|(resource, count)| Self::Wait(resource, count))
+                parse_request(word).map(|(resource, count)| Self::Wait { resource, count })
             }
             ("wait", _) => Err(ReplCommandError::Expected(HELP[4].0)),
             ("restart", []) => Ok(Self::Restart),
@@ -135,11 +144,10 @@ mod tests {
     #[test]
     fn parses_commands() {
         assert_eq!(" ".parse(), Ok(ReplCommand::Blank));
-        assert_eq!("delete p".parse(), Ok(ReplCommand::Delete("p".to_owned())));
-        assert_eq!(
-            "lose a.io/x".parse(),
-            Ok(ReplCommand::Lose("a.io/x".to_owned()))
-        );
+        let pod = "p".to_owned();
+        assert_eq!("delete p".parse(), Ok(ReplCommand::Delete { pod }));
+        let resource = "a.io/x".to_owned();
+        assert_eq!("lose a.io/x".parse(), Ok(ReplCommand::Lose { resource }));
         assert_eq!("restart".parse(), Ok(ReplCommand::Restart));
     }
 

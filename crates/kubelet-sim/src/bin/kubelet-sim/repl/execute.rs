@@ -35,9 +35,9 @@ pub(crate) fn execute<W: Write>(
         Ok(ReplCommand::Blank) => {}
         Ok(ReplCommand::Help) => print_help(session.out)?,
         Ok(ReplCommand::Status) => print_status(kubelet, session)?,
-        Ok(ReplCommand::Delete(pod)) => delete_pod(kubelet, &pod, session.out)?,
-        Ok(ReplCommand::Lose(resource)) => disconnect_plugin(kubelet, &resource, session.out)?,
-        Ok(ReplCommand::Pod(_) | ReplCommand::Wait(..)) => {
+        Ok(ReplCommand::Delete { pod }) => delete_pod(kubelet, &pod, session.out)?,
+        Ok(ReplCommand::Lose { resource }) => disconnect_plugin(kubelet, &resource, session.out)?,
+        Ok(ReplCommand::Pod(_) | ReplCommand::Wait { .. }) => {
             let reason =
                 "a pod is waiting for its plugins; end the wait with lose, restart or quit";
             let text = format!("{BAD}not now{BAD:#}: {reason}");
@@ -91,11 +91,17 @@ pub(crate) async fn wait<W: Write>(
 
 fn delete_pod(kubelet: &Kubelet, pod: &str, out: &mut impl Write) -> io::Result<()> {
     let name = sanitize(pod);
-    if kubelet.assignments(pod).is_empty() {
-        return writeln!(out, "{BAD}pod {name} holds no device{BAD:#}");
+    if !kubelet.has_pod(pod) {
+        return writeln!(out, "{BAD}no pod {name}{BAD:#}");
     }
+    let holds_devices = !kubelet.assignments(pod).is_empty();
     kubelet.delete(pod);
-    writeln!(out, "pod {name} is deleted; its devices are free")
+    let freed = if holds_devices {
+        "; its devices are free"
+    } else {
+        ""
+    };
+    writeln!(out, "pod {name} is deleted{freed}")
 }
 
 fn disconnect_plugin(kubelet: &Kubelet, resource: &str, out: &mut impl Write) -> io::Result<()> {

@@ -146,7 +146,7 @@ async fn execute_lines<W: Write>(
         };
         let executed = match line.parse() {
             Ok(ReplCommand::Pod(pod)) => admission::admit(kubelet, &pod, session, lines).await?,
-            Ok(ReplCommand::Wait(resource, count)) => {
+            Ok(ReplCommand::Wait { resource, count }) => {
                 wait(kubelet, &resource, count, session).await?
             }
             command => execute(kubelet, command, session)?,

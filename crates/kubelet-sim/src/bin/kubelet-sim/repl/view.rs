@@ -58,7 +58,7 @@ fn describe(kind: &EventKind) -> (Style, String) {
             let text = format!("registered again at {endpoint}: ignored while its stream is open");
             (ODD, text)
         }
-        EventKind::Refused { endpoint, error } => {
+        EventKind::RegistrationFailed { endpoint, error } => {
             (BAD, format!("registration at {endpoint} failed: {error}"))
         }
         EventKind::Listed {
