@@ -378,8 +378,8 @@ mod tests {
             |faults: &Faults| -> Vec<(InjectionPoint, usize)> { faults.active().collect() };
         let (allocate, registration) = (InjectionPoint::Allocate, InjectionPoint::Registration);
         assert_eq!(active(&faults), [(allocate, 2), (registration, 2)]);
-        faults.call(allocate);
-        faults.registration(&mut Evaluated::new(), Instant::now());
+        faults.inject_call(allocate);
+        faults.inject_registration(&mut Evaluated::new(), Instant::now());
         // The other registration fault lasts until it is cleared.
         assert_eq!(active(&faults), [(allocate, 1), (registration, 1)]);
         faults.clear();

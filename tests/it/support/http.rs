@@ -48,7 +48,7 @@ impl Http {
     /// The server of a process with `HTTP_ADDRESS=127.0.0.1:0`.
     #[track_caller]
     pub fn of_process(running: &Running) -> Self {
-        let line = running.says("serving HTTP");
+        let line = running.wait_for_log("serving HTTP");
         let (_, address) = line.split_once("address=").expect("an address");
         Self {
             address: address.parse().expect("an address"),
