@@ -67,22 +67,20 @@ impl Checkpoint {
         self.resources.get(resource)
     }
 
-    /// Returns whether the resource is registered, with or without devices.
-    pub fn lists(&self, resource: &str) -> bool {
-        self.get(resource)
-            .is_some_and(|listed| listed.registered.is_some())
+    /// Returns the healthy devices of the resource, or `None` if the resource is not registered.
+    pub(crate) fn registered(&self, resource: &str) -> Option<&RegisteredDevices> {
+        self.get(resource)?.registered.as_ref()
     }
 
     /// Compares the checkpoint with the devices of a resource.
     pub fn listing_status(&self, resource: &str, devices: &Devices) -> ListingStatus {
-        let registered = self
-            .get(resource)
-            .and_then(|listed| listed.registered.as_ref());
-        let can_be_given = || devices.as_slice().iter().any(Device::is_allocatable);
-        match registered.map(|devices| devices.any_id.as_deref()) {
+        match self
+            .registered(resource)
+            .map(|devices| devices.any_id.as_deref())
+        {
             Some(Some(id)) if devices.get(id).is_none() => ListingStatus::OtherDevices,
             Some(Some(_)) => ListingStatus::Listed,
-            Some(None) if !can_be_given() => ListingStatus::Listed,
+            Some(None) if !devices.has_allocatable() => ListingStatus::Listed,
             Some(None) | None => ListingStatus::Lacking,
         }
     }

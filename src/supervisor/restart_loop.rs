@@ -46,7 +46,7 @@ pub(super) async fn run(plugin: PluginInstance, memory: RunMemory, stop: Cancell
             None => attempts.pause(pause, &resource, &mut offers, &stop).await,
         };
         if let Some(cause) = restart_cause {
-            attempts.memory.prepare_restart();
+            attempts.memory.prepare_restart(cause);
             log_restart(&resource, cause);
             // A restart is counted once, by its first cause.
             if end.cause().is_none() {
@@ -237,6 +237,7 @@ fn waiting_for(end: &RunEnd) -> Option<&'static str> {
     match end {
         RunEnd::NoKubelet(_) => Some("waiting for the kubelet"),
         RunEnd::NotBound(BindError::Taken) => Some("waiting for the socket"),
+        RunEnd::ServedByAnother(_) => Some("waiting for another plugin of the resource to stop"),
         _ => None,
     }
 }
@@ -323,6 +324,7 @@ mod tests {
         let stream = EndedStream {
             open_for: Duration::ZERO,
             kubelet: None,
+            listed_healthy: false,
         };
         for (end, waits_for, restarts) in [
             (

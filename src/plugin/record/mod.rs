@@ -141,6 +141,11 @@ impl Record {
     pub(crate) fn waits_for(&self) -> Option<String> {
         match (self.failed_at, &self.last_error) {
             (Some(Step::Starting), Some(error)) => Some(format!("registers again: {}", error.what)),
+            // The only failure at this step.
+            (Some(Step::Settling), Some(error)) => Some(format!(
+                "waits for another plugin of the resource to stop: {}",
+                error.what
+            )),
             (Some(at), Some(error)) => Some(format!("{}: {}", at.waits_for(), error.what)),
             _ if self.step == Step::Registered => None,
             _ => Some(self.step.waits_for().to_owned()),
