@@ -29,6 +29,7 @@ mod registration;
 mod reload;
 mod reload_soak;
 mod removal;
+mod settle;
 mod shutdown;
 mod soak;
 mod status;
