@@ -55,9 +55,10 @@ pub struct HeldDevice {
 
 /// A container that holds a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Holder {
-    /// The pod's UID. The checkpoint has no pod names.
-    pub pod: Arc<str>,
+    /// The checkpoint has no pod names.
+    pub pod_uid: Arc<str>,
     pub container: Arc<str>,
 }
 
@@ -138,7 +139,7 @@ pub fn parse(text: &[u8]) -> io::Result<Checkpoint> {
     }
     for entry in data.pod_device_entries.unwrap_or_default() {
         let holder = Holder {
-            pod: entry.pod_uid,
+            pod_uid: entry.pod_uid,
             container: entry.container_name,
         };
         let listed = resources.entry(entry.resource_name).or_default();
@@ -217,7 +218,7 @@ mod tests {
         assert_eq!(devices("a/c"), [("z".to_owned(), vec![])]);
         let holders = |id: &str| -> Vec<String> {
             let held = &checkpoint.get("a/b").unwrap().held[id];
-            let name = |by: &Holder| format!("{}/{}", by.pod, by.container);
+            let name = |by: &Holder| format!("{}/{}", by.pod_uid, by.container);
             held.holders.iter().map(name).collect()
         };
         assert_eq!(holders("x"), ["u1/c"]);

@@ -111,6 +111,11 @@ impl PodDevices {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// Returns how many devices of `resource` pods hold.
+    pub fn count(&self, resource: &str) -> usize {
+        self.by_resource.get(resource).map_or(0, BTreeMap::len)
+    }
+
     /// Returns the IDs of the devices of `resource` that pods hold, each once.
     pub fn device_ids(&self, resource: &str) -> impl Iterator<Item = &str> {
         let devices = self.by_resource.get(resource).into_iter().flatten();

@@ -15,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::reload::Reloads;
 use crate::node::checkpoint::{CheckpointedResource, ListingStatus};
-use crate::node::checkpoint_file::{CheckpointFile, LoadedCheckpoint};
+use crate::node::checkpoint_file::LoadedCheckpoint;
+use crate::node::holders::Holders;
+use crate::node::pod_resources::PodDevices;
 use crate::plugin::PluginSnapshot;
 use crate::supervisor::{SnapshotSource, Supervisor};
 
-/// A snapshot does without the checkpoint if reading it takes longer than this.
-const CHECKPOINT_READ_TIMEOUT: Duration = Duration::from_secs(1);
+/// A snapshot does without the checkpoint or the pod-resources API if it takes longer than this.
+const KUBELET_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The kubelet writes its checkpoint when it receives a device list, so right after it has opened a stream. An older
 /// checkpoint describes an earlier stream. After this time an old checkpoint counts, since a kubelet may skip the write
@@ -44,7 +46,7 @@ pub struct ProgramInfo {
 pub struct Observer {
     program: Arc<ProgramInfo>,
     plugins: SnapshotSource,
-    checkpoint: CheckpointFile,
+    holders: Holders,
     reloads: watch::Receiver<Reloads>,
     /// Canceled when the daemon is asked to stop.
     stop: CancellationToken,
@@ -58,6 +60,9 @@ pub struct Snapshot {
     pub plugins: Vec<PluginSnapshot>,
     /// The kubelet's checkpoint, or why it cannot be read.
     pub checkpoint: Result<LoadedCheckpoint, String>,
+    /// The devices that running pods hold. `None` if the snapshot was taken without them, or if the kubelet's
+    /// pod-resources API is not configured or did not answer.
+    pub pod_devices: Option<PodDevices>,
     pub reloads: Reloads,
     /// Whether the daemon has been asked to stop.
     pub stopping: bool,
@@ -73,33 +78,56 @@ impl Observer {
         Self {
             program: Arc::new(program),
             plugins: supervisor.snapshots(),
-            checkpoint: supervisor.checkpoint(),
+            holders: supervisor.holders(),
             reloads,
             stop,
         }
     }
 
-    /// Takes a snapshot without the reasons why individual devices are still pending removal.
+    /// Takes a snapshot for readiness: without the devices that pods hold, and without the reasons why individual
+    /// devices are still pending removal.
     pub(crate) async fn snapshot(&self) -> Snapshot {
-        self.take(SnapshotSource::take).await
+        let checkpoint = self.read_checkpoint().await;
+        self.take(checkpoint, None, SnapshotSource::take)
     }
 
-    /// Takes a snapshot with the reason why each device that is pending removal is still listed. The cost grows with
-    /// the number of devices.
+    /// Takes a snapshot with the devices that pods hold.
+    pub(crate) async fn snapshot_with_holders(&self) -> Snapshot {
+        let (checkpoint, held) = tokio::join!(self.read_checkpoint(), self.list_pod_devices());
+        self.take(checkpoint, held, SnapshotSource::take)
+    }
+
+    /// Takes a snapshot with the devices that pods hold, and with the reason why each device that is pending removal is
+    /// still listed. The cost grows with the number of devices.
     pub async fn snapshot_with_waits(&self) -> Snapshot {
-        self.take(SnapshotSource::take_with_waits).await
+        let (checkpoint, held) = tokio::join!(self.read_checkpoint(), self.list_pod_devices());
+        self.take(checkpoint, held, SnapshotSource::take_with_waits)
     }
 
-    async fn take(&self, plugins: impl FnOnce(&SnapshotSource) -> Vec<PluginSnapshot>) -> Snapshot {
-        let checkpoint = match timeout(CHECKPOINT_READ_TIMEOUT, self.checkpoint.read()).await {
+    async fn read_checkpoint(&self) -> Result<LoadedCheckpoint, String> {
+        match timeout(KUBELET_TIMEOUT, self.holders.checkpoint.read()).await {
             Ok(read) => read.map_err(|error| error.to_string()),
             Err(_) => Err("the kubelet's checkpoint cannot be read: timed out".to_owned()),
-        };
+        }
+    }
+
+    async fn list_pod_devices(&self) -> Option<PodDevices> {
+        let api = self.holders.pod_resources.as_ref()?;
+        timeout(KUBELET_TIMEOUT, api.list_recent()).await.ok()?.ok()
+    }
+
+    fn take(
+        &self,
+        checkpoint: Result<LoadedCheckpoint, String>,
+        pod_devices: Option<PodDevices>,
+        plugins: impl FnOnce(&SnapshotSource) -> Vec<PluginSnapshot>,
+    ) -> Snapshot {
         Snapshot {
             at: SystemTime::now(),
             plugins: plugins(&self.plugins),
             program: Arc::clone(&self.program),
             checkpoint,
+            pod_devices,
             reloads: self.reloads.borrow().clone(),
             stopping: self.stop.is_cancelled(),
         }
@@ -113,8 +141,12 @@ impl Snapshot {
         written.checkpoint.get(plugin.name())
     }
 
-    /// How many devices of this plugin's resource pods hold; `None` if the checkpoint cannot be read.
+    /// How many devices of this plugin's resource pods hold, from the pod-resources API or else from the checkpoint.
+    /// `None` if neither is available.
     pub fn held(&self, plugin: &PluginSnapshot) -> Option<usize> {
+        if let Some(held) = &self.pod_devices {
+            return Some(held.count(plugin.name()));
+        }
         self.checkpoint.as_ref().ok()?;
         Some(self.known(plugin).map_or(0, |known| known.held.len()))
     }

@@ -134,9 +134,9 @@ impl Supervisor {
         self.plugins.kubelet.clone()
     }
 
-    /// Returns the reader of the kubelet's checkpoint that all plugins share.
-    pub fn checkpoint(&self) -> CheckpointFile {
-        self.plugins.holders.checkpoint.clone()
+    /// Returns the kubelet's checkpoint and its pod-resources API, which all plugins share.
+    pub(crate) fn holders(&self) -> Holders {
+        self.plugins.holders.clone()
     }
 
     /// Runs all plugins until `stop` is canceled, then stops them and returns within 5 s.
@@ -145,8 +145,8 @@ impl Supervisor {
     /// Returns an error if the plugin directory was replaced, after which no plugin can register.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), DirReplaced> {
         let mut configured = self.configured.subscribe();
-        let probing =
-            checkpoint_probe::run(self.registry(), self.checkpoint(), self.probe_interval);
+        let checkpoint = self.holders().checkpoint;
+        let probing = checkpoint_probe::run(self.registry(), checkpoint, self.probe_interval);
         // Spawned as its own task, because it may wait for other readers of the checkpoint while this loop is busy.
         let _probing = AbortOnDropHandle::new(tokio::spawn(probing));
         let watching = self.watcher.run();
