@@ -35,13 +35,13 @@ pub struct RegisteredDevices {
 
 /// How the checkpoint compares with a resource whose ListAndWatch stream is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListingStatus {
+pub enum ListingStatus<'a> {
     /// The checkpoint lists the resource with this plugin's devices.
     Listed,
     /// The checkpoint lacks the resource, or lists no device of it although the plugin has healthy ones.
     Lacking,
-    /// The checkpoint lists devices that this plugin does not have.
-    OtherDevices,
+    /// The checkpoint lists devices that this plugin does not have, for example the one with this ID.
+    OtherDevices(&'a str),
 }
 
 /// A device that pods hold.
@@ -74,12 +74,12 @@ impl Checkpoint {
     }
 
     /// Compares the checkpoint with the devices of a resource.
-    pub fn listing_status(&self, resource: &str, devices: &Devices) -> ListingStatus {
+    pub fn listing_status(&self, resource: &str, devices: &Devices) -> ListingStatus<'_> {
         match self
             .registered(resource)
             .map(|devices| devices.any_id.as_deref())
         {
-            Some(Some(id)) if devices.get(id).is_none() => ListingStatus::OtherDevices,
+            Some(Some(id)) if devices.get(id).is_none() => ListingStatus::OtherDevices(id),
             Some(Some(_)) => ListingStatus::Listed,
             Some(None) if !devices.has_allocatable() => ListingStatus::Listed,
             Some(None) | None => ListingStatus::Lacking,
@@ -246,7 +246,10 @@ mod tests {
             )
         };
         assert_eq!(listing_status("a/b", &["w", "x"]), ListingStatus::Listed);
-        assert_eq!(listing_status("a/b", &["w"]), ListingStatus::OtherDevices);
+        assert_eq!(
+            listing_status("a/b", &["w"]),
+            ListingStatus::OtherDevices("x")
+        );
         assert_eq!(listing_status("a/d", &["x"]), ListingStatus::Lacking);
         assert_eq!(listing_status("a/d", &[]), ListingStatus::Listed);
         assert_eq!(listing_status("a/c", &[]), ListingStatus::Lacking);

@@ -20,6 +20,7 @@ use crate::node::holders::Holders;
 use crate::node::pod_resources::PodDevices;
 use crate::plugin::PluginSnapshot;
 use crate::supervisor::{SnapshotSource, Supervisor};
+use crate::util::sanitize::sanitize;
 
 /// A snapshot does without the checkpoint or the pod-resources API if it takes longer than this.
 const KUBELET_TIMEOUT: Duration = Duration::from_secs(1);
@@ -154,28 +155,30 @@ impl Snapshot {
     /// Why pods cannot get this plugin's devices yet; `None` if it is ready.
     pub(crate) fn waits_for(&self, plugin: &PluginSnapshot) -> Option<String> {
         let own = plugin.record.waits_for();
-        own.or_else(|| self.checkpoint_wait(plugin).map(str::to_owned))
+        own.or_else(|| self.checkpoint_wait(plugin))
     }
 
     /// Why the kubelet's checkpoint does not confirm a registered plugin. If the checkpoint cannot be read, the open
     /// stream alone makes the plugin ready.
-    fn checkpoint_wait(&self, plugin: &PluginSnapshot) -> Option<&'static str> {
+    fn checkpoint_wait(&self, plugin: &PluginSnapshot) -> Option<String> {
         let written = self.checkpoint.as_ref().ok()?;
         let record = &plugin.record;
         let age = self.at.duration_since(record.since).unwrap_or_default();
         let is_recent = age < CHECKPOINT_WRITE_TIMEOUT;
         if is_recent && record.checkpoint_before == Some(written.version) {
-            return Some("waits for the kubelet to write its checkpoint");
+            return Some("waits for the kubelet to write its checkpoint".to_owned());
         }
         let devices = plugin.offer.devices();
         match written.checkpoint.listing_status(plugin.name(), devices) {
             ListingStatus::Listed => None,
-            ListingStatus::Lacking => {
-                Some("waits for the kubelet: its checkpoint does not list this resource's devices")
-            }
-            ListingStatus::OtherDevices => {
-                Some("waits for the kubelet: its checkpoint lists another plugin's devices")
-            }
+            ListingStatus::Lacking => Some(
+                "waits for the kubelet: its checkpoint does not list this resource's devices"
+                    .to_owned(),
+            ),
+            ListingStatus::OtherDevices(id) => Some(format!(
+                "waits for another plugin of the resource to stop: the kubelet's checkpoint lists its devices, for example {}",
+                sanitize(id)
+            )),
         }
     }
 

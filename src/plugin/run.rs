@@ -152,7 +152,10 @@ impl PluginInstance {
             end = self.stream_end(&mut stream, resource, server) => Some(end),
         };
         self.entered(Step::Stopping);
-        let ended = stream.kubelet.ended(server.healthy_since(), Instant::now());
+        // The lists of another plugin have replaced those of this one.
+        let is_taken_over = self.handle.records().borrow().is_taken_over();
+        let healthy_since = server.healthy_since().filter(|_| !is_taken_over);
+        let ended = stream.kubelet.ended(healthy_since, Instant::now());
         match end {
             None => RunEnd::Stopped(Some(ended)),
             Some(StreamEnd::Closed) => RunEnd::StreamEnded(ended),

@@ -79,7 +79,7 @@ impl Attempts {
         let restart_cause = tokio::select! {
             end = &mut attempt => return (end, None),
             () = reconfigured(offers, resource) => Cause::Configuration,
-            () = handle.missing_in_checkpoint() => Cause::Checkpoint,
+            () = handle.unlisted() => Cause::Checkpoint,
         };
         attempt_stop.cancel();
         (attempt.await, Some(restart_cause))
@@ -245,7 +245,7 @@ fn waiting_for(end: &RunEnd) -> Option<&'static str> {
 fn log_restart(resource: &Resource, cause: Cause) {
     let resource = &resource.name;
     if cause == Cause::Checkpoint {
-        warn!(%resource, "the kubelet's checkpoint does not list the resource although ListAndWatch is open; registering again once");
+        warn!(%resource, "the kubelet has no devices of the resource although ListAndWatch is open; registering again");
     } else {
         info!(%resource, "the registration options or the socket changed; registering again");
     }

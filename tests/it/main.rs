@@ -33,3 +33,4 @@ mod settle;
 mod shutdown;
 mod soak;
 mod status;
+mod takeover;

@@ -121,7 +121,7 @@ async fn is_not_ready_while_the_checkpoint_lacks_the_devices() {
         (
             &[(A, &["other-device"])],
             503,
-            waits("lists another plugin's devices"),
+            "not ready: 0 of 1 resources ready\nexample.com/a waits for another plugin of the resource to stop: the kubelet's checkpoint lists its devices, for example other-device\n".to_owned(),
         ),
     ] {
         write_checkpoint(dir.path(), registered);
