@@ -1,4 +1,4 @@
-//! The time until all resources are allocatable again after a kubelet restart or a lost stream.
+//! The time until all resources are allocatable again after a kubelet restart, a lost stream or a restart of the daemon.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,12 +13,18 @@ use crate::table::{Figure, TIMES, median, ms};
 /// How long the kubelet is stopped before it restarts.
 const DOWNTIME: Duration = Duration::from_secs(2);
 
+/// How long a stream is open before it is lost. After a shorter time, the plugin does not rely on the kubelet's list of
+/// healthy devices.
+const UPTIME: Duration = Duration::from_millis(1200);
+
 pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     Ok(vec![
         restarts(program, load(1, 100), 50.0).await?,
         restarts(program, load(100, 2), 200.0).await?,
         restarts(program, load(100, 100), 300.0).await?,
         lost_stream(program).await?,
+        restarted_daemon(program, load(1, 100), 200.0).await?,
+        restarted_daemon(program, load(100, 100), 1_000.0).await?,
     ])
 }
 
@@ -60,17 +66,43 @@ async fn lost_stream(program: &Path) -> Result<Figure> {
         // A new kubelet resets the back-off of the previous loss.
         kubelet = kubelet.restart().await?;
         load.wait_until_allocatable(&kubelet).await?;
-        let mut node = kubelet.node();
+        tokio::time::sleep(UPTIME).await;
         let since = Instant::now();
         assert!(
             kubelet.disconnect_plugin(&name(0)),
             "no plugin is connected"
         );
-        let lost = node.wait_for(|node| node[&name(0)].allocatable == 0);
-        timeout(DEADLINE, lost).await??;
+        wait_until_lost(&kubelet).await?;
         load.wait_until_allocatable(&kubelet).await?;
         took.push(ms(since.elapsed()));
     }
     let what = "Back after a lost stream, 1 × 100 devices";
-    Ok(Figure::at_most(what, median(took), 1_000.0, "ms"))
+    Ok(Figure::at_most(what, median(took), 60.0, "ms"))
+}
+
+/// Measures from the end of the daemon's process, after which the next one starts at once.
+async fn restarted_daemon(program: &Path, load: Load, target: f64) -> Result<Figure> {
+    let dir = tempfile::tempdir()?;
+    let (kubelet, mut running) = load.running(program, dir.path()).await?;
+    let mut took = Vec::new();
+    for _ in 0..TIMES {
+        tokio::time::sleep(UPTIME).await;
+        let since = Instant::now();
+        drop(running);
+        running = load.start(program, dir.path())?;
+        wait_until_lost(&kubelet).await?;
+        load.wait_until_allocatable(&kubelet).await?;
+        took.push(ms(since.elapsed()));
+    }
+    let (resources, devices) = (load.resources, load.devices);
+    let what = format!("Back after a restart of the daemon, {resources} × {devices} devices");
+    Ok(Figure::at_most(&what, median(took), target, "ms"))
+}
+
+/// Waits until no device of the first resource is allocatable.
+async fn wait_until_lost(kubelet: &Kubelet) -> Result<()> {
+    let mut node = kubelet.node();
+    let lost = node.wait_for(|node| node[&name(0)].allocatable == 0);
+    timeout(DEADLINE, lost).await??;
+    Ok(())
 }

@@ -107,11 +107,13 @@ impl Load {
     /// Starts the daemon with this plugin directory.
     pub fn start(self, program: &Path, dir: &Path) -> Result<MeasuredProgram> {
         let names: Vec<String> = (0..self.resources).map(name).collect();
+        let pod_resources = KubeletSettings::new(dir).pod_resources_socket();
         let mut command = Command::new(program);
         command
             .env_clear()
             .env("NODE_NAME", "worker")
             .env("DEVICE_PLUGIN_PATH", dir)
+            .env("POD_RESOURCES_SOCKET", pod_resources)
             .env("RESOURCE_NAME", names.join(","))
             .env("NUMBER_DEVICES", self.devices.to_string())
             .env("DEVICE_ID_PREFIX", "gpu")

@@ -234,7 +234,7 @@ impl RequestHandler {
         // An error would mean that the semaphore is closed, which never happens.
         let slot = Arc::clone(&self.slots).acquire_owned().await;
         let snapshot = match with_devices {
-            WithDevices::None => self.observer.snapshot().await,
+            WithDevices::None => self.observer.snapshot_with_holders().await,
             WithDevices::All | WithDevices::Of(_) => self.observer.snapshot_with_waits().await,
         };
         // The blocking task owns the slot, because it continues after its client has disconnected.

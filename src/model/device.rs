@@ -138,6 +138,11 @@ impl Devices {
         self.position(id).map(|position| &self.list[position])
     }
 
+    /// Whether Allocate accepts any of the devices.
+    pub(crate) fn has_allocatable(&self) -> bool {
+        self.list.iter().any(Device::is_allocatable)
+    }
+
     /// Returns the encoded size of the list, in bytes, as if every device were Unhealthy.
     pub fn list_size(&self) -> usize {
         self.list.iter().map(Device::list_size).sum()

@@ -35,13 +35,13 @@ pub struct RegisteredDevices {
 
 /// How the checkpoint compares with a resource whose ListAndWatch stream is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListingStatus {
+pub enum ListingStatus<'a> {
     /// The checkpoint lists the resource with this plugin's devices.
     Listed,
     /// The checkpoint lacks the resource, or lists no device of it although the plugin has healthy ones.
     Lacking,
-    /// The checkpoint lists devices that this plugin does not have.
-    OtherDevices,
+    /// The checkpoint lists devices that this plugin does not have, for example the one with this ID.
+    OtherDevices(&'a str),
 }
 
 /// A device that pods hold.
@@ -55,9 +55,10 @@ pub struct HeldDevice {
 
 /// A container that holds a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Holder {
-    /// The pod's UID. The checkpoint has no pod names.
-    pub pod: Arc<str>,
+    /// The checkpoint has no pod names.
+    pub pod_uid: Arc<str>,
     pub container: Arc<str>,
 }
 
@@ -67,22 +68,20 @@ impl Checkpoint {
         self.resources.get(resource)
     }
 
-    /// Returns whether the resource is registered, with or without devices.
-    pub fn lists(&self, resource: &str) -> bool {
-        self.get(resource)
-            .is_some_and(|listed| listed.registered.is_some())
+    /// Returns the healthy devices of the resource, or `None` if the resource is not registered.
+    pub(crate) fn registered(&self, resource: &str) -> Option<&RegisteredDevices> {
+        self.get(resource)?.registered.as_ref()
     }
 
     /// Compares the checkpoint with the devices of a resource.
-    pub fn listing_status(&self, resource: &str, devices: &Devices) -> ListingStatus {
-        let registered = self
-            .get(resource)
-            .and_then(|listed| listed.registered.as_ref());
-        let can_be_given = || devices.as_slice().iter().any(Device::is_allocatable);
-        match registered.map(|devices| devices.any_id.as_deref()) {
-            Some(Some(id)) if devices.get(id).is_none() => ListingStatus::OtherDevices,
+    pub fn listing_status(&self, resource: &str, devices: &Devices) -> ListingStatus<'_> {
+        match self
+            .registered(resource)
+            .map(|devices| devices.any_id.as_deref())
+        {
+            Some(Some(id)) if devices.get(id).is_none() => ListingStatus::OtherDevices(id),
             Some(Some(_)) => ListingStatus::Listed,
-            Some(None) if !can_be_given() => ListingStatus::Listed,
+            Some(None) if !devices.has_allocatable() => ListingStatus::Listed,
             Some(None) | None => ListingStatus::Lacking,
         }
     }
@@ -140,7 +139,7 @@ pub fn parse(text: &[u8]) -> io::Result<Checkpoint> {
     }
     for entry in data.pod_device_entries.unwrap_or_default() {
         let holder = Holder {
-            pod: entry.pod_uid,
+            pod_uid: entry.pod_uid,
             container: entry.container_name,
         };
         let listed = resources.entry(entry.resource_name).or_default();
@@ -219,7 +218,7 @@ mod tests {
         assert_eq!(devices("a/c"), [("z".to_owned(), vec![])]);
         let holders = |id: &str| -> Vec<String> {
             let held = &checkpoint.get("a/b").unwrap().held[id];
-            let name = |by: &Holder| format!("{}/{}", by.pod, by.container);
+            let name = |by: &Holder| format!("{}/{}", by.pod_uid, by.container);
             held.holders.iter().map(name).collect()
         };
         assert_eq!(holders("x"), ["u1/c"]);
@@ -247,7 +246,10 @@ mod tests {
             )
         };
         assert_eq!(listing_status("a/b", &["w", "x"]), ListingStatus::Listed);
-        assert_eq!(listing_status("a/b", &["w"]), ListingStatus::OtherDevices);
+        assert_eq!(
+            listing_status("a/b", &["w"]),
+            ListingStatus::OtherDevices("x")
+        );
         assert_eq!(listing_status("a/d", &["x"]), ListingStatus::Lacking);
         assert_eq!(listing_status("a/d", &[]), ListingStatus::Listed);
         assert_eq!(listing_status("a/c", &[]), ListingStatus::Lacking);

@@ -22,8 +22,7 @@ pub const FILE: &str = "kubelet_internal_checkpoint";
 /// The most bytes that are read: many times the size for 100 resources with 1,000 devices each.
 pub const SIZE_MAX: u64 = 64 << 20;
 
-/// The maximum age of a result of [`CheckpointFile::read_recent`]. The result still contains what a predecessor
-/// allocated: a plugin that may have a predecessor settles for 500 ms before it reads which devices pods hold.
+/// The maximum age of a result of [`CheckpointFile::read_recent`].
 const RECENT: Duration = Duration::from_millis(100);
 
 /// The limit for one read. A hung disk can block a read forever.
@@ -113,13 +112,18 @@ impl CheckpointFile {
         self.read_unless(|_| false).await
     }
 
-    /// Returns the contents of the file, at most 100 ms old. When many plugins register together, the kubelet rewrites
-    /// the file after each list, and they share one read.
+    /// Returns the contents of the file, at most 100 ms old, and not from before `since`. When many plugins register
+    /// together, the kubelet rewrites the file after each list, and they share one read.
     ///
     /// # Errors
     /// Returns the same errors as [`CheckpointFile::read`].
-    pub(crate) async fn read_recent(&self) -> Result<LoadedCheckpoint, CheckpointError> {
-        self.read_unless(|last| last.began.elapsed() < RECENT).await
+    pub(crate) async fn read_recent(
+        &self,
+        since: Option<tokio::time::Instant>,
+    ) -> Result<LoadedCheckpoint, CheckpointError> {
+        let is_after = move |began: Instant| since.is_none_or(|since| began >= since.into_std());
+        self.read_unless(move |last| last.began.elapsed() < RECENT && is_after(last.began))
+            .await
     }
 
     async fn read_unless(

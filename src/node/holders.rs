@@ -1,5 +1,6 @@
 //! Finds the devices that pods hold, from the kubelet's checkpoint or its pod-resources API.
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::model::device::Device;
@@ -19,9 +20,9 @@ pub(crate) struct Holders {
 impl Holders {
     /// Returns the devices of a resource that pods hold. The checkpoint is used first, because it has the NUMA nodes
     /// and is complete as soon as the kubelet runs. The API, without NUMA nodes, is used if the checkpoint cannot be
-    /// read.
-    pub async fn held(&self, resource: &ResourceName) -> Vec<Device> {
-        let error = match self.checkpoint.read_recent().await {
+    /// read. The result is at most 100 ms old, and not from before `since`.
+    pub async fn held(&self, resource: &ResourceName, since: Option<Instant>) -> Vec<Device> {
+        let error = match self.checkpoint.read_recent(since).await {
             Ok(loaded) => return loaded.checkpoint.held(resource.as_str()),
             Err(CheckpointError::Missing) => return Vec::new(),
             Err(error) => error,

@@ -1,62 +1,138 @@
-//! The client of the kubelet's pod-resources API, which lists the devices of running pods. The API omits init
-//! containers that have ended (`server_v1.go`), so a device that is not listed may still be held.
+//! The client of the kubelet's pod-resources API, which lists the devices of running pods and the devices that the
+//! kubelet can allocate.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
-use tokio::time::timeout;
+use tokio::time::{sleep_until, timeout};
+use tonic::transport::Channel;
+use tonic::{Response, Status};
 
 use crate::api::podresources::pod_resources_lister_client::PodResourcesListerClient;
-use crate::api::podresources::{ListPodResourcesRequest, ListPodResourcesResponse};
+use crate::api::podresources::{
+    AllocatableResourcesRequest, AllocatableResourcesResponse, ListPodResourcesRequest,
+    ListPodResourcesResponse,
+};
+use crate::model::device::Devices;
 use crate::node::channel::channel_over;
 use crate::util::retry::WarnOnce;
 use crate::util::sanitize::sanitize;
 
 /// The limit for the connection and the call together. A kubelet answers in a few milliseconds.
-const LIST_TIMEOUT: Duration = Duration::from_secs(5);
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The maximum size of a response in bytes, as in the kubelet's own clients.
-const RESPONSE_SIZE_MAX: usize = 16 << 20;
+/// The minimum pause between two calls. The kubelet limits all clients of the node together to 100 calls per second and
+/// bursts of 10 (`podresources/constants.go`).
+const CALL_INTERVAL: Duration = Duration::from_millis(15);
 
-/// A client for the API at one socket. Clones share the last response.
+/// The pause after a call is at least this many times as long as the call took, because large answers are expensive.
+const PAUSE_PER_CALL: u32 = 2;
+
+/// The maximum age of an answer to a caller that does not need the current state.
+const RECENT: Duration = Duration::from_secs(1);
+
+/// The maximum size of a List response in bytes, as in the kubelet's own clients.
+const LIST_SIZE_MAX: usize = 16 << 20;
+
+/// The maximum size of a GetAllocatableResources response in bytes, which has room for about 100,000 devices. A larger
+/// response would block the thread that parses it for too long, since it is requested repeatedly.
+const ALLOCATABLE_SIZE_MAX: usize = 4 << 20;
+
+/// A client for the API at one socket. Clones share the last answers.
 #[derive(Clone, Debug)]
 pub struct PodResources {
     socket: PathBuf,
-    /// The last response. The lock allows one call at a time, because the kubelet limits the whole node to 100 calls
-    /// per second (`podresources/constants.go`).
-    last: Arc<Mutex<Option<PodDevices>>>,
+    /// The lock allows one call at a time.
+    calls: Arc<Mutex<Calls>>,
     failures: Arc<WarnOnce>,
 }
 
-/// The devices that running pods hold.
+/// The last call of each method.
+#[derive(Debug, Default)]
+struct Calls {
+    /// When the next call may be sent.
+    next_at: Option<Instant>,
+    list: Option<Answer<PodDevices>>,
+    allocatable: Option<Answer<AllocatableDevices>>,
+}
+
 #[derive(Clone, Debug)]
-pub struct PodDevices {
+struct Answer<T> {
     /// The time before the call was sent.
     requested_at: Instant,
-    by_resource: Arc<BTreeMap<String, BTreeSet<String>>>,
+    result: Result<T, PodResourcesError>,
+}
+
+/// The devices that running pods hold. Init containers that have ended are omitted (`server_v1.go`), so a device that is
+/// not listed may still be held.
+#[derive(Clone, Debug, Default)]
+pub struct PodDevices {
+    by_resource: Arc<BTreeMap<String, BTreeMap<String, Vec<PodContainer>>>>,
+}
+
+/// A container that holds a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodContainer {
+    pub namespace: Arc<str>,
+    /// The pod's name.
+    pub pod: Arc<str>,
+    pub container: Arc<str>,
+}
+
+/// The healthy devices of every resource, including those that pods hold.
+#[derive(Clone, Debug, Default)]
+pub struct AllocatableDevices {
+    by_resource: Arc<BTreeMap<String, Vec<String>>>,
 }
 
 /// A failed call, as text that is safe to log.
-#[derive(Debug, Error)]
+#[derive(Clone, Debug, Error)]
 #[error("{0}")]
 pub struct PodResourcesError(String);
 
 impl PodDevices {
     /// Returns whether a pod holds the device.
     pub fn holds(&self, resource: &str, id: &str) -> bool {
-        let devices = self.by_resource.get(resource);
-        devices.is_some_and(|devices| devices.contains(id))
+        !self.holders(resource, id).is_empty()
     }
 
-    /// Returns the IDs of the devices of `resource` that pods hold.
+    /// Returns the containers that hold the device.
+    pub fn holders(&self, resource: &str, id: &str) -> &[PodContainer] {
+        let devices = self.by_resource.get(resource);
+        devices
+            .and_then(|devices| devices.get(id))
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// Returns how many devices of `resource` pods hold.
+    pub fn count(&self, resource: &str) -> usize {
+        self.by_resource.get(resource).map_or(0, BTreeMap::len)
+    }
+
+    /// Returns the IDs of the devices of `resource` that pods hold, each once.
     pub fn device_ids(&self, resource: &str) -> impl Iterator<Item = &str> {
         let devices = self.by_resource.get(resource).into_iter().flatten();
-        devices.map(String::as_str)
+        devices.map(|(id, _)| id.as_str())
+    }
+}
+
+impl AllocatableDevices {
+    /// Returns whether the kubelet has a healthy device of the resource.
+    pub fn lists(&self, resource: &str) -> bool {
+        self.by_resource.contains_key(resource)
+    }
+
+    /// Returns the ID of a healthy device of the resource that is not in `devices`, so it is another plugin's.
+    pub fn id_of_another(&self, resource: &str, devices: &Devices) -> Option<&str> {
+        let mut ids = self.by_resource.get(resource).into_iter().flatten();
+        ids.find(|id| devices.get(id).is_none()).map(String::as_str)
     }
 }
 
@@ -65,29 +141,18 @@ impl PodResources {
     pub fn new(socket: PathBuf) -> Self {
         Self {
             socket,
-            last: Arc::default(),
+            calls: Arc::default(),
             failures: Arc::default(),
         }
     }
 
-    /// Calls List. A caller that waited for another call shares its response if that call was sent after the wait
-    /// began. The first failure is logged as a warning, later ones at debug level.
+    /// Calls List. Callers that wait at the same time share an answer. The first failure is logged as a warning, later
+    /// ones at debug level.
     ///
     /// # Errors
-    /// Returns an error if the API cannot be reached or does not answer within 5 s.
+    /// Returns an error if the API cannot be reached, refuses the call or does not answer within 5 s.
     pub async fn list(&self) -> Result<PodDevices, PodResourcesError> {
-        let began = Instant::now();
-        let listing = async {
-            let mut last = self.last.lock().await;
-            if let Some(answer) = last.as_ref().filter(|answer| answer.requested_at >= began) {
-                return Ok(answer.clone());
-            }
-            let answer = self.request().await?;
-            *last = Some(answer.clone());
-            Ok(answer)
-        };
-        let late = |_| Err(PodResourcesError("no answer within 5 s".to_owned()));
-        let answer = timeout(LIST_TIMEOUT, listing).await.unwrap_or_else(late);
+        let answer = self.list_since(Instant::now()).await;
         if let Err(error) = &answer {
             let socket = self.socket.display();
             let failure = format!(
@@ -98,44 +163,229 @@ impl PodResources {
         answer
     }
 
-    async fn request(&self) -> Result<PodDevices, PodResourcesError> {
-        let failed =
-            |error: &dyn std::fmt::Display| PodResourcesError(sanitize(&error.to_string()));
-        let requested_at = Instant::now();
+    /// Calls List, or returns the answer of a call that was sent at most 1 s ago.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`PodResources::list`].
+    pub async fn list_recent(&self) -> Result<PodDevices, PodResourcesError> {
+        self.list_since(recently()).await
+    }
+
+    /// Calls GetAllocatableResources. Callers that wait at the same time share an answer.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`PodResources::list`].
+    pub async fn allocatable(&self) -> Result<AllocatableDevices, PodResourcesError> {
+        self.allocatable_since(Instant::now()).await
+    }
+
+    /// Calls GetAllocatableResources, or returns the answer of a call that was sent at most 1 s ago.
+    ///
+    /// # Errors
+    /// Returns the same errors as [`PodResources::list`].
+    pub async fn allocatable_recent(&self) -> Result<AllocatableDevices, PodResourcesError> {
+        self.allocatable_since(recently()).await
+    }
+
+    async fn list_since(&self, since: Instant) -> Result<PodDevices, PodResourcesError> {
+        self.ask(
+            since,
+            |calls| &mut calls.list,
+            async |client: Client| {
+                let mut client = client.max_decoding_message_size(LIST_SIZE_MAX);
+                let response = client.list(ListPodResourcesRequest {}).await;
+                response.map(Response::into_inner).map(PodDevices::from)
+            },
+        )
+        .await
+    }
+
+    async fn allocatable_since(
+        &self,
+        since: Instant,
+    ) -> Result<AllocatableDevices, PodResourcesError> {
+        self.ask(
+            since,
+            |calls| &mut calls.allocatable,
+            async |client: Client| {
+                let mut client = client.max_decoding_message_size(ALLOCATABLE_SIZE_MAX);
+                let request = AllocatableResourcesRequest {};
+                let response = client.get_allocatable_resources(request).await;
+                response
+                    .map(Response::into_inner)
+                    .map(AllocatableDevices::from)
+            },
+        )
+        .await
+    }
+
+    /// Returns the answer of the last call if it was sent at `since` or later; otherwise calls the API.
+    async fn ask<T: Clone>(
+        &self,
+        since: Instant,
+        last: fn(&mut Calls) -> &mut Option<Answer<T>>,
+        call: impl AsyncFnOnce(Client) -> Result<T, Status>,
+    ) -> Result<T, PodResourcesError> {
+        let asking = async {
+            let mut calls = self.calls.lock().await;
+            if let Some(answer) = last(&mut calls)
+                && answer.requested_at >= since
+            {
+                return answer.result.clone();
+            }
+            if let Some(next_at) = calls.next_at {
+                sleep_until(next_at.into()).await;
+            }
+            let requested_at = Instant::now();
+            // Holds if the caller stops waiting for the answer.
+            calls.next_at = Some(requested_at + CALL_INTERVAL);
+            let result = self.call(call).await;
+            let ended_at = Instant::now();
+            let pause = PAUSE_PER_CALL * (ended_at - requested_at);
+            calls.next_at = Some(ended_at + pause.max(CALL_INTERVAL));
+            *last(&mut calls) = Some(Answer {
+                requested_at,
+                result: result.clone(),
+            });
+            result
+        };
+        let late = |_| Err(PodResourcesError("no answer within 5 s".to_owned()));
+        timeout(CALL_TIMEOUT, asking).await.unwrap_or_else(late)
+    }
+
+    async fn call<T>(
+        &self,
+        call: impl AsyncFnOnce(Client) -> Result<T, Status>,
+    ) -> Result<T, PodResourcesError> {
+        let failed = |error: &dyn Display| PodResourcesError(sanitize(&error.to_string()));
         let stream = UnixStream::connect(&self.socket).await;
         let channel = channel_over(stream.map_err(|error| failed(&error))?).await;
         let channel = channel.map_err(|error| failed(&error))?;
-        let mut client =
-            PodResourcesListerClient::new(channel).max_decoding_message_size(RESPONSE_SIZE_MAX);
-        let response = client.list(ListPodResourcesRequest {}).await;
-        let response = response
-            .map_err(|status| failed(&format!("{:?}: {}", status.code(), status.message())))?;
-        Ok(PodDevices {
-            requested_at,
-            by_resource: Arc::new(by_resource(response.into_inner())),
-        })
+        let answer = call(PodResourcesListerClient::new(channel)).await;
+        answer.map_err(|status| failed(&format!("{:?}: {}", status.code(), status.message())))
     }
 }
 
-fn by_resource(response: ListPodResourcesResponse) -> BTreeMap<String, BTreeSet<String>> {
-    let mut by_resource = BTreeMap::<String, BTreeSet<String>>::new();
-    let pods = response.pod_resources.into_iter();
-    let containers = pods.flat_map(|pod| pod.containers);
-    for devices in containers.flat_map(|container| container.devices) {
-        let ids = by_resource.entry(devices.resource_name).or_default();
-        ids.extend(devices.device_ids);
+type Client = PodResourcesListerClient<Channel>;
+
+fn recently() -> Instant {
+    let now = Instant::now();
+    now.checked_sub(RECENT).unwrap_or(now)
+}
+
+impl From<ListPodResourcesResponse> for PodDevices {
+    fn from(response: ListPodResourcesResponse) -> Self {
+        let mut by_resource = BTreeMap::<String, BTreeMap<String, Vec<PodContainer>>>::new();
+        for pod in response.pod_resources {
+            let (namespace, name) = (Arc::<str>::from(pod.namespace), Arc::<str>::from(pod.name));
+            for container in pod.containers {
+                let holder = PodContainer {
+                    namespace: Arc::clone(&namespace),
+                    pod: Arc::clone(&name),
+                    container: container.name.into(),
+                };
+                for devices in container.devices {
+                    let held = by_resource.entry(devices.resource_name).or_default();
+                    for id in devices.device_ids {
+                        let holders = held.entry(id).or_default();
+                        // A container's device with several NUMA nodes is listed once per node.
+                        if holders.last() != Some(&holder) {
+                            holders.push(holder.clone());
+                        }
+                    }
+                }
+            }
+        }
+        Self {
+            by_resource: Arc::new(by_resource),
+        }
     }
-    by_resource
+}
+
+impl From<AllocatableResourcesResponse> for AllocatableDevices {
+    fn from(response: AllocatableResourcesResponse) -> Self {
+        let mut by_resource = BTreeMap::<String, Vec<String>>::new();
+        for devices in response.devices {
+            if !devices.device_ids.is_empty() {
+                let ids = by_resource.entry(devices.resource_name).or_default();
+                ids.extend(devices.device_ids);
+            }
+        }
+        Self {
+            by_resource: Arc::new(by_resource),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::podresources::{ContainerDevices, ContainerResources, PodResources as Pod};
+    use crate::model::device::Device;
+
+    fn devices(resource: &str, ids: &[&str]) -> ContainerDevices {
+        ContainerDevices {
+            resource_name: resource.to_owned(),
+            device_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+        }
+    }
 
     #[tokio::test]
     async fn a_missing_socket_is_an_error() {
         let api = PodResources::new("/no/such/kubelet.sock".into());
         let error = api.list().await.unwrap_err();
         assert!(error.to_string().starts_with("No such file"), "{error}");
+        assert!(api.allocatable().await.is_err());
+    }
+
+    #[test]
+    fn returns_the_containers_that_hold_a_device() {
+        let container = |name: &str, devices| ContainerResources {
+            name: name.to_owned(),
+            devices,
+        };
+        // Device x has two NUMA nodes, and the sidecar shares it.
+        let both_nodes = vec![devices("a/b", &["x"]), devices("a/b", &["x", "y"])];
+        let containers = vec![
+            container("main", both_nodes),
+            container("sidecar", vec![devices("a/b", &["x"])]),
+        ];
+        let held = PodDevices::from(ListPodResourcesResponse {
+            pod_resources: vec![Pod {
+                name: "p".to_owned(),
+                namespace: "n".to_owned(),
+                containers,
+            }],
+        });
+        let holders = |id: &str| -> Vec<String> {
+            let holders = held.holders("a/b", id).iter();
+            holders
+                .map(|by| format!("{}/{}/{}", by.namespace, by.pod, by.container))
+                .collect()
+        };
+        assert_eq!(holders("x"), ["n/p/main", "n/p/sidecar"]);
+        assert_eq!(holders("y"), ["n/p/main"]);
+        assert_eq!(holders("z"), Vec::<String>::new());
+        assert_eq!(held.device_ids("a/b").collect::<Vec<_>>(), ["x", "y"]);
+        assert!(held.holds("a/b", "x") && !held.holds("a/c", "x"));
+    }
+
+    #[test]
+    fn finds_an_allocatable_device_of_another_plugin() {
+        let listed = AllocatableDevices::from(AllocatableResourcesResponse {
+            devices: vec![
+                devices("a/b", &["x"]),
+                devices("a/b", &["y"]),
+                devices("a/c", &[]),
+            ],
+        });
+        assert!(listed.lists("a/b") && !listed.lists("a/c") && !listed.lists("a/d"));
+        let own = |ids: &[&str]| {
+            let own = ids.iter().map(|id| Device::new(*id, 0, [].into()));
+            Devices::from_list(own.collect())
+        };
+        assert_eq!(listed.id_of_another("a/b", &own(&["x", "y"])), None);
+        assert_eq!(listed.id_of_another("a/b", &own(&["x"])), Some("y"));
+        assert_eq!(listed.id_of_another("a/d", &own(&[])), None);
     }
 }

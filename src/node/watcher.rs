@@ -1,5 +1,5 @@
-//! Watches the device plugin directory for changes of kubelet.sock and of the plugins' sockets. One watch serves the
-//! whole process.
+//! Watches the device plugin directory for changes of kubelet.sock, of the plugins' sockets and of the kubelet's
+//! checkpoint. One watch serves the whole process.
 
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
@@ -9,6 +9,7 @@ use thiserror::Error;
 use tokio::sync::watch;
 
 use crate::model::socket_name::KUBELET_SOCKET;
+use crate::node::checkpoint_file;
 use crate::node::plugin_dir::PluginDir;
 use crate::util::dir_watch::DirWatch;
 use crate::util::file_id::FileVersion;
@@ -21,6 +22,7 @@ pub(crate) type KubeletSocket = Option<FileVersion>;
 pub(crate) struct KubeletWatcher {
     dir: PluginDir,
     socket: watch::Sender<KubeletSocket>,
+    checkpoint_writes: watch::Sender<()>,
     watch: DirWatch,
 }
 
@@ -45,6 +47,7 @@ impl KubeletWatcher {
             watch: DirWatch::new(dir.path().to_owned(), events),
             dir,
             socket: watch::Sender::new(None),
+            checkpoint_writes: watch::Sender::new(()),
         };
         // A directory that is already replaced is reported by `run`.
         let _ = watcher.examine();
@@ -54,6 +57,11 @@ impl KubeletWatcher {
     /// Subscribes to the versions of `kubelet.sock`.
     pub fn subscribe(&self) -> watch::Receiver<KubeletSocket> {
         self.socket.subscribe()
+    }
+
+    /// Returns a receiver of a value for each event and poll after which the kubelet's checkpoint may have changed.
+    pub fn checkpoint_writes(&self) -> watch::Receiver<()> {
+        self.checkpoint_writes.subscribe()
     }
 
     /// Watches until the directory is removed.
@@ -66,6 +74,10 @@ impl KubeletWatcher {
             self.watch
                 .changed(|event| {
                     event.name.as_ref().is_some_and(|name| {
+                        if name == checkpoint_file::FILE {
+                            // Only this receiver is notified: the kubelet can write the file many times per second.
+                            self.checkpoint_writes.send_replace(());
+                        }
                         name == KUBELET_SOCKET
                             || event.mask.intersects(removed) && name.as_bytes().ends_with(b".sock")
                     })
@@ -83,6 +95,7 @@ impl KubeletWatcher {
         // If the socket cannot be examined, the next attempt to connect reports the error.
         let socket = FileVersion::of_socket(&self.dir.kubelet_socket());
         self.socket.send_replace(socket.ok().flatten());
+        self.checkpoint_writes.send_replace(());
         Ok(())
     }
 }

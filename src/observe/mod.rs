@@ -15,12 +15,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::reload::Reloads;
 use crate::node::checkpoint::{CheckpointedResource, ListingStatus};
-use crate::node::checkpoint_file::{CheckpointError, CheckpointFile, LoadedCheckpoint};
+use crate::node::checkpoint_file::{CheckpointError, LoadedCheckpoint};
+use crate::node::holders::Holders;
+use crate::node::pod_resources::PodDevices;
 use crate::plugin::PluginSnapshot;
 use crate::supervisor::{SnapshotSource, Supervisor};
+use crate::util::sanitize::sanitize;
 
-/// A snapshot does without the checkpoint if reading it takes longer than this.
-const CHECKPOINT_READ_TIMEOUT: Duration = Duration::from_secs(1);
+/// A snapshot does without the checkpoint or the pod-resources API if it takes longer than this.
+const KUBELET_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The kubelet writes its checkpoint when it receives a device list, so right after it has opened a stream. An older
 /// checkpoint describes an earlier stream. After this time an old checkpoint counts, since a kubelet may skip the write
@@ -44,7 +47,7 @@ pub struct ProgramInfo {
 pub struct Observer {
     program: Arc<ProgramInfo>,
     plugins: SnapshotSource,
-    checkpoint: CheckpointFile,
+    holders: Holders,
     reloads: watch::Receiver<Reloads>,
     /// Canceled when the daemon is asked to stop.
     stop: CancellationToken,
@@ -58,6 +61,9 @@ pub struct Snapshot {
     pub plugins: Vec<PluginSnapshot>,
     /// The kubelet's checkpoint, or why it cannot be read.
     pub checkpoint: Result<LoadedCheckpoint, CheckpointError>,
+    /// The devices that running pods hold. `None` if the snapshot was taken without them, or if the kubelet's
+    /// pod-resources API is not configured or did not answer.
+    pub pod_devices: Option<PodDevices>,
     pub reloads: Reloads,
     /// Whether the daemon has been asked to stop.
     pub stopping: bool,
@@ -73,33 +79,56 @@ impl Observer {
         Self {
             program: Arc::new(program),
             plugins: supervisor.snapshots(),
-            checkpoint: supervisor.checkpoint(),
+            holders: supervisor.holders(),
             reloads,
             stop,
         }
     }
 
-    /// Takes a snapshot without the reasons why individual devices are still pending removal.
+    /// Takes a snapshot for readiness: without the devices that pods hold, and without the reasons why individual
+    /// devices are still pending removal.
     pub(crate) async fn snapshot(&self) -> Snapshot {
-        self.take(SnapshotSource::take).await
+        let checkpoint = self.read_checkpoint().await;
+        self.take(checkpoint, None, SnapshotSource::take)
     }
 
-    /// Takes a snapshot with the reason why each device that is pending removal is still listed. The cost grows with
-    /// the number of devices.
+    /// Takes a snapshot with the devices that pods hold.
+    pub(crate) async fn snapshot_with_holders(&self) -> Snapshot {
+        let (checkpoint, held) = tokio::join!(self.read_checkpoint(), self.list_pod_devices());
+        self.take(checkpoint, held, SnapshotSource::take)
+    }
+
+    /// Takes a snapshot with the devices that pods hold, and with the reason why each device that is pending removal is
+    /// still listed. The cost grows with the number of devices.
     pub async fn snapshot_with_waits(&self) -> Snapshot {
-        self.take(SnapshotSource::take_with_waits).await
+        let (checkpoint, held) = tokio::join!(self.read_checkpoint(), self.list_pod_devices());
+        self.take(checkpoint, held, SnapshotSource::take_with_waits)
     }
 
-    async fn take(&self, plugins: impl FnOnce(&SnapshotSource) -> Vec<PluginSnapshot>) -> Snapshot {
-        let checkpoint = match timeout(CHECKPOINT_READ_TIMEOUT, self.checkpoint.read()).await {
+    async fn read_checkpoint(&self) -> Result<LoadedCheckpoint, CheckpointError> {
+        match timeout(KUBELET_TIMEOUT, self.holders.checkpoint.read()).await {
             Ok(read) => read,
             Err(_) => Err(CheckpointError::Unreadable("timed out".to_owned())),
-        };
+        }
+    }
+
+    async fn list_pod_devices(&self) -> Option<PodDevices> {
+        let api = self.holders.pod_resources.as_ref()?;
+        timeout(KUBELET_TIMEOUT, api.list_recent()).await.ok()?.ok()
+    }
+
+    fn take(
+        &self,
+        checkpoint: Result<LoadedCheckpoint, CheckpointError>,
+        pod_devices: Option<PodDevices>,
+        plugins: impl FnOnce(&SnapshotSource) -> Vec<PluginSnapshot>,
+    ) -> Snapshot {
         Snapshot {
             at: SystemTime::now(),
             plugins: plugins(&self.plugins),
             program: Arc::clone(&self.program),
             checkpoint,
+            pod_devices,
             reloads: self.reloads.borrow().clone(),
             stopping: self.stop.is_cancelled(),
         }
@@ -113,8 +142,12 @@ impl Snapshot {
         written.checkpoint.get(plugin.name())
     }
 
-    /// How many devices of this plugin's resource pods hold; `None` if the checkpoint cannot be read.
+    /// How many devices of this plugin's resource pods hold, from the pod-resources API or else from the checkpoint.
+    /// `None` if neither is available.
     pub fn held(&self, plugin: &PluginSnapshot) -> Option<usize> {
+        if let Some(held) = &self.pod_devices {
+            return Some(held.count(plugin.name()));
+        }
         self.checkpoint.as_ref().ok()?;
         Some(self.known(plugin).map_or(0, |known| known.held.len()))
     }
@@ -122,28 +155,30 @@ impl Snapshot {
     /// Why pods cannot get this plugin's devices yet; `None` if it is ready.
     pub(crate) fn waits_for(&self, plugin: &PluginSnapshot) -> Option<String> {
         let own = plugin.record.waits_for();
-        own.or_else(|| self.checkpoint_wait(plugin).map(str::to_owned))
+        own.or_else(|| self.checkpoint_wait(plugin))
     }
 
     /// Why the kubelet's checkpoint does not confirm a registered plugin. If the checkpoint cannot be read, the open
     /// stream alone makes the plugin ready.
-    fn checkpoint_wait(&self, plugin: &PluginSnapshot) -> Option<&'static str> {
+    fn checkpoint_wait(&self, plugin: &PluginSnapshot) -> Option<String> {
         let written = self.checkpoint.as_ref().ok()?;
         let record = &plugin.record;
         let age = self.at.duration_since(record.since).unwrap_or_default();
         let is_recent = age < CHECKPOINT_WRITE_TIMEOUT;
         if is_recent && record.checkpoint_before == Some(written.version) {
-            return Some("waits for the kubelet to write its checkpoint");
+            return Some("waits for the kubelet to write its checkpoint".to_owned());
         }
         let devices = plugin.offer.devices();
         match written.checkpoint.listing_status(plugin.name(), devices) {
             ListingStatus::Listed => None,
-            ListingStatus::Lacking => {
-                Some("waits for the kubelet: its checkpoint does not list this resource's devices")
-            }
-            ListingStatus::OtherDevices => {
-                Some("waits for the kubelet: its checkpoint lists another plugin's devices")
-            }
+            ListingStatus::Lacking => Some(
+                "waits for the kubelet: its checkpoint does not list this resource's devices"
+                    .to_owned(),
+            ),
+            ListingStatus::OtherDevices(id) => Some(format!(
+                "waits for another plugin of the resource to stop: the kubelet's checkpoint lists its devices, for example {}",
+                sanitize(id)
+            )),
         }
     }
 

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{ArmedFault, Fault, InjectionPoint};
 use crate::model::device::Device;
-use crate::node::checkpoint::{CheckpointedResource, Holder};
+use crate::node::checkpoint::Holder;
+use crate::node::pod_resources::PodContainer;
 use crate::observe::{PluginSnapshot, Snapshot};
 use crate::offer::Overrides;
 use crate::offer::removal::Wait;
@@ -31,8 +32,10 @@ pub struct Status {
     /// `None` if `CONFIG_FILE` is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<ConfigStatus>,
-    /// The kubelet's checkpoint, from which `held` and `heldBy` come.
     pub checkpoint: CheckpointStatus,
+    /// Where `held` and `heldBy` come from; `None` if neither source is available.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) held_from: Option<HeldFrom>,
     /// In the order of the configuration.
     pub resources: Vec<ResourceStatus>,
 }
@@ -61,6 +64,16 @@ pub struct CheckpointStatus {
     /// Why it cannot be read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+}
+
+/// A source of the devices that pods hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) enum HeldFrom {
+    /// The kubelet's pod-resources API, which lists running pods.
+    PodResources,
+    /// The kubelet's checkpoint, which is as old as its last write.
+    Checkpoint,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -106,7 +119,7 @@ pub struct ResourceStatus {
     /// Devices that are removed once no pod can hold them.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub(crate) pending_removal: usize,
-    /// Devices that pods hold; `null` if the checkpoint cannot be read.
+    /// Devices that pods hold; `null` if unknown.
     pub held: Option<usize>,
     /// `None` if the request does not ask for devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -160,7 +173,17 @@ pub struct DeviceStatus {
     pub(crate) waits_for: Option<String>,
     /// The containers that hold the device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) held_by: Vec<Holder>,
+    pub(crate) held_by: Vec<HolderStatus>,
+}
+
+/// A container that holds a device.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub(crate) enum HolderStatus {
+    /// From the pod-resources API.
+    Live(PodContainer),
+    /// From the checkpoint.
+    Checkpointed(Holder),
 }
 
 /// Which resources and devices a status contains.
@@ -200,10 +223,19 @@ impl Status {
                     .map(|written| time(written.modified)),
                 error: snapshot.checkpoint.as_ref().err().map(ToString::to_string),
             },
+            held_from: held_from(snapshot),
             resources: resources
                 .map(|plugin| resource(snapshot, plugin, *with_devices != WithDevices::None))
                 .collect(),
         }
+    }
+}
+
+fn held_from(snapshot: &Snapshot) -> Option<HeldFrom> {
+    match (&snapshot.pod_devices, &snapshot.checkpoint) {
+        (Some(_), _) => Some(HeldFrom::PodResources),
+        (None, Ok(_)) => Some(HeldFrom::Checkpoint),
+        (None, Err(_)) => None,
     }
 }
 
@@ -226,7 +258,6 @@ fn resource(snapshot: &Snapshot, plugin: &PluginSnapshot, with_devices: bool) ->
     let (offer, record) = (&plugin.offer, &plugin.record);
     let devices = offer.devices().as_slice();
     let (healthy, unhealthy) = plugin.count_by_health();
-    let known = snapshot.known(plugin);
     let waits_for = snapshot.waits_for(plugin);
     ResourceStatus {
         name: plugin.name().to_owned(),
@@ -248,7 +279,12 @@ fn resource(snapshot: &Snapshot, plugin: &PluginSnapshot, with_devices: bool) ->
         unhealthy,
         pending_removal: offer.removing().count(),
         held: snapshot.held(plugin),
-        devices: with_devices.then(|| devices.iter().map(|d| device(d, plugin, known)).collect()),
+        devices: with_devices.then(|| {
+            devices
+                .iter()
+                .map(|d| device(d, snapshot, plugin))
+                .collect()
+        }),
     }
 }
 
@@ -270,13 +306,8 @@ fn fault(armed: &ArmedFault) -> FaultStatus {
     }
 }
 
-fn device(
-    device: &Device,
-    plugin: &PluginSnapshot,
-    known: Option<&CheckpointedResource>,
-) -> DeviceStatus {
+fn device(device: &Device, snapshot: &Snapshot, plugin: &PluginSnapshot) -> DeviceStatus {
     let offer = &plugin.offer;
-    let held = known.and_then(|known| known.held.get(&device.id));
     DeviceStatus {
         id: device.id.to_string(),
         health: device.advertised_health().as_str().to_owned(),
@@ -285,8 +316,18 @@ fn device(
         fault_unhealthy: offer.fault_unhealthy().contains(&device.id),
         removing: device.removing,
         waits_for: plugin.waits.get(&device.id).map(Wait::to_string),
-        held_by: held.map(|held| held.holders.clone()).unwrap_or_default(),
+        held_by: held_by(&device.id, snapshot, plugin),
     }
+}
+
+fn held_by(id: &str, snapshot: &Snapshot, plugin: &PluginSnapshot) -> Vec<HolderStatus> {
+    if let Some(held) = &snapshot.pod_devices {
+        let holders = held.holders(plugin.name(), id).iter().cloned();
+        return holders.map(HolderStatus::Live).collect();
+    }
+    let held = snapshot.known(plugin).and_then(|known| known.held.get(id));
+    let holders = held.into_iter().flat_map(|held| held.holders.clone());
+    holders.map(HolderStatus::Checkpointed).collect()
 }
 
 #[expect(

@@ -7,15 +7,19 @@ use std::time::SystemTime;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
+use tracing::warn;
 
 use crate::fault::{Delays, Fault, TooManyFaults};
 use crate::model::device::{Device, Health};
 use crate::model::selection::SelectionError;
-use crate::node::checkpoint::Checkpoint;
+use crate::node::checkpoint::{Checkpoint, ListingStatus};
+use crate::node::checkpoint_file::LoadedCheckpoint;
+use crate::node::pod_resources::AllocatableDevices;
 use crate::offer::removal::Removal;
 use crate::offer::resource::Resource;
 use crate::offer::{CountError, Offer};
 use crate::plugin::record::Record;
+use crate::util::sanitize::sanitize;
 use crate::util::watch_cell::WatchCell;
 
 use super::injector::FaultInjector;
@@ -28,8 +32,8 @@ pub struct PluginHandle {
     /// Tracks calls and lists, to decide when a device pending removal can be removed from the list.
     removal: Arc<Mutex<Removal>>,
     record: WatchCell<Record>,
-    /// Notified when the plugin must restart because the kubelet's checkpoint does not list the resource.
-    missing_in_checkpoint: Arc<Notify>,
+    /// Notified when the plugin must restart because the kubelet does not list the resource.
+    unlisted: Arc<Notify>,
 }
 
 impl PluginHandle {
@@ -41,7 +45,7 @@ impl PluginHandle {
             offer: WatchCell::new(Arc::new(Offer::new(resource))),
             removal: Arc::default(),
             record,
-            missing_in_checkpoint: Arc::default(),
+            unlisted: Arc::default(),
         }
     }
 
@@ -156,12 +160,47 @@ impl PluginHandle {
             .update(|record| record.checkpoint_read(standing, SystemTime::now()));
         if is_missing {
             // No notification is lost: the restart loop waits for it while the plugin is registered.
-            self.missing_in_checkpoint.notify_waiters();
+            self.unlisted.notify_waiters();
         }
     }
 
-    /// Waits until the plugin must restart because the kubelet's checkpoint does not list the resource.
-    pub(crate) async fn missing_in_checkpoint(&self) {
-        self.missing_in_checkpoint.notified().await;
+    /// Looks for another plugin's devices in the kubelet's checkpoint, and for the end of that plugin.
+    pub(crate) fn check_owner(&self, written: &LoadedCheckpoint) {
+        let (offer, now) = (self.offer(), SystemTime::now());
+        if !self.record.borrow().is_described_by(written.version, now) {
+            return;
+        }
+        let resource = &offer.resource().name;
+        let is_taken_over = self.record.borrow().is_taken_over();
+        let checkpoint = &written.checkpoint;
+        match checkpoint.listing_status(resource.as_str(), offer.devices()) {
+            ListingStatus::OtherDevices(id) if !is_taken_over => {
+                let device = sanitize(id);
+                warn!(%resource, device, "another plugin has registered the resource, and the kubelet gives its devices to pods; stop it, or set a different RESOURCE_NAME");
+                self.update_record(|record, _| record.taken_over());
+            }
+            ListingStatus::Lacking if is_taken_over => self.other_plugin_stopped(),
+            _ => {}
+        }
+    }
+
+    /// Looks for the end of the plugin that took the resource over: the kubelet then has no healthy device of it.
+    pub(crate) fn check_allocatable(&self, listed: &AllocatableDevices) {
+        let offer = self.offer();
+        let is_unlisted = !listed.lists(offer.resource().name.as_str());
+        let can_reclaim = self.record.borrow().can_reclaim();
+        if is_unlisted && can_reclaim && offer.devices().has_allocatable() {
+            self.other_plugin_stopped();
+        }
+    }
+
+    fn other_plugin_stopped(&self) {
+        self.update_record(Record::other_plugin_stopped);
+        self.unlisted.notify_waiters();
+    }
+
+    /// Waits until the plugin must restart because the kubelet does not list the resource.
+    pub(crate) async fn unlisted(&self) {
+        self.unlisted.notified().await;
     }
 }

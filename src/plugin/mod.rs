@@ -8,15 +8,16 @@ mod run;
 mod run_end;
 mod server;
 mod service;
+mod settle;
 mod snapshot;
 mod stream;
 
 pub use handle::PluginHandle;
-pub(crate) use register::Settle;
 pub(crate) use run::{Connected, PluginInstance, RunStart};
-#[cfg(test)]
-pub(crate) use run_end::NotRegistered;
 pub(crate) use run_end::RunEnd;
+#[cfg(test)]
+pub(crate) use run_end::{NotRegistered, ServedByAnother};
+pub(crate) use settle::Settle;
 pub use snapshot::PluginSnapshot;
 #[cfg(test)]
 pub(crate) use stream::{EndedStream, StreamKubelet};

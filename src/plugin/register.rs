@@ -6,35 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, watch};
-use tokio::time::{sleep, timeout};
-use tracing::{debug, trace};
+use tokio::time::{Instant, sleep, timeout};
+use tracing::trace;
 
 use crate::net::connections::{ConnectionId, Table};
-use crate::node::checkpoint_file::CheckpointError;
 use crate::node::registration::KubeletConnection;
 use crate::offer::resource::Resource;
 use crate::plugin::record::Step;
 
 use super::run::{Connected, PluginInstance};
-use super::run_end::NotRegistered;
+use super::run_end::{NotRegistered, RunEnd};
 use super::server::Server;
-
-/// How long to settle. The kubelet disconnects a plugin up to 20 ms after it closed the connection, by resource name,
-/// so it would disconnect a plugin that registered in between.
-const SETTLE: Duration = Duration::from_millis(500);
+use super::settle::Settle;
 
 const STREAM_OPENS_WITHIN: Duration = Duration::from_secs(5);
-
-/// Whether to wait for [`SETTLE`] before the registration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Settle {
-    /// The kubelet is not disconnecting a previous plugin.
-    No,
-    /// Settle if the kubelet's checkpoint lists the resource: another process may just have stopped serving it.
-    IfListed,
-    /// The kubelet may still be disconnecting a previous plugin.
-    Yes,
-}
 
 impl PluginInstance {
     /// Registers on the connection that was opened before the socket was bound, and waits until the kubelet has opened
@@ -45,18 +30,12 @@ impl PluginInstance {
         connected: Connected,
         server: &Server,
         settle: Settle,
-    ) -> Result<ConnectionId, NotRegistered> {
+    ) -> Result<ConnectionId, RunEnd> {
         let Connected {
             kubelet,
             mut permit,
         } = connected;
-        if self.should_settle(settle, resource).await {
-            drop(permit.take());
-            self.entered(Step::Settling);
-            debug!(resource = %resource.name, "waiting 0.5 s because the kubelet may still be disconnecting a previous plugin");
-            sleep(SETTLE).await;
-            permit = self.permit().await;
-        }
+        let settled_at = self.settle(resource, settle, &mut permit).await?;
         self.entered(Step::Registering);
         // A slow registration must not delay those of other resources.
         let permit_released = async {
@@ -65,7 +44,9 @@ impl PluginInstance {
             std::future::pending::<Infallible>().await
         };
         tokio::select! {
-            registered = self.call_register(resource, kubelet, server) => registered,
+            registered = self.call_register(resource, kubelet, server, settled_at) => {
+                registered.map_err(RunEnd::NotRegistered)
+            }
             never = permit_released => match never {},
         }
     }
@@ -75,8 +56,9 @@ impl PluginInstance {
         resource: &Resource,
         kubelet: KubeletConnection,
         server: &Server,
+        settled_at: Option<Instant>,
     ) -> Result<ConnectionId, NotRegistered> {
-        self.add_held_devices(resource).await;
+        self.add_held_devices(resource, settled_at).await;
         let checkpoint_before = self.holders.checkpoint.version();
         self.handle
             .update_record(|record, _| record.checkpoint_before = checkpoint_before);
@@ -100,21 +82,11 @@ impl PluginInstance {
             .ok()
     }
 
-    async fn should_settle(&self, settle: Settle, resource: &Resource) -> bool {
-        match settle {
-            Settle::No => false,
-            Settle::Yes => true,
-            Settle::IfListed => match self.holders.checkpoint.read_recent().await {
-                Ok(written) => written.checkpoint.lists(resource.name.as_str()),
-                Err(error) => error != CheckpointError::Missing,
-            },
-        }
-    }
-
     /// Adds the devices that pods hold to the first list, even if they are no longer configured: the kubelet crashes if
-    /// a pod holds a device that is not in the list.
-    async fn add_held_devices(&self, resource: &Resource) {
-        let held = self.holders.held(&resource.name).await;
+    /// a pod holds a device that is not in the list. The previous plugin may have allocated devices until the plugin had
+    /// settled.
+    async fn add_held_devices(&self, resource: &Resource, settled_at: Option<Instant>) {
+        let held = self.holders.held(&resource.name, settled_at).await;
         self.handle.add_held_devices(&held);
     }
 }

@@ -20,9 +20,9 @@ use crate::offer::resource::Resource;
 use crate::plugin::record::{Record, Step};
 
 use super::handle::PluginHandle;
-use super::register::Settle;
 use super::run_end::RunEnd;
 use super::server::Server;
+use super::settle::Settle;
 use super::stream::{EndedStream, StreamEnd, StreamKubelet};
 
 /// The plugin of one resource. It can be run repeatedly.
@@ -88,20 +88,21 @@ impl PluginInstance {
         };
         let settle = match before {
             Predecessor::None => start.settle,
-            Predecessor::StaleSocket | Predecessor::ConcurrentBind => Settle::Yes,
+            Predecessor::StaleSocket | Predecessor::ConcurrentBind => {
+                start.settle.and_after_process()
+            }
         };
         // Needed here too, because a run that panicked did not reach the call below.
         self.handle.removal().stream_ended();
         let mut server = Server::start(socket, Arc::clone(&resource), self.handle.clone());
         let registered = tokio::select! {
             // Boxed because its memory is needed only until the plugin is registered.
-            registered = Box::pin(self.register(&resource, start.connected, &server, settle)) => {
-                registered.map_err(RunEnd::NotRegistered)
-            }
+            registered = Box::pin(self.register(&resource, start.connected, &server, settle)) => registered,
             // The kubelet may already know the plugin, so the next run must settle.
             () = stop.cancelled() => Err(RunEnd::Stopped(Some(EndedStream {
                 open_for: Duration::ZERO,
                 kubelet: Some(identity),
+                listed_healthy: false,
             }))),
         };
         let connection = registered.as_ref().ok().copied();
@@ -151,7 +152,10 @@ impl PluginInstance {
             end = self.stream_end(&mut stream, resource, server) => Some(end),
         };
         self.entered(Step::Stopping);
-        let ended = stream.kubelet.ended(Instant::now());
+        // The lists of another plugin have replaced those of this one.
+        let is_taken_over = self.handle.records().borrow().is_taken_over();
+        let healthy_since = server.healthy_since().filter(|_| !is_taken_over);
+        let ended = stream.kubelet.ended(healthy_since, Instant::now());
         match end {
             None => RunEnd::Stopped(Some(ended)),
             Some(StreamEnd::Closed) => RunEnd::StreamEnded(ended),

@@ -20,6 +20,9 @@ pub(crate) enum RunEnd {
     NoKubelet(#[from] NoKubelet),
     #[error("{0}{remedy}", remedy = remedy(.0))]
     NotBound(BindError),
+    /// The plugin did not call Register.
+    #[error(transparent)]
+    ServedByAnother(#[from] ServedByAnother),
     #[error(transparent)]
     NotRegistered(NotRegistered),
     /// The kubelet closed the stream or its connection, or the server failed.
@@ -34,6 +37,13 @@ pub(crate) enum RunEnd {
     #[error("the plugin panicked, please report this bug: {0}")]
     Panicked(String),
 }
+
+/// Another plugin has registered the resource. The text is the ID of one of its devices, escaped.
+#[derive(Debug, Error)]
+#[error(
+    "another plugin serves the resource now, for example device {0}; stop it, or set a different RESOURCE_NAME"
+)]
+pub(crate) struct ServedByAnother(pub String);
 
 fn remedy(error: &BindError) -> &'static str {
     match error {

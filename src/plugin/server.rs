@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::net::UnixListener;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server as GrpcServer;
@@ -19,7 +19,7 @@ use crate::net::own_socket::OwnSocket;
 use crate::offer::resource::Resource;
 
 use super::handle::PluginHandle;
-use super::service::Service;
+use super::service::{HealthySince, Service};
 
 /// The kubelet needs one connection. The others leave room for debugging clients.
 const CONNECTIONS_MAX: usize = 16;
@@ -39,6 +39,7 @@ pub struct Server {
     socket: OwnSocket,
     listeners: watch::Sender<Arc<UnixListener>>,
     peers: Peers,
+    healthy_since: HealthySince,
     /// Ends the ListAndWatch streams with OK.
     stopping: CancellationToken,
     /// Makes the server accept no more calls.
@@ -58,11 +59,13 @@ impl Server {
         let (stopping, draining) = (CancellationToken::new(), CancellationToken::new());
         let listeners = watch::Sender::new(Arc::clone(socket.listener()));
         let name = resource.name.clone();
+        let healthy_since = HealthySince::default();
         let service = Service {
             registered: resource,
             offer: handle.offers(),
             handle,
             peers: peers.clone(),
+            healthy_since: healthy_since.clone(),
             stopping: stopping.clone(),
         };
         let service = DevicePluginServer::new(service).max_decoding_message_size(REQUEST_SIZE_MAX);
@@ -84,6 +87,7 @@ impl Server {
             socket,
             listeners,
             peers,
+            healthy_since,
             stopping,
             draining,
             close_all: close_all.drop_guard(),
@@ -99,6 +103,11 @@ impl Server {
     /// Returns a receiver of the open connections and what their peers have called.
     pub fn peers(&self) -> watch::Receiver<Table> {
         self.peers.subscribe()
+    }
+
+    /// Returns since when every list that was sent had a healthy device, or `None` if the last one had none.
+    pub fn healthy_since(&self) -> Option<Instant> {
+        self.healthy_since.get()
     }
 
     /// Waits until the server task has ended, which is unexpected before [`Server::stop`].

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
@@ -32,8 +33,26 @@ pub(crate) struct Service {
     pub offer: watch::Receiver<Arc<Offer>>,
     pub handle: PluginHandle,
     pub peers: Peers,
+    pub(super) healthy_since: HealthySince,
     /// When canceled, streams end with OK and injected delays end. Other RPCs are still answered.
     pub(crate) stopping: CancellationToken,
+}
+
+/// Since when every list that was sent had a healthy device; `None` if the last one had none. Clones share the time.
+#[derive(Clone, Debug, Default)]
+pub(super) struct HealthySince(Arc<Mutex<Option<tokio::time::Instant>>>);
+
+impl HealthySince {
+    pub fn get(&self) -> Option<tokio::time::Instant> {
+        *self.0.lock()
+    }
+
+    fn list_sent(&self, devices: &Devices) {
+        let mut since = self.0.lock();
+        *since = devices
+            .has_allocatable()
+            .then(|| since.unwrap_or_else(tokio::time::Instant::now));
+    }
 }
 
 type ListStream = Pin<Box<dyn Stream<Item = Result<v1beta1::ListAndWatchResponse, Status>> + Send>>;
@@ -70,7 +89,7 @@ impl DevicePlugin for Service {
         let resource = self.registered.name.clone();
         trace!(%resource, "DevicePlugin.list_and_watch");
         let open = StreamGuard::new(self.peers.clone(), connection(&request)?);
-        let handle = self.handle.clone();
+        let (handle, healthy_since) = (self.handle.clone(), self.healthy_since.clone());
         let mut last_sent: Option<(Arc<Devices>, u64)> = None;
         let lists = WatchStream::new(self.offer.clone()).filter_map(move |offer| {
             // Moves the guard into the closure, so that it is dropped with the stream.
@@ -82,6 +101,7 @@ impl DevicePlugin for Service {
             // Record the list even if it is unchanged, because a device may have been Unhealthy before its removal
             // began.
             handle.removal().list_sent(devices, Instant::now());
+            healthy_since.list_sent(devices);
             let list = is_new.then(|| {
                 let count = devices.len();
                 trace!(%resource, count, "DevicePlugin.list_and_watch.send");

@@ -12,6 +12,9 @@ use crate::node::watcher::KubeletSocket;
 /// relabel).
 const SAME_KUBELET_AFTER: Duration = Duration::from_secs(1);
 
+/// If a list with a healthy device was sent at least this long before the stream ended, the kubelet received it.
+const LIST_RECEIVED_WITHIN: Duration = Duration::from_secs(1);
+
 /// A stream that has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct EndedStream {
@@ -19,6 +22,8 @@ pub(crate) struct EndedStream {
     /// The identity of kubelet.sock, if the kubelet that had the stream open still serves it. `None` if a new kubelet
     /// may have created the socket since.
     pub kubelet: KubeletSocket,
+    /// Whether the kubelet had a healthy device of this plugin when the stream ended.
+    pub listed_healthy: bool,
 }
 
 /// Why a stream ended, other than by a stop.
@@ -56,12 +61,16 @@ impl StreamKubelet {
         }
     }
 
-    /// Returns the description of the stream, which ends now.
-    pub fn ended(&self, now: Instant) -> EndedStream {
+    /// Returns the description of the stream, which ends now. Since `healthy_since`, every list that was sent had a
+    /// healthy device.
+    pub fn ended(&self, healthy_since: Option<Instant>, now: Instant) -> EndedStream {
+        let healthy_since = healthy_since.map(|since| since.max(self.opened_at));
+        let is_received = |since| now.duration_since(since) >= LIST_RECEIVED_WITHIN;
         let is_same = |changed_at| now.duration_since(changed_at) > SAME_KUBELET_AFTER;
         EndedStream {
             open_for: now.duration_since(self.opened_at),
             kubelet: self.socket.filter(|_| self.changed_at.is_none_or(is_same)),
+            listed_healthy: healthy_since.is_some_and(is_received),
         }
     }
 }

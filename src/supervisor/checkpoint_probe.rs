@@ -1,18 +1,23 @@
-//! Checks periodically that the kubelet's checkpoint lists every resource. The kubelet can drop a resource while its
-//! ListAndWatch stream is open.
+//! Checks that the kubelet's checkpoint lists every resource with the devices of its plugin. The kubelet can drop a
+//! resource, and another plugin can take it over, while the ListAndWatch stream is open.
 
 use std::convert::Infallible;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::node::checkpoint_file::CheckpointFile;
 use crate::supervisor::PluginRegistry;
 
+/// How long after a write the checkpoint is read. It also limits how often, because the file can be large and the
+/// kubelet writes it for each device list and each pod.
+const READ_AFTER_WRITE: Duration = Duration::from_secs(1);
+
 /// Reads the checkpoint once per `interval` and passes it to every plugin. A checkpoint that cannot be read is ignored.
 pub async fn run(
-    plugins: PluginRegistry,
-    checkpoint: CheckpointFile,
+    plugins: &PluginRegistry,
+    checkpoint: &CheckpointFile,
     interval: Duration,
 ) -> Infallible {
     loop {
@@ -23,4 +28,29 @@ pub async fn run(
             }
         }
     }
+}
+
+/// Reads the checkpoint after the kubelet has written it, and passes it to every plugin. `writes` changes when the
+/// kubelet may have written it.
+pub async fn follow(
+    plugins: &PluginRegistry,
+    checkpoint: &CheckpointFile,
+    mut writes: watch::Receiver<()>,
+) -> Infallible {
+    let mut last = None;
+    while writes.changed().await.is_ok() {
+        if checkpoint.version() == last {
+            continue;
+        }
+        sleep(READ_AFTER_WRITE).await;
+        writes.mark_unchanged();
+        if let Ok(written) = checkpoint.read().await {
+            last = Some(written.version);
+            for plugin in plugins.all().iter() {
+                plugin.check_owner(&written);
+            }
+        }
+    }
+    // The watcher has ended, so the program will soon end too.
+    std::future::pending().await
 }

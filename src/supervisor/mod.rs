@@ -2,6 +2,7 @@
 //! changes. All plugins share one watch of the device plugin directory.
 
 mod checkpoint_probe;
+mod reclaim;
 mod registry;
 mod remove_devices;
 mod restart_loop;
@@ -135,9 +136,9 @@ impl Supervisor {
         self.plugins.kubelet.clone()
     }
 
-    /// Returns the reader of the kubelet's checkpoint that all plugins share.
-    pub fn checkpoint(&self) -> CheckpointFile {
-        self.plugins.holders.checkpoint.clone()
+    /// Returns the kubelet's checkpoint and its pod-resources API, which all plugins share.
+    pub(crate) fn holders(&self) -> Holders {
+        self.plugins.holders.clone()
     }
 
     /// Runs all plugins until `stop` is canceled, then stops them and returns within 5 s.
@@ -146,10 +147,16 @@ impl Supervisor {
     /// Returns an error if the device plugin directory was replaced, after which no plugin can register.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), DirReplaced> {
         let mut configured = self.configured.subscribe();
-        let probing =
-            checkpoint_probe::run(self.registry(), self.checkpoint(), self.probe_interval);
+        let (registry, interval) = (self.registry(), self.probe_interval);
+        let checkpoint = self.plugins.holders.checkpoint.clone();
+        let writes = self.watcher.checkpoint_writes();
         // Spawned as its own task, because it may wait for other readers of the checkpoint while this loop is busy.
-        let _probing = AbortOnDropHandle::new(tokio::spawn(probing));
+        let _probing = AbortOnDropHandle::new(tokio::spawn(async move {
+            tokio::select! {
+                never = checkpoint_probe::run(&registry, &checkpoint, interval) => match never {},
+                never = checkpoint_probe::follow(&registry, &checkpoint, writes) => match never {},
+            }
+        }));
         let watching = self.watcher.run();
         tokio::pin!(watching);
         self.plugins.configure(&configured.borrow_and_update());
@@ -312,6 +319,7 @@ async fn run_plugin(
     tokio::select! {
         () = restart_loop::run(plugin, memory, stop) => {}
         never = remove_devices::run(&handle, &holders) => match never {},
+        never = reclaim::run(&handle, &holders) => match never {},
         never = handle.flap() => match never {},
     }
 }

@@ -46,7 +46,7 @@ pub(super) async fn run(plugin: PluginInstance, memory: RunMemory, stop: Cancell
             None => attempts.pause(pause, &resource, &mut offers, &stop).await,
         };
         if let Some(cause) = restart_cause {
-            attempts.memory.prepare_restart();
+            attempts.memory.prepare_restart(cause);
             log_restart(&resource, cause);
             // A restart is counted once, by its first cause.
             if end.cause().is_none() {
@@ -79,7 +79,7 @@ impl Attempts {
         let restart_cause = tokio::select! {
             end = &mut attempt => return (end, None),
             () = reconfigured(offers, resource) => Cause::Configuration,
-            () = handle.missing_in_checkpoint() => Cause::Checkpoint,
+            () = handle.unlisted() => Cause::Checkpoint,
         };
         attempt_stop.cancel();
         (attempt.await, Some(restart_cause))
@@ -237,6 +237,7 @@ fn waiting_for(end: &RunEnd) -> Option<&'static str> {
     match end {
         RunEnd::NoKubelet(_) => Some("waiting for the kubelet"),
         RunEnd::NotBound(BindError::Taken) => Some("waiting for the socket"),
+        RunEnd::ServedByAnother(_) => Some("waiting for another plugin of the resource to stop"),
         _ => None,
     }
 }
@@ -244,7 +245,7 @@ fn waiting_for(end: &RunEnd) -> Option<&'static str> {
 fn log_restart(resource: &Resource, cause: Cause) {
     let resource = &resource.name;
     if cause == Cause::Checkpoint {
-        warn!(%resource, "the kubelet's checkpoint does not list the resource although ListAndWatch is open; registering again once");
+        warn!(%resource, "the kubelet has no devices of the resource although ListAndWatch is open; registering again");
     } else {
         info!(%resource, "the registration options or the socket changed; registering again");
     }
@@ -323,6 +324,7 @@ mod tests {
         let stream = EndedStream {
             open_for: Duration::ZERO,
             kubelet: None,
+            listed_healthy: false,
         };
         for (end, waits_for, restarts) in [
             (

@@ -14,7 +14,7 @@ use crate::util::file_id::FileVersion;
 /// A stream that was open for this long resets the back-off.
 const LONG_STREAM: Duration = Duration::from_secs(60);
 
-/// The pause while another plugin serves the socket.
+/// The pause while another plugin serves the socket or the resource.
 const TAKEN_PAUSE: Duration = Duration::from_secs(2);
 
 /// The state that the restart loop keeps between runs of a plugin.
@@ -29,6 +29,8 @@ pub(super) struct RunMemory {
     /// Failures in a row since the back-off was last reset.
     failures: u32,
     backoff: Backoff,
+    /// Whether a pause was returned since the back-off was last reset.
+    has_paused: bool,
     /// What the plugin waits for, according to the last log line.
     waiting_for: Option<&'static str>,
 }
@@ -42,9 +44,15 @@ enum LateDisconnect {
     Predecessor,
     None,
     /// The last run of this plugin, if kubelet.sock still has this identity.
-    OwnRun(FileVersion),
+    OwnRun {
+        kubelet: FileVersion,
+        /// Whether the kubelet had a healthy device of that run.
+        listed_healthy: bool,
+    },
     /// Another plugin that may have served the resource, whichever kubelet it used.
     AnotherPlugin,
+    /// Any run, whichever kubelet it used.
+    Unknown,
 }
 
 impl RunMemory {
@@ -67,22 +75,30 @@ impl RunMemory {
     /// Records that a kubelet was reached. Returns the cause of the restart if a stream was lost before.
     pub fn connected(&mut self, kubelet: FileVersion) -> Option<Cause> {
         self.attempt_started(Some(kubelet));
-        let is_same = self.late_disconnect == LateDisconnect::OwnRun(kubelet);
-        let cause = if is_same {
-            Cause::Stream
-        } else {
-            Cause::Kubelet
+        let cause = match self.late_disconnect {
+            LateDisconnect::OwnRun { kubelet: own, .. } if own == kubelet => Cause::Stream,
+            _ => Cause::Kubelet,
         };
         std::mem::take(&mut self.lost_stream).then_some(cause)
     }
 
-    /// Returns whether to settle before registering with the kubelet that was reached.
+    /// Returns how to settle before registering with the kubelet that was reached.
     pub fn settle(&self) -> Settle {
         match self.late_disconnect {
             LateDisconnect::Predecessor => Settle::IfListed,
-            LateDisconnect::AnotherPlugin => Settle::Yes,
-            LateDisconnect::OwnRun(kubelet) if self.last_kubelet == Some(kubelet) => Settle::Yes,
-            LateDisconnect::OwnRun(_) | LateDisconnect::None => Settle::No,
+            LateDisconnect::AnotherPlugin => Settle::AfterProcess,
+            LateDisconnect::Unknown => Settle::WholeTime,
+            LateDisconnect::OwnRun { kubelet, .. } if self.last_kubelet != Some(kubelet) => {
+                Settle::No
+            }
+            LateDisconnect::OwnRun { listed_healthy, .. } => {
+                if listed_healthy {
+                    Settle::AfterRun
+                } else {
+                    Settle::WholeTime
+                }
+            }
+            LateDisconnect::None => Settle::No,
         }
     }
 
@@ -106,15 +122,15 @@ impl RunMemory {
             RunEnd::Stopped(Some(stream))
             | RunEnd::StreamEnded(stream)
             | RunEnd::StreamDropped(stream)
-            | RunEnd::Suspended(stream, _) => own_run(stream.kubelet),
+            | RunEnd::Suspended(stream, _) => own_run(stream.kubelet, stream.listed_healthy),
             // Even after a failed registration the kubelet may know the plugin.
-            RunEnd::NotRegistered(_) => own_run(self.last_kubelet),
-            RunEnd::NotBound(BindError::Taken) | RunEnd::Panicked(_) => {
-                LateDisconnect::AnotherPlugin
-            }
-            RunEnd::Stopped(None) | RunEnd::NoKubelet(_) | RunEnd::NotBound(_) => {
-                self.late_disconnect
-            }
+            RunEnd::NotRegistered(_) => own_run(self.last_kubelet, false),
+            RunEnd::NotBound(BindError::Taken) => LateDisconnect::AnotherPlugin,
+            RunEnd::Panicked(_) => LateDisconnect::Unknown,
+            RunEnd::Stopped(None)
+            | RunEnd::NoKubelet(_)
+            | RunEnd::NotBound(_)
+            | RunEnd::ServedByAnother(_) => self.late_disconnect,
         };
         match end {
             RunEnd::StreamEnded(_) => self.lost_stream = true,
@@ -123,7 +139,8 @@ impl RunMemory {
         }
     }
 
-    /// Counts a failure and returns the pause before the next run. `chance` is a random number from 0 to 1.
+    /// Counts a failure and returns the pause before the next run. `chance` is a random number from 0 to 1. There is no
+    /// pause after a stream that was open, unless there was a pause since the back-off was last reset.
     pub fn pause(&mut self, end: &RunEnd, chance: f64) -> Duration {
         match end {
             RunEnd::Stopped(_) => {}
@@ -134,15 +151,27 @@ impl RunMemory {
             }
             _ => self.failures += 1,
         }
+        let is_first = !std::mem::replace(&mut self.has_paused, true);
         match end {
-            RunEnd::NotBound(BindError::Taken) => TAKEN_PAUSE,
+            RunEnd::NotBound(BindError::Taken) | RunEnd::ServedByAnother(_) => TAKEN_PAUSE,
+            RunEnd::StreamEnded(_) | RunEnd::StreamDropped(_) | RunEnd::Suspended(..)
+                if is_first =>
+            {
+                Duration::ZERO
+            }
             _ => self.backoff.pause(chance),
         }
     }
 
     /// Prepares a restart that has its own cause: resets the back-off, and forgets a lost stream so that it is not
-    /// counted as a second restart.
-    pub fn prepare_restart(&mut self) {
+    /// counted as a second restart. If the kubelet did not list the resource, it will not show when it has disconnected
+    /// the last run.
+    pub fn prepare_restart(&mut self, cause: Cause) {
+        if let (Cause::Checkpoint, LateDisconnect::OwnRun { listed_healthy, .. }) =
+            (cause, &mut self.late_disconnect)
+        {
+            *listed_healthy = false;
+        }
         self.reset_backoff();
         self.waiting_for = None;
         self.lost_stream = false;
@@ -150,6 +179,7 @@ impl RunMemory {
 
     fn reset_backoff(&mut self) {
         (self.failures, self.backoff) = (0, Backoff::default());
+        self.has_paused = false;
     }
 
     /// Returns how many attempts failed in a row.
@@ -165,15 +195,19 @@ impl RunMemory {
     }
 }
 
-fn own_run(kubelet: KubeletSocket) -> LateDisconnect {
-    kubelet.map_or(LateDisconnect::None, LateDisconnect::OwnRun)
+fn own_run(kubelet: KubeletSocket, listed_healthy: bool) -> LateDisconnect {
+    let own_run = |kubelet| LateDisconnect::OwnRun {
+        kubelet,
+        listed_healthy,
+    };
+    kubelet.map_or(LateDisconnect::None, own_run)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::node::registration::NoKubelet;
-    use crate::plugin::{EndedStream, NotRegistered, StreamKubelet};
+    use crate::plugin::{EndedStream, NotRegistered, ServedByAnother, StreamKubelet};
     use tokio::time::Instant;
 
     /// Returns two different identities of kubelet.sock.
@@ -186,8 +220,16 @@ mod tests {
         })
     }
 
+    fn stream(open_for: Duration, kubelet: KubeletSocket) -> EndedStream {
+        EndedStream {
+            open_for,
+            kubelet,
+            listed_healthy: true,
+        }
+    }
+
     fn stream_ended(open_for: Duration, kubelet: KubeletSocket) -> RunEnd {
-        RunEnd::StreamEnded(EndedStream { open_for, kubelet })
+        RunEnd::StreamEnded(stream(open_for, kubelet))
     }
 
     fn socket_taken() -> RunEnd {
@@ -213,7 +255,7 @@ mod tests {
         assert_eq!(settles_with(RunMemory::default(), one), Settle::IfListed);
         assert_eq!(
             settles_with(RunMemory::after_another_plugin(), one),
-            Settle::Yes
+            Settle::AfterProcess
         );
         let without_kubelet = after(
             one,
@@ -227,27 +269,30 @@ mod tests {
         let [one, other] = kubelet_sockets();
         assert_eq!(
             settles_with(after(one, &socket_taken()), other),
-            Settle::Yes
+            Settle::AfterProcess
         );
     }
 
     #[test]
-    fn settles_with_the_same_kubelet_after_a_failed_registration() {
+    fn settles_for_the_whole_time_with_the_same_kubelet_after_a_failed_registration() {
         for end in [
             RunEnd::NotRegistered(NotRegistered::NoStream),
             RunEnd::NotRegistered(NotRegistered::NotCalledBack),
         ] {
             let [one, other] = kubelet_sockets();
-            assert_eq!(settles_with(after(one, &end), one), Settle::Yes);
+            assert_eq!(settles_with(after(one, &end), one), Settle::WholeTime);
             assert_eq!(settles_with(after(one, &end), other), Settle::No);
         }
     }
 
     #[test]
-    fn settles_with_any_kubelet_after_a_panic() {
+    fn settles_for_the_whole_time_with_any_kubelet_after_a_panic() {
         let [one, other] = kubelet_sockets();
         let panicked = RunEnd::Panicked("a bug".to_owned());
-        assert_eq!(settles_with(after(one, &panicked), other), Settle::Yes);
+        assert_eq!(
+            settles_with(after(one, &panicked), other),
+            Settle::WholeTime
+        );
     }
 
     #[test]
@@ -256,13 +301,35 @@ mod tests {
         let now = Instant::now();
         let mut stream = StreamKubelet::new(Some(one), now);
         let ended = |stream: &StreamKubelet, later| {
-            let end = RunEnd::StreamEnded(stream.ended(now + Duration::from_millis(later)));
+            let end = stream.ended(Some(now), now + Duration::from_millis(later));
+            let end = RunEnd::StreamEnded(end);
             after(one, &end)
         };
-        assert_eq!(settles_with(ended(&stream, 0), one), Settle::Yes);
+        assert_eq!(settles_with(ended(&stream, 1500), one), Settle::AfterRun);
         stream.observe_socket(Some(other), now);
         assert_eq!(settles_with(ended(&stream, 500), other), Settle::No);
-        assert_eq!(settles_with(ended(&stream, 1500), other), Settle::Yes);
+        assert_eq!(settles_with(ended(&stream, 1500), other), Settle::AfterRun);
+    }
+
+    /// Otherwise the kubelet may have no healthy device before it disconnects the plugin.
+    #[test]
+    fn settles_for_the_whole_time_unless_the_kubelet_has_had_healthy_devices_for_a_second() {
+        let [one, _] = kubelet_sockets();
+        let opened_at = Instant::now();
+        let stream = StreamKubelet::new(Some(one), opened_at);
+        let seconds = Duration::from_secs;
+        let settles = |healthy_since: Option<Instant>, open_for| {
+            let end = stream.ended(healthy_since, opened_at + open_for);
+            settles_with(after(one, &RunEnd::StreamEnded(end)), one)
+        };
+        // Another client can have received the list before the kubelet opened its stream.
+        let before = opened_at.checked_sub(seconds(5)).expect("a time");
+        assert_eq!(settles(Some(before), seconds(1)), Settle::AfterRun);
+        assert_eq!(settles(Some(before), seconds(0)), Settle::WholeTime);
+        let later = opened_at + seconds(9);
+        assert_eq!(settles(Some(later), seconds(9)), Settle::WholeTime);
+        assert_eq!(settles(Some(later), seconds(10)), Settle::AfterRun);
+        assert_eq!(settles(None, seconds(10)), Settle::WholeTime);
     }
 
     #[test]
@@ -289,19 +356,35 @@ mod tests {
         assert!(pauses.is_sorted() && pauses[0] < pauses[3], "{pauses:?}");
         assert_eq!(memory.failures(), 4);
         let long_stream = stream_ended(LONG_STREAM, Some(one));
-        assert_eq!(memory.pause(&long_stream, 0.5), pauses[0]);
+        assert_eq!(memory.pause(&long_stream, 0.5), Duration::ZERO);
         assert_eq!(memory.failures(), 0);
-        let stream = EndedStream {
-            open_for: Duration::ZERO,
-            kubelet: Some(one),
-        };
+        let dropped = RunEnd::StreamDropped(stream(Duration::ZERO, Some(one)));
         for _ in 0..9 {
-            assert_eq!(memory.pause(&RunEnd::StreamDropped(stream), 0.5), pauses[0]);
+            assert_eq!(memory.pause(&dropped, 0.5), Duration::ZERO);
         }
-        assert_eq!(memory.pause(&panicked, 0.5), pauses[1]);
+        assert_eq!(memory.pause(&panicked, 0.5), pauses[0]);
         memory.connected(other);
         assert_eq!(memory.pause(&panicked, 0.5), pauses[0]);
         assert_eq!(memory.pause(&socket_taken(), 0.5), TAKEN_PAUSE);
+    }
+
+    #[test]
+    fn only_the_first_of_several_short_streams_is_followed_by_an_immediate_retry() {
+        let [one, other] = kubelet_sockets();
+        let mut memory = RunMemory::default();
+        memory.connected(one);
+        let short_stream = stream_ended(Duration::ZERO, Some(one));
+        let mut pauses = || -> Vec<u128> {
+            let pauses = (0..4).map(|_| memory.pause(&short_stream, 0.5).as_millis());
+            pauses.collect()
+        };
+        assert_eq!(pauses(), [0, 100, 200, 400]);
+        memory.pause(&stream_ended(LONG_STREAM, Some(one)), 0.5);
+        assert_eq!(memory.pause(&short_stream, 0.5).as_millis(), 100);
+        // A failure before the stream.
+        memory.connected(other);
+        memory.pause(&RunEnd::NotRegistered(NotRegistered::NoStream), 0.5);
+        assert_eq!(memory.pause(&short_stream, 0.5).as_millis(), 200);
     }
 
     #[test]
@@ -322,25 +405,34 @@ mod tests {
         let mut memory = after(one, &stream_ended(LONG_STREAM, Some(one)));
         memory.is_new_reason(Some("socket"));
         memory.pause(&socket_taken(), 0.5);
-        memory.prepare_restart();
+        memory.prepare_restart(Cause::Configuration);
         assert_eq!(memory.failures(), 0);
         assert!(memory.is_new_reason(Some("socket")));
         assert_eq!(memory.connected(one), None);
-        assert_eq!(memory.settle(), Settle::Yes);
+        assert_eq!(memory.settle(), Settle::AfterRun);
+        memory.prepare_restart(Cause::Checkpoint);
+        assert_eq!(memory.settle(), Settle::WholeTime);
+    }
+
+    #[test]
+    fn settles_as_before_after_it_found_another_plugin_of_the_resource() {
+        let [one, _] = kubelet_sockets();
+        let mut memory = after(one, &stream_ended(LONG_STREAM, Some(one)));
+        let another = RunEnd::ServedByAnother(ServedByAnother("x".to_owned()));
+        memory.ended(&another);
+        assert_eq!(memory.pause(&another, 0.5), TAKEN_PAUSE);
+        assert_eq!(settles_with(memory, one), Settle::AfterRun);
     }
 
     #[test]
     fn settles_with_the_same_kubelet_after_a_stop() {
         let [one, other] = kubelet_sockets();
-        let stream = EndedStream {
-            open_for: Duration::ZERO,
-            kubelet: Some(one),
-        };
+        let stream = stream(Duration::ZERO, Some(one));
         for end in [
             RunEnd::Stopped(Some(stream)),
             RunEnd::Suspended(stream, Vec::new()),
         ] {
-            assert_eq!(settles_with(after(one, &end), one), Settle::Yes);
+            assert_eq!(settles_with(after(one, &end), one), Settle::AfterRun);
             assert_eq!(settles_with(after(one, &end), other), Settle::No);
         }
         let never_bound = after(one, &RunEnd::Stopped(None));

@@ -37,7 +37,7 @@ fn unhealthy_device() {
         "pod train is admitted",
         "set gpu-node-0 to Unhealthy",
         "listed 4 devices, 3 healthy: gpu-node-0 Unhealthy",
-        "gpu-node-0  Unhealthy, overridden  train/main",
+        "gpu-node-0  Unhealthy, overridden  default/train/main",
         "pod next: UnexpectedAdmissionError: example.com/gpu: 3 devices are requested, 2 are available",
         "reset to the configuration",
         "gpu-node-0 Healthy",

@@ -43,7 +43,7 @@ async fn the_status_contains_every_device_and_its_holders() {
             "devices",
             serde_json::json!([
                 {"id": "simple-device-n-0", "health": "Healthy", "numa": [0],
-                 "heldBy": [{"pod": "p", "container": "main"}]},
+                 "heldBy": [{"namespace": "default", "pod": "p", "container": "main"}]},
                 {"id": "simple-device-n-1", "health": "Unhealthy", "numa": [1], "healthOverridden": true},
             ]),
         ),

@@ -29,6 +29,8 @@ mod registration;
 mod reload;
 mod reload_soak;
 mod removal;
+mod settle;
 mod shutdown;
 mod soak;
 mod status;
+mod takeover;

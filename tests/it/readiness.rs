@@ -75,7 +75,7 @@ async fn reports_a_socket_in_use_and_the_settle_time() {
     .await;
     drop(neighbor);
     manager.is_at(A, Step::Settling).await;
-    let settling = "example.com/a waits 0.5 s because the kubelet may still be disconnecting a previous plugin";
+    let settling = "example.com/a waits until the kubelet has disconnected the resource's previous plugin, at most 0.5 s";
     http.readiness(503, settling).await;
     http.readiness(200, "ready: 1 of 1 resources\n").await;
     assert!(kubelet.disconnect_plugin(A));
@@ -124,7 +124,7 @@ async fn is_not_ready_while_the_checkpoint_lacks_the_devices() {
         (
             &[(A, &["other-device"])],
             503,
-            waits("lists another plugin's devices"),
+            "not ready: 0 of 1 resources ready\nexample.com/a waits for another plugin of the resource to stop: the kubelet's checkpoint lists its devices, for example other-device\n".to_owned(),
         ),
     ] {
         write_checkpoint(dir.path(), registered);

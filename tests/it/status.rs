@@ -1,11 +1,13 @@
 //! The command `status` shows resources, devices, the pods that hold them, and errors in the config file.
 
 use std::fs;
+use std::os::unix::net::UnixListener;
 
 use crate::support::control::ControlledNode;
 use crate::support::process::{Running, output, program};
 use crate::support::{GPU, kubelet, replace_checkpoint, text, until, wait_for_node};
 use rustix::process::Signal;
+use serde_json::{Value, json};
 use simple_device_plugin::node::checkpoint_file;
 
 /// Replaces every age by `Ns`, since ages differ between runs.
@@ -38,7 +40,7 @@ async fn shows_all_resources_or_one_resource_with_its_devices() {
              RESOURCE         STATE       FOR  HEALTHY  HELD\n\
              example.com/gpu  registered  Ns   4 of 4   1\n\
              example.com/nic  registered  Ns   2 of 2   0\n\n\
-             held: from the kubelet's checkpoint, written Ns ago; may include deleted pods\n"
+             held: live, from the kubelet's pod-resources API\n"
         )
     );
     let (_, gpu, _) = node.status(&[GPU]);
@@ -50,15 +52,18 @@ async fn shows_all_resources_or_one_resource_with_its_devices() {
            restarts       none\n  \
            devices        4, 4 healthy, 1 held\n\n\
          NUMA  DEVICE   HEALTH   HELD BY\n\
-         0     gpu-n-0  Healthy  p/main\n\
+         0     gpu-n-0  Healthy  default/p/main\n\
          0     gpu-n-2  Healthy\n\
          1     gpu-n-1  Healthy\n\
          1     gpu-n-3  Healthy\n\n\
-         held: from the kubelet's checkpoint, written Ns ago; may include deleted pods\n"
+         held: live, from the kubelet's pod-resources API\n"
     );
-    let (_, json, _) = node.status(&["--json"]);
-    let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert_eq!(status["resources"][1]["devices"][1]["id"], "nic-n-1");
+    let status = json_status(&node);
+    assert_eq!(status["heldFrom"], "podResources");
+    let resources = &status["resources"];
+    assert_eq!(resources[1]["devices"][1]["id"], "nic-n-1");
+    let holder = json!({"namespace": "default", "pod": "p", "container": "main"});
+    assert_eq!(resources[0]["devices"][0]["heldBy"], json!([holder]));
     kubelet.stop().await;
     until("the reason why it is not ready", || {
         let (_, all, _) = node.status(&[]);
@@ -70,12 +75,70 @@ async fn shows_all_resources_or_one_resource_with_its_devices() {
     drop(manager);
 }
 
+fn json_status(node: &ControlledNode) -> Value {
+    let (_, json, _) = node.status(&["--json"]);
+    serde_json::from_str(&json).expect("JSON")
+}
+
+/// A deleted pod is no longer a holder at once, although the kubelet does not write its checkpoint then.
+#[tokio::test]
+async fn does_not_show_deleted_pods_as_holders() {
+    let node = ControlledNode::new();
+    let (_manager, kubelet) = node.running().await;
+    until("one holder", || {
+        json_status(&node)["resources"][0]["held"] == 1
+    })
+    .await;
+    kubelet.delete("p");
+    until("no holder", || {
+        json_status(&node)["resources"][0]["held"] == 0
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn without_the_pod_resources_api_the_holders_come_from_the_checkpoint() {
+    let node = ControlledNode::new();
+    let missing = node.path().join("no-such.sock");
+    let missing = ("POD_RESOURCES_SOCKET", text(&missing));
+    let (_manager, _kubelet) = node.running_with(&[missing]).await;
+    let note = "held: from the kubelet's checkpoint, written Ns ago; may include deleted pods\n";
+    until("the pod", || {
+        node.status(&[GPU]).1.contains("Healthy  p/main\n")
+    })
+    .await;
+    for arguments in [&[][..], &[GPU]] {
+        let (_, shown, _) = node.status(arguments);
+        assert!(without_ages(&shown).ends_with(note), "{shown}");
+    }
+    let status = json_status(&node);
+    assert_eq!(status["heldFrom"], "checkpoint");
+    let holder = json!({"podUid": "p", "container": "main"});
+    let device = &status["resources"][0]["devices"][0];
+    assert_eq!(device["heldBy"], json!([holder]));
+}
+
+/// This API accepts connections and never answers.
+#[tokio::test]
+async fn an_api_that_does_not_answer_leaves_the_checkpoint() {
+    let node = ControlledNode::new();
+    let socket = node.path().join("hanging.sock");
+    let _hanging = UnixListener::bind(&socket).expect("a socket");
+    let hanging = ("POD_RESOURCES_SOCKET", text(&socket));
+    let (_manager, _kubelet) = node.running_with(&[hanging]).await;
+    until("the pod", || {
+        node.status(&[GPU]).1.contains("Healthy  p/main\n")
+    })
+    .await;
+    assert_eq!(json_status(&node)["heldFrom"], "checkpoint");
+}
+
 /// The kubelet already uses this format for other checkpoints. A checkpoint that cannot be parsed does not count as
 /// empty.
 #[tokio::test]
 async fn a_checkpoint_in_an_unknown_format_is_logged_once_and_holders_are_unknown() {
     let node = ControlledNode::new();
-    let (manager, _kubelet) = node.running().await;
+    let (manager, _kubelet) = node.running_with(&[("POD_RESOURCES_SOCKET", "")]).await;
     let unknown =
         "held: unknown (the kubelet's checkpoint has an unknown format: missing field `Data`";
     until("an unknown format", || {
@@ -86,9 +149,9 @@ async fn a_checkpoint_in_an_unknown_format_is_logged_once_and_holders_are_unknow
     .await;
     let (_, all, _) = node.status(&[]);
     assert!(all.contains("4 of 4   ?"), "{all}");
-    let (_, json, _) = node.status(&["--json"]);
-    let status: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-    assert!(status["resources"][0]["held"].is_null(), "{json}");
+    let status = json_status(&node);
+    assert!(status["resources"][0]["held"].is_null(), "{status}");
+    assert!(status["heldFrom"].is_null(), "{status}");
     manager.wait_for_log("has an unknown format");
     // An unknown format is logged once, even if the content changes.
     for unknown in ["{}", r#"{"data": "longer", "dataChecksum": 1}"#, "{"] {

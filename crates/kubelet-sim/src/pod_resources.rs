@@ -1,10 +1,13 @@
-//! The pod-resources API, which lists the devices of each pod. It follows
+//! The pod-resources API, which lists the devices of each pod and the healthy devices. It follows
 //! `pkg/kubelet/apis/podresources/server_v1.go`.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
 
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -16,8 +19,8 @@ use simple_device_plugin::api::podresources::pod_resources_lister_server::{
     PodResourcesLister, PodResourcesListerServer,
 };
 use simple_device_plugin::api::podresources::{
-    ContainerDevices, ContainerResources, ListPodResourcesRequest, ListPodResourcesResponse,
-    PodResources,
+    AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices,
+    ContainerResources, ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
 };
 
 use crate::checkpoint::CONTAINER;
@@ -27,8 +30,41 @@ use crate::state::KubeletState;
 /// The namespace of every pod.
 const NAMESPACE: &str = "default";
 
+/// The limit of the calls of all clients and methods together (`podresources/constants.go`): the calls per second, and
+/// how many may come at once.
+const CALLS_PER_SECOND: f64 = 100.0;
+const BURST: f64 = 10.0;
+
 struct PodResourcesService {
     state: Arc<KubeletState>,
+    limit: Mutex<RateLimit>,
+}
+
+/// A token bucket. The time is an argument.
+struct RateLimit {
+    tokens: f64,
+    updated: Instant,
+}
+
+impl RateLimit {
+    fn new(now: Instant) -> Self {
+        Self {
+            tokens: BURST,
+            updated: now,
+        }
+    }
+
+    /// Takes a token. Returns false if there is none.
+    fn allows(&mut self, now: Instant) -> bool {
+        let elapsed: Duration = now.duration_since(self.updated);
+        let refilled = self.tokens + elapsed.as_secs_f64() * CALLS_PER_SECOND;
+        (self.tokens, self.updated) = (refilled.min(BURST), now);
+        let is_allowed = self.tokens >= 1.0;
+        if is_allowed {
+            self.tokens -= 1.0;
+        }
+        is_allowed
+    }
 }
 
 impl KubeletState {
@@ -43,7 +79,10 @@ impl KubeletState {
         }
         let incoming = UnixListenerStream::new(UnixListener::bind(socket)?);
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
-        let service = PodResourcesListerServer::new(PodResourcesService { state: self });
+        let service = PodResourcesListerServer::new(PodResourcesService {
+            state: self,
+            limit: Mutex::new(RateLimit::new(Instant::now())),
+        });
         let serve = async move {
             let server = Server::builder().add_service(service);
             if let Err(error) = server.serve_with_incoming(incoming).await {
@@ -75,20 +114,48 @@ impl KubeletState {
     }
 }
 
+impl PodResourcesService {
+    fn check(&self) -> Result<(), Status> {
+        if self.state.stop.is_cancelled() {
+            return Err(Status::unavailable("the kubelet is stopping"));
+        }
+        if self.limit.lock().allows(Instant::now()) {
+            Ok(())
+        } else {
+            Err(Status::resource_exhausted("rejected by rate limit"))
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl PodResourcesLister for PodResourcesService {
     async fn list(
         &self,
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
-        if self.state.stop.is_cancelled() {
-            return Err(Status::unavailable("the kubelet is stopping"));
-        }
+        self.check()?;
         let pods = self.state.assignments_by_pod().into_iter();
         Ok(Response::new(ListPodResourcesResponse {
             pod_resources: pods
                 .map(|(name, assignments)| pod_resources(name, &assignments))
                 .collect(),
+        }))
+    }
+
+    async fn get_allocatable_resources(
+        &self,
+        _: Request<AllocatableResourcesRequest>,
+    ) -> Result<Response<AllocatableResourcesResponse>, Status> {
+        self.check()?;
+        let healthy = self.state.manager().healthy_devices_by_numa_nodes();
+        let devices = healthy
+            .into_iter()
+            .map(|(resource_name, device_ids)| ContainerDevices {
+                resource_name,
+                device_ids,
+            });
+        Ok(Response::new(AllocatableResourcesResponse {
+            devices: devices.collect(),
         }))
     }
 }
@@ -107,5 +174,21 @@ fn pod_resources(name: String, assignments: &[Assignment]) -> PodResources {
             name: CONTAINER.to_owned(),
             devices: devices.collect(),
         }],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn allows_a_burst_and_then_a_hundred_calls_per_second() {
+        let start = Instant::now();
+        let mut limit = RateLimit::new(start);
+        let mut allowed = |millis| {
+            let now = start + Duration::from_millis(millis);
+            (0..100).take_while(|_| limit.allows(now)).count()
+        };
+        assert_eq!([0, 0, 9, 31, 10_000].map(&mut allowed), [10, 0, 0, 3, 10]);
     }
 }

@@ -8,8 +8,9 @@ use anstyle::Style;
 
 use crate::cli::print::{columns, table};
 use crate::cli::style::{DIM, ODD, PLAIN, STRONG};
-use crate::node::checkpoint::Holder;
-use crate::observe::status::{DeviceStatus, FaultStatus, ResourceStatus, Status};
+use crate::observe::status::{
+    DeviceStatus, FaultStatus, HeldFrom, HolderStatus, ResourceStatus, Status,
+};
 use crate::util::sanitize::sanitize;
 
 /// Prints a line about the daemon, a table of resources, and notes on what needs attention.
@@ -123,6 +124,9 @@ fn faults_note(resource: &ResourceStatus) -> Option<String> {
 
 /// Explains how current the numbers of held devices are.
 fn held_note(status: &Status, now: SystemTime) -> String {
+    if status.held_from == Some(HeldFrom::PodResources) {
+        return "held: live, from the kubelet's pod-resources API".to_owned();
+    }
     let checkpoint = &status.checkpoint;
     match (&checkpoint.as_of, &checkpoint.error) {
         (Some(at), _) => {
@@ -259,7 +263,6 @@ fn device(device: &DeviceStatus) -> (Style, String) {
     } else {
         ""
     };
-    let holder = |holder: &Holder| sanitize(&format!("{}/{}", holder.pod, holder.container));
     let held_by: Vec<String> = device.held_by.iter().map(holder).collect();
     let row = format!(
         "{numa}\t{}\t{}{overridden}{by_fault}{removing}\t{}",
@@ -273,6 +276,13 @@ fn device(device: &DeviceStatus) -> (Style, String) {
         ODD
     };
     (style, row)
+}
+
+fn holder(holder: &HolderStatus) -> String {
+    sanitize(&match holder {
+        HolderStatus::Live(by) => format!("{}/{}/{}", by.namespace, by.pod, by.container),
+        HolderStatus::Checkpointed(by) => format!("{}/{}", by.pod_uid, by.container),
+    })
 }
 
 /// How often the fault was injected, and how often it was evaluated.

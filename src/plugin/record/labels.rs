@@ -45,7 +45,7 @@ impl Step {
             Self::Suspended => "waits until its registration fault ends or is cleared",
             Self::Binding => "waits for its socket",
             Self::Settling => {
-                "waits 0.5 s because the kubelet may still be disconnecting a previous plugin"
+                "waits until the kubelet has disconnected the resource's previous plugin, at most 0.5 s"
             }
             Self::Registering | Self::Registered => "waits for the kubelet to open ListAndWatch",
             Self::Stopping => "is stopping",

@@ -14,6 +14,9 @@ use crate::fault::InjectionPoint;
 use crate::node::checkpoint::ListingStatus;
 use crate::util::file_id::FileVersion;
 
+/// A running kubelet writes the first list of a stream to its checkpoint far sooner.
+const LIST_WRITTEN_WITHIN: Duration = Duration::from_secs(1);
+
 /// A histogram of call durations.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Durations {
@@ -64,6 +67,9 @@ pub struct Record {
     pub faults: EnumMap<InjectionPoint, u64>,
     /// Consecutive reads of the checkpoint that did not list the resource while it was registered.
     missing_reads: u32,
+    /// Another plugin has registered the resource since this one did. The kubelet calls the other one, and disconnects
+    /// the resource when the other one stops.
+    taken_over: bool,
     /// The plugin was restarted because of the checkpoint, and no checkpoint has listed the resource since.
     restarted_once: bool,
 }
@@ -83,6 +89,7 @@ impl Record {
             allocated_devices: 0,
             faults: EnumMap::default(),
             missing_reads: 0,
+            taken_over: false,
             restarted_once: false,
         }
     }
@@ -101,6 +108,7 @@ impl Record {
         self.entered(Step::Registered, now);
         self.registrations[RegistrationResult::Registered] += 1;
         self.missing_reads = 0;
+        self.taken_over = false;
     }
 
     /// Records a failed attempt. `registration` is `None` if something other than the registration failed.
@@ -144,6 +152,11 @@ impl Record {
     pub(crate) fn waits_for(&self) -> Option<String> {
         match (self.failed_at, &self.last_error) {
             (Some(Step::Starting), Some(error)) => Some(format!("registers again: {}", error.what)),
+            // The only failure at this step.
+            (Some(Step::Settling), Some(error)) => Some(format!(
+                "waits for another plugin of the resource to stop: {}",
+                error.what
+            )),
             (Some(at), Some(error)) => Some(format!("{}: {}", at.waits_for(), error.what)),
             _ if self.step == Step::Registered => None,
             _ => Some(self.step.waits_for().to_owned()),
@@ -164,6 +177,36 @@ impl Record {
         self.allocates[code.min(CODES.len() - 1)] += 1;
         self.allocated_devices += devices as u64;
         self.allocate_durations.add(took);
+    }
+
+    /// Whether another plugin has taken the resource over since this one registered it.
+    pub fn is_taken_over(&self) -> bool {
+        self.taken_over
+    }
+
+    /// Whether the stream is open although another plugin has taken the resource over.
+    pub(crate) fn can_reclaim(&self) -> bool {
+        self.taken_over && self.is_at(Step::Registered)
+    }
+
+    /// Returns whether a checkpoint of this version, read now, describes the time since the last registration. Right
+    /// after it, the kubelet may have written the file without the first list.
+    pub(crate) fn is_described_by(&self, version: FileVersion, now: SystemTime) -> bool {
+        let age = now.duration_since(self.since).unwrap_or_default();
+        self.is_at(Step::Registered)
+            && age >= LIST_WRITTEN_WITHIN
+            && self.checkpoint_before != Some(version)
+    }
+
+    /// Records that another plugin has taken the resource over.
+    pub(crate) fn taken_over(&mut self) {
+        self.taken_over = true;
+    }
+
+    /// Records that the plugin that took the resource over has stopped.
+    pub(crate) fn other_plugin_stopped(&mut self, now: SystemTime) {
+        let what = "another plugin had taken the resource over, and has stopped".to_owned();
+        self.last_error = Some(LastError { what, at: now });
     }
 
     /// Records a read of the kubelet's checkpoint. Returns true if the plugin must restart: two reads in a row did not
@@ -265,7 +308,8 @@ mod tests {
 
     #[test]
     fn restarts_once_when_two_checkpoints_lack_the_resource() {
-        use ListingStatus::{Lacking, Listed, OtherDevices};
+        use ListingStatus::{Lacking, Listed};
+        const OTHER_DEVICES: ListingStatus = ListingStatus::OtherDevices("x");
         let mut record = Record::new(at(0));
         let read = |record: &mut Record, standings: &[ListingStatus]| -> Vec<bool> {
             standings
@@ -276,7 +320,7 @@ mod tests {
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, false]);
         record.registered(at(1));
         assert_eq!(read(&mut record, &[Lacking, Listed]), [false, false]);
-        assert_eq!(read(&mut record, &[Lacking, OtherDevices]), [false, false]);
+        assert_eq!(read(&mut record, &[Lacking, OTHER_DEVICES]), [false, false]);
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, true]);
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, false]);
         // A checkpoint that lists the resource while it is not registered is old and does not count.
@@ -284,7 +328,7 @@ mod tests {
         assert_eq!(read(&mut record, &[Listed]), [false]);
         record.registered(at(3));
         assert_eq!(
-            read(&mut record, &[OtherDevices, Lacking, Lacking]),
+            read(&mut record, &[OTHER_DEVICES, Lacking, Lacking]),
             [false, false, false]
         );
         assert_eq!(read(&mut record, &[Listed, Lacking]), [false, false]);

@@ -8,7 +8,7 @@ use kubelet_sim::Kubelet;
 use tempfile::TempDir;
 
 use super::process::{Running, output, program};
-use super::{DEADLINE, GPU, kubelet, plugin_dir, pod, text, wait_for_node};
+use super::{DEADLINE, GPU, kubelet, on_another_thread, plugin_dir, pod, text, wait_for_node};
 
 /// Returns the path of the control socket in a test's directory.
 pub fn control(dir: &Path) -> PathBuf {
@@ -55,9 +55,14 @@ impl ControlledNode {
 
     /// Starts a kubelet and the daemon, waits until both resources are registered, and admits a pod that holds a GPU.
     pub async fn running(&self) -> (Running, Kubelet) {
-        let kubelet = kubelet(self.path());
-        let mut variables = self.variables().to_vec();
-        variables.push(("PREFERRED_ALLOCATION", "ordered"));
+        self.running_with(&[]).await
+    }
+
+    /// Does the same with more variables.
+    pub async fn running_with(&self, more: &[(&str, &str)]) -> (Running, Kubelet) {
+        let kubelet = on_another_thread(|| kubelet(self.path()));
+        let ordered = ("PREFERRED_ALLOCATION", "ordered");
+        let variables = [&self.variables()[..], &[ordered], more].concat();
         let manager = Running::manager(self.path(), &variables);
         manager.wait_for_log("listening for commands");
         wait_for_node(&kubelet, GPU, 4, 4).await;

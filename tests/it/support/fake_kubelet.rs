@@ -30,6 +30,8 @@ pub enum Answer {
     OptionsOnly,
     /// Returns OK after GetDevicePluginOptions and ListAndWatch. Dials the endpoint only once.
     Accept,
+    /// Returns OK after GetDevicePluginOptions and ListAndWatch, and closes the connection 20 ms later.
+    Hangup,
 }
 
 /// A running fake kubelet.
@@ -113,7 +115,7 @@ impl FakeRegistrar {
             Answer::Refuse => return Err(Status::unknown("refused\non purpose")),
             Answer::Hang => std::future::pending().await,
             Answer::Ignore => return Ok(Response::new(Empty {})),
-            Answer::OptionsOnly | Answer::Accept => {}
+            Answer::OptionsOnly | Answer::Accept | Answer::Hangup => {}
         }
         let broken = |error| Status::unknown(format!("not served: {error}"));
         let channel = dial(&self.dir.join(&request.endpoint))
@@ -121,7 +123,16 @@ impl FakeRegistrar {
             .map_err(broken)?;
         let mut plugin = DevicePluginClient::new(channel);
         plugin.get_device_plugin_options(Empty {}).await?;
-        if matches!((self.answer)(&resource), Answer::Accept) {
+        let answer = (self.answer)(&resource);
+        if matches!(answer, Answer::Hangup) {
+            let stream = plugin.list_and_watch(Empty {}).await?;
+            tokio::spawn(async move {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                drop((stream, plugin));
+            });
+            return Ok(Response::new(Empty {}));
+        }
+        if matches!(answer, Answer::Accept) {
             let stream = plugin.list_and_watch(Empty {}).await?.into_inner();
             self.streams.lock().expect("no panic").push(stream);
             self.streaming

@@ -1,12 +1,14 @@
 //! The simulated kubelet in the process of the test: how to start it, and how to wait for what it shows.
 
 use std::path::Path;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use kubelet_sim::{
     Behavior, Event, EventKind, Kubelet, KubeletSettings, NodeResources, Pod, Quantities,
     TopologyPolicy,
 };
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 use tokio::time::timeout;
 
@@ -23,6 +25,20 @@ pub fn settings(dir: &Path) -> KubeletSettings {
 /// Starts a kubelet 1.36.
 pub fn kubelet(dir: &Path) -> Kubelet {
     kubelet_with(dir, |_| {})
+}
+
+/// Starts something on another thread than the test's: a kubelet then answers the daemon while the test's thread waits
+/// for a command.
+pub fn on_another_thread<T>(start: impl FnOnce() -> T) -> T {
+    static OTHER_THREAD: LazyLock<Handle> = LazyLock::new(|| {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_all().build().expect("a runtime");
+        let handle = runtime.handle().clone();
+        std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
+        handle
+    });
+    let _entered = OTHER_THREAD.enter();
+    start()
 }
 
 /// Starts a kubelet with changed settings.

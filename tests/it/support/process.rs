@@ -9,7 +9,7 @@ use std::time::Instant;
 use kubelet_sim::Kubelet;
 use tempfile::TempDir;
 
-use super::{DEADLINE, RESOURCE, kubelet, plugin_dir, wait_for_node};
+use super::{DEADLINE, RESOURCE, kubelet, plugin_dir, text, wait_for_node};
 
 /// The number of stderr lines that a failed test shows.
 const LINES_SHOWN: usize = 40;
@@ -83,12 +83,12 @@ impl Running {
         Self { child, stderr }
     }
 
-    /// Starts the daemon with this device plugin directory.
+    /// Starts the daemon with this device plugin directory and, by default, the pod-resources API of the kubelet in it.
     pub fn manager(dir: &Path, variables: &[(&str, &str)]) -> Self {
-        Self::start(program(variables).env("DEVICE_PLUGIN_PATH", dir).env(
-            "POD_RESOURCES_SOCKET",
-            dir.join("pod-resources/kubelet.sock"),
-        ))
+        let socket = dir.join("pod-resources/kubelet.sock");
+        let default = ("POD_RESOURCES_SOCKET", text(&socket));
+        let mut command = program(&[&[default], variables].concat());
+        Self::start(command.env("DEVICE_PLUGIN_PATH", dir))
     }
 
     pub fn signal(&self, signal: rustix::process::Signal) {

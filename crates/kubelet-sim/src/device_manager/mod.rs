@@ -182,6 +182,20 @@ impl<C> DeviceManager<C> {
             .collect()
     }
 
+    /// Returns the healthy devices of each resource, one entry for each set of NUMA nodes (`GetAllocatableDevices`).
+    pub(crate) fn healthy_devices_by_numa_nodes(&self) -> Vec<(String, Vec<String>)> {
+        let mut entries = Vec::new();
+        for (resource, list) in &self.lists {
+            let mut by_nodes: BTreeMap<Option<&Vec<i64>>, Vec<String>> = BTreeMap::new();
+            for id in &list.healthy {
+                let nodes = list.numa_nodes.get(id);
+                by_nodes.entry(nodes).or_default().push(id.clone());
+            }
+            entries.extend(by_nodes.into_values().map(|ids| (resource.clone(), ids)));
+        }
+        entries
+    }
+
     fn is_listed(&self, resource: &str, id: &str) -> bool {
         let list = self.lists.get(resource);
         list.is_some_and(|list| list.contains(id))

@@ -1,0 +1,163 @@
+//! The wait before a registration while the kubelet may still be disconnecting the resource's previous plugin.
+
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
+use tracing::debug;
+
+use crate::node::checkpoint_file::CheckpointError;
+use crate::node::pod_resources::AllocatableDevices;
+use crate::offer::resource::Resource;
+use crate::plugin::record::Step;
+use crate::util::sanitize::sanitize;
+
+use super::run::PluginInstance;
+use super::run_end::ServedByAnother;
+
+/// How long to settle at most. The kubelet disconnects a plugin up to 20 ms after it closed the connection, by resource
+/// name, so it would disconnect a plugin that registered in between.
+const SETTLE_MAX: Duration = Duration::from_millis(500);
+
+/// The limit for one call of the pod-resources API after the plugin has settled.
+const CALL_WITHIN: Duration = Duration::from_millis(100);
+
+/// Which previous plugin the kubelet may still be disconnecting, and so how long to settle.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settle {
+    /// The kubelet is not disconnecting a previous plugin.
+    No,
+    /// The plugin of another process, if the kubelet's checkpoint lists the resource.
+    IfListed,
+    /// The plugin of another process.
+    AfterProcess,
+    /// The last run of this plugin, of which the kubelet had healthy devices.
+    AfterRun,
+    /// Any. Nothing shows when the kubelet has disconnected it.
+    WholeTime,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HowLong {
+    NotAtAll,
+    /// The kubelet had healthy devices of the resource. It has disconnected their plugin when it has none.
+    UntilUnlisted,
+    WholeTime,
+}
+
+impl Settle {
+    /// Returns how to settle after another process may have served the resource's socket too.
+    pub(super) fn and_after_process(self) -> Self {
+        match self {
+            Self::WholeTime => Self::WholeTime,
+            Self::No | Self::IfListed | Self::AfterProcess | Self::AfterRun => Self::AfterProcess,
+        }
+    }
+
+    /// Whether this process has registered the resource before. Only a first registration may take the resource over
+    /// from another plugin; otherwise two daemons could take it from each other repeatedly.
+    fn is_repeated(self) -> bool {
+        matches!(self, Self::AfterRun | Self::WholeTime)
+    }
+}
+
+impl PluginInstance {
+    /// Settles, without the permit, so that the registrations of other resources are not delayed. Returns when the
+    /// plugin had settled, or `None` if it need not.
+    pub(super) async fn settle(
+        &self,
+        resource: &Resource,
+        settle: Settle,
+        permit: &mut Option<OwnedSemaphorePermit>,
+    ) -> Result<Option<Instant>, ServedByAnother> {
+        let how_long = self.how_long(settle, resource).await;
+        if how_long == HowLong::NotAtAll {
+            return Ok(None);
+        }
+        drop(permit.take());
+        self.entered(Step::Settling);
+        debug!(resource = %resource.name, "waiting until the kubelet has disconnected the resource's previous plugin, at most 0.5 s");
+        let end = Instant::now() + SETTLE_MAX;
+        let unlisted = match how_long {
+            HowLong::UntilUnlisted => {
+                let unlisted = self.unlisted(resource, settle.is_repeated());
+                timeout_at(end, unlisted).await.ok()
+            }
+            HowLong::NotAtAll | HowLong::WholeTime => {
+                sleep_until(end).await;
+                None
+            }
+        };
+        match unlisted {
+            Some(disconnected) => disconnected?,
+            None if settle.is_repeated() => self.not_served_by_another(resource).await?,
+            None => {}
+        }
+        let settled_at = Instant::now();
+        *permit = self.permit().await;
+        Ok(Some(settled_at))
+    }
+
+    async fn how_long(&self, settle: Settle, resource: &Resource) -> HowLong {
+        let is_certain = match settle {
+            Settle::No => return HowLong::NotAtAll,
+            Settle::AfterRun => return HowLong::UntilUnlisted,
+            Settle::WholeTime => return HowLong::WholeTime,
+            Settle::IfListed => false,
+            Settle::AfterProcess => true,
+        };
+        let read = self.holders.checkpoint.read_recent(None).await;
+        let registered = match &read {
+            Ok(written) => written.checkpoint.registered(resource.name.as_str()),
+            Err(CheckpointError::Missing) => None,
+            Err(_) => return HowLong::WholeTime,
+        };
+        match registered {
+            Some(devices) if devices.any_id.is_some() => HowLong::UntilUnlisted,
+            Some(_) => HowLong::WholeTime,
+            None if is_certain => HowLong::WholeTime,
+            None => HowLong::NotAtAll,
+        }
+    }
+
+    /// Waits until the kubelet has no healthy device of the resource. An error of the API is no answer.
+    async fn unlisted(
+        &self,
+        resource: &Resource,
+        is_repeated: bool,
+    ) -> Result<(), ServedByAnother> {
+        let Some(api) = &self.holders.pod_resources else {
+            return std::future::pending().await;
+        };
+        loop {
+            // The client limits how often it calls the API.
+            match api.allocatable().await {
+                Ok(listed) if !listed.lists(resource.name.as_str()) => return Ok(()),
+                Ok(listed) if is_repeated => self.compare(resource, &listed)?,
+                Ok(_) | Err(_) => {}
+            }
+        }
+    }
+
+    async fn not_served_by_another(&self, resource: &Resource) -> Result<(), ServedByAnother> {
+        let Some(api) = &self.holders.pod_resources else {
+            return Ok(());
+        };
+        match timeout(CALL_WITHIN, api.allocatable()).await {
+            Ok(Ok(listed)) => self.compare(resource, &listed),
+            Ok(Err(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    fn compare(
+        &self,
+        resource: &Resource,
+        listed: &AllocatableDevices,
+    ) -> Result<(), ServedByAnother> {
+        let offer = self.handle.offer();
+        match listed.id_of_another(resource.name.as_str(), offer.devices()) {
+            Some(id) => Err(ServedByAnother(sanitize(id))),
+            None => Ok(()),
+        }
+    }
+}
