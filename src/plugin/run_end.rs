@@ -47,7 +47,7 @@ pub(crate) struct ServedByAnother(pub String);
 
 fn remedy(error: &BindError) -> &'static str {
     match error {
-        BindError::Taken => "; set a different PLUGIN_NAME",
+        BindError::Taken => "; set a different PLUGIN_NAME (pluginName in the config file)",
         BindError::NotASocket | BindError::Io(_) => "",
     }
 }

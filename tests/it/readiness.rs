@@ -70,7 +70,7 @@ async fn reports_a_socket_in_use_and_the_settle_time() {
     let http = Http::of(&manager).await;
     http.readiness(
         503,
-        "example.com/a waits for its socket: another process serves this socket; set a different PLUGIN_NAME\n",
+        "example.com/a waits for its socket: another process serves this socket; set a different PLUGIN_NAME (pluginName in the config file)\n",
     )
     .await;
     drop(neighbor);
@@ -186,7 +186,8 @@ async fn is_ready_only_when_the_node_shows_every_device() {
 async fn reports_a_lost_stream_until_registered_again() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
-    let manager = Manager::start(dir.path(), ONE);
+    // Without the pod-resources API, the plugin waits for 0.5 s, so the state between is seen.
+    let manager = Manager::run(Supervisor::new(resources(ONE), dir.path()));
     let http = Http::of(&manager).await;
     http.readiness(200, "ready").await;
     assert!(kubelet.disconnect_plugin(A));
