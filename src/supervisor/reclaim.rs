@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use crate::node::holders::Holders;
 use crate::plugin::PluginHandle;
+use crate::plugin::record::Record;
 
 /// How often the kubelet is asked while the resource is another plugin's. All resources share the answers.
 const ASK_INTERVAL: Duration = Duration::from_secs(2);
@@ -21,7 +22,7 @@ pub async fn run(handle: &PluginHandle, holders: &Holders) -> Infallible {
     let mut records = handle.records();
     loop {
         // Cannot fail: `handle` keeps the sender alive.
-        let _ = records.wait_for(|record| record.can_reclaim()).await;
+        let _ = records.wait_for(Record::can_reclaim).await;
         sleep(ASK_INTERVAL).await;
         if let Ok(listed) = api.allocatable_recent().await {
             handle.check_allocatable(&listed);
