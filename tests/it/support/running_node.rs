@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::control::{control, run};
 use super::process::Running;
-use super::{GPU, kubelet, plugin_dir, pod, text, wait_for_node};
+use super::{GPU, kubelet, on_another_thread, plugin_dir, pod, text, wait_for_node};
 
 /// A config file with four devices.
 pub const FOUR: &str = "{removalGrace: 1s, resources: [{name: example.com/gpu, devices: 4, preferredAllocation: ordered}]}";
@@ -35,7 +35,7 @@ impl Node {
         let dir = plugin_dir();
         let file = dir.path().join("config.yaml");
         fs::write(&file, config).expect("a file");
-        let kubelet = kubelet(dir.path());
+        let kubelet = on_another_thread(|| kubelet(dir.path()));
         let manager = Running::manager(
             dir.path(),
             &[
