@@ -143,7 +143,7 @@ impl Context {
         if self.failed_starts < FAILED_STARTS_MAX {
             return Ok(());
         }
-        Err(Skip("the plugin could not be registered before".to_owned()))
+        Err(Skip("the plugin did not register".to_owned()))
     }
 
     /// Skips all checks that need a registered plugin from now on.

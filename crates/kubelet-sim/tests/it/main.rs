@@ -4,6 +4,7 @@ mod support;
 
 mod admission;
 mod checkpoint;
+mod conformance;
 mod crash;
 mod demo;
 mod registration;

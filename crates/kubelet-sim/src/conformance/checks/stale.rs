@@ -23,7 +23,7 @@ pub(super) const CHECKS: [Check; 4] = [
     Check {
         id: "stale-kubelet-socket-idle",
         level: Level::Should,
-        statement: "uses little processor time meanwhile",
+        statement: "uses little processor time while it waits at its start",
         rule: "A kubelet can be away for minutes, for example during an upgrade.",
         source: SERVER,
         advice: "Pause between attempts, for example for a second, or watch the directory.",
@@ -41,7 +41,7 @@ pub(super) const CHECKS: [Check; 4] = [
     Check {
         id: "kubelet-away-idle",
         level: Level::Should,
-        statement: "uses little processor time meanwhile",
+        statement: "uses little processor time while the kubelet is away",
         rule: "A kubelet can be away for minutes, for example during an upgrade.",
         source: SERVER,
         advice: "Pause between attempts, for example for a second, or watch the directory.",
