@@ -332,7 +332,9 @@ impl Context {
             .find(not_up)
             .or(newest.keys().find(not_up));
         match missing.map(|name| (sanitize(name), newest.get(name))) {
-            Some((name, Some(state))) => format!("{name}: {state}"),
+            Some((name, Some(state))) => {
+                format!("{name} was not registered within {seconds} s: {state}")
+            }
             Some((name, None)) => format!("{name} was not registered within {seconds} s"),
             None => format!("no call of Register within {seconds} s"),
         }

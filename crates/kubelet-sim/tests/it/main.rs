@@ -4,7 +4,6 @@ mod support;
 
 mod admission;
 mod checkpoint;
-mod conformance;
 mod crash;
 mod demo;
 mod registration;

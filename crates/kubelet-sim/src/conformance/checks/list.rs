@@ -165,10 +165,8 @@ async fn not_repeated(context: &mut Context) -> Outcome {
         let registrations = log.newest().into_values();
         let verdicts = registrations.map(|registration| {
             let lists = &registration.lists;
-            let seen = format!(
-                "{} lists in {seconds} s, {} repeated",
-                lists.count, lists.repeats
-            );
+            let (count, repeats) = (lists.count, lists.repeats);
+            let seen = format!("{count} sent and {repeats} repeated in {seconds} s");
             let verdict = if lists.repeats > REPEATS_MAX {
                 Verdict::Fail(seen)
             } else {

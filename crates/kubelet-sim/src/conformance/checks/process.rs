@@ -48,8 +48,8 @@ pub(super) const CHECKS: [Check; 4] = [
         id: "sigterm-removes-socket",
         level: Level::Should,
         statement: "removes its socket after SIGTERM",
-        rule: "A socket without a listener makes the next dial wait.",
-        source: "plugin/v1beta1/client.go",
+        rule: "The kubelet removes such a socket only when it starts. Until then the next instance must deal with it.",
+        source: "plugin/v1beta1/server.go",
         advice: "Remove the socket file on exit, unless another process replaced it.",
         run: |context| Box::pin(sigterm_removes_socket(context)),
     },
@@ -93,7 +93,7 @@ async fn socket_removed(context: &mut Context) -> Outcome {
         let Some((resource, _)) = missing else {
             let took = started.elapsed().as_millis();
             return Ok(plugin(Verdict::Pass(format!(
-                "it was back after {took} ms"
+                "served or registered after {took} ms"
             ))));
         };
         if started.elapsed() > limit || context.exited().is_some() {

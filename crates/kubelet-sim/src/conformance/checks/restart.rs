@@ -12,6 +12,8 @@ use crate::conformance::context::{Context, Resource, Skip};
 
 /// How long Allocate is called before the kubelet stops.
 const ALLOCATING: Duration = Duration::from_millis(100);
+/// The number of concurrent callers of Allocate, so that a call is in progress when the kubelet stops.
+const CALLERS: usize = 4;
 /// The number of IDs that a failure names.
 const IDS_SHOWN: usize = 3;
 
@@ -183,16 +185,15 @@ async fn two_restarts(context: &mut Context) -> Outcome {
 async fn during_allocate(context: &mut Context) -> Outcome {
     returned(context).await?;
     let resources = context.registered().await?;
-    let calls: Vec<_> = resources
-        .into_iter()
-        .map(|resource| {
-            let ids = resource.healthy_ids();
-            tokio::spawn(async move {
-                // One call after the other, so that one is in progress when the kubelet stops.
-                while resource.client.allocate(vec![ids.clone()]).await.is_ok() {}
-            })
-        })
-        .collect();
+    let mut calls = Vec::new();
+    for resource in resources {
+        for _ in 0..CALLERS {
+            let (client, ids) = (resource.client.clone(), resource.healthy_ids());
+            calls.push(tokio::spawn(async move {
+                while client.allocate(vec![ids.clone()]).await.is_ok() {}
+            }));
+        }
+    }
     sleep(ALLOCATING).await;
     let verdict = restarted(context).await;
     for call in calls {

@@ -1,20 +1,24 @@
 //! The conformance suite against plugins that break one rule each, and against the daemon.
 
 mod plugin;
+#[path = "../it/support.rs"]
+mod support;
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use kubelet_sim::conformance::{Report, Selection, Settings, Target, Verdict, checks, run};
+use kubelet_sim::conformance::{Check, Report, Selection, Settings, Target, Verdict, checks, run};
 
 use crate::support::plugin_dir;
 use crate::support::process::{binary, output};
 
 /// The number of plugins that are judged at the same time. They mostly wait.
-const AT_A_TIME: usize = 12;
+const AT_A_TIME: usize = 16;
 
 /// Shorter windows than those of the command line, for plugins that do everything within milliseconds.
 fn settings() -> Settings {
@@ -24,15 +28,16 @@ fn settings() -> Settings {
         dial_timeout: ms(4000),
         call_timeout: ms(5000),
         pre_start_timeout: ms(5000),
-        settle: ms(500),
+        settle: ms(300),
         watch: ms(1000),
         kubelet_restart: ms(150),
-        kubelet_away: ms(1800),
-        processor_share: 0.1,
+        kubelet_away: ms(1400),
+        // A spinning process gets less than a processor on a busy machine.
+        processor_share: 0.05,
         socket_removed: ms(3000),
-        second_instance: ms(1000),
+        second_instance: ms(600),
         exit: ms(3000),
-        restarts: 6,
+        restarts: 5,
         ..Settings::default()
     }
 }
@@ -125,6 +130,46 @@ fn a_fault_of_one_resource_is_no_fault_of_the_other() {
     let report = judge(&[(plugin::FAULT, "health-values")], plugin::command());
     let expected = BTreeSet::from([("health-values", Some(plugin::RESOURCES[0]))]);
     assert_eq!(failed(&report), expected, "{}", describe(&report));
+}
+
+#[test]
+fn a_plugin_that_floods_the_kubelet_is_judged() {
+    let report = judge(&[(plugin::FAULT, plugin::FLOOD)], plugin::command());
+    let expected = BTreeSet::from([("list-not-repeated", Some(plugin::RESOURCES[0]))]);
+    assert_eq!(failed(&report), expected, "{}", describe(&report));
+}
+
+/// `KEEP=1` writes the table.
+#[test]
+fn the_page_has_every_check_with_its_rule() {
+    const START: &str =
+        "<!-- This table is generated: KEEP=1 cargo test the_page_has_every_check -->\n";
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/conformance.md");
+    let page = fs::read_to_string(&path).expect("a page");
+    let (before, rest) = page.split_once(START).expect("the line before the table");
+    let end = rest.find("\n\n").map_or(rest.len(), |end| end + 1);
+    let (shown, after) = rest.split_at(end);
+    let mut table =
+        "| check | level | a plugin … | because | source |\n|---|---|---|---|---|\n".to_owned();
+    for check in checks() {
+        let Check {
+            id,
+            level,
+            statement,
+            rule,
+            source,
+            ..
+        } = check;
+        table += &format!("| `{id}` | {level} | {statement} | {rule} | {source} |\n");
+    }
+    if std::env::var_os("KEEP").is_some() {
+        fs::write(&path, format!("{before}{START}{table}{after}")).expect("the page");
+    } else {
+        assert_eq!(
+            shown, table,
+            "docs/conformance.md: KEEP=1 cargo test the_page_has_every_check"
+        );
+    }
 }
 
 #[test]

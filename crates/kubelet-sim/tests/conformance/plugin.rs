@@ -33,20 +33,22 @@ use tonic::transport::Server;
 use tonic::{Code, Request, Response, Status};
 
 pub const FAULT: &str = "CONFORMANCE_FAULT";
+/// The fault of a plugin that sends lists and prints lines without a pause.
+pub const FLOOD: &str = "flood";
 pub const RESOURCES: [&str; 2] = ["example.com/gpu", "example.com/nic"];
 
 const POLL: Duration = Duration::from_millis(20);
 /// How long the plugin waits before it registers again with the same kubelet.
-const PAUSE: Duration = Duration::from_millis(200);
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long a plugin with the fault kubelet-away waits for the kubelet. It is between the windows of the test's settings.
-const AWAY: Duration = Duration::from_millis(1000);
+const AWAY: Duration = Duration::from_millis(900);
 /// More than 4 MiB of devices.
 const HUGE: usize = 55_000;
 
 /// Returns the command that runs the plugin, which is the test below in a process of its own.
 pub fn command() -> Vec<OsString> {
     let this = env::current_exe().expect("a path");
-    let arguments = ["conformance::plugin::serves", "--exact", "--nocapture"];
+    let arguments = ["plugin::serves", "--exact", "--nocapture"];
     let arguments = arguments.map(OsString::from);
     [this.into_os_string()]
         .into_iter()
@@ -135,6 +137,7 @@ impl Plugin {
 
     async fn run(&self) {
         let mut refused_since = None;
+        let mut is_first_attempt = true;
         loop {
             let registered = self.registrations.load(Ordering::Relaxed) > 0;
             let ignored = self.has("registers-early-kubelet") && kubelet(&self.dir) == self.initial;
@@ -145,11 +148,15 @@ impl Plugin {
                     let since = *refused_since.get_or_insert_with(Instant::now);
                     let is_refused = connected
                         .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+                    if self.has("stale-kubelet-socket") && is_first_attempt && is_refused {
+                        self.exit("nobody listens on kubelet.sock");
+                    }
+                    is_first_attempt = false;
                     self.wait_for_kubelet(registered, is_refused, since).await;
                     continue;
                 }
             };
-            refused_since = None;
+            (refused_since, is_first_attempt) = (None, false);
             if !self.has("second-instance") && is_served(&self.socket) && !self.owns_socket() {
                 sleep(PAUSE).await;
                 continue;
@@ -163,9 +170,6 @@ impl Plugin {
     }
 
     async fn wait_for_kubelet(&self, registered: bool, is_refused: bool, since: Instant) {
-        if self.has("stale-kubelet-socket") && !registered && is_refused {
-            self.exit("nobody listens on kubelet.sock");
-        }
         if self.has("kubelet-away") && registered && since.elapsed() > AWAY {
             self.exit("the kubelet is away");
         }
@@ -185,7 +189,7 @@ impl Plugin {
         let state = Arc::new(State::new(self));
         if self.first_has("socket-ready-to-register") {
             let serve = async {
-                sleep(Duration::from_millis(100)).await;
+                sleep(Duration::from_secs(1)).await;
                 self.bind(&state)
             };
             let (server, registered) = tokio::join!(serve, self.register(connection, &state));
@@ -460,15 +464,19 @@ impl DevicePlugin for State {
             devices: self.devices.clone(),
         };
         let first = usize::from(!self.has("first-list"));
-        let repeats = self.has("list-not-repeated");
+        let floods = self.has(FLOOD);
+        let repeats = floods || self.has("list-not-repeated");
         let first = tokio_stream::iter(vec![list.clone(); first]);
         let later = tokio_stream::iter(std::iter::repeat(list));
         let later = later
-            .throttle(Duration::from_millis(100))
+            .throttle(Duration::from_millis(if floods { 0 } else { 100 }))
             .filter(move |_| repeats);
         // The first tick comes at once, so the second list does too; both are the same.
         let lists = first.chain(later).map(move |list| {
             let _until_dropped = &open;
+            if floods {
+                println!("{}", "flood ".repeat(1000));
+            }
             Ok(list)
         });
         Ok(Response::new(Box::pin(lists)))
@@ -514,7 +522,7 @@ impl DevicePlugin for State {
         let containers = request.into_inner().container_requests;
         let busy = self.in_flight.fetch_add(1, Ordering::Relaxed) > 0;
         let mut guard = ExitIfDropped(self.has("restart-during-allocate"));
-        sleep(Duration::from_millis(10)).await;
+        sleep(Duration::from_millis(if guard.0 { 50 } else { 10 })).await;
         guard.0 = false;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         if busy && self.has("allocate-concurrent") {
