@@ -47,6 +47,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 const CLOSED: &str = "the kubelet closed the connection";
 
+const REPLACED: &str = "two later registrations replaced it";
+
 /// How the kubelet answers Register.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
@@ -79,6 +81,13 @@ pub(super) struct Registration {
 impl Registration {
     pub(super) fn resource(&self) -> &str {
         &self.request.resource_name
+    }
+
+    /// Closes the connection and forgets the list, which can be large.
+    fn close(&mut self, why: &str) {
+        self.connection.close();
+        self.ended.get_or_insert_with(|| why.to_owned());
+        self.lists.last = None;
     }
 
     /// Returns whether the kubelet accepted the registration, got a list, and has the stream open.
@@ -282,9 +291,7 @@ impl Probe {
         self.log.send_modify(|log| {
             for (_, registration) in &mut log.entries {
                 if matches(registration.resource()) {
-                    registration.connection.close();
-                    let closed = || CLOSED.to_owned();
-                    registration.ended.get_or_insert_with(closed);
+                    registration.close(CLOSED);
                 }
             }
         });
@@ -297,6 +304,10 @@ impl Probe {
             if log.entries.len() >= REGISTRATIONS_MAX {
                 return false;
             }
+            // A real kubelet keeps all of them. Here, the newest and its predecessor are enough.
+            let older = log.entries.iter_mut().rev().map(|(_, older)| older);
+            let older = older.filter(|older| older.resource() == request.resource_name);
+            older.skip(1).for_each(|older| older.close(REPLACED));
             log.next += 1;
             let connection = Arc::<Connection>::default();
             recorded = Some((log.next, Arc::clone(&connection)));
@@ -378,9 +389,7 @@ impl Probe {
                 let ended = ended.unwrap_or_else(|| CLOSED.to_owned());
                 // A kubelet closes its connection when the stream ends.
                 connection.close();
-                self.update(id, |registration| {
-                    registration.ended.get_or_insert(ended);
-                });
+                self.update(id, |registration| registration.close(&ended));
             });
         } else {
             connection.close();
@@ -402,7 +411,7 @@ impl Probe {
             if std::mem::take(&mut first) {
                 let error = error.clone();
                 self.update(id, |registration| {
-                    registration.first_dial_error = Some(error)
+                    registration.first_dial_error = Some(error);
                 });
             }
             if Instant::now() + DIAL_RETRY_INTERVAL >= deadline {

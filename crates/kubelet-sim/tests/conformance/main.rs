@@ -160,7 +160,8 @@ fn the_page_has_every_check_with_its_rule() {
             source,
             ..
         } = check;
-        table += &format!("| `{id}` | {level} | {statement} | {rule} | {source} |\n");
+        let row = format!("| `{id}` | {level} | {statement} | {rule} | {source} |\n");
+        table.push_str(&row);
     }
     if std::env::var_os("KEEP").is_some() {
         fs::write(&path, format!("{before}{START}{table}{after}")).expect("the page");

@@ -188,11 +188,12 @@ impl Plugin {
         let current = kubelet(&self.dir);
         let state = Arc::new(State::new(self));
         if self.first_has("socket-ready-to-register") {
+            let mut server = None;
             let serve = async {
                 sleep(Duration::from_secs(1)).await;
-                self.bind(&state)
+                server = Some(self.bind(&state));
             };
-            let (server, registered) = tokio::join!(serve, self.register(connection, &state));
+            let ((), registered) = tokio::join!(serve, self.register(connection, &state));
             if registered.is_ok() {
                 self.until_changed(current, &state).await;
             }
@@ -398,9 +399,8 @@ fn devices(plugin: &Plugin, fault: &str) -> Vec<Device> {
         "ids-length" => first.id = "x".repeat(64),
         "health-values" => "healthy".clone_into(&mut first.health),
         "numa-nodes" => {
-            first.topology = Some(v1beta1::TopologyInfo {
-                nodes: vec![v1beta1::NumaNode { id: -1 }],
-            })
+            let nodes = vec![v1beta1::NumaNode { id: -1 }];
+            first.topology = Some(v1beta1::TopologyInfo { nodes });
         }
         "ids-unique" => devices.push(device(0)),
         "list-size" => devices.extend((0..HUGE).map(|index| Device {

@@ -80,12 +80,11 @@ pub(crate) async fn conformance(
         return Ok(true);
     }
     let temporary;
-    let dir = match arguments.dir {
-        Some(dir) => dir,
-        None => {
-            temporary = tempfile::tempdir().context("cannot create a temporary directory")?;
-            temporary.path().to_owned()
-        }
+    let dir = if let Some(dir) = arguments.dir {
+        dir
+    } else {
+        temporary = tempfile::tempdir().context("cannot create a temporary directory")?;
+        temporary.path().to_owned()
     };
     let target = Target {
         dir,
