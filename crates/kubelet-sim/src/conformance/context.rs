@@ -226,13 +226,13 @@ impl Context {
         let took = started.elapsed();
         if self.resources.is_empty() {
             self.wait_until_settled().await;
+        } else {
+            self.resources.extend(self.kubelet.log(up_names));
         }
-        let up = self.kubelet.log(up_names);
-        self.resources.extend(up);
         Ok(took)
     }
 
-    /// Waits until no further call of Register has come for some time.
+    /// Waits until no further call of Register has come for some time, and each accepted resource has sent a list.
     pub(super) async fn wait_until_settled(&mut self) {
         let deadline = Instant::now() + self.settings.registration;
         loop {
@@ -242,9 +242,13 @@ impl Context {
             if !self.wait_for_log(self.settings.settle, changed).await && self.kubelet.log(answered)
                 || Instant::now() > deadline
             {
-                return;
+                break;
             }
         }
+        let have_lists = |log: &Log| log.registrations().all(Registration::needs_no_list);
+        self.wait_for_log(self.settings.registration, have_lists)
+            .await;
+        self.resources.extend(self.kubelet.log(up_names));
     }
 
     /// Waits until the log satisfies a condition. Returns false after the time limit, and soon after the plugin exited.

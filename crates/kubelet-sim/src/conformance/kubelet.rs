@@ -90,6 +90,13 @@ impl Registration {
         self.lists.last = None;
     }
 
+    /// Returns whether the registration failed, its stream has ended, or a list was received.
+    pub(super) fn needs_no_list(&self) -> bool {
+        !matches!(self.answer, Some(Ok(())))
+            || self.lists.first_at.is_some()
+            || self.ended.is_some()
+    }
+
     /// Returns whether the kubelet accepted the registration, got a list, and has the stream open.
     pub(super) fn is_up(&self) -> bool {
         matches!(self.answer, Some(Ok(()))) && self.lists.last.is_some() && self.ended.is_none()
