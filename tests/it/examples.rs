@@ -329,6 +329,13 @@ async fn eight_gpus_and_two_nics() {
 }
 
 #[test]
+fn the_conformance_page_shows_the_python_plugin() {
+    let plugin = text(&example("python-plugin").join("plugin.py"));
+    let page = text(&example("../docs/conformance.md"));
+    assert!(page.contains(&format!("```python\n{plugin}```\n")));
+}
+
+#[test]
 fn every_example_has_a_test_and_a_readme_entry() {
     let readme = text(&example("README.md"));
     for entry in std::fs::read_dir(example("")).expect("examples") {

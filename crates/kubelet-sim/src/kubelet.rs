@@ -207,7 +207,7 @@ fn restore(settings: &KubeletSettings) -> (DeviceManager<Arc<PluginClient>>, BTr
 }
 
 /// Removes every socket in the directory; other files and directories stay.
-fn remove_sockets(dir: &Path) -> io::Result<()> {
+pub(crate) fn remove_sockets(dir: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         if !entry.file_type()?.is_socket() {

@@ -8,6 +8,8 @@ use futures_util::StreamExt;
 use rustix::net::{Shutdown, shutdown};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 use tracing::{debug, warn};
@@ -37,32 +39,42 @@ impl KubeletState {
     /// Serves Register on the listener until the kubelet stops.
     pub(crate) fn serve_registration(self: Arc<Self>, listener: UnixListener) {
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
-        let listener = Arc::new(listener);
-        let listeners = watch::Sender::new(Arc::clone(&listener));
-        let peers = Peers::new(KUBELET_SOCKET, stop.clone(), CONNECTIONS_MAX).allow_any_user();
-        let proxies = tasks.clone();
-        let incoming = incoming(listeners.subscribe(), peers).map(move |connection| {
-            let mut connection = connection?;
-            let (server_side, proxy_side) = UnixStream::pair()?;
-            let client = connection.replace(server_side);
-            proxies.spawn(proxy_as_localhost(client, proxy_side));
-            io::Result::Ok(connection)
-        });
-        let service = RegistrationServer::new(RegistrationService { state: self });
-        tasks.spawn(async move {
-            let server = Server::builder().add_service(service);
-            let stopped = stop.cancelled_owned();
-            if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {
-                warn!(%error, "the registration server failed");
-            }
-            // Dropping the sender would end the stream of connections.
-            drop(listeners);
-            // Closing is not enough: between fork and exec, a child process has a copy of the listener.
-            if let Err(error) = shutdown(&*listener, Shutdown::Both) {
-                warn!(%error, "cannot shut down kubelet.sock");
-            }
-        });
+        serve(RegistrationService { state: self }, listener, &tasks, stop);
     }
+}
+
+/// Serves Register on the listener until `stop` is canceled, which also aborts every connection.
+pub(crate) fn serve(
+    service: impl Registration,
+    listener: UnixListener,
+    tasks: &TaskTracker,
+    stop: CancellationToken,
+) {
+    let listener = Arc::new(listener);
+    let listeners = watch::Sender::new(Arc::clone(&listener));
+    let peers = Peers::new(KUBELET_SOCKET, stop.clone(), CONNECTIONS_MAX).allow_any_user();
+    let proxies = tasks.clone();
+    let incoming = incoming(listeners.subscribe(), peers).map(move |connection| {
+        let mut connection = connection?;
+        let (server_side, proxy_side) = UnixStream::pair()?;
+        let client = connection.replace(server_side);
+        proxies.spawn(proxy_as_localhost(client, proxy_side));
+        io::Result::Ok(connection)
+    });
+    let service = RegistrationServer::new(service);
+    tasks.spawn(async move {
+        let server = Server::builder().add_service(service);
+        let stopped = stop.cancelled_owned();
+        if let Err(error) = server.serve_with_incoming_shutdown(incoming, stopped).await {
+            warn!(%error, "the registration server failed");
+        }
+        // Dropping the sender would end the stream of connections.
+        drop(listeners);
+        // Closing is not enough: between fork and exec, a child process has a copy of the listener.
+        if let Err(error) = shutdown(&*listener, Shutdown::Both) {
+            warn!(%error, "cannot shut down kubelet.sock");
+        }
+    });
 }
 
 struct RegistrationService {
@@ -146,7 +158,7 @@ fn stopping() -> Status {
 
 /// # Errors
 /// Returns the status Unknown if the version, the endpoint or the resource name is not valid.
-fn validate(request: &RegisterRequest) -> Result<(), Status> {
+pub(crate) fn validate(request: &RegisterRequest) -> Result<(), Status> {
     if request.version != VERSION {
         let version = sanitize(&request.version);
         return Err(Status::unknown(format!(

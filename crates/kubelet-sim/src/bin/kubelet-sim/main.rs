@@ -1,5 +1,6 @@
 //! `kubelet-sim`: a simulated kubelet for authors of device plugins.
 
+mod conformance;
 mod demo;
 mod print;
 mod repl;
@@ -16,6 +17,8 @@ use kubelet_sim::{Behavior, KubeletSettings, TopologyPolicy};
 use simple_device_plugin::cli::logging;
 use simple_device_plugin::cli::signals::until_signal;
 use simple_device_plugin::config::{Environment, Logs};
+
+use conformance::ConformanceArgs;
 
 /// Test a device plugin on a simulated kubelet, without a cluster
 #[derive(Debug, Parser)]
@@ -71,6 +74,13 @@ enum SimCommand {
         #[arg(last = true, verbatim_doc_comment)]
         command: Vec<OsString>,
     },
+    /// Check what a real kubelet would do to a plugin
+    #[command(
+        next_line_help = true,
+        after_help = "Exit codes: 0 if every MUST holds (with --strict, every SHOULD too), 1 otherwise, 2 for a wrong \
+                      command line.\n\nExample:\n  kubelet-sim conformance -- ./my-plugin --plugin-dir {dir}"
+    )]
+    Conformance(ConformanceArgs),
 }
 
 fn behavior() -> impl TypedValueParser<Value = Behavior> {
@@ -89,7 +99,7 @@ fn topology_policy() -> impl TypedValueParser<Value = TopologyPolicy> {
 
 fn main() -> ExitCode {
     match run(SimArgs::parse().command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(exit_code) => exit_code,
         Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             // If stderr is closed, the error cannot be reported.
@@ -99,7 +109,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: SimCommand) -> anyhow::Result<()> {
+fn run(command: SimCommand) -> anyhow::Result<ExitCode> {
     // Variables whose names are not UTF-8 are skipped: none of them is read here.
     let utf8 = |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value));
     let environment: Environment = std::env::vars_os().filter_map(utf8).collect();
@@ -115,11 +125,28 @@ fn run(command: SimCommand) -> anyhow::Result<()> {
                 topology_policy,
                 ..KubeletSettings::new(dir)
             };
-            until_signal(|signals| repl::run(settings, signals.stop))
+            until_signal(|signals| repl::run(settings, signals.stop))?;
         }
         SimCommand::Demo { hold, command } => until_signal(|signals| {
             demo::run(environment, command, hold, screen::stdout(), signals.stop)
-        }),
+        })?,
+        SimCommand::Conformance(arguments) => return run_conformance(arguments),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_conformance(arguments: ConformanceArgs) -> anyhow::Result<ExitCode> {
+    let mut conforms = false;
+    let result = until_signal(async |signals| {
+        conforms = conformance::conformance(arguments, screen::stdout(), signals.stop).await?;
+        Ok(())
+    });
+    match result {
+        // The checks did not end, so this is no success.
+        Err(error) if is_closed_pipe(&error) => Ok(ExitCode::FAILURE),
+        Err(error) => Err(error),
+        Ok(()) if conforms => Ok(ExitCode::SUCCESS),
+        Ok(()) => Ok(ExitCode::FAILURE),
     }
 }
 
