@@ -35,6 +35,9 @@ const CALL_INTERVAL: Duration = Duration::from_millis(15);
 /// The pause after a call is at least this many times as long as the call took, because large answers are expensive.
 const PAUSE_PER_CALL: u32 = 2;
 
+/// The maximum pause after a call.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
 /// The maximum age of an answer to a caller that does not need the current state.
 const RECENT: Duration = Duration::from_secs(1);
 
@@ -242,7 +245,7 @@ impl PodResources {
             let result = self.call(call).await;
             let ended_at = Instant::now();
             let pause = PAUSE_PER_CALL * (ended_at - requested_at);
-            calls.next_at = Some(ended_at + pause.max(CALL_INTERVAL));
+            calls.next_at = Some(ended_at + pause.clamp(CALL_INTERVAL, PAUSE_MAX));
             *last(&mut calls) = Some(Answer {
                 requested_at,
                 result: result.clone(),
@@ -277,12 +280,13 @@ impl From<ListPodResourcesResponse> for PodDevices {
     fn from(response: ListPodResourcesResponse) -> Self {
         let mut by_resource = BTreeMap::<String, BTreeMap<String, Vec<PodContainer>>>::new();
         for pod in response.pod_resources {
-            let (namespace, name) = (Arc::<str>::from(pod.namespace), Arc::<str>::from(pod.name));
+            let text = |text: &str| Arc::<str>::from(sanitize(text));
+            let (namespace, name) = (text(&pod.namespace), text(&pod.name));
             for container in pod.containers {
                 let holder = PodContainer {
                     namespace: Arc::clone(&namespace),
                     pod: Arc::clone(&name),
-                    container: container.name.into(),
+                    container: text(&container.name),
                 };
                 for devices in container.devices {
                     let held = by_resource.entry(devices.resource_name).or_default();

@@ -164,8 +164,9 @@ impl PluginHandle {
         }
     }
 
-    /// Looks for another plugin's devices in the kubelet's checkpoint, and for the end of that plugin.
-    pub(crate) fn check_owner(&self, written: &LoadedCheckpoint) {
+    /// Checks whether the kubelet's checkpoint has another plugin's devices. Without the pod-resources API, a checkpoint
+    /// that then lacks the resource is the only sign that the other plugin has stopped.
+    pub(crate) fn check_owner(&self, written: &LoadedCheckpoint, has_api: bool) {
         let (offer, now) = (self.offer(), SystemTime::now());
         if !self.record.borrow().is_described_by(written.version, now) {
             return;
@@ -179,22 +180,21 @@ impl PluginHandle {
                 warn!(%resource, device, "another plugin has registered the resource, and the kubelet gives its devices to pods; stop it, or set a different RESOURCE_NAME");
                 self.update_record(|record, _| record.taken_over());
             }
-            ListingStatus::Lacking if is_taken_over => self.other_plugin_stopped(),
+            ListingStatus::Lacking if is_taken_over && !has_api => self.other_plugin_stopped(),
             _ => {}
         }
     }
 
-    /// Looks for the end of the plugin that took the resource over: the kubelet then has no healthy device of it.
-    pub(crate) fn check_allocatable(&self, listed: &AllocatableDevices) {
+    /// Returns whether the plugin that took the resource over seems to have stopped: the kubelet has no healthy device of
+    /// the resource, although this plugin offers some.
+    pub(crate) fn is_unlisted(&self, listed: &AllocatableDevices) -> bool {
         let offer = self.offer();
-        let is_unlisted = !listed.lists(offer.resource().name.as_str());
         let can_reclaim = self.record.borrow().can_reclaim();
-        if is_unlisted && can_reclaim && offer.devices().has_allocatable() {
-            self.other_plugin_stopped();
-        }
+        let is_unlisted = !listed.lists(offer.resource().name.as_str());
+        is_unlisted && can_reclaim && offer.devices().has_allocatable()
     }
 
-    fn other_plugin_stopped(&self) {
+    pub(crate) fn other_plugin_stopped(&self) {
         self.update_record(Record::other_plugin_stopped);
         self.unlisted.notify_waiters();
     }

@@ -9,7 +9,7 @@ use tracing::debug;
 use crate::node::checkpoint_file::CheckpointError;
 use crate::node::pod_resources::AllocatableDevices;
 use crate::offer::resource::Resource;
-use crate::plugin::record::Step;
+use crate::plugin::record::{RegistrationResult, Step};
 use crate::util::sanitize::sanitize;
 
 use super::run::PluginInstance;
@@ -53,12 +53,6 @@ impl Settle {
             Self::No | Self::IfListed | Self::AfterProcess | Self::AfterRun => Self::AfterProcess,
         }
     }
-
-    /// Whether this process has registered the resource before. Only a first registration may take the resource over
-    /// from another plugin; otherwise two daemons could take it from each other repeatedly.
-    fn is_repeated(self) -> bool {
-        matches!(self, Self::AfterRun | Self::WholeTime)
-    }
 }
 
 impl PluginInstance {
@@ -78,9 +72,10 @@ impl PluginInstance {
         self.entered(Step::Settling);
         debug!(resource = %resource.name, "waiting until the kubelet has disconnected the resource's previous plugin, at most 0.5 s");
         let end = Instant::now() + SETTLE_MAX;
+        let has_registered = self.has_registered();
         let unlisted = match how_long {
             HowLong::UntilUnlisted => {
-                let unlisted = self.unlisted(resource, settle.is_repeated());
+                let unlisted = self.unlisted(resource, has_registered);
                 timeout_at(end, unlisted).await.ok()
             }
             HowLong::NotAtAll | HowLong::WholeTime => {
@@ -90,12 +85,19 @@ impl PluginInstance {
         };
         match unlisted {
             Some(disconnected) => disconnected?,
-            None if settle.is_repeated() => self.not_served_by_another(resource).await?,
+            None if has_registered => self.not_served_by_another(resource).await?,
             None => {}
         }
         let settled_at = Instant::now();
         *permit = self.permit().await;
         Ok(Some(settled_at))
+    }
+
+    /// Whether this process has registered the resource before. Only a first registration may take the resource over
+    /// from another plugin; otherwise two daemons could take it from each other repeatedly. A failed registration does
+    /// not count: after it, the kubelet may not notice that the other plugin has stopped.
+    fn has_registered(&self) -> bool {
+        self.handle.records().borrow().registrations[RegistrationResult::Registered] > 0
     }
 
     async fn how_long(&self, settle: Settle, resource: &Resource) -> HowLong {
@@ -124,7 +126,7 @@ impl PluginInstance {
     async fn unlisted(
         &self,
         resource: &Resource,
-        is_repeated: bool,
+        has_registered: bool,
     ) -> Result<(), ServedByAnother> {
         let Some(api) = &self.holders.pod_resources else {
             return std::future::pending().await;
@@ -133,7 +135,7 @@ impl PluginInstance {
             // The client limits how often it calls the API.
             match api.allocatable().await {
                 Ok(listed) if !listed.lists(resource.name.as_str()) => return Ok(()),
-                Ok(listed) if is_repeated => self.compare(resource, &listed)?,
+                Ok(listed) if has_registered => self.compare(resource, &listed)?,
                 Ok(_) | Err(_) => {}
             }
         }

@@ -31,11 +31,12 @@ pub async fn run(
 }
 
 /// Reads the checkpoint after the kubelet has written it, and passes it to every plugin. `writes` changes when the
-/// kubelet may have written it.
+/// kubelet may have written it. `has_api`: whether the pod-resources API is configured.
 pub async fn follow(
     plugins: &PluginRegistry,
     checkpoint: &CheckpointFile,
     mut writes: watch::Receiver<()>,
+    has_api: bool,
 ) -> Infallible {
     let mut last = None;
     while writes.changed().await.is_ok() {
@@ -47,7 +48,7 @@ pub async fn follow(
         if let Ok(written) = checkpoint.read().await {
             last = Some(written.version);
             for plugin in plugins.all().iter() {
-                plugin.check_owner(&written);
+                plugin.check_owner(&written, has_api);
             }
         }
     }

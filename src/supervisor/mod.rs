@@ -149,12 +149,13 @@ impl Supervisor {
         let mut configured = self.configured.subscribe();
         let (registry, interval) = (self.registry(), self.probe_interval);
         let checkpoint = self.plugins.holders.checkpoint.clone();
+        let has_api = self.plugins.holders.pod_resources.is_some();
         let writes = self.watcher.checkpoint_writes();
         // Spawned as its own task, because it may wait for other readers of the checkpoint while this loop is busy.
         let _probing = AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
                 never = checkpoint_probe::run(&registry, &checkpoint, interval) => match never {},
-                never = checkpoint_probe::follow(&registry, &checkpoint, writes) => match never {},
+                never = checkpoint_probe::follow(&registry, &checkpoint, writes, has_api) => match never {},
             }
         }));
         let watching = self.watcher.run();

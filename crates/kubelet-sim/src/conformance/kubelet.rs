@@ -23,7 +23,7 @@ use simple_device_plugin::api::v1beta1::{
     Device, DevicePluginOptions, Empty, ListAndWatchResponse, RegisterRequest,
 };
 use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
-use simple_device_plugin::net::own_socket::answers;
+use simple_device_plugin::net::own_socket::has_listener;
 use simple_device_plugin::node::channel::channel_over;
 use simple_device_plugin::util::sanitize::sanitize;
 
@@ -191,7 +191,7 @@ impl ProbeKubelet {
     /// Returns an error if the directory cannot be created, or if another kubelet serves it.
     pub(super) fn new(dir: &Path, settings: &Settings) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
-        if answers(&dir.join(KUBELET_SOCKET))? {
+        if has_listener(&dir.join(KUBELET_SOCKET))? {
             let taken = "another kubelet serves this directory; choose another directory";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
         }

@@ -139,11 +139,11 @@ fn a_plugin_that_floods_the_kubelet_is_judged() {
     assert_eq!(failed(&report), expected, "{}", describe(&report));
 }
 
-/// `KEEP=1` writes the table.
+/// `UPDATE=1` writes the table.
 #[test]
 fn the_page_has_every_check_with_its_rule() {
     const START: &str =
-        "<!-- This table is generated: KEEP=1 cargo test the_page_has_every_check -->\n";
+        "<!-- This table is generated: UPDATE=1 cargo test the_page_has_every_check -->\n";
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/conformance.md");
     let page = fs::read_to_string(&path).expect("a page");
     let (before, rest) = page.split_once(START).expect("the line before the table");
@@ -163,12 +163,12 @@ fn the_page_has_every_check_with_its_rule() {
         let row = format!("| `{id}` | {level} | {statement} | {rule} | {source} |\n");
         table.push_str(&row);
     }
-    if std::env::var_os("KEEP").is_some() {
+    if std::env::var_os("UPDATE").is_some() {
         fs::write(&path, format!("{before}{START}{table}{after}")).expect("the page");
     } else {
         assert_eq!(
             shown, table,
-            "docs/conformance.md: KEEP=1 cargo test the_page_has_every_check"
+            "docs/conformance.md: UPDATE=1 cargo test the_page_has_every_check"
         );
     }
 }

@@ -20,7 +20,7 @@ use simple_device_plugin::api::v1beta1::{
     DevicePluginOptions, Empty, ListAndWatchResponse, RegisterRequest,
 };
 use simple_device_plugin::cli::signals::until_signal;
-use simple_device_plugin::net::own_socket::answers;
+use simple_device_plugin::net::own_socket::has_listener;
 use simple_device_plugin::node::channel::channel_over;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
@@ -292,7 +292,7 @@ impl Plugin {
 }
 
 fn is_served(socket: &Path) -> bool {
-    answers(socket).is_ok_and(|served| served)
+    has_listener(socket).is_ok_and(|served| served)
 }
 
 fn kubelet(dir: &Path) -> Kubelet {

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use simple_device_plugin::net::own_socket::answers;
+use simple_device_plugin::net::own_socket::has_listener;
 use simple_device_plugin::util::sanitize::sanitize;
 use tokio::time::sleep;
 
@@ -84,7 +84,7 @@ async fn socket_removed(context: &mut Context) -> Outcome {
     loop {
         let missing = resources.iter().zip(&calls).find(|(resource, calls)| {
             let socket = socket(context, resource);
-            let is_served = socket.exists() && answers(&socket).is_ok_and(|served| served);
+            let is_served = socket.exists() && has_listener(&socket).is_ok_and(|served| served);
             let is_back = context
                 .kubelet
                 .log(|log| log.count(&resource.name) > **calls);
