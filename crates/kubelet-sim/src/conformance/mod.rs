@@ -1,7 +1,7 @@
 //! A conformance suite for device plugins: starts a plugin on a probe kubelet, and says what a real kubelet would do to
 //! it.
 //!
-//! [`run`] runs the [`checks`]. Each result is final: a check that cannot be made is skipped with the reason.
+//! [`run`] runs the [`mod@checks`]. Each result is final: a check that cannot be made is skipped with the reason.
 
 mod checks;
 mod client;
