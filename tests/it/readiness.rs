@@ -12,7 +12,7 @@ use crate::support::{
     A, B, BOTH, Manager, ONE, kubelet, kubelet_with, plugin_dir, resources, wait_for_node,
     write_checkpoint,
 };
-use kubelet_sim::Behavior;
+use kubelet_sim::{Behavior, RegistrationMode};
 use simple_device_plugin::model::device::Health;
 use simple_device_plugin::plugin::record::{Cause, Record, RegistrationResult, Step};
 use simple_device_plugin::supervisor::Supervisor;
@@ -36,19 +36,19 @@ async fn is_ready_when_every_resource_is_registered_and_streaming() {
     );
     http.readiness(503, &not_ready).await;
     let kubelet = kubelet(dir.path());
-    kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Hang);
+    kubelet.set_registration_mode(B, RegistrationMode::Hang);
     http.readiness(
         503,
         "not ready: 1 of 2 resources ready\nexample.com/b waits for the kubelet to open ListAndWatch\n",
     )
     .await;
-    kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Refuse);
+    kubelet.set_registration_mode(B, RegistrationMode::Refuse);
     http.readiness(
         503,
         "ListAndWatch: the kubelet refused the registration: Unknown: refused on purpose\n",
     )
     .await;
-    kubelet.set_registration_mode(B, kubelet_sim::RegistrationMode::Normal);
+    kubelet.set_registration_mode(B, RegistrationMode::Normal);
     http.readiness(200, "ready: 2 of 2 resources\n").await;
     kubelet.stop().await;
     http.readiness(503, "not ready: 0 of 2 resources ready\n")
@@ -186,17 +186,18 @@ async fn is_ready_only_when_the_node_shows_every_device() {
 async fn reports_a_lost_stream_until_registered_again() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());
-    // Without the pod-resources API, the plugin waits for 0.5 s, so the state between is seen.
-    let manager = Manager::run(Supervisor::new(resources(ONE), dir.path()));
+    let manager = Manager::start(dir.path(), ONE);
     let http = Http::of(&manager).await;
     http.readiness(200, "ready").await;
+    // Refused registrations keep the state between the two streams.
+    kubelet.set_registration_mode(A, RegistrationMode::Refuse);
     assert!(kubelet.disconnect_plugin(A));
-    http.readiness(
-        503,
-        "example.com/a registers again: the ListAndWatch stream ended\n",
-    )
-    .await;
+    http.readiness(503, "the kubelet refused the registration")
+        .await;
+    kubelet.set_registration_mode(A, RegistrationMode::Normal);
     http.readiness(200, "ready").await;
+    let restarted = |record: &Record| record.restarts[Cause::Stream] == 1;
+    manager.record(A, "a restart", restarted).await;
     manager.stop().await;
 }
 
