@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::client::plugin_client;
 use crate::support::running_node::{FOUR, FOUR_PRE_START, Node};
-use crate::support::{GPU, assert_alive, held, until, wait_for_node, within};
+use crate::support::{GPU, assert_alive, held, kubelet, until, wait_for_node, within};
 use rustix::process::Signal;
 use simple_device_plugin::api;
 use simple_device_plugin::control::FaultReply;
@@ -52,7 +52,9 @@ async fn a_delayed_allocate_delays_only_its_pod() {
 
 #[tokio::test]
 async fn a_stopping_plugin_answers_a_delayed_call_at_once() {
-    let node = Node::with(FOUR);
+    // The stream ends together with the delay. A kubelet on another thread may close the connection before it reads the
+    // answer.
+    let node = Node::with_kubelet(FOUR, kubelet);
     node.wait_for_node(4, 4).await;
     node.run(&["fault", "allocate", GPU, "--delay", "60s"]);
     let delayed = async {

@@ -28,14 +28,14 @@ pub struct Node {
 
 impl Node {
     pub fn with(config: &str) -> Self {
-        Self::with_kubelet(config, kubelet)
+        Self::with_kubelet(config, |dir| on_another_thread(|| kubelet(dir)))
     }
 
     pub fn with_kubelet(config: &str, kubelet: impl FnOnce(&Path) -> Kubelet) -> Self {
         let dir = plugin_dir();
         let file = dir.path().join("config.yaml");
         fs::write(&file, config).expect("a file");
-        let kubelet = on_another_thread(|| kubelet(dir.path()));
+        let kubelet = kubelet(dir.path());
         let manager = Running::manager(
             dir.path(),
             &[
