@@ -6,7 +6,7 @@
 //! - [`Kubelet`] serves the registration socket and the pod-resources API, admits pods and restarts.
 //! - [`KubeletSettings`] sets its directory and its timeouts.
 //! - [`Event`] reports what a plugin did, and [`Crash`] how a plugin made the kubelet crash.
-//! - [`conformance`] judges a device plugin by what a kubelet would do to it.
+//! - [`conformance`] evaluates a device plugin by what a kubelet would do to it.
 //! - [`checkpoint`] reads the file that keeps device assignments across kubelet restarts.
 
 mod admission;

@@ -79,7 +79,7 @@ impl Default for Settings {
     }
 }
 
-/// The plugin to judge.
+/// The plugin to evaluate.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The kubelet's directory. It is created if it does not exist, and every socket in it is removed.
@@ -114,7 +114,7 @@ pub enum Progress<'a> {
     Target(&'a str),
     /// A check starts.
     Started(&'a Check),
-    /// A check has a result. If several resources were judged, each has its own.
+    /// A check has a result. If several resources were evaluated, each has its own.
     Finished(&'a Finding),
 }
 

@@ -12,7 +12,7 @@ use super::checks::{Check, Level, Verdict};
 #[derive(Debug)]
 pub struct Finding {
     pub(super) check: &'static Check,
-    /// The resource that was judged; `None` if the check judges the plugin as a whole.
+    /// The resource that was evaluated; `None` if the check evaluates the plugin as a whole.
     pub resource: Option<String>,
     /// The result.
     pub verdict: Verdict,
@@ -76,7 +76,7 @@ struct ReportJson<'a> {
 
 impl Report {
     /// Returns whether every MUST holds, and with `strict` every SHOULD too. A skipped check does not count as failed,
-    /// but if no check passed, the plugin was not judged.
+    /// but if no check passed, the plugin was not evaluated.
     pub fn holds(&self, strict: bool) -> bool {
         let fails = |finding: &Finding| {
             let counts = strict || finding.check.level == Level::Must;

@@ -17,7 +17,7 @@ use kubelet_sim::conformance::{Check, Report, Selection, Settings, Target, Verdi
 use crate::support::plugin_dir;
 use crate::support::process::{binary, output};
 
-/// The number of plugins that are judged at the same time. They mostly wait.
+/// The number of plugins that are evaluated at the same time. They mostly wait.
 const AT_A_TIME: usize = 16;
 
 /// Shorter windows than those of the command line, for plugins that do everything within milliseconds.
@@ -42,8 +42,8 @@ fn settings() -> Settings {
     }
 }
 
-/// Judges a plugin. The variables are set with `env`, because the plugin inherits the environment of this process.
-fn judge(variables: &[(&str, &str)], command: Vec<OsString>) -> Report {
+/// Evaluates a plugin. The variables are set with `env`, because the plugin inherits the environment of this process.
+fn evaluate(variables: &[(&str, &str)], command: Vec<OsString>) -> Report {
     let dir = plugin_dir();
     let variables = variables
         .iter()
@@ -85,7 +85,7 @@ fn describe(report: &Report) -> String {
     lines.collect()
 }
 
-/// Judges the plugin with each of the faults, several at a time. Returns what is wrong with the results.
+/// Evaluates the plugin with each of the faults, several at a time. Returns what is wrong with the results.
 fn judge_all(faults: impl Iterator<Item = &'static str> + Send) -> Vec<String> {
     let faults = Mutex::new(faults);
     let wrong = Mutex::new(Vec::new());
@@ -95,7 +95,7 @@ fn judge_all(faults: impl Iterator<Item = &'static str> + Send) -> Vec<String> {
                 loop {
                     let next = faults.lock().expect("no panic").next();
                     let Some(fault) = next else { return };
-                    let report = judge(&[(plugin::FAULT, fault)], plugin::command());
+                    let report = evaluate(&[(plugin::FAULT, fault)], plugin::command());
                     let failed: BTreeSet<&str> =
                         failed(&report).iter().map(|(id, _)| *id).collect();
                     if failed != BTreeSet::from([fault]) {
@@ -117,7 +117,7 @@ fn each_fault_fails_its_own_check_and_no_other() {
 
 #[test]
 fn a_plugin_without_a_fault_passes_every_check() {
-    let report = judge(&[(plugin::FAULT, "")], plugin::command());
+    let report = evaluate(&[(plugin::FAULT, "")], plugin::command());
     let passed = report
         .findings
         .iter()
@@ -127,14 +127,14 @@ fn a_plugin_without_a_fault_passes_every_check() {
 
 #[test]
 fn a_fault_of_one_resource_is_no_fault_of_the_other() {
-    let report = judge(&[(plugin::FAULT, "health-values")], plugin::command());
+    let report = evaluate(&[(plugin::FAULT, "health-values")], plugin::command());
     let expected = BTreeSet::from([("health-values", Some(plugin::RESOURCES[0]))]);
     assert_eq!(failed(&report), expected, "{}", describe(&report));
 }
 
 #[test]
 fn a_plugin_that_floods_the_kubelet_is_judged() {
-    let report = judge(&[(plugin::FAULT, plugin::FLOOD)], plugin::command());
+    let report = evaluate(&[(plugin::FAULT, plugin::FLOOD)], plugin::command());
     let expected = BTreeSet::from([("list-not-repeated", Some(plugin::RESOURCES[0]))]);
     assert_eq!(failed(&report), expected, "{}", describe(&report));
 }
@@ -188,7 +188,7 @@ fn the_daemon_passes_every_check() {
         ("DEVICE_FILE_PREFIX", "gpu,nic"),
         ("DEVICE_FILE_HOST_PATH", "/dev/null"),
     ];
-    let report = judge(&variables, vec![binary("simple-device-plugin").into()]);
+    let report = evaluate(&variables, vec![binary("simple-device-plugin").into()]);
     assert!(
         report.holds(true) && failed(&report).is_empty(),
         "{}",

@@ -1,4 +1,4 @@
-//! `conformance`: judges a device plugin, and prints the results as a table, as JSON or for a CI system.
+//! `conformance`: evaluates a device plugin, and prints the results as a table, as JSON or for a CI system.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;

@@ -10,7 +10,7 @@ use simple_device_plugin::util::sanitize::sanitize;
 use super::{Check, Level, Outcome, Verdict, each_by_calls};
 use crate::conformance::context::{Context, Resource};
 
-/// The number of devices for which the contents of Allocate's response are judged, one call for each.
+/// The number of devices for which the contents of Allocate's response are evaluated, one call for each.
 const RESPONSES_JUDGED: usize = 16;
 /// The number of concurrent calls.
 const CONCURRENT: usize = 8;
@@ -44,7 +44,7 @@ pub(super) const CHECKS: [Check; 13] = [
         id: "allocate-again",
         level: Level::Must,
         statement: "allocates a device again that was allocated before",
-        rule: "The plugin is never told that a pod ended. An app container gets the devices of its init container.",
+        rule: "The kubelet does not report the end of a pod to the plugin. An app container gets the devices of its init container.",
         source: MANAGER,
         advice: "Keep no record of allocated devices; the kubelet has it.",
         run: |context| Box::pin(each_by_calls(context, again)),
@@ -158,7 +158,7 @@ pub(super) const CHECKS: [Check; 13] = [
     },
 ];
 
-fn judged(result: Result<Vec<ContainerAllocateResponse>, String>) -> Verdict {
+fn evaluated(result: Result<Vec<ContainerAllocateResponse>, String>) -> Verdict {
     Verdict::from_error(result.err())
 }
 
@@ -176,7 +176,7 @@ async fn one(resource: &Resource, ids: &[String]) -> Verdict {
 async fn all(resource: &Resource, ids: &[String]) -> Verdict {
     let mut ids = ids.to_vec();
     fastrand::shuffle(&mut ids);
-    judged(resource.client.allocate(vec![ids]).await)
+    evaluated(resource.client.allocate(vec![ids]).await)
 }
 
 async fn again(resource: &Resource, ids: &[String]) -> Verdict {
@@ -184,7 +184,7 @@ async fn again(resource: &Resource, ids: &[String]) -> Verdict {
     if let Err(error) = resource.client.allocate(request()).await {
         return Verdict::Skip(format!("the first call failed: {error}"));
     }
-    judged(resource.client.allocate(request()).await)
+    evaluated(resource.client.allocate(request()).await)
 }
 
 async fn concurrent(resource: &Resource, ids: &[String]) -> Verdict {
@@ -226,7 +226,7 @@ async fn per_container(resource: &Resource, ids: &[String]) -> Verdict {
     }
 }
 
-/// Judges the contents of the responses for some devices: `find` returns what is wrong with one.
+/// Evaluates the contents of the responses for some devices: `find` returns what is wrong with one.
 async fn responses(
     resource: &Resource,
     ids: &[String],

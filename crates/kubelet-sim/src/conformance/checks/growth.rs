@@ -9,7 +9,7 @@ use super::{Check, Level, Outcome, Verdict, plugin};
 use crate::conformance::context::{Context, Skip};
 use crate::conformance::plugin::{Process, Usage};
 
-/// The number of measured restarts below which growth is not judged.
+/// The number of measured restarts below which growth is not evaluated.
 const RESTARTS_MIN: u32 = 5;
 /// The growth of descriptors below which a plugin may just be busy.
 const LEAK_MIN: usize = 5;

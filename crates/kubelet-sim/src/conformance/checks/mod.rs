@@ -130,17 +130,17 @@ fn plugin(verdict: Verdict) -> Verdicts {
     vec![(None, verdict)]
 }
 
-/// Judges each registered resource.
-async fn each(context: &mut Context, judge: impl Fn(&Resource) -> Verdict) -> Outcome {
+/// Evaluates each registered resource.
+async fn each(context: &mut Context, evaluate: impl Fn(&Resource) -> Verdict) -> Outcome {
     let resources = context.registered().await?;
-    let verdict = |resource: &Resource| (Some(resource.name.clone()), judge(resource));
+    let verdict = |resource: &Resource| (Some(resource.name.clone()), evaluate(resource));
     Ok(resources.iter().map(verdict).collect())
 }
 
-/// Judges each registered resource that has healthy devices by calls to its plugin.
+/// Evaluates each registered resource that has healthy devices by calls to its plugin.
 async fn each_by_calls(
     context: &mut Context,
-    judge: impl AsyncFn(&Resource, &[String]) -> Verdict,
+    evaluate: impl AsyncFn(&Resource, &[String]) -> Verdict,
 ) -> Outcome {
     let mut verdicts = Vec::new();
     for resource in context.registered().await? {
@@ -148,7 +148,7 @@ async fn each_by_calls(
         let verdict = if ids.is_empty() {
             Verdict::Skip("the resource has no healthy device".to_owned())
         } else {
-            judge(&resource, &ids).await
+            evaluate(&resource, &ids).await
         };
         verdicts.push((Some(resource.name), verdict));
     }

@@ -50,18 +50,18 @@ pub(super) const CHECKS: [Check; 4] = [
 ];
 
 /// Returns what is wrong with the preferred IDs.
-type Judge = fn(&PreferenceRequest, &[String]) -> Option<String>;
+type Evaluate = fn(&PreferenceRequest, &[String]) -> Option<String>;
 
-/// Judges the answers to several requests for each resource. Without `judge`, only errors are failures.
-async fn each_preference(context: &mut Context, judge: Option<Judge>) -> Outcome {
+/// Evaluates the answers to several requests for each resource. Without `evaluate`, only errors are failures.
+async fn each_preference(context: &mut Context, evaluate: Option<Evaluate>) -> Outcome {
     each_by_calls(context, async |resource, ids| {
         if !resource.options.get_preferred_allocation_available {
             return Verdict::Skip("the plugin does not announce it".to_owned());
         }
         for request in requests(ids) {
             let (available, size) = (request.available.len(), request.size);
-            let wrong = match (resource.client.preferred(request.clone()).await, judge) {
-                (Ok(preferred), Some(judge)) => judge(&request, &preferred),
+            let wrong = match (resource.client.preferred(request.clone()).await, evaluate) {
+                (Ok(preferred), Some(evaluate)) => evaluate(&request, &preferred),
                 (Ok(_), None) => None,
                 (Err(error), Some(_)) => return Verdict::Skip(error),
                 (Err(error), None) => Some(error),

@@ -159,10 +159,10 @@ pub(super) fn after(took: Duration) -> String {
     format!("registered after {} ms", took.as_millis())
 }
 
-/// Judges the newest call of Register for each resource.
-async fn each_call(context: &mut Context, judge: fn(&Registration) -> Verdict) -> Outcome {
+/// Evaluates the newest call of Register for each resource.
+async fn each_call(context: &mut Context, evaluate: fn(&Registration) -> Verdict) -> Outcome {
     let registrations = early(context).await?;
-    let verdict = |r: &Registration| (Some(sanitize(r.resource())), judge(r));
+    let verdict = |r: &Registration| (Some(sanitize(r.resource())), evaluate(r));
     Ok(registrations.iter().map(verdict).collect())
 }
 

@@ -131,7 +131,7 @@ async fn same_ids(context: &mut Context) -> Outcome {
     Ok(compare_ids(&observed.before, &observed.after))
 }
 
-/// Judges for each resource whether its IDs are the same.
+/// Evaluates for each resource whether its IDs are the same.
 pub(super) fn compare_ids(before: &[Resource], after: &[Resource]) -> super::Verdicts {
     let verdict = |resource: &Resource| {
         let now = after.iter().find(|now| now.name == resource.name);

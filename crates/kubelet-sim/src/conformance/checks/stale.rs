@@ -120,7 +120,7 @@ impl Observed {
         }
     }
 
-    fn judge(self) -> Verdict {
+    fn evaluate(self) -> Verdict {
         match self.returned {
             Ok(took) => Verdict::Pass(after(took)),
             Err(why) => Verdict::Fail(why),
@@ -142,7 +142,7 @@ impl Observed {
 }
 
 async fn stale(context: &mut Context) -> Outcome {
-    Ok(plugin(observe_stale(context).await?.judge()))
+    Ok(plugin(observe_stale(context).await?.evaluate()))
 }
 
 async fn stale_idle(context: &mut Context) -> Outcome {
@@ -151,7 +151,7 @@ async fn stale_idle(context: &mut Context) -> Outcome {
 }
 
 async fn away(context: &mut Context) -> Outcome {
-    Ok(plugin(observe_away(context).await?.judge()))
+    Ok(plugin(observe_away(context).await?.evaluate()))
 }
 
 async fn away_idle(context: &mut Context) -> Outcome {
