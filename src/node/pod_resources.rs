@@ -28,8 +28,8 @@ use crate::util::sanitize::sanitize;
 /// The limit for the connection and the call together. A kubelet answers in a few milliseconds.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The minimum pause between two calls. The kubelet limits all clients of the node together to 100 calls per second and
-/// bursts of 10 (`podresources/constants.go`).
+/// The minimum pause between two calls of a method. The kubelet limits all clients of the node together to 100 calls per
+/// second and bursts of 10 (`podresources/constants.go`). Only GetAllocatableResources is called this often.
 const CALL_INTERVAL: Duration = Duration::from_millis(15);
 
 /// The pause after a call is at least this many times as long as the call took, because large answers are expensive.
@@ -41,29 +41,25 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The maximum age of an answer to a caller that does not need the current state.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// The maximum size of a List response in bytes, as in the kubelet's own clients.
-const LIST_SIZE_MAX: usize = 16 << 20;
-
-/// The maximum size of a GetAllocatableResources response in bytes, which has room for about 100,000 devices. A larger
-/// response would block the thread that parses it for too long, since it is requested repeatedly.
-const ALLOCATABLE_SIZE_MAX: usize = 4 << 20;
+/// The maximum size of a response in bytes, which has room for about 100,000 devices. Parsing a larger one would block
+/// the thread for too long.
+const RESPONSE_SIZE_MAX: usize = 4 << 20;
 
 /// A client for the API at one socket. Clones share the last answers.
 #[derive(Clone, Debug)]
 pub struct PodResources {
     socket: PathBuf,
-    /// The lock allows one call at a time.
-    calls: Arc<Mutex<Calls>>,
+    list: Arc<Mutex<Calls<PodDevices>>>,
+    allocatable: Arc<Mutex<Calls<AllocatableDevices>>>,
     failures: Arc<WarnOnce>,
 }
 
-/// The last call of each method.
+/// The calls of one method. Its lock allows one at a time.
 #[derive(Debug, Default)]
-struct Calls {
+struct Calls<T> {
     /// When the next call may be sent.
     next_at: Option<Instant>,
-    list: Option<Answer<PodDevices>>,
-    allocatable: Option<Answer<AllocatableDevices>>,
+    last: Option<Answer<T>>,
 }
 
 #[derive(Clone, Debug)]
@@ -144,7 +140,8 @@ impl PodResources {
     pub fn new(socket: PathBuf) -> Self {
         Self {
             socket,
-            calls: Arc::default(),
+            list: Arc::default(),
+            allocatable: Arc::default(),
             failures: Arc::default(),
         }
     }
@@ -191,47 +188,29 @@ impl PodResources {
     }
 
     async fn list_since(&self, since: Instant) -> Result<PodDevices, PodResourcesError> {
-        self.ask(
-            since,
-            |calls| &mut calls.list,
-            async |client: Client| {
-                let mut client = client.max_decoding_message_size(LIST_SIZE_MAX);
-                let response = client.list(ListPodResourcesRequest {}).await;
-                response.map(Response::into_inner).map(PodDevices::from)
-            },
-        )
-        .await
+        let call = async |mut client: Client| client.list(ListPodResourcesRequest {}).await;
+        self.ask(&self.list, since, call).await
     }
 
     async fn allocatable_since(
         &self,
         since: Instant,
     ) -> Result<AllocatableDevices, PodResourcesError> {
-        self.ask(
-            since,
-            |calls| &mut calls.allocatable,
-            async |client: Client| {
-                let mut client = client.max_decoding_message_size(ALLOCATABLE_SIZE_MAX);
-                let request = AllocatableResourcesRequest {};
-                let response = client.get_allocatable_resources(request).await;
-                response
-                    .map(Response::into_inner)
-                    .map(AllocatableDevices::from)
-            },
-        )
-        .await
+        let request = AllocatableResourcesRequest {};
+        let call = async |mut client: Client| client.get_allocatable_resources(request).await;
+        self.ask(&self.allocatable, since, call).await
     }
 
     /// Returns the answer of the last call if it was sent at `since` or later; otherwise calls the API.
-    async fn ask<T: Clone>(
+    async fn ask<R, T: Clone + From<R>>(
         &self,
+        calls: &Mutex<Calls<T>>,
         since: Instant,
-        last: fn(&mut Calls) -> &mut Option<Answer<T>>,
-        call: impl AsyncFnOnce(Client) -> Result<T, Status>,
+        call: impl AsyncFnOnce(Client) -> Result<Response<R>, Status>,
     ) -> Result<T, PodResourcesError> {
         let asking = async {
-            let mut calls = self.calls.lock().await;
-            if let Some(answer) = last(&mut calls)
+            let mut calls = calls.lock().await;
+            if let Some(answer) = &calls.last
                 && answer.requested_at >= since
             {
                 return answer.result.clone();
@@ -242,11 +221,11 @@ impl PodResources {
             let requested_at = Instant::now();
             // Holds if the caller stops waiting for the answer.
             calls.next_at = Some(requested_at + CALL_INTERVAL);
-            let result = self.call(call).await;
+            let result = self.call(call).await.map(T::from);
             let ended_at = Instant::now();
             let pause = PAUSE_PER_CALL * (ended_at - requested_at);
             calls.next_at = Some(ended_at + pause.clamp(CALL_INTERVAL, PAUSE_MAX));
-            *last(&mut calls) = Some(Answer {
+            calls.last = Some(Answer {
                 requested_at,
                 result: result.clone(),
             });
@@ -256,16 +235,19 @@ impl PodResources {
         timeout(CALL_TIMEOUT, asking).await.unwrap_or_else(late)
     }
 
-    async fn call<T>(
+    async fn call<R>(
         &self,
-        call: impl AsyncFnOnce(Client) -> Result<T, Status>,
-    ) -> Result<T, PodResourcesError> {
+        call: impl AsyncFnOnce(Client) -> Result<Response<R>, Status>,
+    ) -> Result<R, PodResourcesError> {
         let failed = |error: &dyn Display| PodResourcesError(sanitize(&error.to_string()));
         let stream = UnixStream::connect(&self.socket).await;
         let channel = channel_over(stream.map_err(|error| failed(&error))?).await;
         let channel = channel.map_err(|error| failed(&error))?;
-        let answer = call(PodResourcesListerClient::new(channel)).await;
-        answer.map_err(|status| failed(&format!("{:?}: {}", status.code(), status.message())))
+        let client = PodResourcesListerClient::new(channel);
+        let answer = call(client.max_decoding_message_size(RESPONSE_SIZE_MAX)).await;
+        let failure =
+            |status: Status| failed(&format!("{:?}: {}", status.code(), status.message()));
+        answer.map(Response::into_inner).map_err(failure)
     }
 }
 
