@@ -33,14 +33,16 @@ pub struct RegisteredDevices {
     pub any_id: Option<String>,
 }
 
-/// How the checkpoint compares with a resource whose ListAndWatch stream is open.
+/// How the kubelet's healthy devices compare with those of a plugin whose ListAndWatch stream is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListingStatus<'a> {
-    /// The checkpoint lists the resource with this plugin's devices.
+    /// The kubelet has devices of this plugin.
     Listed,
-    /// The checkpoint lacks the resource, or lists no device of it although the plugin has healthy ones.
+    /// The kubelet has no device of the resource, and the plugin has no healthy one.
+    NoneHealthy,
+    /// The kubelet has no device of the resource, or does not know the resource, although the plugin has healthy devices.
     Lacking,
-    /// The checkpoint lists devices that this plugin does not have, for example the one with this ID.
+    /// The kubelet has devices that this plugin does not have, for example the one with this ID.
     OtherDevices(&'a str),
 }
 
@@ -81,7 +83,7 @@ impl Checkpoint {
         {
             Some(Some(id)) if devices.get(id).is_none() => ListingStatus::OtherDevices(id),
             Some(Some(_)) => ListingStatus::Listed,
-            Some(None) if !devices.has_allocatable() => ListingStatus::Listed,
+            Some(None) if !devices.has_allocatable() => ListingStatus::NoneHealthy,
             Some(None) | None => ListingStatus::Lacking,
         }
     }
@@ -251,7 +253,7 @@ mod tests {
             ListingStatus::OtherDevices("x")
         );
         assert_eq!(listing_status("a/d", &["x"]), ListingStatus::Lacking);
-        assert_eq!(listing_status("a/d", &[]), ListingStatus::Listed);
+        assert_eq!(listing_status("a/d", &[]), ListingStatus::NoneHealthy);
         assert_eq!(listing_status("a/c", &[]), ListingStatus::Lacking);
     }
 

@@ -22,6 +22,7 @@ use crate::api::podresources::{
 };
 use crate::model::device::Devices;
 use crate::node::channel::channel_over;
+use crate::node::checkpoint::ListingStatus;
 use crate::util::retry::WarnOnce;
 use crate::util::sanitize::sanitize;
 
@@ -123,15 +124,19 @@ impl PodDevices {
 }
 
 impl AllocatableDevices {
-    /// Returns whether the kubelet has a healthy device of the resource.
-    pub fn lists(&self, resource: &str) -> bool {
-        self.by_resource.contains_key(resource)
-    }
-
-    /// Returns the ID of a healthy device of the resource that is not in `devices`, so it is another plugin's.
-    pub fn id_of_another(&self, resource: &str, devices: &Devices) -> Option<&str> {
-        let mut ids = self.by_resource.get(resource).into_iter().flatten();
-        ids.find(|id| devices.get(id).is_none()).map(String::as_str)
+    /// Compares the kubelet's healthy devices with the devices of a resource.
+    pub fn listing_status(&self, resource: &str, devices: &Devices) -> ListingStatus<'_> {
+        let Some(ids) = self.by_resource.get(resource) else {
+            return if devices.has_allocatable() {
+                ListingStatus::Lacking
+            } else {
+                ListingStatus::NoneHealthy
+            };
+        };
+        match ids.iter().find(|id| devices.get(id).is_none()) {
+            Some(id) => ListingStatus::OtherDevices(id),
+            None => ListingStatus::Listed,
+        }
     }
 }
 
@@ -357,7 +362,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_an_allocatable_device_of_another_plugin() {
+    fn compares_the_allocatable_devices_with_those_of_the_plugin() {
         let listed = AllocatableDevices::from(AllocatableResourcesResponse {
             devices: vec![
                 devices("a/b", &["x"]),
@@ -365,13 +370,15 @@ mod tests {
                 devices("a/c", &[]),
             ],
         });
-        assert!(listed.lists("a/b") && !listed.lists("a/c") && !listed.lists("a/d"));
         let own = |ids: &[&str]| {
             let own = ids.iter().map(|id| Device::new(*id, 0, [].into()));
             Devices::from_list(own.collect())
         };
-        assert_eq!(listed.id_of_another("a/b", &own(&["x", "y"])), None);
-        assert_eq!(listed.id_of_another("a/b", &own(&["x"])), Some("y"));
-        assert_eq!(listed.id_of_another("a/d", &own(&[])), None);
+        let status = |resource: &str, ids: &[&str]| listed.listing_status(resource, &own(ids));
+        assert_eq!(status("a/b", &["x", "y"]), ListingStatus::Listed);
+        assert_eq!(status("a/b", &["x"]), ListingStatus::OtherDevices("y"));
+        assert_eq!(status("a/c", &["x"]), ListingStatus::Lacking);
+        assert_eq!(status("a/d", &["x"]), ListingStatus::Lacking);
+        assert_eq!(status("a/d", &[]), ListingStatus::NoneHealthy);
     }
 }

@@ -170,7 +170,7 @@ impl Snapshot {
         }
         let devices = plugin.offer.devices();
         match written.checkpoint.listing_status(plugin.name(), devices) {
-            ListingStatus::Listed => None,
+            ListingStatus::Listed | ListingStatus::NoneHealthy => None,
             ListingStatus::Lacking => Some(
                 "waits for the kubelet: its checkpoint does not list this resource's devices"
                     .to_owned(),

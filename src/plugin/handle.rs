@@ -7,18 +7,17 @@ use std::time::SystemTime;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::fault::{Delays, Fault, TooManyFaults};
 use crate::model::device::{Device, Health};
 use crate::model::selection::SelectionError;
 use crate::node::checkpoint::{Checkpoint, ListingStatus};
 use crate::node::checkpoint_file::LoadedCheckpoint;
-use crate::node::pod_resources::AllocatableDevices;
 use crate::offer::removal::Removal;
 use crate::offer::resource::Resource;
 use crate::offer::{CountError, Offer};
-use crate::plugin::record::Record;
+use crate::plugin::record::{Cause, Record};
 use crate::util::sanitize::sanitize;
 use crate::util::watch_cell::WatchCell;
 
@@ -172,35 +171,48 @@ impl PluginHandle {
             return;
         }
         let resource = &offer.resource().name;
-        let is_taken_over = self.record.borrow().is_taken_over();
+        let is_taken_over = self.is_taken_over();
         let checkpoint = &written.checkpoint;
         match checkpoint.listing_status(resource.as_str(), offer.devices()) {
             ListingStatus::OtherDevices(id) if !is_taken_over => {
                 let device = sanitize(id);
                 warn!(%resource, device, "another plugin has registered the resource, and the kubelet gives its devices to pods; stop it, or set a different RESOURCE_NAME");
-                self.update_record(|record, _| record.taken_over());
+                self.update_record(|record, _| record.taken_over(&device));
             }
+            ListingStatus::Listed if is_taken_over && !has_api => self.not_taken_over(),
             ListingStatus::Lacking if is_taken_over && !has_api => self.other_plugin_stopped(),
             _ => {}
         }
     }
 
-    /// Returns whether the plugin that took the resource over seems to have stopped: the kubelet has no healthy device of
-    /// the resource, although this plugin offers some.
-    pub(crate) fn is_unlisted(&self, listed: &AllocatableDevices) -> bool {
-        let offer = self.offer();
-        let can_reclaim = self.record.borrow().can_reclaim();
-        let is_unlisted = !listed.lists(offer.resource().name.as_str());
-        is_unlisted && can_reclaim && offer.devices().has_allocatable()
+    /// Returns whether another plugin has taken the resource over.
+    pub(super) fn is_taken_over(&self) -> bool {
+        self.record.borrow().is_taken_over()
     }
 
+    /// Makes the plugin register again after the plugin that took the resource over has stopped.
     pub(crate) fn other_plugin_stopped(&self) {
         self.update_record(Record::other_plugin_stopped);
         self.unlisted.notify_waiters();
     }
 
-    /// Waits until the plugin must restart because the kubelet does not list the resource.
-    pub(crate) async fn unlisted(&self) {
+    /// Records that the kubelet uses this plugin, and sends the device list again, because the kubelet may have the
+    /// list of another plugin.
+    pub(crate) fn not_taken_over(&self) {
+        if self.is_taken_over() {
+            info!(resource = %self.offer().resource().name, "the kubelet uses this plugin of the resource again");
+            self.update_record(|record, _| record.not_taken_over());
+        }
+        self.repeat_list();
+    }
+
+    /// Waits until the plugin must restart because the kubelet does not list the resource. Returns the cause.
+    pub(crate) async fn unlisted(&self) -> Cause {
         self.unlisted.notified().await;
+        if self.is_taken_over() {
+            Cause::Takeover
+        } else {
+            Cause::Checkpoint
+        }
     }
 }

@@ -151,9 +151,9 @@ impl PluginInstance {
             () = stop.cancelled() => None,
             end = self.stream_end(&mut stream, resource, server) => Some(end),
         };
-        self.entered(Step::Stopping);
         // The lists of another plugin have replaced those of this one.
-        let is_taken_over = self.handle.records().borrow().is_taken_over();
+        let is_taken_over = self.handle.is_taken_over();
+        self.entered(Step::Stopping);
         let healthy_since = server.healthy_since().filter(|_| !is_taken_over);
         let ended = stream.kubelet.ended(healthy_since, Instant::now());
         match end {

@@ -18,7 +18,7 @@ use crate::fault::InjectionPoint;
 use crate::model::allocation::{AllocateError, Allocation, allocate};
 use crate::model::device::Devices;
 use crate::model::preference::prefer;
-use crate::net::connections::{ConnectionId, Peers};
+use crate::net::connections::{ConnectionId, Peers, Table};
 use crate::offer::Offer;
 use crate::offer::removal::CallId;
 use crate::offer::resource::Resource;
@@ -94,6 +94,10 @@ impl DevicePlugin for Service {
         let lists = WatchStream::new(self.offer.clone()).filter_map(move |offer| {
             // Moves the guard into the closure, so that it is dropped with the stream.
             let _open = &open;
+            // The kubelet would show these devices, but still call the other plugin for them.
+            if handle.is_taken_over() {
+                return std::future::ready(None);
+            }
             let devices = offer.devices();
             let is_new = last_sent.as_ref().is_none_or(|(last_sent, repeats)| {
                 *repeats != offer.repeats() || !last_sent.is_advertised_alike(devices)
@@ -142,7 +146,9 @@ impl DevicePlugin for Service {
         let device_ids = api::allocate_request_ids(request.get_ref());
         let _in_flight = InFlightCall::new(&self.handle, device_ids);
         let began = Instant::now();
-        self.peers.note_call(connection(&request)?);
+        let connection = connection(&request)?;
+        self.peers.note_call(connection);
+        self.correct_kubelet(connection, api::allocate_request_ids(request.get_ref()));
         let injected = self
             .handle
             .injector()
@@ -178,6 +184,25 @@ impl DevicePlugin for Service {
 impl Service {
     fn current_offer(&self) -> Arc<Offer> {
         Arc::clone(&self.offer.borrow())
+    }
+
+    /// Sends the device list again if the kubelet calls this plugin for a device of another one, or although another one
+    /// seemed to have taken the resource over. The kubelet calls the plugin that registered last, but has the list that it
+    /// received last, so the two can be of different plugins.
+    fn correct_kubelet<'a>(
+        &self,
+        connection: ConnectionId,
+        mut ids: impl Iterator<Item = &'a str>,
+    ) {
+        let offer = self.current_offer();
+        let is_unknown = |id: &str| offer.devices().get(id).is_none();
+        if !self.handle.is_taken_over() && !ids.any(is_unknown) {
+            return;
+        }
+        let is_kubelet = |table: &Table| table.get(connection).is_some_and(|peer| peer.streams > 0);
+        if is_kubelet(&self.peers.subscribe().borrow()) {
+            self.handle.not_taken_over();
+        }
     }
 
     fn count_allocate(

@@ -6,6 +6,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tracing::debug;
 
+use crate::node::checkpoint::ListingStatus;
 use crate::node::checkpoint_file::CheckpointError;
 use crate::node::pod_resources::AllocatableDevices;
 use crate::offer::resource::Resource;
@@ -133,10 +134,18 @@ impl PluginInstance {
         };
         loop {
             // The client limits how often it calls the API.
-            match api.allocatable().await {
-                Ok(listed) if !listed.lists(resource.name.as_str()) => return Ok(()),
-                Ok(listed) if has_registered => self.compare(resource, &listed)?,
-                Ok(_) | Err(_) => {}
+            let Ok(listed) = api.allocatable().await else {
+                continue;
+            };
+            match self.listing_status(resource, &listed) {
+                ListingStatus::Lacking | ListingStatus::NoneHealthy => return Ok(()),
+                ListingStatus::Listed => {}
+                ListingStatus::OtherDevices(id) if has_registered => {
+                    return Err(ServedByAnother(sanitize(id)));
+                }
+                // The previous plugin had devices that this one lacks. A pod may just be getting one, which must be in
+                // the checkpoint when the plugin reads it.
+                ListingStatus::OtherDevices(_) => std::future::pending().await,
             }
         }
     }
@@ -145,21 +154,20 @@ impl PluginInstance {
         let Some(api) = &self.holders.pod_resources else {
             return Ok(());
         };
-        match timeout(CALL_WITHIN, api.allocatable()).await {
-            Ok(Ok(listed)) => self.compare(resource, &listed),
-            Ok(Err(_)) | Err(_) => Ok(()),
+        let Ok(Ok(listed)) = timeout(CALL_WITHIN, api.allocatable()).await else {
+            return Ok(());
+        };
+        match self.listing_status(resource, &listed) {
+            ListingStatus::OtherDevices(id) => Err(ServedByAnother(sanitize(id))),
+            _ => Ok(()),
         }
     }
 
-    fn compare(
+    fn listing_status<'a>(
         &self,
         resource: &Resource,
-        listed: &AllocatableDevices,
-    ) -> Result<(), ServedByAnother> {
-        let offer = self.handle.offer();
-        match listed.id_of_another(resource.name.as_str(), offer.devices()) {
-            Some(id) => Err(ServedByAnother(sanitize(id))),
-            None => Ok(()),
-        }
+        listed: &'a AllocatableDevices,
+    ) -> ListingStatus<'a> {
+        listed.listing_status(resource.name.as_str(), self.handle.offer().devices())
     }
 }

@@ -2,11 +2,11 @@
 //! changes. All plugins share one watch of the device plugin directory.
 
 mod checkpoint_probe;
-mod reclaim;
 mod registry;
 mod remove_devices;
 mod restart_loop;
 mod run_memory;
+mod takeover;
 
 pub use registry::{PluginRegistry, SnapshotSource};
 
@@ -320,7 +320,7 @@ async fn run_plugin(
     tokio::select! {
         () = restart_loop::run(plugin, memory, stop) => {}
         never = remove_devices::run(&handle, &holders) => match never {},
-        never = reclaim::run(&handle, &holders) => match never {},
+        never = takeover::run(&handle, &holders) => match never {},
         never = handle.flap() => match never {},
     }
 }

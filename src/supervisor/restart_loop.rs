@@ -79,7 +79,7 @@ impl Attempts {
         let restart_cause = tokio::select! {
             end = &mut attempt => return (end, None),
             () = reconfigured(offers, resource) => Cause::Configuration,
-            () = handle.unlisted() => Cause::Checkpoint,
+            cause = handle.unlisted() => cause,
         };
         attempt_stop.cancel();
         (attempt.await, Some(restart_cause))
@@ -244,10 +244,14 @@ fn waiting_for(end: &RunEnd) -> Option<&'static str> {
 
 fn log_restart(resource: &Resource, cause: Cause) {
     let resource = &resource.name;
-    if cause == Cause::Checkpoint {
-        warn!(%resource, "the kubelet has no devices of the resource although ListAndWatch is open; registering again");
-    } else {
-        info!(%resource, "the registration options or the socket changed; registering again");
+    match cause {
+        Cause::Checkpoint => {
+            warn!(%resource, "the kubelet has no devices of the resource although ListAndWatch is open; registering again");
+        }
+        Cause::Takeover => {
+            info!(%resource, "the plugin that had taken the resource over has stopped; registering again");
+        }
+        _ => info!(%resource, "the registration options or the socket changed; registering again"),
     }
 }
 

@@ -4,17 +4,21 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::support::client::register;
 use crate::support::fake_kubelet::{Answer, FakeKubelet};
+use crate::support::fake_plugin::FakePlugin;
 use crate::support::process::Running;
 use crate::support::soak::seed;
 use crate::support::{
     DEADLINE, Manager, RESOURCE, allocates, kubelet, kubelet_with, plugin_dir, registrations,
-    resources, wait_for_node,
+    resources, until, wait_for_node,
 };
 use fastrand::Rng;
 use futures_util::future::join_all;
 use kubelet_sim::{Event, EventKind, Kubelet, KubeletSettings};
+use simple_device_plugin::node::checkpoint_file;
 use simple_device_plugin::node::pod_resources::PodResources;
+use simple_device_plugin::plugin::record::Step;
 use simple_device_plugin::supervisor::Supervisor;
 use tokio::sync::broadcast;
 use tokio_util::task::AbortOnDropHandle;
@@ -164,6 +168,34 @@ async fn registers_again_without_waiting_for_the_whole_time() {
         assert!(attempt < 10, "it was never faster than {WHOLE_TIME:?}");
     }
     assert!(registrations(&kubelet, RESOURCE) > 2);
+    manager.stop().await;
+}
+
+/// A pod may just have got a device that the plugin does not have, and the kubelet crashes if the list lacks it.
+#[tokio::test]
+async fn settles_for_the_whole_time_if_the_previous_plugin_had_other_devices() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let mut previous = FakePlugin::serve(dir.path(), "previous.sock", &["x"]);
+    register(dir.path(), RESOURCE, "previous.sock")
+        .await
+        .expect("registered");
+    let checkpoint = dir.path().join(checkpoint_file::FILE);
+    until("the checkpoint", || {
+        std::fs::read_to_string(&checkpoint).is_ok_and(|text| text.contains("[\"x\"]"))
+    })
+    .await;
+    let began = Instant::now();
+    let manager = Manager::start(dir.path(), &[]);
+    manager
+        .record(RESOURCE, "the settle time", |record| {
+            record.is_at(Step::Settling)
+        })
+        .await;
+    previous.end_stream().await;
+    wait_for_node(&kubelet, RESOURCE, 2, 2).await;
+    assert!(began.elapsed() >= WHOLE_TIME);
+    allocates(&kubelet).await;
     manager.stop().await;
 }
 

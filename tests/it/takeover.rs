@@ -11,7 +11,7 @@ use crate::support::process::Running;
 use crate::support::running_node::{FOUR, Node};
 use crate::support::{
     A, GPU, Manager, ONE, RESOURCE, allocates, kubelet, kubelet_with, newer_kubelet,
-    on_another_thread, plugin_dir, registrations, resources, text, until, wait_for_node,
+    on_another_thread, plugin_dir, pod, registrations, resources, text, until, wait_for_node,
 };
 use kubelet_sim::Kubelet;
 use rustix::process::Signal;
@@ -46,7 +46,7 @@ async fn takes_back(dir: &Path, kubelet: Kubelet) {
     wait_for_node(&kubelet, RESOURCE, 3, 3).await;
     let warning = first.wait_for_log("another plugin has registered the resource");
     assert!(warning.contains("device=\"second-n-"), "{warning}");
-    let reason = "waits for another plugin of the resource to stop: the kubelet's checkpoint lists its devices, for example second-n-";
+    let reason = "waits for another plugin of the resource to stop: the kubelet has its devices, for example second-n-";
     until("the reason in the status", || {
         waits_for(dir).starts_with(reason)
     })
@@ -124,4 +124,71 @@ async fn does_not_register_again_while_another_plugin_serves_the_resource() {
     node.wait_for_node(4, 4).await;
     node.admits("p").await.expect("admitted");
     assert_eq!(registrations(&node.kubelet, GPU), 3);
+}
+
+/// A list of the first plugin would replace the list of the second one, which the kubelet still calls.
+#[tokio::test]
+async fn sends_no_list_while_another_plugin_serves_the_resource() {
+    let node = Node::with(FOUR);
+    node.wait_for_node(4, 4).await;
+    let mut other = FakePlugin::serve(node.dir.path(), "other.sock", &["x"]);
+    register(node.dir.path(), GPU, "other.sock")
+        .await
+        .expect("registered");
+    node.wait_for_node(1, 1).await;
+    node.manager
+        .wait_for_log("another plugin has registered the resource");
+    assert_eq!(node.run(&["health", GPU, "0", "unhealthy"]).0, Some(0));
+    assert_eq!(node.run(&["scale", GPU, "6"]).0, Some(0));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    node.wait_for_node(1, 1).await;
+    node.admits("p").await.expect("admitted");
+    assert_eq!(*other.allocates.borrow(), 1);
+    other.end_stream().await;
+    // The pod still holds x, so the list has it, too.
+    node.wait_for_node(7, 5).await;
+}
+
+/// The kubelet calls the plugin that registered last, but has the list that it received last.
+#[tokio::test]
+async fn sends_its_list_again_when_the_kubelet_asks_for_a_device_of_another_plugin() {
+    let dir = plugin_dir();
+    let kubelet = on_another_thread(|| kubelet(dir.path()));
+    let other = FakePlugin::serve(dir.path(), "other.sock", &["x"]);
+    register(dir.path(), RESOURCE, "other.sock")
+        .await
+        .expect("registered");
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
+    let control = control(dir.path());
+    let manager = daemon(dir.path(), "gpu", "4", text(&control));
+    wait_for_node(&kubelet, RESOURCE, 4, 4).await;
+    other.list.send_replace(Some(Ok(vec!["y".to_owned()])));
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
+    manager.wait_for_log("another plugin has registered the resource");
+    let error = kubelet
+        .admit(&pod("p", &[(RESOURCE, 1)]))
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("unknown device y"), "{error}");
+    wait_for_node(&kubelet, RESOURCE, 4, 4).await;
+    until("a ready resource", || waits_for(dir.path()).is_empty()).await;
+    allocates(&kubelet).await;
+    assert_eq!(registrations(&kubelet, RESOURCE), 2);
+}
+
+/// This happens if a disk is full, so that the kubelet cannot write its checkpoint.
+#[tokio::test]
+async fn a_takeover_that_the_pod_resources_api_does_not_confirm_ends() {
+    let node = Node::with(FOUR);
+    node.wait_for_node(4, 4).await;
+    let other = FakePlugin::serve(node.dir.path(), "other.sock", &["x"]);
+    register(node.dir.path(), GPU, "other.sock")
+        .await
+        .expect("registered");
+    node.manager
+        .wait_for_log("another plugin has registered the resource");
+    let own = "gpu-n-0".to_owned();
+    other.list.send_replace(Some(Ok(vec![own])));
+    node.wait_for_node(4, 4).await;
+    node.manager.wait_for_log("the kubelet uses this plugin");
 }

@@ -93,6 +93,8 @@ pub enum Cause {
     Configuration,
     /// The kubelet's checkpoint did not list the resource.
     Checkpoint,
+    /// The plugin that had taken the resource over has stopped.
+    Takeover,
     /// A fault closed the stream.
     Fault,
     Panic,
@@ -105,6 +107,7 @@ impl Cause {
             Self::Stream => "stream",
             Self::Configuration => "configuration",
             Self::Checkpoint => "checkpoint",
+            Self::Takeover => "takeover",
             Self::Fault => "fault",
             Self::Panic => "panic",
         }

@@ -67,9 +67,9 @@ pub struct Record {
     pub faults: EnumMap<InjectionPoint, u64>,
     /// Consecutive reads of the checkpoint that did not list the resource while it was registered.
     missing_reads: u32,
-    /// Another plugin has registered the resource since this one did. The kubelet calls the other one, and disconnects
-    /// the resource when the other one stops.
-    taken_over: bool,
+    /// The ID of a device of another plugin that has registered the resource since this one did, escaped. The kubelet
+    /// calls that plugin, and disconnects the resource when it stops.
+    taken_over_by: Option<Box<str>>,
     /// The plugin was restarted because of the checkpoint, and no checkpoint has listed the resource since.
     restarted_once: bool,
 }
@@ -89,7 +89,7 @@ impl Record {
             allocated_devices: 0,
             faults: EnumMap::default(),
             missing_reads: 0,
-            taken_over: false,
+            taken_over_by: None,
             restarted_once: false,
         }
     }
@@ -98,6 +98,7 @@ impl Record {
     /// failed step, or a fault suspends the registration.
     pub(crate) fn entered(&mut self, step: Step, now: SystemTime) {
         self.step = step;
+        self.taken_over_by = None;
         if step == Step::Suspended || self.failed_at.is_none_or(|at| step > at) {
             (self.failed_at, self.since) = (None, now);
         }
@@ -108,7 +109,6 @@ impl Record {
         self.entered(Step::Registered, now);
         self.registrations[RegistrationResult::Registered] += 1;
         self.missing_reads = 0;
-        self.taken_over = false;
     }
 
     /// Records a failed attempt. `registration` is `None` if something other than the registration failed.
@@ -148,8 +148,13 @@ impl Record {
     }
 
     /// Returns a verb phrase for the status and `/readyz` that says what the plugin waits for, with the last error.
-    /// `None` while the kubelet has the stream open.
+    /// `None` while the kubelet has the stream open and uses this plugin.
     pub(crate) fn waits_for(&self) -> Option<String> {
+        if let Some(id) = &self.taken_over_by {
+            return Some(format!(
+                "waits for another plugin of the resource to stop: the kubelet has its devices, for example {id}"
+            ));
+        }
         match (self.failed_at, &self.last_error) {
             (Some(Step::Starting), Some(error)) => Some(format!("registers again: {}", error.what)),
             // The only failure at this step.
@@ -179,14 +184,9 @@ impl Record {
         self.allocate_durations.add(took);
     }
 
-    /// Whether another plugin has taken the resource over since this one registered it.
+    /// Whether another plugin has taken the resource over while this one has the stream open.
     pub fn is_taken_over(&self) -> bool {
-        self.taken_over
-    }
-
-    /// Whether the stream is open although another plugin has taken the resource over.
-    pub(crate) fn can_reclaim(&self) -> bool {
-        self.taken_over && self.is_at(Step::Registered)
+        self.taken_over_by.is_some()
     }
 
     /// Returns whether a checkpoint of this version, read now, describes the time since the last registration. Right
@@ -198,9 +198,14 @@ impl Record {
             && self.checkpoint_before != Some(version)
     }
 
-    /// Records that another plugin has taken the resource over.
-    pub(crate) fn taken_over(&mut self) {
-        self.taken_over = true;
+    /// Records that another plugin has taken the resource over. `id` is one of its devices, escaped.
+    pub(crate) fn taken_over(&mut self, id: &str) {
+        self.taken_over_by = Some(id.into());
+    }
+
+    /// Records that the kubelet uses this plugin after all.
+    pub(crate) fn not_taken_over(&mut self) {
+        self.taken_over_by = None;
     }
 
     /// Records that the plugin that took the resource over has stopped.
@@ -215,7 +220,7 @@ impl Record {
         let registered = self.is_at(Step::Registered);
         match standing {
             ListingStatus::Lacking if registered => self.missing_reads += 1,
-            ListingStatus::Listed if registered => {
+            ListingStatus::Listed | ListingStatus::NoneHealthy if registered => {
                 (self.missing_reads, self.restarted_once) = (0, false);
             }
             _ => self.missing_reads = 0,
