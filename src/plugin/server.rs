@@ -76,9 +76,10 @@ impl Server {
         let resource = name.clone();
         let task = tokio::spawn(async move {
             let _ended = ended_guard;
-            let mut server = GrpcServer::builder();
-            let served = server.add_service(service);
-            if let Err(error) = served.serve_with_incoming_shutdown(incoming, drained).await {
+            // Without a router, because there is only one service. It answers unknown paths itself.
+            let server = GrpcServer::builder();
+            let served = server.serve_with_incoming_shutdown(service, incoming, drained);
+            if let Err(error) = served.await {
                 error!(%resource, %error, "the plugin's gRPC server failed");
             }
         });
