@@ -226,7 +226,8 @@ impl PodResources {
             let requested_at = Instant::now();
             // Holds if the caller stops waiting for the answer.
             calls.next_at = Some(requested_at + CALL_INTERVAL);
-            let result = self.call(call).await.map(T::from);
+            // Boxed because each plugin's tasks contain this future, and need its memory only during a call.
+            let result = Box::pin(self.call(call)).await.map(T::from);
             let ended_at = Instant::now();
             let pause = PAUSE_PER_CALL * (ended_at - requested_at);
             calls.next_at = Some(ended_at + pause.clamp(CALL_INTERVAL, PAUSE_MAX));
