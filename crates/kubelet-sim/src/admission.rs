@@ -3,12 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use thiserror::Error;
 use tonic::Status;
 
 use simple_device_plugin::api::PreferenceRequest;
 
-use crate::crash::Crash;
+use crate::admission_error::AdmissionError;
 use crate::device_manager::{Assignment, choose_devices};
 use crate::kubelet::Kubelet;
 use crate::settings::TopologyPolicy;
@@ -21,51 +20,6 @@ pub struct Pod {
     pub name: String,
     /// The number of devices that the container requests, by resource name.
     pub requests: BTreeMap<String, usize>,
-}
-
-/// Why the kubelet rejects a pod. A `String` alone is a resource name.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-pub enum AdmissionError {
-    /// The resource is registered, but has no healthy device.
-    #[error("{0}: no healthy device is available")]
-    NoHealthyDevice(String),
-    /// Fewer healthy devices are free than the pod requests.
-    #[error("{resource}: {requested} devices are requested, {available} are available")]
-    TooFew {
-        resource: String,
-        requested: usize,
-        /// The number of healthy devices that no pod holds.
-        available: usize,
-    },
-    /// The resource's endpoint is stopped: its plugin disconnected and did not register again, or registered before the
-    /// kubelet marked the endpoint as stopped.
-    #[error("{0}: its plugin has been stopped")]
-    Stopped(String),
-    /// The policy is single-numa-node, and no NUMA node has enough free devices for the pod.
-    #[error("Resources cannot be allocated with Topology locality")]
-    TopologyAffinity,
-    /// The admission made the kubelet crash.
-    #[error("the kubelet crashed: {0}")]
-    Crashed(#[from] Crash),
-    /// The plugin returned an error, or the connection to it ended.
-    #[error("{resource}: {rpc} failed: {error}")]
-    Plugin {
-        resource: String,
-        /// The name of the RPC: `Allocate` or `GetPreferredAllocation`.
-        rpc: &'static str,
-        /// The gRPC code and the message.
-        error: String,
-    },
-}
-
-impl AdmissionError {
-    /// Returns the reason in the pod's status: `TopologyAffinityError` or `UnexpectedAdmissionError`.
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::TopologyAffinity => "TopologyAffinityError",
-            _ => "UnexpectedAdmissionError",
-        }
-    }
 }
 
 impl Kubelet {

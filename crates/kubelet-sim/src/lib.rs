@@ -10,6 +10,7 @@
 //! - [`checkpoint`] reads the file that keeps device assignments across kubelet restarts.
 
 mod admission;
+mod admission_error;
 mod authority;
 pub mod checkpoint;
 pub mod conformance;
@@ -24,7 +25,8 @@ mod registration;
 mod settings;
 mod state;
 
-pub use admission::{AdmissionError, Pod};
+pub use admission::Pod;
+pub use admission_error::AdmissionError;
 pub use crash::Crash;
 pub use device_manager::{Assignment, NodeResources, Quantities};
 pub use event::{DeviceChange, DeviceState, Event, EventKind};

@@ -5,34 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use simple_device_plugin::api::v1beta1;
 
-use crate::admission::AdmissionError;
+use crate::admission_error::AdmissionError;
 use crate::crash::Crash;
 
-use super::DeviceManager;
-
-/// The devices of one resource that a pod's container holds.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Assignment {
-    /// The name of the pod, which is also its UID here.
-    pub pod: String,
-    pub resource: String,
-    /// The device IDs by NUMA node; -1 is the key of devices without topology information. A device on several NUMA
-    /// nodes is listed under each.
-    pub devices: BTreeMap<i64, BTreeSet<String>>,
-    /// The plugin's response to Allocate.
-    pub response: v1beta1::ContainerAllocateResponse,
-}
-
-impl Assignment {
-    /// Returns the device IDs, each once.
-    pub fn ids(&self) -> BTreeSet<&str> {
-        self.devices
-            .values()
-            .flatten()
-            .map(String::as_str)
-            .collect()
-    }
-}
+use super::{Assignment, DeviceManager};
 
 impl<C> DeviceManager<C> {
     /// Returns all healthy devices of the resource that no pod holds, at least `requested` of them.

@@ -3,6 +3,7 @@
 
 mod allocation;
 mod device_list;
+mod pod_devices;
 mod topology;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,8 +15,8 @@ use crate::event::DeviceChange;
 
 use device_list::DeviceList;
 
-pub use allocation::Assignment;
 pub(crate) use allocation::choose_devices;
+pub use pod_devices::Assignment;
 
 /// The key of devices without topology information, also in the kubelet's checkpoint (`nodeWithoutTopology`).
 const NO_NUMA_NODE: i64 = -1;

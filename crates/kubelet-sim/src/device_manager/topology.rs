@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::admission::AdmissionError;
+use crate::admission_error::AdmissionError;
 use crate::crash::Crash;
 
 use super::{DeviceManager, NO_NUMA_NODE};

@@ -1,0 +1,50 @@
+//! Why the kubelet rejects a pod.
+
+use thiserror::Error;
+
+use crate::crash::Crash;
+
+/// Why the kubelet rejects a pod. A `String` alone is a resource name.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum AdmissionError {
+    /// The resource is registered, but has no healthy device.
+    #[error("{0}: no healthy device is available")]
+    NoHealthyDevice(String),
+    /// Fewer healthy devices are free than the pod requests.
+    #[error("{resource}: {requested} devices are requested, {available} are available")]
+    TooFew {
+        resource: String,
+        requested: usize,
+        /// The number of healthy devices that no pod holds.
+        available: usize,
+    },
+    /// The resource's endpoint is stopped: its plugin disconnected and did not register again, or registered before the
+    /// kubelet marked the endpoint as stopped.
+    #[error("{0}: its plugin has been stopped")]
+    Stopped(String),
+    /// The policy is single-numa-node, and no NUMA node has enough free devices for the pod.
+    #[error("Resources cannot be allocated with Topology locality")]
+    TopologyAffinity,
+    /// The admission made the kubelet crash.
+    #[error("the kubelet crashed: {0}")]
+    Crashed(#[from] Crash),
+    /// The plugin returned an error, or the connection to it ended.
+    #[error("{resource}: {rpc} failed: {error}")]
+    Plugin {
+        resource: String,
+        /// The name of the RPC: `Allocate` or `GetPreferredAllocation`.
+        rpc: &'static str,
+        /// The gRPC code and the message.
+        error: String,
+    },
+}
+
+impl AdmissionError {
+    /// Returns the reason in the pod's status: `TopologyAffinityError` or `UnexpectedAdmissionError`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::TopologyAffinity => "TopologyAffinityError",
+            _ => "UnexpectedAdmissionError",
+        }
+    }
+}
