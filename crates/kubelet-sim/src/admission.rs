@@ -1,39 +1,64 @@
-//! Pod admission: chooses devices and calls plugins. It follows `Allocate`, `devicesToAllocate` and
+//! Pod admission: chooses devices and calls plugins. It follows `Allocate`, `allocateContainerResources` and
 //! `callPreStartContainerIfNeeded` in `pkg/kubelet/cm/devicemanager/manager.go`.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use tonic::Status;
 
-use simple_device_plugin::api::PreferenceRequest;
+use simple_device_plugin::api::v1beta1::ContainerAllocateResponse;
 
 use crate::admission_error::AdmissionError;
-use crate::device_manager::{Assignment, choose_devices};
+use crate::device_manager::{
+    Assignment, Choice, DeviceRequest, Endpoint, PartialChoice, ReusableDevices,
+};
 use crate::kubelet::Kubelet;
+use crate::plugin_client::PluginClient;
+use crate::pod::{Container, Pod};
 use crate::settings::TopologyPolicy;
-use crate::state::describe_status;
+use crate::state::{KubeletState, describe_status};
 
-/// A pod with one container, bound to this node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pod {
-    /// The name, unique on the node. It is also the pod's UID.
-    pub name: String,
-    /// The number of devices that the container requests, by resource name.
-    pub requests: BTreeMap<String, usize>,
+/// The pod that is being admitted. Until [`Self::admitted`] is called, dropping it rejects the pod, whose devices are
+/// then freed like those of a deleted pod.
+struct Admission<'a> {
+    state: &'a KubeletState,
+}
+
+impl<'a> Admission<'a> {
+    fn begin(state: &'a KubeletState, pod: &Pod) -> Self {
+        // A deleted pod of the same name may still hold devices. In a cluster it would have another UID.
+        state.manager().retain_pods(|name| name != pod.name);
+        state.pods().in_admission = Some(pod.clone());
+        Self { state }
+    }
+
+    fn admitted(self) {
+        let mut pods = self.state.pods();
+        if let Some(pod) = pods.in_admission.take() {
+            pods.running.insert(pod.name.clone(), pod);
+        }
+    }
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        self.state.pods().in_admission = None;
+    }
 }
 
 impl Kubelet {
-    /// Admits a pod: chooses its devices, calls each plugin's Allocate, and returns the pod's assignments.
+    /// Admits a pod: chooses the devices of its containers one after the other, calls each plugin's Allocate, and
+    /// returns the pod's assignments.
     ///
     /// A pod that already holds devices keeps them, and no plugin is called. With a topology manager, the kubelet
     /// checks those devices again, which can crash it.
     ///
     /// # Errors
     /// Returns an error if the kubelet cannot allocate the devices, if a plugin returns an error, or if the kubelet
-    /// crashes. A pod that held no device then still holds none. The same is true if the future is dropped before the
-    /// last plugin responds.
+    /// crashes. The pod is then not running, as if the future is dropped before the last plugin responds. Devices that
+    /// its containers already got are freed like those of a deleted pod.
     pub async fn admit(&self, pod: &Pod) -> Result<Vec<Assignment>, AdmissionError> {
-        let _admission = self.admission.lock().await;
+        let _one_at_a_time = self.admission.lock().await;
         let held = self.assignments(&pod.name);
         if !held.is_empty() {
             for assignment in &held {
@@ -41,35 +66,60 @@ impl Kubelet {
             }
             return Ok(held);
         }
-        // A deleted pod of the same name may still hold devices. In a cluster it would have another UID.
-        self.state.manager().release_pod(&pod.name);
-        let requests = requests(pod);
+        let admission = Admission::begin(&self.state, pod);
+        let mut reusable = ReusableDevices::default();
+        for container in pod.in_admission_order() {
+            self.admit_container(pod, container, &reusable).await?;
+            let manager = self.state.manager();
+            let held = manager.assignments_of(&pod.name, &container.name);
+            reusable.container_admitted(container.kind, held);
+        }
+        admission.admitted();
+        Ok(self.assignments(&pod.name))
+    }
+
+    async fn admit_container(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        reusable: &ReusableDevices,
+    ) -> Result<(), AdmissionError> {
         let node = match self.state.settings.topology_policy {
             TopologyPolicy::None => None,
             TopologyPolicy::SingleNumaNode => {
-                self.state.free_devices_of_deleted_pods();
+                self.state.free_devices_of_inactive_pods();
+                let requests = requests(container);
                 self.state.manager().numa_node_for(&requests)?
             }
         };
-        let mut assignments = Vec::new();
-        for (resource, count) in requests {
-            assignments.extend(self.allocate(&pod.name, resource, count, node).await?);
+        let mut requests: Vec<(&String, &usize)> = container.requests.iter().collect();
+        requests.retain(|(resource, _)| self.state.manager().is_device_plugin_resource(resource));
+        if !requests.is_empty() {
+            self.state.free_devices_of_inactive_pods();
         }
-        self.state.pods().insert(pod.name.clone());
-        self.state.manager().record_assignments(&assignments);
-        if !assignments.is_empty() {
-            // The kubelet writes its checkpoint before the pod starts, so that the assignment survives a restart.
+        let mut is_allocated = false;
+        for (resource, count) in requests {
+            let request = DeviceRequest {
+                pod: &pod.name,
+                container: &container.name,
+                resource,
+                count: *count,
+            };
+            is_allocated |= self.allocate(request, reusable.of(resource), node).await?;
+        }
+        if is_allocated {
+            // The kubelet writes its checkpoint before the container starts, so that the assignment survives a restart.
             self.state.save();
         }
-        Ok(assignments)
+        Ok(())
     }
 
-    /// Starts the container of a pod: calls PreStartContainer of each plugin that requires it.
+    /// Starts the containers of a pod: calls PreStartContainer of each plugin that requires it.
     ///
     /// # Errors
     /// Returns the plugin's error, which a cluster shows as `CreateContainerConfigError`. The pod keeps its devices; a
     /// real kubelet retries.
-    pub async fn start_container(&self, pod: &str) -> Result<(), Status> {
+    pub async fn start_containers(&self, pod: &str) -> Result<(), Status> {
         for assignment in self.assignments(pod) {
             let endpoint = self.state.manager().endpoint(&assignment.resource).cloned();
             let Some(endpoint) = endpoint else {
@@ -85,90 +135,105 @@ impl Kubelet {
         Ok(())
     }
 
-    /// Returns the requested resources that have no endpoint: no plugin registered them, or the kubelet forgot the
-    /// plugin. The kubelet runs the pod without their devices; a scheduler would not have placed the pod here.
-    pub fn unregistered_resources(&self, pod: &Pod) -> Vec<String> {
+    /// Returns the requested resources that no plugin registered, or whose plugin the kubelet forgot. The kubelet runs
+    /// the pod without their devices; a scheduler would not have placed the pod here.
+    pub fn unregistered_resources(&self, pod: &Pod) -> BTreeSet<String> {
         let manager = self.state.manager();
-        let resources = requests(pod).into_iter().map(|(resource, _)| resource);
+        let requests = pod.containers.iter().flat_map(|c| &c.requests);
+        let resources = requests.filter(|(_, count)| **count > 0).map(|(r, _)| r);
         resources
-            .filter(|resource| manager.endpoint(resource).is_none())
-            .map(str::to_owned)
+            .filter(|resource| !manager.is_device_plugin_resource(resource))
+            .cloned()
             .collect()
     }
 
-    /// Allocates devices of one resource, from one NUMA node if one is given. Returns `None` if no plugin registered
-    /// the resource.
+    /// Allocates devices of one resource, from one NUMA node if one is given. Returns false if no device was needed.
     async fn allocate(
         &self,
-        pod: &str,
-        resource: &str,
-        count: usize,
+        request: DeviceRequest<'_>,
+        reusable: Option<&BTreeSet<String>>,
         node: Option<i64>,
-    ) -> Result<Option<Assignment>, AdmissionError> {
-        let Some(endpoint) = self.state.manager().endpoint(resource).cloned() else {
-            return Ok(None);
+    ) -> Result<bool, AdmissionError> {
+        let resource = request.resource;
+        let choice = self.state.manager().choose(request, reusable, node)?;
+        let mut ids = match choice {
+            Choice::Complete(ids) => ids,
+            Choice::Partial(choice) => {
+                let preferred = self.preferred_devices(resource, &choice).await?;
+                self.state.manager().complete(resource, choice, &preferred)
+            }
         };
-        let available = self.available_devices(resource, count, node)?;
-        let stopped = || AdmissionError::Stopped(resource.to_owned());
-        let client = endpoint.client.as_ref().ok_or_else(stopped)?;
-        let mut preferred = Vec::new();
-        if endpoint.options.get_preferred_allocation_available && !endpoint.is_stopped() {
-            let question = PreferenceRequest {
-                available: available.clone(),
-                must_include: Vec::new(),
-                size: count,
-            };
-            let response = client.preferred_allocation(question).await;
-            preferred = response
-                .map_err(|status| plugin_error(resource, "GetPreferredAllocation", &status))?;
+        if ids.is_empty() {
+            return Ok(false);
         }
-        let ids = choose_devices(available, &preferred, count);
-        if self.is_stopped(resource) {
-            return Err(stopped());
-        }
-        let response = client.allocate(ids.clone()).await;
-        let response = response.map_err(|status| plugin_error(resource, "Allocate", &status))?;
-        let assignment = self
+        fastrand::shuffle(&mut ids);
+        let response = self.call_allocate(resource, &ids).await;
+        let response = response.inspect_err(|_| self.state.manager().restore_allocated())?;
+        // Here the kubelet does not restore the allocated devices.
+        let response = response.ok_or_else(|| {
+            plugin_error(
+                resource,
+                "Allocate",
+                &Status::unknown("the response has no container"),
+            )
+        })?;
+        let assigned = self
             .state
             .manager()
-            .new_assignment(pod, resource, &ids, response);
-        if let Err(crash) = &assignment {
+            .assign(request, &ids, reusable, response);
+        if let Err(crash) = &assigned {
             self.state.crash(crash);
         }
-        Ok(Some(assignment?))
+        assigned?;
+        Ok(true)
     }
 
-    /// Returns the free devices of a resource, restricted to one NUMA node if one is given.
-    ///
-    /// # Errors
-    /// Returns an error if fewer than `count` devices are free on all NUMA nodes together.
-    fn available_devices(
+    async fn call_allocate(
         &self,
         resource: &str,
-        count: usize,
-        node: Option<i64>,
-    ) -> Result<Vec<String>, AdmissionError> {
-        self.state.free_devices_of_deleted_pods();
-        let manager = self.state.manager();
-        let mut available = manager.free_devices(resource, count)?;
-        if let Some(node) = node {
-            available.retain(|id| manager.is_on_numa_node(resource, id, node));
-        }
-        Ok(available)
+        ids: &[String],
+    ) -> Result<Option<ContainerAllocateResponse>, AdmissionError> {
+        let client = self.running_client(resource)?;
+        let response = client.allocate(ids.to_vec()).await;
+        response.map_err(|status| plugin_error(resource, "Allocate", &status))
     }
 
-    /// Returns whether the resource has no endpoint, or one that the kubelet refuses to call.
-    fn is_stopped(&self, resource: &str) -> bool {
-        match self.state.manager().endpoint(resource) {
-            Some(endpoint) => endpoint.is_stopped(),
-            None => true,
+    /// Returns the client of the resource's plugin.
+    ///
+    /// # Errors
+    /// Returns an error if the resource has no endpoint, or one that the kubelet refuses to call.
+    fn running_client(&self, resource: &str) -> Result<Arc<PluginClient>, AdmissionError> {
+        let manager = self.state.manager();
+        let endpoint = manager.endpoint(resource).filter(|e| !e.is_stopped());
+        let client = endpoint.and_then(|endpoint| endpoint.client.clone());
+        client.ok_or_else(|| AdmissionError::Stopped(resource.to_owned()))
+    }
+
+    /// Asks the plugin which devices it prefers, if it has GetPreferredAllocation.
+    async fn preferred_devices(
+        &self,
+        resource: &str,
+        choice: &PartialChoice,
+    ) -> Result<Vec<String>, AdmissionError> {
+        let is_available =
+            |endpoint: &Endpoint<_>| endpoint.options.get_preferred_allocation_available;
+        if !self
+            .state
+            .manager()
+            .endpoint(resource)
+            .is_some_and(is_available)
+        {
+            return Ok(Vec::new());
         }
+        let client = self.running_client(resource)?;
+        let response = client.preferred_allocation(choice.question()).await;
+        response.map_err(|status| plugin_error(resource, "GetPreferredAllocation", &status))
     }
 }
 
-/// Returns the pod's requests as resource name and count, without those for 0 devices.
-fn requests(pod: &Pod) -> Vec<(&str, usize)> {
-    let requests = pod.requests.iter().filter(|(_, count)| **count > 0);
+/// Returns the container's requests as resource name and count.
+fn requests(container: &Container) -> Vec<(&str, usize)> {
+    let requests = container.requests.iter();
     requests
         .map(|(resource, count)| (resource.as_str(), *count))
         .collect()

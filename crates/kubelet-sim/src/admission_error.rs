@@ -10,12 +10,16 @@ pub enum AdmissionError {
     /// The resource is registered, but has no healthy device.
     #[error("{0}: no healthy device is available")]
     NoHealthyDevice(String),
-    /// Fewer healthy devices are free than the pod requests.
+    /// A pod holds devices of the resource, but no plugin has registered it.
+    #[error("{0}: no plugin has registered the resource, whose devices another pod holds")]
+    Unregistered(String),
+    /// Fewer healthy devices are available than the container requests.
     #[error("{resource}: {requested} devices are requested, {available} are available")]
     TooFew {
         resource: String,
+        /// The number of devices that the container requests, without those that it reuses.
         requested: usize,
-        /// The number of healthy devices that no pod holds.
+        /// The number of healthy devices that are not allocated.
         available: usize,
     },
     /// The resource's endpoint is stopped: its plugin disconnected and did not register again, or registered before the

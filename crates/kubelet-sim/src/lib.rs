@@ -20,15 +20,16 @@ mod event;
 mod kubelet;
 mod plugin_client;
 mod plugin_handler;
+mod pod;
 mod pod_resources;
 mod registration;
 mod settings;
 mod state;
 
-pub use admission::Pod;
 pub use admission_error::AdmissionError;
 pub use crash::Crash;
 pub use device_manager::{Assignment, NodeResources, Quantities};
 pub use event::{DeviceChange, DeviceState, Event, EventKind};
 pub use kubelet::Kubelet;
+pub use pod::{Container, ContainerKind, DEFAULT_CONTAINER, Pod};
 pub use settings::{Behavior, KubeletSettings, RegistrationMode, TopologyPolicy};

@@ -1,7 +1,6 @@
 //! The pod-resources API, which lists the devices of each pod and the healthy devices. It follows
 //! `pkg/kubelet/apis/podresources/server_v1.go`.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -23,8 +22,8 @@ use simple_device_plugin::api::podresources::{
     ContainerResources, ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
 };
 
-use crate::checkpoint::CONTAINER;
-use crate::device_manager::Assignment;
+use crate::device_manager::{Assignment, DeviceManager};
+use crate::pod::{ContainerKind, Pod};
 use crate::state::KubeletState;
 
 /// The namespace of every pod.
@@ -94,23 +93,18 @@ impl KubeletState {
         Ok(())
     }
 
-    /// Returns the assignments of each running pod, or nothing before the pods are known. Also frees the devices of
-    /// deleted pods without writing the checkpoint (`List` calls `UpdateAllocatedDevices`).
-    fn assignments_by_pod(&self) -> BTreeMap<String, Vec<Assignment>> {
+    /// Returns each active pod with the devices of its containers, or nothing before the pods are known. Also frees the
+    /// devices of other pods without writing the checkpoint (`List` calls `UpdateAllocatedDevices`).
+    fn list_pod_resources(&self) -> Vec<PodResources> {
         if !self.are_pods_known() {
-            return BTreeMap::new();
+            return Vec::new();
         }
-        self.free_devices_of_deleted_pods();
-        let mut pods: BTreeMap<String, Vec<Assignment>> = BTreeMap::new();
-        for name in self.pods().iter() {
-            pods.insert(name.clone(), Vec::new());
-        }
-        for assignment in self.manager().assignments() {
-            if let Some(assignments) = pods.get_mut(&assignment.pod) {
-                assignments.push(assignment.clone());
-            }
-        }
-        pods
+        self.free_devices_of_inactive_pods();
+        let pods = self.pods();
+        let manager = self.manager();
+        pods.iter()
+            .map(|pod| pod_resources(&manager, pod))
+            .collect()
     }
 }
 
@@ -134,11 +128,8 @@ impl PodResourcesLister for PodResourcesService {
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
         self.check()?;
-        let pods = self.state.assignments_by_pod().into_iter();
         Ok(Response::new(ListPodResourcesResponse {
-            pod_resources: pods
-                .map(|(name, assignments)| pod_resources(name, &assignments))
-                .collect(),
+            pod_resources: self.state.list_pod_resources(),
         }))
     }
 
@@ -160,21 +151,29 @@ impl PodResourcesLister for PodResourcesService {
     }
 }
 
-fn pod_resources(name: String, assignments: &[Assignment]) -> PodResources {
-    let devices = assignments.iter().flat_map(|assignment| {
-        assignment.devices.values().map(|ids| ContainerDevices {
-            resource_name: assignment.resource.clone(),
-            device_ids: ids.iter().cloned().collect(),
-        })
+/// Returns the devices of the pod's sidecars and app containers. Init containers are omitted, even while they run.
+fn pod_resources<C>(manager: &DeviceManager<C>, pod: &Pod) -> PodResources {
+    let containers = pod.in_admission_order();
+    let containers = containers.filter(|container| container.kind != ContainerKind::Init);
+    let containers = containers.map(|container| ContainerResources {
+        name: container.name.clone(),
+        devices: manager
+            .assignments_of(&pod.name, &container.name)
+            .flat_map(container_devices)
+            .collect(),
     });
     PodResources {
-        name,
+        name: pod.name.clone(),
         namespace: NAMESPACE.to_owned(),
-        containers: vec![ContainerResources {
-            name: CONTAINER.to_owned(),
-            devices: devices.collect(),
-        }],
+        containers: containers.collect(),
     }
+}
+
+fn container_devices(assignment: &Assignment) -> impl Iterator<Item = ContainerDevices> {
+    assignment.devices.values().map(|ids| ContainerDevices {
+        resource_name: assignment.resource.clone(),
+        device_ids: ids.iter().cloned().collect(),
+    })
 }
 
 #[cfg(test)]

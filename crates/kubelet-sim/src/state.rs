@@ -22,6 +22,7 @@ use crate::crash::Crash;
 use crate::device_manager::{DeviceManager, NodeResources};
 use crate::event::{Event, EventKind};
 use crate::plugin_client::PluginClient;
+use crate::pod::{ActivePods, Pod};
 use crate::settings::{KubeletSettings, RegistrationMode, TopologyPolicy};
 
 /// The delay between a list and the write of the checkpoint. Lists that arrive during the delay share one write,
@@ -44,9 +45,8 @@ pub(crate) struct KubeletState {
     /// Locked while the checkpoint is written, so that the last writer writes the latest state.
     saving: Mutex<()>,
     manager: Mutex<DeviceManager<Arc<PluginClient>>>,
-    /// The names of the pods that are admitted and not deleted. The device manager may also have assignments of deleted
-    /// pods: see [`Self::free_devices_of_deleted_pods`].
-    pods: Mutex<BTreeSet<String>>,
+    /// The device manager may also have assignments of other pods: see [`Self::free_devices_of_inactive_pods`].
+    pods: Mutex<ActivePods>,
     /// Whether the API server has sent the pods of this node (`sourcesReady`).
     pub(crate) pods_known: AtomicBool,
     /// The clients by resource, as the registration server knows them (`clients` in `plugin/v1beta1/server.go`).
@@ -77,13 +77,16 @@ impl KubeletState {
     pub(crate) fn new(
         settings: KubeletSettings,
         mut manager: DeviceManager<Arc<PluginClient>>,
-        pods: BTreeSet<String>,
+        pods: BTreeMap<String, Pod>,
     ) -> Self {
         let node = manager.node_resources(Instant::now());
         Self {
             saving: Mutex::default(),
             manager: Mutex::new(manager),
-            pods: Mutex::new(pods),
+            pods: Mutex::new(ActivePods {
+                running: pods,
+                in_admission: None,
+            }),
             pods_known: AtomicBool::new(settings.pods_known),
             clients: Mutex::default(),
             leaked: Mutex::default(),
@@ -110,7 +113,7 @@ impl KubeletState {
         self.clients.lock()
     }
 
-    pub(crate) fn pods(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    pub(crate) fn pods(&self) -> MutexGuard<'_, ActivePods> {
         self.pods.lock()
     }
 
@@ -118,12 +121,12 @@ impl KubeletState {
         self.pods_known.load(Ordering::Relaxed)
     }
 
-    /// Frees the devices of deleted pods in memory; the checkpoint is not written (`UpdateAllocatedDevices`). Does
-    /// nothing until the pods are known.
-    pub(crate) fn free_devices_of_deleted_pods(&self) {
+    /// Frees the devices of deleted and rejected pods in memory; the checkpoint is not written
+    /// (`UpdateAllocatedDevices`). Does nothing until the pods are known.
+    pub(crate) fn free_devices_of_inactive_pods(&self) {
         if self.are_pods_known() {
             let pods = self.pods();
-            self.manager().retain_pods(&pods);
+            self.manager().retain_pods(|pod| pods.get(pod).is_some());
         }
     }
 

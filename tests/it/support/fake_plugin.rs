@@ -26,6 +26,8 @@ pub struct FakePlugin {
     pub answers: watch::Sender<bool>,
     /// The number of Allocate calls.
     pub allocates: watch::Receiver<u32>,
+    /// The device IDs of each Allocate call, sorted.
+    pub allocated: watch::Receiver<Vec<Vec<String>>>,
     /// The number of ListAndWatch calls.
     pub streams: watch::Receiver<u32>,
     /// The number of open ListAndWatch streams.
@@ -43,6 +45,7 @@ struct FakeService {
     started: watch::Sender<Vec<Vec<String>>>,
     answers: watch::Receiver<bool>,
     allocates: watch::Sender<u32>,
+    allocated: watch::Sender<Vec<Vec<String>>>,
 }
 
 /// Counts an open stream until it is dropped.
@@ -85,10 +88,12 @@ impl FakePlugin {
         let (started, starts) = watch::channel(Vec::new());
         let answers = watch::Sender::new(true);
         let (allocates, asked) = watch::channel(0);
+        let (allocated, allocated_ids) = watch::channel(Vec::new());
         let service = FakeService {
             options,
             answers: answers.subscribe(),
             allocates,
+            allocated,
             list: lists,
             streams,
             open,
@@ -102,6 +107,7 @@ impl FakePlugin {
             list,
             answers,
             allocates: asked,
+            allocated: allocated_ids,
             streams: counted,
             open: opened,
             started: starts,
@@ -175,14 +181,20 @@ impl DevicePlugin for FakeService {
         &self,
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
+        let containers = request.into_inner().container_requests;
+        self.allocated.send_modify(|allocated| {
+            let ids = containers.iter().flat_map(|c| &c.devices_ids);
+            let mut ids: Vec<String> = ids.cloned().collect();
+            ids.sort();
+            allocated.push(ids);
+        });
         self.allocates.send_modify(|count| *count += 1);
         let mut answers = self.answers.clone();
         // An error means that the test dropped the plugin.
         let _ = answers.wait_for(|answers| *answers).await;
-        let containers = request.into_inner().container_requests.into_iter();
         let nothing = |_| v1beta1::ContainerAllocateResponse::default();
         Ok(Response::new(v1beta1::AllocateResponse {
-            container_responses: containers.map(nothing).collect(),
+            container_responses: containers.into_iter().map(nothing).collect(),
         }))
     }
 

@@ -15,8 +15,10 @@ use crate::event::DeviceChange;
 
 use device_list::DeviceList;
 
-pub(crate) use allocation::choose_devices;
+pub(crate) use allocation::{Choice, DeviceRequest, PartialChoice};
 pub use pod_devices::Assignment;
+pub(crate) use pod_devices::ReusableDevices;
+use pod_devices::{DevicesByResource, add_devices};
 
 /// The key of devices without topology information, also in the kubelet's checkpoint (`nodeWithoutTopology`).
 const NO_NUMA_NODE: i64 = -1;
@@ -57,7 +59,11 @@ pub(crate) struct DeviceManager<C> {
     endpoint_stop_grace_period: Duration,
     endpoints: BTreeMap<String, Endpoint<C>>,
     lists: BTreeMap<String, DeviceList>,
+    /// The devices that containers hold (`podDevices`), also those of deleted pods until they are freed.
     assignments: Vec<Assignment>,
+    /// The devices that are not available (`allocatedDevices`). It is not derived from `assignments` each time, because
+    /// the kubelet does not do that either: see [`Self::choose`].
+    allocated: DevicesByResource,
     /// Every resource that the Node object shows. The kubelet never removes a resource from the Node object.
     known_resources: BTreeSet<String>,
 }
@@ -82,13 +88,16 @@ impl<C> DeviceManager<C> {
             endpoints.insert(resource.clone(), endpoint);
             lists.insert(resource.clone(), DeviceList::default());
         }
-        Self {
+        let mut manager = Self {
             endpoint_stop_grace_period,
             endpoints,
             lists,
             assignments,
+            allocated: DevicesByResource::new(),
             known_resources: registered.into_iter().collect(),
-        }
+        };
+        manager.restore_allocated();
+        manager
     }
 
     /// `PluginConnected`: the plugin that registered last takes over the resource.
@@ -197,6 +206,36 @@ impl<C> DeviceManager<C> {
         entries
     }
 
+    /// Returns the assignments of all pods, including deleted pods whose devices are not freed yet.
+    pub(crate) fn assignments(&self) -> &[Assignment] {
+        &self.assignments
+    }
+
+    pub(crate) fn assignments_of<'a>(
+        &'a self,
+        pod: &'a str,
+        container: &'a str,
+    ) -> impl Iterator<Item = &'a Assignment> {
+        let assignments = self.assignments.iter();
+        assignments.filter(move |a| a.pod == pod && a.container == container)
+    }
+
+    /// `UpdateAllocatedDevices`: frees the devices of every pod that is not active. If there is such a pod, the
+    /// allocated devices are those that the other pods hold.
+    pub(crate) fn retain_pods(&mut self, is_active: impl Fn(&str) -> bool) {
+        let count = self.assignments.len();
+        self.assignments.retain(|held| is_active(&held.pod));
+        if self.assignments.len() < count {
+            self.restore_allocated();
+        }
+    }
+
+    /// Makes the allocated devices those that pods hold, as the kubelet does when Allocate fails.
+    pub(crate) fn restore_allocated(&mut self) {
+        self.allocated.clear();
+        add_devices(&mut self.allocated, &self.assignments);
+    }
+
     fn is_listed(&self, resource: &str, id: &str) -> bool {
         let list = self.lists.get(resource);
         list.is_some_and(|list| list.contains(id))
@@ -223,6 +262,12 @@ mod tests {
         manager.plugin_connected("r", (), v1beta1::DevicePluginOptions::default());
         manager.update_devices("r", v1beta1::ListAndWatchResponse { devices });
         manager
+    }
+
+    /// Returns a device manager with one resource, `r`, and these healthy devices.
+    pub(super) fn manager_with_devices(ids: &[&str]) -> DeviceManager<()> {
+        let devices = ids.iter().map(|id| device(id, Health::Healthy));
+        manager_with(devices.collect(), Instant::now())
     }
 
     /// Returns capacity and allocatable of `r`.

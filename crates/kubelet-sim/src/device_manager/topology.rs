@@ -40,8 +40,8 @@ impl<C> DeviceManager<C> {
     }
 
     fn has_free_devices_on(&self, node: i64, resource: &str, count: usize) -> bool {
-        let free = self.free_devices(resource, count).unwrap_or_default();
-        let on_node = free
+        let available = self.available(resource);
+        let on_node = available
             .iter()
             .filter(|id| self.is_on_numa_node(resource, id, node));
         on_node.count() >= count

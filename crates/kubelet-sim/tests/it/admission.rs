@@ -35,7 +35,7 @@ async fn calls_pre_start_container_if_the_plugin_requires_it() {
         .await
         .expect("admitted");
     assert!(plugin.started.borrow().is_empty());
-    kubelet.start_container("p").await.expect("started");
+    kubelet.start_containers("p").await.expect("started");
     assert_eq!(*plugin.started.borrow(), [["a"]]);
 }
 

@@ -37,6 +37,7 @@ async fn writes_the_checkpoint_in_the_format_of_a_real_kubelet() {
     let file: serde_json::Value = serde_json::from_str(&text.expect("a file")).expect("JSON");
     let entry = &file["Data"]["PodDeviceEntries"][0];
     assert_eq!(entry["PodUID"], "p");
+    assert_eq!(entry["ContainerName"], "main");
     assert_eq!(entry["ResourceName"], RESOURCE);
     assert_eq!(entry["DeviceIDs"], serde_json::json!({"-1": ["a", "b"]}));
     assert_eq!(

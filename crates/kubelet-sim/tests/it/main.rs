@@ -4,6 +4,7 @@ mod support;
 
 mod admission;
 mod checkpoint;
+mod containers;
 mod crash;
 mod demo;
 mod registration;

@@ -73,11 +73,17 @@ fn executes_commands_and_shows_the_events_of_the_daemon() {
     kubelet.prints("restarted");
     kubelet.enter("wait example.com/simple-device=2");
     kubelet.enter("status");
-    kubelet.prints("p    example.com/simple-device");
+    kubelet.prints("p    main       example.com/simple-device");
     kubelet.enter("delete p");
     kubelet.prints("pod p is deleted");
-    kubelet.enter("pod q example.com/simple-device=1");
+    kubelet
+        .enter("pod q init:setup example.com/simple-device=1 app:web example.com/simple-device=1");
     kubelet.prints("pod q is admitted");
+    kubelet.prints("init container setup:");
+    kubelet.prints("container web:");
+    kubelet.enter("status");
+    kubelet.prints("q    setup      example.com/simple-device");
+    kubelet.prints("q    web        example.com/simple-device");
 
     kubelet.enter("lose example.com/simple-device");
     kubelet.prints("lost: its stream ended");
