@@ -9,6 +9,7 @@ use tonic::Status;
 use simple_device_plugin::api::v1beta1::ContainerAllocateResponse;
 
 use crate::admission_error::AdmissionError;
+use crate::crash::Crash;
 use crate::device_manager::{
     Assignment, Choice, DeviceRequest, Endpoint, PartialChoice, ReusableDevices,
 };
@@ -17,6 +18,7 @@ use crate::plugin_client::PluginClient;
 use crate::pod::{Container, Pod};
 use crate::settings::TopologyPolicy;
 use crate::state::{KubeletState, describe_status};
+use crate::topology_manager::{self, NumaMask};
 
 /// The pod that is being admitted. Until [`Self::admitted`] is called, dropping it rejects the pod, whose devices are
 /// then freed like those of a deleted pod.
@@ -84,34 +86,60 @@ impl Kubelet {
         container: &Container,
         reusable: &ReusableDevices,
     ) -> Result<(), AdmissionError> {
-        let node = match self.state.settings.topology_policy {
-            TopologyPolicy::None => None,
-            TopologyPolicy::SingleNumaNode => {
-                self.state.free_devices_of_inactive_pods();
-                let requests = requests(container);
-                self.state.manager().numa_node_for(&requests)?
-            }
-        };
-        let mut requests: Vec<(&String, &usize)> = container.requests.iter().collect();
-        requests.retain(|(resource, _)| self.state.manager().is_device_plugin_resource(resource));
+        let affinity = self.affinity(pod, container, reusable)?;
+        let requests = self.requests(pod, container);
         if !requests.is_empty() {
             self.state.free_devices_of_inactive_pods();
         }
         let mut is_allocated = false;
-        for (resource, count) in requests {
-            let request = DeviceRequest {
-                pod: &pod.name,
-                container: &container.name,
-                resource,
-                count: *count,
-            };
-            is_allocated |= self.allocate(request, reusable.of(resource), node).await?;
+        for request in requests {
+            let reusable = reusable.of(request.resource);
+            is_allocated |= self.allocate(request, reusable, affinity).await?;
         }
         if is_allocated {
             // The kubelet writes its checkpoint before the container starts, so that the assignment survives a restart.
             self.state.save();
         }
         Ok(())
+    }
+
+    /// Returns the container's requests for devices that the kubelet allocates.
+    fn requests<'a>(&self, pod: &'a Pod, container: &'a Container) -> Vec<DeviceRequest<'a>> {
+        let manager = self.state.manager();
+        let requests = container.requests.iter();
+        let requests = requests.filter(|(resource, _)| manager.is_device_plugin_resource(resource));
+        let request = |(resource, count): (&'a String, &usize)| DeviceRequest {
+            pod: &pod.name,
+            container: &container.name,
+            resource,
+            count: *count,
+        };
+        requests.map(request).collect()
+    }
+
+    /// Returns the NUMA nodes from which the container's devices should come, or `None` for any.
+    fn affinity(
+        &self,
+        pod: &Pod,
+        container: &Container,
+        reusable: &ReusableDevices,
+    ) -> Result<Option<NumaMask>, AdmissionError> {
+        let settings = &self.state.settings;
+        if settings.topology_policy == TopologyPolicy::None {
+            return Ok(None);
+        }
+        self.state.free_devices_of_inactive_pods();
+        let requests = self.requests(pod, container).into_iter();
+        let (host, hints) = {
+            let manager = self.state.manager();
+            let host = manager.host_numa_nodes(settings.numa_nodes);
+            let hints = requests.map(|request| {
+                manager.topology_hints(request, reusable.of(request.resource), host)
+            });
+            (host, hints.collect::<Result<Vec<_>, Crash>>())
+        };
+        let hints = hints.inspect_err(|crash| self.state.crash(crash))?;
+        topology_manager::affinity(settings.topology_policy, host, hints)
     }
 
     /// Starts the containers of a pod: calls PreStartContainer of each plugin that requires it.
@@ -147,15 +175,15 @@ impl Kubelet {
             .collect()
     }
 
-    /// Allocates devices of one resource, from one NUMA node if one is given. Returns false if no device was needed.
+    /// Allocates devices of one resource. Returns false if no device was needed.
     async fn allocate(
         &self,
         request: DeviceRequest<'_>,
         reusable: Option<&BTreeSet<String>>,
-        node: Option<i64>,
+        affinity: Option<NumaMask>,
     ) -> Result<bool, AdmissionError> {
         let resource = request.resource;
-        let choice = self.state.manager().choose(request, reusable, node)?;
+        let choice = self.state.manager().choose(request, reusable, affinity)?;
         let mut ids = match choice {
             Choice::Complete(ids) => ids,
             Choice::Partial(choice) => {
@@ -181,10 +209,7 @@ impl Kubelet {
             .state
             .manager()
             .assign(request, &ids, reusable, response);
-        if let Err(crash) = &assigned {
-            self.state.crash(crash);
-        }
-        assigned?;
+        assigned.inspect_err(|crash| self.state.crash(crash))?;
         Ok(true)
     }
 
@@ -229,14 +254,6 @@ impl Kubelet {
         let response = client.preferred_allocation(choice.question()).await;
         response.map_err(|status| plugin_error(resource, "GetPreferredAllocation", &status))
     }
-}
-
-/// Returns the container's requests as resource name and count.
-fn requests(container: &Container) -> Vec<(&str, usize)> {
-    let requests = container.requests.iter();
-    requests
-        .map(|(resource, count)| (resource.as_str(), *count))
-        .collect()
 }
 
 fn plugin_error(resource: &str, rpc: &'static str, status: &Status) -> AdmissionError {

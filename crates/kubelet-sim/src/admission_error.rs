@@ -26,7 +26,7 @@ pub enum AdmissionError {
     /// kubelet marked the endpoint as stopped.
     #[error("{0}: its plugin has been stopped")]
     Stopped(String),
-    /// The policy is single-numa-node, and no NUMA node has enough free devices for the pod.
+    /// The topology policy rejects the pod: see [`TopologyPolicy`](crate::TopologyPolicy).
     #[error("Resources cannot be allocated with Topology locality")]
     TopologyAffinity,
     /// The admission made the kubelet crash.

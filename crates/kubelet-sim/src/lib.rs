@@ -25,6 +25,7 @@ mod pod_resources;
 mod registration;
 mod settings;
 mod state;
+mod topology_manager;
 
 pub use admission_error::AdmissionError;
 pub use crash::Crash;

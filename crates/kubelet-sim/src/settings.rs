@@ -16,13 +16,18 @@ pub enum Behavior {
     Newer,
 }
 
-/// The policy of the topology manager.
+/// The policy of the topology manager. Its scope is the container, as by default in a kubelet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TopologyPolicy {
     /// `none`: devices come from any NUMA node.
     #[default]
     None,
-    /// `single-numa-node`: all devices of a pod come from one NUMA node, or the pod is rejected with
+    /// `best-effort`: devices of a container come from as few NUMA nodes as possible, the same for all resources.
+    BestEffort,
+    /// `restricted`: like best-effort, but if more NUMA nodes are needed than if all devices were free, the pod is
+    /// rejected with `TopologyAffinityError`.
+    Restricted,
+    /// `single-numa-node`: all devices of a container come from one NUMA node, or the pod is rejected with
     /// `TopologyAffinityError`.
     SingleNumaNode,
 }
@@ -57,6 +62,9 @@ pub struct KubeletSettings {
     /// With a policy other than none, the kubelet crashes when it admits a pod again that holds a device that is no
     /// longer in the plugin's list. Default: [`TopologyPolicy::None`].
     pub topology_policy: TopologyPolicy,
+    /// The number of NUMA nodes of the host, at most 8. A device that names only other nodes is on none. Default: `None`
+    /// for node 0 and every node that a device names.
+    pub numa_nodes: Option<usize>,
     /// Whether the kubelet knows the pods of this node when it starts. A real kubelet waits for the API server
     /// (`sourcesReady`); until then its pod-resources API returns no pods, and it frees no devices. Default: true.
     pub pods_known: bool,
@@ -72,6 +80,7 @@ impl KubeletSettings {
             dial_timeout: Duration::from_secs(10),
             disconnect_delay: Duration::from_millis(20),
             topology_policy: TopologyPolicy::default(),
+            numa_nodes: None,
             pods_known: true,
         }
     }

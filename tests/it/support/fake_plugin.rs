@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use simple_device_plugin::api::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
 use simple_device_plugin::api::v1beta1::{self, Empty};
+use simple_device_plugin::api::{self, PreferenceRequest};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
@@ -28,6 +29,10 @@ pub struct FakePlugin {
     pub allocates: watch::Receiver<u32>,
     /// The device IDs of each Allocate call, sorted.
     pub allocated: watch::Receiver<Vec<Vec<String>>>,
+    /// The device IDs of each response to GetPreferredAllocation; `None` for an error.
+    pub preferred: watch::Sender<Option<Vec<String>>>,
+    /// The calls of GetPreferredAllocation, with sorted IDs.
+    pub questions: watch::Receiver<Vec<PreferenceRequest>>,
     /// The number of ListAndWatch calls.
     pub streams: watch::Receiver<u32>,
     /// The number of open ListAndWatch streams.
@@ -46,6 +51,8 @@ struct FakeService {
     answers: watch::Receiver<bool>,
     allocates: watch::Sender<u32>,
     allocated: watch::Sender<Vec<Vec<String>>>,
+    preferred: watch::Receiver<Option<Vec<String>>>,
+    questions: watch::Sender<Vec<PreferenceRequest>>,
 }
 
 /// Counts an open stream until it is dropped.
@@ -89,11 +96,15 @@ impl FakePlugin {
         let answers = watch::Sender::new(true);
         let (allocates, asked) = watch::channel(0);
         let (allocated, allocated_ids) = watch::channel(Vec::new());
+        let (questions, asked_questions) = watch::channel(Vec::new());
+        let preferred = watch::Sender::new(Some(Vec::new()));
         let service = FakeService {
             options,
             answers: answers.subscribe(),
             allocates,
             allocated,
+            preferred: preferred.subscribe(),
+            questions,
             list: lists,
             streams,
             open,
@@ -108,6 +119,8 @@ impl FakePlugin {
             answers,
             allocates: asked,
             allocated: allocated_ids,
+            preferred,
+            questions: asked_questions,
             streams: counted,
             open: opened,
             started: starts,
@@ -170,11 +183,17 @@ impl DevicePlugin for FakeService {
 
     async fn get_preferred_allocation(
         &self,
-        _: Request<v1beta1::PreferredAllocationRequest>,
+        request: Request<v1beta1::PreferredAllocationRequest>,
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
-        Err(Status::unimplemented(
-            "the fake plugin has no GetPreferredAllocation",
-        ))
+        for mut question in api::preference_requests(request.into_inner()) {
+            question.available.sort();
+            question.must_include.sort();
+            self.questions.send_modify(|asked| asked.push(question));
+        }
+        let preferred = self.preferred.borrow().clone();
+        let preferred = preferred.ok_or_else(|| Status::unknown("on purpose"))?;
+        let response = api::preferred_allocation_response(std::iter::once(preferred));
+        Ok(Response::new(response))
     }
 
     async fn allocate(

@@ -7,7 +7,9 @@ use simple_device_plugin::api::{PreferenceRequest, v1beta1};
 
 use crate::admission_error::AdmissionError;
 use crate::crash::Crash;
+use crate::topology_manager::NumaMask;
 
+use super::topology_hints::ByAffinity;
 use super::{Assignment, DeviceManager};
 
 /// A container's request for devices of one resource.
@@ -58,7 +60,8 @@ impl<C> DeviceManager<C> {
         self.lists.contains_key(resource) || self.allocated.contains_key(resource)
     }
 
-    /// Chooses devices: first those that the container can reuse, then available ones.
+    /// Chooses devices: first those that the container can reuse, then available ones on the NUMA nodes that the
+    /// topology manager chose.
     ///
     /// The chosen devices count as allocated from now on, even if the admission fails later. Only
     /// [`Self::restore_allocated`] and [`Self::retain_pods`] correct that (Kubernetes issue 130145).
@@ -69,7 +72,7 @@ impl<C> DeviceManager<C> {
         &mut self,
         request: DeviceRequest<'_>,
         reusable: Option<&BTreeSet<String>>,
-        node: Option<i64>,
+        affinity: Option<NumaMask>,
     ) -> Result<Choice, AdmissionError> {
         let DeviceRequest {
             resource, count, ..
@@ -87,7 +90,7 @@ impl<C> DeviceManager<C> {
         if chosen.len() == count {
             return Ok(Choice::Complete(chosen));
         }
-        let mut available = self.available(resource);
+        let available = self.available(resource);
         let needed = count - chosen.len();
         if available.len() < needed {
             return Err(AdmissionError::TooFew {
@@ -96,14 +99,25 @@ impl<C> DeviceManager<C> {
                 available: available.len(),
             });
         }
-        if let Some(node) = node {
-            available.retain(|id| self.is_on_numa_node(resource, id, node));
+        let ByAffinity {
+            aligned,
+            unaligned,
+            no_affinity,
+        } = self.by_affinity(resource, &available, affinity);
+        let (candidates, rest) = if needed < aligned.len() {
+            (aligned.clone(), vec![aligned])
+        } else {
+            self.take(resource, &mut chosen, count, &aligned);
+            (available, vec![unaligned, no_affinity])
+        };
+        if chosen.len() == count {
+            return Ok(Choice::Complete(chosen));
         }
         Ok(Choice::Partial(PartialChoice {
             chosen,
             count,
-            rest: vec![available.clone()],
-            candidates: available,
+            candidates,
+            rest,
         }))
     }
 
@@ -177,15 +191,12 @@ impl<C> DeviceManager<C> {
             ..
         } = request;
         if let Some(id) = ids.iter().find(|id| !self.is_listed(resource, id)) {
-            let (resource, id) = (resource.to_owned(), id.clone());
-            return Err(match reusable.filter(|ids| ids.contains(&id)) {
-                Some(_) => Crash::RemovedBeforeReuse {
-                    resource,
-                    id,
-                    pod: pod.to_owned(),
-                    container: container.to_owned(),
+            return Err(match reusable.filter(|ids| ids.contains(id)) {
+                Some(_) => removed_before_reuse(request, id),
+                None => Crash::RemovedDuringAllocation {
+                    resource: resource.to_owned(),
+                    id: id.clone(),
                 },
-                None => Crash::RemovedDuringAllocation { resource, id },
             });
         }
         let mut devices: BTreeMap<i64, BTreeSet<String>> = BTreeMap::new();
@@ -202,6 +213,15 @@ impl<C> DeviceManager<C> {
             response,
         });
         Ok(())
+    }
+}
+
+pub(super) fn removed_before_reuse(request: DeviceRequest<'_>, id: &str) -> Crash {
+    Crash::RemovedBeforeReuse {
+        resource: request.resource.to_owned(),
+        id: id.to_owned(),
+        pod: request.pod.to_owned(),
+        container: request.container.to_owned(),
     }
 }
 

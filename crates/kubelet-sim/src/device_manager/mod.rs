@@ -4,7 +4,7 @@
 mod allocation;
 mod device_list;
 mod pod_devices;
-mod topology;
+mod topology_hints;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};

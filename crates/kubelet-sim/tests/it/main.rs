@@ -10,3 +10,4 @@ mod demo;
 mod registration;
 mod restart;
 mod run;
+mod topology;

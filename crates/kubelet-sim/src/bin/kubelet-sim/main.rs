@@ -48,9 +48,10 @@ enum SimCommand {
             hide_possible_values = true
         )]
         behavior: Behavior,
-        /// The topology manager policy; single-numa-node rejects a pod with
-        /// TopologyAffinityError if its devices do not fit on one NUMA node
-        /// [default: none] [possible values: none, single-numa-node]
+        /// The topology manager policy, for each container; restricted and
+        /// single-numa-node reject pods with TopologyAffinityError
+        /// [default: none] [possible values: none, best-effort, restricted,
+        /// single-numa-node]
         #[arg(
             long,
             value_name = "POLICY",
@@ -61,6 +62,15 @@ enum SimCommand {
             hide_possible_values = true
         )]
         topology_policy: TopologyPolicy,
+        /// The number of NUMA nodes of the host, 1 to 8
+        /// [default: node 0 and the nodes that devices name]
+        #[arg(
+            long,
+            value_name = "COUNT",
+            value_parser = clap::value_parser!(u8).range(1..=8),
+            verbatim_doc_comment
+        )]
+        numa_nodes: Option<u8>,
     },
     /// Run a plugin through a registration, an allocation and a kubelet restart
     #[command(after_help = "Example:\n  kubelet-sim demo -- ./my-plugin --plugin-dir {dir}")]
@@ -91,7 +101,10 @@ fn behavior() -> impl TypedValueParser<Value = Behavior> {
 }
 
 fn topology_policy() -> impl TypedValueParser<Value = TopologyPolicy> {
-    PossibleValuesParser::new(["none", "single-numa-node"]).map(|name| match &*name {
+    let names = ["none", "best-effort", "restricted", "single-numa-node"];
+    PossibleValuesParser::new(names).map(|name| match &*name {
+        "best-effort" => TopologyPolicy::BestEffort,
+        "restricted" => TopologyPolicy::Restricted,
         "single-numa-node" => TopologyPolicy::SingleNumaNode,
         _ => TopologyPolicy::None,
     })
@@ -119,10 +132,12 @@ fn run(command: SimCommand) -> anyhow::Result<ExitCode> {
             dir,
             behavior,
             topology_policy,
+            numa_nodes,
         } => {
             let settings = KubeletSettings {
                 behavior,
                 topology_policy,
+                numa_nodes: numa_nodes.map(usize::from),
                 ..KubeletSettings::new(dir)
             };
             until_signal(|signals| repl::run(settings, signals.stop))?;
