@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tonic::Status;
 
 use simple_device_plugin::api::v1beta1::ContainerAllocateResponse;
+use simple_device_plugin::node::checkpoint_file::FILE;
 
 use crate::admission_error::AdmissionError;
 use crate::crash::Crash;
@@ -98,7 +99,12 @@ impl Kubelet {
         }
         if is_allocated {
             // The kubelet writes its checkpoint before the container starts, so that the assignment survives a restart.
-            self.state.save();
+            self.state
+                .save()
+                .map_err(|error| AdmissionError::Checkpoint {
+                    path: self.state.settings.dir.join(FILE),
+                    error: error.to_string(),
+                })?;
         }
         Ok(())
     }

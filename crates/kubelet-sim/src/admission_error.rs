@@ -1,5 +1,7 @@
 //! Why the kubelet rejects a pod.
 
+use std::path::PathBuf;
+
 use thiserror::Error;
 
 use crate::crash::Crash;
@@ -29,6 +31,10 @@ pub enum AdmissionError {
     /// The topology policy rejects the pod: see [`TopologyPolicy`](crate::TopologyPolicy).
     #[error("Resources cannot be allocated with Topology locality")]
     TopologyAffinity,
+    /// The checkpoint with the container's devices could not be written. Until devices are freed the next time, the
+    /// rejected pod holds them.
+    #[error("cannot write the checkpoint {}: {error}; make it a file that the kubelet can replace", path.display())]
+    Checkpoint { path: PathBuf, error: String },
     /// The admission made the kubelet crash.
     #[error("the kubelet crashed: {0}")]
     Crashed(#[from] Crash),

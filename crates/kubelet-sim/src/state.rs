@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -159,22 +160,23 @@ impl KubeletState {
     }
 
     pub(crate) fn save_if_outdated(&self) {
-        if self.checkpoint_outdated.load(Ordering::Relaxed) {
-            self.save();
+        if self.checkpoint_outdated.load(Ordering::Relaxed)
+            && let Err(error) = self.save()
+        {
+            // A real kubelet only logs it, too.
+            warn!(%error, "cannot write the checkpoint");
         }
     }
 
-    /// Writes the checkpoint. As in a real kubelet, an error is only logged.
-    pub(crate) fn save(&self) {
+    /// Writes the checkpoint.
+    pub(crate) fn save(&self) -> io::Result<()> {
         let _saving = self.saving.lock();
         self.checkpoint_outdated.store(false, Ordering::Relaxed);
         let (registered, assignments) = {
             let manager = self.manager();
             (manager.healthy_devices(), manager.assignments().to_vec())
         };
-        if let Err(error) = checkpoint::write(&self.settings.dir, registered, &assignments) {
-            warn!(%error, "cannot write the checkpoint");
-        }
+        checkpoint::write(&self.settings.dir, registered, &assignments)
     }
 
     /// Updates the Node object and schedules a write of the checkpoint. Only a list and the expiry of an endpoint do
