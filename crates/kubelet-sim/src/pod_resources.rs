@@ -19,8 +19,10 @@ use simple_device_plugin::api::podresources::pod_resources_lister_server::{
 };
 use simple_device_plugin::api::podresources::{
     AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices,
-    ContainerResources, ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
+    ContainerResources, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest,
+    ListPodResourcesResponse, PodResources,
 };
+use simple_device_plugin::util::sanitize::sanitize;
 
 use crate::device_manager::{Assignment, DeviceManager};
 use crate::pod::{ContainerKind, Pod};
@@ -106,6 +108,14 @@ impl KubeletState {
             .map(|pod| pod_resources(&manager, pod))
             .collect()
     }
+
+    /// Returns an active pod with the devices of its containers. Unlike List, this frees no devices.
+    fn get_pod_resources(&self, namespace: &str, name: &str) -> Option<PodResources> {
+        let pods = self.pods();
+        let pod = pods.get(name)?;
+        let is_known = namespace == NAMESPACE && self.are_pods_known();
+        is_known.then(|| pod_resources(&self.manager(), pod))
+    }
 }
 
 impl PodResourcesService {
@@ -138,16 +148,31 @@ impl PodResourcesLister for PodResourcesService {
         _: Request<AllocatableResourcesRequest>,
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
         self.check()?;
-        let healthy = self.state.manager().healthy_devices_by_numa_nodes();
-        let devices = healthy
-            .into_iter()
-            .map(|(resource_name, device_ids)| ContainerDevices {
-                resource_name,
-                device_ids,
-            });
+        let devices = self.state.manager().allocatable_devices().into_iter();
         Ok(Response::new(AllocatableResourcesResponse {
-            devices: devices.collect(),
+            devices: devices
+                .map(|(resource, id)| container_device(resource, id))
+                .collect(),
         }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<GetPodResourcesRequest>,
+    ) -> Result<Response<GetPodResourcesResponse>, Status> {
+        self.check()?;
+        let GetPodResourcesRequest {
+            pod_name,
+            pod_namespace,
+        } = request.into_inner();
+        let pod_resources = self.state.get_pod_resources(&pod_namespace, &pod_name);
+        if pod_resources.is_none() {
+            let (name, namespace) = (sanitize(&pod_name), sanitize(&pod_namespace));
+            return Err(Status::unknown(format!(
+                "pod {name} in namespace {namespace} not found"
+            )));
+        }
+        Ok(Response::new(GetPodResourcesResponse { pod_resources }))
     }
 }
 
@@ -169,11 +194,18 @@ fn pod_resources<C>(manager: &DeviceManager<C>, pod: &Pod) -> PodResources {
     }
 }
 
+/// Returns one entry for each device and NUMA node (`containerDevicesFromResourceDeviceInstances` in
+/// `container_manager.go`).
 fn container_devices(assignment: &Assignment) -> impl Iterator<Item = ContainerDevices> {
-    assignment.devices.values().map(|ids| ContainerDevices {
-        resource_name: assignment.resource.clone(),
-        device_ids: ids.iter().cloned().collect(),
-    })
+    let ids = assignment.devices.values().flatten();
+    ids.map(|id| container_device(assignment.resource.clone(), id.clone()))
+}
+
+fn container_device(resource_name: String, id: String) -> ContainerDevices {
+    ContainerDevices {
+        resource_name,
+        device_ids: vec![id],
+    }
 }
 
 #[cfg(test)]

@@ -192,16 +192,16 @@ impl<C> DeviceManager<C> {
             .collect()
     }
 
-    /// Returns the healthy devices of each resource, one entry for each set of NUMA nodes (`GetAllocatableDevices`).
-    pub(crate) fn healthy_devices_by_numa_nodes(&self) -> Vec<(String, Vec<String>)> {
+    /// Returns the resource and the ID of each healthy device, once for each of its NUMA nodes (`GetAllocatableDevices`,
+    /// and `containerDevicesFromResourceDeviceInstances` in `container_manager.go`). A device without topology occurs
+    /// once, and one whose topology has no nodes does not occur.
+    pub(crate) fn allocatable_devices(&self) -> Vec<(String, String)> {
         let mut entries = Vec::new();
         for (resource, list) in &self.lists {
-            let mut by_nodes: BTreeMap<Option<&Vec<i64>>, Vec<String>> = BTreeMap::new();
             for id in &list.healthy {
-                let nodes = list.numa_nodes.get(id);
-                by_nodes.entry(nodes).or_default().push(id.clone());
+                let count = list.numa_nodes.get(id).map_or(1, Vec::len);
+                entries.extend(std::iter::repeat_n((resource.clone(), id.clone()), count));
             }
-            entries.extend(by_nodes.into_values().map(|ids| (resource.clone(), ids)));
         }
         entries
     }
@@ -284,6 +284,31 @@ mod tests {
         assert_eq!(quantities(&mut manager, now), (1, 1));
         let mut manager = manager_with(vec![healthy(), device("a", Health::Unhealthy)], now);
         assert_eq!(quantities(&mut manager, now), (2, 1));
+    }
+
+    #[test]
+    fn an_allocatable_device_occurs_once_for_each_of_its_numa_nodes() {
+        let on = |id: &str, nodes: &[i64]| v1beta1::Device {
+            topology: Some(v1beta1::TopologyInfo {
+                nodes: nodes
+                    .iter()
+                    .map(|id| v1beta1::NumaNode { id: *id })
+                    .collect(),
+            }),
+            ..device(id, Health::Healthy)
+        };
+        let without = device("d", Health::Healthy);
+        let unhealthy = device("e", Health::Unhealthy);
+        let devices = vec![
+            on("a", &[0]),
+            on("b", &[0, 1]),
+            on("c", &[]),
+            without,
+            unhealthy,
+        ];
+        let entries = manager_with(devices, Instant::now()).allocatable_devices();
+        let ids: Vec<&str> = entries.iter().map(|(_, id)| id.as_str()).collect();
+        assert_eq!(ids, ["a", "b", "b", "d"]);
     }
 
     #[test]

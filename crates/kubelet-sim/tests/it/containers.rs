@@ -1,14 +1,12 @@
-//! Tests of pods with several containers: which devices later containers reuse, and where they are listed.
+//! Tests of pods with several containers: which devices later containers reuse.
 
 use std::collections::BTreeMap;
 
-use crate::support::client::{dial, register};
+use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
-use crate::support::{container, kubelet, plugin_dir, pod_of, settings, wait_for_node};
+use crate::support::{container, kubelet, plugin_dir, pod_of, wait_for_node};
 use kubelet_sim::ContainerKind::{App, Init, Sidecar};
 use kubelet_sim::{Kubelet, Pod};
-use simple_device_plugin::api::podresources::ListPodResourcesRequest;
-use simple_device_plugin::api::podresources::pod_resources_lister_client::PodResourcesListerClient;
 use tempfile::TempDir;
 
 const RESOURCE: &str = "example.com/thing";
@@ -68,30 +66,4 @@ async fn later_containers_reuse_an_init_containers_devices_and_a_sidecar_keeps_i
     }
     let kubelet = kubelet.restart().await.expect("a kubelet");
     assert_eq!(held_by_container(&kubelet), held);
-}
-
-#[tokio::test]
-async fn the_pod_resources_api_lists_sidecars_and_app_containers() {
-    let pod = pod_of([
-        container(Init, "setup", &[(RESOURCE, 2)]),
-        container(Sidecar, "log", &[(RESOURCE, 1)]),
-        container(App, "main", &[(RESOURCE, 1)]),
-        container(App, "idle", &[]),
-    ]);
-    let (dir, kubelet, _plugin) = admitted(&pod).await;
-    let socket = settings(dir.path()).pod_resources_socket();
-    let mut client = PodResourcesListerClient::new(dial(&socket).await.expect("a kubelet"));
-    let list = client.list(ListPodResourcesRequest {}).await;
-    let list = list.expect("a list").into_inner().pod_resources;
-    let containers = list[0].containers.iter().map(|container| {
-        let ids = container.devices.iter().flat_map(|d| d.device_ids.clone());
-        (container.name.clone(), ids.collect::<Vec<String>>())
-    });
-    let held = held_by_container(&kubelet);
-    let expected = [
-        ("log".to_owned(), held["log"].clone()),
-        ("main".to_owned(), held["main"].clone()),
-        ("idle".to_owned(), vec![]),
-    ];
-    assert_eq!(containers.collect::<Vec<_>>(), expected);
 }

@@ -7,6 +7,7 @@ mod checkpoint;
 mod containers;
 mod crash;
 mod demo;
+mod pod_resources;
 mod registration;
 mod restart;
 mod run;
