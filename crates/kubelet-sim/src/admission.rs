@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use tokio::time::{Instant, timeout_at};
 use tonic::Status;
 
 use simple_device_plugin::api::v1beta1::ContainerAllocateResponse;
@@ -20,34 +21,6 @@ use crate::pod::{Container, Pod};
 use crate::settings::TopologyPolicy;
 use crate::state::{KubeletState, describe_status};
 use crate::topology_manager::{self, NumaMask};
-
-/// The pod that is being admitted. Until [`Self::admitted`] is called, dropping it rejects the pod, whose devices are
-/// then freed like those of a deleted pod.
-struct Admission<'a> {
-    state: &'a KubeletState,
-}
-
-impl<'a> Admission<'a> {
-    fn begin(state: &'a KubeletState, pod: &Pod) -> Self {
-        // A deleted pod of the same name may still hold devices. In a cluster it would have another UID.
-        state.manager().retain_pods(|name| name != pod.name);
-        state.pods().in_admission = Some(pod.clone());
-        Self { state }
-    }
-
-    fn admitted(self) {
-        let mut pods = self.state.pods();
-        if let Some(pod) = pods.in_admission.take() {
-            pods.running.insert(pod.name.clone(), pod);
-        }
-    }
-}
-
-impl Drop for Admission<'_> {
-    fn drop(&mut self) {
-        self.state.pods().in_admission = None;
-    }
-}
 
 impl Kubelet {
     /// Admits a pod: chooses the devices of its containers one after the other, calls each plugin's Allocate, and
@@ -69,83 +42,13 @@ impl Kubelet {
             }
             return Ok(held);
         }
-        let admission = Admission::begin(&self.state, pod);
-        let mut reusable = ReusableDevices::default();
+        let mut admission = Admission::begin(&self.state, pod);
         for container in pod.in_admission_order() {
-            self.admit_container(pod, container, &reusable).await?;
-            let manager = self.state.manager();
-            let held = manager.assignments_of(&pod.name, &container.name);
-            reusable.container_admitted(container.kind, held);
+            // The future is too large for the callers' stacks.
+            Box::pin(admission.admit_container(container)).await?;
         }
-        admission.admitted();
+        admission.complete();
         Ok(self.assignments(&pod.name))
-    }
-
-    async fn admit_container(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        reusable: &ReusableDevices,
-    ) -> Result<(), AdmissionError> {
-        let affinity = self.affinity(pod, container, reusable)?;
-        let requests = self.requests(pod, container);
-        if !requests.is_empty() {
-            self.state.free_devices_of_inactive_pods();
-        }
-        let mut is_allocated = false;
-        for request in requests {
-            let reusable = reusable.of(request.resource);
-            is_allocated |= self.allocate(request, reusable, affinity).await?;
-        }
-        if is_allocated {
-            // The kubelet writes its checkpoint before the container starts, so that the assignment survives a restart.
-            self.state
-                .save()
-                .map_err(|error| AdmissionError::Checkpoint {
-                    path: self.state.settings.dir.join(FILE),
-                    error: error.to_string(),
-                })?;
-        }
-        Ok(())
-    }
-
-    /// Returns the container's requests for devices that the kubelet allocates.
-    fn requests<'a>(&self, pod: &'a Pod, container: &'a Container) -> Vec<DeviceRequest<'a>> {
-        let manager = self.state.manager();
-        let requests = container.requests.iter();
-        let requests = requests.filter(|(resource, _)| manager.is_device_plugin_resource(resource));
-        let request = |(resource, count): (&'a String, &usize)| DeviceRequest {
-            pod: &pod.name,
-            container: &container.name,
-            resource,
-            count: *count,
-        };
-        requests.map(request).collect()
-    }
-
-    /// Returns the NUMA nodes from which the container's devices should come, or `None` for any.
-    fn affinity(
-        &self,
-        pod: &Pod,
-        container: &Container,
-        reusable: &ReusableDevices,
-    ) -> Result<Option<NumaMask>, AdmissionError> {
-        let settings = &self.state.settings;
-        if settings.topology_policy == TopologyPolicy::None {
-            return Ok(None);
-        }
-        self.state.free_devices_of_inactive_pods();
-        let requests = self.requests(pod, container).into_iter();
-        let (host, hints) = {
-            let manager = self.state.manager();
-            let host = manager.host_numa_nodes(settings.numa_nodes);
-            let hints = requests.map(|request| {
-                manager.topology_hints(request, reusable.of(request.resource), host)
-            });
-            (host, hints.collect::<Result<Vec<_>, Crash>>())
-        };
-        let hints = hints.inspect_err(|crash| self.state.crash(crash))?;
-        topology_manager::affinity(settings.topology_policy, host, hints)
     }
 
     /// Starts the containers of a pod: calls PreStartContainer of each plugin that requires it.
@@ -180,15 +83,115 @@ impl Kubelet {
             .cloned()
             .collect()
     }
+}
+
+/// The admission of a pod. Unless it is complete, dropping it rejects the pod, whose devices are then freed like those
+/// of a deleted pod.
+struct Admission<'a> {
+    state: &'a KubeletState,
+    pod: &'a Pod,
+    reusable: ReusableDevices,
+    /// When the calls to plugins are canceled.
+    deadline: Option<Instant>,
+}
+
+impl Drop for Admission<'_> {
+    fn drop(&mut self) {
+        self.state.pods().in_admission = None;
+    }
+}
+
+impl<'a> Admission<'a> {
+    fn begin(state: &'a KubeletState, pod: &'a Pod) -> Self {
+        // A deleted pod of the same name may still hold devices. In a cluster it would have another UID.
+        state.manager().retain_pods(|name| name != pod.name);
+        state.pods().in_admission = Some(pod.clone());
+        let timeout = state.settings.admission_timeout();
+        Self {
+            state,
+            pod,
+            reusable: ReusableDevices::default(),
+            deadline: timeout.map(|timeout| Instant::now() + timeout),
+        }
+    }
+
+    fn complete(self) {
+        let mut pods = self.state.pods();
+        if let Some(pod) = pods.in_admission.take() {
+            pods.running.insert(pod.name.clone(), pod);
+        }
+    }
+
+    async fn admit_container(&mut self, container: &Container) -> Result<(), AdmissionError> {
+        let affinity = self.affinity(container)?;
+        let requests = self.requests(container);
+        if !requests.is_empty() {
+            self.state.free_devices_of_inactive_pods();
+        }
+        let mut is_allocated = false;
+        for request in requests {
+            is_allocated |= self.allocate(request, affinity).await?;
+        }
+        if is_allocated {
+            // The kubelet writes its checkpoint before the container starts, so that the assignment survives a restart.
+            let saved = self.state.save();
+            saved.map_err(|error| AdmissionError::Checkpoint {
+                path: self.state.settings.dir.join(FILE),
+                error: error.to_string(),
+            })?;
+        }
+        let manager = self.state.manager();
+        let held = manager.assignments_of(&self.pod.name, &container.name);
+        self.reusable.container_admitted(container.kind, held);
+        Ok(())
+    }
+
+    /// Returns the container's requests for devices that the kubelet allocates.
+    fn requests<'c>(&self, container: &'c Container) -> Vec<DeviceRequest<'c>>
+    where
+        'a: 'c,
+    {
+        let manager = self.state.manager();
+        let requests = container.requests.iter();
+        let requests = requests.filter(|(resource, _)| manager.is_device_plugin_resource(resource));
+        let request = |(resource, count): (&'c String, &usize)| DeviceRequest {
+            pod: &self.pod.name,
+            container: &container.name,
+            resource,
+            count: *count,
+        };
+        requests.map(request).collect()
+    }
+
+    /// Returns the NUMA nodes from which the container's devices should come, or `None` for any.
+    fn affinity(&self, container: &Container) -> Result<Option<NumaMask>, AdmissionError> {
+        let settings = &self.state.settings;
+        if settings.topology_policy == TopologyPolicy::None {
+            return Ok(None);
+        }
+        self.state.free_devices_of_inactive_pods();
+        let requests = self.requests(container).into_iter();
+        let (host, hints) = {
+            let manager = self.state.manager();
+            let host = manager.host_numa_nodes(settings.numa_nodes);
+            let hints = requests.map(|request| {
+                let reusable = self.reusable.of(request.resource);
+                manager.topology_hints(request, reusable, host)
+            });
+            (host, hints.collect::<Result<Vec<_>, Crash>>())
+        };
+        let hints = hints.inspect_err(|crash| self.state.crash(crash))?;
+        topology_manager::affinity(settings.topology_policy, host, hints)
+    }
 
     /// Allocates devices of one resource. Returns false if no device was needed.
     async fn allocate(
         &self,
         request: DeviceRequest<'_>,
-        reusable: Option<&BTreeSet<String>>,
         affinity: Option<NumaMask>,
     ) -> Result<bool, AdmissionError> {
         let resource = request.resource;
+        let reusable = self.reusable.of(resource);
         let choice = self.state.manager().choose(request, reusable, affinity)?;
         let mut ids = match choice {
             Choice::Complete(ids) => ids,
@@ -204,12 +207,10 @@ impl Kubelet {
         let response = self.call_allocate(resource, &ids).await;
         let response = response.inspect_err(|_| self.state.manager().restore_allocated())?;
         // Here the kubelet does not restore the allocated devices.
-        let response = response.ok_or_else(|| {
-            plugin_error(
-                resource,
-                "Allocate",
-                &Status::unknown("the response has no container"),
-            )
+        let response = response.ok_or_else(|| AdmissionError::Plugin {
+            resource: resource.to_owned(),
+            rpc: "Allocate",
+            error: "the response has no container".to_owned(),
         })?;
         let assigned = self
             .state
@@ -219,14 +220,35 @@ impl Kubelet {
         Ok(true)
     }
 
+    /// Asks the plugin which devices it prefers, if it has GetPreferredAllocation.
+    async fn preferred_devices(
+        &self,
+        resource: &str,
+        choice: &PartialChoice,
+    ) -> Result<Vec<String>, AdmissionError> {
+        let is_available = |e: &Endpoint<_>| e.options.get_preferred_allocation_available;
+        if !self
+            .state
+            .manager()
+            .endpoint(resource)
+            .is_some_and(is_available)
+        {
+            return Ok(Vec::new());
+        }
+        let client = self.running_client(resource)?;
+        let call = client.preferred_allocation(choice.question());
+        self.response(resource, "GetPreferredAllocation", call)
+            .await
+    }
+
     async fn call_allocate(
         &self,
         resource: &str,
         ids: &[String],
     ) -> Result<Option<ContainerAllocateResponse>, AdmissionError> {
         let client = self.running_client(resource)?;
-        let response = client.allocate(ids.to_vec()).await;
-        response.map_err(|status| plugin_error(resource, "Allocate", &status))
+        let call = client.allocate(ids.to_vec());
+        self.response(resource, "Allocate", call).await
     }
 
     /// Returns the client of the resource's plugin.
@@ -240,32 +262,26 @@ impl Kubelet {
         client.ok_or_else(|| AdmissionError::Stopped(resource.to_owned()))
     }
 
-    /// Asks the plugin which devices it prefers, if it has GetPreferredAllocation.
-    async fn preferred_devices(
+    /// Waits for a plugin's response. At the deadline, the call is canceled.
+    async fn response<T>(
         &self,
         resource: &str,
-        choice: &PartialChoice,
-    ) -> Result<Vec<String>, AdmissionError> {
-        let is_available =
-            |endpoint: &Endpoint<_>| endpoint.options.get_preferred_allocation_available;
-        if !self
-            .state
-            .manager()
-            .endpoint(resource)
-            .is_some_and(is_available)
-        {
-            return Ok(Vec::new());
+        rpc: &'static str,
+        call: impl Future<Output = Result<T, Status>>,
+    ) -> Result<T, AdmissionError> {
+        let response = match self.deadline {
+            None => Some(call.await),
+            Some(deadline) => timeout_at(deadline, call).await.ok(),
+        };
+        let resource = resource.to_owned();
+        match response {
+            Some(Ok(response)) => Ok(response),
+            Some(Err(status)) => Err(AdmissionError::Plugin {
+                resource,
+                rpc,
+                error: describe_status(&status),
+            }),
+            None => Err(AdmissionError::TimedOut { resource, rpc }),
         }
-        let client = self.running_client(resource)?;
-        let response = client.preferred_allocation(choice.question()).await;
-        response.map_err(|status| plugin_error(resource, "GetPreferredAllocation", &status))
-    }
-}
-
-fn plugin_error(resource: &str, rpc: &'static str, status: &Status) -> AdmissionError {
-    AdmissionError::Plugin {
-        resource: resource.to_owned(),
-        rpc,
-        error: describe_status(status),
     }
 }

@@ -31,6 +31,14 @@ pub enum AdmissionError {
     /// The topology policy rejects the pod: see [`TopologyPolicy`](crate::TopologyPolicy).
     #[error("Resources cannot be allocated with Topology locality")]
     TopologyAffinity,
+    /// The pod's admission timed out while it waited for a plugin: see
+    /// [`KubeletSettings::admission_timeout`](crate::KubeletSettings::admission_timeout).
+    #[error("{resource}: {rpc} was canceled, because the admission of the pod timed out")]
+    TimedOut {
+        resource: String,
+        /// The name of the RPC: `Allocate` or `GetPreferredAllocation`.
+        rpc: &'static str,
+    },
     /// The checkpoint with the container's devices could not be written. Until devices are freed the next time, the
     /// rejected pod holds them.
     #[error("cannot write the checkpoint {}: {error}; make it a file that the kubelet can replace", path.display())]

@@ -12,7 +12,8 @@ pub enum Behavior {
     #[default]
     V1_36,
     /// A kubelet newer than 1.36.2 (Kubernetes change 139765): while it holds a plugin's client, it answers a second
-    /// registration of the same resource and socket with OK and ignores it.
+    /// registration of the same resource and socket with OK and ignores it. The admission of a pod times out after 30
+    /// seconds by default (proposed in Kubernetes change 131383).
     Newer,
 }
 
@@ -59,6 +60,9 @@ pub struct KubeletSettings {
     /// The delay between closing a plugin's connection and marking the resource's endpoint as stopped. A plugin that
     /// registers during this delay is marked as stopped too. Default: 20 ms, as measured on a real kubelet.
     pub disconnect_delay: Duration,
+    /// How long the admission of a pod may take. At that time, the call to a plugin that did not respond is canceled, and
+    /// the pod is rejected. Default: `None` for that of the behavior, which is no limit for 1.36 and 30 seconds for newer.
+    pub admission_timeout: Option<Duration>,
     /// With a policy other than none, the kubelet crashes when it admits a pod again that holds a device that is no
     /// longer in the plugin's list. Default: [`TopologyPolicy::None`].
     pub topology_policy: TopologyPolicy,
@@ -79,10 +83,20 @@ impl KubeletSettings {
             endpoint_stop_grace_period: Duration::from_secs(5 * 60),
             dial_timeout: Duration::from_secs(10),
             disconnect_delay: Duration::from_millis(20),
+            admission_timeout: None,
             topology_policy: TopologyPolicy::default(),
             numa_nodes: None,
             pods_known: true,
         }
+    }
+
+    /// Returns how long the admission of a pod may take, or `None` for no limit.
+    pub(crate) fn admission_timeout(&self) -> Option<Duration> {
+        let default = match self.behavior {
+            Behavior::V1_36 => None,
+            Behavior::Newer => Some(Duration::from_secs(30)),
+        };
+        self.admission_timeout.or(default)
     }
 
     /// Returns the socket of the pod-resources API. A real kubelet has the directory `pod-resources` beside

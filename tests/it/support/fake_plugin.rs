@@ -29,6 +29,8 @@ pub struct FakePlugin {
     pub allocates: watch::Receiver<u32>,
     /// The device IDs of each Allocate call, sorted.
     pub allocated: watch::Receiver<Vec<Vec<String>>>,
+    /// The number of Allocate calls that the kubelet canceled.
+    pub canceled: watch::Receiver<u32>,
     /// The device IDs of each response to GetPreferredAllocation; `None` for an error.
     pub preferred: watch::Sender<Option<Vec<String>>>,
     /// The calls of GetPreferredAllocation, with sorted IDs.
@@ -51,6 +53,7 @@ struct FakeService {
     answers: watch::Receiver<bool>,
     allocates: watch::Sender<u32>,
     allocated: watch::Sender<Vec<Vec<String>>>,
+    canceled: watch::Sender<u32>,
     preferred: watch::Receiver<Option<Vec<String>>>,
     questions: watch::Sender<Vec<PreferenceRequest>>,
 }
@@ -68,6 +71,20 @@ impl OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+/// Counts a call as canceled if it is dropped before it is answered.
+struct Unanswered<'a> {
+    canceled: &'a watch::Sender<u32>,
+    is_answered: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.canceled.send_modify(|count| *count += 1);
+        }
     }
 }
 
@@ -96,6 +113,7 @@ impl FakePlugin {
         let answers = watch::Sender::new(true);
         let (allocates, asked) = watch::channel(0);
         let (allocated, allocated_ids) = watch::channel(Vec::new());
+        let (canceled, canceled_calls) = watch::channel(0);
         let (questions, asked_questions) = watch::channel(Vec::new());
         let preferred = watch::Sender::new(Some(Vec::new()));
         let service = FakeService {
@@ -103,6 +121,7 @@ impl FakePlugin {
             answers: answers.subscribe(),
             allocates,
             allocated,
+            canceled,
             preferred: preferred.subscribe(),
             questions,
             list: lists,
@@ -119,6 +138,7 @@ impl FakePlugin {
             answers,
             allocates: asked,
             allocated: allocated_ids,
+            canceled: canceled_calls,
             preferred,
             questions: asked_questions,
             streams: counted,
@@ -208,9 +228,14 @@ impl DevicePlugin for FakeService {
             allocated.push(ids);
         });
         self.allocates.send_modify(|count| *count += 1);
+        let mut call = Unanswered {
+            canceled: &self.canceled,
+            is_answered: false,
+        };
         let mut answers = self.answers.clone();
         // An error means that the test dropped the plugin.
         let _ = answers.wait_for(|answers| *answers).await;
+        call.is_answered = true;
         let nothing = |_| v1beta1::ContainerAllocateResponse::default();
         Ok(Response::new(v1beta1::AllocateResponse {
             container_responses: containers.into_iter().map(nothing).collect(),

@@ -161,6 +161,20 @@ fn a_plugin_that_hangs_does_not_block_other_commands() {
 }
 
 #[test]
+fn an_admission_that_takes_too_long_rejects_the_pod() {
+    let dir = plugin_dir();
+    let mut kubelet = Kubelet::start(dir.path(), &["--admission-timeout", "1"]);
+    let manager = Running::manager(dir.path(), &[]);
+    kubelet.prints("listed 2 devices");
+    manager.signal(rustix::process::Signal::STOP);
+    kubelet.enter("pod p example.com/simple-device=1");
+    kubelet.prints(
+        "pod p: UnexpectedAdmissionError: example.com/simple-device: Allocate was canceled",
+    );
+    manager.signal(rustix::process::Signal::CONT);
+}
+
+#[test]
 fn blocked_output_does_not_block_the_kubelet() {
     let dir = plugin_dir();
     let mut command = sim();

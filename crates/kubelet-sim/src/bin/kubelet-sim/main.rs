@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
@@ -48,6 +49,15 @@ enum SimCommand {
             hide_possible_values = true
         )]
         behavior: Behavior,
+        /// Reject a pod and cancel its calls to plugins when its admission takes
+        /// this long [default: no limit for 1.36, 30 for newer]
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            value_parser = clap::value_parser!(u64).range(1..),
+            verbatim_doc_comment
+        )]
+        admission_timeout: Option<u64>,
         /// The topology manager policy, for each container; restricted and
         /// single-numa-node reject pods with TopologyAffinityError
         /// [default: none] [possible values: none, best-effort, restricted,
@@ -131,11 +141,13 @@ fn run(command: SimCommand) -> anyhow::Result<ExitCode> {
         SimCommand::Run {
             dir,
             behavior,
+            admission_timeout,
             topology_policy,
             numa_nodes,
         } => {
             let settings = KubeletSettings {
                 behavior,
+                admission_timeout: admission_timeout.map(Duration::from_secs),
                 topology_policy,
                 numa_nodes: numa_nodes.map(usize::from),
                 ..KubeletSettings::new(dir)

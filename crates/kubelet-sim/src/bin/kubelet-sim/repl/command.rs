@@ -40,7 +40,7 @@ pub(crate) const HELP: [(&str, &str); 8] = [
     ("restart", "restart the kubelet"),
     (
         "wait RESOURCE=COUNT",
-        "wait until COUNT devices are allocatable, at most 60 s",
+        "wait for COUNT allocatable devices, at most 60 s",
     ),
     ("status", "show the resources and the pods"),
     ("help", "show this list"),
