@@ -86,7 +86,7 @@ impl Kubelet {
         let state = KubeletState::new(settings, manager, running(in_checkpoint));
         let state = Arc::new(state);
         Arc::clone(&state).serve_registration(listener);
-        Arc::clone(&state).spawn_endpoint_expiry();
+        Arc::clone(&state).spawn_node_updates();
         Arc::clone(&state).spawn_checkpoint_writer();
         let pod_resources_socket = state.settings.pod_resources_socket();
         let served = Arc::clone(&state).serve_pod_resources(&pod_resources_socket);
@@ -122,8 +122,7 @@ impl Kubelet {
         Self::start_with(settings, |_| running)
     }
 
-    /// Returns a receiver of the Node object's extended resources. A real kubelet updates the Node object every 10 s;
-    /// the simulated one updates it immediately.
+    /// Returns a receiver of the Node object's extended resources: see [`KubeletSettings::node_status_period`].
     pub fn node(&self) -> watch::Receiver<NodeResources> {
         self.state.node.subscribe()
     }

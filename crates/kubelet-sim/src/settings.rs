@@ -45,7 +45,8 @@ pub enum RegistrationMode {
     Hang,
 }
 
-/// The settings of a kubelet. [`KubeletSettings::new`] returns the values of a real kubelet.
+/// The settings of a kubelet. [`KubeletSettings::new`] returns the values of a real kubelet, except for
+/// `node_status_period`.
 #[derive(Clone, Debug)]
 pub struct KubeletSettings {
     /// The device plugin directory. The kubelet creates it if it does not exist, and removes every socket in it.
@@ -55,6 +56,9 @@ pub struct KubeletSettings {
     /// How long a resource keeps its capacity after its plugin disconnects (`endpointStopGracePeriod` in
     /// `devicemanager/types.go`). Default: 5 minutes.
     pub endpoint_stop_grace_period: Duration,
+    /// How often the Node object follows the devices and forgets resources without a plugin. A real kubelet does this
+    /// every 10 s (`nodeStatusUpdateFrequency`), so that a short gap is not visible. Default: 0 for after each change.
+    pub node_status_period: Duration,
     /// How long Register tries to connect to the plugin's socket. Default: 10 s.
     pub dial_timeout: Duration,
     /// The delay between closing a plugin's connection and marking the resource's endpoint as stopped. A plugin that
@@ -81,6 +85,7 @@ impl KubeletSettings {
             dir: dir.into(),
             behavior: Behavior::default(),
             endpoint_stop_grace_period: Duration::from_secs(5 * 60),
+            node_status_period: Duration::ZERO,
             dial_timeout: Duration::from_secs(10),
             disconnect_delay: Duration::from_millis(20),
             admission_timeout: None,

@@ -77,10 +77,10 @@ pub(crate) struct KubeletState {
 impl KubeletState {
     pub(crate) fn new(
         settings: KubeletSettings,
-        mut manager: DeviceManager<Arc<PluginClient>>,
+        manager: DeviceManager<Arc<PluginClient>>,
         pods: BTreeMap<String, Pod>,
     ) -> Self {
-        let node = manager.node_resources(Instant::now());
+        let node = manager.node_resources();
         Self {
             saving: Mutex::default(),
             manager: Mutex::new(manager),
@@ -149,14 +149,32 @@ impl KubeletState {
         let _ = self.events.send(Event { resource, kind });
     }
 
-    /// Updates the Node object, and notifies its receivers if it changed.
+    /// Updates the Node object, and notifies its receivers if it changed. Forgets endpoints whose grace period ended.
     fn update_node(&self) {
-        let node = self.manager().node_resources(Instant::now());
+        let (is_expired, node) = {
+            let mut manager = self.manager();
+            let is_expired = manager.expire_endpoints(Instant::now());
+            (is_expired, manager.node_resources())
+        };
+        if is_expired {
+            self.checkpoint_changed();
+        }
         self.node.send_if_modified(|current| {
             let changed = *current != node;
             *current = node;
             changed
         });
+    }
+
+    fn updates_node_at_once(&self) -> bool {
+        self.settings.node_status_period.is_zero()
+    }
+
+    /// Updates the Node object now, unless that is done periodically.
+    fn node_changed(&self) {
+        if self.updates_node_at_once() {
+            self.update_node();
+        }
     }
 
     pub(crate) fn save_if_outdated(&self) {
@@ -179,17 +197,22 @@ impl KubeletState {
         checkpoint::write(&self.settings.dir, registered, &assignments)
     }
 
-    /// Updates the Node object and schedules a write of the checkpoint. Only a list and the expiry of an endpoint do
-    /// this: the kubelet does not write its checkpoint when a pod is deleted or a plugin disconnects.
-    pub(crate) fn devices_changed(&self) {
+    /// Schedules a write of the checkpoint. Only a list and the expiry of an endpoint do this: the kubelet does not write
+    /// its checkpoint when a pod is deleted or a plugin disconnects.
+    fn checkpoint_changed(&self) {
         self.checkpoint_outdated.store(true, Ordering::Relaxed);
         self.checkpoint_due.notify_one();
-        self.update_node();
+    }
+
+    /// Schedules a write of the checkpoint and updates the Node object after a list.
+    pub(crate) fn devices_changed(&self) {
+        self.checkpoint_changed();
+        self.node_changed();
     }
 
     /// Updates the Node object after an endpoint was stopped, and again when its grace period ends.
     pub(crate) fn endpoint_stopped(&self) {
-        self.update_node();
+        self.node_changed();
         self.endpoint_stopped.notify_one();
     }
 
@@ -207,21 +230,35 @@ impl KubeletState {
         }
     }
 
-    pub(crate) fn spawn_endpoint_expiry(self: Arc<Self>) {
+    pub(crate) fn spawn_node_updates(self: Arc<Self>) {
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
-        let expiry = async move { self.expire_endpoints().await };
-        tasks.spawn(stop.run_until_cancelled_owned(expiry));
+        let updates = async move {
+            if self.updates_node_at_once() {
+                self.update_node_at_expiry().await
+            } else {
+                self.update_node_periodically().await
+            }
+        };
+        tasks.spawn(stop.run_until_cancelled_owned(updates));
     }
 
-    /// Forgets stopped endpoints when their grace period ends.
-    async fn expire_endpoints(&self) -> Infallible {
+    /// Updates the Node object when the grace period of a stopped endpoint ends.
+    async fn update_node_at_expiry(&self) -> Infallible {
         loop {
             let next = self.manager().next_expiry();
             let expiry = OptionFuture::from(next.map(|next| sleep_until(next.into())));
             tokio::select! {
                 () = self.endpoint_stopped.notified() => {}
-                Some(()) = expiry => self.devices_changed(),
+                Some(()) = expiry => self.update_node(),
             }
+        }
+    }
+
+    /// Updates the Node object after each period, as a real kubelet does.
+    async fn update_node_periodically(&self) -> Infallible {
+        loop {
+            sleep(self.settings.node_status_period).await;
+            self.update_node();
         }
     }
 

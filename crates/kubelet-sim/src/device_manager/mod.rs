@@ -160,10 +160,11 @@ impl<C> DeviceManager<C> {
         }
     }
 
-    /// `GetCapacity`: forgets endpoints that have been stopped for the whole grace period, with their devices, and
-    /// returns what the Node object shows.
-    pub(crate) fn node_resources(&mut self, now: Instant) -> NodeResources {
+    /// Forgets endpoints that have been stopped for the whole grace period, with their devices. Returns whether there was
+    /// one. A kubelet does this whenever it computes the Node object's quantities (`GetCapacity`).
+    pub(crate) fn expire_endpoints(&mut self, now: Instant) -> bool {
         let grace_period = self.endpoint_stop_grace_period;
+        let count = self.endpoints.len();
         self.endpoints.retain(|_, endpoint| {
             endpoint
                 .stopped
@@ -171,6 +172,11 @@ impl<C> DeviceManager<C> {
         });
         self.lists
             .retain(|resource, _| self.endpoints.contains_key(resource));
+        self.endpoints.len() < count
+    }
+
+    /// Returns what the Node object shows (`GetCapacity`).
+    pub(crate) fn node_resources(&self) -> NodeResources {
         self.known_resources
             .iter()
             .map(|resource| (resource.clone(), self.quantities(resource)))
@@ -271,8 +277,8 @@ mod tests {
     }
 
     /// Returns capacity and allocatable of `r`.
-    fn quantities(manager: &mut DeviceManager<()>, now: Instant) -> (usize, usize) {
-        let quantities = manager.node_resources(now)["r"];
+    fn quantities(manager: &DeviceManager<()>) -> (usize, usize) {
+        let quantities = manager.node_resources()["r"];
         (quantities.capacity, quantities.allocatable)
     }
 
@@ -280,10 +286,10 @@ mod tests {
     fn a_repeated_id_counts_once_per_health() {
         let now = Instant::now();
         let healthy = || device("a", Health::Healthy);
-        let mut manager = manager_with(vec![healthy(), healthy()], now);
-        assert_eq!(quantities(&mut manager, now), (1, 1));
-        let mut manager = manager_with(vec![healthy(), device("a", Health::Unhealthy)], now);
-        assert_eq!(quantities(&mut manager, now), (2, 1));
+        let manager = manager_with(vec![healthy(), healthy()], now);
+        assert_eq!(quantities(&manager), (1, 1));
+        let manager = manager_with(vec![healthy(), device("a", Health::Unhealthy)], now);
+        assert_eq!(quantities(&manager), (2, 1));
     }
 
     #[test]
@@ -335,10 +341,10 @@ mod tests {
         let now = Instant::now();
         let mut manager = manager_with(vec![device("a", Health::Healthy)], now);
         manager.plugin_disconnected("r", now);
-        let before_expiry = now + Duration::from_secs(299);
-        assert_eq!(quantities(&mut manager, before_expiry), (1, 0));
-        let expiry = now + Duration::from_secs(300);
-        assert_eq!(quantities(&mut manager, expiry), (0, 0));
+        assert!(!manager.expire_endpoints(now + Duration::from_secs(299)));
+        assert_eq!(quantities(&manager), (1, 0));
+        assert!(manager.expire_endpoints(now + Duration::from_secs(300)));
+        assert_eq!(quantities(&manager), (0, 0));
         assert!(manager.endpoint("r").is_none());
     }
 }

@@ -7,6 +7,7 @@ mod checkpoint;
 mod containers;
 mod crash;
 mod demo;
+mod node_status;
 mod pod_resources;
 mod registration;
 mod restart;

@@ -58,6 +58,16 @@ enum SimCommand {
             verbatim_doc_comment
         )]
         admission_timeout: Option<u64>,
+        /// Update the Node object after this time, as a real kubelet does every 10
+        /// seconds [default: 0, after each change]
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            default_value = "0",
+            verbatim_doc_comment,
+            hide_default_value = true
+        )]
+        node_status_period: u64,
         /// The topology manager policy, for each container; restricted and
         /// single-numa-node reject pods with TopologyAffinityError
         /// [default: none] [possible values: none, best-effort, restricted,
@@ -142,12 +152,14 @@ fn run(command: SimCommand) -> anyhow::Result<ExitCode> {
             dir,
             behavior,
             admission_timeout,
+            node_status_period,
             topology_policy,
             numa_nodes,
         } => {
             let settings = KubeletSettings {
                 behavior,
                 admission_timeout: admission_timeout.map(Duration::from_secs),
+                node_status_period: Duration::from_secs(node_status_period),
                 topology_policy,
                 numa_nodes: numa_nodes.map(usize::from),
                 ..KubeletSettings::new(dir)
