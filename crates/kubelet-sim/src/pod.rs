@@ -80,7 +80,9 @@ pub(crate) struct ActivePods {
 
 impl ActivePods {
     pub(crate) fn get(&self, name: &str) -> Option<&Pod> {
-        self.iter().find(|pod| pod.name == name)
+        let in_admission = self.in_admission.as_ref();
+        let in_admission = in_admission.filter(|pod| pod.name == name);
+        self.running.get(name).or(in_admission)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Pod> {

@@ -309,6 +309,23 @@ mod tests {
     }
 
     #[test]
+    fn a_forgotten_resource_is_refused_while_a_pod_holds_its_devices() {
+        let mut manager = manager_with_devices(&["a"]);
+        let response = v1beta1::ContainerAllocateResponse::default();
+        let assigned = manager.assign(request(1), &["a".to_owned()], None, response);
+        assigned.expect("no crash");
+        manager.restore_allocated();
+        let now = std::time::Instant::now();
+        manager.plugin_disconnected("r", now);
+        assert!(manager.expire_endpoints(now + std::time::Duration::from_secs(300)));
+        assert!(manager.is_device_plugin_resource("r"));
+        let unregistered = AdmissionError::Unregistered("r".to_owned());
+        assert_eq!(choose(&mut manager, 1, &[], &[]), Err(unregistered));
+        manager.retain_pods(|_| false);
+        assert!(!manager.is_device_plugin_resource("r"));
+    }
+
+    #[test]
     fn chosen_devices_stay_allocated_until_the_devices_of_a_pod_are_freed() {
         let mut manager = manager_with_devices(&["a", "b", "c"]);
         let response = v1beta1::ContainerAllocateResponse::default;

@@ -261,8 +261,19 @@ mod tests {
         }
     }
 
+    /// Returns a healthy device with these NUMA nodes.
+    pub(super) fn device_on(id: &str, nodes: &[i64]) -> v1beta1::Device {
+        let nodes = nodes.iter().map(|id| v1beta1::NumaNode { id: *id });
+        v1beta1::Device {
+            topology: Some(v1beta1::TopologyInfo {
+                nodes: nodes.collect(),
+            }),
+            ..device(id, Health::Healthy)
+        }
+    }
+
     /// Returns a device manager with one resource, `r`, and these devices.
-    fn manager_with(devices: Vec<v1beta1::Device>, now: Instant) -> DeviceManager<()> {
+    pub(super) fn manager_with(devices: Vec<v1beta1::Device>, now: Instant) -> DeviceManager<()> {
         let grace_period = Duration::from_secs(300);
         let mut manager = DeviceManager::from_checkpoint(grace_period, Vec::new(), Vec::new(), now);
         manager.plugin_connected("r", (), v1beta1::DevicePluginOptions::default());
@@ -294,21 +305,12 @@ mod tests {
 
     #[test]
     fn an_allocatable_device_occurs_once_for_each_of_its_numa_nodes() {
-        let on = |id: &str, nodes: &[i64]| v1beta1::Device {
-            topology: Some(v1beta1::TopologyInfo {
-                nodes: nodes
-                    .iter()
-                    .map(|id| v1beta1::NumaNode { id: *id })
-                    .collect(),
-            }),
-            ..device(id, Health::Healthy)
-        };
         let without = device("d", Health::Healthy);
         let unhealthy = device("e", Health::Unhealthy);
         let devices = vec![
-            on("a", &[0]),
-            on("b", &[0, 1]),
-            on("c", &[]),
+            device_on("a", &[0]),
+            device_on("b", &[0, 1]),
+            device_on("c", &[]),
             without,
             unhealthy,
         ];

@@ -168,3 +168,117 @@ impl<C> DeviceManager<C> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device_manager::tests::{device_on, manager_with};
+    use simple_device_plugin::api::v1beta1;
+
+    /// Returns a device manager whose devices a and b are on NUMA node 0, c is on node 1, and d is on none.
+    fn manager() -> DeviceManager<()> {
+        let without_topology = v1beta1::Device {
+            topology: None,
+            ..device_on("d", &[])
+        };
+        let devices = [("a", 0), ("b", 0), ("c", 1)];
+        let devices = devices.iter().map(|(id, node)| device_on(id, &[*node]));
+        let devices = devices.chain([without_topology]).collect();
+        manager_with(devices, std::time::Instant::now())
+    }
+
+    fn request(count: usize) -> DeviceRequest<'static> {
+        DeviceRequest {
+            pod: "p",
+            container: "main",
+            resource: "r",
+            count,
+        }
+    }
+
+    fn set(ids: &[&str]) -> BTreeSet<String> {
+        ids.iter().map(|id| (*id).to_owned()).collect()
+    }
+
+    /// Returns the hints for a request on a host with NUMA nodes 0 and 1, such as `01 preferred`, sorted.
+    fn hints(manager: &DeviceManager<()>, count: usize, reusable: &[&str]) -> Vec<String> {
+        let host = (0..2).collect();
+        let hints = manager.topology_hints(request(count), Some(&set(reusable)), host);
+        let hints = hints.expect("no crash").expect("a topology").into_iter();
+        let text = |hint: TopologyHint| {
+            let nodes = hint.nodes.expect("nodes");
+            let nodes = (0..2).filter(|node| nodes.contains(*node));
+            let nodes: String = nodes.map(|node| node.to_string()).collect();
+            let preferred = if hint.preferred { " preferred" } else { "" };
+            format!("{nodes}{preferred}")
+        };
+        let mut hints: Vec<String> = hints.map(text).collect();
+        hints.sort();
+        hints
+    }
+
+    #[test]
+    fn hints_name_the_nodes_that_have_enough_available_devices() {
+        let mut manager = manager();
+        assert_eq!(
+            hints(&manager, 1, &[]),
+            ["0 preferred", "01", "1 preferred"]
+        );
+        assert_eq!(hints(&manager, 2, &[]), ["0 preferred", "01"]);
+        assert_eq!(hints(&manager, 3, &[]), ["01 preferred"]);
+        assert!(
+            hints(&manager, 4, &[]).is_empty(),
+            "device d counts nowhere"
+        );
+        assert!(hints(&manager, 5, &[]).is_empty(), "too few are available");
+        // Node 0 would have two devices if both were available, so two nodes are not preferred.
+        manager.allocated.insert("r".to_owned(), set(&["a"]));
+        assert_eq!(hints(&manager, 2, &[]), ["01"]);
+    }
+
+    #[test]
+    fn hints_include_the_nodes_of_reusable_devices() {
+        let mut manager = manager();
+        manager.allocated.insert("r".to_owned(), set(&["c"]));
+        assert_eq!(hints(&manager, 1, &["c"]), ["01", "1 preferred"]);
+        manager.allocated.insert("r".to_owned(), set(&["d"]));
+        assert_eq!(hints(&manager, 2, &["d"]), ["0 preferred", "01"]);
+    }
+
+    #[test]
+    fn a_reusable_device_that_is_not_listed_crashes_the_kubelet() {
+        let host = (0..2).collect();
+        let crash = manager().topology_hints(request(1), Some(&set(&["x"])), host);
+        assert_eq!(crash, Err(removed_before_reuse(request(1), "x")));
+    }
+
+    #[test]
+    fn available_devices_are_sorted_by_their_nodes() {
+        let manager = manager();
+        let available = set(&["a", "c", "d"]);
+        let sorted = manager.by_affinity("r", &available, Some([1].into_iter().collect()));
+        assert_eq!(sorted.aligned, set(&["c"]));
+        assert_eq!(sorted.unaligned, set(&["a"]));
+        assert_eq!(sorted.no_affinity, set(&["d"]));
+        assert_eq!(
+            manager.by_affinity("r", &available, None).no_affinity,
+            available
+        );
+    }
+
+    #[test]
+    fn the_host_has_node_0_and_the_nodes_that_devices_name_or_as_many_as_are_set() {
+        let nodes = |devices: &[(&str, i64)], count| {
+            let devices = devices.iter().map(|(id, node)| device_on(id, &[*node]));
+            let manager = manager_with(devices.collect(), std::time::Instant::now());
+            let host = manager.host_numa_nodes(count);
+            (0..64)
+                .filter(|node| host.contains(*node))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(nodes(&[], None), [0]);
+        assert_eq!(nodes(&[("a", 3), ("b", -1), ("c", 100)], None), [0, 3]);
+        assert_eq!(nodes(&[("a", 3)], Some(2)), [0, 1]);
+        assert_eq!(nodes(&[], Some(9)).len(), NUMA_NODES_MAX);
+    }
+}
