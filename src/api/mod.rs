@@ -209,7 +209,7 @@ pub fn allocate_request(ids: Vec<String>) -> v1beta1::AllocateRequest {
 }
 
 /// Returns the request of each container. A negative size is treated as 0.
-pub(crate) fn preference_requests(
+pub fn preference_requests(
     request: v1beta1::PreferredAllocationRequest,
 ) -> impl Iterator<Item = PreferenceRequest> {
     request

@@ -311,7 +311,7 @@ impl CommandTest {
         let names: Vec<&String> = self.pods.keys().collect();
         if let Some(name) = self.rng.choice(&names) {
             // A fault may make this fail.
-            let _ = self.node.kubelet.start_container(name).await;
+            let _ = self.node.kubelet.start_containers(name).await;
         }
     }
 

@@ -81,7 +81,7 @@ fn lost_stream() {
         "example.com/gpu  4         0",
         "listed 4 devices, all healthy",
         "restarts       1 fault",
-        "train  example.com/gpu  gpu-node-",
+        "train  main       example.com/gpu  gpu-node-",
     ];
     shows("009-lost-stream", &words);
 }

@@ -92,10 +92,10 @@ fn pods(name: &str) -> Vec<ExamplePod> {
             logs: example(name).join("logs").join(&manifest.metadata.name),
             // The script reads the environment of process 1. In this test, the shell is another process.
             script: script.replace("/proc/1/", "/proc/$$/"),
-            pod: Pod {
-                name: manifest.metadata.name,
-                requests: container.resources.limits.clone(),
-            },
+            pod: Pod::with_one_container(
+                manifest.metadata.name,
+                container.resources.limits.clone(),
+            ),
         }
     };
     manifests.into_iter().map(pod).collect()
@@ -285,10 +285,7 @@ async fn a_list_of_devices_with_attributes() {
     assert_eq!(node.shown(), [("ska-sdp.org/widget".to_owned(), 3)]);
     node.compare(ghost, &node.logs(ghost).await.expect("admitted"));
     let all = ExamplePod {
-        pod: Pod {
-            name: "more".to_owned(),
-            requests: [("ska-sdp.org/widget".to_owned(), 2)].into(),
-        },
+        pod: Pod::with_one_container("more", [("ska-sdp.org/widget".to_owned(), 2)]),
         script: ghost.script.clone(),
         logs: PathBuf::new(),
     };

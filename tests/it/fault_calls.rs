@@ -181,12 +181,12 @@ async fn a_refused_call_returns_the_code_and_message_of_the_fault() {
         "--times",
         "1",
     ]);
-    let error = node.kubelet.start_container("allocate").await;
+    let error = node.kubelet.start_containers("allocate").await;
     let error = error.expect_err("a refusal");
     assert_eq!(error.code(), tonic::Code::Internal);
     assert_eq!(error.message(), "injected fault");
     node.kubelet
-        .start_container("allocate")
+        .start_containers("allocate")
         .await
         .expect("the fault is exhausted");
     assert_eq!(

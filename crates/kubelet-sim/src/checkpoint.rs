@@ -17,9 +17,6 @@ use simple_device_plugin::util::sanitize::sanitize;
 
 use crate::device_manager::Assignment;
 
-/// The name of the one container of each pod.
-pub(crate) const CONTAINER: &str = "main";
-
 /// The contents of a checkpoint.
 #[derive(Debug, Default)]
 pub struct CheckpointContents {
@@ -144,7 +141,7 @@ fn entry(assignment: &Assignment) -> StoredEntry {
     let by_node = assignment.devices.iter();
     StoredEntry {
         pod_uid: assignment.pod.clone(),
-        container_name: CONTAINER.to_owned(),
+        container_name: assignment.container.clone(),
         resource_name: assignment.resource.clone(),
         device_ids: by_node
             .map(|(node, ids)| (node.to_string(), ids.clone()))
@@ -161,6 +158,7 @@ fn assignment(entry: StoredEntry) -> io::Result<Assignment> {
     });
     Ok(Assignment {
         pod: entry.pod_uid,
+        container: entry.container_name,
         resource: valid_resource_name(entry.resource_name)?,
         devices: by_node.collect::<io::Result<_>>()?,
         response: Message::decode(response.as_slice()).map_err(|e| invalid(&e))?,

@@ -21,6 +21,7 @@ use crate::crash::Crash;
 use crate::device_manager::{Assignment, DeviceManager, NodeResources};
 use crate::event::Event;
 use crate::plugin_client::PluginClient;
+use crate::pod::{Container, Pod};
 use crate::settings::{KubeletSettings, RegistrationMode};
 use crate::state::KubeletState;
 
@@ -44,34 +45,48 @@ impl Kubelet {
     /// Returns an error if the directory cannot be created or read, if another kubelet serves it, or if a socket cannot
     /// be bound.
     pub fn start(settings: KubeletSettings) -> io::Result<Self> {
-        Self::start_with(settings, None)
+        Self::start_with(settings, |in_checkpoint| in_checkpoint)
     }
 
-    /// Starts like [`Kubelet::start`], but with `pods` as the running pods. A real kubelet gets them from the API
-    /// server, because its checkpoint may contain deleted pods.
+    /// Starts like [`Kubelet::start`], but only the pods with these names are running. A real kubelet gets its pods from
+    /// the API server, because its checkpoint may contain deleted pods.
     ///
     /// # Errors
     /// Returns the same errors as [`Kubelet::start`].
-    pub fn start_with_pods(settings: KubeletSettings, pods: BTreeSet<String>) -> io::Result<Self> {
-        Self::start_with(settings, Some(pods))
+    pub fn start_with_pods(settings: KubeletSettings, names: BTreeSet<String>) -> io::Result<Self> {
+        Self::start_with(settings, |mut in_checkpoint| {
+            let pods = names.into_iter().map(|name| {
+                let pod = in_checkpoint.remove(&name);
+                let without_devices = || Pod {
+                    name: name.clone(),
+                    containers: Vec::new(),
+                };
+                (name.clone(), pod.unwrap_or_else(without_devices))
+            });
+            pods.collect()
+        })
     }
 
-    fn start_with(settings: KubeletSettings, pods: Option<BTreeSet<String>>) -> io::Result<Self> {
+    /// Starts with the running pods that `running` returns for the pods of the checkpoint.
+    fn start_with(
+        settings: KubeletSettings,
+        running: impl FnOnce(BTreeMap<String, Pod>) -> BTreeMap<String, Pod>,
+    ) -> io::Result<Self> {
         std::fs::create_dir_all(&settings.dir)?;
         let socket = settings.dir.join(KUBELET_SOCKET);
         if has_listener(&socket)? {
             let taken = "another kubelet serves this directory; choose another directory";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
         }
-        let (manager, checkpoint_pods) = restore(&settings);
+        let (manager, in_checkpoint) = restore(&settings);
         remove_sockets(&settings.dir)?;
         let listener = UnixListener::bind(&socket).map_err(|error| {
             io::Error::new(error.kind(), format!("{}: {error}", socket.display()))
         })?;
-        let pods = pods.unwrap_or(checkpoint_pods);
-        let state = Arc::new(KubeletState::new(settings, manager, pods));
+        let state = KubeletState::new(settings, manager, running(in_checkpoint));
+        let state = Arc::new(state);
         Arc::clone(&state).serve_registration(listener);
-        Arc::clone(&state).spawn_endpoint_expiry();
+        Arc::clone(&state).spawn_node_updates();
         Arc::clone(&state).spawn_checkpoint_writer();
         let pod_resources_socket = state.settings.pod_resources_socket();
         let served = Arc::clone(&state).serve_pod_resources(&pod_resources_socket);
@@ -102,13 +117,12 @@ impl Kubelet {
     /// Returns the same errors as [`Kubelet::start`].
     pub async fn restart(&self) -> io::Result<Self> {
         let settings = self.state.settings.clone();
-        let pods = self.state.pods().clone();
+        let running = self.state.pods().running.clone();
         self.stop().await;
-        Self::start_with_pods(settings, pods)
+        Self::start_with(settings, |_| running)
     }
 
-    /// Returns a receiver of the Node object's extended resources. A real kubelet updates the Node object every 10 s;
-    /// the simulated one updates it immediately.
+    /// Returns a receiver of the Node object's extended resources: see [`KubeletSettings::node_status_period`].
     pub fn node(&self) -> watch::Receiver<NodeResources> {
         self.state.node.subscribe()
     }
@@ -138,7 +152,7 @@ impl Kubelet {
 
     /// Returns whether the pod is admitted and not deleted, even if it holds no device.
     pub fn has_pod(&self, name: &str) -> bool {
-        self.state.pods().contains(name)
+        self.state.pods().running.contains_key(name)
     }
 
     /// Returns the device assignments of all running pods.
@@ -147,7 +161,7 @@ impl Kubelet {
         let manager = self.state.manager();
         let assignments = manager.assignments().iter();
         assignments
-            .filter(|assignment| pods.contains(&assignment.pod))
+            .filter(|assignment| pods.running.contains_key(&assignment.pod))
             .cloned()
             .collect()
     }
@@ -179,7 +193,7 @@ impl Kubelet {
     /// Deletes a pod. As in a real kubelet, its devices are freed when the next pod with devices is admitted or when
     /// the pod-resources API is called. The checkpoint contains the pod until the next write after that.
     pub fn delete(&self, pod: &str) {
-        self.state.pods().remove(pod);
+        self.state.pods().running.remove(pod);
     }
 }
 
@@ -189,14 +203,29 @@ impl Drop for Kubelet {
     }
 }
 
-/// Restores the device manager from the checkpoint. Also returns the pods in the checkpoint.
-fn restore(settings: &KubeletSettings) -> (DeviceManager<Arc<PluginClient>>, BTreeSet<String>) {
+/// Restores the device manager from the checkpoint. Also returns the pods in the checkpoint, with the containers that
+/// hold devices. The checkpoint does not say of what kind they are, so they count as app containers.
+fn restore(
+    settings: &KubeletSettings,
+) -> (DeviceManager<Arc<PluginClient>>, BTreeMap<String, Pod>) {
     let checkpoint = checkpoint::read(&settings.dir).unwrap_or_else(|error| {
         warn!(%error, "cannot read the checkpoint, starting without it");
         CheckpointContents::default()
     });
-    let pods = checkpoint.assignments.iter().map(|a| a.pod.clone());
-    let pods = pods.collect();
+    let mut pods: BTreeMap<String, Pod> = BTreeMap::new();
+    for held in &checkpoint.assignments {
+        let pod = pods.entry(held.pod.clone()).or_insert_with(|| Pod {
+            name: held.pod.clone(),
+            containers: Vec::new(),
+        });
+        let request = (held.resource.clone(), held.ids().len());
+        match pod.containers.iter_mut().find(|c| c.name == held.container) {
+            Some(container) => container.requests.extend([request]),
+            None => pod
+                .containers
+                .push(Container::app(&held.container, [request])),
+        }
+    }
     let manager = DeviceManager::from_checkpoint(
         settings.endpoint_stop_grace_period,
         checkpoint.registered,

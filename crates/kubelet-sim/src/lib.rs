@@ -10,6 +10,7 @@
 //! - [`checkpoint`] reads the file that keeps device assignments across kubelet restarts.
 
 mod admission;
+mod admission_error;
 mod authority;
 pub mod checkpoint;
 pub mod conformance;
@@ -19,14 +20,17 @@ mod event;
 mod kubelet;
 mod plugin_client;
 mod plugin_handler;
+mod pod;
 mod pod_resources;
 mod registration;
 mod settings;
 mod state;
+mod topology_manager;
 
-pub use admission::{AdmissionError, Pod};
+pub use admission_error::AdmissionError;
 pub use crash::Crash;
 pub use device_manager::{Assignment, NodeResources, Quantities};
 pub use event::{DeviceChange, DeviceState, Event, EventKind};
 pub use kubelet::Kubelet;
+pub use pod::{Container, ContainerKind, DEFAULT_CONTAINER, Pod};
 pub use settings::{Behavior, KubeletSettings, RegistrationMode, TopologyPolicy};

@@ -121,16 +121,15 @@ impl PluginClient {
         Ok(api::preferred_ids(response))
     }
 
-    /// Calls Allocate for one container. Returns the first container response, the only one that the kubelet uses.
+    /// Calls Allocate for one container. Returns the first container response, the only one that the kubelet uses, or
+    /// `None` if there is none.
     pub(crate) async fn allocate(
         &self,
         ids: Vec<String>,
-    ) -> Result<v1beta1::ContainerAllocateResponse, Status> {
+    ) -> Result<Option<v1beta1::ContainerAllocateResponse>, Status> {
         let request = api::allocate_request(ids);
         let call = async |mut plugin: Plugin| plugin.allocate(request).await;
-        let response = self.call(call).await?;
-        api::first_container_response(response)
-            .ok_or_else(|| Status::unknown("the response has no container"))
+        Ok(api::first_container_response(self.call(call).await?))
     }
 
     pub(crate) async fn pre_start_container(&self, ids: Vec<String>) -> Result<(), Status> {

@@ -1,7 +1,6 @@
 //! The pod-resources API, which lists the devices of each pod and the healthy devices. It follows
 //! `pkg/kubelet/apis/podresources/server_v1.go`.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,11 +19,13 @@ use simple_device_plugin::api::podresources::pod_resources_lister_server::{
 };
 use simple_device_plugin::api::podresources::{
     AllocatableResourcesRequest, AllocatableResourcesResponse, ContainerDevices,
-    ContainerResources, ListPodResourcesRequest, ListPodResourcesResponse, PodResources,
+    ContainerResources, GetPodResourcesRequest, GetPodResourcesResponse, ListPodResourcesRequest,
+    ListPodResourcesResponse, PodResources,
 };
+use simple_device_plugin::util::sanitize::sanitize;
 
-use crate::checkpoint::CONTAINER;
-use crate::device_manager::Assignment;
+use crate::device_manager::{Assignment, DeviceManager};
+use crate::pod::{ContainerKind, Pod};
 use crate::state::KubeletState;
 
 /// The namespace of every pod.
@@ -94,23 +95,26 @@ impl KubeletState {
         Ok(())
     }
 
-    /// Returns the assignments of each running pod, or nothing before the pods are known. Also frees the devices of
-    /// deleted pods without writing the checkpoint (`List` calls `UpdateAllocatedDevices`).
-    fn assignments_by_pod(&self) -> BTreeMap<String, Vec<Assignment>> {
+    /// Returns each active pod with the devices of its containers, or nothing before the pods are known. Also frees the
+    /// devices of other pods without writing the checkpoint (`List` calls `UpdateAllocatedDevices`).
+    fn list_pod_resources(&self) -> Vec<PodResources> {
         if !self.are_pods_known() {
-            return BTreeMap::new();
+            return Vec::new();
         }
-        self.free_devices_of_deleted_pods();
-        let mut pods: BTreeMap<String, Vec<Assignment>> = BTreeMap::new();
-        for name in self.pods().iter() {
-            pods.insert(name.clone(), Vec::new());
-        }
-        for assignment in self.manager().assignments() {
-            if let Some(assignments) = pods.get_mut(&assignment.pod) {
-                assignments.push(assignment.clone());
-            }
-        }
-        pods
+        self.free_devices_of_inactive_pods();
+        let pods = self.pods();
+        let manager = self.manager();
+        pods.iter()
+            .map(|pod| pod_resources(&manager, pod))
+            .collect()
+    }
+
+    /// Returns an active pod with the devices of its containers. Unlike List, this frees no devices.
+    fn get_pod_resources(&self, namespace: &str, name: &str) -> Option<PodResources> {
+        let pods = self.pods();
+        let pod = pods.get(name)?;
+        let is_known = namespace == NAMESPACE && self.are_pods_known();
+        is_known.then(|| pod_resources(&self.manager(), pod))
     }
 }
 
@@ -134,11 +138,8 @@ impl PodResourcesLister for PodResourcesService {
         _: Request<ListPodResourcesRequest>,
     ) -> Result<Response<ListPodResourcesResponse>, Status> {
         self.check()?;
-        let pods = self.state.assignments_by_pod().into_iter();
         Ok(Response::new(ListPodResourcesResponse {
-            pod_resources: pods
-                .map(|(name, assignments)| pod_resources(name, &assignments))
-                .collect(),
+            pod_resources: self.state.list_pod_resources(),
         }))
     }
 
@@ -147,33 +148,63 @@ impl PodResourcesLister for PodResourcesService {
         _: Request<AllocatableResourcesRequest>,
     ) -> Result<Response<AllocatableResourcesResponse>, Status> {
         self.check()?;
-        let healthy = self.state.manager().healthy_devices_by_numa_nodes();
-        let devices = healthy
-            .into_iter()
-            .map(|(resource_name, device_ids)| ContainerDevices {
-                resource_name,
-                device_ids,
-            });
+        let devices = self.state.manager().allocatable_devices().into_iter();
         Ok(Response::new(AllocatableResourcesResponse {
-            devices: devices.collect(),
+            devices: devices
+                .map(|(resource, id)| container_device(resource, id))
+                .collect(),
         }))
+    }
+
+    async fn get(
+        &self,
+        request: Request<GetPodResourcesRequest>,
+    ) -> Result<Response<GetPodResourcesResponse>, Status> {
+        self.check()?;
+        let GetPodResourcesRequest {
+            pod_name,
+            pod_namespace,
+        } = request.into_inner();
+        let pod_resources = self.state.get_pod_resources(&pod_namespace, &pod_name);
+        if pod_resources.is_none() {
+            let (name, namespace) = (sanitize(&pod_name), sanitize(&pod_namespace));
+            return Err(Status::unknown(format!(
+                "pod {name} in namespace {namespace} not found"
+            )));
+        }
+        Ok(Response::new(GetPodResourcesResponse { pod_resources }))
     }
 }
 
-fn pod_resources(name: String, assignments: &[Assignment]) -> PodResources {
-    let devices = assignments.iter().flat_map(|assignment| {
-        assignment.devices.values().map(|ids| ContainerDevices {
-            resource_name: assignment.resource.clone(),
-            device_ids: ids.iter().cloned().collect(),
-        })
+/// Returns the devices of the pod's sidecars and app containers. Init containers are omitted, even while they run.
+fn pod_resources<C>(manager: &DeviceManager<C>, pod: &Pod) -> PodResources {
+    let containers = pod.in_admission_order();
+    let containers = containers.filter(|container| container.kind != ContainerKind::Init);
+    let containers = containers.map(|container| ContainerResources {
+        name: container.name.clone(),
+        devices: manager
+            .assignments_of(&pod.name, &container.name)
+            .flat_map(container_devices)
+            .collect(),
     });
     PodResources {
-        name,
+        name: pod.name.clone(),
         namespace: NAMESPACE.to_owned(),
-        containers: vec![ContainerResources {
-            name: CONTAINER.to_owned(),
-            devices: devices.collect(),
-        }],
+        containers: containers.collect(),
+    }
+}
+
+/// Returns one entry for each device and NUMA node (`containerDevicesFromResourceDeviceInstances` in
+/// `container_manager.go`).
+fn container_devices(assignment: &Assignment) -> impl Iterator<Item = ContainerDevices> {
+    let ids = assignment.devices.values().flatten();
+    ids.map(|id| container_device(assignment.resource.clone(), id.clone()))
+}
+
+fn container_device(resource_name: String, id: String) -> ContainerDevices {
+    ContainerDevices {
+        resource_name,
+        device_ids: vec![id],
     }
 }
 

@@ -12,17 +12,23 @@ pub enum Behavior {
     #[default]
     V1_36,
     /// A kubelet newer than 1.36.2 (Kubernetes change 139765): while it holds a plugin's client, it answers a second
-    /// registration of the same resource and socket with OK and ignores it.
+    /// registration of the same resource and socket with OK and ignores it. The admission of a pod times out after 30
+    /// seconds by default (proposed in Kubernetes change 131383).
     Newer,
 }
 
-/// The policy of the topology manager.
+/// The policy of the topology manager. Its scope is the container, as by default in a kubelet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TopologyPolicy {
     /// `none`: devices come from any NUMA node.
     #[default]
     None,
-    /// `single-numa-node`: all devices of a pod come from one NUMA node, or the pod is rejected with
+    /// `best-effort`: devices of a container come from as few NUMA nodes as possible, the same for all resources.
+    BestEffort,
+    /// `restricted`: like best-effort, but if more NUMA nodes are needed than if all devices were free, the pod is
+    /// rejected with `TopologyAffinityError`.
+    Restricted,
+    /// `single-numa-node`: all devices of a container come from one NUMA node, or the pod is rejected with
     /// `TopologyAffinityError`.
     SingleNumaNode,
 }
@@ -39,7 +45,8 @@ pub enum RegistrationMode {
     Hang,
 }
 
-/// The settings of a kubelet. [`KubeletSettings::new`] returns the values of a real kubelet.
+/// The settings of a kubelet. [`KubeletSettings::new`] returns the values of a real kubelet, except for
+/// `node_status_period`.
 #[derive(Clone, Debug)]
 pub struct KubeletSettings {
     /// The device plugin directory. The kubelet creates it if it does not exist, and removes every socket in it.
@@ -49,14 +56,23 @@ pub struct KubeletSettings {
     /// How long a resource keeps its capacity after its plugin disconnects (`endpointStopGracePeriod` in
     /// `devicemanager/types.go`). Default: 5 minutes.
     pub endpoint_stop_grace_period: Duration,
+    /// How often the Node object follows the devices and forgets resources without a plugin. A real kubelet does this
+    /// every 10 s (`nodeStatusUpdateFrequency`), so that a short gap is not visible. Default: 0 for after each change.
+    pub node_status_period: Duration,
     /// How long Register tries to connect to the plugin's socket. Default: 10 s.
     pub dial_timeout: Duration,
     /// The delay between closing a plugin's connection and marking the resource's endpoint as stopped. A plugin that
     /// registers during this delay is marked as stopped too. Default: 20 ms, as measured on a real kubelet.
     pub disconnect_delay: Duration,
+    /// How long the admission of a pod may take. At that time, the call to a plugin that did not respond is canceled, and
+    /// the pod is rejected. Default: `None` for that of the behavior, which is no limit for 1.36 and 30 seconds for newer.
+    pub admission_timeout: Option<Duration>,
     /// With a policy other than none, the kubelet crashes when it admits a pod again that holds a device that is no
     /// longer in the plugin's list. Default: [`TopologyPolicy::None`].
     pub topology_policy: TopologyPolicy,
+    /// The number of NUMA nodes of the host, at most 8. A device that names only other nodes is on none. Default: `None`
+    /// for node 0 and every node that a device names.
+    pub numa_nodes: Option<usize>,
     /// Whether the kubelet knows the pods of this node when it starts. A real kubelet waits for the API server
     /// (`sourcesReady`); until then its pod-resources API returns no pods, and it frees no devices. Default: true.
     pub pods_known: bool,
@@ -69,11 +85,23 @@ impl KubeletSettings {
             dir: dir.into(),
             behavior: Behavior::default(),
             endpoint_stop_grace_period: Duration::from_secs(5 * 60),
+            node_status_period: Duration::ZERO,
             dial_timeout: Duration::from_secs(10),
             disconnect_delay: Duration::from_millis(20),
+            admission_timeout: None,
             topology_policy: TopologyPolicy::default(),
+            numa_nodes: None,
             pods_known: true,
         }
+    }
+
+    /// Returns how long the admission of a pod may take, or `None` for no limit.
+    pub(crate) fn admission_timeout(&self) -> Option<Duration> {
+        let default = match self.behavior {
+            Behavior::V1_36 => None,
+            Behavior::Newer => Some(Duration::from_secs(30)),
+        };
+        self.admission_timeout.or(default)
     }
 
     /// Returns the socket of the pod-resources API. A real kubelet has the directory `pod-resources` beside

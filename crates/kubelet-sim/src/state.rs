@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -22,6 +23,7 @@ use crate::crash::Crash;
 use crate::device_manager::{DeviceManager, NodeResources};
 use crate::event::{Event, EventKind};
 use crate::plugin_client::PluginClient;
+use crate::pod::{ActivePods, Pod};
 use crate::settings::{KubeletSettings, RegistrationMode, TopologyPolicy};
 
 /// The delay between a list and the write of the checkpoint. Lists that arrive during the delay share one write,
@@ -44,9 +46,8 @@ pub(crate) struct KubeletState {
     /// Locked while the checkpoint is written, so that the last writer writes the latest state.
     saving: Mutex<()>,
     manager: Mutex<DeviceManager<Arc<PluginClient>>>,
-    /// The names of the pods that are admitted and not deleted. The device manager may also have assignments of deleted
-    /// pods: see [`Self::free_devices_of_deleted_pods`].
-    pods: Mutex<BTreeSet<String>>,
+    /// The device manager may also have assignments of other pods: see [`Self::free_devices_of_inactive_pods`].
+    pods: Mutex<ActivePods>,
     /// Whether the API server has sent the pods of this node (`sourcesReady`).
     pub(crate) pods_known: AtomicBool,
     /// The clients by resource, as the registration server knows them (`clients` in `plugin/v1beta1/server.go`).
@@ -76,14 +77,17 @@ pub(crate) struct KubeletState {
 impl KubeletState {
     pub(crate) fn new(
         settings: KubeletSettings,
-        mut manager: DeviceManager<Arc<PluginClient>>,
-        pods: BTreeSet<String>,
+        manager: DeviceManager<Arc<PluginClient>>,
+        pods: BTreeMap<String, Pod>,
     ) -> Self {
-        let node = manager.node_resources(Instant::now());
+        let node = manager.node_resources();
         Self {
             saving: Mutex::default(),
             manager: Mutex::new(manager),
-            pods: Mutex::new(pods),
+            pods: Mutex::new(ActivePods {
+                running: pods,
+                in_admission: None,
+            }),
             pods_known: AtomicBool::new(settings.pods_known),
             clients: Mutex::default(),
             leaked: Mutex::default(),
@@ -110,7 +114,7 @@ impl KubeletState {
         self.clients.lock()
     }
 
-    pub(crate) fn pods(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    pub(crate) fn pods(&self) -> MutexGuard<'_, ActivePods> {
         self.pods.lock()
     }
 
@@ -118,12 +122,12 @@ impl KubeletState {
         self.pods_known.load(Ordering::Relaxed)
     }
 
-    /// Frees the devices of deleted pods in memory; the checkpoint is not written (`UpdateAllocatedDevices`). Does
-    /// nothing until the pods are known.
-    pub(crate) fn free_devices_of_deleted_pods(&self) {
+    /// Frees the devices of deleted and rejected pods in memory; the checkpoint is not written
+    /// (`UpdateAllocatedDevices`). Does nothing until the pods are known.
+    pub(crate) fn free_devices_of_inactive_pods(&self) {
         if self.are_pods_known() {
             let pods = self.pods();
-            self.manager().retain_pods(&pods);
+            self.manager().retain_pods(|pod| pods.get(pod).is_some());
         }
     }
 
@@ -145,9 +149,16 @@ impl KubeletState {
         let _ = self.events.send(Event { resource, kind });
     }
 
-    /// Updates the Node object, and notifies its receivers if it changed.
+    /// Updates the Node object, and notifies its receivers if it changed. Forgets endpoints whose grace period ended.
     fn update_node(&self) {
-        let node = self.manager().node_resources(Instant::now());
+        let (is_expired, node) = {
+            let mut manager = self.manager();
+            let is_expired = manager.expire_endpoints(Instant::now());
+            (is_expired, manager.node_resources())
+        };
+        if is_expired {
+            self.checkpoint_changed();
+        }
         self.node.send_if_modified(|current| {
             let changed = *current != node;
             *current = node;
@@ -155,36 +166,53 @@ impl KubeletState {
         });
     }
 
-    pub(crate) fn save_if_outdated(&self) {
-        if self.checkpoint_outdated.load(Ordering::Relaxed) {
-            self.save();
+    fn updates_node_at_once(&self) -> bool {
+        self.settings.node_status_period.is_zero()
+    }
+
+    /// Updates the Node object now, unless that is done periodically.
+    fn node_changed(&self) {
+        if self.updates_node_at_once() {
+            self.update_node();
         }
     }
 
-    /// Writes the checkpoint. As in a real kubelet, an error is only logged.
-    pub(crate) fn save(&self) {
+    pub(crate) fn save_if_outdated(&self) {
+        if self.checkpoint_outdated.load(Ordering::Relaxed)
+            && let Err(error) = self.save()
+        {
+            // A real kubelet only logs it, too.
+            warn!(%error, "cannot write the checkpoint");
+        }
+    }
+
+    /// Writes the checkpoint.
+    pub(crate) fn save(&self) -> io::Result<()> {
         let _saving = self.saving.lock();
         self.checkpoint_outdated.store(false, Ordering::Relaxed);
         let (registered, assignments) = {
             let manager = self.manager();
             (manager.healthy_devices(), manager.assignments().to_vec())
         };
-        if let Err(error) = checkpoint::write(&self.settings.dir, registered, &assignments) {
-            warn!(%error, "cannot write the checkpoint");
-        }
+        checkpoint::write(&self.settings.dir, registered, &assignments)
     }
 
-    /// Updates the Node object and schedules a write of the checkpoint. Only a list and the expiry of an endpoint do
-    /// this: the kubelet does not write its checkpoint when a pod is deleted or a plugin disconnects.
-    pub(crate) fn devices_changed(&self) {
+    /// Schedules a write of the checkpoint. Only a list and the expiry of an endpoint do this: the kubelet does not write
+    /// its checkpoint when a pod is deleted or a plugin disconnects.
+    fn checkpoint_changed(&self) {
         self.checkpoint_outdated.store(true, Ordering::Relaxed);
         self.checkpoint_due.notify_one();
-        self.update_node();
+    }
+
+    /// Schedules a write of the checkpoint and updates the Node object after a list.
+    pub(crate) fn devices_changed(&self) {
+        self.checkpoint_changed();
+        self.node_changed();
     }
 
     /// Updates the Node object after an endpoint was stopped, and again when its grace period ends.
     pub(crate) fn endpoint_stopped(&self) {
-        self.update_node();
+        self.node_changed();
         self.endpoint_stopped.notify_one();
     }
 
@@ -202,21 +230,35 @@ impl KubeletState {
         }
     }
 
-    pub(crate) fn spawn_endpoint_expiry(self: Arc<Self>) {
+    pub(crate) fn spawn_node_updates(self: Arc<Self>) {
         let (tasks, stop) = (self.tasks.clone(), self.stop.clone());
-        let expiry = async move { self.expire_endpoints().await };
-        tasks.spawn(stop.run_until_cancelled_owned(expiry));
+        let updates = async move {
+            if self.updates_node_at_once() {
+                self.update_node_at_expiry().await
+            } else {
+                self.update_node_periodically().await
+            }
+        };
+        tasks.spawn(stop.run_until_cancelled_owned(updates));
     }
 
-    /// Forgets stopped endpoints when their grace period ends.
-    async fn expire_endpoints(&self) -> Infallible {
+    /// Updates the Node object when the grace period of a stopped endpoint ends.
+    async fn update_node_at_expiry(&self) -> Infallible {
         loop {
             let next = self.manager().next_expiry();
             let expiry = OptionFuture::from(next.map(|next| sleep_until(next.into())));
             tokio::select! {
                 () = self.endpoint_stopped.notified() => {}
-                Some(()) = expiry => self.devices_changed(),
+                Some(()) = expiry => self.update_node(),
             }
+        }
+    }
+
+    /// Updates the Node object after each period, as a real kubelet does.
+    async fn update_node_periodically(&self) -> Infallible {
+        loop {
+            sleep(self.settings.node_status_period).await;
+            self.update_node();
         }
     }
 

@@ -5,6 +5,7 @@ use std::pin::Pin;
 
 use simple_device_plugin::api::v1beta1::device_plugin_server::{DevicePlugin, DevicePluginServer};
 use simple_device_plugin::api::v1beta1::{self, Empty};
+use simple_device_plugin::api::{self, PreferenceRequest};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio_stream::wrappers::{UnixListenerStream, WatchStream};
@@ -26,6 +27,14 @@ pub struct FakePlugin {
     pub answers: watch::Sender<bool>,
     /// The number of Allocate calls.
     pub allocates: watch::Receiver<u32>,
+    /// The device IDs of each Allocate call, sorted.
+    pub allocated: watch::Receiver<Vec<Vec<String>>>,
+    /// The number of Allocate calls that the kubelet canceled.
+    pub canceled: watch::Receiver<u32>,
+    /// The device IDs of each response to GetPreferredAllocation; `None` for an error.
+    pub preferred: watch::Sender<Option<Vec<String>>>,
+    /// The calls of GetPreferredAllocation, with sorted IDs.
+    pub questions: watch::Receiver<Vec<PreferenceRequest>>,
     /// The number of ListAndWatch calls.
     pub streams: watch::Receiver<u32>,
     /// The number of open ListAndWatch streams.
@@ -43,6 +52,10 @@ struct FakeService {
     started: watch::Sender<Vec<Vec<String>>>,
     answers: watch::Receiver<bool>,
     allocates: watch::Sender<u32>,
+    allocated: watch::Sender<Vec<Vec<String>>>,
+    canceled: watch::Sender<u32>,
+    preferred: watch::Receiver<Option<Vec<String>>>,
+    questions: watch::Sender<Vec<PreferenceRequest>>,
 }
 
 /// Counts an open stream until it is dropped.
@@ -58,6 +71,20 @@ impl OpenStream {
 impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.send_modify(|open| *open -= 1);
+    }
+}
+
+/// Counts a call as canceled if it is dropped before it is answered.
+struct Unanswered<'a> {
+    canceled: &'a watch::Sender<u32>,
+    is_answered: bool,
+}
+
+impl Drop for Unanswered<'_> {
+    fn drop(&mut self) {
+        if !self.is_answered {
+            self.canceled.send_modify(|count| *count += 1);
+        }
     }
 }
 
@@ -85,10 +112,18 @@ impl FakePlugin {
         let (started, starts) = watch::channel(Vec::new());
         let answers = watch::Sender::new(true);
         let (allocates, asked) = watch::channel(0);
+        let (allocated, allocated_ids) = watch::channel(Vec::new());
+        let (canceled, canceled_calls) = watch::channel(0);
+        let (questions, asked_questions) = watch::channel(Vec::new());
+        let preferred = watch::Sender::new(Some(Vec::new()));
         let service = FakeService {
             options,
             answers: answers.subscribe(),
             allocates,
+            allocated,
+            canceled,
+            preferred: preferred.subscribe(),
+            questions,
             list: lists,
             streams,
             open,
@@ -102,6 +137,10 @@ impl FakePlugin {
             list,
             answers,
             allocates: asked,
+            allocated: allocated_ids,
+            canceled: canceled_calls,
+            preferred,
+            questions: asked_questions,
             streams: counted,
             open: opened,
             started: starts,
@@ -164,25 +203,42 @@ impl DevicePlugin for FakeService {
 
     async fn get_preferred_allocation(
         &self,
-        _: Request<v1beta1::PreferredAllocationRequest>,
+        request: Request<v1beta1::PreferredAllocationRequest>,
     ) -> Result<Response<v1beta1::PreferredAllocationResponse>, Status> {
-        Err(Status::unimplemented(
-            "the fake plugin has no GetPreferredAllocation",
-        ))
+        for mut question in api::preference_requests(request.into_inner()) {
+            question.available.sort();
+            question.must_include.sort();
+            self.questions.send_modify(|asked| asked.push(question));
+        }
+        let preferred = self.preferred.borrow().clone();
+        let preferred = preferred.ok_or_else(|| Status::unknown("on purpose"))?;
+        let response = api::preferred_allocation_response(std::iter::once(preferred));
+        Ok(Response::new(response))
     }
 
     async fn allocate(
         &self,
         request: Request<v1beta1::AllocateRequest>,
     ) -> Result<Response<v1beta1::AllocateResponse>, Status> {
+        let containers = request.into_inner().container_requests;
+        self.allocated.send_modify(|allocated| {
+            let ids = containers.iter().flat_map(|c| &c.devices_ids);
+            let mut ids: Vec<String> = ids.cloned().collect();
+            ids.sort();
+            allocated.push(ids);
+        });
         self.allocates.send_modify(|count| *count += 1);
+        let mut call = Unanswered {
+            canceled: &self.canceled,
+            is_answered: false,
+        };
         let mut answers = self.answers.clone();
         // An error means that the test dropped the plugin.
         let _ = answers.wait_for(|answers| *answers).await;
-        let containers = request.into_inner().container_requests.into_iter();
+        call.is_answered = true;
         let nothing = |_| v1beta1::ContainerAllocateResponse::default();
         Ok(Response::new(v1beta1::AllocateResponse {
-            container_responses: containers.map(nothing).collect(),
+            container_responses: containers.into_iter().map(nothing).collect(),
         }))
     }
 

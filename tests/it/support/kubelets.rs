@@ -119,13 +119,8 @@ pub fn happens(
 
 /// Returns a pod that requests these numbers of devices, by resource.
 pub fn pod(name: &str, requests: &[(&str, usize)]) -> Pod {
-    Pod {
-        name: name.to_owned(),
-        requests: requests
-            .iter()
-            .map(|(r, n)| ((*r).to_owned(), *n))
-            .collect(),
-    }
+    let requests = requests.iter().map(|(r, n)| ((*r).to_owned(), *n));
+    Pod::with_one_container(name, requests)
 }
 
 /// Makes the kubelet call Allocate: admits a pod with one device of the default resource, and deletes the pod.

@@ -3,7 +3,8 @@
 
 mod allocation;
 mod device_list;
-mod topology;
+mod pod_devices;
+mod topology_hints;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,8 +15,10 @@ use crate::event::DeviceChange;
 
 use device_list::DeviceList;
 
-pub use allocation::Assignment;
-pub(crate) use allocation::choose_devices;
+pub(crate) use allocation::{Choice, DeviceRequest, PartialChoice};
+pub use pod_devices::Assignment;
+pub(crate) use pod_devices::ReusableDevices;
+use pod_devices::{DevicesByResource, add_devices};
 
 /// The key of devices without topology information, also in the kubelet's checkpoint (`nodeWithoutTopology`).
 const NO_NUMA_NODE: i64 = -1;
@@ -56,7 +59,11 @@ pub(crate) struct DeviceManager<C> {
     endpoint_stop_grace_period: Duration,
     endpoints: BTreeMap<String, Endpoint<C>>,
     lists: BTreeMap<String, DeviceList>,
+    /// The devices that containers hold (`podDevices`), also those of deleted pods until they are freed.
     assignments: Vec<Assignment>,
+    /// The devices that are not available (`allocatedDevices`). It is not derived from `assignments` each time, because
+    /// the kubelet does not do that either: see [`Self::choose`].
+    allocated: DevicesByResource,
     /// Every resource that the Node object shows. The kubelet never removes a resource from the Node object.
     known_resources: BTreeSet<String>,
 }
@@ -81,13 +88,16 @@ impl<C> DeviceManager<C> {
             endpoints.insert(resource.clone(), endpoint);
             lists.insert(resource.clone(), DeviceList::default());
         }
-        Self {
+        let mut manager = Self {
             endpoint_stop_grace_period,
             endpoints,
             lists,
             assignments,
+            allocated: DevicesByResource::new(),
             known_resources: registered.into_iter().collect(),
-        }
+        };
+        manager.restore_allocated();
+        manager
     }
 
     /// `PluginConnected`: the plugin that registered last takes over the resource.
@@ -150,10 +160,11 @@ impl<C> DeviceManager<C> {
         }
     }
 
-    /// `GetCapacity`: forgets endpoints that have been stopped for the whole grace period, with their devices, and
-    /// returns what the Node object shows.
-    pub(crate) fn node_resources(&mut self, now: Instant) -> NodeResources {
+    /// Forgets endpoints that have been stopped for the whole grace period, with their devices. Returns whether there was
+    /// one. A kubelet does this whenever it computes the Node object's quantities (`GetCapacity`).
+    pub(crate) fn expire_endpoints(&mut self, now: Instant) -> bool {
         let grace_period = self.endpoint_stop_grace_period;
+        let count = self.endpoints.len();
         self.endpoints.retain(|_, endpoint| {
             endpoint
                 .stopped
@@ -161,6 +172,11 @@ impl<C> DeviceManager<C> {
         });
         self.lists
             .retain(|resource, _| self.endpoints.contains_key(resource));
+        self.endpoints.len() < count
+    }
+
+    /// Returns what the Node object shows (`GetCapacity`).
+    pub(crate) fn node_resources(&self) -> NodeResources {
         self.known_resources
             .iter()
             .map(|resource| (resource.clone(), self.quantities(resource)))
@@ -182,18 +198,48 @@ impl<C> DeviceManager<C> {
             .collect()
     }
 
-    /// Returns the healthy devices of each resource, one entry for each set of NUMA nodes (`GetAllocatableDevices`).
-    pub(crate) fn healthy_devices_by_numa_nodes(&self) -> Vec<(String, Vec<String>)> {
+    /// Returns the resource and the ID of each healthy device, once for each of its NUMA nodes (`GetAllocatableDevices`,
+    /// and `containerDevicesFromResourceDeviceInstances` in `container_manager.go`). A device without topology occurs
+    /// once, and one whose topology has no nodes does not occur.
+    pub(crate) fn allocatable_devices(&self) -> Vec<(String, String)> {
         let mut entries = Vec::new();
         for (resource, list) in &self.lists {
-            let mut by_nodes: BTreeMap<Option<&Vec<i64>>, Vec<String>> = BTreeMap::new();
             for id in &list.healthy {
-                let nodes = list.numa_nodes.get(id);
-                by_nodes.entry(nodes).or_default().push(id.clone());
+                let count = list.numa_nodes.get(id).map_or(1, Vec::len);
+                entries.extend(std::iter::repeat_n((resource.clone(), id.clone()), count));
             }
-            entries.extend(by_nodes.into_values().map(|ids| (resource.clone(), ids)));
         }
         entries
+    }
+
+    /// Returns the assignments of all pods, including deleted pods whose devices are not freed yet.
+    pub(crate) fn assignments(&self) -> &[Assignment] {
+        &self.assignments
+    }
+
+    pub(crate) fn assignments_of<'a>(
+        &'a self,
+        pod: &'a str,
+        container: &'a str,
+    ) -> impl Iterator<Item = &'a Assignment> {
+        let assignments = self.assignments.iter();
+        assignments.filter(move |a| a.pod == pod && a.container == container)
+    }
+
+    /// `UpdateAllocatedDevices`: frees the devices of every pod that is not active. If there is such a pod, the
+    /// allocated devices are those that the other pods hold.
+    pub(crate) fn retain_pods(&mut self, is_active: impl Fn(&str) -> bool) {
+        let count = self.assignments.len();
+        self.assignments.retain(|held| is_active(&held.pod));
+        if self.assignments.len() < count {
+            self.restore_allocated();
+        }
+    }
+
+    /// Makes the allocated devices those that pods hold, as the kubelet does when Allocate fails.
+    pub(crate) fn restore_allocated(&mut self) {
+        self.allocated.clear();
+        add_devices(&mut self.allocated, &self.assignments);
     }
 
     fn is_listed(&self, resource: &str, id: &str) -> bool {
@@ -215,8 +261,19 @@ mod tests {
         }
     }
 
+    /// Returns a healthy device with these NUMA nodes.
+    pub(super) fn device_on(id: &str, nodes: &[i64]) -> v1beta1::Device {
+        let nodes = nodes.iter().map(|id| v1beta1::NumaNode { id: *id });
+        v1beta1::Device {
+            topology: Some(v1beta1::TopologyInfo {
+                nodes: nodes.collect(),
+            }),
+            ..device(id, Health::Healthy)
+        }
+    }
+
     /// Returns a device manager with one resource, `r`, and these devices.
-    fn manager_with(devices: Vec<v1beta1::Device>, now: Instant) -> DeviceManager<()> {
+    pub(super) fn manager_with(devices: Vec<v1beta1::Device>, now: Instant) -> DeviceManager<()> {
         let grace_period = Duration::from_secs(300);
         let mut manager = DeviceManager::from_checkpoint(grace_period, Vec::new(), Vec::new(), now);
         manager.plugin_connected("r", (), v1beta1::DevicePluginOptions::default());
@@ -224,9 +281,15 @@ mod tests {
         manager
     }
 
+    /// Returns a device manager with one resource, `r`, and these healthy devices.
+    pub(super) fn manager_with_devices(ids: &[&str]) -> DeviceManager<()> {
+        let devices = ids.iter().map(|id| device(id, Health::Healthy));
+        manager_with(devices.collect(), Instant::now())
+    }
+
     /// Returns capacity and allocatable of `r`.
-    fn quantities(manager: &mut DeviceManager<()>, now: Instant) -> (usize, usize) {
-        let quantities = manager.node_resources(now)["r"];
+    fn quantities(manager: &DeviceManager<()>) -> (usize, usize) {
+        let quantities = manager.node_resources()["r"];
         (quantities.capacity, quantities.allocatable)
     }
 
@@ -234,10 +297,26 @@ mod tests {
     fn a_repeated_id_counts_once_per_health() {
         let now = Instant::now();
         let healthy = || device("a", Health::Healthy);
-        let mut manager = manager_with(vec![healthy(), healthy()], now);
-        assert_eq!(quantities(&mut manager, now), (1, 1));
-        let mut manager = manager_with(vec![healthy(), device("a", Health::Unhealthy)], now);
-        assert_eq!(quantities(&mut manager, now), (2, 1));
+        let manager = manager_with(vec![healthy(), healthy()], now);
+        assert_eq!(quantities(&manager), (1, 1));
+        let manager = manager_with(vec![healthy(), device("a", Health::Unhealthy)], now);
+        assert_eq!(quantities(&manager), (2, 1));
+    }
+
+    #[test]
+    fn an_allocatable_device_occurs_once_for_each_of_its_numa_nodes() {
+        let without = device("d", Health::Healthy);
+        let unhealthy = device("e", Health::Unhealthy);
+        let devices = vec![
+            device_on("a", &[0]),
+            device_on("b", &[0, 1]),
+            device_on("c", &[]),
+            without,
+            unhealthy,
+        ];
+        let entries = manager_with(devices, Instant::now()).allocatable_devices();
+        let ids: Vec<&str> = entries.iter().map(|(_, id)| id.as_str()).collect();
+        assert_eq!(ids, ["a", "b", "b", "d"]);
     }
 
     #[test]
@@ -264,10 +343,10 @@ mod tests {
         let now = Instant::now();
         let mut manager = manager_with(vec![device("a", Health::Healthy)], now);
         manager.plugin_disconnected("r", now);
-        let before_expiry = now + Duration::from_secs(299);
-        assert_eq!(quantities(&mut manager, before_expiry), (1, 0));
-        let expiry = now + Duration::from_secs(300);
-        assert_eq!(quantities(&mut manager, expiry), (0, 0));
+        assert!(!manager.expire_endpoints(now + Duration::from_secs(299)));
+        assert_eq!(quantities(&manager), (1, 0));
+        assert!(manager.expire_endpoints(now + Duration::from_secs(300)));
+        assert_eq!(quantities(&manager), (0, 0));
         assert!(manager.endpoint("r").is_none());
     }
 }

@@ -1,8 +1,13 @@
 //! Tests of pod admission, rejection and PreStartContainer.
 
+use std::time::Duration;
+
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
-use crate::support::{held, kubelet, plugin_dir, pod, strict_kubelet, wait_for_node};
+use crate::support::{
+    held, kubelet, newer_kubelet, plugin_dir, pod, strict_kubelet, wait_for_node, within,
+};
+use kubelet_sim::AdmissionError;
 use simple_device_plugin::api::v1beta1::DevicePluginOptions;
 
 const RESOURCE: &str = "example.com/thing";
@@ -35,7 +40,7 @@ async fn calls_pre_start_container_if_the_plugin_requires_it() {
         .await
         .expect("admitted");
     assert!(plugin.started.borrow().is_empty());
-    kubelet.start_container("p").await.expect("started");
+    kubelet.start_containers("p").await.expect("started");
     assert_eq!(*plugin.started.borrow(), [["a"]]);
 }
 
@@ -78,4 +83,64 @@ async fn rejects_a_pod_whose_devices_are_on_two_numa_nodes_with_topology_affinit
         refused.expect_err("b1 is in use").reason(),
         "TopologyAffinityError"
     );
+}
+
+/// The clock is paused while the kubelet waits for the plugin, so that it skips to the next timer.
+#[tokio::test]
+async fn a_newer_kubelet_cancels_allocate_after_the_admission_timeout() {
+    let dir = plugin_dir();
+    let kubelet = newer_kubelet(dir.path());
+    let mut plugin = FakePlugin::serve(dir.path(), "a.sock", &["a"]);
+    register(dir.path(), RESOURCE, "a.sock")
+        .await
+        .expect("registered");
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
+    plugin.answers.send_replace(false);
+    let p = pod("p", &[(RESOURCE, 1)]);
+    let skip_time = async {
+        let called = plugin.allocates.wait_for(|count| *count == 1);
+        within("Allocate", called).await.expect("a plugin");
+        tokio::time::pause();
+        tokio::time::sleep(Duration::from_secs(31)).await;
+        tokio::time::resume();
+        let canceled = plugin.canceled.wait_for(|count| *count == 1);
+        within("the cancellation", canceled)
+            .await
+            .expect("a plugin");
+        plugin.answers.send_replace(true);
+    };
+    let (refused, ()) = tokio::join!(kubelet.admit(&p), skip_time);
+    let error = refused.expect_err("a timeout");
+    let expected = AdmissionError::TimedOut {
+        resource: RESOURCE.to_owned(),
+        rpc: "Allocate",
+    };
+    assert_eq!(
+        (error.reason(), error),
+        ("UnexpectedAdmissionError", expected)
+    );
+    kubelet.admit(&p).await.expect("the device is free");
+}
+
+#[tokio::test]
+async fn a_kubelet_1_36_waits_for_allocate_without_a_timeout() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let mut plugin = FakePlugin::serve(dir.path(), "a.sock", &["a"]);
+    register(dir.path(), RESOURCE, "a.sock")
+        .await
+        .expect("registered");
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
+    plugin.answers.send_replace(false);
+    let p = pod("p", &[(RESOURCE, 1)]);
+    let skip_time = async {
+        let called = plugin.allocates.wait_for(|count| *count == 1);
+        within("Allocate", called).await.expect("a plugin");
+        tokio::time::pause();
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        tokio::time::resume();
+        plugin.answers.send_replace(true);
+    };
+    let (admitted, ()) = tokio::join!(kubelet.admit(&p), skip_time);
+    admitted.expect("admitted");
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
 use crate::support::{kubelet, plugin_dir, pod, settings, wait_for_node, within};
-use kubelet_sim::Kubelet;
+use kubelet_sim::{AdmissionError, Kubelet};
 use simple_device_plugin::node::checkpoint_file::CheckpointFile;
 use simple_device_plugin::node::pod_resources::PodResources;
 
@@ -37,6 +37,7 @@ async fn writes_the_checkpoint_in_the_format_of_a_real_kubelet() {
     let file: serde_json::Value = serde_json::from_str(&text.expect("a file")).expect("JSON");
     let entry = &file["Data"]["PodDeviceEntries"][0];
     assert_eq!(entry["PodUID"], "p");
+    assert_eq!(entry["ContainerName"], "main");
     assert_eq!(entry["ResourceName"], RESOURCE);
     assert_eq!(entry["DeviceIDs"], serde_json::json!({"-1": ["a", "b"]}));
     assert_eq!(
@@ -108,4 +109,40 @@ async fn a_deleted_pod_stays_in_the_checkpoint_until_the_next_list() {
         }
     };
     within("a checkpoint without the deleted pod", written).await;
+}
+
+/// The kubelet knows the rejected pod's devices only until it admits the next pod with devices.
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_written_fails_the_admission() {
+    let dir = plugin_dir();
+    let path = dir.path().join("kubelet_internal_checkpoint");
+    std::fs::create_dir(&path).expect("a directory");
+    let kubelet = kubelet(dir.path());
+    let plugin = FakePlugin::serve(dir.path(), "a.sock", &["x"]);
+    register(dir.path(), RESOURCE, "a.sock")
+        .await
+        .expect("registered");
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
+    let pod_of = |name| pod(name, &[(RESOURCE, 1)]);
+    let error = kubelet.admit(&pod_of("p")).await.expect_err("an error");
+    assert!(
+        matches!(error, AdmissionError::Checkpoint { .. }),
+        "{error}"
+    );
+    assert_eq!(error.reason(), "UnexpectedAdmissionError");
+    assert!(
+        error
+            .to_string()
+            .contains("kubelet_internal_checkpoint: Is a directory")
+    );
+    assert_eq!(*plugin.allocated.borrow(), [["x"]]);
+    assert!(!kubelet.has_pod("p"));
+
+    std::fs::remove_dir(&path).expect("the directory");
+    kubelet
+        .admit(&pod_of("q"))
+        .await
+        .expect("the device is free");
+    assert_eq!(in_checkpoint(dir.path()).await, ["x"]);
+    assert_eq!(kubelet.assignments("q").len(), 1);
 }

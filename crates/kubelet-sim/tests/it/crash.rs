@@ -3,11 +3,14 @@
 use crate::support::client::register;
 use crate::support::fake_plugin::FakePlugin;
 use crate::support::{
-    assert_alive, happens, kubelet, kubelet_with, plugin_dir, pod, wait_for_node, within,
+    assert_alive, container, happens, kubelet, kubelet_with, plugin_dir, pod, pod_of,
+    wait_for_node, within,
 };
+use kubelet_sim::ContainerKind::{App, Init};
 use kubelet_sim::{AdmissionError, Crash, EventKind, Kubelet, TopologyPolicy};
 
 const RESOURCE: &str = "example.com/thing";
+const OTHER: &str = "example.com/other";
 
 /// Makes the plugin send this list, and waits until the kubelet received it.
 async fn send_list(kubelet: &Kubelet, plugin: &FakePlugin, ids: &[&str]) {
@@ -49,6 +52,42 @@ async fn crashes_when_a_device_is_removed_during_an_allocation_that_chose_it() {
     within("the end of the stream", closed)
         .await
         .expect("a plugin");
+}
+
+/// While the second init container waits for another plugin, the device of the first one disappears.
+#[tokio::test]
+async fn crashes_when_an_init_containers_device_is_removed_before_the_app_container_reuses_it() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let plugin = FakePlugin::serve(dir.path(), "p.sock", &["a"]);
+    let mut other = FakePlugin::serve(dir.path(), "other.sock", &["x"]);
+    for (resource, socket) in [(RESOURCE, "p.sock"), (OTHER, "other.sock")] {
+        let registered = register(dir.path(), resource, socket).await;
+        registered.expect("registered");
+        wait_for_node(&kubelet, resource, 1, 1).await;
+    }
+    other.answers.send_replace(false);
+    let pod = pod_of([
+        container(Init, "setup", &[(RESOURCE, 1)]),
+        container(Init, "wait", &[(OTHER, 1)]),
+        container(App, "main", &[(RESOURCE, 1)]),
+    ]);
+    let remove_device = async {
+        let called = other.allocates.wait_for(|count| *count == 1);
+        within("Allocate", called).await.expect("a plugin");
+        send_list(&kubelet, &plugin, &["b"]).await;
+        other.answers.send_replace(true);
+    };
+    let (refused, ()) = tokio::join!(kubelet.admit(&pod), remove_device);
+    let crash = Crash::RemovedBeforeReuse {
+        resource: RESOURCE.to_owned(),
+        id: "a".to_owned(),
+        pod: "p".to_owned(),
+        container: "main".to_owned(),
+    };
+    assert_eq!(refused, Err(AdmissionError::Crashed(crash)));
+    // The kubelet called Allocate for the device once more before it crashed.
+    assert_eq!(*plugin.allocated.borrow(), [["a"], ["a"]]);
 }
 
 /// With a topology policy, the kubelet looks up the pod's devices in the list when it admits the pod again.

@@ -4,8 +4,12 @@ mod support;
 
 mod admission;
 mod checkpoint;
+mod containers;
 mod crash;
 mod demo;
+mod node_status;
+mod pod_resources;
 mod registration;
 mod restart;
 mod run;
+mod topology;

@@ -1,5 +1,7 @@
 //! Tests of Register and ListAndWatch: rejected registrations, and the effects of a stream that ends late.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use crate::support::client::register;
@@ -8,6 +10,8 @@ use crate::support::{
     kubelet, late_kubelet, newer_kubelet, plugin_dir, pod, sockets, wait_for_node,
 };
 use kubelet_sim::{AdmissionError, Kubelet};
+use rustix::process::{Uid, geteuid};
+use rustix::thread::set_thread_res_uid;
 
 const RESOURCE: &str = "example.com/thing";
 
@@ -23,6 +27,39 @@ async fn removes_sockets_when_it_starts_and_keeps_its_own_when_it_stops() {
     for kept in ["kubelet.sock", "file", "folder"] {
         assert!(dir.path().join(kept).exists(), "{kept}");
     }
+}
+
+/// Returns the answer to Register from a thread of the user `nobody`, which opens the socket like any other file.
+fn register_as_nobody(dir: &Path) -> Result<(), tonic::Status> {
+    let dir = dir.to_owned();
+    let thread = std::thread::spawn(move || {
+        let nobody = Uid::from_raw(65534);
+        set_thread_res_uid(nobody, nobody, nobody).expect("root may change the user");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(register(&dir, RESOURCE, "a.sock"))
+    });
+    thread.join().expect("no panic")
+}
+
+/// Only root can change the user, so another user cannot run this test.
+#[tokio::test]
+async fn a_plugin_of_another_user_that_can_open_the_socket_may_register() {
+    if !geteuid().is_root() {
+        return;
+    }
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let _plugin = FakePlugin::serve(dir.path(), "a.sock", &["a"]);
+    for path in [dir.path().to_owned(), dir.path().join("kubelet.sock")] {
+        std::fs::set_permissions(path, Permissions::from_mode(0o777)).expect("the owner");
+    }
+    let dir = dir.path().to_owned();
+    let registered = tokio::task::spawn_blocking(move || register_as_nobody(&dir)).await;
+    registered.expect("no panic").expect("registered");
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
 }
 
 #[tokio::test]

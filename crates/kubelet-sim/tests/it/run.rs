@@ -73,11 +73,17 @@ fn executes_commands_and_shows_the_events_of_the_daemon() {
     kubelet.prints("restarted");
     kubelet.enter("wait example.com/simple-device=2");
     kubelet.enter("status");
-    kubelet.prints("p    example.com/simple-device");
+    kubelet.prints("p    main       example.com/simple-device");
     kubelet.enter("delete p");
     kubelet.prints("pod p is deleted");
-    kubelet.enter("pod q example.com/simple-device=1");
+    kubelet
+        .enter("pod q init:setup example.com/simple-device=1 app:web example.com/simple-device=1");
     kubelet.prints("pod q is admitted");
+    kubelet.prints("init container setup:");
+    kubelet.prints("container web:");
+    kubelet.enter("status");
+    kubelet.prints("q    setup      example.com/simple-device");
+    kubelet.prints("q    web        example.com/simple-device");
 
     kubelet.enter("lose example.com/simple-device");
     kubelet.prints("lost: its stream ended");
@@ -152,6 +158,20 @@ fn a_plugin_that_hangs_does_not_block_other_commands() {
     kubelet.prints("listed 2 devices");
     kubelet.enter("status");
     kubelet.prints("no pod holds a device");
+}
+
+#[test]
+fn an_admission_that_takes_too_long_rejects_the_pod() {
+    let dir = plugin_dir();
+    let mut kubelet = Kubelet::start(dir.path(), &["--admission-timeout", "1"]);
+    let manager = Running::manager(dir.path(), &[]);
+    kubelet.prints("listed 2 devices");
+    manager.signal(rustix::process::Signal::STOP);
+    kubelet.enter("pod p example.com/simple-device=1");
+    kubelet.prints(
+        "pod p: UnexpectedAdmissionError: example.com/simple-device: Allocate was canceled",
+    );
+    manager.signal(rustix::process::Signal::CONT);
 }
 
 #[test]

@@ -22,3 +22,22 @@ pub use directory::*;
 pub use kubelets::*;
 pub use resources::*;
 pub use waits::*;
+
+use kubelet_sim::{Container, ContainerKind, Pod};
+
+/// Returns a container with these requests.
+pub fn container(kind: ContainerKind, name: &str, requests: &[(&str, usize)]) -> Container {
+    let requests = requests.iter().map(|(r, n)| ((*r).to_owned(), *n));
+    Container {
+        kind,
+        ..Container::app(name, requests)
+    }
+}
+
+/// Returns the pod `p` with these containers.
+pub fn pod_of(containers: impl IntoIterator<Item = Container>) -> Pod {
+    Pod {
+        name: "p".to_owned(),
+        containers: containers.into_iter().collect(),
+    }
+}

@@ -136,12 +136,12 @@ async fn run_steps(
     print::print_node(out, &before_restart)?;
 
     let pod = demo_pod(&before_restart);
-    if pod.requests.is_empty() {
+    if pod.containers.iter().all(|c| c.requests.is_empty()) {
         bail!("no resource has a healthy device that a pod could request");
     }
     let before = kubelet.admit(&pod).await;
     let before = before.context("cannot admit the pod")?;
-    let started = kubelet.start_container(POD).await;
+    let started = kubelet.start_containers(POD).await;
     started.context("cannot start the container")?;
     print_pod(out, &pod, &before)?;
 
@@ -230,10 +230,7 @@ fn demo_pod(node: &NodeResources) -> Pod {
             requests.insert(resource.clone(), count);
         }
     }
-    Pod {
-        name: POD.to_owned(),
-        requests,
-    }
+    Pod::with_one_container(POD, requests)
 }
 
 fn print_pod(
@@ -241,17 +238,14 @@ fn print_pod(
     pod: &Pod,
     assignments: &[Assignment],
 ) -> anyhow::Result<()> {
-    let requests: Vec<String> = pod
-        .requests
-        .iter()
-        .map(|(r, n)| format!("{n} {r}"))
-        .collect();
+    let requests = pod.containers.iter().flat_map(|c| &c.requests);
+    let requests: Vec<String> = requests.map(|(r, n)| format!("{n} {r}")).collect();
     let requests = requests.join(", ");
     let text = format!("Pod {STRONG}{POD}{STRONG:#} requests {requests}; its container gets:");
     writeln!(out)?;
     out.write_wrapped(&text, 2)?;
     writeln!(out)?;
-    Ok(print::print_assignments(out, assignments)?)
+    Ok(print::print_pod(out, pod, assignments)?)
 }
 
 /// Compares the pod's devices before and after the kubelet's restart, and prints them.

@@ -10,6 +10,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
@@ -48,9 +49,29 @@ enum SimCommand {
             hide_possible_values = true
         )]
         behavior: Behavior,
-        /// The topology manager policy; single-numa-node rejects a pod with
-        /// TopologyAffinityError if its devices do not fit on one NUMA node
-        /// [default: none] [possible values: none, single-numa-node]
+        /// Reject a pod and cancel its calls to plugins when its admission takes
+        /// this long [default: no limit for 1.36, 30 for newer]
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            value_parser = clap::value_parser!(u64).range(1..),
+            verbatim_doc_comment
+        )]
+        admission_timeout: Option<u64>,
+        /// Update the Node object after this time, as a real kubelet does every 10
+        /// seconds [default: 0, after each change]
+        #[arg(
+            long,
+            value_name = "SECONDS",
+            default_value = "0",
+            verbatim_doc_comment,
+            hide_default_value = true
+        )]
+        node_status_period: u64,
+        /// The topology manager policy, for each container; restricted and
+        /// single-numa-node reject pods with TopologyAffinityError
+        /// [default: none] [possible values: none, best-effort, restricted,
+        /// single-numa-node]
         #[arg(
             long,
             value_name = "POLICY",
@@ -61,6 +82,15 @@ enum SimCommand {
             hide_possible_values = true
         )]
         topology_policy: TopologyPolicy,
+        /// The number of NUMA nodes of the host, 1 to 8
+        /// [default: node 0 and the nodes that devices name]
+        #[arg(
+            long,
+            value_name = "COUNT",
+            value_parser = clap::value_parser!(u8).range(1..=8),
+            verbatim_doc_comment
+        )]
+        numa_nodes: Option<u8>,
     },
     /// Run a plugin through a registration, an allocation and a kubelet restart
     #[command(after_help = "Example:\n  kubelet-sim demo -- ./my-plugin --plugin-dir {dir}")]
@@ -91,7 +121,10 @@ fn behavior() -> impl TypedValueParser<Value = Behavior> {
 }
 
 fn topology_policy() -> impl TypedValueParser<Value = TopologyPolicy> {
-    PossibleValuesParser::new(["none", "single-numa-node"]).map(|name| match &*name {
+    let names = ["none", "best-effort", "restricted", "single-numa-node"];
+    PossibleValuesParser::new(names).map(|name| match &*name {
+        "best-effort" => TopologyPolicy::BestEffort,
+        "restricted" => TopologyPolicy::Restricted,
         "single-numa-node" => TopologyPolicy::SingleNumaNode,
         _ => TopologyPolicy::None,
     })
@@ -118,11 +151,17 @@ fn run(command: SimCommand) -> anyhow::Result<ExitCode> {
         SimCommand::Run {
             dir,
             behavior,
+            admission_timeout,
+            node_status_period,
             topology_policy,
+            numa_nodes,
         } => {
             let settings = KubeletSettings {
                 behavior,
+                admission_timeout: admission_timeout.map(Duration::from_secs),
+                node_status_period: Duration::from_secs(node_status_period),
                 topology_policy,
+                numa_nodes: numa_nodes.map(usize::from),
                 ..KubeletSettings::new(dir)
             };
             until_signal(|signals| repl::run(settings, signals.stop))?;

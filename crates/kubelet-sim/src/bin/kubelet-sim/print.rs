@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use anstyle::Style;
-use kubelet_sim::{Assignment, NodeResources, Quantities};
+use kubelet_sim::{Assignment, ContainerKind, NodeResources, Pod, Quantities};
 use simple_device_plugin::api::v1beta1;
 use simple_device_plugin::cli::print::{columns, outputs, table};
 use simple_device_plugin::cli::style::{DIM, ODD, PLAIN};
@@ -31,11 +31,30 @@ fn style(quantities: Quantities) -> Style {
     }
 }
 
-/// Prints the devices of a pod's container, and what each plugin's Allocate response adds to the container.
-pub(crate) fn print_assignments(
+/// Prints the devices of a pod's containers, and what each plugin's Allocate response adds to them. The containers are
+/// named if there are several.
+pub(crate) fn print_pod(
     out: &mut impl Write,
+    pod: &Pod,
     assignments: &[Assignment],
 ) -> io::Result<()> {
+    for container in pod.in_admission_order() {
+        let held = assignments.iter().filter(|a| a.container == container.name);
+        let held: Vec<&Assignment> = held.collect();
+        if pod.containers.len() > 1 && !held.is_empty() {
+            let kind = match container.kind {
+                ContainerKind::Init => "init container",
+                ContainerKind::Sidecar => "sidecar",
+                ContainerKind::App => "container",
+            };
+            writeln!(out, "{kind} {}:", sanitize(&container.name))?;
+        }
+        print_assignments(out, &held)?;
+    }
+    Ok(())
+}
+
+fn print_assignments(out: &mut impl Write, assignments: &[&Assignment]) -> io::Result<()> {
     let mut rows = Vec::new();
     for assignment in assignments {
         rows.push(format!(

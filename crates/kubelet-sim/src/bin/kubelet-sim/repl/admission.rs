@@ -18,7 +18,7 @@ use simple_device_plugin::util::sanitize::sanitize;
 /// one after the other.
 const INPUT_DELAY: Duration = Duration::from_secs(1);
 
-/// Admits a pod, prints the devices that it gets, and starts its container.
+/// Admits a pod, prints the devices that it gets, and starts its containers.
 pub(crate) async fn admit<W: Write>(
     kubelet: &Kubelet,
     pod: &Pod,
@@ -44,7 +44,7 @@ pub(crate) async fn admit<W: Write>(
         }
     };
     writeln!(session.out, "{GOOD}pod {name} is admitted{GOOD:#}")?;
-    print::print_assignments(session.out, &assignments)?;
+    print::print_pod(session.out, pod, &assignments)?;
     for resource in unregistered_resources {
         let resource = sanitize(&resource);
         let effect =
@@ -52,7 +52,7 @@ pub(crate) async fn admit<W: Write>(
         let text = format!("{ODD}no plugin has registered {resource}: {effect}{ODD:#}");
         session.out.write_wrapped(&text, 2)?;
     }
-    let started = kubelet.start_container(&pod.name);
+    let started = kubelet.start_containers(&pod.name);
     match wait_for_plugins(kubelet, pod, session, lines, started).await? {
         ControlFlow::Break(exit) => Ok(ControlFlow::Break(exit)),
         ControlFlow::Continue(Ok(())) => Ok(ControlFlow::Continue(())),

@@ -1,11 +1,10 @@
 //! The commands of the prompt.
 
-use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use thiserror::Error;
 
-use kubelet_sim::Pod;
+use kubelet_sim::{Container, ContainerKind, DEFAULT_CONTAINER, Pod};
 use simple_device_plugin::util::sanitize::sanitize;
 
 /// A command, one line of standard input.
@@ -34,19 +33,26 @@ pub(crate) enum ReplCommand {
 pub(crate) const HELP: [(&str, &str); 8] = [
     (
         "pod NAME RESOURCE=COUNT...",
-        "admit a pod and show what its container gets",
+        "admit a pod and show what its containers get",
     ),
     ("delete NAME", "delete a pod, which frees its devices"),
     ("lose RESOURCE", "close the connection to its plugin"),
     ("restart", "restart the kubelet"),
     (
         "wait RESOURCE=COUNT",
-        "wait until COUNT devices are allocatable, at most 60 s",
+        "wait for COUNT allocatable devices, at most 60 s",
     ),
     ("status", "show the resources and the pods"),
     ("help", "show this list"),
     ("quit", "stop the kubelet and exit, as Ctrl-C does"),
 ];
+
+/// The syntax of a pod with several containers.
+pub(crate) const HELP_CONTAINERS: &str = "
+A pod has one container, unless init:NAME, sidecar:NAME or app:NAME starts
+another one:
+  pod p init:setup example.com/gpu=1 app:main example.com/gpu=2
+";
 
 /// Why a line is not a command.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -60,8 +66,12 @@ pub(crate) enum ReplCommandError {
     UnexpectedArgument(String),
     #[error("{0}: expected RESOURCE=COUNT, as in example.com/gpu=2")]
     InvalidRequest(String),
-    #[error("{0}: requested twice; expected each resource once")]
+    #[error("{0}: requested twice; expected each resource once in a container")]
     DuplicateResource(String),
+    #[error("{0}: expected a container as init:NAME, sidecar:NAME or app:NAME, each name once")]
+    InvalidContainer(String),
+    #[error("pod {0} has no app container: add one, as app:NAME")]
+    NoAppContainer(String),
 }
 
 impl FromStr for ReplCommand {
@@ -100,20 +110,58 @@ impl FromStr for ReplCommand {
 }
 
 fn parse_pod(name: &str, words: &[&str]) -> Result<Pod, ReplCommandError> {
-    let mut requests = BTreeMap::new();
+    let mut containers: Vec<Container> = Vec::new();
     for word in words {
+        if word.contains(':') {
+            let container = parse_container(word)?;
+            if containers.iter().any(|known| known.name == container.name) {
+                return Err(ReplCommandError::InvalidContainer(sanitize(word)));
+            }
+            containers.push(container);
+            continue;
+        }
         let (resource, count) = parse_request(word)?;
-        if requests.insert(resource.clone(), count).is_some() {
+        if containers.is_empty() {
+            containers.push(Container::app(DEFAULT_CONTAINER, []));
+        }
+        let requests = containers.last_mut().map(|last| &mut last.requests);
+        if requests.is_some_and(|requests| requests.insert(resource.clone(), count).is_some()) {
             return Err(ReplCommandError::DuplicateResource(sanitize(&resource)));
         }
     }
-    if requests.is_empty() {
+    if containers
+        .iter()
+        .all(|container| container.requests.is_empty())
+    {
         return Err(ReplCommandError::Expected(HELP[0].0));
+    }
+    if !containers
+        .iter()
+        .any(|container| container.kind == ContainerKind::App)
+    {
+        return Err(ReplCommandError::NoAppContainer(sanitize(name)));
     }
     Ok(Pod {
         name: name.to_owned(),
-        requests,
+        containers,
     })
+}
+
+/// Parses a word such as `init:setup`, which starts a container without requests.
+fn parse_container(word: &str) -> Result<Container, ReplCommandError> {
+    let kind = match word.split_once(':') {
+        Some(("init", name)) => Some((ContainerKind::Init, name)),
+        Some(("sidecar", name)) => Some((ContainerKind::Sidecar, name)),
+        Some(("app", name)) => Some((ContainerKind::App, name)),
+        _ => None,
+    };
+    match kind {
+        Some((kind, name)) if !name.is_empty() => Ok(Container {
+            kind,
+            ..Container::app(name, [])
+        }),
+        _ => Err(ReplCommandError::InvalidContainer(sanitize(word))),
+    }
 }
 
 fn parse_request(word: &str) -> Result<(String, usize), ReplCommandError> {
@@ -130,15 +178,31 @@ fn parse_request(word: &str) -> Result<(String, usize), ReplCommandError> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn pod_parses_the_requests() {
-        let Ok(ReplCommand::Pod(pod)) = "  pod p a.io/x=2  b.io/y=0".parse() else {
+    /// Returns the containers of a `pod` command.
+    fn containers(line: &str) -> Vec<String> {
+        let Ok(ReplCommand::Pod(pod)) = line.parse() else {
             panic!("no pod");
         };
         assert_eq!(pod.name, "p");
-        let requests: Vec<(&str, usize)> =
-            pod.requests.iter().map(|(r, n)| (r.as_str(), *n)).collect();
-        assert_eq!(requests, [("a.io/x", 2), ("b.io/y", 0)]);
+        let containers = pod.containers.iter();
+        let text = |c: &Container| format!("{:?} {} {:?}", c.kind, c.name, c.requests);
+        containers.map(text).collect()
+    }
+
+    #[test]
+    fn a_pod_has_one_container_or_those_that_are_named() {
+        assert_eq!(
+            containers("  pod p a.io/x=2  b.io/y=0"),
+            [r#"App main {"a.io/x": 2, "b.io/y": 0}"#]
+        );
+        assert_eq!(
+            containers("pod p init:setup a.io/x=1 sidecar:log app:web a.io/x=3 b.io/y=1"),
+            [
+                r#"Init setup {"a.io/x": 1}"#,
+                "Sidecar log {}",
+                r#"App web {"a.io/x": 3, "b.io/y": 1}"#,
+            ]
+        );
     }
 
     #[test]
@@ -171,8 +235,21 @@ mod tests {
             ),
             (
                 "pod p a.io/x=1 a.io/x=2",
-                "a.io/x: requested twice; expected each resource once",
+                "a.io/x: requested twice; expected each resource once in a container",
             ),
+            (
+                "pod p main:app a.io/x=1",
+                "main:app: expected a container as init:NAME, sidecar:NAME or app:NAME, each name once",
+            ),
+            (
+                "pod p app:a a.io/x=1 init:a",
+                "init:a: expected a container as init:NAME, sidecar:NAME or app:NAME, each name once",
+            ),
+            (
+                "pod p init:a a.io/x=1",
+                "pod p has no app container: add one, as app:NAME",
+            ),
+            ("pod p app:a", "usage: pod NAME RESOURCE=COUNT..."),
             ("delete", "usage: delete NAME"),
             ("restart now", "restart: expected no arguments"),
             ("wait", "usage: wait RESOURCE=COUNT"),

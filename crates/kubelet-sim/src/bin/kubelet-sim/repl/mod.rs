@@ -162,7 +162,8 @@ fn print_help(out: &mut impl Write) -> io::Result<()> {
     columns(
         out,
         rows.map(|(syntax, purpose)| format!("  {syntax}\t{purpose}")),
-    )
+    )?;
+    out.write_all(command::HELP_CONTAINERS.as_bytes())
 }
 
 /// Returns the list of commands, for the help text of `run`.

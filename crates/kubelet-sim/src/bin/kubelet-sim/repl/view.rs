@@ -111,11 +111,12 @@ fn describe_changes(changes: &[DeviceChange]) -> String {
 pub(crate) fn print_pods(out: &mut impl Write, assignments: &[Assignment]) -> io::Result<()> {
     let rows = assignments.iter().map(|assignment| {
         let pod = sanitize(&assignment.pod);
+        let container = sanitize(&assignment.container);
         let resource = &assignment.resource;
         let devices = print::format_devices(assignment);
-        (PLAIN, format!("{pod}\t{resource}\t{devices}"))
+        (PLAIN, format!("{pod}\t{container}\t{resource}\t{devices}"))
     });
-    table(out, "POD\tRESOURCE\tDEVICES", rows)
+    table(out, "POD\tCONTAINER\tRESOURCE\tDEVICES", rows)
 }
 
 #[cfg(test)]
