@@ -164,11 +164,13 @@ impl PluginHandle {
     }
 
     /// Checks whether the kubelet's checkpoint has another plugin's devices. Without the pod-resources API, a checkpoint
-    /// that then lacks the resource is the only sign that the other plugin has stopped.
-    pub(crate) fn check_owner(&self, written: &LoadedCheckpoint, has_api: bool) {
+    /// that then lacks the resource is the only sign that the other plugin has stopped. Returns false if it is too early
+    /// to tell.
+    pub(crate) fn check_owner(&self, written: &LoadedCheckpoint, has_api: bool) -> bool {
         let (offer, now) = (self.offer(), SystemTime::now());
-        if !self.record.borrow().is_described_by(written.version, now) {
-            return;
+        let is_described = self.record.borrow().is_described_by(written.version, now);
+        if is_described != Some(true) {
+            return is_described.is_some();
         }
         let resource = &offer.resource().name;
         let is_taken_over = self.is_taken_over();
@@ -183,6 +185,7 @@ impl PluginHandle {
             ListingStatus::Lacking if is_taken_over && !has_api => self.other_plugin_stopped(),
             _ => {}
         }
+        true
     }
 
     /// Returns whether another plugin has taken the resource over.

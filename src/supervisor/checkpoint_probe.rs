@@ -30,28 +30,35 @@ pub async fn run(
     }
 }
 
-/// Reads the checkpoint after the kubelet has written it, and passes it to every plugin. `writes` changes when the
-/// kubelet may have written it. `has_api`: whether the pod-resources API is configured.
+/// Reads the checkpoint after the kubelet has written it, and passes it to every plugin; again later if that was too
+/// early for a plugin. `writes` changes when the kubelet may have written it. `has_api`: whether the pod-resources API is
+/// configured.
 pub async fn follow(
     plugins: &PluginRegistry,
     checkpoint: &CheckpointFile,
     mut writes: watch::Receiver<()>,
     has_api: bool,
 ) -> Infallible {
-    let mut last = None;
-    while writes.changed().await.is_ok() {
-        if checkpoint.version() == last {
+    let mut checked = None;
+    loop {
+        let mut version = checkpoint.version();
+        if version == checked {
+            if writes.changed().await.is_err() {
+                // The watcher has ended, so the program will soon end too.
+                return std::future::pending().await;
+            }
             continue;
         }
         sleep(READ_AFTER_WRITE).await;
-        writes.mark_unchanged();
+        let mut is_too_early = false;
         if let Ok(written) = checkpoint.read().await {
-            last = Some(written.version);
+            version = Some(written.version);
             for plugin in plugins.all().iter() {
-                plugin.check_owner(&written, has_api);
+                is_too_early |= !plugin.check_owner(&written, has_api);
             }
         }
+        if !is_too_early {
+            checked = version;
+        }
     }
-    // The watcher has ended, so the program will soon end too.
-    std::future::pending().await
 }

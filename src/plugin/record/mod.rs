@@ -189,13 +189,19 @@ impl Record {
         self.taken_over_by.is_some()
     }
 
-    /// Returns whether a checkpoint of this version, read now, describes the time since the last registration. Right
-    /// after it, the kubelet may have written the file without the first list.
-    pub(crate) fn is_described_by(&self, version: FileVersion, now: SystemTime) -> bool {
+    /// Returns whether a checkpoint of this version, read now, describes the time since the last registration. `None`
+    /// if that cannot be known yet: right after a registration, the kubelet may have written the file without the first
+    /// list.
+    pub(crate) fn is_described_by(&self, version: FileVersion, now: SystemTime) -> Option<bool> {
+        if self.checkpoint_before == Some(version) {
+            return Some(false);
+        }
         let age = now.duration_since(self.since).unwrap_or_default();
-        self.is_at(Step::Registered)
-            && age >= LIST_WRITTEN_WITHIN
-            && self.checkpoint_before != Some(version)
+        match self.step {
+            Step::Registering => None,
+            Step::Registered => (age >= LIST_WRITTEN_WITHIN).then_some(true),
+            _ => Some(false),
+        }
     }
 
     /// Records that another plugin has taken the resource over. `id` is one of its devices, escaped.
@@ -340,6 +346,26 @@ mod tests {
         // A new registration starts the count again.
         record.registered(at(4));
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, true]);
+    }
+
+    #[test]
+    fn a_checkpoint_describes_a_registration_only_after_a_second() {
+        let dir = tempfile::tempdir().unwrap();
+        let version = |name: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, "").unwrap();
+            FileVersion::at(&path).unwrap()
+        };
+        let (before, after) = (version("before"), version("after"));
+        let mut record = Record::new(at(0));
+        assert_eq!(record.is_described_by(after, at(9)), Some(false));
+        record.checkpoint_before = Some(before);
+        record.entered(Step::Registering, at(9));
+        assert_eq!(record.is_described_by(after, at(20)), None);
+        record.registered(at(20));
+        assert_eq!(record.is_described_by(after, at(20)), None);
+        assert_eq!(record.is_described_by(after, at(21)), Some(true));
+        assert_eq!(record.is_described_by(before, at(21)), Some(false));
     }
 
     #[test]

@@ -522,7 +522,9 @@ impl DevicePlugin for State {
         let containers = request.into_inner().container_requests;
         let busy = self.in_flight.fetch_add(1, Ordering::Relaxed) > 0;
         let mut guard = ExitIfDropped(self.has("restart-during-allocate"));
-        sleep(Duration::from_millis(if guard.0 { 50 } else { 10 })).await;
+        // On a busy machine, a short concurrent call could end before the kubelet stops.
+        let takes = if guard.0 && busy { 2000 } else { 10 };
+        sleep(Duration::from_millis(takes)).await;
         guard.0 = false;
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         if busy && self.has("allocate-concurrent") {
