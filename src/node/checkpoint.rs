@@ -33,7 +33,7 @@ pub struct RegisteredDevices {
     pub any_id: Option<String>,
 }
 
-/// How the kubelet's healthy devices compare with those of a plugin whose ListAndWatch stream is open.
+/// How the kubelet's healthy devices compare with those of a plugin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListingStatus<'a> {
     /// The kubelet has devices of this plugin.

@@ -6,7 +6,7 @@ use tracing::warn;
 use crate::model::device::Device;
 use crate::model::resource_name::ResourceName;
 use crate::node::checkpoint_file::{CheckpointError, CheckpointFile};
-use crate::node::pod_resources::PodResources;
+use crate::node::pod_resources::{AllocatableDevices, PodResources};
 
 /// The kubelet's two sources. Clones share the last results.
 #[derive(Clone, Debug)]
@@ -18,6 +18,12 @@ pub(crate) struct Holders {
 }
 
 impl Holders {
+    /// Returns the kubelet's healthy devices from an answer that is at most 1 s old, or `None` without the API or an
+    /// answer.
+    pub async fn allocatable_recent(&self) -> Option<AllocatableDevices> {
+        self.pod_resources.as_ref()?.allocatable_recent().await.ok()
+    }
+
     /// Returns the devices of a resource that pods hold. The checkpoint is used first, because it has the NUMA nodes
     /// and is complete as soon as the kubelet runs. The API, without NUMA nodes, is used if the checkpoint cannot be
     /// read. The result is at most 100 ms old, and not from before `since`.

@@ -42,8 +42,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// The maximum age of an answer to a caller that does not need the current state.
 const RECENT: Duration = Duration::from_secs(1);
 
-/// The maximum size of a response in bytes, which has room for about 100,000 devices. Parsing a larger one would block
-/// the thread for too long.
+/// The maximum size of a response in bytes, which has room for about 40,000 devices. Parsing a larger one would block the
+/// thread for too long.
 const RESPONSE_SIZE_MAX: usize = 4 << 20;
 
 /// A client for the API at one socket. Clones share the last answers.

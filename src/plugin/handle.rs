@@ -7,13 +7,14 @@ use std::time::SystemTime;
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::fault::{Delays, Fault, TooManyFaults};
 use crate::model::device::{Device, Health};
 use crate::model::selection::SelectionError;
 use crate::node::checkpoint::{Checkpoint, ListingStatus};
 use crate::node::checkpoint_file::LoadedCheckpoint;
+use crate::node::pod_resources::AllocatableDevices;
 use crate::offer::removal::Removal;
 use crate::offer::resource::Resource;
 use crate::offer::{CountError, Offer};
@@ -31,8 +32,8 @@ pub struct PluginHandle {
     /// Tracks calls and lists, to decide when a device pending removal can be removed from the list.
     removal: Arc<Mutex<Removal>>,
     record: WatchCell<Record>,
-    /// Notified when the plugin must restart because the kubelet does not list the resource.
-    unlisted: Arc<Notify>,
+    /// Notified when the plugin must restart although the kubelet has its stream open.
+    must_restart: Arc<Notify>,
 }
 
 impl PluginHandle {
@@ -44,7 +45,7 @@ impl PluginHandle {
             offer: WatchCell::new(Arc::new(Offer::new(resource))),
             removal: Arc::default(),
             record,
-            unlisted: Arc::default(),
+            must_restart: Arc::default(),
         }
     }
 
@@ -149,41 +150,48 @@ impl PluginHandle {
         self.injector.clear()
     }
 
-    /// Looks for the resource in the kubelet's checkpoint. If two reads in a row do not list it, the plugin restarts
-    /// once.
-    pub(crate) fn check_checkpoint(&self, checkpoint: &Checkpoint) {
+    /// Looks for the plugin's devices in the kubelet's lists. If they lack them twice in a row, the plugin restarts once.
+    /// The kubelet does not write its checkpoint when it disconnects a plugin, so the API's list can be newer.
+    pub(crate) fn check_listing(
+        &self,
+        allocatable: Option<&AllocatableDevices>,
+        checkpoint: Option<&Checkpoint>,
+    ) {
         let offer = self.offer();
-        let standing = checkpoint.listing_status(offer.resource().name.as_str(), offer.devices());
+        let (name, devices) = (offer.resource().name.as_str(), offer.devices());
+        let live = allocatable.map(|allocatable| allocatable.listing_status(name, devices));
+        let status = live
+            .filter(|status| *status == ListingStatus::Lacking)
+            .or_else(|| Some(checkpoint?.listing_status(name, devices)));
+        let Some(status) = status else {
+            return;
+        };
         let is_missing = self
             .record
-            .update(|record| record.checkpoint_read(standing, SystemTime::now()));
+            .update(|record| record.listing_read(status, SystemTime::now()));
         if is_missing {
             // No notification is lost: the restart loop waits for it while the plugin is registered.
-            self.unlisted.notify_waiters();
+            self.must_restart.notify_waiters();
         }
     }
 
-    /// Checks whether the kubelet's checkpoint has another plugin's devices. Without the pod-resources API, a checkpoint
-    /// that then lacks the resource is the only sign that the other plugin has stopped. Returns false if it is too early
-    /// to tell.
-    pub(crate) fn check_owner(&self, written: &LoadedCheckpoint, has_api: bool) -> bool {
+    /// Checks whether the kubelet's checkpoint has another plugin's devices. Returns false if it is too early to tell.
+    pub(crate) fn check_owner(&self, written: &LoadedCheckpoint) -> bool {
         let (offer, now) = (self.offer(), SystemTime::now());
         let is_described = self.record.borrow().is_described_by(written.version, now);
         if is_described != Some(true) {
             return is_described.is_some();
         }
         let resource = &offer.resource().name;
-        let is_taken_over = self.is_taken_over();
-        let checkpoint = &written.checkpoint;
-        match checkpoint.listing_status(resource.as_str(), offer.devices()) {
-            ListingStatus::OtherDevices(id) if !is_taken_over => {
-                let device = sanitize(id);
-                warn!(%resource, device, "another plugin has registered the resource, and the kubelet gives its devices to pods; stop it, or set a different RESOURCE_NAME");
-                self.update_record(|record, _| record.taken_over(&device));
-            }
-            ListingStatus::Listed if is_taken_over && !has_api => self.not_taken_over(),
-            ListingStatus::Lacking if is_taken_over && !has_api => self.other_plugin_stopped(),
-            _ => {}
+        let status = written
+            .checkpoint
+            .listing_status(resource.as_str(), offer.devices());
+        if let ListingStatus::OtherDevices(id) = status
+            && !self.is_taken_over()
+        {
+            let device = sanitize(id);
+            warn!(%resource, device, "another plugin has registered the resource, and the kubelet has its devices; stop it, or set a different RESOURCE_NAME");
+            self.update_record(|record, _| record.taken_over(&device));
         }
         true
     }
@@ -196,22 +204,19 @@ impl PluginHandle {
     /// Makes the plugin register again after the plugin that took the resource over has stopped.
     pub(crate) fn other_plugin_stopped(&self) {
         self.update_record(Record::other_plugin_stopped);
-        self.unlisted.notify_waiters();
+        self.must_restart.notify_waiters();
     }
 
-    /// Records that the kubelet uses this plugin, and sends the device list again, because the kubelet may have the
-    /// list of another plugin.
+    /// Records that no other plugin has taken the resource over, and sends the device list again, because the kubelet
+    /// may have the list of another plugin.
     pub(crate) fn not_taken_over(&self) {
-        if self.is_taken_over() {
-            info!(resource = %self.offer().resource().name, "the kubelet uses this plugin of the resource again");
-            self.update_record(|record, _| record.not_taken_over());
-        }
+        self.update_record(|record, _| record.not_taken_over());
         self.repeat_list();
     }
 
-    /// Waits until the plugin must restart because the kubelet does not list the resource. Returns the cause.
-    pub(crate) async fn unlisted(&self) -> Cause {
-        self.unlisted.notified().await;
+    /// Waits until the plugin must restart although the kubelet has its stream open. Returns the cause.
+    pub(crate) async fn must_restart(&self) -> Cause {
+        self.must_restart.notified().await;
         if self.is_taken_over() {
             Cause::Takeover
         } else {

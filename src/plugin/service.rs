@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
-use tracing::{trace, warn};
+use tracing::{info, trace, warn};
 
 use crate::api::v1beta1::device_plugin_server::DevicePlugin;
 use crate::api::{self, v1beta1};
@@ -201,6 +201,7 @@ impl Service {
         }
         let is_kubelet = |table: &Table| table.get(connection).is_some_and(|peer| peer.streams > 0);
         if is_kubelet(&self.peers.subscribe().borrow()) {
+            info!(resource = %offer.resource().name, "the kubelet calls this plugin, but has the devices of another one; sending the list again");
             self.handle.not_taken_over();
         }
     }

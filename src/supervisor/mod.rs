@@ -44,8 +44,8 @@ const CONCURRENT_REGISTRATIONS: usize = 4;
 /// A registration that takes longer releases its permit, so that it does not delay other resources.
 const REGISTRATION_PERMIT_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The interval between reads of the kubelet's checkpoint.
-const PROBE_INTERVAL: Duration = Duration::from_secs(60);
+/// The interval between reads of what the kubelet lists.
+const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
 /// A plugin stops within 4 s unless there is a bug; after this time it is aborted.
 const STOP_TIMEOUT: Duration = Duration::from_millis(4500);
@@ -90,8 +90,7 @@ impl Supervisor {
         }
     }
 
-    /// Sets how often the kubelet's checkpoint is read. A plugin restarts if two reads in a row do not list its
-    /// resource.
+    /// Sets how often the kubelet's lists are read. A plugin restarts if two reads in a row lack its devices.
     #[must_use]
     pub fn with_probe_interval(self, probe_interval: Duration) -> Self {
         Self {
@@ -148,14 +147,13 @@ impl Supervisor {
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), DirReplaced> {
         let mut configured = self.configured.subscribe();
         let (registry, interval) = (self.registry(), self.probe_interval);
-        let checkpoint = self.plugins.holders.checkpoint.clone();
-        let has_api = self.plugins.holders.pod_resources.is_some();
+        let holders = self.holders();
         let writes = self.watcher.checkpoint_writes();
         // Spawned as its own task, because it may wait for other readers of the checkpoint while this loop is busy.
         let _probing = AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
-                never = checkpoint_probe::run(&registry, &checkpoint, interval) => match never {},
-                never = checkpoint_probe::follow(&registry, &checkpoint, writes, has_api) => match never {},
+                never = checkpoint_probe::run(&registry, &holders, interval) => match never {},
+                never = checkpoint_probe::follow(&registry, &holders.checkpoint, writes) => match never {},
             }
         }));
         let watching = self.watcher.run();

@@ -64,7 +64,8 @@ struct Attempts {
 }
 
 impl Attempts {
-    /// Runs one attempt. Stops it early if the plugin must restart because of the configuration or the checkpoint.
+    /// Runs one attempt. Stops it early if the plugin must restart because of the configuration, or because
+    /// the kubelet does not have its devices.
     /// Returns how the attempt ended, and the cause if it was stopped early.
     async fn run_until_restart(
         &mut self,
@@ -79,7 +80,7 @@ impl Attempts {
         let restart_cause = tokio::select! {
             end = &mut attempt => return (end, None),
             () = reconfigured(offers, resource) => Cause::Configuration,
-            cause = handle.unlisted() => cause,
+            cause = handle.must_restart() => cause,
         };
         attempt_stop.cancel();
         (attempt.await, Some(restart_cause))

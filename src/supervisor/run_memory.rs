@@ -167,10 +167,8 @@ impl RunMemory {
     /// counted as a second restart. If the kubelet did not list the resource, it will not show when it has disconnected
     /// the last run.
     pub fn prepare_restart(&mut self, cause: Cause) {
-        if let (
-            Cause::Checkpoint | Cause::Takeover,
-            LateDisconnect::OwnRun { listed_healthy, .. },
-        ) = (cause, &mut self.late_disconnect)
+        if let (Cause::Checkpoint, LateDisconnect::OwnRun { listed_healthy, .. }) =
+            (cause, &mut self.late_disconnect)
         {
             *listed_healthy = false;
         }

@@ -13,7 +13,7 @@ use crate::support::{
     A, GPU, Manager, ONE, RESOURCE, allocates, kubelet, kubelet_with, newer_kubelet,
     on_another_thread, plugin_dir, pod, registrations, resources, text, until, wait_for_node,
 };
-use kubelet_sim::Kubelet;
+use kubelet_sim::{Kubelet, KubeletSettings};
 use rustix::process::Signal;
 use serde_json::Value;
 use simple_device_plugin::plugin::record::Record;
@@ -176,9 +176,10 @@ async fn sends_its_list_again_when_the_kubelet_asks_for_a_device_of_another_plug
     assert_eq!(registrations(&kubelet, RESOURCE), 2);
 }
 
-/// This happens if a disk is full, so that the kubelet cannot write its checkpoint.
+/// Otherwise a takeover that was seen by mistake, for example in a checkpoint that the kubelet could not replace, would
+/// never end.
 #[tokio::test]
-async fn a_takeover_that_the_pod_resources_api_does_not_confirm_ends() {
+async fn sends_its_list_again_when_the_kubelet_lists_only_its_devices() {
     let node = Node::with(FOUR);
     node.wait_for_node(4, 4).await;
     let other = FakePlugin::serve(node.dir.path(), "other.sock", &["x"]);
@@ -190,5 +191,50 @@ async fn a_takeover_that_the_pod_resources_api_does_not_confirm_ends() {
     let own = "gpu-n-0".to_owned();
     other.list.send_replace(Some(Ok(vec![own])));
     node.wait_for_node(4, 4).await;
-    node.manager.wait_for_log("the kubelet uses this plugin");
+    node.manager
+        .wait_for_log("the kubelet lists this plugin's devices again");
+}
+
+#[tokio::test]
+async fn takes_the_resource_back_without_a_healthy_device_of_its_own() {
+    let node = Node::with(FOUR);
+    node.wait_for_node(4, 4).await;
+    let mut other = FakePlugin::serve(node.dir.path(), "other.sock", &["x"]);
+    register(node.dir.path(), GPU, "other.sock")
+        .await
+        .expect("registered");
+    node.manager
+        .wait_for_log("another plugin has registered the resource");
+    assert_eq!(node.run(&["health", GPU, "all", "unhealthy"]).0, Some(0));
+    // The pod-resources API lists the other plugin's device meanwhile.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    other.end_stream().await;
+    node.wait_for_node(4, 0).await;
+    assert_eq!(node.run(&["reset", GPU]).0, Some(0));
+    node.wait_for_node(4, 4).await;
+    node.admits("p").await.expect("admitted");
+}
+
+/// The kubelet does not write its checkpoint when it disconnects a plugin, so the checkpoint still lists the daemon's
+/// devices.
+#[tokio::test]
+async fn registers_again_after_another_plugin_stopped_before_its_first_list() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let supervisor = Supervisor::new(resources(ONE), dir.path())
+        .with_pod_resources_socket(Some(
+            KubeletSettings::new(dir.path()).pod_resources_socket(),
+        ))
+        .with_probe_interval(Duration::from_secs(1));
+    let manager = Manager::run(supervisor);
+    wait_for_node(&kubelet, A, 2, 2).await;
+    let other = FakePlugin::serve(dir.path(), "other.sock", &["x"]);
+    other.list.send_replace(None);
+    register(dir.path(), A, "other.sock")
+        .await
+        .expect("registered");
+    wait_for_node(&kubelet, A, 2, 0).await;
+    wait_for_node(&kubelet, A, 2, 2).await;
+    kubelet.admit(&pod("p", &[(A, 1)])).await.expect("admitted");
+    manager.stop().await;
 }

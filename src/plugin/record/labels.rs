@@ -91,7 +91,7 @@ pub enum Cause {
     Stream,
     /// The registered options or the socket changed.
     Configuration,
-    /// The kubelet's checkpoint did not list the resource.
+    /// The kubelet lacked the resource's devices although the stream was open.
     Checkpoint,
     /// The plugin that had taken the resource over has stopped.
     Takeover,

@@ -65,12 +65,12 @@ pub struct Record {
     /// Devices in successful Allocate calls.
     pub(crate) allocated_devices: u64,
     pub faults: EnumMap<InjectionPoint, u64>,
-    /// Consecutive reads of the checkpoint that did not list the resource while it was registered.
+    /// Consecutive reads of the kubelet's lists that lacked the plugin's devices while it was registered.
     missing_reads: u32,
-    /// The ID of a device of another plugin that has registered the resource since this one did, escaped. The kubelet
-    /// calls that plugin, and disconnects the resource when it stops.
+    /// The ID of another plugin's device that the kubelet has while this plugin has the stream open, escaped. Usually the
+    /// other plugin registered later. The kubelet then calls it, and disconnects the resource when it stops.
     taken_over_by: Option<Box<str>>,
-    /// The plugin was restarted because of the checkpoint, and no checkpoint has listed the resource since.
+    /// The plugin was restarted because the kubelet lacked its devices, and the kubelet has not listed them since.
     restarted_once: bool,
 }
 
@@ -163,6 +163,9 @@ impl Record {
                 error.what
             )),
             (Some(at), Some(error)) => Some(format!("{}: {}", at.waits_for(), error.what)),
+            _ if self.step == Step::Registered && self.missing_reads > 0 => {
+                Some("waits for the kubelet: it does not list this resource's devices".to_owned())
+            }
             _ if self.step == Step::Registered => None,
             _ => Some(self.step.waits_for().to_owned()),
         }
@@ -220,11 +223,11 @@ impl Record {
         self.last_error = Some(LastError { what, at: now });
     }
 
-    /// Records a read of the kubelet's checkpoint. Returns true if the plugin must restart: two reads in a row did not
-    /// list the resource while it was registered. This happens once until a checkpoint lists the resource again.
-    pub(crate) fn checkpoint_read(&mut self, standing: ListingStatus, now: SystemTime) -> bool {
+    /// Records a read of the kubelet's lists. Returns true if the plugin must restart: two reads in a row lacked its
+    /// devices while it was registered. This happens once until the kubelet lists them again.
+    pub(crate) fn listing_read(&mut self, status: ListingStatus, now: SystemTime) -> bool {
         let registered = self.is_at(Step::Registered);
-        match standing {
+        match status {
             ListingStatus::Lacking if registered => self.missing_reads += 1,
             ListingStatus::Listed | ListingStatus::NoneHealthy if registered => {
                 (self.missing_reads, self.restarted_once) = (0, false);
@@ -235,8 +238,7 @@ impl Record {
         if is_missing {
             self.restarted_once = true;
             let what =
-                "the kubelet's checkpoint did not list the resource although ListAndWatch was open"
-                    .to_owned();
+                "the kubelet did not list the resource although ListAndWatch was open".to_owned();
             self.last_error = Some(LastError { what, at: now });
         }
         is_missing
@@ -325,7 +327,7 @@ mod tests {
         let read = |record: &mut Record, standings: &[ListingStatus]| -> Vec<bool> {
             standings
                 .iter()
-                .map(|standing| record.checkpoint_read(*standing, at(9)))
+                .map(|standing| record.listing_read(*standing, at(9)))
                 .collect()
         };
         assert_eq!(read(&mut record, &[Lacking, Lacking]), [false, false]);
