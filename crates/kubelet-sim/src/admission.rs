@@ -59,9 +59,11 @@ impl Kubelet {
     pub async fn start_containers(&self, pod: &str) -> Result<(), Status> {
         for assignment in self.assignments(pod) {
             let endpoint = self.state.manager().endpoint(&assignment.resource).cloned();
-            let Some(endpoint) = endpoint else {
-                continue;
-            };
+            let endpoint =
+                endpoint.ok_or_else(|| Status::not_found("the resource has no endpoint"))?;
+            if endpoint.client.is_some() && endpoint.is_stopped() {
+                return Err(Status::unavailable("the plugin has been stopped"));
+            }
             if let Some(client) = endpoint.client
                 && endpoint.options.pre_start_required
             {

@@ -111,15 +111,21 @@ impl Kubelet {
         self.state.save_if_outdated();
     }
 
-    /// Stops, and starts again with the same settings, the same running pods and the assignments of the checkpoint.
+    /// Stops, and starts again with the same settings, the same running pods and the assignments of the checkpoint. The
+    /// Node object stays as it is until its next update.
     ///
     /// # Errors
     /// Returns the same errors as [`Kubelet::start`].
     pub async fn restart(&self) -> io::Result<Self> {
         let settings = self.state.settings.clone();
         let running = self.state.pods().running.clone();
+        let node = self.node().borrow().clone();
         self.stop().await;
-        Self::start_with(settings, |_| running)
+        let kubelet = Self::start_with(settings, |_| running)?;
+        if !kubelet.state.settings.node_status_period.is_zero() {
+            kubelet.state.node.send_replace(node);
+        }
+        Ok(kubelet)
     }
 
     /// Returns a receiver of the Node object's extended resources: see [`KubeletSettings::node_status_period`].

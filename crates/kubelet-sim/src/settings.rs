@@ -25,8 +25,8 @@ pub enum TopologyPolicy {
     None,
     /// `best-effort`: devices of a container come from as few NUMA nodes as possible, the same for all resources.
     BestEffort,
-    /// `restricted`: like best-effort, but if more NUMA nodes are needed than if all devices were free, the pod is
-    /// rejected with `TopologyAffinityError`.
+    /// `restricted`: like best-effort, but the pod is rejected with `TopologyAffinityError` if more NUMA nodes are needed
+    /// than if all devices were free, or if the resources need different ones.
     Restricted,
     /// `single-numa-node`: all devices of a container come from one NUMA node, or the pod is rejected with
     /// `TopologyAffinityError`.

@@ -38,8 +38,7 @@ const EVENTS_MAX: usize = 4096;
 const LEAKED_CLIENTS_MAX: usize = 1024;
 
 /// The state that the kubelet's tasks share. A task that needs several locks takes them in this order: `saving`,
-/// `pods`,
-/// `manager`.
+/// `pods`, `manager`.
 #[derive(Debug)]
 pub(crate) struct KubeletState {
     pub(crate) settings: KubeletSettings,

@@ -21,9 +21,9 @@ impl DeviceList {
         self.healthy.contains(id) || self.unhealthy.contains(id)
     }
 
-    /// Returns whether any device has topology information (`deviceHasTopologyAlignment` in `topology_hints.go`).
+    /// Returns whether any device has a NUMA node (`deviceHasTopologyAlignment` in `topology_hints.go`).
     pub(super) fn has_topology(&self) -> bool {
-        !self.numa_nodes.is_empty()
+        self.numa_nodes.values().any(|nodes| !nodes.is_empty())
     }
 
     pub(super) fn mark_all_unhealthy(&mut self) {
@@ -65,5 +65,25 @@ impl From<v1beta1::ListAndWatchResponse> for DeviceList {
             }
         }
         list
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topology_without_nodes_is_no_topology() {
+        let list = |nodes: Vec<v1beta1::NumaNode>| {
+            DeviceList::from(v1beta1::ListAndWatchResponse {
+                devices: vec![v1beta1::Device {
+                    id: "a".to_owned(),
+                    health: "Healthy".to_owned(),
+                    topology: Some(v1beta1::TopologyInfo { nodes }),
+                }],
+            })
+        };
+        assert!(!list(Vec::new()).has_topology());
+        assert!(list(vec![v1beta1::NumaNode { id: 0 }]).has_topology());
     }
 }

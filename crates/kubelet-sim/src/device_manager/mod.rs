@@ -116,15 +116,16 @@ impl<C> DeviceManager<C> {
     }
 
     /// `PluginDisconnected`: marks the resource's current endpoint as stopped, even if another plugin has taken it
-    /// over, and its devices as unhealthy.
+    /// over, and its devices as unhealthy. A resource whose plugin never sent a list gets none (`markResourceUnhealthy`).
     pub(crate) fn plugin_disconnected(&mut self, resource: &str, now: Instant) {
         let Some(endpoint) = self.endpoints.get_mut(resource) else {
             return;
         };
         endpoint.stopped = Some(now);
         self.known_resources.insert(resource.to_owned());
-        let list = self.lists.entry(resource.to_owned()).or_default();
-        list.mark_all_unhealthy();
+        if let Some(list) = self.lists.get_mut(resource) {
+            list.mark_all_unhealthy();
+        }
     }
 
     /// `PluginListAndWatchReceiver`: replaces the resource's list, even if the message came from the stream of a
@@ -291,6 +292,17 @@ mod tests {
     fn quantities(manager: &DeviceManager<()>) -> (usize, usize) {
         let quantities = manager.node_resources()["r"];
         (quantities.capacity, quantities.allocatable)
+    }
+
+    #[test]
+    fn a_plugin_that_disconnects_before_its_first_list_has_no_devices_to_allocate() {
+        let mut manager = manager_with_devices(&[]);
+        let now = Instant::now();
+        manager.plugin_connected("new", (), v1beta1::DevicePluginOptions::default());
+        manager.plugin_disconnected("new", now);
+        assert!(!manager.is_device_plugin_resource("new"));
+        assert!(!manager.healthy_devices().contains_key("new"));
+        assert_eq!(manager.node_resources()["new"], Quantities::default());
     }
 
     #[test]

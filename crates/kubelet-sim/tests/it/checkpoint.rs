@@ -95,6 +95,8 @@ async fn a_deleted_pod_stays_in_the_checkpoint_until_the_next_list() {
         }
     };
     within("a response without the deleted pod", freed).await;
+    // The kubelet would write a changed checkpoint in this time.
+    tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(
         in_checkpoint(dir.path()).await,
         ["x"],

@@ -93,11 +93,11 @@ async fn crashes_when_an_init_containers_device_is_removed_before_the_app_contai
 /// With a topology policy, the kubelet looks up the pod's devices in the list when it admits the pod again.
 #[tokio::test]
 async fn crashes_when_it_admits_a_pod_again_that_holds_a_removed_device() {
-    let dir = plugin_dir();
     for (policy, crashes) in [
         (TopologyPolicy::None, false),
         (TopologyPolicy::SingleNumaNode, true),
     ] {
+        let dir = plugin_dir();
         let kubelet = kubelet_with(dir.path(), |settings| settings.topology_policy = policy);
         let plugin = FakePlugin::serve(dir.path(), "p.sock", &["a@0"]);
         register(dir.path(), RESOURCE, "p.sock")

@@ -70,6 +70,24 @@ async fn a_gap_between_two_updates_of_the_node_is_not_visible() {
 }
 
 #[tokio::test]
+async fn the_node_keeps_its_quantities_over_a_kubelet_restart_until_the_next_update() {
+    let dir = plugin_dir();
+    let kubelet = kubelet_with(dir.path(), |settings| settings.node_status_period = PERIOD);
+    let mut events = kubelet.events();
+    let _plugin = FakePlugin::serve(dir.path(), "a.sock", &["a"]);
+    register(dir.path(), RESOURCE, "a.sock")
+        .await
+        .expect("registered");
+    wait_for_list(&mut events).await;
+    skip_period().await;
+    wait_for_node(&kubelet, RESOURCE, 1, 1).await;
+    let kubelet = kubelet.restart().await.expect("a kubelet");
+    assert_eq!(shown(&kubelet), Some((1, 1)));
+    skip_period().await;
+    wait_for_node(&kubelet, RESOURCE, 0, 0).await;
+}
+
+#[tokio::test]
 async fn a_resource_without_a_plugin_is_forgotten_when_the_node_is_updated() {
     let dir = plugin_dir();
     let kubelet = kubelet_with(dir.path(), |settings| {

@@ -54,16 +54,17 @@ enum SimCommand {
         #[arg(
             long,
             value_name = "SECONDS",
-            value_parser = clap::value_parser!(u64).range(1..),
+            value_parser = clap::value_parser!(u64).range(1..=86_400),
             verbatim_doc_comment
         )]
         admission_timeout: Option<u64>,
-        /// Update the Node object after this time, as a real kubelet does every 10
-        /// seconds [default: 0, after each change]
+        /// Update the Node object after this time; a real kubelet does so every
+        /// 10 seconds [default: 0, after each change]
         #[arg(
             long,
             value_name = "SECONDS",
             default_value = "0",
+            value_parser = clap::value_parser!(u64).range(..=86_400),
             verbatim_doc_comment,
             hide_default_value = true
         )]

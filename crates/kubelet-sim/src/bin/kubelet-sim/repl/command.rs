@@ -70,6 +70,10 @@ pub(crate) enum ReplCommandError {
     DuplicateResource(String),
     #[error("{0}: expected a container as init:NAME, sidecar:NAME or app:NAME, each name once")]
     InvalidContainer(String),
+    #[error("{0}: expected a pod name of lower-case letters, digits, '-' and '.'")]
+    InvalidName(String),
+    #[error("pod {0} requests no device: add RESOURCE=COUNT")]
+    NoRequest(String),
     #[error("pod {0} has no app container: add one, as app:NAME")]
     NoAppContainer(String),
 }
@@ -110,6 +114,10 @@ impl FromStr for ReplCommand {
 }
 
 fn parse_pod(name: &str, words: &[&str]) -> Result<Pod, ReplCommandError> {
+    let is_valid = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    if !name.bytes().all(is_valid) {
+        return Err(ReplCommandError::InvalidName(sanitize(name)));
+    }
     let mut containers: Vec<Container> = Vec::new();
     for word in words {
         if word.contains(':') {
@@ -133,7 +141,7 @@ fn parse_pod(name: &str, words: &[&str]) -> Result<Pod, ReplCommandError> {
         .iter()
         .all(|container| container.requests.is_empty())
     {
-        return Err(ReplCommandError::Expected(HELP[0].0));
+        return Err(ReplCommandError::NoRequest(sanitize(name)));
     }
     if !containers
         .iter()
@@ -224,7 +232,11 @@ mod tests {
         };
         for (line, expected) in [
             ("pod", "usage: pod NAME RESOURCE=COUNT..."),
-            ("pod p", "usage: pod NAME RESOURCE=COUNT..."),
+            ("pod p", "pod p requests no device: add RESOURCE=COUNT"),
+            (
+                "pod a.io/x=1 a.io/y=1",
+                "a.io/x=1: expected a pod name of lower-case letters, digits, '-' and '.'",
+            ),
             (
                 "pod p a.io/x",
                 "a.io/x: expected RESOURCE=COUNT, as in example.com/gpu=2",
@@ -249,7 +261,10 @@ mod tests {
                 "pod p init:a a.io/x=1",
                 "pod p has no app container: add one, as app:NAME",
             ),
-            ("pod p app:a", "usage: pod NAME RESOURCE=COUNT..."),
+            (
+                "pod p app:a",
+                "pod p requests no device: add RESOURCE=COUNT",
+            ),
             ("delete", "usage: delete NAME"),
             ("restart now", "restart: expected no arguments"),
             ("wait", "usage: wait RESOURCE=COUNT"),

@@ -97,7 +97,7 @@ fn delete_pod(kubelet: &Kubelet, pod: &str, out: &mut impl Write) -> io::Result<
     let holds_devices = !kubelet.assignments(pod).is_empty();
     kubelet.delete(pod);
     let freed = if holds_devices {
-        "; its devices are free"
+        "; its devices are free for the next pod"
     } else {
         ""
     };
