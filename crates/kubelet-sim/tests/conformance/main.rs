@@ -33,7 +33,7 @@ fn settings() -> Settings {
         kubelet_restart: ms(150),
         kubelet_away: ms(1400),
         // A spinning process gets less than a processor on a busy machine.
-        processor_share: 0.1,
+        processor_share: 0.05,
         socket_removed: ms(3000),
         second_instance: ms(600),
         exit: ms(3000),

@@ -176,7 +176,7 @@ impl Plugin {
         let spins = self.has("stale-kubelet-socket-idle") && !registered && is_refused
             || self.has("kubelet-away-idle") && registered;
         if spins {
-            tokio::task::yield_now().await;
+            use_processor(POLL);
         } else {
             sleep(POLL).await;
         }
@@ -289,6 +289,17 @@ impl Plugin {
             return;
         }
     }
+}
+
+/// Uses the processor for this time, with several threads, because one gets only a small share of a busy machine.
+fn use_processor(time: Duration) {
+    let began = std::time::Instant::now();
+    let spin = || while began.elapsed() < time {};
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(spin);
+        }
+    });
 }
 
 fn is_served(socket: &Path) -> bool {
