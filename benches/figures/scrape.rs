@@ -1,9 +1,12 @@
 //! The response time of `/metrics`.
 
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::Result;
 use crate::program::{DEADLINE, Load, Outputs, Views};
@@ -28,11 +31,7 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     let (mut took, mut size) = (Vec::new(), 0);
     for _ in 0..SCRAPES {
         let since = Instant::now();
-        let mut stream = TcpStream::connect(free)?;
-        stream.set_read_timeout(Some(DEADLINE))?;
-        stream.write_all(REQUEST)?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
+        let text = timeout(DEADLINE, scrape(free)).await??;
         took.push(ms(since.elapsed()));
         if !text.ends_with("# EOF\n") {
             return Err("the response does not end with # EOF".into());
@@ -43,4 +42,14 @@ pub async fn measure(program: &Path) -> Result<Vec<Figure>> {
     }
     let figure = Figure::at_most("Metrics of 100 resources", median(took), 5.0, "ms");
     Ok(vec![figure.note(&format!("{} KiB", size / 1024))])
+}
+
+/// Returns the response. The thread must not block, because it also runs the kubelet, which the daemon asks for the
+/// devices that pods hold.
+async fn scrape(address: SocketAddr) -> Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(REQUEST).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    Ok(text)
 }
