@@ -64,6 +64,22 @@ pub struct Holder {
     pub container: Arc<str>,
 }
 
+impl<'a> ListingStatus<'a> {
+    /// Compares IDs of the kubelet's healthy devices of a resource with the devices of its plugin.
+    pub(crate) fn of(ids: impl IntoIterator<Item = &'a String>, devices: &Devices) -> Self {
+        let mut ids = ids.into_iter().peekable();
+        if ids.peek().is_none() {
+            return if devices.has_allocatable() {
+                Self::Lacking
+            } else {
+                Self::NoneHealthy
+            };
+        }
+        ids.find(|id| devices.get(id).is_none())
+            .map_or(Self::Listed, |id| Self::OtherDevices(id))
+    }
+}
+
 impl Checkpoint {
     /// Returns what the checkpoint says about a resource, if anything.
     pub fn get(&self, resource: &str) -> Option<&CheckpointedResource> {
@@ -77,14 +93,9 @@ impl Checkpoint {
 
     /// Compares the checkpoint with the devices of a resource.
     pub fn listing_status(&self, resource: &str, devices: &Devices) -> ListingStatus<'_> {
-        match self
-            .registered(resource)
-            .map(|devices| devices.any_id.as_deref())
-        {
-            Some(Some(id)) if devices.get(id).is_none() => ListingStatus::OtherDevices(id),
-            Some(Some(_)) => ListingStatus::Listed,
-            Some(None) if !devices.has_allocatable() => ListingStatus::NoneHealthy,
-            Some(None) | None => ListingStatus::Lacking,
+        match self.registered(resource) {
+            Some(registered) => ListingStatus::of(registered.any_id.iter(), devices),
+            None => ListingStatus::Lacking,
         }
     }
 

@@ -126,17 +126,8 @@ impl PodDevices {
 impl AllocatableDevices {
     /// Compares the kubelet's healthy devices with the devices of a resource.
     pub fn listing_status(&self, resource: &str, devices: &Devices) -> ListingStatus<'_> {
-        let Some(ids) = self.by_resource.get(resource) else {
-            return if devices.has_allocatable() {
-                ListingStatus::Lacking
-            } else {
-                ListingStatus::NoneHealthy
-            };
-        };
-        match ids.iter().find(|id| devices.get(id).is_none()) {
-            Some(id) => ListingStatus::OtherDevices(id),
-            None => ListingStatus::Listed,
-        }
+        let ids = self.by_resource.get(resource).into_iter().flatten();
+        ListingStatus::of(ids, devices)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Runs one plugin per resource, each in its own restart loop, and starts and stops plugins when the configuration
 //! changes. All plugins share one watch of the device plugin directory.
 
-mod checkpoint_probe;
+mod listing_check;
 mod registry;
 mod remove_devices;
 mod restart_loop;
@@ -152,8 +152,8 @@ impl Supervisor {
         // Spawned as its own task, because it may wait for other readers of the checkpoint while this loop is busy.
         let _probing = AbortOnDropHandle::new(tokio::spawn(async move {
             tokio::select! {
-                never = checkpoint_probe::run(&registry, &holders, interval) => match never {},
-                never = checkpoint_probe::follow(&registry, &holders.checkpoint, writes) => match never {},
+                never = listing_check::run(&registry, &holders, interval) => match never {},
+                never = listing_check::follow(&registry, &holders.checkpoint, writes) => match never {},
             }
         }));
         let watching = self.watcher.run();

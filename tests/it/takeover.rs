@@ -176,7 +176,7 @@ async fn sends_its_list_again_when_the_kubelet_asks_for_a_device_of_another_plug
     assert_eq!(registrations(&kubelet, RESOURCE), 2);
 }
 
-/// Otherwise a takeover that was seen by mistake, for example in a checkpoint that the kubelet could not replace, would
+/// Otherwise a takeover that was detected wrongly, for example in a checkpoint that the kubelet could not replace, would
 /// never end.
 #[tokio::test]
 async fn sends_its_list_again_when_the_kubelet_lists_only_its_devices() {

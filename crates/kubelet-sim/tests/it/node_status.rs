@@ -10,7 +10,7 @@ use tokio::sync::broadcast;
 
 const RESOURCE: &str = "example.com/thing";
 
-/// So long that no update happens while a test runs, unless the test skips this time.
+/// Longer than any test runs, so an update happens only when a test advances the clock.
 const PERIOD: Duration = Duration::from_secs(3600);
 
 /// Skips the time until the next update of the Node object.
