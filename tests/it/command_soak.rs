@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use crate::support::control::control;
 use crate::support::running_node::Node;
 use crate::support::soak::{count, seed};
-use crate::support::{DEADLINE, assert_alive, held, pod, strict_kubelet, wait_for_node};
+use crate::support::{
+    DEADLINE, assert_alive, held, on_another_thread, pod, strict_kubelet, wait_for_node,
+};
 use enum_map::Enum;
 use fastrand::Rng;
 use kubelet_sim::Kubelet;
@@ -53,7 +55,7 @@ async fn random_commands_and_a_reset_leave_everything_as_configured() {
     let seed = seed("COMMAND_SEED");
     let commands = count("COMMANDS", COMMANDS);
     eprintln!("COMMAND_SEED={seed}");
-    let node = Node::with_kubelet(CONFIG, strict_kubelet);
+    let node = Node::with_kubelet(CONFIG, |dir| on_another_thread(|| strict_kubelet(dir)));
     wait_for_configured_devices(&node.kubelet).await;
     let control = control(node.dir.path());
     // Each command holds the lock for reading, and a pause holds it for writing.
@@ -238,10 +240,7 @@ struct CommandTest {
 impl CommandTest {
     async fn step(mut self) -> Self {
         match self.rng.u8(..200) {
-            0 => {
-                self.node = self.node.with_another_kubelet().await;
-                self.kubelets += 1;
-            }
+            0 => self = self.restart_kubelet().await,
             1..=3 => {
                 // Changes a value that affects neither the pods nor the commands.
                 let grace = self.rng.u8(1..9);
@@ -256,6 +255,12 @@ impl CommandTest {
             _ => self.start_container().await,
         }
         assert_alive(&self.node.kubelet);
+        self
+    }
+
+    async fn restart_kubelet(mut self) -> Self {
+        self.node = self.node.with_another_kubelet().await;
+        self.kubelets += 1;
         self
     }
 
@@ -344,6 +349,10 @@ impl CommandTest {
                     fault: serde_json::from_str(&fault).expect("a fault"),
                 };
                 send(&self.control, &fault);
+                if point == "options" {
+                    // The kubelet asks a plugin for its options when it registers.
+                    self = self.restart_kubelet().await;
+                }
                 self = self.step().await;
             }
             send(&self.control, &Request::ClearAll {});

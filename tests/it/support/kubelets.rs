@@ -27,9 +27,9 @@ pub fn kubelet(dir: &Path) -> Kubelet {
     kubelet_with(dir, |_| {})
 }
 
-/// Starts something on another thread than the test's: a kubelet then answers the daemon while the test's thread waits
-/// for a command.
-pub fn on_another_thread<T>(start: impl FnOnce() -> T) -> T {
+/// The runtime of a thread that is not the test's. A kubelet there answers the daemon while the test's thread waits for
+/// a command.
+pub fn other_thread() -> &'static Handle {
     static OTHER_THREAD: LazyLock<Handle> = LazyLock::new(|| {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_all().build().expect("a runtime");
@@ -37,7 +37,12 @@ pub fn on_another_thread<T>(start: impl FnOnce() -> T) -> T {
         std::thread::spawn(move || runtime.block_on(std::future::pending::<()>()));
         handle
     });
-    let _entered = OTHER_THREAD.enter();
+    &OTHER_THREAD
+}
+
+/// Starts something on the other thread.
+pub fn on_another_thread<T>(start: impl FnOnce() -> T) -> T {
+    let _entered = other_thread().enter();
     start()
 }
 

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use super::control::{control, run};
 use super::process::Running;
-use super::{GPU, kubelet, on_another_thread, plugin_dir, pod, text, wait_for_node};
+use super::{GPU, kubelet, on_another_thread, other_thread, plugin_dir, pod, text, wait_for_node};
 
 /// A config file with four devices.
 pub const FOUR: &str = "{removalGrace: 1s, resources: [{name: example.com/gpu, devices: 4, preferredAllocation: ordered}]}";
@@ -88,7 +88,7 @@ impl Node {
         wait_for_node(&self.kubelet, GPU, capacity, allocatable).await;
     }
 
-    /// Restarts the kubelet.
+    /// Restarts the kubelet, on another thread than the test's.
     pub async fn with_another_kubelet(self) -> Self {
         let Self {
             dir,
@@ -96,8 +96,9 @@ impl Node {
             manager,
             kubelet,
         } = self;
+        let restarted = other_thread().spawn(async move { kubelet.restart().await });
         Self {
-            kubelet: kubelet.restart().await.expect("a kubelet"),
+            kubelet: restarted.await.expect("no panic").expect("a kubelet"),
             dir,
             file,
             manager,
