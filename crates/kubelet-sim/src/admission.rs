@@ -37,10 +37,10 @@ impl Kubelet {
         let _one_at_a_time = self.admission.lock().await;
         let held = self.assignments(&pod.name);
         if !held.is_empty() {
-            for assignment in &held {
-                self.state.readmit_pods(&assignment.resource)?;
-            }
-            return Ok(held);
+            let readmitted = self
+                .state
+                .readmit_with_topology(|held| held.pod == pod.name);
+            return readmitted.map(|()| held).map_err(AdmissionError::from);
         }
         let mut admission = Admission::begin(&self.state, pod);
         for container in pod.in_admission_order() {

@@ -12,6 +12,9 @@ pub enum AdmissionError {
     /// The resource is registered, but has no healthy device.
     #[error("{0}: no healthy device is available")]
     NoHealthyDevice(String),
+    /// A device that the pod's init container got is no longer healthy.
+    #[error("{0}: a device that an init container of the pod holds is no longer healthy")]
+    NoLongerHealthy(String),
     /// A pod holds devices of the resource, but no plugin has registered it.
     #[error("{0}: no plugin has registered the resource, whose devices another pod holds")]
     Unregistered(String),

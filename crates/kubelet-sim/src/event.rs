@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-/// An action of a resource's plugin that the kubelet observed.
+use crate::admission_error::AdmissionError;
+
+/// An action of a resource's plugin that the kubelet observed, or an effect on a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
     /// The resource name in the plugin's request, which may be invalid. It is cut to 256 characters, and control
@@ -40,6 +42,8 @@ pub enum EventKind {
         /// The differences from the previous list; empty if that list was empty or this is the first one.
         changes: Vec<DeviceChange>,
     },
+    /// The kubelet admitted the running pod again after its start and killed it.
+    PodKilled { pod: String, reason: AdmissionError },
     /// The plugin's stream ended, and the kubelet marked all devices as unhealthy.
     Disconnected {
         /// The error of the stream; `None` if the plugin closed it without one.

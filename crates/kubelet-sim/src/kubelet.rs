@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tokio::net::UnixListener;
@@ -88,6 +87,7 @@ impl Kubelet {
         Arc::clone(&state).serve_registration(listener);
         Arc::clone(&state).spawn_node_updates();
         Arc::clone(&state).spawn_checkpoint_writer();
+        Arc::clone(&state).spawn_readmission();
         let pod_resources_socket = state.settings.pod_resources_socket();
         let served = Arc::clone(&state).serve_pod_resources(&pod_resources_socket);
         if let Err(error) = served {
@@ -193,7 +193,7 @@ impl Kubelet {
 
     /// Simulates that the API server has sent the pods of this node: see [`KubeletSettings::pods_known`].
     pub fn set_pods_known(&self) {
-        self.state.pods_known.store(true, Ordering::Relaxed);
+        self.state.pods_known.send_replace(true);
     }
 
     /// Deletes a pod. As in a real kubelet, its devices are freed when the next pod with devices is admitted or when

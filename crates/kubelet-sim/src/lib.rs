@@ -22,6 +22,7 @@ mod plugin_client;
 mod plugin_handler;
 mod pod;
 mod pod_resources;
+mod readmission;
 mod registration;
 mod settings;
 mod state;

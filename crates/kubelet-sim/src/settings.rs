@@ -73,6 +73,9 @@ pub struct KubeletSettings {
     /// The number of NUMA nodes of the host, at most 8. A device that names only other nodes is on none. Default: `None`
     /// for node 0 and every node that a device names.
     pub numa_nodes: Option<usize>,
+    /// How long after its start the kubelet admits the running pods again. It then kills a pod that has an init container
+    /// with a device that is not healthy. A real kubelet does this when the API server has sent the pods. Default: 1 s.
+    pub readmission_delay: Duration,
     /// Whether the kubelet knows the pods of this node when it starts. A real kubelet waits for the API server
     /// (`sourcesReady`); until then its pod-resources API returns no pods, and it frees no devices. Default: true.
     pub pods_known: bool,
@@ -91,6 +94,7 @@ impl KubeletSettings {
             admission_timeout: None,
             topology_policy: TopologyPolicy::default(),
             numa_nodes: None,
+            readmission_delay: Duration::from_secs(1),
             pods_known: true,
         }
     }

@@ -24,7 +24,7 @@ use crate::device_manager::{DeviceManager, NodeResources};
 use crate::event::{Event, EventKind};
 use crate::plugin_client::PluginClient;
 use crate::pod::{ActivePods, Pod};
-use crate::settings::{KubeletSettings, RegistrationMode, TopologyPolicy};
+use crate::settings::{KubeletSettings, RegistrationMode};
 
 /// The delay between a list and the write of the checkpoint. Lists that arrive during the delay share one write,
 /// because a checkpoint of a hundred resources takes megabytes. A real kubelet writes the checkpoint for every list.
@@ -48,7 +48,7 @@ pub(crate) struct KubeletState {
     /// The device manager may also have assignments of other pods: see [`Self::free_devices_of_inactive_pods`].
     pods: Mutex<ActivePods>,
     /// Whether the API server has sent the pods of this node (`sourcesReady`).
-    pub(crate) pods_known: AtomicBool,
+    pub(crate) pods_known: watch::Sender<bool>,
     /// The clients by resource, as the registration server knows them (`clients` in `plugin/v1beta1/server.go`).
     clients: Mutex<BTreeMap<String, Arc<PluginClient>>>,
     /// Clients that the kubelet forgot without closing their connections, oldest first.
@@ -60,7 +60,7 @@ pub(crate) struct KubeletState {
     /// How Register is answered, by resource. The default is [`RegistrationMode::Normal`].
     pub(crate) registration_modes: watch::Sender<BTreeMap<String, RegistrationMode>>,
     /// The resources whose pods were admitted again since the kubelet started.
-    readmitted: Mutex<BTreeSet<String>>,
+    pub(crate) readmitted: Mutex<BTreeSet<String>>,
     pub(crate) crash: watch::Sender<Option<Crash>>,
     /// Notified when an endpoint was marked as stopped.
     endpoint_stopped: Notify,
@@ -87,7 +87,7 @@ impl KubeletState {
                 running: pods,
                 in_admission: None,
             }),
-            pods_known: AtomicBool::new(settings.pods_known),
+            pods_known: watch::Sender::new(settings.pods_known),
             clients: Mutex::default(),
             leaked: Mutex::default(),
             node: watch::Sender::new(node),
@@ -118,7 +118,7 @@ impl KubeletState {
     }
 
     pub(crate) fn are_pods_known(&self) -> bool {
-        self.pods_known.load(Ordering::Relaxed)
+        *self.pods_known.borrow()
     }
 
     /// Frees the devices of deleted and rejected pods in memory; the checkpoint is not written
@@ -258,32 +258,6 @@ impl KubeletState {
         loop {
             sleep(self.settings.node_status_period).await;
             self.update_node();
-        }
-    }
-
-    /// Admits the pods that hold devices of this resource again, as a topology manager does. Without a topology
-    /// manager, this does nothing.
-    ///
-    /// # Errors
-    /// Returns the crash if a held device is no longer in the list.
-    pub(crate) fn readmit_pods(&self, resource: &str) -> Result<(), Crash> {
-        if self.settings.topology_policy == TopologyPolicy::None {
-            return Ok(());
-        }
-        let admitted = self.manager().readmit_pods(resource);
-        if let Err(crash) = &admitted {
-            self.crash(crash);
-        }
-        admitted
-    }
-
-    /// Admits the pods of this resource again, once per kubelet start, because a real kubelet admits all running pods
-    /// again when it starts.
-    pub(crate) fn readmit_pods_once(&self, resource: &str) {
-        let is_first = self.readmitted.lock().insert(resource.to_owned());
-        if is_first {
-            // A crash is reported through `crash`.
-            let _ = self.readmit_pods(resource);
         }
     }
 

@@ -4,6 +4,7 @@
 mod allocation;
 mod device_list;
 mod pod_devices;
+mod readmission;
 mod topology_hints;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -254,7 +255,7 @@ mod tests {
     use super::*;
     use simple_device_plugin::model::device::Health;
 
-    fn device(id: &str, health: Health) -> v1beta1::Device {
+    pub(super) fn device(id: &str, health: Health) -> v1beta1::Device {
         v1beta1::Device {
             id: id.to_owned(),
             health: health.as_str().to_owned(),

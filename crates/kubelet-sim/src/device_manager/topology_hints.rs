@@ -128,33 +128,7 @@ impl<C> DeviceManager<C> {
         sorted
     }
 
-    /// Computes topology hints for the pods that hold devices of this resource, as a topology manager does when it
-    /// admits them again after a kubelet start or for an in-place resize (`generateDeviceTopologyHints`).
-    ///
-    /// # Errors
-    /// Returns [`Crash::RemovedWhileHeld`] if a held device is no longer in the list: the kubelet dereferences it
-    /// without a nil check.
-    pub(crate) fn readmit_pods(&self, resource: &str) -> Result<(), Crash> {
-        if !self.has_topology(resource) {
-            return Ok(());
-        }
-        for assignment in &self.assignments {
-            if assignment.resource != resource {
-                continue;
-            }
-            let held = assignment.ids();
-            if let Some(id) = held.into_iter().find(|id| !self.is_listed(resource, id)) {
-                return Err(Crash::RemovedWhileHeld {
-                    resource: resource.to_owned(),
-                    id: id.to_owned(),
-                    pod: assignment.pod.clone(),
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn has_topology(&self, resource: &str) -> bool {
+    pub(super) fn has_topology(&self, resource: &str) -> bool {
         let list = self.lists.get(resource);
         list.is_some_and(super::DeviceList::has_topology)
     }
@@ -172,6 +146,7 @@ impl<C> DeviceManager<C> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device_manager::Choice;
     use crate::device_manager::tests::{device_on, manager_with};
     use simple_device_plugin::api::v1beta1;
 
@@ -263,6 +238,21 @@ mod tests {
         assert_eq!(
             manager.by_affinity("r", &available, None).no_affinity,
             available
+        );
+    }
+
+    #[test]
+    fn devices_on_other_nodes_are_taken_before_devices_without_nodes() {
+        let affinity = Some([1].into_iter().collect());
+        let mut manager = manager();
+        let choice = manager.choose(request(3), None, affinity);
+        let Ok(Choice::Partial(choice)) = choice else {
+            panic!("the plugin is asked: {choice:?}");
+        };
+        let chosen = manager.complete("r", choice, &[]);
+        assert_eq!(
+            chosen.into_iter().collect::<BTreeSet<_>>(),
+            set(&["a", "b", "c"])
         );
     }
 

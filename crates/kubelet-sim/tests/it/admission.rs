@@ -123,6 +123,42 @@ async fn a_newer_kubelet_cancels_allocate_after_the_admission_timeout() {
 }
 
 #[tokio::test]
+async fn the_admission_timeout_is_that_of_all_calls_together() {
+    let dir = plugin_dir();
+    let kubelet = newer_kubelet(dir.path());
+    let plugin = async |resource, endpoint| {
+        let plugin = FakePlugin::serve(dir.path(), endpoint, &["a"]);
+        let registered = register(dir.path(), resource, endpoint).await;
+        registered.expect("registered");
+        wait_for_node(&kubelet, resource, 1, 1).await;
+        plugin.answers.send_replace(false);
+        plugin
+    };
+    let (first, second) = ("example.com/a", "example.com/b");
+    let mut plugins = [
+        plugin(first, "a.sock").await,
+        plugin(second, "b.sock").await,
+    ];
+    let p = pod("p", &[(first, 1), (second, 1)]);
+    let skip_time = async {
+        for plugin in &mut plugins {
+            let called = plugin.allocates.wait_for(|count| *count == 1);
+            within("Allocate", called).await.expect("a plugin");
+            tokio::time::pause();
+            tokio::time::sleep(Duration::from_secs(20)).await;
+            tokio::time::resume();
+            plugin.answers.send_replace(true);
+        }
+    };
+    let (refused, ()) = tokio::join!(kubelet.admit(&p), skip_time);
+    let expected = AdmissionError::TimedOut {
+        resource: second.to_owned(),
+        rpc: "Allocate",
+    };
+    assert_eq!(refused.expect_err("a timeout"), expected);
+}
+
+#[tokio::test]
 async fn a_kubelet_1_36_waits_for_allocate_without_a_timeout() {
     let dir = plugin_dir();
     let kubelet = kubelet(dir.path());

@@ -104,15 +104,19 @@ async fn crashes_when_it_admits_a_pod_again_that_holds_a_removed_device() {
             .await
             .expect("registered");
         wait_for_node(&kubelet, RESOURCE, 1, 1).await;
-        let pod = pod("p", &[(RESOURCE, 1)]);
-        kubelet.admit(&pod).await.expect("admitted");
+        let [p, q] = ["p", "q"].map(|name| pod(name, &[(RESOURCE, 1)]));
+        kubelet.admit(&p).await.expect("admitted");
         send_list(&kubelet, &plugin, &["b@0"]).await;
+        for _ in 0..2 {
+            // Only the pod's own devices are looked up.
+            kubelet.admit(&q).await.expect("admitted");
+        }
         assert_eq!(
             *kubelet.crashed().borrow(),
             None,
             "the kubelet must not crash before it admits the pod again"
         );
-        let again = kubelet.admit(&pod).await;
+        let again = kubelet.admit(&p).await;
         assert_eq!(again.is_err(), crashes, "{again:?}");
         drop(plugin);
 

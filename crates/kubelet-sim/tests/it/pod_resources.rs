@@ -1,14 +1,19 @@
 //! Tests of the pod-resources API.
 
+use std::time::Duration;
+
 use crate::support::client::{dial, register};
 use crate::support::fake_plugin::FakePlugin;
-use crate::support::{container, kubelet, plugin_dir, pod, pod_of, settings, wait_for_node};
+use crate::support::{
+    container, kubelet, plugin_dir, pod, pod_of, settings, wait_for_node, within,
+};
 use kubelet_sim::ContainerKind::{App, Init, Sidecar};
 use kubelet_sim::{Kubelet, Pod};
 use simple_device_plugin::api::podresources::pod_resources_lister_client::PodResourcesListerClient;
 use simple_device_plugin::api::podresources::{
     GetPodResourcesRequest, ListPodResourcesRequest, PodResources,
 };
+use simple_device_plugin::node::checkpoint_file::CheckpointFile;
 use tempfile::TempDir;
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -19,8 +24,8 @@ const RESOURCE: &str = "example.com/thing";
 struct Node {
     kubelet: Kubelet,
     client: PodResourcesListerClient<Channel>,
-    _plugin: FakePlugin,
-    _dir: TempDir,
+    plugin: FakePlugin,
+    dir: TempDir,
 }
 
 impl Node {
@@ -36,8 +41,8 @@ impl Node {
         Self {
             kubelet,
             client: PodResourcesListerClient::new(dial(&socket).await.expect("a kubelet")),
-            _plugin: plugin,
-            _dir: dir,
+            plugin,
+            dir,
         }
     }
 
@@ -112,4 +117,49 @@ async fn get_of_an_unknown_pod_is_an_error() {
     }
     node.kubelet.delete("p");
     node.get("default", "p").await.expect_err("a deleted pod");
+}
+
+/// The kubelet writes its checkpoint after a list. It would then lack the pod if Get had freed its devices, as List does.
+#[tokio::test]
+async fn get_frees_no_devices() {
+    let mut node = Node::with(&["a"]).await;
+    node.admit(&pod("p", &[(RESOURCE, 1)])).await;
+    node.admit(&pod("q", &[])).await;
+    node.kubelet.delete("p");
+    node.get("default", "q").await.expect("a pod");
+    node.plugin
+        .list
+        .send_replace(Some(Ok(vec!["b".to_owned()])));
+    let file = CheckpointFile::new(node.dir.path());
+    let written = async {
+        loop {
+            let checkpoint = file.read().await.expect("a file").checkpoint;
+            let registered = checkpoint.get(RESOURCE).and_then(|r| r.registered.clone());
+            if registered.and_then(|devices| devices.any_id).as_deref() == Some("b") {
+                return checkpoint;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let checkpoint = within("a checkpoint with the list", written).await;
+    assert_eq!(checkpoint.held(RESOURCE).len(), 1);
+}
+
+#[tokio::test]
+async fn list_returns_the_pod_that_is_being_admitted() {
+    let mut node = Node::with(&["a"]).await;
+    node.plugin.answers.send_replace(false);
+    let (kubelet, answers) = (&node.kubelet, &node.plugin.answers);
+    let mut calls = node.plugin.allocates.clone();
+    let p = pod("p", &[(RESOURCE, 1)]);
+    let listed = async {
+        calls.wait_for(|count| *count == 1).await.expect("a plugin");
+        let list = node.client.list(ListPodResourcesRequest {}).await;
+        answers.send_replace(true);
+        list.expect("a list").into_inner().pod_resources
+    };
+    let (admitted, listed) = tokio::join!(kubelet.admit(&p), listed);
+    admitted.expect("admitted");
+    assert_eq!(listed.len(), 1);
+    assert_eq!(containers(&listed[0]), [("main", vec![])]);
 }

@@ -74,6 +74,10 @@ fn describe(kind: &EventKind) -> (Style, String) {
             }
             (style, text)
         }
+        EventKind::PodKilled { pod, reason } => {
+            let kind = reason.reason();
+            (BAD, format!("pod {pod} is killed: {kind}: {reason}"))
+        }
         EventKind::Disconnected { error } => {
             let reason = match error {
                 Some(error) => format!(" with {error}"),
