@@ -76,8 +76,8 @@ impl KubeletState {
         self.manager()
             .plugin_disconnected(&resource, Instant::now());
         let error = ended.err().map(|status| describe_status(&status));
-        self.emit(&resource, EventKind::Disconnected { error });
         self.endpoint_stopped();
+        self.emit(&resource, EventKind::Disconnected { error });
     }
 
     async fn receive_lists(&self, client: &PluginClient) -> Result<(), Status> {

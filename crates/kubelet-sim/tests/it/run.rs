@@ -85,10 +85,14 @@ fn executes_commands_and_shows_the_events_of_the_daemon() {
     kubelet.prints("q    setup      example.com/simple-device");
     kubelet.prints("q    web        example.com/simple-device");
 
+    // As in a script, the next lines are already there.
     kubelet.enter("lose example.com/simple-device");
+    kubelet.enter("wait example.com/simple-device=2");
+    kubelet.enter("pod r example.com/simple-device=1");
     kubelet.prints("lost: its stream ended");
     kubelet.prints("registered at");
     kubelet.prints("listed 2 devices");
+    kubelet.prints("pod r is admitted");
     manager.signal(rustix::process::Signal::TERM);
     kubelet.prints("lost: its stream ended");
     kubelet.prints("example.com/simple-device  2         0");

@@ -92,7 +92,8 @@ async fn wait_for_plugins<W: Write, T>(
             None => return Ok(ControlFlow::Break(ReplExit::Quit)),
             Some(ControlFlow::Break(response)) => return Ok(ControlFlow::Continue(response)),
             Some(ControlFlow::Continue(line)) => {
-                if let ControlFlow::Break(exit) = execute(kubelet, line.parse(), session)? {
+                let executed = execute(kubelet, line.parse(), session).await?;
+                if let ControlFlow::Break(exit) = executed {
                     return Ok(ControlFlow::Break(exit));
                 }
             }

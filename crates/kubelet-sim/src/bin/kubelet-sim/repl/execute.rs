@@ -9,12 +9,15 @@ use tokio::time::timeout;
 use super::command::{ReplCommand, ReplCommandError};
 use super::session::Session;
 use super::{print_help, view};
-use kubelet_sim::Kubelet;
+use kubelet_sim::{Event, EventKind, Kubelet};
 use simple_device_plugin::cli::style::{BAD, DIM};
 use simple_device_plugin::util::sanitize::sanitize;
 
 /// The time limit of `wait`, so that a script always ends.
 const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// How long `lose` waits. The kubelet needs some milliseconds.
+const DISCONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Why the prompt stops the kubelet.
 pub(crate) enum ReplExit {
@@ -24,7 +27,7 @@ pub(crate) enum ReplExit {
 
 /// Executes a command, or prints the error of an invalid line. `pod` and `wait` are rejected here, because this is
 /// called for them only while another pod waits for its plugins.
-pub(crate) fn execute<W: Write>(
+pub(crate) async fn execute<W: Write>(
     kubelet: &Kubelet,
     command: Result<ReplCommand, ReplCommandError>,
     session: &mut Session<'_, W>,
@@ -36,7 +39,9 @@ pub(crate) fn execute<W: Write>(
         Ok(ReplCommand::Help) => print_help(session.out)?,
         Ok(ReplCommand::Status) => print_status(kubelet, session)?,
         Ok(ReplCommand::Delete { pod }) => delete_pod(kubelet, &pod, session.out)?,
-        Ok(ReplCommand::Lose { resource }) => disconnect_plugin(kubelet, &resource, session.out)?,
+        Ok(ReplCommand::Lose { resource }) => {
+            return disconnect_plugin(kubelet, &resource, session).await;
+        }
         Ok(ReplCommand::Pod(_) | ReplCommand::Wait { .. }) => {
             let reason =
                 "a pod is waiting for its plugins; end the wait with lose, restart or quit";
@@ -104,10 +109,29 @@ fn delete_pod(kubelet: &Kubelet, pod: &str, out: &mut impl Write) -> io::Result<
     writeln!(out, "pod {name} is deleted{freed}")
 }
 
-fn disconnect_plugin(kubelet: &Kubelet, resource: &str, out: &mut impl Write) -> io::Result<()> {
-    if kubelet.disconnect_plugin(resource) {
-        return Ok(());
+/// Closes the connection to a plugin, and waits until the kubelet has marked its devices as unhealthy, so that a `wait`
+/// after it waits for the next registration.
+async fn disconnect_plugin<W: Write>(
+    kubelet: &Kubelet,
+    resource: &str,
+    session: &mut Session<'_, W>,
+) -> io::Result<ControlFlow<ReplExit>> {
+    let mut events = kubelet.events();
+    let name = sanitize(resource);
+    if !kubelet.disconnect_plugin(resource) {
+        writeln!(session.out, "{BAD}{name}: no plugin is connected{BAD:#}")?;
+        return Ok(ControlFlow::Continue(()));
     }
-    let resource = sanitize(resource);
-    writeln!(out, "{BAD}{resource}: no plugin is connected{BAD:#}")
+    let disconnected = async {
+        while let Ok(Event { resource, kind }) = events.recv().await {
+            if resource == name && matches!(kind, EventKind::Disconnected { .. }) {
+                break;
+            }
+        }
+    };
+    let waited = session.run_until(None, timeout(DISCONNECT_MAX, disconnected));
+    Ok(match waited.await? {
+        None => ControlFlow::Break(ReplExit::Quit),
+        Some(_) => ControlFlow::Continue(()),
+    })
 }

@@ -149,7 +149,7 @@ async fn execute_lines<W: Write>(
             Ok(ReplCommand::Wait { resource, count }) => {
                 wait(kubelet, &resource, count, session).await?
             }
-            command => execute(kubelet, command, session)?,
+            command => execute(kubelet, command, session).await?,
         };
         if let ControlFlow::Break(exit) = executed {
             return Ok(exit);
