@@ -17,7 +17,7 @@ pub(crate) use run::{Connected, PluginInstance, RunStart};
 pub(crate) use run_end::RunEnd;
 #[cfg(test)]
 pub(crate) use run_end::{NotRegistered, ServedByAnother};
-pub(crate) use settle::Settle;
+pub(crate) use settle::{Settle, SettleTime};
 pub use snapshot::PluginSnapshot;
 #[cfg(test)]
 pub(crate) use stream::{EndedStream, StreamKubelet};

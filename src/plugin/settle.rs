@@ -23,35 +23,34 @@ const SETTLE_MAX: Duration = Duration::from_millis(500);
 /// The limit for one call of the pod-resources API after the plugin has settled.
 const CALL_WITHIN: Duration = Duration::from_millis(100);
 
-/// Which previous plugin the kubelet may still be disconnecting, and so how long to settle.
+/// How to settle before a registration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settle {
-    /// The kubelet is not disconnecting a previous plugin.
-    No,
-    /// The plugin of another process, if the kubelet's checkpoint lists the resource.
-    IfListed,
-    /// The plugin of another process.
-    AfterProcess,
-    /// The last run of this plugin, of which the kubelet had healthy devices.
-    AfterRun,
-    /// Any. Nothing shows when the kubelet has disconnected it.
-    WholeTime,
+    Known(SettleTime),
+    /// Another process may have served the resource. The kubelet's checkpoint says whether it had healthy devices.
+    AfterProcess {
+        /// Whether to settle if the checkpoint does not list the resource.
+        if_unlisted: bool,
+    },
 }
 
+/// How long to settle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum HowLong {
-    NotAtAll,
-    /// The kubelet had healthy devices of the resource. It has disconnected their plugin when it has none.
+pub(crate) enum SettleTime {
+    /// The kubelet is not disconnecting a previous plugin.
+    None,
+    /// The kubelet had healthy devices of the previous plugin. It has disconnected that plugin when it has none.
     UntilUnlisted,
-    WholeTime,
+    /// Nothing shows when the kubelet has disconnected the previous plugin.
+    Whole,
 }
 
 impl Settle {
     /// Returns how to settle after another process may have served the resource's socket too.
     pub(super) fn and_after_process(self) -> Self {
         match self {
-            Self::WholeTime => Self::WholeTime,
-            Self::No | Self::IfListed | Self::AfterProcess | Self::AfterRun => Self::AfterProcess,
+            Self::Known(SettleTime::Whole) => self,
+            _ => Self::AfterProcess { if_unlisted: true },
         }
     }
 }
@@ -65,8 +64,8 @@ impl PluginInstance {
         settle: Settle,
         permit: &mut Option<OwnedSemaphorePermit>,
     ) -> Result<Option<Instant>, ServedByAnother> {
-        let how_long = self.how_long(settle, resource).await;
-        if how_long == HowLong::NotAtAll {
+        let time = self.settle_time(settle, resource).await;
+        if time == SettleTime::None {
             return Ok(None);
         }
         drop(permit.take());
@@ -74,15 +73,12 @@ impl PluginInstance {
         debug!(resource = %resource.name, "waiting until the kubelet has disconnected the resource's previous plugin, at most 0.5 s");
         let end = Instant::now() + SETTLE_MAX;
         let has_registered = self.has_registered();
-        let unlisted = match how_long {
-            HowLong::UntilUnlisted => {
-                let unlisted = self.unlisted(resource, has_registered);
-                timeout_at(end, unlisted).await.ok()
-            }
-            HowLong::NotAtAll | HowLong::WholeTime => {
-                sleep_until(end).await;
-                None
-            }
+        let unlisted = if time == SettleTime::UntilUnlisted {
+            let unlisted = self.unlisted(resource, has_registered);
+            timeout_at(end, unlisted).await.ok()
+        } else {
+            sleep_until(end).await;
+            None
         };
         match unlisted {
             Some(disconnected) => disconnected?,
@@ -101,25 +97,21 @@ impl PluginInstance {
         self.handle.records().borrow().registrations[RegistrationResult::Registered] > 0
     }
 
-    async fn how_long(&self, settle: Settle, resource: &Resource) -> HowLong {
-        let is_certain = match settle {
-            Settle::No => return HowLong::NotAtAll,
-            Settle::AfterRun => return HowLong::UntilUnlisted,
-            Settle::WholeTime => return HowLong::WholeTime,
-            Settle::IfListed => false,
-            Settle::AfterProcess => true,
+    async fn settle_time(&self, settle: Settle, resource: &Resource) -> SettleTime {
+        let if_unlisted = match settle {
+            Settle::Known(time) => return time,
+            Settle::AfterProcess { if_unlisted } => if_unlisted,
         };
         let read = self.holders.checkpoint.read_recent(None).await;
         let registered = match &read {
             Ok(written) => written.checkpoint.registered(resource.name.as_str()),
             Err(CheckpointError::Missing) => None,
-            Err(_) => return HowLong::WholeTime,
+            Err(_) => return SettleTime::Whole,
         };
         match registered {
-            Some(devices) if devices.any_id.is_some() => HowLong::UntilUnlisted,
-            Some(_) => HowLong::WholeTime,
-            None if is_certain => HowLong::WholeTime,
-            None => HowLong::NotAtAll,
+            Some(devices) if devices.any_id.is_some() => SettleTime::UntilUnlisted,
+            None if !if_unlisted => SettleTime::None,
+            Some(_) | None => SettleTime::Whole,
         }
     }
 

@@ -7,7 +7,7 @@ use crate::fault::Suspension;
 use crate::net::own_socket::BindError;
 use crate::node::watcher::KubeletSocket;
 use crate::plugin::record::Cause;
-use crate::plugin::{RunEnd, Settle};
+use crate::plugin::{RunEnd, Settle, SettleTime};
 use crate::util::backoff::Backoff;
 use crate::util::file_id::FileVersion;
 
@@ -35,31 +35,53 @@ pub(super) struct RunMemory {
     waiting_for: Option<&'static str>,
 }
 
-/// Which previous plugin of the resource the kubelet may still be disconnecting.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum LateDisconnect {
-    /// A plugin of another process, if the kubelet's checkpoint lists the resource. This is the state before the
-    /// first run.
-    #[default]
-    Predecessor,
-    None,
-    /// The last run of this plugin, if kubelet.sock still has this identity.
-    OwnRun {
-        kubelet: FileVersion,
-        /// Whether the kubelet had a healthy device of that run.
-        listed_healthy: bool,
-    },
-    /// Another plugin that may have served the resource, whichever kubelet it used.
-    AnotherPlugin,
-    /// Any run, whichever kubelet it used.
-    Unknown,
+/// How to settle because of a previous plugin of the resource, which the kubelet may still be disconnecting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct LateDisconnect {
+    settle: Settle,
+    /// The identity of the only kubelet.sock for which this holds, if the previous plugin was the last run of this one.
+    /// `None` for any kubelet.
+    kubelet: KubeletSocket,
+}
+
+impl Default for LateDisconnect {
+    /// Before the first run, another process may have served the resource.
+    fn default() -> Self {
+        Self::with_any_kubelet(Settle::AfterProcess { if_unlisted: false })
+    }
+}
+
+impl LateDisconnect {
+    fn with_any_kubelet(settle: Settle) -> Self {
+        Self {
+            settle,
+            kubelet: None,
+        }
+    }
+
+    fn of_another_plugin() -> Self {
+        Self::with_any_kubelet(Settle::AfterProcess { if_unlisted: true })
+    }
+
+    /// Returns how to settle after a run of this plugin. `kubelet` is `None` if the run registered with none.
+    fn of_own_run(kubelet: KubeletSocket, listed_healthy: bool) -> Self {
+        let time = match (kubelet, listed_healthy) {
+            (None, _) => SettleTime::None,
+            (Some(_), true) => SettleTime::UntilUnlisted,
+            (Some(_), false) => SettleTime::Whole,
+        };
+        Self {
+            settle: Settle::Known(time),
+            kubelet,
+        }
+    }
 }
 
 impl RunMemory {
     /// Creates the memory of a plugin whose resource may just have been served by another plugin of this process.
     pub fn after_another_plugin() -> Self {
         Self {
-            late_disconnect: LateDisconnect::AnotherPlugin,
+            late_disconnect: LateDisconnect::of_another_plugin(),
             ..Self::default()
         }
     }
@@ -75,31 +97,22 @@ impl RunMemory {
     /// Records that a kubelet was reached. Returns the cause of the restart if a stream was lost before.
     pub fn connected(&mut self, kubelet: FileVersion) -> Option<Cause> {
         self.attempt_started(Some(kubelet));
-        let cause = match self.late_disconnect {
-            LateDisconnect::OwnRun { kubelet: own, .. } if own == kubelet => Cause::Stream,
-            _ => Cause::Kubelet,
+        let is_same = self.late_disconnect.kubelet == Some(kubelet);
+        let cause = if is_same {
+            Cause::Stream
+        } else {
+            Cause::Kubelet
         };
         std::mem::take(&mut self.lost_stream).then_some(cause)
     }
 
     /// Returns how to settle before registering with the kubelet that was reached.
     pub fn settle(&self) -> Settle {
-        match self.late_disconnect {
-            LateDisconnect::Predecessor => Settle::IfListed,
-            LateDisconnect::AnotherPlugin => Settle::AfterProcess,
-            LateDisconnect::Unknown => Settle::WholeTime,
-            LateDisconnect::OwnRun { kubelet, .. } if self.last_kubelet != Some(kubelet) => {
-                Settle::No
-            }
-            LateDisconnect::OwnRun { listed_healthy, .. } => {
-                if listed_healthy {
-                    Settle::AfterRun
-                } else {
-                    Settle::WholeTime
-                }
-            }
-            LateDisconnect::None => Settle::No,
+        let LateDisconnect { settle, kubelet } = self.late_disconnect;
+        if kubelet.is_some() && kubelet != self.last_kubelet {
+            return Settle::Known(SettleTime::None);
         }
+        settle
     }
 
     /// Returns the suspensions of the next registration.
@@ -122,11 +135,15 @@ impl RunMemory {
             RunEnd::Stopped(Some(stream))
             | RunEnd::StreamEnded(stream)
             | RunEnd::StreamDropped(stream)
-            | RunEnd::Suspended(stream, _) => own_run(stream.kubelet, stream.listed_healthy),
+            | RunEnd::Suspended(stream, _) => {
+                LateDisconnect::of_own_run(stream.kubelet, stream.listed_healthy)
+            }
             // Even after a failed registration the kubelet may know the plugin.
-            RunEnd::NotRegistered(_) => own_run(self.last_kubelet, false),
-            RunEnd::NotBound(BindError::Taken) => LateDisconnect::AnotherPlugin,
-            RunEnd::Panicked(_) => LateDisconnect::Unknown,
+            RunEnd::NotRegistered(_) => LateDisconnect::of_own_run(self.last_kubelet, false),
+            RunEnd::NotBound(BindError::Taken) => LateDisconnect::of_another_plugin(),
+            RunEnd::Panicked(_) => {
+                LateDisconnect::with_any_kubelet(Settle::Known(SettleTime::Whole))
+            }
             RunEnd::Stopped(None)
             | RunEnd::NoKubelet(_)
             | RunEnd::NotBound(_)
@@ -167,10 +184,9 @@ impl RunMemory {
     /// counted as a second restart. If the kubelet did not list the resource, it will not show when it has disconnected
     /// the last run.
     pub fn prepare_restart(&mut self, cause: Cause) {
-        if let (Cause::Checkpoint, LateDisconnect::OwnRun { listed_healthy, .. }) =
-            (cause, &mut self.late_disconnect)
-        {
-            *listed_healthy = false;
+        let LateDisconnect { settle, kubelet } = &mut self.late_disconnect;
+        if cause == Cause::Checkpoint && kubelet.is_some() {
+            *settle = Settle::Known(SettleTime::Whole);
         }
         self.reset_backoff();
         self.waiting_for = None;
@@ -195,20 +211,18 @@ impl RunMemory {
     }
 }
 
-fn own_run(kubelet: KubeletSocket, listed_healthy: bool) -> LateDisconnect {
-    let own_run = |kubelet| LateDisconnect::OwnRun {
-        kubelet,
-        listed_healthy,
-    };
-    kubelet.map_or(LateDisconnect::None, own_run)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::node::registration::NoKubelet;
     use crate::plugin::{EndedStream, NotRegistered, ServedByAnother, StreamKubelet};
     use tokio::time::Instant;
+
+    const NO: Settle = Settle::Known(SettleTime::None);
+    const UNTIL_UNLISTED: Settle = Settle::Known(SettleTime::UntilUnlisted);
+    const WHOLE_TIME: Settle = Settle::Known(SettleTime::Whole);
+    const IF_LISTED: Settle = Settle::AfterProcess { if_unlisted: false };
+    const AFTER_PROCESS: Settle = Settle::AfterProcess { if_unlisted: true };
 
     /// Returns two different identities of kubelet.sock.
     fn kubelet_sockets() -> [FileVersion; 2] {
@@ -252,16 +266,16 @@ mod tests {
     #[test]
     fn the_first_run_settles_if_the_checkpoint_lists_the_resource() {
         let [one, _] = kubelet_sockets();
-        assert_eq!(settles_with(RunMemory::default(), one), Settle::IfListed);
+        assert_eq!(settles_with(RunMemory::default(), one), IF_LISTED);
         assert_eq!(
             settles_with(RunMemory::after_another_plugin(), one),
-            Settle::AfterProcess
+            AFTER_PROCESS
         );
         let without_kubelet = after(
             one,
             &RunEnd::NoKubelet(NoKubelet::Missing("kubelet.sock".into())),
         );
-        assert_eq!(settles_with(without_kubelet, one), Settle::IfListed);
+        assert_eq!(settles_with(without_kubelet, one), IF_LISTED);
     }
 
     #[test]
@@ -269,7 +283,7 @@ mod tests {
         let [one, other] = kubelet_sockets();
         assert_eq!(
             settles_with(after(one, &socket_taken()), other),
-            Settle::AfterProcess
+            AFTER_PROCESS
         );
     }
 
@@ -280,8 +294,8 @@ mod tests {
             RunEnd::NotRegistered(NotRegistered::NotCalledBack),
         ] {
             let [one, other] = kubelet_sockets();
-            assert_eq!(settles_with(after(one, &end), one), Settle::WholeTime);
-            assert_eq!(settles_with(after(one, &end), other), Settle::No);
+            assert_eq!(settles_with(after(one, &end), one), WHOLE_TIME);
+            assert_eq!(settles_with(after(one, &end), other), NO);
         }
     }
 
@@ -289,10 +303,7 @@ mod tests {
     fn settles_for_the_whole_time_with_any_kubelet_after_a_panic() {
         let [one, other] = kubelet_sockets();
         let panicked = RunEnd::Panicked("a bug".to_owned());
-        assert_eq!(
-            settles_with(after(one, &panicked), other),
-            Settle::WholeTime
-        );
+        assert_eq!(settles_with(after(one, &panicked), other), WHOLE_TIME);
     }
 
     #[test]
@@ -305,10 +316,10 @@ mod tests {
             let end = RunEnd::StreamEnded(end);
             after(one, &end)
         };
-        assert_eq!(settles_with(ended(&stream, 1500), one), Settle::AfterRun);
+        assert_eq!(settles_with(ended(&stream, 1500), one), UNTIL_UNLISTED);
         stream.observe_socket(Some(other), now);
-        assert_eq!(settles_with(ended(&stream, 500), other), Settle::No);
-        assert_eq!(settles_with(ended(&stream, 1500), other), Settle::AfterRun);
+        assert_eq!(settles_with(ended(&stream, 500), other), NO);
+        assert_eq!(settles_with(ended(&stream, 1500), other), UNTIL_UNLISTED);
     }
 
     /// Otherwise the kubelet may have no healthy device before it disconnects the plugin.
@@ -324,12 +335,12 @@ mod tests {
         };
         // Another client can have received the list before the kubelet opened its stream.
         let before = opened_at.checked_sub(seconds(5)).expect("a time");
-        assert_eq!(settles(Some(before), seconds(1)), Settle::AfterRun);
-        assert_eq!(settles(Some(before), seconds(0)), Settle::WholeTime);
+        assert_eq!(settles(Some(before), seconds(1)), UNTIL_UNLISTED);
+        assert_eq!(settles(Some(before), seconds(0)), WHOLE_TIME);
         let later = opened_at + seconds(9);
-        assert_eq!(settles(Some(later), seconds(9)), Settle::WholeTime);
-        assert_eq!(settles(Some(later), seconds(10)), Settle::AfterRun);
-        assert_eq!(settles(None, seconds(10)), Settle::WholeTime);
+        assert_eq!(settles(Some(later), seconds(9)), WHOLE_TIME);
+        assert_eq!(settles(Some(later), seconds(10)), UNTIL_UNLISTED);
+        assert_eq!(settles(None, seconds(10)), WHOLE_TIME);
     }
 
     #[test]
@@ -409,9 +420,9 @@ mod tests {
         assert_eq!(memory.failures(), 0);
         assert!(memory.is_new_reason(Some("socket")));
         assert_eq!(memory.connected(one), None);
-        assert_eq!(memory.settle(), Settle::AfterRun);
+        assert_eq!(memory.settle(), UNTIL_UNLISTED);
         memory.prepare_restart(Cause::Checkpoint);
-        assert_eq!(memory.settle(), Settle::WholeTime);
+        assert_eq!(memory.settle(), WHOLE_TIME);
     }
 
     #[test]
@@ -421,7 +432,7 @@ mod tests {
         let another = RunEnd::ServedByAnother(ServedByAnother("x".to_owned()));
         memory.ended(&another);
         assert_eq!(memory.pause(&another, 0.5), TAKEN_PAUSE);
-        assert_eq!(settles_with(memory, one), Settle::AfterRun);
+        assert_eq!(settles_with(memory, one), UNTIL_UNLISTED);
     }
 
     #[test]
@@ -432,10 +443,10 @@ mod tests {
             RunEnd::Stopped(Some(stream)),
             RunEnd::Suspended(stream, Vec::new()),
         ] {
-            assert_eq!(settles_with(after(one, &end), one), Settle::AfterRun);
-            assert_eq!(settles_with(after(one, &end), other), Settle::No);
+            assert_eq!(settles_with(after(one, &end), one), UNTIL_UNLISTED);
+            assert_eq!(settles_with(after(one, &end), other), NO);
         }
         let never_bound = after(one, &RunEnd::Stopped(None));
-        assert_eq!(settles_with(never_bound, one), Settle::IfListed);
+        assert_eq!(settles_with(never_bound, one), IF_LISTED);
     }
 }
