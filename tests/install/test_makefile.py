@@ -94,6 +94,10 @@ class FakeTools:
         return pathlib.Path(f"{self.record}.stdin").read_text()
 
 
+# A shell starts background jobs with SIGINT ignored, and so would the programs that these tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture
 def tools(tmp_path):
     return FakeTools(tmp_path, ["helm", "kubectl", "kind", "docker"])
