@@ -229,7 +229,6 @@ impl RequestHandler {
         apply(&plugin)
     }
 
-    /// Builds the reply on another thread, since it can be large.
     async fn status(&self, with_devices: WithDevices) -> ReplyLine {
         // An error would mean that the semaphore is closed, which never happens.
         let slot = Arc::clone(&self.slots).acquire_owned().await;
@@ -238,7 +237,7 @@ impl RequestHandler {
             WithDevices::All | WithDevices::Of(_) => self.observer.snapshot_with_waits().await,
         };
         // The blocking task owns the slot, because it continues after its client has disconnected.
-        let rendering = tokio::task::spawn_blocking(move || ReplyLine {
+        let rendering = self.observer.render(move || ReplyLine {
             _slot: slot.ok(),
             ..status(&snapshot, &with_devices).into()
         });

@@ -166,7 +166,7 @@ impl Handler {
         }
     }
 
-    /// Builds the body from a snapshot on another thread, since it can be large.
+    /// Makes the body from a snapshot.
     async fn respond_with_snapshot(
         &self,
         slots: &Arc<Semaphore>,
@@ -179,7 +179,7 @@ impl Handler {
         };
         let snapshot = self.observer.snapshot_with_waits().await;
         // The blocking task owns the slot, because it continues after its client has disconnected.
-        let rendering = tokio::task::spawn_blocking(move || LargeBody {
+        let rendering = self.observer.render(move || LargeBody {
             text: render(snapshot),
             _slot: slot,
         });

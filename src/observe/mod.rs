@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinError;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +52,8 @@ pub struct Observer {
     reloads: watch::Receiver<Reloads>,
     /// Canceled when the daemon is asked to stop.
     stop: CancellationToken,
+    /// Allows one response at a time to be made: see [`Observer::render`].
+    rendering: Arc<Semaphore>,
 }
 
 #[derive(Debug)]
@@ -82,7 +85,26 @@ impl Observer {
             holders: supervisor.holders(),
             reloads,
             stop,
+            rendering: Arc::new(Semaphore::new(1)),
         }
+    }
+
+    /// Makes a response on another thread, since it can be large. That takes much more memory than the response itself,
+    /// so only one is made at a time.
+    ///
+    /// # Errors
+    /// Returns an error if `render` panics.
+    pub(crate) async fn render<T: Send + 'static>(
+        &self,
+        render: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let permit = Arc::clone(&self.rendering).acquire_owned().await;
+        let rendering = move || {
+            // Held by the blocking task, because it continues after its client has disconnected.
+            let _permit = permit;
+            render()
+        };
+        tokio::task::spawn_blocking(rendering).await
     }
 
     /// Takes a snapshot for readiness: without the devices that pods hold, and without the reasons why individual

@@ -8,7 +8,7 @@ use humantime::format_rfc3339_seconds;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::{ArmedFault, Fault, InjectionPoint};
-use crate::model::device::Device;
+use crate::model::device::{Device, Health};
 use crate::node::checkpoint::Holder;
 use crate::node::pod_resources::PodContainer;
 use crate::observe::{PluginSnapshot, Snapshot};
@@ -156,7 +156,7 @@ pub struct FaultStatus {
 pub struct DeviceStatus {
     pub id: String,
     /// The health that is advertised to the kubelet.
-    pub health: String,
+    pub health: Health,
     /// Empty if the device has no topology.
     pub numa: Vec<u16>,
     /// Whether the health was set at run time.
@@ -310,7 +310,7 @@ fn device(device: &Device, snapshot: &Snapshot, plugin: &PluginSnapshot) -> Devi
     let offer = &plugin.offer;
     DeviceStatus {
         id: device.id.to_string(),
-        health: device.advertised_health().as_str().to_owned(),
+        health: device.advertised_health(),
         numa: device.numa.to_vec(),
         health_overridden: offer.overrides().health.contains_key(&device.id),
         fault_unhealthy: offer.fault_unhealthy().contains(&device.id),

@@ -1,8 +1,15 @@
 //! The HTTP server: `/status`, bad requests, and clients that are silent, slow or too many.
 
+use crate::support::control::control;
 use crate::support::http::{Http, Observed, answer};
-use crate::support::{A, Manager, ONE, kubelet, plugin_dir, pod, within};
+use crate::support::process::Running;
+use crate::support::{
+    A, Manager, ONE, RESOURCE, kubelet, plugin_dir, pod, text, wait_for_node, within,
+};
+use futures_util::future::join_all;
+use simple_device_plugin::control::{Request, client};
 use simple_device_plugin::model::device::Health;
+use simple_device_plugin::observe::status::WithDevices;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test]
@@ -221,4 +228,47 @@ async fn a_burst_of_large_requests_uses_few_threads() {
     drop(clients);
     assert_eq!(http.get("/livez").await.0, 200);
     manager.stop().await;
+}
+
+/// Making a response takes much more memory than the response itself, so responses are made one after the other.
+#[tokio::test]
+async fn many_large_requests_need_little_more_memory_than_one() {
+    let dir = plugin_dir();
+    let kubelet = kubelet(dir.path());
+    let control = control(dir.path());
+    let variables = [
+        ("HTTP_ADDRESS", "127.0.0.1:0"),
+        ("CONTROL_SOCKET", text(&control)),
+        ("NUMBER_DEVICES", "100000"),
+        ("DEVICE_ID_PREFIX", "d"),
+    ];
+    let running = Running::manager(dir.path(), &variables);
+    let http = Http::of_process(&running);
+    wait_for_node(&kubelet, RESOURCE, 100_000, 100_000).await;
+    let peak_kib = || {
+        let proc = format!("/proc/{}/status", running.child.id());
+        let status = std::fs::read_to_string(proc).expect("a process");
+        let peak = status.lines().find(|line| line.starts_with("VmHWM:"));
+        let kib = peak.and_then(|line| line.split_whitespace().nth(1));
+        kib.and_then(|kib| kib.parse::<u64>().ok()).expect("KiB")
+    };
+    let ask = || {
+        let control = control.clone();
+        let devices = WithDevices::All;
+        tokio::task::spawn_blocking(move || client::ask(&control, &Request::Status { devices }))
+    };
+    let idle = peak_kib();
+    assert_eq!(http.get("/status").await.0, 200);
+    let one = peak_kib();
+    let requests = (0..2).map(|_| async {
+        let (by_http, by_socket) = tokio::join!(http.get("/status"), ask());
+        assert_eq!(by_http.0, 200);
+        by_socket.expect("no panic").expect("a status");
+    });
+    join_all(requests).await;
+    let many = peak_kib();
+    assert!(
+        many - idle < 3 * (one - idle),
+        "the peak is {idle} KiB without a request, {one} KiB with one and {many} KiB with four"
+    );
 }

@@ -8,6 +8,7 @@ use anstyle::Style;
 
 use crate::cli::print::{columns, table};
 use crate::cli::style::{DIM, ODD, PLAIN, STRONG};
+use crate::model::device::Health;
 use crate::observe::status::{
     DeviceStatus, FaultStatus, HeldFrom, HolderStatus, ResourceStatus, Status,
 };
@@ -267,10 +268,10 @@ fn device(device: &DeviceStatus) -> (Style, String) {
     let row = format!(
         "{numa}\t{}\t{}{overridden}{by_fault}{removing}\t{}",
         device.id,
-        device.health,
+        device.health.as_str(),
         held_by.join(" ")
     );
-    let style = if device.health == "Healthy" {
+    let style = if device.health == Health::Healthy {
         PLAIN
     } else {
         ODD
