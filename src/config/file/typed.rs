@@ -78,8 +78,19 @@ impl de::Error for Error {
         }
     }
 
-    fn invalid_type(_: Unexpected, expected: &dyn Expected) -> Self {
-        Self::custom(reworded(&expected.to_string()))
+    fn invalid_type(unexpected: Unexpected, expected: &dyn Expected) -> Self {
+        let expected = expected.to_string();
+        let expected = reworded(&expected);
+        // Without quotes, these would not be strings.
+        let is_quoted = match unexpected {
+            Unexpected::Str("true" | "false") => expected == "true or false",
+            Unexpected::Str(text) if !text.is_empty() && is_digits(text) => {
+                expected.contains("number") || expected.contains("NUMA node")
+            }
+            _ => false,
+        };
+        let quotes = if is_quoted { ", without quotes" } else { "" };
+        Self::custom(format_args!("{expected}{quotes}"))
     }
 
     fn invalid_value(_: Unexpected, expected: &dyn Expected) -> Self {
@@ -104,6 +115,10 @@ impl de::Error for Error {
     fn missing_field(key: &'static str) -> Self {
         Self::custom(format_args!("the key {key}"))
     }
+}
+
+fn is_digits(text: &str) -> bool {
+    text.bytes().all(|c| c.is_ascii_digit())
 }
 
 /// Replaces serde's names of Rust types.
@@ -257,7 +272,7 @@ fn plain<'de, V: Visitor<'de>>(text: &str, visitor: V) -> Result<V::Value, Error
         "true" | "True" | "TRUE" => visitor.visit_bool(true),
         "false" | "False" | "FALSE" => visitor.visit_bool(false),
         // No setting accepts more than 64 bits, so the exact value of a larger number does not matter.
-        _ if text.bytes().all(|c| c.is_ascii_digit()) => match text.parse() {
+        _ if is_digits(text) => match text.parse() {
             Ok(number) => visitor.visit_u64(number),
             Err(_) => visitor.visit_u128(u128::MAX),
         },

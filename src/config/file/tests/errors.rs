@@ -31,6 +31,22 @@ fn reports_every_error_of_syntax_and_type_with_its_line() {
 }
 
 #[test]
+fn a_number_or_boolean_in_quotes_is_an_error_that_names_the_quotes() {
+    refused(
+        "resources:\n\
+         - {name: a/b, devices: '4', preStart: \"true\", numaNodes: ['1']}\n\
+         - {name: a/c, devices: [{id: x, numa: '0'}], preStart: '1'}\n",
+        &[
+            r#"c.yaml:2: devices="4": expected a whole number, 0 or more, or a list of devices, without quotes"#,
+            r#"c.yaml:2: preStart="true": expected true or false, without quotes"#,
+            r#"c.yaml:2: numaNodes="1": expected a NUMA node from 0 to 1023, without quotes"#,
+            r#"c.yaml:3: numa="0": expected a list"#,
+            r#"c.yaml:3: preStart="1": expected true or false"#,
+        ],
+    );
+}
+
+#[test]
 fn reports_every_invalid_value_with_its_line() {
     refused(
         "resources:\n\
