@@ -23,7 +23,7 @@ pub struct ProcessSignals {
     /// Canceled by the first SIGTERM or SIGINT.
     pub stop: CancellationToken,
     /// Notified by SIGHUP.
-    pub(crate) hangup: Arc<Notify>,
+    pub hangup: Arc<Notify>,
 }
 
 /// Runs `work` on a single-threaded runtime. Signal handlers are installed before the work starts.

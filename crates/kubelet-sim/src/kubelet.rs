@@ -74,7 +74,7 @@ impl Kubelet {
         std::fs::create_dir_all(&settings.dir)?;
         let socket = settings.dir.join(KUBELET_SOCKET);
         if has_listener(&socket)? {
-            let taken = "another kubelet serves this directory; choose another directory";
+            let taken = "another kubelet serves this directory, or its kubelet.sock may not be used; choose another directory";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
         }
         let (manager, in_checkpoint) = restore(&settings);

@@ -62,6 +62,7 @@ impl Resource {
 #[derive(Debug, Default)]
 pub(super) struct Observations {
     pub(super) early: Option<Result<Vec<Registration>, Skip>>,
+    pub(super) watched: Option<Result<Vec<Registration>, Skip>>,
     pub(super) stale: Option<Result<stale::Observed, Skip>>,
     pub(super) away: Option<Result<stale::Observed, Skip>>,
     pub(super) restart: Option<Result<restart::Observed, Skip>>,
@@ -140,7 +141,7 @@ impl Context {
 
     /// Returns an error if the plugin could not be registered before.
     fn can_register(&self) -> Result<(), Skip> {
-        if self.failed_starts < FAILED_STARTS_MAX {
+        if !self.has_given_up() {
             return Ok(());
         }
         Err(Skip("the plugin did not register".to_owned()))
@@ -187,9 +188,27 @@ impl Context {
     /// Returns an error if the plugin does not register.
     pub(super) async fn registered(&mut self) -> Result<Vec<Resource>, Skip> {
         if self.kubelet.is_running() && self.exited().is_none() && self.are_up() {
+            // A resource can have been registered later than the others.
+            self.resources.extend(self.kubelet.log(up_names));
             return Ok(self.up());
         }
         self.fresh().await
+    }
+
+    /// Returns how the plugin lost a resource without a reason that the suite gave it, or `None` while it is up.
+    pub(super) fn lost(&mut self, resource: &str) -> Option<String> {
+        if let Some(status) = self.exited() {
+            return Some(format!("the plugin exited: {status}"));
+        }
+        self.kubelet.log(|log| {
+            let ended = log.newest().get(resource)?.ended_by_plugin()?;
+            Some(format!("ListAndWatch ended: {ended}"))
+        })
+    }
+
+    /// Returns whether the suite has given up: the plugin could not be registered, again and again.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.failed_starts >= FAILED_STARTS_MAX
     }
 
     /// Starts the kubelet and then the plugin, and waits until all resources are registered.

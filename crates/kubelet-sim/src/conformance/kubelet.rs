@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use simple_device_plugin::api::v1beta1::device_plugin_client::DevicePluginClient;
 use simple_device_plugin::api::v1beta1::registration_server::Registration as RegistrationApi;
@@ -88,6 +88,12 @@ impl Registration {
         self.connection.close();
         self.ended.get_or_insert_with(|| why.to_owned());
         self.lists.last = None;
+    }
+
+    /// Returns how the stream ended, unless the kubelet ended it.
+    pub(super) fn ended_by_plugin(&self) -> Option<&str> {
+        let ended = self.ended.as_deref();
+        ended.filter(|ended| ![CLOSED, REPLACED].contains(ended))
     }
 
     /// Returns whether the registration failed, its stream has ended, or a list was received.
@@ -192,7 +198,7 @@ impl ProbeKubelet {
     pub(super) fn new(dir: &Path, settings: &Settings) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         if has_listener(&dir.join(KUBELET_SOCKET))? {
-            let taken = "another kubelet serves this directory; choose another directory";
+            let taken = "another kubelet serves this directory, or its kubelet.sock may not be used; choose another directory";
             return Err(io::Error::new(io::ErrorKind::AddrInUse, taken));
         }
         let probe = Probe {
@@ -238,7 +244,7 @@ impl ProbeKubelet {
         }
     }
 
-    /// Stops, and removes every file in the directory, as on a new node.
+    /// Stops, and removes every socket in the directory.
     pub(super) async fn stop_and_clear(&mut self) -> io::Result<()> {
         self.stop().await;
         remove_sockets(&self.probe.dir)
@@ -446,6 +452,12 @@ impl Probe {
             match stream.message().await {
                 Ok(Some(list)) => self.update(id, |registration| registration.lists.add(list)),
                 Ok(None) => return "the plugin ended it without an error".to_owned(),
+                Err(status) if status.code() == Code::OutOfRange => {
+                    return format!(
+                        "the list is larger than the kubelet's limit of 4,194,304 bytes ({})",
+                        describe_status(&status)
+                    );
+                }
                 Err(status) => return describe_status(&status),
             }
             count += 1;

@@ -121,7 +121,8 @@ pub enum Progress<'a> {
 /// Runs the selected checks. Every process of the plugin is ended when this returns or is dropped.
 ///
 /// # Errors
-/// Returns an error if the probe kubelet cannot run in the directory, or if `progress` returns one.
+/// Returns an error if the probe kubelet cannot run in the directory, if there is no such program, or if `progress`
+/// returns one.
 pub async fn run(
     target: Target,
     settings: Settings,
@@ -133,8 +134,19 @@ pub async fn run(
         command,
         dir_env,
     } = target;
+    let with_dir = |error: io::Error| {
+        io::Error::new(
+            error.kind(),
+            format!("cannot use {}: {error}", dir.display()),
+        )
+    };
+    // Before the command, which is tried with a mount of the directory.
+    std::fs::create_dir_all(&dir).map_err(with_dir)?;
     let command = (!command.is_empty()).then(|| PluginCommand::new(command, &dir, dir_env));
-    let mut context = Context::new(&dir, settings, command)?;
+    if let Some(command) = &command {
+        command.check()?;
+    }
+    let mut context = Context::new(&dir, settings, command).map_err(with_dir)?;
     progress(Progress::Target(&context.describe()))?;
     let mut report = Report::default();
     for check in checks().filter(|check| selection.contains(check)) {
@@ -159,6 +171,7 @@ pub async fn run(
             report.findings.push(finding);
         }
     }
+    report.is_evaluated = !context.has_given_up();
     context.stop().await;
     Ok(report)
 }

@@ -2,19 +2,22 @@
 
 use std::collections::VecDeque;
 use std::ffi::OsString;
-use std::fs;
 use std::io::{self, PipeReader, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+use std::{env, fs};
 
 use parking_lot::Mutex;
 use rustix::param::clock_ticks_per_second;
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use simple_device_plugin::util::sanitize::sanitize;
 use tokio::time::{sleep, timeout};
+use tracing::warn;
 
 /// Where a plugin finds the kubelet unless it is configured otherwise (`DevicePluginPath` in the API).
 const KUBELET_DIR: &str = "/var/lib/kubelet/device-plugins";
@@ -23,6 +26,9 @@ const MOUNT: &str = r#"mkdir -p "$2" && mount --bind "$1" "$2" && shift 2 && exe
 
 /// The interval between checks whether a process has exited.
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
+/// How long the end of a killed process is awaited.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+const KILL_POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// In bytes: how much of the plugin's output is kept.
 const OUTPUT_MAX: usize = 64 * 1024;
 /// The number of output lines that a report shows.
@@ -47,6 +53,31 @@ impl PluginCommand {
             mounts: can_mount(dir),
             output: Output::default(),
         }
+    }
+
+    /// # Errors
+    /// Returns an error if the program does not exist or is not executable.
+    pub(super) fn check(&self) -> io::Result<()> {
+        let program = self.replace_dir(&self.words[0]);
+        let path = env::var_os("PATH").unwrap_or_default();
+        let is_path = program.as_bytes().contains(&b'/');
+        let candidates: Vec<PathBuf> = if is_path {
+            vec![PathBuf::from(&program)]
+        } else {
+            env::split_paths(&path)
+                .map(|dir| dir.join(&program))
+                .collect()
+        };
+        let is_executable = |path: &PathBuf| {
+            let metadata = fs::metadata(path);
+            metadata.is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+        };
+        if candidates.iter().any(is_executable) {
+            return Ok(());
+        }
+        let program = program.display();
+        let text = format!("cannot start {program}: there is no such program");
+        Err(io::Error::new(io::ErrorKind::NotFound, text))
     }
 
     /// Describes how the plugin finds the kubelet's directory.
@@ -178,11 +209,19 @@ impl Process {
         self.signal(Signal::TERM);
     }
 
-    /// Sends SIGKILL and waits until the process has exited.
+    /// Sends SIGKILL and waits until the process has exited. A process of another user may not be killed.
     pub(super) fn kill(&mut self) {
         self.signal(Signal::KILL);
-        // Fails only if there is no such child.
-        let _ = self.0.wait();
+        // The process may have left its group.
+        let _ = self.0.kill();
+        let end = Instant::now() + KILL_TIMEOUT;
+        while self.exited().is_none() {
+            if Instant::now() > end {
+                warn!(process = self.0.id(), "cannot kill the plugin");
+                return;
+            }
+            std::thread::sleep(KILL_POLL_INTERVAL);
+        }
     }
 
     fn signal(&self, signal: Signal) {

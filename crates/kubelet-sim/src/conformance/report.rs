@@ -48,6 +48,8 @@ impl Finding {
 pub struct Report {
     /// The results in the order of the checks.
     pub findings: Vec<Finding>,
+    /// Whether the plugin could be registered as often as the checks needed it.
+    pub(super) is_evaluated: bool,
 }
 
 /// The number of results of each kind.
@@ -76,13 +78,19 @@ struct ReportJson<'a> {
 
 impl Report {
     /// Returns whether every MUST holds, and with `strict` every SHOULD too. A skipped check does not count as failed,
-    /// but if no check passed, the plugin was not evaluated.
+    /// but if no check passed, or if the plugin could not be registered for the later ones, it was not evaluated.
     pub fn holds(&self, strict: bool) -> bool {
         let fails = |finding: &Finding| {
             let counts = strict || finding.check.level == Level::Must;
             counts && matches!(finding.verdict, Verdict::Fail(_))
         };
-        self.summary().passed > 0 && !self.findings.iter().any(fails)
+        self.is_evaluated && self.summary().passed > 0 && !self.findings.iter().any(fails)
+    }
+
+    /// Returns whether every check was skipped.
+    pub fn is_empty(&self) -> bool {
+        let Summary { passed, failed, .. } = self.summary();
+        passed + failed == 0
     }
 
     fn summary(&self) -> Summary {
@@ -143,10 +151,17 @@ impl Report {
             out,
             r#"<testsuite name="device plugin conformance" tests="{tests}" failures="{failed}" errors="0" skipped="{skipped}">"#
         )?;
+        let mut last_id = "";
         for finding in &self.findings {
             let class = finding.resource.as_deref().unwrap_or("plugin");
             let (class, id) = (escape(class), finding.check.id);
-            let seconds = finding.took.as_secs_f64();
+            // The time of a check counts once, with its first resource.
+            let is_first = std::mem::replace(&mut last_id, id) != id;
+            let seconds = if is_first {
+                finding.took.as_secs_f64()
+            } else {
+                0.0
+            };
             write!(
                 out,
                 r#"  <testcase classname="{class}" name="{id}" time="{seconds:.3}">"#

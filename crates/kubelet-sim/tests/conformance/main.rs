@@ -44,6 +44,14 @@ fn settings() -> Settings {
 
 /// Evaluates a plugin. The variables are set with `env`, because the plugin inherits the environment of this process.
 fn evaluate(variables: &[(&str, &str)], command: Vec<OsString>) -> Report {
+    evaluate_selected(variables, command, &Selection::default())
+}
+
+fn evaluate_selected(
+    variables: &[(&str, &str)],
+    command: Vec<OsString>,
+    selection: &Selection,
+) -> Report {
     let dir = plugin_dir();
     let variables = variables
         .iter()
@@ -56,8 +64,7 @@ fn evaluate(variables: &[(&str, &str)], command: Vec<OsString>) -> Report {
     };
     let runtime = tokio::runtime::Builder::new_current_thread();
     let runtime = { runtime }.enable_all().build().expect("a runtime");
-    let selection = Selection::default();
-    let report = run(target, settings(), &selection, |_| Ok(()));
+    let report = run(target, settings(), selection, |_| Ok(()));
     runtime.block_on(report).expect("a report")
 }
 
@@ -85,8 +92,10 @@ fn describe(report: &Report) -> String {
     lines.collect()
 }
 
-/// Evaluates the plugin with each of the faults, several at a time. Returns what is wrong with the results.
-fn judge_all(faults: impl Iterator<Item = &'static str> + Send) -> Vec<String> {
+/// Evaluates the plugin with each of the faults, several at a time. Returns what differs from the checks that must fail.
+fn judge_all(
+    faults: impl Iterator<Item = (&'static str, BTreeSet<&'static str>)> + Send,
+) -> Vec<String> {
     let faults = Mutex::new(faults);
     let wrong = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -94,11 +103,13 @@ fn judge_all(faults: impl Iterator<Item = &'static str> + Send) -> Vec<String> {
             scope.spawn(|| {
                 loop {
                     let next = faults.lock().expect("no panic").next();
-                    let Some(fault) = next else { return };
+                    let Some((fault, expected)) = next else {
+                        return;
+                    };
                     let report = evaluate(&[(plugin::FAULT, fault)], plugin::command());
                     let failed: BTreeSet<&str> =
                         failed(&report).iter().map(|(id, _)| *id).collect();
-                    if failed != BTreeSet::from([fault]) {
+                    if failed != expected {
                         let text = format!("{fault}: {failed:?}\n{}", describe(&report));
                         wrong.lock().expect("no panic").push(text);
                     }
@@ -111,8 +122,43 @@ fn judge_all(faults: impl Iterator<Item = &'static str> + Send) -> Vec<String> {
 
 #[test]
 fn each_fault_fails_its_own_check_and_no_other() {
-    let wrong = judge_all(checks().map(|check| check.id));
+    let wrong = judge_all(checks().map(|check| (check.id, BTreeSet::from([check.id]))));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn an_unusual_plugin_fails_only_the_checks_of_its_faults() {
+    let plugins: [(&str, &[&str]); 6] = [
+        (plugin::FLOOD, &["list-not-repeated"]),
+        (plugin::EMPTY_FIRST_LIST, &[]),
+        (plugin::LATE_RESOURCE, &[]),
+        (plugin::ENDPOINT_WITH_SLASH, &["registration-endpoint"]),
+        (plugin::EXITS_ON_UNKNOWN_ID, &["unknown-id-refused"]),
+        (plugin::ENDS_STREAMS, &["stays-registered"]),
+    ];
+    let plugins = plugins.into_iter();
+    let wrong = judge_all(plugins.map(|(fault, failed)| (fault, failed.iter().copied().collect())));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_plugin_that_cannot_stay_registered_does_not_conform() {
+    let selection = Selection {
+        only: [
+            "registers-early-kubelet".to_owned(),
+            "ids-unique".to_owned(),
+            "allocate-one".to_owned(),
+        ]
+        .into(),
+        ..Selection::default()
+    };
+    let report = evaluate_selected(
+        &[(plugin::FAULT, plugin::ENDS_STREAMS)],
+        plugin::command(),
+        &selection,
+    );
+    assert!(failed(&report).is_empty(), "{}", describe(&report));
+    assert!(!report.holds(false), "{}", describe(&report));
 }
 
 #[test]
@@ -129,13 +175,6 @@ fn a_plugin_without_a_fault_passes_every_check() {
 fn a_fault_of_one_resource_is_no_fault_of_the_other() {
     let report = evaluate(&[(plugin::FAULT, "health-values")], plugin::command());
     let expected = BTreeSet::from([("health-values", Some(plugin::RESOURCES[0]))]);
-    assert_eq!(failed(&report), expected, "{}", describe(&report));
-}
-
-#[test]
-fn a_plugin_that_floods_the_kubelet_is_judged() {
-    let report = evaluate(&[(plugin::FAULT, plugin::FLOOD)], plugin::command());
-    let expected = BTreeSet::from([("list-not-repeated", Some(plugin::RESOURCES[0]))]);
     assert_eq!(failed(&report), expected, "{}", describe(&report));
 }
 
@@ -230,6 +269,16 @@ fn the_exit_code_says_whether_the_plugin_conforms() {
         let (code, _, stderr) = conformance(wrong);
         assert_eq!(code, Some(2), "{stderr}");
     }
+}
+
+#[test]
+fn a_program_that_does_not_exist_is_an_error() {
+    let (code, stdout, stderr) = conformance(&["--", "/no/such/plugin", "--flag"]);
+    assert_eq!((code, &*stdout), (Some(1), ""));
+    assert_eq!(
+        stderr,
+        "error: cannot start /no/such/plugin: there is no such program\n"
+    );
 }
 
 #[test]

@@ -35,6 +35,15 @@ use tonic::{Code, Request, Response, Status};
 pub const FAULT: &str = "CONFORMANCE_FAULT";
 /// The fault of a plugin that sends lists and prints lines without a pause.
 pub const FLOOD: &str = "flood";
+/// The fault of a plugin that sends an empty list before the complete one.
+pub const EMPTY_FIRST_LIST: &str = "empty-first-list";
+/// The fault of a plugin that registers its second resource later than the first.
+pub const LATE_RESOURCE: &str = "late-resource";
+/// The fault of a plugin whose endpoint begins with a slash.
+pub const ENDPOINT_WITH_SLASH: &str = "endpoint-with-slash";
+pub const EXITS_ON_UNKNOWN_ID: &str = "exits-on-unknown-id";
+/// The fault of a plugin that ends all its streams after the first list, and does not register again.
+pub const ENDS_STREAMS: &str = "ends-streams";
 pub const RESOURCES: [&str; 2] = ["example.com/gpu", "example.com/nic"];
 
 const POLL: Duration = Duration::from_millis(20);
@@ -42,6 +51,10 @@ const POLL: Duration = Duration::from_millis(20);
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a plugin with the fault kubelet-away waits for the kubelet. It is between the windows of the test's settings.
 const AWAY: Duration = Duration::from_millis(900);
+/// How long the stream of a plugin with the fault stays-registered is open.
+const SHORT_STREAM: Duration = Duration::from_millis(500);
+/// How much later the late resource is registered.
+const LATE: Duration = Duration::from_millis(600);
 /// More than 4 MiB of devices.
 const HUGE: usize = 55_000;
 
@@ -201,6 +214,9 @@ impl Plugin {
             return;
         }
         let server = self.bind(&state);
+        if self.has(LATE_RESOURCE) && self.index == 1 {
+            sleep(LATE).await;
+        }
         match self.register(connection, &state).await {
             Ok(()) => self.until_changed(current, &state).await,
             Err(status) => self.handle_refusal(&status).await,
@@ -232,6 +248,11 @@ impl Plugin {
                 valid
             }
             .to_owned()
+        };
+        let endpoint = if self.first_has(ENDPOINT_WITH_SLASH) {
+            format!("/{endpoint}")
+        } else {
+            endpoint
         };
         let request = RegisterRequest {
             version: valid("registration-version", "v1beta1", "v1beta2"),
@@ -282,7 +303,7 @@ impl Plugin {
             if self.has("kubelet-restart") && is_away {
                 std::future::pending::<()>().await;
             }
-            if self.has("stream-cut") && ended && !is_away && !removed {
+            if (self.has("stream-cut") || self.has(ENDS_STREAMS)) && ended && !is_away && !removed {
                 sleep(POLL).await;
                 continue;
             }
@@ -321,17 +342,23 @@ struct State {
     open: watch::Sender<Option<u32>>,
     in_flight: AtomicUsize,
     last: Mutex<Vec<String>>,
+    /// Whether streams end soon after their first list.
+    ends_early: bool,
 }
 
 impl State {
     fn new(plugin: &Plugin) -> Self {
-        let fault = if plugin.index == 0 {
+        let fault = if plugin.index == 0 || plugin.has(ENDS_STREAMS) {
             &*plugin.fault
         } else {
             ""
         };
         let announces = fault != "survives-unused-calls";
+        // With the file, it happens only once, also if the process is started again.
+        let ends_early =
+            fault == "stays-registered" && fs::File::create_new(plugin.dir.join("ended")).is_ok();
         Self {
+            ends_early,
             options: DevicePluginOptions {
                 pre_start_required: announces,
                 get_preferred_allocation_available: announces,
@@ -478,6 +505,9 @@ impl DevicePlugin for State {
         let floods = self.has(FLOOD);
         let repeats = floods || self.has("list-not-repeated");
         let first = tokio_stream::iter(vec![list.clone(); first]);
+        let empty = usize::from(self.has(EMPTY_FIRST_LIST));
+        let empty = tokio_stream::iter(vec![ListAndWatchResponse::default(); empty]);
+        let first = empty.chain(first);
         let later = tokio_stream::iter(std::iter::repeat(list));
         let later = later
             .throttle(Duration::from_millis(if floods { 0 } else { 100 }))
@@ -489,6 +519,17 @@ impl DevicePlugin for State {
                 println!("{}", "flood ".repeat(1000));
             }
             Ok(list)
+        });
+        let ends_early = self.ends_early;
+        let ends_at_once = self.has(ENDS_STREAMS);
+        let lists = futures_util::StreamExt::take_until(lists, async move {
+            if ends_at_once {
+                sleep(POLL).await;
+            } else if ends_early {
+                sleep(SHORT_STREAM).await;
+            } else {
+                std::future::pending::<()>().await;
+            }
         });
         Ok(Response::new(Box::pin(lists)))
     }
@@ -542,6 +583,9 @@ impl DevicePlugin for State {
             return Err(Status::resource_exhausted("busy"));
         }
         for container in &containers {
+            if self.has(EXITS_ON_UNKNOWN_ID) && self.refusal(&container.devices_ids).is_some() {
+                process::exit(6);
+            }
             if let Some(why) = self.refusal(&container.devices_ids) {
                 return Err(Status::invalid_argument(why));
             }

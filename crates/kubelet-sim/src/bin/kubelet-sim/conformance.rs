@@ -178,7 +178,8 @@ fn write_failure(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
     if !finding.output.is_empty() {
         writeln!(out, "      The plugin's last output:")?;
         for line in &finding.output {
-            for line in wrapped(line, COLUMNS - DETAILS - 2, 0) {
+            let options = Options::new(COLUMNS - DETAILS - 2);
+            for line in wrap(line, options) {
                 writeln!(out, "      {DIM}| {line}{DIM:#}")?;
             }
         }
@@ -188,12 +189,14 @@ fn write_failure(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
 
 fn write_summary(out: &mut impl Write, report: &Report, strict: bool) -> io::Result<()> {
     let (style, result): (Style, _) = if report.holds(strict) {
-        (GOOD, "conforms")
+        (GOOD, "The plugin conforms")
+    } else if report.is_empty() {
+        (BAD, "Nothing was evaluated")
     } else {
-        (BAD, "does not conform")
+        (BAD, "The plugin does not conform")
     };
     let summary = report.summary_line();
-    writeln!(out, "\n{style}The plugin {result}{style:#}: {summary}")
+    writeln!(out, "\n{style}{result}{style:#}: {summary}")
 }
 
 fn write_wrapped(out: &mut impl Write, text: &str, indent: usize) -> io::Result<()> {

@@ -12,11 +12,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::bail;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Parser, Subcommand};
 use kubelet_sim::{Behavior, KubeletSettings, TopologyPolicy};
 use simple_device_plugin::cli::logging;
-use simple_device_plugin::cli::signals::until_signal;
+use simple_device_plugin::cli::signals::{ProcessSignals, until_signal};
 use simple_device_plugin::config::{Environment, Logs};
 
 use conformance::ConformanceArgs;
@@ -178,7 +179,13 @@ fn run(command: SimCommand) -> anyhow::Result<ExitCode> {
 fn run_conformance(arguments: ConformanceArgs) -> anyhow::Result<ExitCode> {
     let mut conforms = false;
     let result = until_signal(async |signals| {
-        conforms = conformance::conformance(arguments, screen::stdout(), signals.stop).await?;
+        let ProcessSignals { stop, hangup } = signals;
+        let evaluated = conformance::conformance(arguments, screen::stdout(), stop);
+        conforms = tokio::select! {
+            conforms = evaluated => conforms?,
+            // The terminal was closed.
+            () = hangup.notified() => bail!("interrupted"),
+        };
         Ok(())
     });
     match result {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio::time::sleep;
+
 use super::registration::after;
 use super::restart::compare_ids;
 use super::{Check, Level, Outcome, Verdict, plugin};
@@ -50,12 +52,16 @@ async fn observe(context: &mut Context) -> Result<Observed, Skip> {
 
 async fn observe_kill(context: &mut Context) -> Result<Observed, Skip> {
     context.command()?;
+    context.registered().await?;
+    // A plugin may send its complete list soon after the first one.
+    sleep(context.settings.settle).await;
     let before = context.registered().await?;
     context.process = None;
     let all_down = |log: &Log| log.newest().values().all(|r| !r.is_up());
     context.wait_for_log(STREAMS_END, all_down).await;
     context.start_plugin()?;
     let returned = context.wait_until_up().await;
+    sleep(context.settings.settle).await;
     Ok(Observed {
         before,
         returned,

@@ -3,10 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use simple_device_plugin::util::sanitize::sanitize;
-use tokio::time::{Instant, sleep_until};
 
+use super::registration::watched;
 use super::{Check, Level, Outcome, Verdict, each, plugin};
 use crate::conformance::context::{Context, Resource};
+use crate::conformance::kubelet::Registration;
 
 /// In bytes: the limit of grpc-go, which the kubelet does not change.
 const LIST_MAX: usize = 4 << 20;
@@ -153,27 +154,24 @@ fn numa(resource: &Resource) -> Verdict {
 }
 
 async fn not_repeated(context: &mut Context) -> Outcome {
-    context.registered().await?;
-    let window = context.settings.watch;
-    let newest = context.kubelet.log(|log| {
-        let first = log.newest().into_values().filter_map(|r| r.lists.first_at);
-        first.max()
-    });
-    sleep_until(newest.unwrap_or_else(Instant::now) + window).await;
-    let seconds = window.as_secs_f32();
-    Ok(context.kubelet.log(|log| {
-        let registrations = log.newest().into_values();
-        let verdicts = registrations.map(|registration| {
-            let lists = &registration.lists;
-            let (count, repeats) = (lists.count, lists.repeats);
-            let seen = format!("{count} sent and {repeats} repeated in {seconds} s");
-            let verdict = if lists.repeats > REPEATS_MAX {
-                Verdict::Fail(seen)
-            } else {
-                Verdict::Pass(seen)
-            };
-            (Some(sanitize(registration.resource())), verdict)
-        });
-        verdicts.collect()
-    }))
+    if context.observations.watched.is_none() {
+        context.registered().await?;
+    }
+    let seconds = context.settings.watch.as_secs_f32();
+    let calls = watched(context).await?;
+    let newest: BTreeMap<&str, &Registration> = calls.iter().map(|r| (r.resource(), r)).collect();
+    let verdict = |registration: &Registration| {
+        let lists = &registration.lists;
+        let (count, repeats) = (lists.count, lists.repeats);
+        let seen = format!("{count} sent and {repeats} repeated in {seconds} s");
+        if repeats > REPEATS_MAX {
+            Verdict::Fail(seen)
+        } else {
+            Verdict::Pass(seen)
+        }
+    };
+    let newest = newest.into_iter();
+    Ok(newest
+        .map(|(name, registration)| (Some(sanitize(name)), verdict(registration)))
+        .collect())
 }

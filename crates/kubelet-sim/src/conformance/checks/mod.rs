@@ -137,7 +137,7 @@ async fn each(context: &mut Context, evaluate: impl Fn(&Resource) -> Verdict) ->
     Ok(resources.iter().map(verdict).collect())
 }
 
-/// Evaluates each registered resource that has healthy devices by calls to its plugin.
+/// Evaluates each registered resource that has healthy devices by calls to its plugin, which must survive them.
 async fn each_by_calls(
     context: &mut Context,
     evaluate: impl AsyncFn(&Resource, &[String]) -> Verdict,
@@ -149,6 +149,10 @@ async fn each_by_calls(
             Verdict::Skip("the resource has no healthy device".to_owned())
         } else {
             evaluate(&resource, &ids).await
+        };
+        let verdict = match (verdict, context.lost(&resource.name)) {
+            (Verdict::Pass(_), Some(lost)) => Verdict::Fail(lost),
+            (verdict, _) => verdict,
         };
         verdicts.push((Some(resource.name), verdict));
     }

@@ -1,7 +1,8 @@
 //! The plugin's sockets and signals.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,7 @@ use simple_device_plugin::net::own_socket::has_listener;
 use simple_device_plugin::util::sanitize::sanitize;
 use tokio::time::sleep;
 
+use super::restart::names;
 use super::{Check, Level, Outcome, Verdict, plugin};
 use crate::conformance::context::{Context, Resource, Skip};
 
@@ -68,8 +70,17 @@ fn identity(path: &Path) -> Identity {
     ))
 }
 
+/// Returns the socket's path, as the kubelet joins it.
 fn socket(context: &Context, resource: &Resource) -> PathBuf {
-    context.dir.join(&resource.endpoint)
+    context.dir.join(resource.endpoint.trim_start_matches('/'))
+}
+
+/// Removes a socket, and nothing else: the endpoint is the plugin's text.
+fn remove_socket(path: &Path) -> io::Result<()> {
+    if !fs::symlink_metadata(path)?.file_type().is_socket() {
+        return Err(io::Error::other("it is not a socket"));
+    }
+    fs::remove_file(path)
 }
 
 async fn socket_removed(context: &mut Context) -> Outcome {
@@ -77,7 +88,7 @@ async fn socket_removed(context: &mut Context) -> Outcome {
     let mut calls = Vec::new();
     for resource in &resources {
         calls.push(context.kubelet.log(|log| log.count(&resource.name)));
-        let removed = fs::remove_file(socket(context, resource));
+        let removed = remove_socket(&socket(context, resource));
         removed.map_err(|error| Skip(format!("cannot remove the socket: {error}")))?;
     }
     let (started, limit) = (Instant::now(), context.settings.socket_removed);
@@ -111,12 +122,17 @@ async fn second_instance(context: &mut Context) -> Outcome {
     let resources = context.fresh().await?;
     let sockets: Vec<PathBuf> = resources.iter().map(|r| socket(context, r)).collect();
     let before: Vec<Identity> = sockets.iter().map(|path| identity(path)).collect();
+    let count = |context: &Context, resource: &Resource| {
+        context.kubelet.log(|log| log.count(&resource.name))
+    };
+    let calls_before: Vec<usize> = resources.iter().map(|r| count(context, r)).collect();
     let second = context.command()?.start();
     let mut second = second.map_err(|error| Skip(format!("cannot start it: {error}")))?;
     let ran = context.runs_for(context.settings.second_instance).await;
-    let calls: Vec<usize> = resources
-        .iter()
-        .map(|resource| context.kubelet.log(|log| log.count(&resource.name)))
+    let calls = resources.iter().map(|r| count(context, r));
+    let has_registered: Vec<bool> = calls
+        .zip(calls_before)
+        .map(|(now, before)| now > before)
         .collect();
     second.terminate();
     second.wait(context.settings.second_instance).await;
@@ -126,16 +142,16 @@ async fn second_instance(context: &mut Context) -> Outcome {
             "the first instance exited: {status}"
         ))));
     }
-    for ((resource, socket), (before, calls)) in resources
+    for ((resource, socket), (before, has_registered)) in resources
         .iter()
         .zip(&sockets)
-        .zip(before.into_iter().zip(calls))
+        .zip(before.into_iter().zip(has_registered))
     {
         let (name, endpoint) = (&resource.name, sanitize(&resource.endpoint));
         let seen = match identity(socket) {
             None => format!("the second instance removed {endpoint}"),
             now if now != before => format!("the second instance replaced {endpoint}"),
-            _ if calls > 1 => format!("the second instance registered {name} too"),
+            _ if has_registered => format!("the second instance registered {name} too"),
             _ => continue,
         };
         return Ok(plugin(Verdict::Fail(seen)));
@@ -157,7 +173,7 @@ async fn terminate(context: &mut Context) -> Result<(Option<Duration>, Vec<Strin
     let left = resources
         .iter()
         .filter(|resource| socket(context, resource).exists());
-    let left = left.map(|resource| sanitize(&resource.endpoint)).collect();
+    let left = left.map(|resource| resource.endpoint.clone()).collect();
     Ok((exited, left))
 }
 
@@ -173,6 +189,6 @@ async fn sigterm_removes_socket(context: &mut Context) -> Outcome {
     Ok(plugin(match terminate(context).await? {
         (None, _) => Verdict::Skip("the plugin does not exit after SIGTERM".to_owned()),
         (Some(_), left) if left.is_empty() => Verdict::pass(),
-        (Some(_), left) => Verdict::Fail(format!("it left {}", left.join(", "))),
+        (Some(_), left) => Verdict::Fail(format!("it left {}", names(left))),
     }))
 }

@@ -6,12 +6,13 @@ use simple_device_plugin::api::VERSION;
 use simple_device_plugin::model::resource_name::ResourceName;
 use simple_device_plugin::model::socket_name::KUBELET_SOCKET;
 use simple_device_plugin::util::sanitize::sanitize;
+use tokio::time::Instant;
 
 use super::{Check, Level, Outcome, Verdict, plugin};
 use crate::conformance::context::{Context, Skip};
-use crate::conformance::kubelet::{Answer, Registration};
+use crate::conformance::kubelet::{Answer, Log, Registration};
 
-pub(super) const CHECKS: [Check; 9] = [
+pub(super) const CHECKS: [Check; 10] = [
     Check {
         id: "registers-early-kubelet",
         level: Level::Must,
@@ -32,10 +33,10 @@ pub(super) const CHECKS: [Check; 9] = [
     },
     Check {
         id: "registration-endpoint",
-        level: Level::Must,
+        level: Level::Should,
         statement: "registers the file name of its socket in the directory",
-        rule: "The kubelet joins its directory and the endpoint, and dials the result.",
-        source: "plugin/v1beta1/server.go",
+        rule: "The kubelet joins its directory and the endpoint. The API defines the endpoint as a name, not a path.",
+        source: "RegisterRequest in api.proto; plugin/v1beta1/server.go",
         advice: "Set RegisterRequest.endpoint to a file name, such as gpu.sock, without a directory.",
         run: |context| Box::pin(each_call(context, endpoint)),
     },
@@ -86,6 +87,15 @@ pub(super) const CHECKS: [Check; 9] = [
         run: |context| Box::pin(each_call(context, first_list)),
     },
     Check {
+        id: "stays-registered",
+        level: Level::Must,
+        statement: "keeps ListAndWatch open",
+        rule: "When the stream ends, all devices are unhealthy, and the kubelet never opens it again.",
+        source: "plugin/v1beta1/client.go, handler.go",
+        advice: "Return from ListAndWatch only when the kubelet has closed the connection, and do not exit.",
+        run: |context| Box::pin(stays_registered(context)),
+    },
+    Check {
         id: "registers-late-kubelet",
         level: Level::Must,
         statement: "registers when the kubelet starts after the plugin",
@@ -125,6 +135,51 @@ async fn observe_early(context: &mut Context) -> Result<Vec<Registration>, Skip>
     Ok(context
         .kubelet
         .log(|log| log.newest().into_values().cloned().collect()))
+}
+
+/// Returns all calls of Register some time after the first lists. The plugin ran meanwhile and was left alone.
+pub(super) async fn watched(context: &mut Context) -> Result<Vec<Registration>, Skip> {
+    if context.observations.watched.is_none() {
+        let observed = observe_watched(context).await;
+        context.observations.watched = Some(observed);
+    }
+    let observed = context.observations.watched.clone();
+    observed.expect("it was observed")
+}
+
+async fn observe_watched(context: &mut Context) -> Result<Vec<Registration>, Skip> {
+    let calls = |log: &Log| log.registrations().cloned().collect::<Vec<_>>();
+    let first_list = |log: &Log| log.registrations().filter_map(|r| r.lists.first_at).max();
+    let first = context.kubelet.log(first_list);
+    let end = first.unwrap_or_else(Instant::now) + context.settings.watch;
+    // How a plugin exited is seen later.
+    let _ = context
+        .runs_for(end.saturating_duration_since(Instant::now()))
+        .await;
+    Ok(context.kubelet.log(calls))
+}
+
+async fn stays_registered(context: &mut Context) -> Outcome {
+    let newest = early(context).await?;
+    let calls = watched(context).await?;
+    let exited = context.exited();
+    let verdict = |resource: &str| {
+        if let Some(status) = exited {
+            return Verdict::Fail(format!("the plugin exited: {status}"));
+        }
+        let mut calls = calls.iter().filter(|call| call.resource() == resource);
+        let has_list = calls.clone().any(|call| call.lists.first_at.is_some());
+        let ended = calls.find_map(|call| call.lists.first_at.and(call.ended_by_plugin()));
+        match ended {
+            Some(ended) => Verdict::Fail(format!("ListAndWatch ended: {ended}")),
+            None if has_list => Verdict::pass(),
+            None => Verdict::Skip("the plugin sent no list".to_owned()),
+        }
+    };
+    let names = newest.iter().map(Registration::resource);
+    Ok(names
+        .map(|name| (Some(sanitize(name)), verdict(name)))
+        .collect())
 }
 
 async fn registers_early(context: &mut Context) -> Outcome {

@@ -122,6 +122,9 @@ pub(super) async fn returned(context: &mut Context) -> Result<Observed, Skip> {
 async fn kubelet_restart(context: &mut Context) -> Outcome {
     Ok(plugin(match observe(context).await?.returned {
         Ok(took) => Verdict::Pass(after(took)),
+        Err(why) if context.exited().is_some() => Verdict::Fail(format!(
+            "{why}; Kubernetes starts it again, but waits between starts. To evaluate it with its restarts, run it in a loop"
+        )),
         Err(why) => Verdict::Fail(why),
     }))
 }
@@ -142,7 +145,7 @@ pub(super) fn compare_ids(before: &[Resource], after: &[Resource]) -> super::Ver
         let verdict = if missing.is_empty() && added.is_empty() {
             Verdict::pass()
         } else {
-            let (missing, added) = (names(&missing), names(&added));
+            let (missing, added) = (names(missing), names(added));
             Verdict::Fail(format!("missing: {missing}; added: {added}"))
         };
         (Some(resource.name.clone()), verdict)
@@ -150,10 +153,15 @@ pub(super) fn compare_ids(before: &[Resource], after: &[Resource]) -> super::Ver
     before.iter().map(verdict).collect()
 }
 
-fn names(ids: &BTreeSet<&String>) -> String {
-    let shown = ids.iter().take(IDS_SHOWN).map(|id| sanitize(id));
+/// Names the first ones, and the number of the others.
+pub(super) fn names<T: AsRef<str>>(all: impl IntoIterator<Item = T>) -> String {
+    let all: Vec<String> = all
+        .into_iter()
+        .map(|name| sanitize(name.as_ref()))
+        .collect();
+    let shown = all.iter().take(IDS_SHOWN).cloned();
     let shown = shown.collect::<Vec<_>>().join(", ");
-    match ids.len() {
+    match all.len() {
         0 => "none".to_owned(),
         count if count > IDS_SHOWN => format!("{shown} and {} more", count - IDS_SHOWN),
         _ => shown,
