@@ -71,7 +71,10 @@ pub async fn follow(
     let mut watch = FileWatch::new(path.clone());
     let mut requested = false;
     loop {
-        let file = read(&path);
+        let reading = path.clone();
+        // A hung disk blocks only this task, and no plugin.
+        let read = tokio::task::spawn_blocking(move || read(&reading));
+        let file = read.await.unwrap_or_else(|_| known.clone());
         if file != known || requested {
             match validate(environment, host, &file).await {
                 Ok(config) => {

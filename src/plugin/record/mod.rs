@@ -106,6 +106,8 @@ impl Record {
 
     /// Records that the kubelet opened ListAndWatch.
     pub fn registered(&mut self, now: SystemTime) {
+        // Also a failure after an earlier registration, such as a panic, is over.
+        self.failed_at = None;
         self.entered(Step::Registered, now);
         self.registrations[RegistrationResult::Registered] += 1;
         self.missing_reads = 0;
@@ -317,6 +319,19 @@ mod tests {
         );
         record.entered(Step::Connecting, at(10));
         assert_eq!(state_and_since(&record), ("connecting", 10));
+    }
+
+    #[test]
+    fn a_plugin_that_panicked_while_it_was_registered_is_registered_again() {
+        let mut record = Record::new(at(0));
+        record.registered(at(1));
+        record.restarted(Cause::Panic);
+        record.failed("the plugin panicked".to_owned(), None, at(2));
+        assert_eq!(state_and_since(&record), ("waiting", 2));
+        record.entered(Step::Connecting, at(3));
+        record.registered(at(4));
+        assert_eq!(state_and_since(&record), ("registered", 4));
+        assert_eq!(record.waits_for(), None);
     }
 
     #[test]
