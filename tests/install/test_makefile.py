@@ -289,26 +289,65 @@ def test_undeploy_removes_everything_that_deploy_created(tools, tmp_path):
     released = answering(tmp_path, '*"list "*) echo simple-device-plugin ;;')
     assert tools.make("undeploy", NAMESPACE="mine", ANSWERS=released)[0] == 0
     assert "helm uninstall simple-device-plugin --namespace mine --wait" in tools.calls
-    assert "delete pods --selector app.kubernetes.io/part-of=simple-device-plugin-test" in tools.calls
+    for label in ["part-of=simple-device-plugin-test", "instance=simple-device-plugin"]:
+        assert f"delete pods --selector app.kubernetes.io/{label}" in tools.calls
     assert tools.make("undeploy", NAMESPACE="mine", FAILS_helm="list")[0] != 0
     assert "delete" not in tools.calls
     assert tools.make("undeploy", NAMESPACE="mine")[0] == 0
     assert "helm uninstall" not in tools.calls
     calls = tools.calls.replace("\\", "")
-    assert "kubectl --namespace mine delete daemonsets,resourcequotas,serviceaccounts --selector" in calls
+    assert "kubectl --namespace mine delete daemonsets,configmaps,resourcequotas,serviceaccounts --selector" in calls
     assert "delete secrets --selector owner=helm,name=simple-device-plugin" in calls
 
 
+def test_undeploy_without_helm_removes_every_kind_of_object_that_the_chart_makes(tools, tmp_path):
+    answers = answering(tmp_path, "*api-group=monitoring.coreos.com*) printf 'podmonitors.monitoring.coreos.com\nprometheusrules.monitoring.coreos.com\n'; exit 1 ;;")
+    assert tools.make("undeploy", NAMESPACE="mine", ANSWERS=answers)[0] == 0
+    deleted = re.search(r"mine delete (daemonsets,\S+) ", tools.calls.replace("\\", ""))[1].split(",")
+    enabled = {name: {"enabled": True} for name in ["podMonitor", "prometheusRule", "dashboard"]}
+    objects, _ = render({"config": "resources: []", "resourceQuota": {"create": True}, "openshift": {"scc": True}, **enabled})
+    kinds = {each["kind"].lower() + "s" for each in objects} - {"securitycontextconstraintss"}
+    assert {kind.partition(".")[0] for kind in deleted} == kinds
+
+
 @pytest.mark.parametrize(
-    "created, others, is_deleted", [("", "", False), ("namespace/mine", "", True), ("namespace/mine", "service/web", False)]
+    "created, objects, is_deleted",
+    [
+        ("", "", False),
+        ("namespace/mine", "", True),
+        ("namespace/mine", "configmap/kube-root-ca.crt serviceaccount/default", True),
+        ("namespace/mine", "secret/builder-dockercfg-x7k2p rolebinding.rbac.authorization.k8s.io/system:deployers", True),
+        ("namespace/mine", "service/web configmap/kube-root-ca.crt", False),
+        ("namespace/mine", "persistentvolumeclaim/data", False),
+        ("namespace/mine", "configmap/kube-root-ca.crt-of-mine", False),
+    ],
 )
-def test_undeploy_deletes_an_empty_namespace_that_deploy_created(tools, tmp_path, created, others, is_deleted):
+def test_undeploy_deletes_an_empty_namespace_that_deploy_created(tools, tmp_path, created, objects, is_deleted):
     selectors = "--selector simple-device-plugin/made-by=make-deploy --field-selector metadata.name=mine"
-    answers = answering(tmp_path, f'*"get namespaces {selectors}"*) echo {created} ;;\n*"get deployments,"*) echo {others} ;;')
+    kinds = "events events.events.k8s.io persistentvolumeclaims controllerrevisions.apps cronjobs.batch leases.coordination.k8s.io"
+    answers = answering(
+        tmp_path,
+        f'*"get namespaces {selectors}"*) echo {created} ;;\n'
+        f"*api-resources*list,delete*) printf '%s\\n' {kinds} ;;\n"
+        f"*'get persistentvolumeclaims,cronjobs.batch '*) [[ ! '{objects}' ]] || printf '%s\\n' {objects} ;;",
+    )
     code, output = tools.make("undeploy", NAMESPACE="mine", ANSWERS=answers)
     assert code == 0, output
     assert ("kubectl delete namespace mine" in tools.calls) == is_deleted
-    assert ("The namespace mine is not deleted" in output and "service/web" in output) == bool(others)
+    others = [each for each in objects.split() if each not in ("", "configmap/kube-root-ca.crt")] if created and not is_deleted else []
+    assert ("The namespace mine is not deleted because it still contains:" in output) == bool(others)
+    assert all(f"\n{each}\n" in output for each in others) and "kube-root-ca.crt\n" not in output
+
+
+@pytest.mark.parametrize("failing", ["api-resources*list,delete", "'get persistentvolumeclaims '"])
+def test_undeploy_keeps_a_namespace_whose_objects_cannot_be_listed(tools, tmp_path, failing):
+    answers = answering(
+        tmp_path,
+        f'*{failing}*) exit 1 ;;\n*"get namespaces "*) echo namespace/mine ;;\n*api-resources*) echo persistentvolumeclaims ;;',
+    )
+    code, output = tools.make("undeploy", NAMESPACE="mine", ANSWERS=answers)
+    assert code != 0 and "The namespace mine is not deleted because the objects in it cannot be listed." in output
+    assert "delete namespace" not in tools.calls
 
 
 def test_helm_and_kubectl_can_be_replaced(tmp_path):
