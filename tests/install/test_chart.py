@@ -475,6 +475,12 @@ REJECTED = {
         {"resourceQuota": {"create": True}, "priorityClassName": ""},
         "resourceQuota.create requires priorityClassName",
     ),
+    "an empty resource name": ({"env": {"RESOURCE_NAME": ""}}, "RESOURCE_NAME: expected a resource name in each element"),
+    "an empty element of the resource names": (
+        {"env": {"RESOURCE_NAME": "example.com/gpu,,"}},
+        "RESOURCE_NAME: expected a resource name in each element",
+    ),
+    "host paths without a config file": ({"env": GPU, "allowedHostPaths": ["/opt"]}, "no effect without config"),
 }
 
 
@@ -484,6 +490,14 @@ def test_the_chart_rejects(what):
     with pytest.raises(HelmError) as error:
         render(values)
     assert expected in str(error.value)
+
+
+def test_the_test_pod_has_tolerations_of_its_own():
+    """Those of the daemon allow a node that is cordoned or not ready."""
+    for given in [[], [{"key": "gpu", "operator": "Exists"}]]:
+        objects, _ = render({"env": GPU, "test": {"tolerations": given}})
+        [test] = [each for each in objects if each["kind"] == "Pod"]
+        assert test["spec"].get("tolerations", []) == given
 
 
 @pytest.mark.parametrize("given", [{}, {"kubernetes.io/os": "linux"}, {"pool": "big", "a": "b"}, None])

@@ -80,8 +80,13 @@ node. Kubernetes expands $(NAME) and $$ in values, so $ is escaped. */}}
 - name: ALLOWED_HOST_PATHS
   value: {{ join "," . | replace "$" "$$" | quote }}
 {{- end }}
-{{- else if not (hasKey $env "PLUGIN_NAME") }}
+{{- else }}
+{{- if .Values.allowedHostPaths }}
+{{- fail "allowedHostPaths has no effect without config" }}
+{{- end }}
+{{- if not (hasKey $env "PLUGIN_NAME") }}
 {{- $_ := set $env "PLUGIN_NAME" (include "sdp.fullname" .) }}
+{{- end }}
 {{- end }}
 {{- range $name, $value := $env }}
 - name: {{ $name | quote }}
@@ -94,7 +99,11 @@ node. Kubernetes expands $(NAME) and $$ in values, so $ is escaped. */}}
 {{- $names := dict }}
 {{- if not .Values.config }}
 {{- $env := include "sdp.env" . | fromJson }}
-{{- range $index, $name := get $env "RESOURCE_NAME" | default "example.com/simple-device" | splitList "," }}
+{{- $list := ternary (get $env "RESOURCE_NAME") "example.com/simple-device" (hasKey $env "RESOURCE_NAME") }}
+{{- range $index, $name := splitList "," $list }}
+{{- if not (trim $name) }}
+{{- fail "env: RESOURCE_NAME: expected a resource name in each element" }}
+{{- end }}
 {{- $_ := set $names (toString $index) (trim $name) }}
 {{- end }}
 {{- range $variable, $name := $env }}
