@@ -182,6 +182,19 @@ impl Context {
         self.process.as_mut().and_then(Process::exited)
     }
 
+    /// Returns what was observed in this slot before. The first time, it is observed now.
+    pub(super) async fn once<T: Clone>(
+        &mut self,
+        slot: fn(&mut Observations) -> &mut Option<Result<T, Skip>>,
+        observe: impl AsyncFnOnce(&mut Self) -> Result<T, Skip>,
+    ) -> Result<T, Skip> {
+        if let Some(observed) = slot(&mut self.observations) {
+            return observed.clone();
+        }
+        let observed = observe(self).await;
+        slot(&mut self.observations).insert(observed).clone()
+    }
+
     /// Returns the plugin's resources, all of them registered. Starts the plugin again if it is not in that state.
     ///
     /// # Errors

@@ -48,15 +48,7 @@ pub(in crate::conformance) struct Observed {
 }
 
 async fn observe(context: &mut Context) -> Result<Observed, Skip> {
-    if context.observations.growth.is_none() {
-        let observed = observe_growth(context).await;
-        context.observations.growth = Some(observed);
-    }
-    context
-        .observations
-        .growth
-        .clone()
-        .expect("it was observed")
+    context.once(|seen| &mut seen.growth, observe_growth).await
 }
 
 async fn observe_growth(context: &mut Context) -> Result<Observed, Skip> {

@@ -43,11 +43,7 @@ pub(in crate::conformance) struct Observed {
 }
 
 async fn observe(context: &mut Context) -> Result<Observed, Skip> {
-    if context.observations.kill.is_none() {
-        let observed = observe_kill(context).await;
-        context.observations.kill = Some(observed);
-    }
-    context.observations.kill.clone().expect("it was observed")
+    context.once(|seen| &mut seen.kill, observe_kill).await
 }
 
 async fn observe_kill(context: &mut Context) -> Result<Observed, Skip> {

@@ -108,12 +108,7 @@ pub(super) const CHECKS: [Check; 10] = [
 
 /// Starts the kubelet and then the plugin, and returns the calls of Register. They need not be valid.
 async fn early(context: &mut Context) -> Result<Vec<Registration>, Skip> {
-    if context.observations.early.is_none() {
-        let observed = observe_early(context).await;
-        context.observations.early = Some(observed);
-    }
-    let observed = context.observations.early.clone();
-    observed.expect("it was observed")
+    context.once(|seen| &mut seen.early, observe_early).await
 }
 
 async fn observe_early(context: &mut Context) -> Result<Vec<Registration>, Skip> {
@@ -139,12 +134,9 @@ async fn observe_early(context: &mut Context) -> Result<Vec<Registration>, Skip>
 
 /// Returns all calls of Register some time after the first lists. The plugin ran meanwhile and was left alone.
 pub(super) async fn watched(context: &mut Context) -> Result<Vec<Registration>, Skip> {
-    if context.observations.watched.is_none() {
-        let observed = observe_watched(context).await;
-        context.observations.watched = Some(observed);
-    }
-    let observed = context.observations.watched.clone();
-    observed.expect("it was observed")
+    context
+        .once(|seen| &mut seen.watched, observe_watched)
+        .await
 }
 
 async fn observe_watched(context: &mut Context) -> Result<Vec<Registration>, Skip> {

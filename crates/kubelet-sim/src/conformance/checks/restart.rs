@@ -79,15 +79,9 @@ pub(in crate::conformance) struct Observed {
 }
 
 async fn observe(context: &mut Context) -> Result<Observed, Skip> {
-    if context.observations.restart.is_none() {
-        let observed = observe_restart(context).await;
-        context.observations.restart = Some(observed);
-    }
     context
-        .observations
-        .restart
-        .clone()
-        .expect("it was observed")
+        .once(|seen| &mut seen.restart, observe_restart)
+        .await
 }
 
 async fn observe_restart(context: &mut Context) -> Result<Observed, Skip> {

@@ -58,11 +58,7 @@ pub(in crate::conformance) struct Observed {
 }
 
 async fn observe_stale(context: &mut Context) -> Result<Observed, Skip> {
-    if context.observations.stale.is_none() {
-        let observed = wait_at_start(context).await;
-        context.observations.stale = Some(observed);
-    }
-    context.observations.stale.clone().expect("it was observed")
+    context.once(|seen| &mut seen.stale, wait_at_start).await
 }
 
 async fn wait_at_start(context: &mut Context) -> Result<Observed, Skip> {
@@ -75,11 +71,7 @@ async fn wait_at_start(context: &mut Context) -> Result<Observed, Skip> {
 }
 
 async fn observe_away(context: &mut Context) -> Result<Observed, Skip> {
-    if context.observations.away.is_none() {
-        let observed = wait_while_away(context).await;
-        context.observations.away = Some(observed);
-    }
-    context.observations.away.clone().expect("it was observed")
+    context.once(|seen| &mut seen.away, wait_while_away).await
 }
 
 async fn wait_while_away(context: &mut Context) -> Result<Observed, Skip> {
