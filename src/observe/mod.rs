@@ -7,7 +7,7 @@ pub mod status;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinError;
@@ -185,8 +185,7 @@ impl Snapshot {
     fn checkpoint_wait(&self, plugin: &PluginSnapshot) -> Option<String> {
         let written = self.checkpoint.as_ref().ok()?;
         let record = &plugin.record;
-        let age = self.at.duration_since(record.since).unwrap_or_default();
-        let is_recent = age < CHECKPOINT_WRITE_TIMEOUT;
+        let is_recent = record.age(Instant::now()) < CHECKPOINT_WRITE_TIMEOUT;
         if is_recent && record.checkpoint_before == Some(written.version) {
             return Some("waits for the kubelet to write its checkpoint".to_owned());
         }

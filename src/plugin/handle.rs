@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::{Notify, watch};
@@ -177,7 +177,7 @@ impl PluginHandle {
 
     /// Checks whether the kubelet's checkpoint has another plugin's devices. Returns false if it is too early to tell.
     pub(crate) fn check_owner(&self, written: &LoadedCheckpoint) -> bool {
-        let (offer, now) = (self.offer(), SystemTime::now());
+        let (offer, now) = (self.offer(), Instant::now());
         let is_described = self.record.borrow().is_described_by(written.version, now);
         if is_described != Some(true) {
             return is_described.is_some();

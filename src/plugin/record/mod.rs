@@ -5,7 +5,7 @@ mod labels;
 
 pub use labels::{Cause, RegistrationResult, Step};
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use enum_map::EnumMap;
 
@@ -53,6 +53,8 @@ pub struct Record {
     failed_at: Option<Step>,
     /// When the plugin entered its current state, or first failed at its current step.
     pub since: SystemTime,
+    /// The same moment on the clock that nobody sets.
+    since_instant: Instant,
     pub(crate) last_error: Option<LastError>,
     /// The version of the kubelet's checkpoint just before the last registration. The kubelet wrote that version before
     /// it got the plugin's devices.
@@ -80,6 +82,7 @@ impl Record {
             step: Step::Starting,
             failed_at: None,
             since: now,
+            since_instant: Instant::now(),
             last_error: None,
             checkpoint_before: None,
             registrations: EnumMap::default(),
@@ -100,8 +103,18 @@ impl Record {
         self.step = step;
         self.taken_over_by = None;
         if step == Step::Suspended || self.failed_at.is_none_or(|at| step > at) {
-            (self.failed_at, self.since) = (None, now);
+            self.failed_at = None;
+            self.state_began(now);
         }
+    }
+
+    fn state_began(&mut self, now: SystemTime) {
+        (self.since, self.since_instant) = (now, Instant::now());
+    }
+
+    /// Returns how long the plugin has been in its state. A change of the wall clock does not affect it.
+    pub(crate) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.since_instant)
     }
 
     /// Records that the kubelet opened ListAndWatch.
@@ -121,7 +134,8 @@ impl Record {
         now: SystemTime,
     ) {
         if self.failed_at != Some(self.step) {
-            (self.failed_at, self.since) = (Some(self.step), now);
+            self.failed_at = Some(self.step);
+            self.state_began(now);
         }
         self.last_error = Some(LastError { what, at: now });
         if let Some(registration) = registration {
@@ -197,14 +211,13 @@ impl Record {
     /// Returns whether a checkpoint of this version, read now, describes the time since the last registration. `None`
     /// if that cannot be known yet: right after a registration, the kubelet may have written the file without the first
     /// list.
-    pub(crate) fn is_described_by(&self, version: FileVersion, now: SystemTime) -> Option<bool> {
+    pub(crate) fn is_described_by(&self, version: FileVersion, now: Instant) -> Option<bool> {
         if self.checkpoint_before == Some(version) {
             return Some(false);
         }
-        let age = now.duration_since(self.since).unwrap_or_default();
         match self.step {
             Step::Registering => None,
-            Step::Registered => (age >= LIST_WRITTEN_WITHIN).then_some(true),
+            Step::Registered => (self.age(now) >= LIST_WRITTEN_WITHIN).then_some(true),
             _ => Some(false),
         }
     }
@@ -375,14 +388,17 @@ mod tests {
         };
         let (before, after) = (version("before"), version("after"));
         let mut record = Record::new(at(0));
-        assert_eq!(record.is_described_by(after, at(9)), Some(false));
+        assert_eq!(record.is_described_by(after, Instant::now()), Some(false));
         record.checkpoint_before = Some(before);
         record.entered(Step::Registering, at(9));
-        assert_eq!(record.is_described_by(after, at(20)), None);
-        record.registered(at(20));
-        assert_eq!(record.is_described_by(after, at(20)), None);
-        assert_eq!(record.is_described_by(after, at(21)), Some(true));
-        assert_eq!(record.is_described_by(before, at(21)), Some(false));
+        assert_eq!(record.is_described_by(after, Instant::now()), None);
+        let now = Instant::now();
+        // The wall clock was set back by 9 seconds.
+        record.registered(at(0));
+        assert_eq!(record.is_described_by(after, now), None);
+        let later = Instant::now() + LIST_WRITTEN_WITHIN;
+        assert_eq!(record.is_described_by(after, later), Some(true));
+        assert_eq!(record.is_described_by(before, later), Some(false));
     }
 
     #[test]
