@@ -274,6 +274,8 @@ fn helps(name: &str, command: &[&str], all: &mut String) {
     };
     let (code, help, _) = output(asked.args(command).arg("--help"));
     assert_eq!(code, Some(0), "{name} {command:?}");
+    let fits = help.lines().all(|line| line.chars().count() <= 80);
+    assert!(fits, "more than 80 columns:\n{help}");
     let title = [&[name], command].concat().join(" ");
     let section = format!("\n## {title}\n\n```text\n{help}```\n");
     all.push_str(&section);

@@ -53,7 +53,7 @@ pub struct Record {
     failed_at: Option<Step>,
     /// When the plugin entered its current state, or first failed at its current step.
     pub since: SystemTime,
-    /// The same moment on the clock that nobody sets.
+    /// The same moment on the monotonic clock.
     since_instant: Instant,
     pub(crate) last_error: Option<LastError>,
     /// The version of the kubelet's checkpoint just before the last registration. The kubelet wrote that version before
@@ -119,7 +119,7 @@ impl Record {
 
     /// Records that the kubelet opened ListAndWatch.
     pub fn registered(&mut self, now: SystemTime) {
-        // Also a failure after an earlier registration, such as a panic, is over.
+        // This also clears a failure after an earlier registration, such as a panic.
         self.failed_at = None;
         self.entered(Step::Registered, now);
         self.registrations[RegistrationResult::Registered] += 1;

@@ -31,7 +31,7 @@ pub(crate) struct ConformanceArgs {
     /// command, start the plugin yourself [default: a temporary directory]
     #[arg(long, verbatim_doc_comment)]
     dir: Option<PathBuf>,
-    /// The variable that is set to the kubelet's directory for the plugin
+    /// Variable for the kubelet's directory
     #[arg(long, value_name = "NAME", default_value = "DEVICE_PLUGIN_PATH")]
     plugin_dir_env: String,
     /// Run only these checks; a check ID or several with commas
@@ -43,7 +43,7 @@ pub(crate) struct ConformanceArgs {
     /// Fail if a SHOULD is broken, too
     #[arg(long)]
     strict: bool,
-    /// The format of the results
+    /// Output format
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "table")]
     output: Format,
     /// List the checks, and run none

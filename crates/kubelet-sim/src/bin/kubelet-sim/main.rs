@@ -109,8 +109,8 @@ enum SimCommand {
     /// Check what a real kubelet would do to a plugin
     #[command(
         next_line_help = true,
-        after_help = "Exit codes: 0 if every MUST holds (with --strict, every SHOULD too), 1 otherwise, 2 for a wrong \
-                      command line.\n\nExample:\n  kubelet-sim conformance -- ./my-plugin --plugin-dir {dir}"
+        after_help = "Exit codes:\n  0  every MUST holds; with --strict, every SHOULD too\n  1  otherwise\n  \
+                      2  wrong command line\n\nExample:\n  kubelet-sim conformance -- ./my-plugin --plugin-dir {dir}"
     )]
     Conformance(ConformanceArgs),
 }
