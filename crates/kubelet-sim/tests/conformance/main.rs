@@ -34,10 +34,10 @@ fn settings() -> Settings {
         kubelet_away: ms(1400),
         // A spinning process gets less than a processor on a busy machine.
         processor_share: 0.05,
-        // A plugin that floods a busy machine notices it late.
+        // Longer than a plugin needs on a busy machine.
         socket_removed: ms(8000),
         second_instance: ms(600),
-        exit: ms(3000),
+        exit: ms(8000),
         restarts: 5,
         ..Settings::default()
     }

@@ -94,7 +94,7 @@ enum SimCommand {
         )]
         numa_nodes: Option<u8>,
     },
-    /// Run a plugin through a registration, an allocation and a kubelet restart
+    /// Show registration, allocation and a kubelet restart of a plugin
     #[command(after_help = "Example:\n  kubelet-sim demo -- ./my-plugin --plugin-dir {dir}")]
     Demo {
         /// Keep the plugin and the kubelet running until Ctrl-C
